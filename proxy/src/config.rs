@@ -1,0 +1,70 @@
+//! Typed proto → validated runtime model, one file per resource; the field tables (`fields`).
+//!
+//! In: encoded bytes of one resource that the ledger walk (`fields::check`) has passed. Out: a model in which an impossible
+//! state has no type. A builder here is also the validator: what was ACKed builds later without failing.
+
+pub mod cluster;
+pub mod endpoint;
+pub mod fields;
+pub mod hcm;
+pub mod listener;
+pub mod route;
+pub mod tls;
+
+use std::fmt;
+
+/// What one field says that we cannot do, or what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Dotted protobuf path inside the resource, with `[i]` for list items: `filter_chains[0].filters[1].name`.
+    pub path: String,
+    pub reason: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() {
+            return f.write_str(&self.reason);
+        }
+        write!(f, "{}: {}", self.path, self.reason)
+    }
+}
+
+/// Every problem of one resource, in field order; never empty when returned as an error.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+impl Problems {
+    pub fn one(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self(vec![Problem { path: path.into(), reason: reason.into() }])
+    }
+
+    /// Puts `prefix` in front of each path.
+    pub fn under(mut self, prefix: &str) -> Self {
+        for problem in &mut self.0 {
+            problem.path = match (problem.path.is_empty(), problem.path.starts_with('[')) {
+                (true, _) => prefix.to_owned(),
+                (false, true) => format!("{prefix}{}", problem.path),
+                (false, false) => format!("{prefix}.{}", problem.path),
+            };
+        }
+        self
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("; ")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// The result of every compile step in this room.
+pub type Compiled<T> = Result<T, Problems>;

@@ -1,0 +1,7 @@
+//! Extensions: one file each (config type URL, parse-and-validate, behaviour), found by type URL in one static table.
+//!
+//! In: an `Any`. Out: a compiled [`http::Filter`], network filter or listener filter that a filter chain holds.
+
+pub mod http;
+pub mod listener;
+pub mod network;

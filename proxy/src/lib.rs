@@ -1,0 +1,29 @@
+//! Remora: a service-mesh sidecar proxy driven by Envoy's own configuration.
+//!
+//! Two flows, each one way:
+//!
+//! ```text
+//! config:  stream ─▶ xds::client ─▶ xds::store ─▶ snapshot ─▶ ArcSwap ─▶ workers
+//! traffic: socket ─▶ listener ─▶ (tls) ─▶ codec ─▶ pipeline ─▶ route ─▶ filters ─▶ cluster/pick ─▶ pool ─▶ (tls) ─▶ host
+//! ```
+//!
+//! Start with `http/pipeline.rs` (the life of a request) and `app.rs` (who is built when).
+
+pub mod admin;
+pub mod app;
+pub mod bootstrap;
+pub mod cli;
+pub mod cluster;
+pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod filters;
+pub mod http;
+pub mod listener;
+pub mod pool;
+pub mod route;
+pub mod runtime;
+pub mod snapshot;
+pub mod tcp;
+pub mod telemetry;
+pub mod tls;

@@ -1,0 +1,160 @@
+//! Addresses and byte streams, whatever they are made of.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// Where a listener binds or a host lives (`envoy.config.core.v3.Address`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Address {
+    Ip(SocketAddr),
+    /// A unix socket: a path, or `@name` in the abstract namespace.
+    Pipe(Arc<str>),
+    /// `envoy_internal_address`: a listener in this process.
+    Internal(Arc<str>),
+}
+
+impl Address {
+    pub fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(address) => Some(*address),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Pipe(path) => path.fmt(f),
+            Self::Internal(name) => write!(f, "envoy://{name}/"),
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Ip(address)
+    }
+}
+
+/// A connected byte stream. One enum instead of a box, so that the common case costs no indirect call.
+pub enum Io {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<tokio_rustls::TlsStream<Io>>),
+    /// In memory: internal listeners, and measurements without a kernel.
+    Duplex(DuplexStream),
+    /// Bytes already read (by protocol detection), then the stream.
+    Prefixed(Box<Prefixed>),
+}
+
+/// See [`Io::Prefixed`].
+pub struct Prefixed {
+    prefix: bytes::Bytes,
+    inner: Io,
+}
+
+impl Io {
+    /// Puts bytes that were read too early in front of the stream again.
+    pub fn prefixed(prefix: bytes::Bytes, inner: Io) -> Self {
+        if prefix.is_empty() {
+            return inner;
+        }
+        Self::Prefixed(Box::new(Prefixed { prefix, inner }))
+    }
+
+    /// The TCP stream, if it is one and nothing stands in front of it (socket options, splice).
+    pub fn as_tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(stream) => stream.get_ref().0.as_tcp(),
+            Self::Prefixed(prefixed) => prefixed.inner.as_tcp(),
+            _ => None,
+        }
+    }
+
+    pub fn local_address(&self) -> Option<Address> {
+        Some(Address::Ip(self.as_tcp()?.local_addr().ok()?))
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+            Self::Duplex(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Prefixed(prefixed) => {
+                if prefixed.prefix.is_empty() {
+                    return Pin::new(&mut prefixed.inner).poll_read(cx, buf);
+                }
+                let take = prefixed.prefix.len().min(buf.remaining());
+                buf.put_slice(&prefixed.prefix.split_to(take));
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+            Self::Duplex(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Prefixed(prefixed) => Pin::new(&mut prefixed.inner).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+            Self::Duplex(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Prefixed(prefixed) => Pin::new(&mut prefixed.inner).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Duplex(stream) => stream.is_write_vectored(),
+            Self::Prefixed(prefixed) => prefixed.inner.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+            Self::Duplex(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Prefixed(prefixed) => Pin::new(&mut prefixed.inner).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            Self::Duplex(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Prefixed(prefixed) => Pin::new(&mut prefixed.inner).poll_shutdown(cx),
+        }
+    }
+}

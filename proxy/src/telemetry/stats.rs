@@ -1,0 +1,171 @@
+//! The stats tree: handles resolved when a target is built, names only at scrape time.
+//!
+//! A target (cluster, connection manager, listener) has one struct of counters, declared with [`stat_group!`], allocated once
+//! and registered under its prefix; a request touches an atomic, never a name. Groups survive configuration changes by prefix.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+pub use super::histogram::Histogram;
+
+/// Only goes up.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    pub fn add(&self, by: u64) {
+        self.0.fetch_add(by, Ordering::Relaxed);
+    }
+
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    pub fn inc(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn dec(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a scrape sees of one stat.
+pub enum Value<'a> {
+    Counter(u64),
+    Gauge(u64),
+    Histogram(&'a Histogram),
+    /// Envoy's text readout.
+    Text(String),
+}
+
+/// A struct of stats; see [`stat_group!`].
+pub trait StatGroup: Send + Sync + 'static {
+    /// Calls `visit` with each stat's name behind the prefix.
+    fn visit(&self, visit: &mut dyn FnMut(&str, Value<'_>));
+}
+
+/// Declares a struct of stats with Envoy's names:
+///
+/// ```
+/// remora::stat_group! {
+///     /// Per listener.
+///     pub struct ListenerStats {
+///         counters: { downstream_cx_total, downstream_cx_destroy }
+///         gauges: { downstream_cx_active }
+///         histograms: { downstream_cx_length_ms }
+///     }
+/// }
+/// let stats = ListenerStats::default();
+/// stats.downstream_cx_total.inc();
+/// ```
+#[macro_export]
+macro_rules! stat_group {
+    ($(#[$meta:meta])* pub struct $name:ident {
+        counters: { $($counter:ident),* $(,)? }
+        gauges: { $($gauge:ident),* $(,)? }
+        histograms: { $($histogram:ident),* $(,)? }
+    }) => {
+        $(#[$meta])*
+        #[derive(Default)]
+        pub struct $name {
+            $(pub $counter: $crate::telemetry::stats::Counter,)*
+            $(pub $gauge: $crate::telemetry::stats::Gauge,)*
+            $(pub $histogram: $crate::telemetry::stats::Histogram,)*
+            /// Stats whose names are only known at run time (response codes).
+            pub dynamic: $crate::telemetry::stats::Dynamic,
+        }
+
+        impl $crate::telemetry::stats::StatGroup for $name {
+            fn visit(&self, visit: &mut dyn FnMut(&str, $crate::telemetry::stats::Value<'_>)) {
+                $(visit(stringify!($counter), $crate::telemetry::stats::Value::Counter(self.$counter.value()));)*
+                $(visit(stringify!($gauge), $crate::telemetry::stats::Value::Gauge(self.$gauge.value()));)*
+                $(visit(stringify!($histogram), $crate::telemetry::stats::Value::Histogram(&self.$histogram));)*
+                self.dynamic.visit(visit);
+            }
+        }
+    };
+}
+
+/// Counters named at run time; created by their first increment. Not for the request path: resolve a handle once.
+#[derive(Debug, Default)]
+pub struct Dynamic(Mutex<BTreeMap<String, Arc<Counter>>>);
+
+impl Dynamic {
+    /// The counter called `name`, created if need be.
+    pub fn counter(&self, name: &str) -> Arc<Counter> {
+        let mut counters = self.0.lock();
+        if let Some(counter) = counters.get(name) {
+            return counter.clone();
+        }
+        counters.entry(name.to_owned()).or_default().clone()
+    }
+
+    pub fn visit(&self, visit: &mut dyn FnMut(&str, Value<'_>)) {
+        for (name, counter) in self.0.lock().iter() {
+            visit(name, Value::Counter(counter.value()));
+        }
+    }
+}
+
+/// Every group in the process, by prefix. Cloning shares.
+#[derive(Clone, Default)]
+pub struct Stats(Arc<Mutex<BTreeMap<String, Arc<dyn AnyGroup>>>>);
+
+trait AnyGroup: StatGroup {
+    fn any(self: Arc<Self>) -> Arc<dyn std::any::Any + Send + Sync>;
+}
+
+impl<T: StatGroup> AnyGroup for T {
+    fn any(self: Arc<Self>) -> Arc<dyn std::any::Any + Send + Sync> {
+        self
+    }
+}
+
+impl Stats {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The group under `prefix` (`cluster.foo.`, with its final dot), made on first use. A prefix has one type for ever.
+    pub fn group<T: StatGroup + Default>(&self, prefix: &str) -> Arc<T> {
+        let mut groups = self.0.lock();
+        if let Some(group) = groups.get(prefix)
+            && let Ok(group) = group.clone().any().downcast::<T>()
+        {
+            return group;
+        }
+        let group = Arc::new(T::default());
+        groups.insert(prefix.to_owned(), group.clone());
+        group
+    }
+
+    /// Calls `visit` with every stat: prefix, name behind it, value.
+    pub fn visit(&self, visit: &mut dyn FnMut(&str, &str, Value<'_>)) {
+        let groups: Vec<_> = self.0.lock().iter().map(|(prefix, group)| (prefix.clone(), group.clone())).collect();
+        for (prefix, group) in groups {
+            group.visit(&mut |name, value| visit(&prefix, name, value));
+        }
+    }
+}
