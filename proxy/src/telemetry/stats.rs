@@ -163,7 +163,12 @@ impl Stats {
 
     /// Calls `visit` with every stat: prefix, name behind it, value.
     pub fn visit(&self, visit: &mut dyn FnMut(&str, &str, Value<'_>)) {
-        let groups: Vec<_> = self.0.lock().iter().map(|(prefix, group)| (prefix.clone(), group.clone())).collect();
+        let groups: Vec<_> = self
+            .0
+            .lock()
+            .iter()
+            .map(|(prefix, group)| (prefix.clone(), group.clone()))
+            .collect();
         for (prefix, group) in groups {
             group.visit(&mut |name, value| visit(&prefix, name, value));
         }

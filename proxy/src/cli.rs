@@ -1,0 +1,1 @@
+//! The command line, flag for flag Envoy's.

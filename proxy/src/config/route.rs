@@ -1,0 +1,1 @@
+//! `envoy.config.route.v3.RouteConfiguration` → [`RouteTable`](crate::route::RouteTable).

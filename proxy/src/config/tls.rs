@@ -1,0 +1,1 @@
+//! `DownstreamTlsContext`, `UpstreamTlsContext` and `Secret` → TLS contexts.

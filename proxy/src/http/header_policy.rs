@@ -1,0 +1,1 @@
+//! What a connection manager does to headers, in Envoy's order.

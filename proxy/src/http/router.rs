@@ -1,0 +1,1 @@
+//! The router: timeout → retry → attempt (cluster → pick host → lease → send → observe).

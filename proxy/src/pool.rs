@@ -1,0 +1,1 @@
+//! Upstream connections: pools per worker, keyed by everything that makes connections differ.

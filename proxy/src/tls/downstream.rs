@@ -1,0 +1,3 @@
+//! Server side.
+/// A compiled `DownstreamTlsContext`.
+pub struct DownstreamTls;

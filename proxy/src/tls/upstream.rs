@@ -1,0 +1,3 @@
+//! Client side.
+/// A compiled `UpstreamTlsContext`.
+pub struct UpstreamTls;
