@@ -313,6 +313,25 @@ impl Handle {
         })
     }
 
+    /// What was recorded since `mark`, as soon as there is something.
+    ///
+    /// # Cancel safety
+    /// Nothing is consumed: the same mark gives the same entries again.
+    pub async fn next_entries(&self, mark: usize) -> Vec<Entry> {
+        let mut records = self.shared.records();
+        loop {
+            records.borrow_and_update();
+            let entries: Vec<Entry> = self.shared.lock().transcript.since(mark).cloned().collect();
+            if !entries.is_empty() {
+                return entries;
+            }
+            if records.changed().await.is_err() {
+                // The sender lives in what `self` holds, so this cannot be reached; waiting is the answer that fits.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Waits until a client accepts this version of a type.
     ///
     /// # Errors

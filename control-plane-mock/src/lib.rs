@@ -6,10 +6,12 @@
 //! [`ControlPlane`] is the server and its owner, [`Handle`] what tests talk to, [`resources`] builds Envoy's messages, [`pki`] the
 //! certificates in them.
 
+pub mod directory;
 pub mod grpc;
 mod handle;
 pub mod pki;
 pub mod resources;
+pub mod scenario;
 pub mod script;
 mod server;
 pub mod session;
@@ -17,6 +19,7 @@ mod shared;
 pub mod store;
 mod stream;
 mod task;
+pub mod text;
 pub mod transcript;
 pub mod types;
 
