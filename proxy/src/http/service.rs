@@ -14,4 +14,9 @@ pub trait Service: Send + Sync + 'static {
     /// Answers the request in `exchange`. Never fails: a failure is a response by the time it leaves the respond layer.
     /// Dropping the future cancels the request.
     fn call(&self, exchange: &mut Exchange) -> impl Future<Output = Response> + Send;
+
+    /// Called by the codec once per stream, after its last byte or its reset: where the access log and the stats of the request are written.
+    fn finish(&self, exchange: &mut Exchange) {
+        let _ = exchange;
+    }
 }
