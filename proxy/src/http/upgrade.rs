@@ -10,7 +10,7 @@ mod tunnel;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
-use http::{Method, StatusCode, Version, request, response};
+use http::{Extensions, HeaderMap, Method, StatusCode, Version, request, response};
 
 pub use tunnel::{TunnelEnd, TunnelReason, TunnelWriter, split_tunnel, tunnel};
 
@@ -23,16 +23,25 @@ pub enum UpgradeKind {
 }
 
 impl UpgradeKind {
-    /// What the head asks for, in whichever version's form. `h2c` is no upgrade: Envoy strips it and serves the request as it is.
-    pub fn of(head: &request::Parts) -> Option<Self> {
-        if head.method == Method::CONNECT {
-            return Some(match head.extensions.get::<h2::ext::Protocol>() {
+    /// What a request asks for, in whichever version's form. `h2c` is no upgrade: Envoy strips it and serves the request as it is.
+    pub fn of<B>(request: &http::Request<B>) -> Option<Self> {
+        Self::read(request.method(), request.headers(), request.extensions())
+    }
+
+    /// As [`Self::of`], of a head that stands alone.
+    pub fn of_head(head: &request::Parts) -> Option<Self> {
+        Self::read(&head.method, &head.headers, &head.extensions)
+    }
+
+    fn read(method: &Method, headers: &HeaderMap, extensions: &Extensions) -> Option<Self> {
+        if *method == Method::CONNECT {
+            return Some(match extensions.get::<h2::ext::Protocol>() {
                 Some(protocol) => Self::Upgrade(protocol.as_str().to_ascii_lowercase()),
                 None => Self::Connect,
             });
         }
-        let token = head.headers.get(UPGRADE)?.to_str().ok()?.trim();
-        if token.eq_ignore_ascii_case("h2c") || !names_upgrade(head) {
+        let token = headers.get(UPGRADE)?.to_str().ok()?.trim();
+        if token.eq_ignore_ascii_case("h2c") || !names_upgrade(headers) {
             return None;
         }
         Some(Self::Upgrade(token.to_ascii_lowercase()))
@@ -43,8 +52,8 @@ impl UpgradeKind {
     }
 }
 
-fn names_upgrade(head: &request::Parts) -> bool {
-    head.headers
+fn names_upgrade(headers: &HeaderMap) -> bool {
+    headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
@@ -95,7 +104,7 @@ pub fn to_extended_connect_response(translated: &Translated, head: &mut response
 
 /// Upstream HTTP/2: turns HTTP/1's form into extended CONNECT. `None`: it is no upgrade. The key travels on, as Envoy sends it.
 pub fn to_extended_connect(head: &mut request::Parts) -> Option<Translated> {
-    let Some(UpgradeKind::Upgrade(token)) = UpgradeKind::of(head) else {
+    let Some(UpgradeKind::Upgrade(token)) = UpgradeKind::of_head(head) else {
         return None;
     };
     if head.method != Method::CONNECT {
@@ -162,7 +171,7 @@ mod tests {
 
     #[test]
     fn tells_an_upgrade_from_a_plain_request() {
-        let asks = |headers| UpgradeKind::of(&parts(Method::GET, headers));
+        let asks = |headers| UpgradeKind::of_head(&parts(Method::GET, headers));
         let websocket = Some(UpgradeKind::Upgrade("websocket".to_owned()));
         assert_eq!(
             asks(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")]),
@@ -175,7 +184,7 @@ mod tests {
             None
         );
         assert_eq!(
-            UpgradeKind::of(&parts(Method::CONNECT, &[])),
+            UpgradeKind::of_head(&parts(Method::CONNECT, &[])),
             Some(UpgradeKind::Connect)
         );
     }

@@ -26,6 +26,7 @@ impl ResponseBody {
     pub fn poll_frame(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         Poll::Ready(None)
     }
+    pub fn poll_progress(&mut self, _cx: &mut Context<'_>) {}
     pub fn is_end_stream(&self) -> bool {
         true
     }

@@ -21,6 +21,7 @@ use super::keepalive::{Keepalive, Timer};
 use super::options::H2Options;
 use super::pump::{Pump, PumpError};
 use crate::http::body::{Body, BodyError};
+use crate::http::codec::SendError;
 use crate::http::failure::Failure;
 use crate::http::upgrade::{self, Translated};
 use crate::runtime::io::Io;
@@ -44,28 +45,6 @@ pub trait ClientHooks: Send + Sync + 'static {
     /// The connection is over, for this reason; `None`: as it should be.
     fn closed(&self, failure: Option<Failure>) {
         let _ = failure;
-    }
-}
-
-/// A request that got no response.
-pub struct SendError {
-    pub failure: Failure,
-    /// The request, untouched, if nothing of it was sent: it may go to another connection.
-    pub request: Option<Request<Body>>,
-}
-
-impl std::fmt::Debug for SendError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SendError")
-            .field("failure", &self.failure)
-            .field("given_back", &self.request.is_some())
-            .finish()
-    }
-}
-
-impl From<Failure> for SendError {
-    fn from(failure: Failure) -> Self {
-        Self { failure, request: None }
     }
 }
 
@@ -185,7 +164,7 @@ impl ClientConnection {
         let (response, pump) = poll_fn(|cx| waiting.poll(cx)).await?;
         let (mut head, stream) = response.into_parts();
         if head.headers.len() > self.shared.options.max_headers_count {
-            return Err(Failure::ProtocolError("http2.too_many_headers").into());
+            return Err(lost(Failure::ProtocolError("http2.too_many_headers")));
         }
         if let Some(translated) = &waiting.translated {
             upgrade::from_extended_connect_response(translated, &mut head);
@@ -223,15 +202,15 @@ impl ClientConnection {
         let (mut head, mut body) = request.into_parts();
         let translated = upgrade::to_extended_connect(&mut head);
         if translated.is_some() && !sender.is_extended_connect_protocol_enabled() {
-            return Err(Failure::UpgradeFailed.into());
+            return Err(lost(Failure::UpgradeFailed));
         }
-        headers::to_h2_request(&mut head)?;
+        headers::to_h2_request(&mut head).map_err(lost)?;
         let head_only = head.method == Method::HEAD;
         let end = body.is_empty();
         let head = Request::from_parts(head, ());
         let (response, mut stream) = sender
             .send_request(head, end)
-            .map_err(|error| SendError::from(upstream_failure(&error)))?;
+            .map_err(|error| lost(upstream_failure(&error)))?;
         let mut pump = None;
         if let Body::Full(bytes) = &mut body
             && bytes.len() <= AT_ONCE
@@ -239,7 +218,7 @@ impl ClientConnection {
             let bytes = std::mem::take(bytes);
             stream
                 .send_data(bytes, true)
-                .map_err(|error| SendError::from(upstream_failure(&error)))?;
+                .map_err(|error| lost(upstream_failure(&error)))?;
         } else if !end {
             pump = Some(Pump::new(stream, body));
         }
@@ -251,6 +230,10 @@ impl ClientConnection {
             head_only,
         })
     }
+}
+
+fn lost(failure: Failure) -> SendError {
+    SendError { failure, request: None }
 }
 
 /// A request whose response has not begun.
@@ -273,14 +256,14 @@ impl Waiting {
                     BodyError::Failed(failure) => failure,
                     BodyError::Other(_) => Failure::LocalReset,
                 };
-                return Poll::Ready(Err(failure.into()));
+                return Poll::Ready(Err(lost(failure)));
             }
             // Of a reset or a lost connection the response tells, and it may be there in full.
             self.pump = None;
         }
         match Pin::new(&mut self.response).poll(cx) {
             Poll::Ready(Ok(response)) => Poll::Ready(Ok((response, self.pump.take()))),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(upstream_failure(&error).into())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(lost(upstream_failure(&error)))),
             Poll::Pending => Poll::Pending,
         }
     }

@@ -102,7 +102,10 @@ impl Pump {
                         ready!(self.poll_reset(cx))?;
                         return Poll::Ready(Err(PumpError::Reset(Reason::CANCEL)));
                     }
-                    Poll::Pending => return self.poll_reset(cx),
+                    Poll::Pending => {
+                        self.body.poll_progress(cx);
+                        return self.poll_reset(cx);
+                    }
                 }
             }
             let part = self.held.split_to(window.min(self.held.len()));

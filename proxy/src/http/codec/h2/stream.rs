@@ -75,7 +75,7 @@ struct Received {
 
 fn receive(request: Request<RecvStream>) -> (Request<Body>, Received) {
     let (mut head, stream) = request.into_parts();
-    let upgrade = UpgradeKind::of(&head);
+    let upgrade = UpgradeKind::of_head(&head);
     let translated = upgrade.as_ref().and_then(|_| upgrade::from_extended_connect(&mut head));
     if head.uri.authority().is_some() {
         head.headers.remove(HOST);
