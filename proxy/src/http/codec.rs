@@ -18,8 +18,6 @@ pub struct Head<'a> {
     /// Only its path is sent; the authority is the `host` header.
     pub uri: &'a Uri,
     pub headers: &'a HeaderMap,
-    /// `https` or `http`, for HTTP/2's `:scheme`.
-    pub scheme: &'static str,
 }
 
 /// A request that got no response.
@@ -31,6 +29,15 @@ pub struct SendError {
 }
 
 impl Head<'_> {
+    /// A request of its own, for a codec that must own what it sends.
+    pub fn to_request(&self, body: Body) -> http::Request<Body> {
+        let mut request = http::Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+
     /// Whether it asks to leave HTTP on its connection (RFC 9110 section 7.8).
     pub fn is_upgrade(&self) -> bool {
         self.headers.contains_key(http::header::UPGRADE) && self.headers.contains_key(http::header::CONNECTION)
