@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -100,6 +100,7 @@ pub struct HostState {
     pub outlier: crate::cluster::outlier::HostOutlier,
     /// In how many clusters' endpoints this host is now; see [`HostState::is_member`].
     pub(super) members: AtomicU32,
+    pub(super) checked: AtomicBool,
     pub(super) ramp: super::slow_start::Ramp,
     /// See [`HostState::drain_epoch`].
     pub(super) epoch: AtomicU32,
@@ -159,6 +160,21 @@ impl HostState {
         self.epoch.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// One more cluster has this host.
+    pub(super) fn joined(&self) {
+        self.members.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One cluster less has this host.
+    pub(super) fn left(&self) {
+        self.members.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether an active health check has ever finished.
+    pub(super) fn is_checked(&self) -> bool {
+        self.checked.load(Ordering::Relaxed)
+    }
+
     /// The flags as `/clusters` prints them: `healthy`, or `/failed_eds_health/…`.
     pub fn flags_text(&self) -> String {
         let mut text = String::new();
@@ -208,10 +224,7 @@ const HEALTH_FLAGS: [(HealthFlag, &str); 10] = [
     (HealthFlag::DegradedEdsHealth, "degraded_eds_health"),
     (HealthFlag::PendingDynamicRemoval, "pending_dynamic_removal"),
     (HealthFlag::PendingActiveHc, "pending_active_hc"),
-    (
-        HealthFlag::ExcludedViaImmediateHcFail,
-        "excluded_via_immediate_hc_fail",
-    ),
+    (HealthFlag::ExcludedViaImmediateHcFail, "excluded_via_immediate_hc_fail"),
     (HealthFlag::ActiveHcTimeout, "active_hc_timeout"),
     (HealthFlag::EdsStatusDraining, "eds_status_draining"),
 ];
@@ -227,11 +240,7 @@ pub struct HostRegistry {
 
 impl HostRegistry {
     /// The states of `addresses` in the cluster called `cluster`, in their order; new ones where none is held any more.
-    pub fn states<'a>(
-        &self,
-        cluster: &Arc<str>,
-        addresses: impl Iterator<Item = &'a Address>,
-    ) -> Vec<Arc<HostState>> {
+    pub fn states<'a>(&self, cluster: &Arc<str>, addresses: impl Iterator<Item = &'a Address>) -> Vec<Arc<HostState>> {
         let mut clusters = self.states.lock();
         let states = clusters.entry(cluster.clone()).or_default();
         states.retain(|_, state| state.strong_count() > 0);
@@ -302,7 +311,10 @@ mod tests {
     #[test]
     fn flags_read_as_envoy_prints_them() {
         let state = HostState::new();
-        assert_eq!((state.flags_text().as_str(), state.health()), ("healthy", Health::Healthy));
+        assert_eq!(
+            (state.flags_text().as_str(), state.health()),
+            ("healthy", Health::Healthy)
+        );
         assert!(state.set(HealthFlag::DegradedEdsHealth, true));
         assert_eq!(state.health(), Health::Degraded);
         assert!(state.set(HealthFlag::FailedOutlierCheck, true));

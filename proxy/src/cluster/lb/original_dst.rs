@@ -25,6 +25,17 @@ pub struct OriginalDst {
     pub cleanup_interval: Duration,
 }
 
+impl Default for OriginalDst {
+    fn default() -> Self {
+        Self {
+            http_header: None,
+            metadata_key: None,
+            port_override: None,
+            cleanup_interval: Duration::from_secs(5),
+        }
+    }
+}
+
 const SHARDS: usize = 16;
 
 type Shard = HashMap<SocketAddr, Arc<Entry>>;
@@ -66,32 +77,45 @@ impl Destinations {
             next.insert(address, made.clone());
             Arc::new(next)
         });
+        if Arc::ptr_eq(&host, &made.host) {
+            host.state.joined();
+        }
         host
     }
 
-    /// Drops what was neither picked since the last sweep nor has connections; the number of hosts left.
-    pub fn sweep(&self) -> usize {
+    /// Drops what was neither picked since the last sweep nor has connections; returns it.
+    pub fn sweep(&self) -> Vec<Arc<Host>> {
         let keep = |entry: &Entry| {
             let state = &entry.host.state;
             entry.used.load(Ordering::Relaxed)
                 || state.cx_active.load(Ordering::Relaxed) != 0
                 || state.rq_active.load(Ordering::Relaxed) != 0
         };
-        let mut left = 0;
+        let mut gone = Vec::new();
         for shard in &self.shards {
             let current = shard.load_full();
-            if current.values().any(|entry| !keep(entry)) {
-                shard.rcu(|current| -> Shard {
-                    let kept = current.iter().filter(|(_, entry)| keep(entry));
-                    kept.map(|(address, entry)| (*address, entry.clone())).collect()
+            let unused: Vec<SocketAddr> = current
+                .iter()
+                .filter(|(_, entry)| !keep(entry))
+                .map(|(address, _)| *address)
+                .collect();
+            if !unused.is_empty() {
+                shard.rcu(|current| {
+                    let mut next = Shard::clone(current);
+                    next.retain(|address, _| !unused.contains(address));
+                    next
                 });
+                gone.extend(
+                    unused
+                        .iter()
+                        .filter_map(|address| Some(current.get(address)?.host.clone())),
+                );
             }
             for entry in shard.load().values() {
                 entry.used.store(false, Ordering::Relaxed);
-                left += 1;
             }
         }
-        left
+        gone
     }
 
     pub fn hosts(&self) -> Vec<Arc<Host>> {
@@ -130,11 +154,11 @@ mod tests {
         let address: SocketAddr = ([10, 1, 2, 3], 80).into();
         let first = destinations.host(address, make);
         assert!(Arc::ptr_eq(&first, &destinations.host(address, make)));
-        assert_eq!(destinations.sweep(), 1);
+        assert!(destinations.sweep().is_empty());
         first.state.cx_active.store(1, Ordering::Relaxed);
-        assert_eq!(destinations.sweep(), 1);
+        assert!(destinations.sweep().is_empty());
         first.state.cx_active.store(0, Ordering::Relaxed);
-        assert_eq!(destinations.sweep(), 0);
+        assert_eq!(destinations.sweep().len(), 1);
         assert!(!Arc::ptr_eq(&first, &destinations.host(address, make)));
     }
 }
