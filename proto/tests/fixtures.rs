@@ -105,7 +105,8 @@ fn every_fixture_survives_json_and_back_in_each_style() {
             .expect("well-formed");
             let text = String::from_utf8(text).expect("JSON is UTF-8");
             let back = encode_text(&text, name, &Options::default())
-                .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+                .map_err(|error| format!("{}: {error}", file.display()))
+                .expect("JSON of ours");
             let after = dynamic(&back.bytes, name);
             assert_eq!(opened(&after), opened(&before), "{}", file.display());
         }

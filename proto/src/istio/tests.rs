@@ -7,7 +7,7 @@ use crate::json::{Options, encode_text, to_json};
 fn agrees<M: Message + Name + Default>(text: &str) -> M {
     let name = M::full_name();
     let bytes = encode_text(text, &name, &Options::default())
-        .unwrap_or_else(|problems| panic!("{problems}"))
+        .expect("the text fits")
         .bytes;
     let message = M::decode(bytes.as_slice()).expect("the descriptor and the struct agree");
     let before = to_json(&bytes, &name).expect("well-formed");

@@ -11,8 +11,8 @@ fn encode(text: &str, name: &str) -> Result<Vec<u8>, Problems> {
 }
 
 fn json(text: &str, name: &str) -> serde_json::Value {
-    let bytes = encode(text, name).unwrap_or_else(|problems| panic!("{problems}"));
-    to_json(&bytes, name).unwrap_or_else(|error| panic!("{error}"))
+    let bytes = encode(text, name).expect("the text fits");
+    to_json(&bytes, name).expect("the text fits")
 }
 
 /// Kind and path of every problem.

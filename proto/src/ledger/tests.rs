@@ -97,7 +97,7 @@ fn ledger() -> Ledger {
 
 fn report(name: &str, text: &str) -> Report {
     let bytes = encode_text(text, name, &Options::default())
-        .unwrap_or_else(|problems| panic!("{problems}"))
+        .expect("the text fits")
         .bytes;
     let mut report = Report::new();
     check(&bytes, name, &ledger(), &mut report);

@@ -8,7 +8,7 @@ use super::*;
 /// Paths and reasons of what PGV says about a text.
 fn findings(name: &str, text: &str) -> Vec<String> {
     let bytes = encode_text(text, name, &Options::default())
-        .unwrap_or_else(|problems| panic!("{problems}"))
+        .expect("the text fits")
         .bytes;
     let mut report = Report::new();
     validate(&bytes, name, &mut report);
