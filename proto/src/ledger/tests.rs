@@ -280,6 +280,10 @@ fn unknown_malformed_and_deep() {
         assert!(report.of(FindingKind::Malformed).count() > 0, "{malformed:?}");
         assert!(!report.is_clean());
     }
+    // An Any's type URL is a string.
+    let mut report = Report::new();
+    check(&[0x08, 0], "google.protobuf.Any", &ledger(), &mut report);
+    assert_eq!(report.of(FindingKind::Malformed).count(), 1);
     let mut report = Report::new();
     check(&[], "no.Such", &ledger(), &mut report);
     assert!(!report.is_clean());
