@@ -74,12 +74,12 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut initial = directory.as_ref().map(Directory::snapshot).unwrap_or_default();
     merge(&mut initial, scenario.as_ref().map(|scenario| &scenario.initial));
 
-    let mut script = Script::default();
-    script.manner = match arguments.manner {
+    let manner = match arguments.manner {
         MannerArgument::Plain => Manner::Plain,
         MannerArgument::GoControlPlane => Manner::GoControlPlane,
     };
-    script.only_delta = (arguments.delta_only || arguments.sotw_only).then_some(arguments.delta_only);
+    let only_delta = (arguments.delta_only || arguments.sotw_only).then_some(arguments.delta_only);
+    let script = Script { manner, only_delta, ..Script::default() };
     let builder = ControlPlane::builder().script(script).snapshot(&initial);
     let builder = match &arguments.unix {
         Some(path) => builder.unix(path),
