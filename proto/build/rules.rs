@@ -109,7 +109,12 @@ impl Rules {
         if matches!(argument, Value::Bool(false)) && op != ops::CONST {
             return;
         }
-        let mut record = Rule { op, count: 0, extra: 0, arg: 0 };
+        let mut record = Rule {
+            op,
+            count: 0,
+            extra: 0,
+            arg: 0,
+        };
         match argument {
             Value::List(values) => {
                 let args: Vec<u64> = values.iter().map(|value| scalar(value, pools)).collect();
@@ -124,17 +129,29 @@ impl Rules {
         }
         if op == ops::PATTERN {
             let next = self.patterns.len() as u32;
-            record.extra = *self.patterns.entry(argument.as_str().unwrap_or_default().to_owned()).or_insert(next);
+            record.extra = *self
+                .patterns
+                .entry(argument.as_str().unwrap_or_default().to_owned())
+                .or_insert(next);
         }
         // What switches the others off has to be seen before them.
-        if matches!(op, ops::IGNORE_EMPTY | ops::SKIP) { list.insert(0, record) } else { list.push(record) }
+        if matches!(op, ops::IGNORE_EMPTY | ops::SKIP) {
+            list.insert(0, record)
+        } else {
+            list.push(record)
+        }
     }
 }
 
 /// PGV's header patterns are strict unless told otherwise.
 fn mark_strict(group_rules: &DynamicMessage, list: &mut [Rule]) {
-    let loose = group_rules.fields().any(|(rule, argument)| rule.name() == "strict" && *argument == Value::Bool(false));
-    for rule in list.iter_mut().filter(|rule| matches!(rule.op, ops::HEADER_NAME | ops::HEADER_VALUE)) {
+    let loose = group_rules
+        .fields()
+        .any(|(rule, argument)| rule.name() == "strict" && *argument == Value::Bool(false));
+    for rule in list
+        .iter_mut()
+        .filter(|rule| matches!(rule.op, ops::HEADER_NAME | ops::HEADER_VALUE))
+    {
         rule.extra = u32::from(!loose);
     }
 }
@@ -163,5 +180,7 @@ fn nanoseconds(duration: &DynamicMessage) -> i64 {
         _ => 0,
     };
     debug_assert_eq!(duration.descriptor().full_name(), "google.protobuf.Duration");
-    part("seconds").saturating_mul(1_000_000_000).saturating_add(part("nanos"))
+    part("seconds")
+        .saturating_mul(1_000_000_000)
+        .saturating_add(part("nanos"))
 }

@@ -37,9 +37,16 @@ static_resources:
     assert_eq!(cluster["per_connection_buffer_limit_bytes"], 32768);
     let endpoint = &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"];
     assert_eq!(endpoint["address"]["socket_address"]["port_value"], 80);
-    let options = &cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
-    assert_eq!(options["@type"], "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions");
+    let options =
+        &cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
+    assert_eq!(
+        options["@type"],
+        "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    );
     assert!(options["explicit_http_config"]["http2_protocol_options"].is_object());
-    assert_eq!(json(&json(text, BOOTSTRAP).to_string(), BOOTSTRAP), json(text, BOOTSTRAP));
+    assert_eq!(
+        json(&json(text, BOOTSTRAP).to_string(), BOOTSTRAP),
+        json(text, BOOTSTRAP)
+    );
     assert_eq!(encode("name: a", CLUSTER), encode("{\"name\": \"a\"}", CLUSTER));
 }

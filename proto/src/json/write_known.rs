@@ -13,7 +13,13 @@ use crate::type_url::full_name;
 use crate::wire::{self, Fields, Value};
 
 impl<W: Write> Writer<'_, W> {
-    pub(super) fn well_known(&mut self, bytes: &[u8], known: WellKnown, message: Message, secret: bool) -> Result<(), WriteError> {
+    pub(super) fn well_known(
+        &mut self,
+        bytes: &[u8],
+        known: WellKnown,
+        message: Message,
+        secret: bool,
+    ) -> Result<(), WriteError> {
         match known {
             WellKnown::Any => self.any(bytes, secret),
             WellKnown::Duration => self.moment(bytes, format_duration),
@@ -95,7 +101,9 @@ impl<W: Write> Writer<'_, W> {
         }
         let mut first = self.open('[')?;
         for (_, value) in entries {
-            let (Value::Len(item), Some(item_type)) = (value, content.message()) else { return Err(WriteError::Mismatch(content)) };
+            let (Value::Len(item), Some(item_type)) = (value, content.message()) else {
+                return Err(WriteError::Mismatch(content));
+            };
             first = self.separate(first)?;
             self.message(item, item_type, secret)?;
         }
@@ -135,12 +143,15 @@ impl<W: Write> Writer<'_, W> {
 
     /// Entries sorted by key; of several with one key the last counts.
     pub(super) fn map(&mut self, entries: &[(Field, Value<'_>)], field: Field, secret: bool) -> Result<(), WriteError> {
-        let Some((key_field, value_field)) = field.message().and_then(|entry| entry.field(1).zip(entry.field(2))) else {
+        let Some((key_field, value_field)) = field.message().and_then(|entry| entry.field(1).zip(entry.field(2)))
+        else {
             return Err(WriteError::Mismatch(field));
         };
         let mut sorted = BTreeMap::new();
         for (_, entry) in entries {
-            let Value::Len(bytes) = entry else { return Err(WriteError::Mismatch(field)) };
+            let Value::Len(bytes) = entry else {
+                return Err(WriteError::Mismatch(field));
+            };
             let (mut key, mut value) = (default_of(key_field), None);
             for part in Fields::new(bytes) {
                 let part = part?;
@@ -150,7 +161,10 @@ impl<W: Write> Writer<'_, W> {
                     _ => {}
                 }
             }
-            sorted.insert(key_text(key_field, key)?, value.unwrap_or_else(|| default_of(value_field)));
+            sorted.insert(
+                key_text(key_field, key)?,
+                value.unwrap_or_else(|| default_of(value_field)),
+            );
         }
         let mut first = self.open('{')?;
         for (key, value) in sorted {
