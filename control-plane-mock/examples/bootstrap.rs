@@ -8,9 +8,20 @@ use control_plane_mock::resources::{Variant, bootstrap_ads};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = env::args().skip(1);
-    let xds = arguments.next().ok_or("the first argument is the address of the control plane")?;
-    let admin = arguments.next().ok_or("the second argument is the address of the admin listener")?;
-    let variant = if arguments.next().as_deref() == Some("delta") { Variant::Delta } else { Variant::Sotw };
-    println!("{}", bootstrap_ads("node-1", &Listen::Tcp(xds.parse()?), admin.parse()?, variant));
+    let xds = arguments
+        .next()
+        .ok_or("the first argument is the address of the control plane")?;
+    let admin = arguments
+        .next()
+        .ok_or("the second argument is the address of the admin listener")?;
+    let variant = if arguments.next().as_deref() == Some("delta") {
+        Variant::Delta
+    } else {
+        Variant::Sotw
+    };
+    println!(
+        "{}",
+        bootstrap_ads("node-1", &Listen::Tcp(xds.parse()?), admin.parse()?, variant)
+    );
     Ok(())
 }

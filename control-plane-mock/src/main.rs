@@ -79,7 +79,11 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
         MannerArgument::GoControlPlane => Manner::GoControlPlane,
     };
     let only_delta = (arguments.delta_only || arguments.sotw_only).then_some(arguments.delta_only);
-    let script = Script { manner, only_delta, ..Script::default() };
+    let script = Script {
+        manner,
+        only_delta,
+        ..Script::default()
+    };
     let builder = ControlPlane::builder().script(script).snapshot(&initial);
     let builder = match &arguments.unix {
         Some(path) => builder.unix(path),
