@@ -68,9 +68,13 @@ impl DeltaSession {
 
     fn refresh_endpoints(&mut self) {
         if let Some(endpoints) = self.subscriptions.get_mut(types::ENDPOINTS) {
-            for name in self.refresh.extract_if(.., |name| endpoints.names.contains(name)) {
-                endpoints.sent.remove(&name);
-            }
+            self.refresh.retain(|name| {
+                let subscribed = endpoints.names.contains(name);
+                if subscribed {
+                    endpoints.sent.remove(name);
+                }
+                !subscribed
+            });
         }
     }
 
