@@ -91,17 +91,19 @@ async fn a_reset_by_the_client_cancels_the_call_and_frees_its_guards() {
 
 #[tokio::test]
 async fn a_lost_connection_is_a_downstream_disconnect() {
-    let (io, mut server) = serve(H2Options::default(), PIPE, |_| Box::pin(std::future::pending()));
+    let (running, mut runs) = tokio::sync::mpsc::channel(1);
+    let (io, mut server) = serve(H2Options::default(), PIPE, move |_| {
+        running.try_send(()).unwrap();
+        Box::pin(std::future::pending())
+    });
     let (mut sender, task) = raw_client(io).await;
-    let (_response, mut body) = sender.send_request(get("/"), false).unwrap();
-    body.reserve_capacity(1);
+    let (_response, _body) = sender.send_request(get("/"), false).unwrap();
+    runs.recv().await.unwrap();
     task.abort();
     server.task.await.unwrap();
-    // The request may not have left before the connection was cut; if it did, it is recorded.
-    if let Some(finished) = server.finished.recv().await {
-        assert_eq!(finished.flags, ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
-        assert_eq!(finished.details, "downstream_remote_disconnect");
-    }
+    let finished = server.finished.recv().await.unwrap();
+    assert_eq!(finished.flags, ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+    assert_eq!(finished.details, "downstream_remote_disconnect");
 }
 
 #[tokio::test]
@@ -183,9 +185,14 @@ async fn a_drain_finishes_what_runs_and_refuses_the_rest() {
 
 #[tokio::test]
 async fn the_end_of_a_drain_cuts_what_still_runs() {
-    let (io, mut server) = serve(H2Options::default(), PIPE, |_| Box::pin(std::future::pending()));
+    let (running, mut runs) = tokio::sync::mpsc::channel(1);
+    let (io, mut server) = serve(H2Options::default(), PIPE, move |_| {
+        running.try_send(()).unwrap();
+        Box::pin(std::future::pending())
+    });
     let (mut sender, _task) = raw_client(io).await;
     let (response, _body) = sender.send_request(get("/"), true).unwrap();
+    runs.recv().await.unwrap();
     server.drain.advance(DrainPhase::Draining);
     while sender.clone().ready().await.is_ok() {
         tokio::task::yield_now().await;
@@ -195,6 +202,20 @@ async fn the_end_of_a_drain_cuts_what_still_runs() {
     assert!(response.await.is_err());
     let finished = server.finished.recv().await.unwrap();
     assert_eq!(finished.flags, ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+    assert_eq!(finished.details, "downstream_local_disconnect");
+}
+
+#[tokio::test]
+async fn a_drain_before_the_first_byte_still_says_goodbye() {
+    let (io, server) = serve(H2Options::default(), PIPE, |_| Box::pin(std::future::pending()));
+    server.drain.advance(DrainPhase::Draining);
+    tokio::task::yield_now().await;
+    let (mut sender, _task) = raw_client(io).await;
+    let (response, _) = sender.send_request(get("/"), true).unwrap();
+    // What tells a client that the request was not looked at, and may go elsewhere.
+    let error = response.await.unwrap_err();
+    assert!(error.is_go_away() && error.reason() == Some(Reason::NO_ERROR));
+    server.task.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -341,5 +362,5 @@ async fn a_websocket_is_an_upgrade_to_the_service_and_a_connect_to_the_client() 
         assert_eq!(echo.data().await.unwrap().unwrap(), word);
     }
     body.send_data(Bytes::new(), true).unwrap();
-    assert!(echo.data().await.is_none());
+    assert!(read(&mut echo).await.unwrap().is_empty());
 }
