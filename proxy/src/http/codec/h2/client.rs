@@ -160,7 +160,7 @@ impl ClientConnection {
         if request.headers().contains_key(UPGRADE) {
             self.settled().await;
         }
-        let mut waiting = self.start(request).map_err(|error| *error)?;
+        let mut waiting = self.start(request)?;
         let (response, pump) = poll_fn(|cx| waiting.poll(cx)).await?;
         let (mut head, stream) = response.into_parts();
         if head.headers.len() > self.shared.options.max_headers_count {
@@ -191,26 +191,26 @@ impl ClientConnection {
         }
     }
 
-    fn start(&self, request: Request<Body>) -> Result<Waiting, Box<SendError>> {
+    fn start(&self, request: Request<Body>) -> Result<Waiting, SendError> {
         if !self.is_available() {
-            return Err(Box::new(SendError {
+            return Err(SendError {
                 failure: Failure::RemoteRefused,
-                request: Some(request),
-            }));
+                body: Some(request.into_body()),
+            });
         }
         let mut sender = self.sender.clone();
         let (mut head, mut body) = request.into_parts();
         let translated = upgrade::to_extended_connect(&mut head);
         if translated.is_some() && !sender.is_extended_connect_protocol_enabled() {
-            return Err(Box::new(lost(Failure::UpgradeFailed)));
+            return Err(lost(Failure::UpgradeFailed));
         }
-        headers::to_h2_request(&mut head).map_err(|failure| Box::new(lost(failure)))?;
+        headers::to_h2_request(&mut head).map_err(lost)?;
         let head_only = head.method == Method::HEAD;
         let end = body.is_empty();
         let head = Request::from_parts(head, ());
         let (response, mut stream) = sender
             .send_request(head, end)
-            .map_err(|error| Box::new(lost(upstream_failure(&error))))?;
+            .map_err(|error| lost(upstream_failure(&error)))?;
         let mut pump = None;
         if let Body::Full(bytes) = &mut body
             && bytes.len() <= AT_ONCE
@@ -218,7 +218,7 @@ impl ClientConnection {
             let bytes = std::mem::take(bytes);
             stream
                 .send_data(bytes, true)
-                .map_err(|error| Box::new(lost(upstream_failure(&error))))?;
+                .map_err(|error| lost(upstream_failure(&error)))?;
         } else if !end {
             pump = Some(Pump::new(stream, body));
         }
@@ -233,7 +233,7 @@ impl ClientConnection {
 }
 
 fn lost(failure: Failure) -> SendError {
-    SendError { failure, request: None }
+    SendError { failure, body: None }
 }
 
 /// A request whose response has not begun.

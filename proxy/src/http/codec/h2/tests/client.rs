@@ -122,7 +122,7 @@ async fn resets_and_losses_have_names() {
     let (response, _held) = tokio::join!(client.send(request(Body::Empty)), cut);
     assert_eq!(response.unwrap_err().failure, Failure::ConnectionTermination);
     let refused = client.send(request(Body::from("kept"))).await.unwrap_err();
-    assert_eq!(collect(refused.request.unwrap().into_body()).await.unwrap().0, b"kept");
+    assert_eq!(collect(refused.body.unwrap()).await.unwrap().0, b"kept");
     assert!(!client.is_available() && !client.can_take_stream());
     assert_eq!(client.active_streams(), 0);
 }
