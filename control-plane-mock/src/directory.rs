@@ -67,7 +67,10 @@ pub struct Look {
 impl Directory {
     /// A directory that was not looked at yet.
     pub fn new(path: impl AsRef<Path>) -> Self {
-        Self { path: path.as_ref().to_owned(), files: BTreeMap::new() }
+        Self {
+            path: path.as_ref().to_owned(),
+            files: BTreeMap::new(),
+        }
     }
 
     /// Reads what changed since the last look.
@@ -97,7 +100,10 @@ impl Directory {
                 continue;
             }
             look.changed = true;
-            let file = self.files.entry(path.clone()).or_insert(File { seen: stamp, resources: Vec::new() });
+            let file = self.files.entry(path.clone()).or_insert(File {
+                seen: stamp,
+                resources: Vec::new(),
+            });
             file.seen = stamp;
             match read(&path) {
                 Ok(resources) => file.resources = resources,
@@ -112,32 +118,37 @@ impl Directory {
 
     /// All resources, in the order of file names; of two with the same type and name the first counts.
     pub fn snapshot(&self) -> Snapshot {
-        let mut first: BTreeMap<(String, String), ()> = BTreeMap::new();
         let mut snapshot = Snapshot::new();
         for any in self.files.values().flat_map(|file| &file.resources) {
-            if first.insert((any.type_url.clone(), store::name_of(any)), ()).is_none() {
+            if !snapshot.has_one_like(any) {
                 snapshot.add_any(any.clone());
             }
         }
         snapshot
     }
 
-    /// Serves the directory through `handle` for ever: a first look at once, then one each [`POLL`]. `report` hears of every bad file, once
-    /// per change of it.
+    /// Serves the directory through `handle` for ever: a look at once, then one each [`POLL`]. What was found by a look before this call is
+    /// taken as served already; resources pushed by others stay. `report` hears of every bad file, once per change of it.
     ///
     /// # Cancel safety
     /// Stops between two looks.
     pub async fn follow(mut self, handle: Handle, mut report: impl FnMut(&FileProblem)) {
+        let mut served = self.snapshot();
         loop {
             match self.look() {
                 Ok(look) => {
                     if look.changed {
-                        handle.set(&self.snapshot());
+                        let snapshot = self.snapshot();
+                        handle.exchange(&served, &snapshot);
+                        served = snapshot;
                     }
                     look.problems.iter().for_each(&mut report);
                 }
                 // Said at each look, for as long as it lasts: nothing can be served from a directory that cannot be listed.
-                Err(error) => report(&FileProblem { path: self.path.clone(), reason: error.to_string() }),
+                Err(error) => report(&FileProblem {
+                    path: self.path.clone(),
+                    reason: error.to_string(),
+                }),
             }
             tokio::time::sleep(POLL).await;
         }
@@ -151,7 +162,10 @@ impl Directory {
                 let (kind, name) = (types::short(&any.type_url).to_owned(), store::name_of(any));
                 if let Some(owner) = owners.get(&(kind.clone(), name.clone())) {
                     let reason = format!("{kind} resource {name:?} stands in {} already", owner.display());
-                    problems.push(FileProblem { path: path.clone(), reason });
+                    problems.push(FileProblem {
+                        path: path.clone(),
+                        reason,
+                    });
                 } else {
                     owners.insert((kind, name), path);
                 }
@@ -164,12 +178,18 @@ impl Directory {
 impl Stamp {
     fn of(metadata: &std::fs::Metadata) -> Self {
         use std::os::unix::fs::MetadataExt;
-        Self { modified: metadata.modified().ok(), length: metadata.len(), inode: metadata.ino() }
+        Self {
+            modified: metadata.modified().ok(),
+            length: metadata.len(),
+            inode: metadata.ino(),
+        }
     }
 }
 
 fn is_resource_file(path: &Path) -> bool {
-    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let hidden = path
+        .file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     let extension = path.extension().and_then(|extension| extension.to_str());
     !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
 }

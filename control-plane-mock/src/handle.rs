@@ -63,6 +63,11 @@ impl Handle {
         self.shared.change(|inner| inner.store.replace(snapshot));
     }
 
+    /// Exchanges some resources for others, and leaves the rest alone.
+    pub fn exchange(&self, old: &Snapshot, new: &Snapshot) {
+        self.shared.change(|inner| inner.store.exchange(old, new));
+    }
+
     /// Adds or replaces one resource and pushes it. Returns the new version of its type.
     pub fn push(&self, resource: impl IntoResource) -> String {
         self.push_any(resource.into_any())

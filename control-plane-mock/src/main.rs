@@ -24,7 +24,12 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
     /// Listen on this TCP address; port 0 picks a free one.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:18000", conflicts_with = "unix")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:18000",
+        conflicts_with = "unix"
+    )]
     listen: SocketAddr,
     /// Listen on this unix socket.
     #[arg(long, value_name = "PATH")]
@@ -69,19 +74,27 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut initial = directory.as_ref().map(Directory::snapshot).unwrap_or_default();
     merge(&mut initial, scenario.as_ref().map(|scenario| &scenario.initial));
 
-    let mut script = Script::default();
-    script.manner = match arguments.manner {
+    let manner = match arguments.manner {
         MannerArgument::Plain => Manner::Plain,
         MannerArgument::GoControlPlane => Manner::GoControlPlane,
     };
-    script.only_delta = (arguments.delta_only || arguments.sotw_only).then_some(arguments.delta_only);
+    let only_delta = (arguments.delta_only || arguments.sotw_only).then_some(arguments.delta_only);
+    let script = Script {
+        manner,
+        only_delta,
+        ..Script::default()
+    };
     let builder = ControlPlane::builder().script(script).snapshot(&initial);
     let builder = match &arguments.unix {
         Some(path) => builder.unix(path),
         None => builder.tcp(arguments.listen),
     };
     let control_plane = builder.start().await?;
-    say(&format!("serving {} resources on {}", initial.len(), control_plane.listen()));
+    say(&format!(
+        "serving {} resources on {}",
+        initial.len(),
+        control_plane.listen()
+    ));
 
     let handle = control_plane.handle();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -99,7 +112,9 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
 /// At start a bad file is an error; later it is a message, and the last good content is served on.
 fn first_look(path: &std::path::Path) -> Result<Directory, String> {
     let mut directory = Directory::new(path);
-    let look = directory.look().map_err(|error| format!("{}: {error}", path.display()))?;
+    let look = directory
+        .look()
+        .map_err(|error| format!("{}: {error}", path.display()))?;
     if look.problems.is_empty() {
         return Ok(directory);
     }

@@ -10,7 +10,7 @@
 //! let route = route_config("local")
 //!     .vhost(["*"])
 //!     .route("/api", "api")
-//!     .add(prefix("/").weighted([("old", 90), ("new", 10)]).retry("5xx", 2));
+//!     .with_route(prefix("/").weighted([("old", 90), ("new", 10)]).retry("5xx", 2));
 //! let cluster = cluster_eds("api").http2().least_request().tls(tls_upstream("cert", "ca").san_uri_prefix("spiffe://td/"));
 //! # let _ = (listener.build(), route.build(), cluster.build());
 //! ```

@@ -63,25 +63,68 @@ enum At {
 enum Action {
     Push(Payload),
     Set(Payload),
-    Remove { r#type: String, name: String },
-    Withhold { r#type: String, name: Option<String> },
-    Release { r#type: String },
-    Delay { r#type: String, ms: u64 },
-    Bad { r#type: String, fault: FaultName, #[serde(default)] ending: EndingName },
-    Disconnect { stream: Option<u64>, #[serde(default)] ending: EndingName },
-    EndAfter { responses: u64, #[serde(default)] ending: EndingName },
+    Remove {
+        r#type: String,
+        name: String,
+    },
+    Withhold {
+        r#type: String,
+        name: Option<String>,
+    },
+    Release {
+        r#type: String,
+    },
+    Delay {
+        r#type: String,
+        ms: u64,
+    },
+    Bad {
+        r#type: String,
+        fault: FaultName,
+        #[serde(default)]
+        ending: EndingName,
+    },
+    Disconnect {
+        stream: Option<u64>,
+        #[serde(default)]
+        ending: EndingName,
+    },
+    EndAfter {
+        responses: u64,
+        #[serde(default)]
+        ending: EndingName,
+    },
     /// Drops every connection and accepts none until `up`.
     Down {},
     Up {},
     /// Answers new streams with a gRPC status code; without one, serves them again.
-    RefuseStreams { code: Option<i32> },
-    Pace { chunk: usize, gap_ms: u64 },
-    Order { types: Vec<String> },
-    Resend { r#type: String },
-    Heartbeat { r#type: String, name: String },
-    Unsolicited { r#type: String },
-    PinVersion { r#type: String, version: String },
-    Manner { manner: MannerName },
+    RefuseStreams {
+        code: Option<i32>,
+    },
+    Pace {
+        chunk: usize,
+        gap_ms: u64,
+    },
+    Order {
+        types: Vec<String>,
+    },
+    Resend {
+        r#type: String,
+    },
+    Heartbeat {
+        r#type: String,
+        name: String,
+    },
+    Unsolicited {
+        r#type: String,
+    },
+    PinVersion {
+        r#type: String,
+        version: String,
+    },
+    Manner {
+        manner: MannerName,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -132,7 +175,10 @@ impl Scenario {
     /// # Errors
     /// The file cannot be read, or says something that is not understood.
     pub fn load(path: &Path) -> Result<Self, ScenarioError> {
-        let problem = |reason: String| ScenarioError { path: path.to_owned(), reason };
+        let problem = |reason: String| ScenarioError {
+            path: path.to_owned(),
+            reason,
+        };
         let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
         Self::read(&text, path.parent().unwrap_or(Path::new("."))).map_err(problem)
     }
@@ -142,7 +188,10 @@ impl Scenario {
     /// # Errors
     /// It says something that is not understood.
     pub fn parse(text: &str, base: &Path) -> Result<Self, ScenarioError> {
-        Self::read(text, base).map_err(|reason| ScenarioError { path: base.to_owned(), reason })
+        Self::read(text, base).map_err(|reason| ScenarioError {
+            path: base.to_owned(),
+            reason,
+        })
     }
 
     /// Plays the steps through `handle`, in order; ends after the last one.
@@ -157,7 +206,10 @@ impl Scenario {
                 At::After(pause) => tokio::time::sleep(*pause).await,
                 At::Connect => cursor = next(handle, cursor, |entry| entry.what == What::Open).await,
                 At::Message { what, type_url } => {
-                    cursor = next(handle, cursor, |entry| entry.what == *what && entry.type_url == *type_url).await;
+                    cursor = next(handle, cursor, |entry| {
+                        entry.what == *what && entry.type_url == *type_url
+                    })
+                    .await;
                 }
             }
             step.action.play(handle);
@@ -177,13 +229,20 @@ impl Scenario {
         }
         let value = remora_proto::json::parse(text).map_err(|error| error.to_string())?;
         let document: Document = serde_json::from_value(value).map_err(|error| error.to_string())?;
-        let mut initial = Payload { resources: document.resources, files: document.files, ..Payload::default() };
+        let mut initial = Payload {
+            resources: document.resources,
+            files: document.files,
+            ..Payload::default()
+        };
         initial.read(base)?;
         let mut steps = Vec::with_capacity(document.steps.len());
         for (index, step) in document.steps.into_iter().enumerate() {
             steps.push(Step::read(step, base).map_err(|reason| format!("steps[{index}]: {reason}"))?);
         }
-        Ok(Self { initial: initial.snapshot, steps })
+        Ok(Self {
+            initial: initial.snapshot,
+            steps,
+        })
     }
 }
 
@@ -225,7 +284,10 @@ impl At {
         if type_name.is_empty() {
             return Err(format!("at: {event} needs a type, as in \"{event}: cds\""));
         }
-        Ok(Self::Message { what, type_url: types::resolve(&type_name) })
+        Ok(Self::Message {
+            what,
+            type_url: types::resolve(&type_name),
+        })
     }
 }
 
@@ -255,12 +317,18 @@ impl Action {
                 let _ = handle.remove(r#type, name);
             }
             Self::Withhold { r#type, name: None } => handle.withhold(r#type),
-            Self::Withhold { r#type, name: Some(name) } => handle.withhold_name(r#type, name),
+            Self::Withhold {
+                r#type,
+                name: Some(name),
+            } => handle.withhold_name(r#type, name),
             Self::Release { r#type } => handle.release(r#type),
             Self::Delay { r#type, ms } => handle.delay(r#type, Duration::from_millis(*ms)),
             Self::Bad { r#type, fault, ending } => handle.fault(r#type, fault.fault(ending.ending())),
             Self::Disconnect { stream: None, ending } => handle.disconnect(ending.ending()),
-            Self::Disconnect { stream: Some(stream), ending } => handle.disconnect_stream(*stream, ending.ending()),
+            Self::Disconnect {
+                stream: Some(stream),
+                ending,
+            } => handle.disconnect_stream(*stream, ending.ending()),
             Self::EndAfter { responses, ending } => handle.end_after(Some((*responses, ending.ending()))),
             Self::Down {} => {
                 handle.refuse_connections(true);
@@ -269,15 +337,22 @@ impl Action {
             Self::Up {} => handle.refuse_connections(false),
             Self::RefuseStreams { code } => handle.refuse_streams(*code),
             Self::Pace { chunk, gap_ms } => {
-                handle.pace(Some(Pace { chunk: *chunk, gap: Duration::from_millis(*gap_ms) }));
+                handle.pace(Some(Pace {
+                    chunk: *chunk,
+                    gap: Duration::from_millis(*gap_ms),
+                }));
             }
             Self::Order { types } => handle.order(&types.iter().map(String::as_str).collect::<Vec<_>>()),
             Self::Resend { r#type } => handle.resend(r#type),
             Self::Heartbeat { r#type, name } => handle.heartbeat(r#type, name),
             Self::Unsolicited { r#type } => handle.unsolicited(r#type),
             Self::PinVersion { r#type, version } => handle.pin_version(r#type, version),
-            Self::Manner { manner: MannerName::Plain } => handle.manner(Manner::Plain),
-            Self::Manner { manner: MannerName::GoControlPlane } => handle.manner(Manner::GoControlPlane),
+            Self::Manner {
+                manner: MannerName::Plain,
+            } => handle.manner(Manner::Plain),
+            Self::Manner {
+                manner: MannerName::GoControlPlane,
+            } => handle.manner(Manner::GoControlPlane),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The listening side: binds, accepts HTTP/2 connections, and turns each xDS method call into a [`crate::stream`].
+//! The listening side: binds, accepts HTTP/2 connections, and turns each xDS method call into a stream of `stream.rs`.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

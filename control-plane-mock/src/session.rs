@@ -1,6 +1,6 @@
 //! The wire rules of one stream, without I/O: what a request changes, what is owed to the client, and the response that pays it.
 //!
-//! [`sotw`] and [`delta`] hold the two variants behind one trait; [`crate::stream`] pumps bytes in and out of them.
+//! [`sotw`] and [`delta`] hold the two variants behind one trait; `stream.rs` pumps bytes in and out of them.
 
 use bytes::Bytes;
 use prost::Message;

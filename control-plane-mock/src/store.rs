@@ -36,7 +36,7 @@ pub struct Entry {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    resources: Vec<(String, Any)>,
+    resources: BTreeMap<(String, String), Any>,
 }
 
 /// Anything that ends as a packed resource: a message itself, or one of the builders.
@@ -68,10 +68,7 @@ impl Snapshot {
 
     /// Adds a packed resource under the name found in its bytes.
     pub fn add_any(&mut self, any: Any) {
-        let name = name_of(&any);
-        self.resources
-            .retain(|(known, other)| *known != name || other.type_url != any.type_url);
-        self.resources.push((name, any));
+        self.resources.insert((any.type_url.clone(), name_of(&any)), any);
     }
 
     /// Number of resources of all types.
@@ -84,9 +81,14 @@ impl Snapshot {
         self.resources.is_empty()
     }
 
-    /// Name and payload of each resource, in the order they were added.
+    /// True if a resource of the same type and name is in it.
+    pub fn has_one_like(&self, any: &Any) -> bool {
+        self.resources.contains_key(&(any.type_url.clone(), name_of(any)))
+    }
+
+    /// Name and payload of each resource, by type and name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Any)> {
-        self.resources.iter().map(|(name, any)| (name.as_str(), any))
+        self.resources.iter().map(|((_, name), any)| (name.as_str(), any))
     }
 }
 
@@ -172,8 +174,8 @@ impl Store {
     /// Makes the store hold exactly `snapshot`. Types whose content does not change keep their version, and unchanged resources keep theirs.
     pub fn replace(&mut self, snapshot: &Snapshot) {
         let mut wanted: BTreeMap<&str, BTreeMap<&str, &Any>> = BTreeMap::new();
-        for (name, any) in snapshot.iter() {
-            wanted.entry(any.type_url.as_str()).or_default().insert(name, any);
+        for ((type_url, name), any) in &snapshot.resources {
+            wanted.entry(type_url).or_default().insert(name, any);
         }
         let known: Vec<String> = self.types.keys().cloned().collect();
         for type_url in known
@@ -201,6 +203,21 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Exchanges the resources named in `old` for those in `new`; resources in neither stay.
+    pub fn exchange(&mut self, old: &Snapshot, new: &Snapshot) {
+        let mut all = Snapshot::new();
+        for (type_url, state) in &self.types {
+            for (name, entry) in &state.entries {
+                let key = (type_url.clone(), name.clone());
+                if !old.resources.contains_key(&key) {
+                    all.resources.insert(key, entry.any.clone());
+                }
+            }
+        }
+        all.resources.extend(new.resources.clone());
+        self.replace(&all);
     }
 
     /// Fixes the version string of a type until the next change.

@@ -39,16 +39,15 @@ pub fn resources(text: &str) -> Result<Vec<Any>, String> {
 /// # Errors
 /// What is wrong, with the field path where it is known.
 pub fn resource(value: &Value) -> Result<Any, String> {
-    let encoded =
-        json::encode_value(value, "google.protobuf.Any", &Options::default()).map_err(|problems| problems.to_string())?;
+    let encoded = json::encode_value(value, "google.protobuf.Any", &Options::default())
+        .map_err(|problems| problems.to_string())?;
     let any = Any::decode(encoded.bytes.as_slice()).map_err(|error| error.to_string())?;
     check(&any)?;
     Ok(any)
 }
 
 fn message<M: Message + Default>(text: &str, full_name: &str) -> Result<M, String> {
-    let encoded =
-        json::encode_text(text, full_name, &Options::default()).map_err(|problems| problems.to_string())?;
+    let encoded = json::encode_text(text, full_name, &Options::default()).map_err(|problems| problems.to_string())?;
     M::decode(encoded.bytes.as_slice()).map_err(|error| error.to_string())
 }
 
@@ -100,7 +99,11 @@ resources:
 - "@type": type.googleapis.com/envoy.config.route.v3.RouteConfiguration
   name: r
 "#;
-        let names: Vec<String> = resources(text).expect("the text is good").iter().map(store::name_of).collect();
+        let names: Vec<String> = resources(text)
+            .expect("the text is good")
+            .iter()
+            .map(store::name_of)
+            .collect();
         assert_eq!(names, ["a", "b", "r"]);
         assert!(resources("").expect("nothing is no error").is_empty());
     }
@@ -111,8 +114,16 @@ resources:
         assert!(resources(unknown_field).expect_err("no such field").contains("nmae"));
         assert!(resources("just text").expect_err("no resource").contains("@type"));
         let no_resource = "\"@type\": type.googleapis.com/envoy.config.core.v3.Node\nid: a\n";
-        assert!(resources(no_resource).expect_err("a node is not served").contains("no xDS resource"));
+        assert!(
+            resources(no_resource)
+                .expect_err("a node is not served")
+                .contains("no xDS resource")
+        );
         let nameless = "\"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster\n";
-        assert!(resources(nameless).expect_err("a name is needed").contains("without a name"));
+        assert!(
+            resources(nameless)
+                .expect_err("a name is needed")
+                .contains("without a name")
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Descriptors of the messages that Istio sends and `envoy-types` lacks; the structs are in `src/istio.rs`.
+//! Descriptors of the messages that Istio sends and `envoy-types` lacks: Istio's own, whose structs are in `src/istio.rs`, and both `TypedStruct`s.
 //!
 //! A field is `(number, name, type)`. A type is a scalar's name or a message's full name, with `repeated`, `map` (string
 //! keys) or `oneof:<name>` before it, or `enum` before an enum's full name.
@@ -180,6 +180,22 @@ const FILES: &[File] = &[
         )],
         enums: &[],
     },
+    File {
+        package: "udpa.type.v1",
+        messages: &[(
+            "TypedStruct",
+            &[(1, "type_url", "string"), (2, "value", "google.protobuf.Struct")],
+        )],
+        enums: &[],
+    },
+    File {
+        package: "xds.type.v3",
+        messages: &[(
+            "TypedStruct",
+            &[(1, "type_url", "string"), (2, "value", "google.protobuf.Struct")],
+        )],
+        enums: &[],
+    },
 ];
 
 pub fn files() -> impl Iterator<Item = FileDescriptorProto> {
@@ -189,6 +205,7 @@ pub fn files() -> impl Iterator<Item = FileDescriptorProto> {
             package: Some(file.package.to_owned()),
             dependency: vec![
                 "google/protobuf/duration.proto".to_owned(),
+                "google/protobuf/struct.proto".to_owned(),
                 "envoy/config/core/v3/config_source.proto".to_owned(),
             ],
             syntax: Some("proto3".to_owned()),

@@ -46,65 +46,8 @@ impl Rules {
     }
 
     fn one(&mut self, group: &str, rule: &FieldDescriptor, argument: &Value, list: &mut Vec<Rule>, pools: &mut Pools) {
-        let bytes = group == "bytes";
-        let text = bytes || group == "string";
-        let op = match rule.name() {
-            "required" => ops::REQUIRED,
-            "skip" => ops::SKIP,
-            "ignore_empty" => ops::IGNORE_EMPTY,
-            "const" if text => ops::TEXT_CONST,
-            "const" => ops::CONST,
-            "lt" => ops::LT,
-            "lte" => ops::LTE,
-            "gt" => ops::GT,
-            "gte" => ops::GTE,
-            "in" if text || group == "any" => ops::TEXT_IN,
-            "not_in" if text || group == "any" => ops::TEXT_NOT_IN,
-            "in" => ops::IN,
-            "not_in" => ops::NOT_IN,
-            "defined_only" => ops::DEFINED_ONLY,
-            "len" if bytes => ops::LEN_BYTES,
-            "min_len" if bytes => ops::MIN_BYTES,
-            "max_len" if bytes => ops::MAX_BYTES,
-            "len" => ops::LEN,
-            "min_len" => ops::MIN_LEN,
-            "max_len" => ops::MAX_LEN,
-            "len_bytes" => ops::LEN_BYTES,
-            "min_bytes" => ops::MIN_BYTES,
-            "max_bytes" => ops::MAX_BYTES,
-            "pattern" => ops::PATTERN,
-            "prefix" => ops::PREFIX,
-            "suffix" => ops::SUFFIX,
-            "contains" => ops::CONTAINS,
-            "not_contains" => ops::NOT_CONTAINS,
-            "email" => ops::EMAIL,
-            "hostname" => ops::HOSTNAME,
-            "ip" => ops::IP,
-            "ipv4" => ops::IPV4,
-            "ipv6" => ops::IPV6,
-            "uri" => ops::URI,
-            "uri_ref" => ops::URI_REF,
-            "address" => ops::ADDRESS,
-            "uuid" => ops::UUID,
-            "well_known_regex" => {
-                if argument.as_enum_number() == Some(1) {
-                    ops::HEADER_NAME
-                } else {
-                    ops::HEADER_VALUE
-                }
-            }
-            "min_items" | "min_pairs" => ops::MIN_ITEMS,
-            "max_items" | "max_pairs" => ops::MAX_ITEMS,
-            "unique" => ops::UNIQUE,
-            "items" => ops::ITEMS,
-            "keys" => ops::KEYS,
-            "values" => ops::VALUES,
-            // `strict` is read together with `well_known_regex`; `no_sparse` cannot be broken on the wire.
-            "strict" | "no_sparse" => return,
-            other => {
-                println!("cargo:warning=PGV rule {group}.{other} is not known");
-                return;
-            }
+        let Some(op) = operation(group, rule.name(), argument) else {
+            return;
         };
         if matches!(argument, Value::Bool(false)) && op != ops::CONST {
             return;
@@ -141,6 +84,70 @@ impl Rules {
             list.push(record)
         }
     }
+}
+
+/// The operation of a PGV rule, named within its group (`string.min_len`).
+fn operation(group: &str, rule: &str, argument: &Value) -> Option<u8> {
+    let bytes = group == "bytes";
+    let text = bytes || group == "string";
+    Some(match rule {
+        "required" => ops::REQUIRED,
+        "skip" => ops::SKIP,
+        "ignore_empty" => ops::IGNORE_EMPTY,
+        "const" if text => ops::TEXT_CONST,
+        "const" => ops::CONST,
+        "lt" => ops::LT,
+        "lte" => ops::LTE,
+        "gt" => ops::GT,
+        "gte" => ops::GTE,
+        "in" if text || group == "any" => ops::TEXT_IN,
+        "not_in" if text || group == "any" => ops::TEXT_NOT_IN,
+        "in" => ops::IN,
+        "not_in" => ops::NOT_IN,
+        "defined_only" => ops::DEFINED_ONLY,
+        "len" if bytes => ops::LEN_BYTES,
+        "min_len" if bytes => ops::MIN_BYTES,
+        "max_len" if bytes => ops::MAX_BYTES,
+        "len" => ops::LEN,
+        "min_len" => ops::MIN_LEN,
+        "max_len" => ops::MAX_LEN,
+        "len_bytes" => ops::LEN_BYTES,
+        "min_bytes" => ops::MIN_BYTES,
+        "max_bytes" => ops::MAX_BYTES,
+        "pattern" => ops::PATTERN,
+        "prefix" => ops::PREFIX,
+        "suffix" => ops::SUFFIX,
+        "contains" => ops::CONTAINS,
+        "not_contains" => ops::NOT_CONTAINS,
+        "email" => ops::EMAIL,
+        "hostname" => ops::HOSTNAME,
+        "ip" => ops::IP,
+        "ipv4" => ops::IPV4,
+        "ipv6" => ops::IPV6,
+        "uri" => ops::URI,
+        "uri_ref" => ops::URI_REF,
+        "address" => ops::ADDRESS,
+        "uuid" => ops::UUID,
+        "well_known_regex" => {
+            if argument.as_enum_number() == Some(1) {
+                ops::HEADER_NAME
+            } else {
+                ops::HEADER_VALUE
+            }
+        }
+        "min_items" | "min_pairs" => ops::MIN_ITEMS,
+        "max_items" | "max_pairs" => ops::MAX_ITEMS,
+        "unique" => ops::UNIQUE,
+        "items" => ops::ITEMS,
+        "keys" => ops::KEYS,
+        "values" => ops::VALUES,
+        // `strict` is read together with `well_known_regex`; `no_sparse` cannot be broken on the wire.
+        "strict" | "no_sparse" => return None,
+        other => {
+            println!("cargo:warning=PGV rule {group}.{other} is not known");
+            return None;
+        }
+    })
 }
 
 /// PGV's header patterns are strict unless told otherwise.

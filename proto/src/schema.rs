@@ -72,7 +72,6 @@ impl Message {
             4 => WellKnown::Struct,
             5 => WellKnown::Value,
             6 => WellKnown::ListValue,
-            7 => WellKnown::FieldMask,
             8 => WellKnown::Wrapper,
             9 => WellKnown::Empty,
             _ => WellKnown::None,
@@ -177,7 +176,6 @@ pub enum WellKnown {
     Struct,
     Value,
     ListValue,
-    FieldMask,
     /// `google.protobuf.BoolValue` and the like: one field, `value`, number 1.
     Wrapper,
     Empty,

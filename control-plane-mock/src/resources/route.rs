@@ -71,11 +71,11 @@ impl VhostBuilder {
 
     /// Adds a route from a path prefix to a cluster.
     pub fn route(self, path_prefix: &str, cluster: &str) -> Self {
-        self.add(prefix(path_prefix).cluster(cluster))
+        self.with_route(prefix(path_prefix).cluster(cluster))
     }
 
     /// Adds a route.
-    pub fn add(mut self, route: impl Into<Route>) -> Self {
+    pub fn with_route(mut self, route: impl Into<Route>) -> Self {
         if let Some(vhost) = self.message.virtual_hosts.last_mut() {
             vhost.routes.push(route.into());
         }

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use prost::Message;
+use remora_proto::pb::envoy::config::cluster::v3::Cluster;
 use remora_proto::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 
-use crate::script::Script;
+use crate::script::{Manner, Script};
 use crate::store::{self, Store};
 use crate::transcript::{Entry, What};
+use crate::types;
 
 use super::{Reply, Response, Session, StreamInfo, describe, kind, version_of, wrap};
 
@@ -18,6 +20,9 @@ pub struct DeltaSession {
     info: StreamInfo,
     next_nonce: u64,
     subscriptions: BTreeMap<String, Subscription>,
+    /// Assignments to send again although the client has them: their cluster changed, and a changed cluster warms until it hears of its
+    /// endpoints. Envoy keeps its subscription then, so nothing but the cluster's own update tells the server (measured against 1.40).
+    refresh: BTreeSet<String>,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +62,19 @@ impl DeltaSession {
             info,
             next_nonce: 0,
             subscriptions: BTreeMap::new(),
+            refresh: BTreeSet::new(),
+        }
+    }
+
+    fn refresh_endpoints(&mut self) {
+        if let Some(endpoints) = self.subscriptions.get_mut(types::ENDPOINTS) {
+            self.refresh.retain(|name| {
+                let subscribed = endpoints.names.contains(name);
+                if subscribed {
+                    endpoints.sent.remove(name);
+                }
+                !subscribed
+            });
         }
     }
 
@@ -107,6 +125,7 @@ impl Session for DeltaSession {
         entry.initial_versions = request.initial_resource_versions.into_iter().collect();
         entry.initial_versions.sort();
         subscription.update(&entry);
+        self.refresh_endpoints();
         Ok(entry)
     }
 
@@ -144,10 +163,17 @@ impl Session for DeltaSession {
         for name in &owed.updated {
             if let Some(entry) = store.of(type_url).and_then(|state| state.entries().get(name)) {
                 subscription.told_missing.remove(name);
-                subscription.sent.insert(name.clone(), Held::Revision(entry.revision));
+                let replaced = subscription
+                    .sent
+                    .insert(name.clone(), Held::Revision(entry.revision))
+                    .is_some();
+                if replaced && type_url == types::CLUSTER && script.manner == Manner::Plain {
+                    self.refresh.extend(assignment_of(entry));
+                }
                 resources.push(wrap(name, &entry.version, Some(entry.any.clone()), entry.ttl));
             }
         }
+        self.refresh_endpoints();
         self.reply(type_url, version_of(store, type_url), resources, owed.removed)
     }
 
@@ -269,4 +295,15 @@ impl Subscription {
             Some(Held::Revision(revision)) => *revision == entry.revision,
         }
     }
+}
+
+/// Name of the EDS resource of a cluster that has one.
+fn assignment_of(entry: &store::Entry) -> Option<String> {
+    let cluster = Cluster::decode(entry.any.value.as_slice()).ok()?;
+    let eds = cluster.eds_cluster_config?;
+    Some(if eds.service_name.is_empty() {
+        cluster.name
+    } else {
+        eds.service_name
+    })
 }

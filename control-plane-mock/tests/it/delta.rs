@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use control_plane_mock::resources::{cluster_static, endpoints, secret_ca};
+use control_plane_mock::resources::{cluster_eds, cluster_static, endpoints, secret_ca};
 use control_plane_mock::{ControlPlane, Snapshot, What};
 use remora_proto::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use remora_proto::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
@@ -112,6 +112,40 @@ async fn a_wildcard_on_nothing_is_greeted_with_an_empty_response() {
     client.subscribe("lds", &[]).await;
     let response = client.next().await;
     assert!(response.resources.is_empty() && response.removed_resources.is_empty());
+}
+
+#[tokio::test]
+async fn a_changed_cluster_brings_its_endpoints_again() {
+    let first = Snapshot::new()
+        .with(cluster_eds("a"))
+        .with(endpoints("a", [("127.0.0.1", 1)]));
+    let control_plane = ControlPlane::builder().snapshot(&first).start().await.unwrap();
+    let mut client = Delta::open(&control_plane).await;
+    client.subscribe("cds", &[]).await;
+    client.next().await;
+    client.subscribe("eds", &["a"]).await;
+    let assignment = client.next().await;
+    control_plane.push_cluster(cluster_eds("a").http2());
+    assert!(client.next().await.type_url.ends_with("Cluster"));
+    assert_eq!(client.next().await.resources, assignment.resources);
+
+    let held = |name: &str, version: &str| HashMap::from([(name.to_owned(), version.to_owned())]);
+    let mut client = Delta::open(&control_plane).await;
+    client
+        .send(DeltaDiscoveryRequest {
+            initial_resource_versions: held("a", "old"),
+            ..delta("cds")
+        })
+        .await;
+    assert_eq!(added(&client.next().await), ["a"]);
+    client
+        .send(DeltaDiscoveryRequest {
+            resource_names_subscribe: vec!["a".to_owned()],
+            initial_resource_versions: held("a", &assignment.resources[0].version),
+            ..delta("eds")
+        })
+        .await;
+    assert_eq!(client.next().await.resources, assignment.resources);
 }
 
 #[tokio::test]

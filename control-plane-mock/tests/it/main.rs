@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod binary;
 mod client;
 mod delta;
+mod directory;
 mod pki;
+mod scenario;
 mod script;
 mod sotw;

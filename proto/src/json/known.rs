@@ -24,7 +24,6 @@ impl Encoder<'_> {
                 parse_timestamp,
                 "a timestamp like \"2024-01-31T12:00:00Z\"",
             ),
-            WellKnown::FieldMask => self.field_mask(source, &event),
             WellKnown::Struct => match message.field(1) {
                 Some(fields) => self.field(source, fields, event),
                 None => skip(source, &event),
@@ -61,23 +60,6 @@ impl Encoder<'_> {
                 put_tag(&mut self.out, number, 0);
                 put_varint(&mut self.out, part as u64);
             }
-        }
-        Ok(())
-    }
-
-    fn field_mask<'a>(&mut self, source: &mut dyn Source<'a>, event: &Event<'a>) -> Result<(), Stop> {
-        let Event::Text(text) = event else {
-            return self.mismatch(source, "field names with commas between", event);
-        };
-        for path in text.split(',').filter(|path| !path.is_empty()) {
-            let mut snake = String::with_capacity(path.len() + 4);
-            for letter in path.chars() {
-                if letter.is_ascii_uppercase() {
-                    snake.push('_');
-                }
-                snake.push(letter.to_ascii_lowercase());
-            }
-            put_len(&mut self.out, 1, snake.as_bytes());
         }
         Ok(())
     }

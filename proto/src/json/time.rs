@@ -98,8 +98,8 @@ fn parse_fraction(fraction: &str) -> Option<i32> {
 fn format_fraction(text: &mut String, nanos: u32) {
     let _ = match nanos {
         0 => Ok(()),
-        _ if nanos % 1_000_000 == 0 => write!(text, ".{:03}", nanos / 1_000_000),
-        _ if nanos % 1000 == 0 => write!(text, ".{:06}", nanos / 1000),
+        _ if nanos.is_multiple_of(1_000_000) => write!(text, ".{:03}", nanos / 1_000_000),
+        _ if nanos.is_multiple_of(1000) => write!(text, ".{:06}", nanos / 1000),
         _ => write!(text, ".{nanos:09}"),
     };
 }

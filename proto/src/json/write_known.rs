@@ -24,7 +24,6 @@ impl<W: Write> Writer<'_, W> {
             WellKnown::Any => self.any(bytes, secret),
             WellKnown::Duration => self.moment(bytes, format_duration),
             WellKnown::Timestamp => self.moment(bytes, format_timestamp),
-            WellKnown::FieldMask => self.field_mask(bytes),
             WellKnown::Struct | WellKnown::ListValue => self.container(bytes, message, secret),
             WellKnown::Value => self.value(bytes, message, secret),
             WellKnown::Wrapper => self.wrapper(bytes, message, secret),
@@ -64,26 +63,6 @@ impl<W: Write> Writer<'_, W> {
         // Out of range has no JSON form; both numbers still tell what was sent.
         let text = format(seconds, nanos).unwrap_or_else(|| format!("out of range: {seconds} s, {nanos} ns"));
         self.string(&text)
-    }
-
-    fn field_mask(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
-        let mut mask = String::new();
-        for field in Fields::new(bytes) {
-            let Value::Len(path) = field?.value else { continue };
-            if !mask.is_empty() {
-                mask.push(',');
-            }
-            let mut capital = false;
-            for letter in String::from_utf8_lossy(path).chars() {
-                if letter == '_' {
-                    capital = true;
-                    continue;
-                }
-                mask.push(if capital { letter.to_ascii_uppercase() } else { letter });
-                capital = false;
-            }
-        }
-        self.string(&mask)
     }
 
     /// `Struct` and `ListValue`: the content of their one field, without its name.

@@ -77,14 +77,32 @@ impl Walk<'_> {
     }
 
     pub(super) fn any(&mut self, bytes: &[u8], scope: Scope, path: &Path<'_>) {
-        let (url, value) = match (wire::bytes_field(bytes, 1), wire::bytes_field(bytes, 2)) {
-            (Ok(url), Ok(value)) => (url.unwrap_or_default(), value.unwrap_or_default()),
-            (Err(error), _) | (_, Err(error)) => {
-                return self
-                    .report
-                    .add(FindingKind::Malformed, || path.words(), error.to_string());
+        let (mut url, mut value) = (&[][..], &[][..]);
+        for found in Fields::new(bytes) {
+            match found.map(|found| (found.number, found.value)) {
+                Ok((1, Value::Len(bytes))) => url = bytes,
+                Ok((2, Value::Len(bytes))) => value = bytes,
+                Ok((1 | 2, _)) => {
+                    return self.report.add(
+                        FindingKind::Malformed,
+                        || path.words(),
+                        "the value is not of the field's type",
+                    );
+                }
+                Ok((number, _)) => {
+                    self.report.add(
+                        FindingKind::Unknown,
+                        || path.words(),
+                        format!("an Any has no field {number}"),
+                    );
+                }
+                Err(error) => {
+                    return self
+                        .report
+                        .add(FindingKind::Malformed, || path.words(), error.to_string());
+                }
             }
-        };
+        }
         let Ok(url) = std::str::from_utf8(url) else {
             return self
                 .report

@@ -121,7 +121,7 @@ fn is_uuid(text: &str) -> bool {
 /// PGV's strict form is RFC 7230's token, with a colon in front for pseudo headers; the loose one bans what could split a header.
 fn is_header_name(text: &str, strict: bool) -> bool {
     if !strict {
-        return !text.is_empty() && !text.bytes().any(|byte| matches!(byte, 0 | b'\n' | b'\r'));
+        return is_header_value(text.as_bytes(), false);
     }
     let token = text.strip_prefix(':').unwrap_or(text);
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_|~`".contains(&byte);

@@ -81,7 +81,12 @@ impl ClientConnection {
             Body::Full(bytes) => Some(Body::Full(bytes.clone())),
             _ => None,
         };
-        let mut pump = RequestPump { ended: upgrade || body.is_end_stream(), body, framing, written: 0 };
+        let mut pump = RequestPump {
+            ended: upgrade || body.is_end_stream(),
+            body,
+            framing,
+            written: 0,
+        };
         if pump.ended && framing == Framing::Chunked {
             encode::last_chunk(&mut self.out, None);
         }
@@ -127,11 +132,18 @@ impl ClientConnection {
     }
 
     fn into_response(mut self: Box<Self>, head: ResponseHead, pump: RequestPump) -> Response {
-        let ResponseHead { response, body, keep_alive } = head;
+        let ResponseHead {
+            response,
+            body,
+            keep_alive,
+        } = head;
         let pump_done = pump.is_done(&self);
         if pump_done {
             // Most answers are short and here already: the connection is free before the response goes on.
-            if let Some(remaining) = body.remaining().filter(|remaining| *remaining <= self.stream.read.len() as u64) {
+            if let Some(remaining) = body
+                .remaining()
+                .filter(|remaining| *remaining <= self.stream.read.len() as u64)
+            {
                 let data = self.stream.read.split_to(remaining as usize).freeze();
                 self.release(keep_alive);
                 return response.map(|()| Body::from(data));
@@ -143,13 +155,23 @@ impl ClientConnection {
             return response.map(|()| Body::Empty);
         }
         let pump = (!pump_done).then_some(pump);
-        let body = ResponseBody { connection: Some(self), decoder: body, pump, keep_alive };
+        let body = ResponseBody {
+            connection: Some(self),
+            decoder: body,
+            pump,
+            keep_alive,
+        };
         response.map(|()| Body::H1Response(Box::new(body)))
     }
 
     fn into_tunnel(self: Box<Self>, head: ResponseHead, pump: RequestPump) -> Response {
         let decoder = BodyDecoder::UntilClose;
-        let body = ResponseBody { connection: Some(self), decoder, pump: Some(pump), keep_alive: false };
+        let body = ResponseBody {
+            connection: Some(self),
+            decoder,
+            pump: Some(pump),
+            keep_alive: false,
+        };
         head.response.map(|()| Body::H1Response(Box::new(body)))
     }
 
@@ -262,9 +284,14 @@ pub struct ResponseBody {
 impl ResponseBody {
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.poll_progress(cx);
-        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+        let Some(connection) = &mut self.connection else {
+            return Poll::Ready(None);
+        };
         loop {
-            match self.decoder.decode(&mut connection.stream.read, connection.options.max_headers) {
+            match self
+                .decoder
+                .decode(&mut connection.stream.read, connection.options.max_headers)
+            {
                 Ok(Decoded::Data(data)) => {
                     if self.decoder.is_done() {
                         self.end();
@@ -295,7 +322,9 @@ impl ResponseBody {
 
     /// Drives the rest of the request upstream; its failures show on the response.
     pub fn poll_progress(&mut self, cx: &mut Context<'_>) {
-        let (Some(pump), Some(connection)) = (&mut self.pump, &mut self.connection) else { return };
+        let (Some(pump), Some(connection)) = (&mut self.pump, &mut self.connection) else {
+            return;
+        };
         if let Poll::Ready(result) = pump.poll(cx, connection) {
             self.keep_alive &= result.is_ok();
             let tunnel = self.decoder == BodyDecoder::UntilClose && pump.framing == Framing::UntilClose;
@@ -320,7 +349,9 @@ impl ResponseBody {
     }
 
     fn end(&mut self) {
-        let Some(connection) = self.connection.take() else { return };
+        let Some(connection) = self.connection.take() else {
+            return;
+        };
         let pump_done = self.pump.take().is_none_or(|pump| pump.is_done(&connection));
         connection.release(self.keep_alive && pump_done);
     }

@@ -93,17 +93,19 @@ impl BodyDecoder {
     }
 }
 
-fn decode_chunked(
-    state: &mut ChunkState,
-    buffer: &mut BytesMut,
-    max_headers: usize,
-) -> Result<Decoded, BrokenFraming> {
+fn decode_chunked(state: &mut ChunkState, buffer: &mut BytesMut, max_headers: usize) -> Result<Decoded, BrokenFraming> {
     loop {
         match *state {
             ChunkState::Size => {
-                let Some((size, line)) = chunk_size(buffer)? else { return Ok(Decoded::NeedMore) };
+                let Some((size, line)) = chunk_size(buffer)? else {
+                    return Ok(Decoded::NeedMore);
+                };
                 buffer.advance(line);
-                *state = if size == 0 { ChunkState::Trailers } else { ChunkState::Data(size) };
+                *state = if size == 0 {
+                    ChunkState::Trailers
+                } else {
+                    ChunkState::Data(size)
+                };
             }
             ChunkState::Data(remaining) => {
                 if buffer.is_empty() {
@@ -111,7 +113,11 @@ fn decode_chunked(
                 }
                 let take = remaining.min(buffer.len() as u64);
                 let left = remaining - take;
-                *state = if left == 0 { ChunkState::DataEnd } else { ChunkState::Data(left) };
+                *state = if left == 0 {
+                    ChunkState::DataEnd
+                } else {
+                    ChunkState::Data(left)
+                };
                 return Ok(Decoded::Data(buffer.split_to(take as usize).freeze()));
             }
             ChunkState::DataEnd => {
@@ -142,18 +148,30 @@ fn decode_trailers(
     }
     let Some(end) = memchr::memmem::find(buffer, b"\r\n\r\n") else {
         let started_well = buffer.first() != Some(&b'\n');
-        return if started_well && buffer.len() < MAX_TRAILERS { Ok(Decoded::NeedMore) } else { Err(BrokenFraming) };
+        return if started_well && buffer.len() < MAX_TRAILERS {
+            Ok(Decoded::NeedMore)
+        } else {
+            Err(BrokenFraming)
+        };
     };
     let block = buffer.split_to(end + 4);
     let trailers = parse::trailers(&block, max_headers).ok_or(BrokenFraming)?;
     *state = ChunkState::Done;
-    if trailers.is_empty() { Ok(Decoded::End) } else { Ok(Decoded::Trailers(trailers)) }
+    if trailers.is_empty() {
+        Ok(Decoded::End)
+    } else {
+        Ok(Decoded::Trailers(trailers))
+    }
 }
 
 /// Size and length of the size line; `None`: the line is not complete.
 fn chunk_size(buffer: &[u8]) -> Result<Option<(u64, usize)>, BrokenFraming> {
     let Some(newline) = memchr::memchr(b'\n', buffer) else {
-        return if buffer.len() < MAX_SIZE_LINE { Ok(None) } else { Err(BrokenFraming) };
+        return if buffer.len() < MAX_SIZE_LINE {
+            Ok(None)
+        } else {
+            Err(BrokenFraming)
+        };
     };
     if newline == 0 || newline > MAX_SIZE_LINE || buffer[newline - 1] != b'\r' {
         return Err(BrokenFraming);
@@ -165,7 +183,9 @@ fn chunk_size(buffer: &[u8]) -> Result<Option<(u64, usize)>, BrokenFraming> {
     if digits == 0 || digits > 16 || !extension_ok || memchr::memchr(b'\r', line).is_some() {
         return Err(BrokenFraming);
     }
-    let size = std::str::from_utf8(&line[..digits]).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
+    let size = std::str::from_utf8(&line[..digits])
+        .ok()
+        .and_then(|text| u64::from_str_radix(text, 16).ok());
     Ok(Some((size.ok_or(BrokenFraming)?, newline + 1)))
 }
 
@@ -215,7 +235,11 @@ mod tests {
             b"4;a\rb\r\nWiki\r\n0\r\n\r\n",
             b"\r\n",
         ] {
-            assert_eq!(decode_all(input, input.len()).map(|ok| ok.0), Err(BrokenFraming), "{input:?}");
+            assert_eq!(
+                decode_all(input, input.len()).map(|ok| ok.0),
+                Err(BrokenFraming),
+                "{input:?}"
+            );
         }
     }
 }

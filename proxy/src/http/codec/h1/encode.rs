@@ -57,7 +57,11 @@ pub fn response_head(
     framing: Framing,
     connection: Option<&'static str>,
 ) {
-    out.extend_from_slice(if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    out.extend_from_slice(if version == Version::HTTP_10 {
+        b"HTTP/1.0 "
+    } else {
+        b"HTTP/1.1 "
+    });
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
@@ -117,7 +121,11 @@ fn framing_header(out: &mut Vec<u8>, framing: Framing) {
     match framing {
         Framing::Length(length) => {
             let mut buffer = itoa::Buffer::new();
-            header(out, CONTENT_LENGTH.as_str().as_bytes(), buffer.format(length).as_bytes());
+            header(
+                out,
+                CONTENT_LENGTH.as_str().as_bytes(),
+                buffer.format(length).as_bytes(),
+            );
         }
         Framing::Chunked => header(out, TRANSFER_ENCODING.as_str().as_bytes(), b"chunked"),
         Framing::None | Framing::UntilClose => {}

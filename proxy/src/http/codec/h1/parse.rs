@@ -50,9 +50,16 @@ pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<Requ
     if head_len > options.max_head_bytes {
         return Err(HEAD_TOO_LARGE);
     }
-    let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    let version = if parsed.version == Some(0) {
+        Version::HTTP_10
+    } else {
+        Version::HTTP_11
+    };
     if version == Version::HTTP_10 && !options.accept_http_10 {
-        return Err(Failure::BadRequest { details: "low_version", status: StatusCode::UPGRADE_REQUIRED });
+        return Err(Failure::BadRequest {
+            details: "low_version",
+            status: StatusCode::UPGRADE_REQUIRED,
+        });
     }
     let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes()).map_err(|_| CODEC_ERROR)?;
     let base = buffer.as_ptr() as usize;
@@ -75,7 +82,10 @@ pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<Requ
     let is_connect = method == Method::CONNECT;
     *request.method_mut() = method;
     if version == Version::HTTP_11 && !is_connect && request.uri().authority().is_none() && framing.hosts == 0 {
-        return Err(Failure::BadRequest { details: "missing_host_header", status: StatusCode::BAD_REQUEST });
+        return Err(Failure::BadRequest {
+            details: "missing_host_header",
+            status: StatusCode::BAD_REQUEST,
+        });
     }
     if framing.hosts > 1 {
         return Err(CODEC_ERROR);
@@ -107,8 +117,15 @@ pub fn response(buffer: &mut BytesMut, method: &Method, options: &H1Options) -> 
         Err(httparse::Error::TooManyHeaders) => return Err(Failure::ProtocolError("http1.too_many_headers")),
         Err(_) => return Err(BROKEN_RESPONSE),
     };
-    let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(BROKEN_RESPONSE)?;
+    let version = if parsed.version == Some(0) {
+        Version::HTTP_10
+    } else {
+        Version::HTTP_11
+    };
+    let status = parsed
+        .code
+        .and_then(|code| StatusCode::from_u16(code).ok())
+        .ok_or(BROKEN_RESPONSE)?;
     let base = buffer.as_ptr() as usize;
     let spans = Spans::of(base, parsed.headers);
     let head = buffer.split_to(head_len).freeze();
@@ -130,7 +147,11 @@ pub fn response(buffer: &mut BytesMut, method: &Method, options: &H1Options) -> 
     }
     let body = framing.response_body(status, method)?;
     let keep_alive = framing.keep_alive(version) && !matches!(body, BodyDecoder::UntilClose);
-    Ok(Some(ResponseHead { response, body, keep_alive }))
+    Ok(Some(ResponseHead {
+        response,
+        body,
+        keep_alive,
+    }))
 }
 
 /// Headers that concern one connection only (RFC 9110 section 7.6.1).
@@ -174,10 +195,12 @@ impl Spans {
     }
 
     fn iter<'a>(&'a self, head: &'a Bytes) -> impl Iterator<Item = (&'a [u8], Bytes)> {
-        self.0.iter().map(move |&[name_start, name_end, value_start, value_end]| {
-            let value = head.slice(value_start as usize..value_end as usize);
-            (&head[name_start as usize..name_end as usize], value)
-        })
+        self.0
+            .iter()
+            .map(move |&[name_start, name_end, value_start, value_end]| {
+                let value = head.slice(value_start as usize..value_end as usize);
+                (&head[name_start as usize..name_end as usize], value)
+            })
     }
 }
 
@@ -203,7 +226,10 @@ impl Framing {
         } else if name == TRANSFER_ENCODING {
             if self.chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
                 let status = StatusCode::NOT_IMPLEMENTED;
-                return Err(Failure::BadRequest { details: "http1.invalid_transfer_encoding", status });
+                return Err(Failure::BadRequest {
+                    details: "http1.invalid_transfer_encoding",
+                    status,
+                });
             }
             self.chunked = true;
         } else if name == CONNECTION {
@@ -229,7 +255,10 @@ impl Framing {
             // RFC 9112 section 6.3: both together is an attempt at smuggling.
             (true, Some(_)) => {
                 let details = "http1.content_length_and_chunked_not_allowed";
-                Err(Failure::BadRequest { details, status: StatusCode::BAD_REQUEST })
+                Err(Failure::BadRequest {
+                    details,
+                    status: StatusCode::BAD_REQUEST,
+                })
             }
             (true, None) if version == Version::HTTP_10 || is_connect => Err(CODEC_ERROR),
             (true, None) => Ok(BodyDecoder::chunked()),
@@ -270,12 +299,20 @@ fn parse_length(value: &[u8]) -> Option<u64> {
 }
 
 fn uri(method: &Method, target: Bytes) -> Result<Uri, Failure> {
-    let invalid = Failure::BadRequest { details: "http1.invalid_url", status: StatusCode::BAD_REQUEST };
+    let invalid = Failure::BadRequest {
+        details: "http1.invalid_url",
+        status: StatusCode::BAD_REQUEST,
+    };
     if memchr::memchr(b'#', &target).is_some() {
-        return Err(Failure::BadRequest { details: "path_with_fragment", status: StatusCode::BAD_REQUEST });
+        return Err(Failure::BadRequest {
+            details: "path_with_fragment",
+            status: StatusCode::BAD_REQUEST,
+        });
     }
     let origin_form = target.starts_with(b"/") || &target[..] == b"*";
-    let Ok(uri) = Uri::from_maybe_shared(target) else { return Err(invalid) };
+    let Ok(uri) = Uri::from_maybe_shared(target) else {
+        return Err(invalid);
+    };
     let acceptable = if *method == Method::CONNECT {
         uri.authority().is_some() && uri.scheme().is_none()
     } else {
@@ -289,7 +326,10 @@ fn span(base: usize, part: &[u8]) -> std::ops::Range<usize> {
     start..start + part.len()
 }
 
-const CODEC_ERROR: Failure = Failure::BadRequest { details: "http1.codec_error", status: StatusCode::BAD_REQUEST };
+const CODEC_ERROR: Failure = Failure::BadRequest {
+    details: "http1.codec_error",
+    status: StatusCode::BAD_REQUEST,
+};
 const HEAD_TOO_LARGE: Failure = Failure::BadRequest {
     details: "http1.headers_too_large",
     status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -46,9 +46,21 @@ pub async fn serve<S: Service>(
     timeouts: Timeouts,
     drain: DrainSignal,
 ) {
-    let conn = Arc::new(Mutex::new(Conn { stream: Stream::new(io), body: BodyDecoder::length(0) }));
+    let conn = Arc::new(Mutex::new(Conn {
+        stream: Stream::new(io),
+        body: BodyDecoder::length(0),
+    }));
     let timer = Box::pin(tokio::time::sleep_until((clock::now() + FAR).into()));
-    let mut driver = Driver { conn, out: Vec::new(), service, connection, options, timeouts, timer, drain };
+    let mut driver = Driver {
+        conn,
+        out: Vec::new(),
+        service,
+        connection,
+        options,
+        timeouts,
+        timer,
+        drain,
+    };
     driver.run().await;
 }
 
@@ -113,7 +125,11 @@ impl<S: Service> Driver<S> {
     }
 
     /// Waits for the next request head. Cancel safe: what was read stays in the connection's buffer.
-    async fn next_head(&mut self, mut drained: Pin<&mut (impl Future<Output = ()> + Send)>, draining: &mut bool) -> Next {
+    async fn next_head(
+        &mut self,
+        mut drained: Pin<&mut (impl Future<Output = ()> + Send)>,
+        draining: &mut bool,
+    ) -> Next {
         let idle_since = clock::now();
         let mut head_since: Option<Instant> = None;
         poll_fn(|cx| {
@@ -145,7 +161,11 @@ impl<S: Service> Driver<S> {
             if !poll_deadline(self.timer.as_mut(), deadline, cx) {
                 return Poll::Pending;
             }
-            Poll::Ready(if partial { Next::Bad(HEADERS_TIMEOUT) } else { Next::Close })
+            Poll::Ready(if partial {
+                Next::Bad(HEADERS_TIMEOUT)
+            } else {
+                Next::Close
+            })
         })
         .await
     }
@@ -165,7 +185,11 @@ impl<S: Service> Driver<S> {
             }
         }
         let body = if has_body { self.request_body() } else { Body::Empty };
-        let protocol = if version == Version::HTTP_10 { Protocol::Http10 } else { Protocol::Http11 };
+        let protocol = if version == Version::HTTP_10 {
+            Protocol::Http10
+        } else {
+            Protocol::Http11
+        };
         let request = head.request.map(|()| body);
         let mut exchange = Exchange::new(request, self.connection.clone(), protocol);
         exchange.upgrade = upgrade;
@@ -177,7 +201,12 @@ impl<S: Service> Driver<S> {
         }
         let keep = match self.call(&mut exchange).await {
             Ok(response) => {
-                let mut reply = Reply { version, is_head: method == Method::HEAD, keep_alive: head.keep_alive, tunnel };
+                let mut reply = Reply {
+                    version,
+                    is_head: method == Method::HEAD,
+                    keep_alive: head.keep_alive,
+                    tunnel,
+                };
                 self.respond(&mut exchange, response, &mut reply).await && reply.keep_alive
             }
             Err(failure) => {
@@ -237,7 +266,8 @@ impl<S: Service> Driver<S> {
             self.conn.lock().body = BodyDecoder::length(0);
         }
         let request_done = self.conn.lock().body.is_done();
-        let closes = exchange.close_downstream || upgraded || framing == Framing::UntilClose || self.drain.is_draining();
+        let closes =
+            exchange.close_downstream || upgraded || framing == Framing::UntilClose || self.drain.is_draining();
         reply.keep_alive &= !closes && request_done;
         let connection = match (reply.keep_alive || upgraded, reply.version) {
             (false, _) => Some("close"),
@@ -245,9 +275,20 @@ impl<S: Service> Driver<S> {
             (true, _) => None,
         };
         let before = self.out.len();
-        let version = if reply.version == Version::HTTP_10 { Version::HTTP_10 } else { Version::HTTP_11 };
+        let version = if reply.version == Version::HTTP_10 {
+            Version::HTTP_10
+        } else {
+            Version::HTTP_11
+        };
         let framing = if upgraded { Framing::UntilClose } else { framing };
-        encode::response_head(&mut self.out, version, parts.status, &parts.headers, framing, connection);
+        encode::response_head(
+            &mut self.out,
+            version,
+            parts.status,
+            &parts.headers,
+            framing,
+            connection,
+        );
         exchange.bytes.response_headers = (self.out.len() - before) as u64;
         exchange.timing.first_downstream_tx = Some(exchange.elapsed());
         let sent = self.send_body(exchange, &mut body, framing).await;
@@ -367,7 +408,12 @@ impl<S: Service> Driver<S> {
         exchange.extensions.insert(RefusedHead(failure));
         exchange.close_downstream = true;
         let response = self.service.call(&mut exchange).await;
-        let mut reply = Reply { version: Version::HTTP_11, is_head: false, keep_alive: false, tunnel: false };
+        let mut reply = Reply {
+            version: Version::HTTP_11,
+            is_head: false,
+            keep_alive: false,
+            tunnel: false,
+        };
         self.respond(&mut exchange, response, &mut reply).await;
         exchange.timing.end = Some(exchange.elapsed());
         self.service.finish(&mut exchange);
@@ -428,7 +474,10 @@ impl RequestBody {
                 Err(_) => {
                     self.ended = true;
                     let status = StatusCode::BAD_REQUEST;
-                    let failure = Failure::BadRequest { details: "http1.codec_error", status };
+                    let failure = Failure::BadRequest {
+                        details: "http1.codec_error",
+                        status,
+                    };
                     return Poll::Ready(Some(Err(BodyError::Failed(failure))));
                 }
             }
@@ -481,5 +530,7 @@ fn record_cut(exchange: &mut Exchange, failure: &Failure) {
     exchange.details = row.details.into();
 }
 
-const HEADERS_TIMEOUT: Failure =
-    Failure::BadRequest { details: "request_header_timeout", status: StatusCode::REQUEST_TIMEOUT };
+const HEADERS_TIMEOUT: Failure = Failure::BadRequest {
+    details: "request_header_timeout",
+    status: StatusCode::REQUEST_TIMEOUT,
+};

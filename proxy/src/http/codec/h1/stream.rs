@@ -30,7 +30,12 @@ thread_local! {
 
 impl Stream {
     pub fn new(io: Io) -> Self {
-        Self { io, read: BytesMut::new(), bulk: false, last_activity: None }
+        Self {
+            io,
+            read: BytesMut::new(),
+            bulk: false,
+            last_activity: None,
+        }
     }
 
     /// Reads once. `Ok(0)` is the end of the stream.

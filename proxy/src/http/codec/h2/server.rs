@@ -46,7 +46,7 @@ pub async fn serve<S: Service>(
                 return;
             }
         },
-        () = drain.reached(DrainPhase::Draining) => return,
+        () = closed(drain.clone()) => return,
         () = clock::sleep(patience) => return,
     };
     let mut driver = Driver::new(h2, service, connection, options);
@@ -69,6 +69,14 @@ pub async fn serve<S: Service>(
     }
 }
 
+/// Completes when the drain is over. Its beginning is no reason to leave a handshake: a request may be on its way behind it.
+async fn closed(mut drain: DrainSignal) {
+    drain.reached(DrainPhase::Closed).await;
+    if drain.phase() != DrainPhase::Closed {
+        std::future::pending().await
+    }
+}
+
 /// What a connection and its streams tell each other.
 pub(super) struct Shared {
     pub(super) options: H2Options,
@@ -77,6 +85,8 @@ pub(super) struct Shared {
     /// Milliseconds since `started` when a stream last ended.
     last_end: AtomicU64,
     flooded: AtomicBool,
+    /// We ended the connection: what streams then see as a reset was none by the client.
+    cut: AtomicBool,
     resets: Mutex<ResetBucket>,
 }
 
@@ -91,6 +101,11 @@ impl ActiveStream {
 
     pub(super) fn options(&self) -> &H2Options {
         &self.0.options
+    }
+
+    /// Whether the stream ended because we ended its connection.
+    pub(super) fn was_cut(&self) -> bool {
+        self.0.cut.load(Ordering::Relaxed)
     }
 
     /// Counts a reset by the peer; too many close the connection (`stream_reset_burst`, `stream_reset_rate`).
@@ -184,6 +199,7 @@ impl<S: Service> Driver<S> {
                 active: AtomicU32::new(0),
                 last_end: AtomicU64::new(0),
                 flooded: AtomicBool::new(false),
+                cut: AtomicBool::new(false),
                 resets: Mutex::new(ResetBucket::new(options, now)),
             }),
         }
@@ -196,6 +212,7 @@ impl<S: Service> Driver<S> {
                 Poll::Ready(Some(Ok((request, respond)))) => self.accept(request, respond),
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(connection = self.connection.id, %error, "http2 connection failed");
+                    self.shared.cut.store(!error.is_io(), Ordering::Relaxed);
                     return Poll::Ready(());
                 }
                 Poll::Ready(None) => return Poll::Ready(()),
@@ -203,6 +220,7 @@ impl<S: Service> Driver<S> {
             }
             if self.shared.flooded.swap(false, Ordering::Relaxed) {
                 tracing::debug!(connection = self.connection.id, "http2 stream reset flood");
+                self.shared.cut.store(true, Ordering::Relaxed);
                 self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 continue;
             }
@@ -213,6 +231,7 @@ impl<S: Service> Driver<S> {
                 .is_some_and(|keepalive| keepalive.poll(cx).is_ready())
             {
                 tracing::debug!(connection = self.connection.id, "http2 keepalive timeout");
+                self.shared.cut.store(true, Ordering::Relaxed);
                 return Poll::Ready(());
             }
             if !again {
@@ -242,6 +261,7 @@ impl<S: Service> Driver<S> {
     }
 
     async fn abort(mut self) {
+        self.shared.cut.store(true, Ordering::Relaxed);
         self.h2.abrupt_shutdown(Reason::NO_ERROR);
         // Once, for the GOAWAY: a peer that does not read is not waited for.
         poll_fn(|cx| {

@@ -50,9 +50,15 @@ pub(super) async fn run<S: Service>(
         };
         let end = sender.answer(&*service, &mut exchange).await;
         if let Err(end) = end {
-            record(&mut exchange, &end);
-            if matches!(end, Failure::DownstreamReset) {
-                active.count_reset();
+            let downstream = matches!(end, Failure::DownstreamReset | Failure::DownstreamDisconnect);
+            if downstream && active.was_cut() {
+                record(&mut exchange, &Failure::DownstreamDisconnect);
+                exchange.details = Cow::Borrowed("downstream_local_disconnect");
+            } else {
+                record(&mut exchange, &end);
+                if end == Failure::DownstreamReset {
+                    active.count_reset();
+                }
             }
         }
     }
