@@ -144,6 +144,15 @@ impl StatGroup for ClusterStats {
         under("outlier_detection.", &self.outlier, visit);
         under("health_check.", &self.health_check, visit);
     }
+
+    fn reset(&self) {
+        self.traffic.reset();
+        self.outlier.reset();
+        self.health_check.reset();
+        for codes in [&self.responses, &self.internal, &self.external, &self.canary] {
+            codes.reset();
+        }
+    }
 }
 
 fn under(prefix: &str, group: &dyn StatGroup, visit: &mut dyn FnMut(&str, Value<'_>)) {
@@ -172,6 +181,15 @@ impl ResponseCodes {
         self.classes[class - 1].inc();
         let codes = self.codes[class - 1].get_or_init(|| (0..100).map(|_| Counter::default()).collect());
         codes[code].inc();
+    }
+
+    fn reset(&self) {
+        let codes = self
+            .codes
+            .iter()
+            .filter_map(OnceLock::get)
+            .flat_map(|codes| codes.iter());
+        self.classes.iter().chain(codes).for_each(Counter::reset);
     }
 
     /// How often `status` was counted.
@@ -210,10 +228,7 @@ impl ResponseCodes {
         if completed == 0 {
             return;
         }
-        visit(
-            &format!("{prefix}upstream_rq_completed"),
-            Value::Counter(completed),
-        );
+        visit(&format!("{prefix}upstream_rq_completed"), Value::Counter(completed));
         self.visit(prefix, visit);
     }
 }
@@ -249,5 +264,10 @@ mod tests {
         }
         assert!(!seen.contains_key("internal.upstream_rq_503"));
         assert!(!seen.contains_key("upstream_rq_999"));
+        stats.reset();
+        assert_eq!(
+            (stats.responses.value(200), stats.outlier.ejections_active.value()),
+            (0, 7)
+        );
     }
 }

@@ -82,11 +82,9 @@ pub fn needs(bytes: &[u8]) -> Compiled<ClusterNeeds> {
     // Objects of its own for what a build registers itself with.
     let scratch = BuildContext {
         secrets: Arc::default(),
-        stats: Default::default(),
-        hosts: Arc::default(),
         ..SCRATCH.clone()
     };
-    build(&config, bytes, &scratch)?;
+    validate(&config, &scratch)?;
     let mut secrets = Vec::new();
     for socket in sockets(&config) {
         secrets.extend(secret_refs(socket).under("transport_socket")?);
@@ -130,9 +128,7 @@ fn sockets(config: &pb::Cluster) -> impl Iterator<Item = &core::TransportSocket>
 }
 
 fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Cluster> {
-    let transport = transport(config, cx)?;
-    let plan = plan(config, &transport)?;
-    let inline = inline_endpoints(config, &plan, &transport)?;
+    let (transport, plan, inline) = validate(config, cx)?;
     let name: Arc<str> = Arc::from(config.name.as_str());
     let stats = cx.stats.group::<ClusterStats>(&stats_prefix(config));
     let limits = plan.thresholds;
@@ -161,6 +157,17 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         cluster.set_endpoints(endpoints, now);
     }
     Ok(cluster)
+}
+
+/// All that can fail; touches nothing but the secrets of `cx`.
+fn validate(
+    config: &pb::Cluster,
+    cx: &BuildContext,
+) -> Compiled<(UpstreamTransport, Plan, Option<endpoint::Endpoints>)> {
+    let transport = transport(config, cx)?;
+    let plan = plan(config, &transport)?;
+    let inline = inline_endpoints(config, &plan, &transport)?;
+    Ok((transport, plan, inline))
 }
 
 fn stats_prefix(config: &pb::Cluster) -> String {

@@ -203,6 +203,11 @@ fn endpoint_template(
         Err(_) => return Err(Problems::one("health_status", "unknown value")),
     };
     let location = location(endpoint.address.as_ref()).under("endpoint.address")?;
+    let hostname = match (&location, endpoint.hostname.as_str()) {
+        // A host found by name is called by it.
+        (Location::Name(name, _), "") => name.clone(),
+        (_, hostname) => hostname.to_owned(),
+    };
     let additional = each(
         "endpoint.additional_addresses",
         &endpoint.additional_addresses,
@@ -219,7 +224,7 @@ fn endpoint_template(
     Ok(Template {
         location,
         additional,
-        hostname: Arc::from(endpoint.hostname.as_str()),
+        hostname: Arc::from(hostname),
         weight,
         priority: group.priority,
         locality: locality.clone(),

@@ -82,7 +82,7 @@ fn scan(hosts: &[Arc<Host>], random: &mut dyn FnMut() -> u64) -> usize {
             (best, ties) = (index, 1);
         } else if candidate == current {
             ties += 1;
-            if random() % ties == 0 {
+            if random().is_multiple_of(ties) {
                 best = index;
             }
         }
