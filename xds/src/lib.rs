@@ -47,3 +47,6 @@ pub use stats::Stats;
 pub use store::status::{DumpEntry, TypeStatus};
 pub use store::{Change, Interpreter, Now, PathSource, Reference, Resource, Source, Store, Update, Updates};
 pub use types::{ResourceType, TypeInfo};
+
+#[cfg(test)]
+mod tests;

@@ -385,7 +385,9 @@ impl Mux {
         let body = match self.config.mode {
             Mode::Sotw => {
                 // An answer repeats the whole list; only the newest nonce makes a server read it.
-                session.pending &= answer.nonce != session.nonce;
+                if answer.nonce == session.nonce {
+                    session.answered();
+                }
                 session.sotw(answer.version)
             }
             Mode::Delta => Body::Delta {

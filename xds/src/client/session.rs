@@ -31,6 +31,10 @@ pub(crate) struct Session {
     ever_named: bool,
     /// Delta: unsubscribed names that the wildcard may still cover.
     ambiguous: BTreeSet<Arc<str>>,
+    /// Names asked for again and not answered yet: a new delta stream must not claim to hold them.
+    stale: BTreeSet<Arc<str>>,
+    /// SotW: a name is to be asked for again, which an ACK with the same list would not say.
+    again: bool,
     add: BTreeSet<Arc<str>>,
     remove: BTreeSet<Arc<str>>,
     /// SotW: the list that the next request carries, once encoded.
@@ -54,6 +58,8 @@ impl Session {
             named: false,
             ever_named: false,
             ambiguous: BTreeSet::new(),
+            stale: BTreeSet::new(),
+            again: false,
             add: BTreeSet::new(),
             remove: BTreeSet::new(),
             names: None,
@@ -101,6 +107,7 @@ impl Session {
             return;
         }
         self.add.remove(name);
+        self.stale.remove(name);
         self.remove.insert(name.clone());
         if !self.wildcard {
             self.held.remove(name);
@@ -115,6 +122,8 @@ impl Session {
     pub(crate) fn refresh(&mut self, name: &Arc<str>) {
         if self.explicit.contains(name) {
             self.add.insert(name.clone());
+            self.stale.insert(name.clone());
+            self.again = true;
             self.pending = true;
         }
     }
@@ -163,6 +172,7 @@ impl Session {
     /// The pending subscription request, if the present state still calls for one.
     pub(crate) fn next_sotw(&mut self) -> Option<Body> {
         self.pending = false;
+        self.again = false;
         // An empty list before any other would be read as the wildcard.
         let unsaid = !self.wants_anything() && !self.named;
         if unsaid && !planted(Bug::EmptyFirstDelta) {
@@ -193,7 +203,8 @@ impl Session {
         let legacy = self.explicit.is_empty() && !self.ever_named;
         let star: Option<Arc<str>> = (self.wildcard && !legacy).then(|| WILDCARD.into());
         let subscribe = star.into_iter().chain(self.explicit.iter().cloned()).collect();
-        let mut initial: Vec<_> = self.held.iter().map(clone_pair).collect();
+        let held = self.held.iter().filter(|(name, _)| !self.stale.contains(*name));
+        let mut initial: Vec<_> = held.map(clone_pair).collect();
         initial.sort_unstable();
         self.started = true;
         Some(Body::Delta {
@@ -206,6 +217,7 @@ impl Session {
     /// Delta: an accepted resource.
     pub(crate) fn hold(&mut self, name: Arc<str>, version: Arc<str>) {
         self.ambiguous.remove(&name);
+        self.stale.remove(&name);
         if self.wants(&name) {
             self.held.insert(name, version);
         }
@@ -215,6 +227,12 @@ impl Session {
     pub(crate) fn forget(&mut self, name: &str) {
         self.held.remove(name);
         self.ambiguous.remove(name);
+        self.stale.remove(name);
+    }
+
+    /// SotW: an answer with the newest nonce and the whole list has been made; is anything left to say?
+    pub(crate) fn answered(&mut self) {
+        self.pending = self.again;
     }
 
     pub(crate) fn check_invariants(&self) {

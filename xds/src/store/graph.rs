@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::resource::{Reference, Resource, Source};
-use super::table::{Key, Link, Target, Warming};
+use super::table::{Entry, Key, Link, Target, Warming};
 use super::{Action, Now, Store, SubscriptionChange, Timer};
 use crate::bugs::{Bug, planted};
 
@@ -148,14 +148,18 @@ impl Store {
         entry.error = None;
         let active = entry.active.take();
         let links = std::mem::take(&mut entry.links);
-        if entry.is_vacant() {
-            self.tables[usize::from(key.table)].entries.remove(&key.name);
-        }
+        self.drop_vacant(key);
         links.iter().for_each(|link| self.release(link));
         if active.is_some() {
             self.published.push(key.clone());
         }
         active.is_some()
+    }
+
+    fn drop_vacant(&mut self, key: &Key) {
+        if self.entry(key).is_some_and(Entry::is_vacant) {
+            self.tables[usize::from(key.table)].entries.remove(&key.name);
+        }
     }
 
     fn link(&mut self, reference: Reference) -> Link {
@@ -251,6 +255,8 @@ impl Store {
         change(before, Action::Unsubscribe);
         if unused && !ty.full_state {
             self.delete(key);
+        } else if unused {
+            self.drop_vacant(key);
         }
     }
 }
