@@ -283,7 +283,7 @@ fn open(connectors: &Connectors, to_open: &ToOpen) -> Option<Link> {
 }
 
 /// The next event of any stream or file; pending for ever while there is none.
-async fn next_of(open: &mut Vec<Open>) -> Event {
+async fn next_of(open: &mut [Open]) -> Event {
     std::future::poll_fn(|context| {
         let ready = open.iter_mut().position_map(|open| match &mut open.link {
             Link::Stream { events, .. } => match Pin::new(events).poll_next(context) {

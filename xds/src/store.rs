@@ -27,7 +27,7 @@ use crate::stats::Stats;
 use crate::types::{PINNED, ResourceType};
 
 #[cfg(doc)]
-use crate::client::mux::Batch;
+use crate::client::Batch;
 
 /// The two clocks, read together by whoever calls.
 #[derive(Clone, Copy, Debug)]

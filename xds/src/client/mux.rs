@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 
-use super::message::{Received, Response, is_unresolved_alias};
+use super::batch::Batch;
+use super::message::Response;
 use super::pacing::{Backoff, Bucket, RateLimit};
 use super::request::{self, Body, Failure, Request};
 use super::session::Session;
@@ -48,26 +49,6 @@ impl MuxConfig {
             backoff: Backoff::default(),
         }
     }
-}
-
-/// What a response asks of the store. Must be handed back to [`Mux::finish`].
-#[derive(Debug)]
-pub struct Batch {
-    pub ty: ResourceType,
-    pub version: Arc<str>,
-    pub resources: Vec<Received>,
-    pub removed: Vec<Arc<str>>,
-    /// Names that a heartbeat has vouched for.
-    pub present: Vec<Arc<str>>,
-    /// What is wrong already: duplicates, undecodable entries, entries of another type.
-    pub failures: Vec<Failure>,
-    /// The response is the whole set of this type.
-    pub full: bool,
-    /// The whole response is to be refused; nothing of it may be applied.
-    pub rejected: bool,
-    nonce: Arc<str>,
-    /// Delta: what to record for the entries that are accepted.
-    versions: Vec<(Arc<str>, Arc<str>)>,
 }
 
 struct Answer {
@@ -202,10 +183,14 @@ impl Mux {
     }
 
     /// Sorts a response out. `None`: nobody asked for that type on this stream; it gets no answer.
-    pub fn on_response(&mut self, response: Response, now: Instant) -> Option<Batch> {
+    pub fn on_response(&mut self, mut response: Response, now: Instant) -> Option<Batch> {
         self.config.backoff.reset();
         self.stats.connected_state.set(1);
-        if let Some(identifier) = response.control_plane.filter(|identifier| !identifier.is_empty()) {
+        if let Some(identifier) = response
+            .control_plane
+            .take()
+            .filter(|identifier| !identifier.is_empty())
+        {
             self.stats.identify(identifier);
         }
         let index = self
@@ -218,40 +203,13 @@ impl Mux {
         }
         self.open += 1;
         session.nonce = response.nonce.as_str().into();
-        let delta = self.config.mode == Mode::Delta;
-        let mut batch = Batch {
-            ty: session.ty,
-            version: response.version,
-            resources: Vec::with_capacity(response.resources.len()),
-            removed: response.removed,
-            present: Vec::new(),
-            failures: Vec::new(),
-            full: !delta && session.ty.full_state,
-            rejected: false,
-            nonce: session.nonce.clone(),
-            versions: Vec::new(),
-        };
-        let mut twice = batch.find_duplicates(&response.resources, delta);
-        for received in response.resources {
-            // The first copy of a SotW resource counts.
-            if let Some(met) = twice.get_mut(&received.name)
-                && std::mem::replace(met, true)
-            {
-                continue;
-            }
-            sort_received(session, &mut batch, received, &mut self.ttl, delta, now);
-        }
-        if !session.wildcard {
-            batch.removed.retain(|name| session.explicit.contains(name));
-        }
-        if batch.rejected {
-            batch.resources.clear();
-            batch.removed.clear();
-            batch.present.clear();
-            batch.versions.clear();
-            batch.full = false;
-        }
-        Some(batch)
+        Some(Batch::sort(
+            session,
+            response,
+            self.config.mode == Mode::Delta,
+            &mut self.ttl,
+            now,
+        ))
     }
 
     /// The verdict on a batch: queues its ACK, or its NACK when there are `failures` (those of the batch included).
@@ -422,81 +380,4 @@ fn spontaneous_nonce(session: &Session) -> Arc<str> {
     } else {
         session.nonce.clone()
     }
-}
-
-impl Batch {
-    /// Two entries of one name: a delta response is refused as a whole, a SotW one keeps the first. Returns those names, each with
-    /// whether its first copy has been met.
-    fn find_duplicates(&mut self, resources: &[Received], delta: bool) -> HashMap<Arc<str>, bool> {
-        let mut seen: HashSet<&str> = HashSet::with_capacity(resources.len());
-        let removed = self.removed.iter().map(|name| &**name).filter(|_| delta);
-        let names = resources
-            .iter()
-            .map(|received| &*received.name)
-            .filter(|name| !name.is_empty());
-        let twice: Vec<Arc<str>> = names
-            .chain(removed)
-            .filter(|name| !seen.insert(name))
-            .map(Arc::from)
-            .collect();
-        self.rejected = delta && !twice.is_empty();
-        let reason = |name: &Arc<str>| Failure {
-            name: name.clone(),
-            reason: "the response names it twice".to_owned(),
-        };
-        self.failures.extend(twice.iter().map(reason));
-        twice.into_iter().map(|name| (name, false)).collect()
-    }
-}
-
-/// Puts one entry where it belongs: heartbeat, failure, unasked (dropped), or resource.
-fn sort_received(session: &Session, batch: &mut Batch, received: Received, ttl: &mut Ttl, delta: bool, now: Instant) {
-    if let Some(reason) = received.problem {
-        batch.failures.push(Failure {
-            name: received.name,
-            reason,
-        });
-        return;
-    }
-    if is_unresolved_alias(&received, session.ty) {
-        batch.removed.extend(received.aliases.into_iter().map(Arc::from));
-        return;
-    }
-    if received.name.is_empty() {
-        batch.failures.push(Failure {
-            name: received.name,
-            reason: "name: must not be empty".to_owned(),
-        });
-        return;
-    }
-    let aliased = received
-        .aliases
-        .iter()
-        .any(|alias| session.explicit.contains(alias.as_str()));
-    if !session.wants(&received.name) && !aliased {
-        return;
-    }
-    if received.payload.is_none() {
-        let held = if delta {
-            session.held.get(&received.name)
-        } else {
-            Some(&session.accepted)
-        };
-        if session.ty.heartbeats && held.is_some_and(|held| *held == received.version) {
-            ttl.refresh(session.ty, &received.name, received.ttl, now);
-            batch.present.push(received.name);
-            return;
-        }
-        let reason = "resource: must be set unless the version is the one held".to_owned();
-        batch.failures.push(Failure {
-            name: received.name,
-            reason,
-        });
-        return;
-    }
-    ttl.refresh(session.ty, &received.name, received.ttl, now);
-    if delta {
-        batch.versions.push((received.name.clone(), received.version.clone()));
-    }
-    batch.resources.push(received);
 }

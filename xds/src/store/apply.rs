@@ -12,8 +12,8 @@ use super::resource::{ErrorState, Reference, Resource};
 use super::table::Key;
 use super::{Now, Store};
 use crate::bugs::{Bug, planted};
+use crate::client::Batch;
 use crate::client::message::Received;
-use crate::client::mux::Batch;
 use crate::client::request::Failure;
 use crate::types::ResourceType;
 
