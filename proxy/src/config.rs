@@ -12,6 +12,26 @@ pub mod route;
 pub mod tls;
 
 use std::fmt;
+use std::sync::Arc;
+
+use crate::cluster::host::HostRegistry;
+use crate::snapshot::SnapshotCell;
+use crate::telemetry::access_log::Sinks;
+use crate::telemetry::stats::Stats;
+use crate::tls::SecretStore;
+
+/// What compiled configuration is tied to: the long-lived objects that survive it. One per process; cloning shares.
+#[derive(Clone, Default)]
+pub struct BuildContext {
+    pub stats: Stats,
+    pub secrets: Arc<SecretStore>,
+    /// Where compiled connection managers and TCP proxies look up route tables and clusters.
+    pub snapshot: Arc<SnapshotCell>,
+    pub access_logs: Arc<Sinks>,
+    pub hosts: Arc<HostRegistry>,
+    /// `node` of the bootstrap: locality and metadata for access logs and zone awareness.
+    pub node: Arc<remora_proto::pb::envoy::config::core::v3::Node>,
+}
 
 /// What one field says that we cannot do, or what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +56,10 @@ pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
     pub fn one(path: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self(vec![Problem { path: path.into(), reason: reason.into() }])
+        Self(vec![Problem {
+            path: path.into(),
+            reason: reason.into(),
+        }])
     }
 
     /// Puts `prefix` in front of each path.

@@ -1,3 +1,95 @@
 //! TLS on both sides: rustls configurations behind `ArcSwap`, SPIFFE/SAN verification, ALPN policy, rotation.
 //!
-//! In: transport sockets and secrets. Out: [`Io`](crate::runtime::io::Io) with a verified [`PeerInfo`]. New certificates apply to new handshakes only.
+//! In: transport sockets and secrets. Out: an [`Io`] with a verified [`PeerInfo`]. New certificates apply to new handshakes
+//! only: a context keeps its identity while the rustls configuration inside it is swapped.
+
+pub mod context;
+pub mod downstream;
+pub mod error;
+pub mod material;
+pub mod params;
+pub mod peer;
+pub mod report;
+pub mod san;
+pub mod secret;
+pub mod stats;
+pub mod upstream;
+pub mod verifier;
+pub mod verify;
+pub mod walk;
+pub mod x509;
+
+use std::sync::Arc;
+
+pub use downstream::DownstreamTls;
+pub use secret::{SecretCell, SecretStore};
+pub use upstream::UpstreamTls;
+
+use crate::runtime::io::Io;
+
+/// What a handshake told about the peer and the connection; formatted once per connection, read by access logs, XFCC and RBAC.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// URI SANs of the peer's certificate, in its order.
+    pub uri_sans: Vec<String>,
+    pub dns_sans: Vec<String>,
+    /// RFC 2253 subject.
+    pub subject: Option<String>,
+    pub issuer: Option<String>,
+    /// Lower-case hex, as in Envoy's `DOWNSTREAM_PEER_SERIAL`.
+    pub serial: Option<String>,
+    /// SHA-256 of the DER certificate, lower-case hex (XFCC `Hash`).
+    pub sha256: Option<String>,
+    /// The leaf as DER; PEM is made only where a log or header asks for it.
+    pub certificate: Option<Arc<[u8]>>,
+    /// The whole chain as presented, DER.
+    pub chain: Vec<Arc<[u8]>>,
+    pub local_uri_sans: Vec<String>,
+    pub local_dns_sans: Vec<String>,
+    pub local_subject: Option<String>,
+    /// `TLSv1.3`, `TLSv1.2`
+    pub version: &'static str,
+    /// OpenSSL's name of the cipher suite, as Envoy prints it.
+    pub cipher: &'static str,
+    pub alpn: Option<Vec<u8>>,
+    pub sni: Option<String>,
+}
+
+/// A handshake that failed, by whose fault; `Display` is the `transport_failure_reason`.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// Envoy: "TLS_error:|…"
+    #[error("TLS_error:|{0}")]
+    Handshake(String),
+    /// The peer's certificate was refused, or missing.
+    #[error("TLS_error:|{1}")]
+    Verify(error::VerifyFailure, String),
+    /// The context's secrets have not arrived; Envoy refuses the connection (`downstream_context_secrets_not_ready`).
+    #[error("TLS secret is not supplied by SDS")]
+    SecretNotReady,
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// A cluster's transport sockets: the default and the `transport_socket_matches`, first match by endpoint metadata wins.
+#[derive(Default)]
+pub struct UpstreamTransport {
+    pub default: Option<Arc<UpstreamTls>>,
+    pub matches: Vec<TransportMatch>,
+}
+
+/// One entry of `transport_socket_matches`.
+pub struct TransportMatch {
+    pub name: String,
+    /// Must equal the endpoint's `envoy.transport_socket_match` metadata in each of these fields; empty matches all.
+    pub labels: Vec<(String, remora_proto::pb::google::protobuf::Value)>,
+    pub tls: Option<Arc<UpstreamTls>>,
+}
+
+/// A finished handshake.
+pub struct Handshaken {
+    /// Whether an earlier session was resumed.
+    pub resumed: bool,
+    pub io: Io,
+    pub peer: Arc<PeerInfo>,
+}

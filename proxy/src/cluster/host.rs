@@ -60,3 +60,7 @@ pub enum HealthFlag {
     ActiveHcTimeout = 1 << 8,
     EdsStatusDraining = 1 << 9,
 }
+
+/// Host states by (cluster name, address); an entry lives as long as somebody holds its state.
+#[derive(Default)]
+pub struct HostRegistry;

@@ -1,0 +1,1 @@
+//! Construction of every long-lived object, once.

@@ -1,0 +1,1 @@
+//! Where hosts come from: static lists, DNS, EDS, original destination.

@@ -1,0 +1,5 @@
+//! Load balancing policies, one file each, wait-free `pick(&self)`.
+/// A cluster's policy.
+pub enum Policy {
+    RoundRobin,
+}

@@ -1,0 +1,1 @@
+//! `envoy.config.cluster.v3.Cluster` → [`Cluster`](crate::cluster::Cluster).

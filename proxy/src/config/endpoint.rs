@@ -1,0 +1,1 @@
+//! `envoy.config.endpoint.v3.ClusterLoadAssignment` → hosts by priority.

@@ -1,0 +1,1 @@
+//! `HttpConnectionManager` → [`ConnectionManager`](crate::http::pipeline::ConnectionManager).

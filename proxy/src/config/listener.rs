@@ -1,0 +1,1 @@
+//! `envoy.config.listener.v3.Listener` → [`ListenerConfig`](crate::listener::ListenerConfig).

@@ -1,0 +1,195 @@
+//! The record of one stream, from its first header to its last byte: request, selected route, upstream, flags, guards.
+//!
+//! Owned by the codec's driver for as long as the stream lives. What must end with the stream (in-flight counts, permits, spans, the access-log record)
+//! hangs off it and acts on drop (D11).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::Extensions;
+
+use super::body::Body;
+use crate::cluster::{Cluster, Host};
+use crate::listener::ConnectionInfo;
+use crate::route::{Route, RouteTable, VirtualHost};
+use crate::telemetry::flags::ResponseFlags;
+
+/// One request and all that is known of it.
+pub struct Exchange {
+    /// The request as it goes upstream: layers and filters change it here.
+    pub request: http::Request<Body>,
+    pub connection: Arc<ConnectionInfo>,
+    pub protocol: Protocol,
+    pub started: Instant,
+    /// Wall clock at the first byte, for `%START_TIME%`.
+    pub start_time: SystemTime,
+    /// The route cell (D6): a filter may clear it, the router selects again.
+    pub route: RouteCell,
+    pub upstream: Upstream,
+    pub flags: ResponseFlags,
+    /// `%RESPONSE_CODE_DETAILS%`
+    pub details: Cow<'static, str>,
+    /// Set once a response head exists.
+    pub response_code: Option<http::StatusCode>,
+    pub bytes: ByteCounts,
+    pub timing: Timing,
+    /// The client's address after XFF processing; `None`: the connection's.
+    pub remote: Option<crate::runtime::io::Address>,
+    /// Path as received, before rewrites (`x-envoy-original-path`, `%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%`).
+    pub original_path: Option<http::uri::PathAndQuery>,
+    pub authority: Authority,
+    pub internal: bool,
+    /// Whatever filters keep per request, by type.
+    pub extensions: Extensions,
+    /// Dropped when the stream ends.
+    pub guards: Vec<Box<dyn Send>>,
+    /// Ask the codec to close the downstream connection after this response.
+    pub close_downstream: bool,
+    /// The request's upgrade, if it asks for one and the connection manager allows it.
+    pub upgrade: Option<super::upgrade::UpgradeKind>,
+    /// One random number a stream: runtime fractions and weighted clusters agree on it.
+    pub random: u64,
+    /// The response's headers, kept only if an access log asks for them (`AccessLog::needs_response_headers`).
+    pub logged_response: Option<Box<http::HeaderMap>>,
+    /// The response's trailers, kept only if an access log asks for them.
+    pub logged_trailers: Option<Box<http::HeaderMap>>,
+}
+
+/// The request's authority (`host` or `:authority`), as Envoy matches it.
+pub type Authority = Option<http::HeaderValue>;
+
+/// See [`Exchange::route`].
+#[derive(Default, Clone)]
+pub struct RouteCell {
+    pub table: Option<Arc<RouteTable>>,
+    pub virtual_host: Option<Arc<VirtualHost>>,
+    pub route: Option<Arc<Route>>,
+    pub cluster: Option<Arc<Cluster>>,
+    /// Which entry of a weighted cluster was chosen, for its header rules and per-filter configuration.
+    pub weighted: Option<u32>,
+}
+
+/// Dynamic metadata: what filters say of a stream, by namespace. Lives in [`Exchange::extensions`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DynamicMetadata(pub std::collections::BTreeMap<String, remora_proto::pb::google::protobuf::Struct>);
+
+impl DynamicMetadata {
+    /// The value at `path` below a namespace.
+    pub fn value(&self, namespace: &str, path: &[String]) -> Option<&remora_proto::pb::google::protobuf::Value> {
+        use remora_proto::pb::google::protobuf::value::Kind;
+        let (last, parents) = path.split_last()?;
+        let mut fields = self.0.get(namespace)?;
+        for key in parents {
+            match fields.fields.get(key)?.kind.as_ref()? {
+                Kind::StructValue(inner) => fields = inner,
+                _ => return None,
+            }
+        }
+        fields.fields.get(last)
+    }
+}
+
+/// Filter state that prints as text, by key. Lives in [`Exchange::extensions`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilterState(pub std::collections::BTreeMap<String, String>);
+
+/// What the router did upstream.
+#[derive(Default)]
+pub struct Upstream {
+    pub host: Option<Arc<Host>>,
+    /// Hosts of earlier attempts.
+    pub attempted: Vec<Arc<Host>>,
+    pub attempts: u32,
+    pub local: Option<crate::runtime::io::Address>,
+    pub tls: Option<Arc<crate::tls::PeerInfo>>,
+    pub protocol: Option<Protocol>,
+    pub connection_id: Option<u64>,
+    /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`
+    pub failure_reason: Option<String>,
+    /// Until response headers; for `x-envoy-upstream-service-time` (milliseconds).
+    pub service_time: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Http10,
+    Http11,
+    Http2,
+}
+
+impl Protocol {
+    /// As `%PROTOCOL%` prints it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        }
+    }
+}
+
+/// Bytes on the wire and of bodies.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ByteCounts {
+    /// Request body bytes (`%BYTES_RECEIVED%`).
+    pub received: u64,
+    /// Response body bytes (`%BYTES_SENT%`).
+    pub sent: u64,
+    pub request_headers: u64,
+    pub response_headers: u64,
+}
+
+/// Marks on the stream's way, as durations since [`Exchange::started`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timing {
+    /// Last byte of the request received (`%REQUEST_DURATION%`).
+    pub request_end: Option<Duration>,
+    pub first_upstream_tx: Option<Duration>,
+    pub last_upstream_tx: Option<Duration>,
+    /// First byte of the upstream's response (`%RESPONSE_DURATION%`).
+    pub first_upstream_rx: Option<Duration>,
+    pub last_upstream_rx: Option<Duration>,
+    pub first_downstream_tx: Option<Duration>,
+    /// All (`%DURATION%`).
+    pub end: Option<Duration>,
+}
+
+impl Exchange {
+    pub fn new(request: http::Request<Body>, connection: Arc<ConnectionInfo>, protocol: Protocol) -> Self {
+        Self {
+            request,
+            connection,
+            protocol,
+            started: crate::runtime::clock::now(),
+            start_time: crate::runtime::clock::system_now(),
+            route: RouteCell::default(),
+            upstream: Upstream::default(),
+            flags: ResponseFlags::default(),
+            details: Cow::Borrowed(""),
+            response_code: None,
+            bytes: ByteCounts::default(),
+            timing: Timing::default(),
+            remote: None,
+            original_path: None,
+            authority: None,
+            internal: false,
+            extensions: Extensions::new(),
+            guards: Vec::new(),
+            close_downstream: false,
+            upgrade: None,
+            random: fastrand::u64(..),
+            logged_response: None,
+            logged_trailers: None,
+        }
+    }
+
+    /// Time since the stream began.
+    pub fn elapsed(&self) -> Duration {
+        crate::runtime::clock::now().saturating_duration_since(self.started)
+    }
+
+    pub fn headers(&self) -> &http::HeaderMap {
+        self.request.headers()
+    }
+}

@@ -1,0 +1,235 @@
+//! Failures: one enum, one table (D10).
+
+use http::StatusCode;
+
+use crate::telemetry::flags::ResponseFlags;
+
+/// Everything that makes us answer in the upstream's place, or cut a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No virtual host or no route matched.
+    RouteNotFound,
+    /// RDS has not delivered the table.
+    RouteConfigurationNotFound,
+    ClusterNotFound(StatusCode),
+    MaintenanceMode,
+    NoHealthyUpstream,
+    /// A circuit breaker is open.
+    Overflow,
+    /// Connect refused, reset or TLS failure; the transport's reason if it has one.
+    ConnectFailure(Option<String>),
+    ConnectTimeout,
+    /// The upstream closed before response headers, or within the body.
+    ConnectionTermination,
+    /// The upstream reset the stream.
+    RemoteReset,
+    /// REFUSED_STREAM
+    RemoteRefused,
+    LocalReset,
+    /// The upstream broke its protocol; the codec's reason.
+    ProtocolError(&'static str),
+    /// The route's timeout ran out.
+    ResponseTimeout,
+    PerTryTimeout,
+    MaxStreamDuration,
+    StreamIdleTimeout,
+    RequestTimeout,
+    /// The client went away: nothing is answered, code 0 is logged.
+    DownstreamDisconnect,
+    /// The client reset the stream (HTTP/2).
+    DownstreamReset,
+    /// The client broke the protocol: details and the status of the answer.
+    BadRequest {
+        details: &'static str,
+        status: StatusCode,
+    },
+    UpgradeFailed,
+    PayloadTooLarge,
+    /// The buffer for retries ran over while a retry was due.
+    RetryBufferExceeded,
+    Overload,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub status: StatusCode,
+    pub flags: ResponseFlags,
+    /// `%RESPONSE_CODE_DETAILS%`
+    pub details: &'static str,
+    pub body: &'static str,
+    /// Whether the downstream connection closes behind the answer.
+    pub close_downstream: bool,
+}
+
+impl Failure {
+    /// The row of the failure table.
+    pub fn row(&self) -> Row {
+        let row = |status, flags, details, body| Row {
+            status,
+            flags,
+            details,
+            body,
+            close_downstream: false,
+        };
+        let close = |row: Row| Row {
+            close_downstream: true,
+            ..row
+        };
+        use ResponseFlags as F;
+        const RESET: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
+        let _ = RESET;
+        let none = F::default();
+        match self {
+            Self::RouteNotFound => row(StatusCode::NOT_FOUND, F::NO_ROUTE_FOUND, "route_not_found", ""),
+            Self::RouteConfigurationNotFound => row(
+                StatusCode::NOT_FOUND,
+                F::NO_ROUTE_FOUND,
+                "route_configuration_not_found",
+                "",
+            ),
+            Self::ClusterNotFound(status) => row(*status, F::NO_CLUSTER_FOUND, "cluster_not_found", ""),
+            Self::MaintenanceMode => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                F::UPSTREAM_OVERFLOW,
+                "maintenance_mode",
+                "maintenance mode",
+            ),
+            Self::NoHealthyUpstream => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                F::NO_HEALTHY_UPSTREAM,
+                "no_healthy_upstream",
+                "no healthy upstream",
+            ),
+            Self::Overflow => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                F::UPSTREAM_OVERFLOW,
+                "upstream_reset_before_response_started{overflow}",
+                "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+            ),
+            Self::ConnectFailure(_) => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                F::UPSTREAM_CONNECTION_FAILURE,
+                "upstream_reset_before_response_started{remote_connection_failure}",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure",
+            ),
+            Self::ConnectTimeout => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                F::UPSTREAM_CONNECTION_FAILURE,
+                "upstream_reset_before_response_started{connection_timeout}",
+                "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
+            ),
+            Self::ConnectionTermination => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                F::UPSTREAM_CONNECTION_TERMINATION,
+                "upstream_reset_before_response_started{connection_termination}",
+                "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+            ),
+            Self::RemoteReset => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                F::UPSTREAM_REMOTE_RESET,
+                "upstream_reset_before_response_started{remote_reset}",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote reset",
+            ),
+            Self::RemoteRefused => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                F::UPSTREAM_REMOTE_RESET,
+                "upstream_reset_before_response_started{remote_refused_stream_reset}",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote refused stream reset",
+            ),
+            Self::LocalReset => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                F::LOCAL_RESET,
+                "upstream_reset_before_response_started{local_reset}",
+                "upstream connect error or disconnect/reset before headers. reset reason: local reset",
+            ),
+            Self::ProtocolError(_) => row(
+                StatusCode::BAD_GATEWAY,
+                F::UPSTREAM_PROTOCOL_ERROR,
+                "upstream_reset_before_response_started{protocol_error}",
+                "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
+            ),
+            Self::ResponseTimeout => row(
+                StatusCode::GATEWAY_TIMEOUT,
+                F::UPSTREAM_REQUEST_TIMEOUT,
+                "response_timeout",
+                "upstream request timeout",
+            ),
+            Self::PerTryTimeout => row(
+                StatusCode::GATEWAY_TIMEOUT,
+                F::UPSTREAM_REQUEST_TIMEOUT,
+                "upstream_per_try_timeout",
+                "upstream request timeout",
+            ),
+            Self::MaxStreamDuration => row(
+                StatusCode::REQUEST_TIMEOUT,
+                F::UPSTREAM_MAX_STREAM_DURATION_REACHED,
+                "upstream_max_stream_duration_reached",
+                "upstream max stream duration reached",
+            ),
+            Self::StreamIdleTimeout => close(row(
+                StatusCode::REQUEST_TIMEOUT,
+                F::STREAM_IDLE_TIMEOUT,
+                "stream_idle_timeout",
+                "stream timeout",
+            )),
+            Self::RequestTimeout => close(row(
+                StatusCode::REQUEST_TIMEOUT,
+                none,
+                "request_overall_timeout",
+                "request timeout",
+            )),
+            Self::DownstreamDisconnect => close(row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                F::DOWNSTREAM_CONNECTION_TERMINATION,
+                "downstream_remote_disconnect",
+                "",
+            )),
+            Self::DownstreamReset => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                F::DOWNSTREAM_REMOTE_RESET | F::DOWNSTREAM_CONNECTION_TERMINATION,
+                "http2.remote_reset",
+                "",
+            ),
+            Self::BadRequest { details, status } => close(row(
+                *status,
+                F::DOWNSTREAM_PROTOCOL_ERROR,
+                details,
+                bad_request_body(*status),
+            )),
+            Self::UpgradeFailed => row(StatusCode::FORBIDDEN, none, "upgrade_failed", ""),
+            Self::PayloadTooLarge => row(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                none,
+                "request_payload_too_large",
+                "Payload Too Large",
+            ),
+            Self::RetryBufferExceeded => row(
+                StatusCode::INSUFFICIENT_STORAGE,
+                none,
+                "request_payload_exceeded_retry_buffer_limit",
+                "exceeded request buffer limit while retrying upstream",
+            ),
+            Self::Overload => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                F::OVERLOAD_MANAGER_TERMINATED,
+                "overload",
+                "envoy overloaded",
+            ),
+        }
+    }
+
+    pub fn details(&self) -> &'static str {
+        self.row().details
+    }
+}
+
+fn bad_request_body(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::BAD_REQUEST => "Bad Request",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "Request Header Fields Too Large",
+        StatusCode::UPGRADE_REQUIRED => "Upgrade Required",
+        StatusCode::HTTP_VERSION_NOT_SUPPORTED => "HTTP Version Not Supported",
+        _ => "",
+    }
+}

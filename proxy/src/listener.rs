@@ -1,0 +1,92 @@
+//! Listeners: bind, keep, swap and drain; the accept loop; listener filters; filter-chain match; connection info.
+//!
+//! In: compiled [`ListenerConfig`]s from the snapshot. Out: connections, each handed with its [`ConnectionInfo`] to the terminal network filter of
+//! its chain. A listener's socket is never closed and re-bound for an update: its [`ChainTable`](chain_match::ChainTable) is swapped.
+
+pub mod accept;
+pub mod bind;
+pub mod chain_match;
+pub mod connection;
+pub mod detect;
+pub mod manager;
+pub mod stats;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+pub use connection::serve;
+pub use manager::ListenerManager;
+
+use crate::runtime::io::Address;
+use crate::tls::PeerInfo;
+
+/// A compiled listener; see `config/listener.rs`.
+pub struct ListenerConfig {
+    pub name: Arc<str>,
+    /// xxh64 of the encoded resource: equal means unchanged (D12).
+    pub hash: u64,
+    pub addresses: Vec<Address>,
+    pub bind_to_port: bool,
+    pub reuse_port: bool,
+    pub chains: chain_match::ChainTable,
+    pub settings: ListenerSettings,
+}
+
+/// What of a listener does not force a new socket when it changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenerSettings {
+    pub stat_prefix: Option<String>,
+    pub direction: Direction,
+    pub use_original_dst: bool,
+    /// Bytes; Envoy's default is 1 MiB (`per_connection_buffer_limit_bytes`).
+    pub buffer_limit: usize,
+    pub backlog: u32,
+    pub transparent: bool,
+    pub freebind: bool,
+    pub listener_filters: Vec<ListenerFilter>,
+    /// 15 s by default; `None`: no limit.
+    pub listener_filters_timeout: Option<std::time::Duration>,
+    pub continue_on_listener_filters_timeout: bool,
+    /// `drain_type: MODIFY_ONLY`
+    pub drain_modify_only: bool,
+}
+
+/// The listener filters that exist so far, in their configured order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerFilter {
+    TlsInspector,
+    HttpInspector,
+    OriginalDst,
+    ProxyProtocol,
+}
+
+/// `traffic_direction`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Direction {
+    #[default]
+    Unspecified,
+    Inbound,
+    Outbound,
+}
+
+/// What is known of a downstream connection; made once per connection, shared by its streams.
+#[derive(Debug)]
+pub struct ConnectionInfo {
+    /// Unique in the process (`%CONNECTION_ID%`).
+    pub id: u64,
+    pub local: Address,
+    /// After listener filters and PROXY protocol; XFF applies per request, not here.
+    pub remote: Address,
+    /// The peer of the socket itself.
+    pub direct_remote: Address,
+    pub original_destination: Option<std::net::SocketAddr>,
+    pub sni: Option<Arc<str>>,
+    /// `raw_buffer` or `tls`
+    pub transport_protocol: &'static str,
+    pub alpn: Option<Arc<[u8]>>,
+    pub tls: Option<Arc<PeerInfo>>,
+    pub listener_name: Arc<str>,
+    pub filter_chain_name: Arc<str>,
+    pub direction: Direction,
+    pub accepted_at: Instant,
+}

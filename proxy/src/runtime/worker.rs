@@ -1,0 +1,1 @@
+//! Workers: one OS thread with a current-thread runtime each.

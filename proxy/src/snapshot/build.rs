@@ -1,0 +1,1 @@
+//! From resource changes to the next snapshot.
