@@ -54,6 +54,8 @@ pub struct ListenerSettings {
     pub drain_modify_only: bool,
     pub socket_options: Vec<SocketOption>,
     pub keepalive: Option<Keepalive>,
+    /// `ipv4_compat`: an IPv6 wildcard socket takes IPv4 too.
+    pub ipv4_compat: bool,
     /// Connections that one wake-up of the accept loop may take; `None`: all that wait.
     pub accepts_per_event: Option<u32>,
 }
