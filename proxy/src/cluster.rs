@@ -27,6 +27,8 @@ pub struct Cluster {
     pub id: u64,
     pub stats: Arc<ClusterStats>,
     pub connect_timeout: Duration,
+    /// Source address and socket options of its connections.
+    pub socket: crate::tcp::connect::SocketOptions,
     pub http: HttpOptions,
     pub breakers: breaker::Breakers,
     pub transport: UpstreamTransport,
@@ -78,4 +80,11 @@ pub struct PickContext<'a> {
 pub enum PickError {
     /// No host that may be used (`no_healthy_upstream`, response flag `UH`).
     NoHealthyHost,
+}
+
+impl Cluster {
+    /// A host for one request.
+    pub fn pick(&self, _context: &PickContext<'_>) -> Result<Arc<Host>, PickError> {
+        Err(PickError::NoHealthyHost)
+    }
 }
