@@ -1,6 +1,7 @@
 //! Network filters that stand before the terminal one, and the table that finds them by type URL.
 
 pub mod connection_limit;
+pub mod istio;
 pub mod local_ratelimit;
 
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub type Compile = fn(&[u8], &BuildContext) -> Compiled<Arc<dyn NetworkFilter>>;
 pub const REGISTRY: &[(&str, Compile)] = &[
     (connection_limit::TYPE_URL, connection_limit::compile),
     (local_ratelimit::TYPE_URL, local_ratelimit::compile),
+    (istio::STATS, istio::compile),
+    (istio::METADATA_EXCHANGE, istio::compile),
 ];
 
 /// The compile function of a type URL.

@@ -158,15 +158,9 @@ mod tests {
     async fn a_refused_connect_says_so() {
         // Bound and closed again: nobody listens there.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let result = open(
-            &Address::Ip(free),
-            &SocketOptions::default(),
-            Duration::from_secs(5),
-            None,
-            "",
-            Overrides::default(),
-        );
-        let failure = result.await.err();
+        let (address, options) = (Address::Ip(free), SocketOptions::default());
+        let result = open(&address, &options, Duration::from_secs(5), None, "", Overrides::default()).await;
+        let failure = result.err();
         let expected = Failure::ConnectFailure(Some("delayed connect error: Connection refused".to_owned()));
         assert_eq!(failure, Some(expected));
     }
