@@ -98,6 +98,10 @@ fn decode(bytes: &[u8]) -> Compiled<Listener> {
 }
 
 fn addresses(config: &Listener) -> Compiled<Vec<Address>> {
+    if config.listener_specifier.is_some() {
+        // An internal listener has none; it is refused for what it is.
+        return Ok(Vec::new());
+    }
     let mut addresses = vec![address(config.address.as_ref()).map_err(|problems| problems.under("address"))?];
     for (index, additional) in config.additional_addresses.iter().enumerate() {
         let path = format!("additional_addresses[{index}]");

@@ -165,7 +165,7 @@ async fn a_client_without_a_certificate_is_refused_only_where_one_is_required() 
 
 #[tokio::test]
 async fn chains_are_verified_and_each_fault_has_its_name() {
-    let (ca, other) = (Authority::new(), Authority::new());
+    let (ca, other) = (Authority::new(), Authority::named("other"));
     let cases = [
         ("good", ca.issue(&Wish::uri(SERVER)), None),
         ("through an intermediate", ca.issue_through(&Wish::uri(SERVER)), None),
@@ -192,7 +192,7 @@ async fn chains_are_verified_and_each_fault_has_its_name() {
 
 #[tokio::test]
 async fn verification_can_be_absent_lenient_or_pinned() {
-    let (ca, other) = (Authority::new(), Authority::new());
+    let (ca, other) = (Authority::new(), Authority::named("other"));
     let expired = ca.issue(&Wish { expired: true, ..Wish::uri(SERVER) });
     let foreign = other.issue(&Wish::uri(SERVER));
     let pin = |hash: &str| pb::CertificateValidationContext {

@@ -23,12 +23,13 @@ fn istio() -> Vec<(String, Vec<u8>)> {
 }
 
 /// Refused for what it would open if it were dropped, or for what would be missing.
-const REFUSED: [&str; 6] = [
+const REFUSED: [&str; 7] = [
     "envoy.extensions.filters.network.rbac.v3.RBAC is not supported",
     "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz is not supported",
     "envoy.extensions.filters.listener.original_src.v3.OriginalSrc is not supported",
     "config_discovery: not supported",
     "internal_listener: not supported",
+    "tunneling_config: not supported",
     "envoy_internal_address: not supported",
 ];
 

@@ -38,8 +38,12 @@ impl Wish {
 
 impl Authority {
     pub fn new() -> Self {
+        Self::named("root")
+    }
+
+    pub fn named(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
-        let issuer = CertifiedIssuer::self_signed(authority_params("root"), key).unwrap();
+        let issuer = CertifiedIssuer::self_signed(authority_params(name), key).unwrap();
         Self { pem: issuer.pem(), issuer }
     }
 
