@@ -44,7 +44,8 @@ fn locate_types() -> Result<PathBuf, Box<dyn Error>> {
             return Ok(found);
         }
     }
-    search_registry().ok_or_else(|| "the source of envoy-types was not found (is `src/generated/types.bin` there?)".into())
+    search_registry()
+        .ok_or_else(|| "the source of envoy-types was not found (is `src/generated/types.bin` there?)".into())
 }
 
 fn ask_cargo(offline: bool) -> Option<PathBuf> {
@@ -58,7 +59,10 @@ fn ask_cargo(offline: bool) -> Option<PathBuf> {
     }
     let output = command.output().ok().filter(|output| output.status.success())?;
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
-    let package = metadata["packages"].as_array()?.iter().find(|package| package["name"] == "envoy-types")?;
+    let package = metadata["packages"]
+        .as_array()?
+        .iter()
+        .find(|package| package["name"] == "envoy-types")?;
     types_under(Path::new(package["manifest_path"].as_str()?).parent()?)
 }
 
@@ -69,7 +73,9 @@ fn search_registry() -> Option<PathBuf> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))?;
     let registries = fs::read_dir(home.join("registry/src")).ok()?;
-    registries.flatten().find_map(|registry| types_under(&registry.path().join(&folder)))
+    registries
+        .flatten()
+        .find_map(|registry| types_under(&registry.path().join(&folder)))
 }
 
 fn types_under(folder: &Path) -> Option<PathBuf> {

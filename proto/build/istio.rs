@@ -1,12 +1,12 @@
-//! Descriptors of the messages that Istio sends and `envoy-types` lacks; the structs are in `src/istio.rs`.
+//! Descriptors of the messages that Istio sends and `envoy-types` lacks: Istio's own, whose structs are in `src/istio.rs`, and both `TypedStruct`s.
 //!
 //! A field is `(number, name, type)`. A type is a scalar's name or a message's full name, with `repeated`, `map` (string
 //! keys) or `oneof:<name>` before it, or `enum` before an enum's full name.
 
 use prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
 use prost_reflect::prost_types::{
-    DescriptorProto, EnumDescriptorProto, EnumValueDescriptorProto, FieldDescriptorProto, FileDescriptorProto, MessageOptions,
-    OneofDescriptorProto,
+    DescriptorProto, EnumDescriptorProto, EnumValueDescriptorProto, FieldDescriptorProto, FileDescriptorProto,
+    MessageOptions, OneofDescriptorProto,
 };
 
 type Fields = &'static [(i32, &'static str, &'static str)];
@@ -23,11 +23,22 @@ const FILES: &[File] = &[
     File {
         package: "istio.envoy.config.filter.http.alpn.v2alpha1",
         messages: &[
-            ("FilterConfig", &[(1, "alpn_override", "repeated istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig.AlpnOverride")]),
+            (
+                "FilterConfig",
+                &[(
+                    1,
+                    "alpn_override",
+                    "repeated istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig.AlpnOverride",
+                )],
+            ),
             (
                 "FilterConfig.AlpnOverride",
                 &[
-                    (1, "upstream_protocol", "enum istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig.Protocol"),
+                    (
+                        1,
+                        "upstream_protocol",
+                        "enum istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig.Protocol",
+                    ),
                     (2, "alpn_override", "repeated string"),
                 ],
             ),
@@ -38,7 +49,11 @@ const FILES: &[File] = &[
         package: "envoy.tcp.metadataexchange.config",
         messages: &[(
             "MetadataExchange",
-            &[(1, "protocol", "string"), (2, "enable_discovery", "bool"), (3, "additional_labels", "repeated string")],
+            &[
+                (1, "protocol", "string"),
+                (2, "enable_discovery", "bool"),
+                (3, "additional_labels", "repeated string"),
+            ],
         )],
         enums: &[],
     },
@@ -48,10 +63,26 @@ const FILES: &[File] = &[
             (
                 "Config",
                 &[
-                    (1, "downstream_discovery", "repeated io.istio.http.peer_metadata.Config.DiscoveryMethod"),
-                    (2, "upstream_discovery", "repeated io.istio.http.peer_metadata.Config.DiscoveryMethod"),
-                    (3, "downstream_propagation", "repeated io.istio.http.peer_metadata.Config.PropagationMethod"),
-                    (4, "upstream_propagation", "repeated io.istio.http.peer_metadata.Config.PropagationMethod"),
+                    (
+                        1,
+                        "downstream_discovery",
+                        "repeated io.istio.http.peer_metadata.Config.DiscoveryMethod",
+                    ),
+                    (
+                        2,
+                        "upstream_discovery",
+                        "repeated io.istio.http.peer_metadata.Config.DiscoveryMethod",
+                    ),
+                    (
+                        3,
+                        "downstream_propagation",
+                        "repeated io.istio.http.peer_metadata.Config.PropagationMethod",
+                    ),
+                    (
+                        4,
+                        "upstream_propagation",
+                        "repeated io.istio.http.peer_metadata.Config.PropagationMethod",
+                    ),
                     (5, "shared_with_upstream", "bool"),
                     (6, "additional_labels", "repeated string"),
                 ],
@@ -62,16 +93,36 @@ const FILES: &[File] = &[
             (
                 "Config.DiscoveryMethod",
                 &[
-                    (1, "baggage", "oneof:method_specifier io.istio.http.peer_metadata.Config.Baggage"),
-                    (2, "workload_discovery", "oneof:method_specifier io.istio.http.peer_metadata.Config.WorkloadDiscovery"),
-                    (3, "istio_headers", "oneof:method_specifier io.istio.http.peer_metadata.Config.IstioHeaders"),
+                    (
+                        1,
+                        "baggage",
+                        "oneof:method_specifier io.istio.http.peer_metadata.Config.Baggage",
+                    ),
+                    (
+                        2,
+                        "workload_discovery",
+                        "oneof:method_specifier io.istio.http.peer_metadata.Config.WorkloadDiscovery",
+                    ),
+                    (
+                        3,
+                        "istio_headers",
+                        "oneof:method_specifier io.istio.http.peer_metadata.Config.IstioHeaders",
+                    ),
                 ],
             ),
             (
                 "Config.PropagationMethod",
                 &[
-                    (1, "istio_headers", "oneof:method_specifier io.istio.http.peer_metadata.Config.IstioHeaders"),
-                    (2, "baggage", "oneof:method_specifier io.istio.http.peer_metadata.Config.Baggage"),
+                    (
+                        1,
+                        "istio_headers",
+                        "oneof:method_specifier io.istio.http.peer_metadata.Config.IstioHeaders",
+                    ),
+                    (
+                        2,
+                        "baggage",
+                        "oneof:method_specifier io.istio.http.peer_metadata.Config.Baggage",
+                    ),
                 ],
             ),
         ],
@@ -90,7 +141,14 @@ const FILES: &[File] = &[
                     (5, "drop", "bool"),
                 ],
             ),
-            ("MetricDefinition", &[(1, "name", "string"), (2, "value", "string"), (3, "type", "enum stats.MetricType")]),
+            (
+                "MetricDefinition",
+                &[
+                    (1, "name", "string"),
+                    (2, "value", "string"),
+                    (3, "type", "enum stats.MetricType"),
+                ],
+            ),
             (
                 "PluginConfig",
                 &[
@@ -109,9 +167,35 @@ const FILES: &[File] = &[
                 ],
             ),
         ],
-        enums: &[("MetricType", &["COUNTER", "GAUGE", "HISTOGRAM"]), ("Reporter", &["UNSPECIFIED", "SERVER_GATEWAY"])],
+        enums: &[
+            ("MetricType", &["COUNTER", "GAUGE", "HISTOGRAM"]),
+            ("Reporter", &["UNSPECIFIED", "SERVER_GATEWAY"]),
+        ],
     },
-    File { package: "istio.workload", messages: &[("BootstrapExtension", &[(1, "config_source", "envoy.config.core.v3.ConfigSource")])], enums: &[] },
+    File {
+        package: "istio.workload",
+        messages: &[(
+            "BootstrapExtension",
+            &[(1, "config_source", "envoy.config.core.v3.ConfigSource")],
+        )],
+        enums: &[],
+    },
+    File {
+        package: "udpa.type.v1",
+        messages: &[(
+            "TypedStruct",
+            &[(1, "type_url", "string"), (2, "value", "google.protobuf.Struct")],
+        )],
+        enums: &[],
+    },
+    File {
+        package: "xds.type.v3",
+        messages: &[(
+            "TypedStruct",
+            &[(1, "type_url", "string"), (2, "value", "google.protobuf.Struct")],
+        )],
+        enums: &[],
+    },
 ];
 
 pub fn files() -> impl Iterator<Item = FileDescriptorProto> {
@@ -119,7 +203,11 @@ pub fn files() -> impl Iterator<Item = FileDescriptorProto> {
         let mut proto = FileDescriptorProto {
             name: Some(format!("{}.proto", file.package)),
             package: Some(file.package.to_owned()),
-            dependency: vec!["google/protobuf/duration.proto".to_owned(), "envoy/config/core/v3/config_source.proto".to_owned()],
+            dependency: vec![
+                "google/protobuf/duration.proto".to_owned(),
+                "google/protobuf/struct.proto".to_owned(),
+                "envoy/config/core/v3/config_source.proto".to_owned(),
+            ],
             syntax: Some("proto3".to_owned()),
             ..Default::default()
         };
@@ -148,9 +236,16 @@ fn outer<'a>(proto: &'a mut FileDescriptorProto, name: &str) -> Option<&'a mut D
 }
 
 fn message(name: &str, full_name: &str, fields: Fields) -> DescriptorProto {
-    let mut built = DescriptorProto { name: Some(name.to_owned()), ..Default::default() };
+    let mut built = DescriptorProto {
+        name: Some(name.to_owned()),
+        ..Default::default()
+    };
     for (number, field_name, spelled) in fields {
-        let mut field = FieldDescriptorProto { name: Some((*field_name).to_owned()), number: Some(*number), ..Default::default() };
+        let mut field = FieldDescriptorProto {
+            name: Some((*field_name).to_owned()),
+            number: Some(*number),
+            ..Default::default()
+        };
         field.set_label(Label::Optional);
         let mut kind = *spelled;
         if let Some(rest) = spelled.strip_prefix("repeated ") {
@@ -159,7 +254,10 @@ fn message(name: &str, full_name: &str, fields: Fields) -> DescriptorProto {
         } else if let Some(rest) = spelled.strip_prefix("oneof:") {
             let (oneof, rest) = rest.split_once(' ').unwrap_or((rest, ""));
             if built.oneof_decl.iter().all(|declared| declared.name() != oneof) {
-                built.oneof_decl.push(OneofDescriptorProto { name: Some(oneof.to_owned()), ..Default::default() });
+                built.oneof_decl.push(OneofDescriptorProto {
+                    name: Some(oneof.to_owned()),
+                    ..Default::default()
+                });
             }
             field.oneof_index = Some(built.oneof_decl.len() as i32 - 1);
             kind = rest;
@@ -167,11 +265,18 @@ fn message(name: &str, full_name: &str, fields: Fields) -> DescriptorProto {
             field.set_label(Label::Repeated);
             let entry = format!("{}Entry", camel(field_name));
             let mut nested = message(&entry, "", &[(1, "key", "string")]);
-            let mut value_field = FieldDescriptorProto { name: Some("value".to_owned()), number: Some(2), ..Default::default() };
+            let mut value_field = FieldDescriptorProto {
+                name: Some("value".to_owned()),
+                number: Some(2),
+                ..Default::default()
+            };
             value_field.set_label(Label::Optional);
             set_type(&mut value_field, value);
             nested.field.push(value_field);
-            nested.options = Some(MessageOptions { map_entry: Some(true), ..Default::default() });
+            nested.options = Some(MessageOptions {
+                map_entry: Some(true),
+                ..Default::default()
+            });
             built.nested_type.push(nested);
             field.set_type(Type::Message);
             field.type_name = Some(format!(".{full_name}.{entry}"));
@@ -191,7 +296,11 @@ fn set_type(field: &mut FieldDescriptorProto, kind: &str) {
         "int32" => field.set_type(Type::Int32),
         _ => {
             let enumeration = kind.strip_prefix("enum ");
-            field.set_type(if enumeration.is_some() { Type::Enum } else { Type::Message });
+            field.set_type(if enumeration.is_some() {
+                Type::Enum
+            } else {
+                Type::Message
+            });
             field.type_name = Some(format!(".{}", enumeration.unwrap_or(kind)));
         }
     }
@@ -203,10 +312,20 @@ fn enumeration(name: &str, values: &[&str]) -> EnumDescriptorProto {
         number: Some(number as i32),
         ..Default::default()
     };
-    EnumDescriptorProto { name: Some(name.to_owned()), value: values.iter().enumerate().map(value).collect(), ..Default::default() }
+    EnumDescriptorProto {
+        name: Some(name.to_owned()),
+        value: values.iter().enumerate().map(value).collect(),
+        ..Default::default()
+    }
 }
 
 fn camel(name: &str) -> String {
-    let capital = |word: &str| word.chars().take(1).map(|first| first.to_ascii_uppercase()).chain(word.chars().skip(1)).collect::<String>();
+    let capital = |word: &str| {
+        word.chars()
+            .take(1)
+            .map(|first| first.to_ascii_uppercase())
+            .chain(word.chars().skip(1))
+            .collect::<String>()
+    };
     name.split('_').map(capital).collect()
 }

@@ -46,70 +46,18 @@ impl Rules {
     }
 
     fn one(&mut self, group: &str, rule: &FieldDescriptor, argument: &Value, list: &mut Vec<Rule>, pools: &mut Pools) {
-        let bytes = group == "bytes";
-        let text = bytes || group == "string";
-        let op = match rule.name() {
-            "required" => ops::REQUIRED,
-            "skip" => ops::SKIP,
-            "ignore_empty" => ops::IGNORE_EMPTY,
-            "const" if text => ops::TEXT_CONST,
-            "const" => ops::CONST,
-            "lt" => ops::LT,
-            "lte" => ops::LTE,
-            "gt" => ops::GT,
-            "gte" => ops::GTE,
-            "in" if text || group == "any" => ops::TEXT_IN,
-            "not_in" if text || group == "any" => ops::TEXT_NOT_IN,
-            "in" => ops::IN,
-            "not_in" => ops::NOT_IN,
-            "defined_only" => ops::DEFINED_ONLY,
-            "len" if bytes => ops::LEN_BYTES,
-            "min_len" if bytes => ops::MIN_BYTES,
-            "max_len" if bytes => ops::MAX_BYTES,
-            "len" => ops::LEN,
-            "min_len" => ops::MIN_LEN,
-            "max_len" => ops::MAX_LEN,
-            "len_bytes" => ops::LEN_BYTES,
-            "min_bytes" => ops::MIN_BYTES,
-            "max_bytes" => ops::MAX_BYTES,
-            "pattern" => ops::PATTERN,
-            "prefix" => ops::PREFIX,
-            "suffix" => ops::SUFFIX,
-            "contains" => ops::CONTAINS,
-            "not_contains" => ops::NOT_CONTAINS,
-            "email" => ops::EMAIL,
-            "hostname" => ops::HOSTNAME,
-            "ip" => ops::IP,
-            "ipv4" => ops::IPV4,
-            "ipv6" => ops::IPV6,
-            "uri" => ops::URI,
-            "uri_ref" => ops::URI_REF,
-            "address" => ops::ADDRESS,
-            "uuid" => ops::UUID,
-            "well_known_regex" => {
-                if argument.as_enum_number() == Some(1) {
-                    ops::HEADER_NAME
-                } else {
-                    ops::HEADER_VALUE
-                }
-            }
-            "min_items" | "min_pairs" => ops::MIN_ITEMS,
-            "max_items" | "max_pairs" => ops::MAX_ITEMS,
-            "unique" => ops::UNIQUE,
-            "items" => ops::ITEMS,
-            "keys" => ops::KEYS,
-            "values" => ops::VALUES,
-            // `strict` is read together with `well_known_regex`; `no_sparse` cannot be broken on the wire.
-            "strict" | "no_sparse" => return,
-            other => {
-                println!("cargo:warning=PGV rule {group}.{other} is not known");
-                return;
-            }
+        let Some(op) = operation(group, rule.name(), argument) else {
+            return;
         };
         if matches!(argument, Value::Bool(false)) && op != ops::CONST {
             return;
         }
-        let mut record = Rule { op, count: 0, extra: 0, arg: 0 };
+        let mut record = Rule {
+            op,
+            count: 0,
+            extra: 0,
+            arg: 0,
+        };
         match argument {
             Value::List(values) => {
                 let args: Vec<u64> = values.iter().map(|value| scalar(value, pools)).collect();
@@ -124,17 +72,93 @@ impl Rules {
         }
         if op == ops::PATTERN {
             let next = self.patterns.len() as u32;
-            record.extra = *self.patterns.entry(argument.as_str().unwrap_or_default().to_owned()).or_insert(next);
+            record.extra = *self
+                .patterns
+                .entry(argument.as_str().unwrap_or_default().to_owned())
+                .or_insert(next);
         }
         // What switches the others off has to be seen before them.
-        if matches!(op, ops::IGNORE_EMPTY | ops::SKIP) { list.insert(0, record) } else { list.push(record) }
+        if matches!(op, ops::IGNORE_EMPTY | ops::SKIP) {
+            list.insert(0, record)
+        } else {
+            list.push(record)
+        }
     }
+}
+
+/// The operation of a PGV rule, named within its group (`string.min_len`).
+fn operation(group: &str, rule: &str, argument: &Value) -> Option<u8> {
+    let bytes = group == "bytes";
+    let text = bytes || group == "string";
+    Some(match rule {
+        "required" => ops::REQUIRED,
+        "skip" => ops::SKIP,
+        "ignore_empty" => ops::IGNORE_EMPTY,
+        "const" if text => ops::TEXT_CONST,
+        "const" => ops::CONST,
+        "lt" => ops::LT,
+        "lte" => ops::LTE,
+        "gt" => ops::GT,
+        "gte" => ops::GTE,
+        "in" if text || group == "any" => ops::TEXT_IN,
+        "not_in" if text || group == "any" => ops::TEXT_NOT_IN,
+        "in" => ops::IN,
+        "not_in" => ops::NOT_IN,
+        "defined_only" => ops::DEFINED_ONLY,
+        "len" if bytes => ops::LEN_BYTES,
+        "min_len" if bytes => ops::MIN_BYTES,
+        "max_len" if bytes => ops::MAX_BYTES,
+        "len" => ops::LEN,
+        "min_len" => ops::MIN_LEN,
+        "max_len" => ops::MAX_LEN,
+        "len_bytes" => ops::LEN_BYTES,
+        "min_bytes" => ops::MIN_BYTES,
+        "max_bytes" => ops::MAX_BYTES,
+        "pattern" => ops::PATTERN,
+        "prefix" => ops::PREFIX,
+        "suffix" => ops::SUFFIX,
+        "contains" => ops::CONTAINS,
+        "not_contains" => ops::NOT_CONTAINS,
+        "email" => ops::EMAIL,
+        "hostname" => ops::HOSTNAME,
+        "ip" => ops::IP,
+        "ipv4" => ops::IPV4,
+        "ipv6" => ops::IPV6,
+        "uri" => ops::URI,
+        "uri_ref" => ops::URI_REF,
+        "address" => ops::ADDRESS,
+        "uuid" => ops::UUID,
+        "well_known_regex" => {
+            if argument.as_enum_number() == Some(1) {
+                ops::HEADER_NAME
+            } else {
+                ops::HEADER_VALUE
+            }
+        }
+        "min_items" | "min_pairs" => ops::MIN_ITEMS,
+        "max_items" | "max_pairs" => ops::MAX_ITEMS,
+        "unique" => ops::UNIQUE,
+        "items" => ops::ITEMS,
+        "keys" => ops::KEYS,
+        "values" => ops::VALUES,
+        // `strict` is read together with `well_known_regex`; `no_sparse` cannot be broken on the wire.
+        "strict" | "no_sparse" => return None,
+        other => {
+            println!("cargo:warning=PGV rule {group}.{other} is not known");
+            return None;
+        }
+    })
 }
 
 /// PGV's header patterns are strict unless told otherwise.
 fn mark_strict(group_rules: &DynamicMessage, list: &mut [Rule]) {
-    let loose = group_rules.fields().any(|(rule, argument)| rule.name() == "strict" && *argument == Value::Bool(false));
-    for rule in list.iter_mut().filter(|rule| matches!(rule.op, ops::HEADER_NAME | ops::HEADER_VALUE)) {
+    let loose = group_rules
+        .fields()
+        .any(|(rule, argument)| rule.name() == "strict" && *argument == Value::Bool(false));
+    for rule in list
+        .iter_mut()
+        .filter(|rule| matches!(rule.op, ops::HEADER_NAME | ops::HEADER_VALUE))
+    {
         rule.extra = u32::from(!loose);
     }
 }
@@ -163,5 +187,7 @@ fn nanoseconds(duration: &DynamicMessage) -> i64 {
         _ => 0,
     };
     debug_assert_eq!(duration.descriptor().full_name(), "google.protobuf.Duration");
-    part("seconds").saturating_mul(1_000_000_000).saturating_add(part("nanos"))
+    part("seconds")
+        .saturating_mul(1_000_000_000)
+        .saturating_add(part("nanos"))
 }

@@ -4,14 +4,26 @@ use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fmt::Write as _;
 
-use prost_reflect::{Cardinality, DescriptorPool, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, Value};
+use prost_reflect::{
+    Cardinality, DescriptorPool, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, Value,
+};
 
 use crate::ops;
 use crate::rules::Rules;
 
 /// Where messages are taken from; whatever these reach comes along.
-const PACKAGES: &[&str] =
-    &["envoy.", "google.protobuf", "google.rpc", "xds.", "udpa.", "opentelemetry.", "io.", "istio.", "stats", "cel."];
+const PACKAGES: &[&str] = &[
+    "envoy.",
+    "google.protobuf",
+    "google.rpc",
+    "xds.",
+    "udpa.",
+    "opentelemetry.",
+    "io.",
+    "istio.",
+    "stats",
+    "cel.",
+];
 const LEFT_OUT: &[&str] = &["envoy.annotations", "udpa.annotations", "xds.annotations"];
 /// Numbers above this are found by binary search instead of by index.
 const DENSE_LIMIT: u32 = 600;
@@ -66,7 +78,9 @@ struct Options {
 impl Options {
     fn read(&self, options: &DynamicMessage, name: &str) -> Option<Value> {
         let extension = self.pool.get_extension_by_name(name)?;
-        options.has_extension(&extension).then(|| options.get_extension(&extension).into_owned())
+        options
+            .has_extension(&extension)
+            .then(|| options.get_extension(&extension).into_owned())
     }
 
     fn flag(&self, options: &DynamicMessage, name: &str) -> bool {
@@ -76,8 +90,14 @@ impl Options {
 
 pub fn build(pool: &DescriptorPool) -> Result<(Vec<u8>, String), Box<dyn Error>> {
     let (messages, enums) = reachable(pool);
-    let message_index: HashMap<&str, u32> = (0..).zip(&messages).map(|(index, message)| (message.full_name(), index)).collect();
-    let enum_index: HashMap<&str, u32> = (0..).zip(&enums).map(|(index, item)| (item.full_name(), index)).collect();
+    let message_index: HashMap<&str, u32> = (0..)
+        .zip(&messages)
+        .map(|(index, message)| (message.full_name(), index))
+        .collect();
+    let enum_index: HashMap<&str, u32> = (0..)
+        .zip(&enums)
+        .map(|(index, item)| (item.full_name(), index))
+        .collect();
     let options = Options { pool: pool.clone() };
     let mut tables = Tables::default();
     for (index, message) in (0..).zip(&messages) {
@@ -86,7 +106,7 @@ pub fn build(pool: &DescriptorPool) -> Result<(Vec<u8>, String), Box<dyn Error>>
     for item in &enums {
         tables.enumeration(item);
     }
-    Ok(tables.finish(messages.len(), enums.len()))
+    Ok(tables.finish(messages.len()))
 }
 
 fn reachable(pool: &DescriptorPool) -> (Vec<MessageDescriptor>, Vec<EnumDescriptor>) {
@@ -135,13 +155,27 @@ impl Tables {
             flags |= ops::MESSAGE_UNCHECKED;
         }
         for (relative, field) in (0u16..).zip(&fields) {
-            let oneof = field.containing_oneof().and_then(|own| oneofs.iter().position(|oneof| *oneof == own));
+            let oneof = field
+                .containing_oneof()
+                .and_then(|own| oneofs.iter().position(|oneof| *oneof == own));
             let target = match field.kind() {
-                Kind::Message(target) => message_index.get(target.full_name()).copied().ok_or("a message is missing")?,
-                Kind::Enum(target) => enum_index.get(target.full_name()).copied().ok_or("an enum is missing")?,
+                Kind::Message(target) => message_index
+                    .get(target.full_name())
+                    .copied()
+                    .ok_or("a message is missing")?,
+                Kind::Enum(target) => enum_index
+                    .get(target.full_name())
+                    .copied()
+                    .ok_or("an enum is missing")?,
                 _ => 0,
             };
-            let checks = self.field(index, field, oneof.map_or(0xff, |position| position as u8), target, options);
+            let checks = self.field(
+                index,
+                field,
+                oneof.map_or(0xff, |position| position as u8),
+                target,
+                options,
+            );
             flags |= checks.counted;
             if checks.when_absent && oneof.is_none() {
                 self.absent.push(relative);
@@ -151,12 +185,18 @@ impl Tables {
             let name = self.pools.place(oneof.name().as_bytes());
             put32(&mut self.oneofs, name);
             put16(&mut self.oneofs, oneof.name().len() as u16);
-            put16(&mut self.oneofs, u16::from(options.flag(&oneof.options(), "validate.required")));
+            put16(
+                &mut self.oneofs,
+                u16::from(options.flag(&oneof.options(), "validate.required")),
+            );
             self.oneof_count += 1;
         }
         let (dense_start, dense_len) = self.dense(&fields);
         let (names_start, names_count) = self.field_names(&fields);
-        let well_known = ops::WELL_KNOWN.iter().find(|(_, name)| *name == message.full_name()).map_or(0, |(code, _)| *code);
+        let well_known = ops::WELL_KNOWN
+            .iter()
+            .find(|(_, name)| *name == message.full_name())
+            .map_or(0, |(code, _)| *code);
         let name = self.pools.place(message.full_name().as_bytes());
         let out = &mut self.messages;
         put32(out, name);
@@ -189,24 +229,49 @@ impl Tables {
         // Rules of a scalar without presence hold for its default too; a message or an optional scalar must be there first.
         let scalar_default = !list && !field.supports_presence() && rules_count > 0 && !has(&[ops::IGNORE_EMPTY]);
         let checks = Checks {
-            counted: if list && has(&[ops::MIN_ITEMS, ops::MAX_ITEMS, ops::UNIQUE]) { ops::MESSAGE_COUNTED } else { 0 },
+            counted: if list && has(&[ops::MIN_ITEMS, ops::MAX_ITEMS, ops::UNIQUE]) {
+                ops::MESSAGE_COUNTED
+            } else {
+                0
+            },
             when_absent: has(&[ops::REQUIRED]) || scalar_default,
         };
         let mut flags = 0;
         let mut set = |condition: bool, bit: u8| flags |= if condition { bit } else { 0 };
         set(list, ops::FIELD_REPEATED);
         set(field.is_map(), ops::FIELD_MAP);
-        set(field.field_descriptor_proto().options.as_ref().is_some_and(|own| own.deprecated()), ops::FIELD_DEPRECATED);
+        set(
+            field
+                .field_descriptor_proto()
+                .options
+                .as_ref()
+                .is_some_and(|own| own.deprecated()),
+            ops::FIELD_DEPRECATED,
+        );
         set(!list && field.supports_presence(), ops::FIELD_PRESENCE);
-        set(options.flag(&field_options, "udpa.annotations.sensitive"), ops::FIELD_SENSITIVE);
-        set(options.flag(&field_options, "envoy.annotations.disallowed_by_default"), ops::FIELD_DISALLOWED);
+        set(
+            options.flag(&field_options, "udpa.annotations.sensitive"),
+            ops::FIELD_SENSITIVE,
+        );
+        set(
+            options.flag(&field_options, "envoy.annotations.disallowed_by_default"),
+            ops::FIELD_DISALLOWED,
+        );
         set(field.is_packed(), ops::FIELD_PACKED);
-        let (name, json) = (self.pools.place(field.name().as_bytes()), self.pools.place(field.json_name().as_bytes()));
+        let (name, json) = (
+            self.pools.place(field.name().as_bytes()),
+            self.pools.place(field.json_name().as_bytes()),
+        );
         let out = &mut self.fields;
         put32(out, field.number());
         put32(out, name);
         put32(out, json);
-        out.extend([field.name().len() as u8, field.json_name().len() as u8, field.field_descriptor_proto().r#type() as i32 as u8, flags]);
+        out.extend([
+            field.name().len() as u8,
+            field.json_name().len() as u8,
+            field.field_descriptor_proto().r#type() as i32 as u8,
+            flags,
+        ]);
         out.extend([oneof, 0]);
         put16(out, rules_count);
         put32(out, target);
@@ -219,7 +284,12 @@ impl Tables {
     /// Number to position + 1, for all numbers up to the largest one that is not far out.
     fn dense(&mut self, fields: &[FieldDescriptor]) -> (u32, u16) {
         let start = self.numbers.len() as u32;
-        let Some(last) = fields.iter().map(FieldDescriptor::number).filter(|number| *number <= DENSE_LIMIT).max() else {
+        let Some(last) = fields
+            .iter()
+            .map(FieldDescriptor::number)
+            .filter(|number| *number <= DENSE_LIMIT)
+            .max()
+        else {
             return (start, 0);
         };
         self.numbers.resize(start as usize + last as usize + 1, 0);
@@ -265,7 +335,7 @@ impl Tables {
         put32(&mut self.enums, start);
     }
 
-    fn finish(mut self, messages: usize, enums: usize) -> (Vec<u8>, String) {
+    fn finish(mut self, messages: usize) -> (Vec<u8>, String) {
         let mut patterns: Vec<(String, u32)> = self.rules.patterns.drain().collect();
         patterns.sort_by_key(|(_, index)| *index);
         let mut rules = Vec::new();
@@ -280,22 +350,36 @@ impl Tables {
         let sections: [(&str, Vec<u8>); 10] = [
             ("MESSAGES", self.messages),
             ("FIELDS", self.fields),
-            ("NUMBERS", self.numbers.iter().flat_map(|number| number.to_le_bytes()).collect()),
+            (
+                "NUMBERS",
+                self.numbers.iter().flat_map(|number| number.to_le_bytes()).collect(),
+            ),
             ("NAMES", self.names),
             ("ONEOFS", self.oneofs),
-            ("ABSENT", self.absent.iter().flat_map(|position| position.to_le_bytes()).collect()),
+            (
+                "ABSENT",
+                self.absent.iter().flat_map(|position| position.to_le_bytes()).collect(),
+            ),
             ("ENUMS", self.enums),
             ("VALUES", self.values),
             ("RULES", rules),
-            ("LISTS", self.rules.lists.iter().flat_map(|item| item.to_le_bytes()).collect()),
+            (
+                "LISTS",
+                self.rules.lists.iter().flat_map(|item| item.to_le_bytes()).collect(),
+            ),
         ];
         for (name, bytes) in sections {
             let _ = writeln!(layout, "pub const {name}: usize = {};", blob.len());
             blob.extend(bytes);
         }
         let _ = writeln!(layout, "pub const TEXT: usize = {};", blob.len());
-        let _ = writeln!(layout, "pub const MESSAGE_COUNT: u32 = {messages};\npub const ENUM_COUNT: u32 = {enums};");
-        let _ = writeln!(layout, "pub const FIELD_COUNT: u32 = {};\npub const PATTERN_COUNT: usize = {};", self.field_count, patterns.len());
+        let _ = writeln!(layout, "pub const MESSAGE_COUNT: u32 = {messages};");
+        let _ = writeln!(
+            layout,
+            "pub const FIELD_COUNT: u32 = {};\npub const PATTERN_COUNT: usize = {};",
+            self.field_count,
+            patterns.len()
+        );
         blob.extend(self.pools.bytes);
         (blob, layout)
     }

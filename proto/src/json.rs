@@ -24,6 +24,7 @@ mod yaml;
 pub use any::typed_struct;
 pub use merge::merge;
 pub use problem::{JsonError, Problem, ProblemKind, Problems};
+pub(crate) use write::unpack;
 pub use write::{Style, WriteError, to_json, write_json};
 
 use crate::schema;
@@ -64,9 +65,15 @@ pub struct Encoded {
 /// syntax error ends the pass.
 pub fn encode_text(text: &str, full_name: &str, options: &Options) -> Result<Encoded, Problems> {
     let Some(message) = schema::message(full_name) else {
-        return Err(Problems(vec![Problem::new(ProblemKind::UnknownType, String::new(), format!("no message is named {full_name}"))]));
+        return Err(Problems(vec![Problem::new(
+            ProblemKind::UnknownType,
+            String::new(),
+            format!("no message is named {full_name}"),
+        )]));
     };
-    let looks_like_json = text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']).starts_with('{');
+    let looks_like_json = text
+        .trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n'])
+        .starts_with('{');
     let mut json_error = None;
     if options.format == Format::Json || (options.format == Format::Auto && looks_like_json) {
         match Encoder::run(&mut text::JsonSource::new(text), message, options) {
@@ -97,7 +104,11 @@ pub fn encode_text(text: &str, full_name: &str, options: &Options) -> Result<Enc
 /// As [`encode_text`].
 pub fn encode_value(value: &serde_json::Value, full_name: &str, options: &Options) -> Result<Encoded, Problems> {
     let Some(message) = schema::message(full_name) else {
-        return Err(Problems(vec![Problem::new(ProblemKind::UnknownType, String::new(), format!("no message is named {full_name}"))]));
+        return Err(Problems(vec![Problem::new(
+            ProblemKind::UnknownType,
+            String::new(),
+            format!("no message is named {full_name}"),
+        )]));
     };
     match Encoder::run(&mut tree::TreeSource::new(value), message, options) {
         Ok(outcome) => outcome,
@@ -111,12 +122,18 @@ pub fn encode_value(value: &serde_json::Value, full_name: &str, options: &Option
 /// # Errors
 /// The first syntax error.
 pub fn parse(text: &str) -> Result<serde_json::Value, JsonError> {
-    if text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']).starts_with(['{', '[']) {
+    if text
+        .trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n'])
+        .starts_with(['{', '['])
+    {
         let mut source = text::JsonSource::new(text);
-        let parsed = source.value().and_then(|event| source::collect(&mut source, event, 0)).and_then(|tree| {
-            source.finish()?;
-            Ok(tree)
-        });
+        let parsed = source
+            .value()
+            .and_then(|event| source::collect(&mut source, event, 0))
+            .and_then(|tree| {
+                source.finish()?;
+                Ok(tree)
+            });
         if let Ok(tree) = parsed {
             return Ok(tree);
         }

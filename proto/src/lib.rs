@@ -14,7 +14,11 @@
 
 pub use envoy_types::pb;
 
+pub mod any;
+pub mod istio;
 pub mod json;
+pub mod ledger;
 pub mod schema;
 pub mod type_url;
+pub mod validate;
 pub mod wire;

@@ -72,7 +72,6 @@ impl Message {
             4 => WellKnown::Struct,
             5 => WellKnown::Value,
             6 => WellKnown::ListValue,
-            7 => WellKnown::FieldMask,
             8 => WellKnown::Wrapper,
             9 => WellKnown::Empty,
             _ => WellKnown::None,
@@ -115,7 +114,11 @@ impl Message {
         let (mut low, mut high) = (0, count);
         while low < high {
             let middle = low.midpoint(high);
-            if Field(self.fields_start() + middle as u32).number() < number { low = middle + 1 } else { high = middle }
+            if Field(self.fields_start() + middle as u32).number() < number {
+                low = middle + 1
+            } else {
+                high = middle
+            }
         }
         self.field_at(low).filter(|field| field.number() == number)
     }
@@ -139,7 +142,8 @@ impl Message {
     /// Name of a oneof, and whether PGV wants one of its members set.
     pub fn oneof(self, position: usize) -> Option<(&'static str, bool)> {
         let record = layout::ONEOFS + 8 * (u32_at(self.at(28)) as usize + position);
-        (position < self.oneof_count()).then(|| (text(u32_at(record), u16_at(record + 4).into()), u16_at(record + 6) != 0))
+        (position < self.oneof_count())
+            .then(|| (text(u32_at(record), u16_at(record + 4).into()), u16_at(record + 6) != 0))
     }
 
     /// How many oneofs there are.
@@ -151,7 +155,8 @@ impl Message {
     pub(crate) fn checked_when_absent(self) -> impl Iterator<Item = (usize, Field)> {
         let start = u32_at(self.at(32)) as usize;
         let position = move |index: u16| usize::from(u16_at(layout::ABSENT + 2 * (start + usize::from(index))));
-        (0..u16_at(self.at(36))).map(move |index| (position(index), Field(self.fields_start() + position(index) as u32)))
+        (0..u16_at(self.at(36)))
+            .map(move |index| (position(index), Field(self.fields_start() + position(index) as u32)))
     }
 }
 
@@ -171,7 +176,6 @@ pub enum WellKnown {
     Struct,
     Value,
     ListValue,
-    FieldMask,
     /// `google.protobuf.BoolValue` and the like: one field, `value`, number 1.
     Wrapper,
     Empty,
@@ -311,7 +315,9 @@ impl Field {
 
     /// Position of the oneof it belongs to.
     pub fn oneof(self) -> Option<usize> {
-        Some(u8_at(self.at(16))).filter(|position| *position != 0xff).map(usize::from)
+        Some(u8_at(self.at(16)))
+            .filter(|position| *position != 0xff)
+            .map(usize::from)
     }
 
     /// The message type, for a field of [`Kind::Message`].
@@ -364,13 +370,18 @@ impl Enum {
         let start = u32_at(self.at(8)) as usize;
         (0..usize::from(u16_at(self.at(6)))).map(move |position| {
             let record = layout::VALUES + 12 * (start + position);
-            (u32_at(record) as i32, text(u32_at(record + 4), u32_at(record + 8) as usize))
+            (
+                u32_at(record) as i32,
+                text(u32_at(record + 4), u32_at(record + 8) as usize),
+            )
         })
     }
 
     /// The number of a value's name.
     pub fn number(self, name: &str) -> Option<i32> {
-        self.values().find(|(_, known)| *known == name).map(|(number, _)| number)
+        self.values()
+            .find(|(_, known)| *known == name)
+            .map(|(number, _)| number)
     }
 
     /// The first name of a number.

@@ -87,19 +87,34 @@ impl<'a> Fields<'a> {
     fn field(&mut self) -> Result<Field<'a>, WireError> {
         let start = self.at;
         let tag = self.varint()?;
-        let number = u32::try_from(tag >> 3).ok().filter(|number| (1..1 << 29).contains(number)).ok_or(WireError::Tag)?;
+        let number = u32::try_from(tag >> 3)
+            .ok()
+            .filter(|number| (1..1 << 29).contains(number))
+            .ok_or(WireError::Tag)?;
         let value = match (tag & 7) as u8 {
             0 => Value::Varint(self.varint()?),
-            1 => Value::Fixed64(self.take(8)?.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))),
+            1 => Value::Fixed64(
+                self.take(8)?
+                    .first_chunk()
+                    .map_or(0, |bytes| u64::from_le_bytes(*bytes)),
+            ),
             2 => {
                 let length = self.varint()?;
                 Value::Len(self.take(length)?)
             }
-            5 => Value::Fixed32(self.take(4)?.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))),
+            5 => Value::Fixed32(
+                self.take(4)?
+                    .first_chunk()
+                    .map_or(0, |bytes| u32::from_le_bytes(*bytes)),
+            ),
             // Groups are gone from every proto that is read here.
             other => return Err(WireError::WireType(other)),
         };
-        Ok(Field { number, value, range: start..self.at })
+        Ok(Field {
+            number,
+            value,
+            range: start..self.at,
+        })
     }
 }
 
@@ -134,7 +149,11 @@ pub fn varint(bytes: &[u8]) -> Result<(u64, usize), WireError> {
             return Ok((number, position + 1));
         }
     }
-    Err(if bytes.len() < 10 { WireError::Truncated } else { WireError::Varint })
+    Err(if bytes.len() < 10 {
+        WireError::Truncated
+    } else {
+        WireError::Varint
+    })
 }
 
 /// Reads one value without a tag, as packed fields hold them; returns it and its length in bytes.
@@ -144,8 +163,14 @@ pub fn varint(bytes: &[u8]) -> Result<(u64, usize), WireError> {
 pub fn packed_value(bytes: &[u8], wire_type: u8) -> Result<(Value<'_>, usize), WireError> {
     match wire_type {
         0 => varint(bytes).map(|(number, length)| (Value::Varint(number), length)),
-        1 => bytes.first_chunk().map(|chunk| (Value::Fixed64(u64::from_le_bytes(*chunk)), 8)).ok_or(WireError::Truncated),
-        5 => bytes.first_chunk().map(|chunk| (Value::Fixed32(u32::from_le_bytes(*chunk)), 4)).ok_or(WireError::Truncated),
+        1 => bytes
+            .first_chunk()
+            .map(|chunk| (Value::Fixed64(u64::from_le_bytes(*chunk)), 8))
+            .ok_or(WireError::Truncated),
+        5 => bytes
+            .first_chunk()
+            .map(|chunk| (Value::Fixed32(u32::from_le_bytes(*chunk)), 4))
+            .ok_or(WireError::Truncated),
         other => Err(WireError::WireType(other)),
     }
 }
@@ -157,7 +182,11 @@ pub fn packed_value(bytes: &[u8], wire_type: u8) -> Result<(Value<'_>, usize), W
 pub fn bytes_field(message: &[u8], number: u32) -> Result<Option<&[u8]>, WireError> {
     let mut found = None;
     for field in Fields::new(message) {
-        if let Field { number: own, value: Value::Len(value), .. } = field?
+        if let Field {
+            number: own,
+            value: Value::Len(value),
+            ..
+        } = field?
             && own == number
         {
             found = Some(value);
@@ -173,7 +202,11 @@ pub fn bytes_field(message: &[u8], number: u32) -> Result<Option<&[u8]>, WireErr
 pub fn varint_field(message: &[u8], number: u32) -> Result<Option<u64>, WireError> {
     let mut found = None;
     for field in Fields::new(message) {
-        if let Field { number: own, value: Value::Varint(value), .. } = field?
+        if let Field {
+            number: own,
+            value: Value::Varint(value),
+            ..
+        } = field?
             && own == number
         {
             found = Some(value);
@@ -188,7 +221,9 @@ pub fn varint_field(message: &[u8], number: u32) -> Result<Option<u64>, WireErro
 /// # Errors
 /// When the bytes are malformed.
 pub fn name(message: &[u8]) -> Result<&str, WireError> {
-    Ok(bytes_field(message, 1)?.and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default())
+    Ok(bytes_field(message, 1)?
+        .and_then(|bytes| std::str::from_utf8(bytes).ok())
+        .unwrap_or_default())
 }
 
 /// Appends a varint.

@@ -123,7 +123,10 @@ pub struct Exit {
 
 impl Exit {
     fn refused(message: impl Into<String>) -> Self {
-        Self { message: message.into(), code: 1 }
+        Self {
+            message: message.into(),
+            code: 1,
+        }
     }
 }
 
@@ -138,23 +141,38 @@ where
 {
     let mut arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     // What stands behind `--` is ignored, not an error.
-    if let Some(end) = arguments.iter().position(|argument| argument == "--" || argument == "--ignore_rest") {
+    if let Some(end) = arguments
+        .iter()
+        .position(|argument| argument == "--" || argument == "--ignore_rest")
+    {
         arguments.truncate(end);
     }
-    let program = arguments.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let program = arguments
+        .first()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let parsed = Args::try_parse_from(arguments).map_err(|error| Exit {
         code: u8::from(error.use_stderr()),
         message: error.render().to_string(),
     })?;
     if parsed.version {
-        return Err(Exit { message: format!("\n{program}  version: {}\n\n", version()), code: 0 });
+        return Err(Exit {
+            message: format!("\n{program}  version: {}\n\n", version()),
+            code: 0,
+        });
     }
     if parsed.hot_restart_version {
-        return Err(Exit { message: "disabled\n".to_owned(), code: 0 });
+        return Err(Exit {
+            message: "disabled\n".to_owned(),
+            code: 0,
+        });
     }
     match parsed.command.clone() {
         Some(Subcommand::Demo(demo)) => Ok(Command::Demo(demo)),
-        Some(Subcommand::Version(VersionArg {})) => Err(Exit { message: format!("{}\n", version()), code: 0 }),
+        Some(Subcommand::Version(VersionArg {})) => Err(Exit {
+            message: format!("{}\n", version()),
+            code: 0,
+        }),
         None => options(parsed).map(|options| Command::Run(Box::new(options))),
     }
 }
@@ -176,7 +194,9 @@ fn options(args: Args) -> Result<Options, Exit> {
         Level::parse(name).ok_or_else(|| Exit::refused(format!("error: invalid log level specified '{name}'\n")))
     };
     if args.log_format_escaped && args.log_format.as_deref().is_some_and(|format| format.contains("%v")) {
-        return Err(Exit::refused("error: log_format_escaped needs a log format with %_ instead of %v\n"));
+        return Err(Exit::refused(
+            "error: log_format_escaped needs a log format with %_ instead of %v\n",
+        ));
     }
     let options = Options {
         config_path: args.config_path,
@@ -191,13 +211,19 @@ fn options(args: Args) -> Result<Options, Exit> {
             UnsupportedArg::Refuse => Unsupported::Refuse,
             UnsupportedArg::Warn => Unsupported::Warn,
         },
-        concurrency: args.concurrency.map_or_else(granted_cpus, |count| (count as usize).max(1)),
+        concurrency: args
+            .concurrency
+            .map_or_else(granted_cpus, |count| (count as usize).max(1)),
         allow_unknown_static_fields: args.allow_unknown_static_fields || args.allow_unknown_fields,
         reject_unknown_dynamic_fields: args.reject_unknown_dynamic_fields,
         ignore_unknown_dynamic_fields: args.ignore_unknown_dynamic_fields,
         skip_deprecated_logs: args.skip_deprecated_logs,
         admin_address_path: args.admin_address_path,
-        local_address_ip_version: if args.local_address_ip_version == "v6" { IpVersion::V6 } else { IpVersion::V4 },
+        local_address_ip_version: if args.local_address_ip_version == "v6" {
+            IpVersion::V6
+        } else {
+            IpVersion::V4
+        },
         log_level: level(&args.log_level)?,
         component_log_level: args.component_log_level,
         log_format: args.log_format,
@@ -215,7 +241,12 @@ fn options(args: Args) -> Result<Options, Exit> {
         },
         parent_shutdown_time: Duration::from_secs(args.parent_shutdown_time_s.into()),
         stats_tags: stats_tags(&args.stats_tag)?,
-        disabled_extensions: args.disable_extensions.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        disabled_extensions: args
+            .disable_extensions
+            .split(',')
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect(),
         base_id: args.base_id,
         restart_epoch: args.restart_epoch,
         use_dynamic_base_id: args.use_dynamic_base_id,
@@ -232,7 +263,9 @@ fn options(args: Args) -> Result<Options, Exit> {
         socket_mode: args.socket_mode,
     };
     if options.use_dynamic_base_id && options.restart_epoch > 0 {
-        return Err(Exit::refused("error: cannot use --restart-epoch=1 with --use-dynamic-base-id\n"));
+        return Err(Exit::refused(
+            "error: cannot use --restart-epoch=1 with --use-dynamic-base-id\n",
+        ));
     }
     if options.config_dump.is_some() && options.mode != Mode::Validate {
         return Err(Exit::refused("error: --config-dump needs --mode validate\n"));
@@ -248,10 +281,14 @@ fn stats_tags(arguments: &[String]) -> Result<Vec<(String, String)>, Exit> {
             named && !value.is_empty() && !value.contains('.')
         });
         let (tag, value) = pair.ok_or_else(|| {
-            Exit::refused(format!("error: misformatted stats-tag '{argument}', format must be 'tag:value'\n"))
+            Exit::refused(format!(
+                "error: misformatted stats-tag '{argument}', format must be 'tag:value'\n"
+            ))
         })?;
         if tags.iter().any(|(own, known)| own == tag && known != value) {
-            return Err(Exit::refused(format!("error: stats-tag '{tag}' has more than one value\n")));
+            return Err(Exit::refused(format!(
+                "error: stats-tag '{tag}' has more than one value\n"
+            )));
         }
         tags.push((tag.to_owned(), value.to_owned()));
     }

@@ -96,15 +96,10 @@ pub struct ListenerFilter {
 /// The listener filters that exist so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenerFilterKind {
-    TlsInspector {
-        max_hello: usize,
-        close_on_error: bool,
-    },
+    TlsInspector { max_hello: usize, close_on_error: bool },
     HttpInspector,
     OriginalDst,
-    ProxyProtocol {
-        optional: bool,
-    },
+    ProxyProtocol { optional: bool },
 }
 
 /// `ListenerFilterChainMatchPredicate`

@@ -23,14 +23,23 @@ pub fn typed_struct(bytes: &[u8], options: &Options) -> Result<(&'static str, En
     let url = wire::name(bytes).map_err(malformed)?;
     let value = wire::bytes_field(bytes, 2).map_err(malformed)?.unwrap_or_default();
     let Some(message) = schema::message(full_name(url)) else {
-        return Err(problem(ProblemKind::UnknownType, "type_url", format!("the type {url:?} is not known")));
+        return Err(problem(
+            ProblemKind::UnknownType,
+            "type_url",
+            format!("the type {url:?} is not known"),
+        ));
     };
-    let tree = to_json(value, "google.protobuf.Struct").map_err(|error| problem(ProblemKind::Syntax, "value", error.to_string()))?;
+    let tree = to_json(value, "google.protobuf.Struct")
+        .map_err(|error| problem(ProblemKind::Syntax, "value", error.to_string()))?;
     match encode_value(&tree, message.name(), options) {
         Ok(encoded) => Ok((message.name(), encoded)),
         Err(mut problems) => {
             for found in &mut problems.0 {
-                found.path = if found.path.is_empty() { "value".to_owned() } else { format!("value.{}", found.path) };
+                found.path = if found.path.is_empty() {
+                    "value".to_owned()
+                } else {
+                    format!("value.{}", found.path)
+                };
             }
             Err(problems)
         }
@@ -57,7 +66,12 @@ impl Encoder<'_> {
     }
 
     /// The type stands behind other members: those have to wait in a tree.
-    fn late_type<'a>(&mut self, source: &mut dyn Source<'a>, first: Cow<'a, str>, value: Event<'a>) -> Result<(), Stop> {
+    fn late_type<'a>(
+        &mut self,
+        source: &mut dyn Source<'a>,
+        first: Cow<'a, str>,
+        value: Event<'a>,
+    ) -> Result<(), Stop> {
         let mut members = Map::new();
         let value = collect(source, value, 0)?;
         members.insert(first.into_owned(), value);
@@ -86,7 +100,11 @@ impl Encoder<'_> {
     fn any_content<'a>(&mut self, source: &mut dyn Source<'a>, url: &str) -> Result<(), Stop> {
         put_len(&mut self.out, 1, url.as_bytes());
         let Some(message) = schema::message(full_name(url)) else {
-            self.problem(source, ProblemKind::UnknownType, format!("the type {url:?} is not known"));
+            self.problem(
+                source,
+                ProblemKind::UnknownType,
+                format!("the type {url:?} is not known"),
+            );
             return skip(source, &Event::Map);
         };
         let before = self.out.len();
@@ -99,12 +117,20 @@ impl Encoder<'_> {
                 if key == "value" {
                     self.message(source, message, event)?;
                 } else {
-                    self.problem(source, ProblemKind::Unknown, format!("{} has only \"value\", not {key:?}", message.name()));
+                    self.problem(
+                        source,
+                        ProblemKind::Unknown,
+                        format!("{} has only \"value\", not {key:?}", message.name()),
+                    );
                     skip(source, &event)?;
                 }
             }
         }
-        if self.out.len() == start { self.out.truncate(before) } else { end_len(&mut self.out, start) }
+        if self.out.len() == start {
+            self.out.truncate(before)
+        } else {
+            end_len(&mut self.out, start)
+        }
         Ok(())
     }
 }

@@ -31,14 +31,25 @@ impl<'o> Encoder<'o> {
         message: Message,
         options: &'o Options,
     ) -> Result<Result<Encoded, Problems>, Stop> {
-        let mut encoder =
-            Encoder { out: Vec::new(), path: Vec::new(), depth: 0, problems: Vec::new(), ignored: Vec::new(), options };
+        let mut encoder = Encoder {
+            out: Vec::new(),
+            path: Vec::new(),
+            depth: 0,
+            problems: Vec::new(),
+            ignored: Vec::new(),
+            options,
+        };
         let event = source.value()?;
         if event != Event::Null {
             encoder.message(source, message, event)?;
         }
         source.finish()?;
-        let Encoder { mut out, problems, ignored, .. } = encoder;
+        let Encoder {
+            mut out,
+            problems,
+            ignored,
+            ..
+        } = encoder;
         if !problems.is_empty() {
             return Ok(Err(Problems(problems)));
         }
@@ -47,7 +58,12 @@ impl<'o> Encoder<'o> {
     }
 
     /// The content of a message, without tag and length.
-    pub(super) fn message<'a>(&mut self, source: &mut dyn Source<'a>, message: Message, event: Event<'a>) -> Result<(), Stop> {
+    pub(super) fn message<'a>(
+        &mut self,
+        source: &mut dyn Source<'a>,
+        message: Message,
+        event: Event<'a>,
+    ) -> Result<(), Stop> {
         if self.depth >= DEPTH_LIMIT {
             self.problem(source, ProblemKind::Depth, "nested too deeply".to_owned());
             return skip(source, &event);
@@ -55,7 +71,9 @@ impl<'o> Encoder<'o> {
         self.depth += 1;
         let done = match (message.well_known(), event) {
             (WellKnown::None | WellKnown::Empty, Event::Map) => self.fields(source, message),
-            (WellKnown::None | WellKnown::Empty, other) => self.mismatch(source, &format!("a map ({})", message.name()), &other),
+            (WellKnown::None | WellKnown::Empty, other) => {
+                self.mismatch(source, &format!("a map ({})", message.name()), &other)
+            }
             (known, event) => self.well_known(source, known, message, event),
         };
         self.depth -= 1;
@@ -78,10 +96,19 @@ impl<'o> Encoder<'o> {
                 self.problem(source, ProblemKind::Duplicate, "the field stands twice".to_owned());
                 skip(source, &event)?;
             } else if event != Event::Null || takes_null(field) {
-                let oneof = field.oneof().map_or(0, |position| 1u64.checked_shl(position as u32).unwrap_or_default());
+                let oneof = field
+                    .oneof()
+                    .map_or(0, |position| 1u64.checked_shl(position as u32).unwrap_or_default());
                 if oneofs & oneof != 0 {
-                    let name = field.oneof().and_then(|position| message.oneof(position)).map_or("", |(name, _)| name);
-                    self.problem(source, ProblemKind::Oneof, format!("only one of the fields of {name} can be set"));
+                    let name = field
+                        .oneof()
+                        .and_then(|position| message.oneof(position))
+                        .map_or("", |(name, _)| name);
+                    self.problem(
+                        source,
+                        ProblemKind::Oneof,
+                        format!("only one of the fields of {name} can be set"),
+                    );
                 }
                 oneofs |= oneof;
                 self.field(source, field, event)?;
@@ -96,10 +123,18 @@ impl<'o> Encoder<'o> {
         self.path.push(Step::Key(key.to_owned()));
         let problem = Problem {
             line: source.line(),
-            ..Problem::new(ProblemKind::Unknown, self.path(true), format!("{} has no such field", message.name()))
+            ..Problem::new(
+                ProblemKind::Unknown,
+                self.path(true),
+                format!("{} has no such field", message.name()),
+            )
         };
         self.path.pop();
-        let list = if self.options.ignore_unknown { &mut self.ignored } else { &mut self.problems };
+        let list = if self.options.ignore_unknown {
+            &mut self.ignored
+        } else {
+            &mut self.problems
+        };
         if list.len() < Problems::LIMIT {
             list.push(problem);
         }
@@ -107,7 +142,12 @@ impl<'o> Encoder<'o> {
         skip(source, &event)
     }
 
-    pub(super) fn field<'a>(&mut self, source: &mut dyn Source<'a>, field: Field, event: Event<'a>) -> Result<(), Stop> {
+    pub(super) fn field<'a>(
+        &mut self,
+        source: &mut dyn Source<'a>,
+        field: Field,
+        event: Event<'a>,
+    ) -> Result<(), Stop> {
         if field.is_map() {
             return match event {
                 Event::Map => self.map(source, field),
@@ -120,26 +160,35 @@ impl<'o> Encoder<'o> {
         if event != Event::List {
             return self.mismatch(source, "a list", &event);
         }
-        let packed = field.is_packed().then(|| (self.out.len(), begin_len(&mut self.out, field.number())));
+        let packed = field
+            .is_packed()
+            .then(|| (self.out.len(), begin_len(&mut self.out, field.number())));
         let mut index = 0;
         while let Some(item) = source.item()? {
             self.path.push(Step::Index(index));
             index += 1;
             match item {
-                Event::Null if !takes_null(field) => self.problem(source, ProblemKind::Value, "null in a list".to_owned()),
+                Event::Null if !takes_null(field) => {
+                    self.problem(source, ProblemKind::Value, "null in a list".to_owned())
+                }
                 item if packed.is_some() => self.packed(source, field, &item)?,
                 item => self.single(source, field, item, true)?,
             }
             self.path.pop();
         }
         if let Some((before, start)) = packed {
-            if self.out.len() == start { self.out.truncate(before) } else { end_len(&mut self.out, start) }
+            if self.out.len() == start {
+                self.out.truncate(before)
+            } else {
+                end_len(&mut self.out, start)
+            }
         }
         Ok(())
     }
 
     fn map<'a>(&mut self, source: &mut dyn Source<'a>, field: Field) -> Result<(), Stop> {
-        let Some((key_field, value_field)) = field.message().and_then(|entry| entry.field(1).zip(entry.field(2))) else {
+        let Some((key_field, value_field)) = field.message().and_then(|entry| entry.field(1).zip(entry.field(2)))
+        else {
             return skip(source, &Event::Map);
         };
         let mut seen = HashSet::new();
@@ -204,14 +253,22 @@ impl<'o> Encoder<'o> {
         Ok(())
     }
 
-    pub(super) fn mismatch<'a>(&mut self, source: &mut dyn Source<'a>, wanted: &str, event: &Event<'a>) -> Result<(), Stop> {
+    pub(super) fn mismatch<'a>(
+        &mut self,
+        source: &mut dyn Source<'a>,
+        wanted: &str,
+        event: &Event<'a>,
+    ) -> Result<(), Stop> {
         self.problem(source, ProblemKind::Value, scalar::mismatch(wanted, event));
         skip(source, event)
     }
 
     pub(super) fn problem<'a>(&mut self, source: &dyn Source<'a>, kind: ProblemKind, reason: String) {
         if self.problems.len() < Problems::LIMIT {
-            self.problems.push(Problem { line: source.line(), ..Problem::new(kind, self.path(false), reason) });
+            self.problems.push(Problem {
+                line: source.line(),
+                ..Problem::new(kind, self.path(false), reason)
+            });
         }
     }
 
@@ -234,8 +291,15 @@ impl<'o> Encoder<'o> {
 /// `google.protobuf.Value` and `NullValue` have a null of their own.
 fn takes_null(field: Field) -> bool {
     match field.kind() {
-        Kind::Message => !field.is_map() && field.message().is_some_and(|message| message.well_known() == WellKnown::Value),
-        Kind::Enum => field.enumeration().is_some_and(|item| item.name() == "google.protobuf.NullValue"),
+        Kind::Message => {
+            !field.is_map()
+                && field
+                    .message()
+                    .is_some_and(|message| message.well_known() == WellKnown::Value)
+        }
+        Kind::Enum => field
+            .enumeration()
+            .is_some_and(|item| item.name() == "google.protobuf.NullValue"),
         _ => false,
     }
 }

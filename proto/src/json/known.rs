@@ -18,8 +18,12 @@ impl Encoder<'_> {
         match known {
             WellKnown::Any => self.any(source, event),
             WellKnown::Duration => self.moment(source, &event, parse_duration, "a duration like \"1.5s\""),
-            WellKnown::Timestamp => self.moment(source, &event, parse_timestamp, "a timestamp like \"2024-01-31T12:00:00Z\""),
-            WellKnown::FieldMask => self.field_mask(source, &event),
+            WellKnown::Timestamp => self.moment(
+                source,
+                &event,
+                parse_timestamp,
+                "a timestamp like \"2024-01-31T12:00:00Z\"",
+            ),
             WellKnown::Struct => match message.field(1) {
                 Some(fields) => self.field(source, fields, event),
                 None => skip(source, &event),
@@ -48,27 +52,14 @@ impl Encoder<'_> {
             Event::Text(text) => parse(text),
             _ => None,
         };
-        let Some((seconds, nanos)) = parsed else { return self.mismatch(source, wanted, event) };
+        let Some((seconds, nanos)) = parsed else {
+            return self.mismatch(source, wanted, event);
+        };
         for (number, part) in [(1, seconds), (2, nanos.into())] {
             if part != 0 {
                 put_tag(&mut self.out, number, 0);
                 put_varint(&mut self.out, part as u64);
             }
-        }
-        Ok(())
-    }
-
-    fn field_mask<'a>(&mut self, source: &mut dyn Source<'a>, event: &Event<'a>) -> Result<(), Stop> {
-        let Event::Text(text) = event else { return self.mismatch(source, "field names with commas between", event) };
-        for path in text.split(',').filter(|path| !path.is_empty()) {
-            let mut snake = String::with_capacity(path.len() + 4);
-            for letter in path.chars() {
-                if letter.is_ascii_uppercase() {
-                    snake.push('_');
-                }
-                snake.push(letter.to_ascii_lowercase());
-            }
-            put_len(&mut self.out, 1, snake.as_bytes());
         }
         Ok(())
     }
@@ -92,7 +83,13 @@ impl Encoder<'_> {
         self.out.extend(number.to_le_bytes());
     }
 
-    fn nested_value<'a>(&mut self, source: &mut dyn Source<'a>, number: u32, name: &str, event: Event<'a>) -> Result<(), Stop> {
+    fn nested_value<'a>(
+        &mut self,
+        source: &mut dyn Source<'a>,
+        number: u32,
+        name: &str,
+        event: Event<'a>,
+    ) -> Result<(), Stop> {
         let Some(message) = schema::message(name) else {
             self.problem(source, ProblemKind::UnknownType, format!("{name} is missing"));
             return skip(source, &event);

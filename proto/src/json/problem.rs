@@ -13,7 +13,11 @@ pub struct JsonError {
 
 impl JsonError {
     pub(crate) fn new(reason: impl Into<String>, line: usize, column: usize) -> Self {
-        Self { reason: reason.into(), line, column }
+        Self {
+            reason: reason.into(),
+            line,
+            column,
+        }
     }
 }
 
@@ -49,7 +53,12 @@ pub struct Problem {
 
 impl Problem {
     pub(crate) fn new(kind: ProblemKind, path: String, reason: String) -> Self {
-        Self { kind, path, reason, line: 0 }
+        Self {
+            kind,
+            path,
+            reason,
+            line: 0,
+        }
     }
 }
 
@@ -91,6 +100,11 @@ impl std::error::Error for Problems {}
 impl From<JsonError> for Problems {
     fn from(error: JsonError) -> Self {
         let line = error.line;
-        Problems(vec![Problem { kind: ProblemKind::Syntax, path: String::new(), reason: error.to_string(), line }])
+        Problems(vec![Problem {
+            kind: ProblemKind::Syntax,
+            path: String::new(),
+            reason: error.to_string(),
+            line,
+        }])
     }
 }

@@ -8,7 +8,8 @@ use super::source::Event;
 use crate::schema::{Field, Kind};
 use crate::wire::put_varint;
 
-const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+const LENIENT: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
 const PLAIN_BASE64: GeneralPurpose = GeneralPurpose::new(&STANDARD, LENIENT);
 const URL_BASE64: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, LENIENT);
 
@@ -31,8 +32,14 @@ pub(super) fn put(out: &mut Vec<u8>, field: Field, event: &Event<'_>) -> Result<
         },
         Kind::Bytes => match event {
             Event::Text(text) => {
-                let engine = if text.contains(['-', '_']) { &URL_BASE64 } else { &PLAIN_BASE64 };
-                let bytes = engine.decode(text.as_bytes()).map_err(|error| format!("not base64: {error}"))?;
+                let engine = if text.contains(['-', '_']) {
+                    &URL_BASE64
+                } else {
+                    &PLAIN_BASE64
+                };
+                let bytes = engine
+                    .decode(text.as_bytes())
+                    .map_err(|error| format!("not base64: {error}"))?;
                 put_bytes(out, &bytes);
                 Ok(bytes.is_empty())
             }
@@ -133,7 +140,11 @@ fn integer(kind: Kind, event: &Event<'_>) -> Result<i128, String> {
     if range.contains(&number) {
         Ok(number)
     } else {
-        Err(format!("{number} is out of range ({} to {})", range.start(), range.end()))
+        Err(format!(
+            "{number} is out of range ({} to {})",
+            range.start(),
+            range.end()
+        ))
     }
 }
 
@@ -143,7 +154,10 @@ fn integral(number: f64) -> Option<i128> {
 
 /// Rust's parser also takes words and a plus sign.
 fn numeric(text: &str) -> bool {
-    !text.starts_with('+') && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'))
+    !text.starts_with('+')
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'))
 }
 
 fn float(event: &Event<'_>) -> Result<f64, String> {
@@ -154,18 +168,28 @@ fn float(event: &Event<'_>) -> Result<f64, String> {
             "NaN" => Ok(f64::NAN),
             "Infinity" => Ok(f64::INFINITY),
             "-Infinity" => Ok(f64::NEG_INFINITY),
-            text => text.parse().ok().filter(|_| numeric(text)).ok_or_else(|| mismatch("a number", event)),
+            text => text
+                .parse()
+                .ok()
+                .filter(|_| numeric(text))
+                .ok_or_else(|| mismatch("a number", event)),
         },
         other => Err(mismatch("a number", other)),
     }
 }
 
 fn enumerated(field: Field, event: &Event<'_>) -> Result<i32, String> {
-    let Some(item) = field.enumeration() else { return Err("not an enum".to_owned()) };
+    let Some(item) = field.enumeration() else {
+        return Err("not an enum".to_owned());
+    };
     match event {
-        Event::Text(text) => item.number(text).ok_or_else(|| format!("{text:?} is not a value of {}", item.name())),
+        Event::Text(text) => item
+            .number(text)
+            .ok_or_else(|| format!("{text:?} is not a value of {}", item.name())),
         Event::Null if item.name() == "google.protobuf.NullValue" => Ok(0),
-        Event::Int(number) => i32::try_from(*number).map_err(|_| format!("{number} is out of range for {}", item.name())),
+        Event::Int(number) => {
+            i32::try_from(*number).map_err(|_| format!("{number} is out of range for {}", item.name()))
+        }
         other => Err(mismatch(&format!("a value of {}", item.name()), other)),
     }
 }

@@ -129,7 +129,10 @@ impl<'a> JsonSource<'a> {
     }
 
     fn hex(&mut self) -> Result<u16, Stop> {
-        let digits = self.text.get(self.at..self.at + 4).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let digits = self
+            .text
+            .get(self.at..self.at + 4)
+            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
         let number = digits.and_then(|digits| u16::from_str_radix(digits, 16).ok());
         let number = number.ok_or_else(|| self.error("\\u needs four hexadecimal digits"))?;
         self.at += 4;
@@ -144,7 +147,10 @@ impl<'a> JsonSource<'a> {
         let spelled = self.text.get(start..self.at).unwrap_or_default();
         let digits = spelled.strip_prefix('-').unwrap_or(spelled);
         let leading_zero = digits.len() > 1 && digits.starts_with('0') && digits.as_bytes()[1].is_ascii_digit();
-        if leading_zero || !digits.starts_with(|first: char| first.is_ascii_digit()) || digits.ends_with(['.', '-', '+']) {
+        if leading_zero
+            || !digits.starts_with(|first: char| first.is_ascii_digit())
+            || digits.ends_with(['.', '-', '+'])
+        {
             return Err(self.error(format!("{spelled} is not a number")));
         }
         if digits.bytes().all(|digit| digit.is_ascii_digit())
@@ -152,11 +158,18 @@ impl<'a> JsonSource<'a> {
         {
             return Ok(Event::Int(number));
         }
-        spelled.parse().map(Event::Float).map_err(|_| self.error(format!("{spelled} is not a number")))
+        spelled
+            .parse()
+            .map(Event::Float)
+            .map_err(|_| self.error(format!("{spelled} is not a number")))
     }
 
     fn word(&mut self) -> Result<Event<'a>, Stop> {
-        for (word, event) in [("true", Event::Bool(true)), ("false", Event::Bool(false)), ("null", Event::Null)] {
+        for (word, event) in [
+            ("true", Event::Bool(true)),
+            ("false", Event::Bool(false)),
+            ("null", Event::Null),
+        ] {
             if self.text.get(self.at..).is_some_and(|rest| rest.starts_with(word)) {
                 self.at += word.len();
                 return Ok(event);
@@ -203,15 +216,29 @@ impl<'a> Source<'a> for JsonSource<'a> {
     }
 
     fn item(&mut self) -> Result<Option<Event<'a>>, Stop> {
-        if self.next_member(b']')? { self.value().map(Some) } else { Ok(None) }
+        if self.next_member(b']')? {
+            self.value().map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     fn finish(&mut self) -> Result<(), Stop> {
         self.blank();
-        if self.at < self.text.len() { Err(self.unexpected("the end of the text")) } else { Ok(()) }
+        if self.at < self.text.len() {
+            Err(self.unexpected("the end of the text"))
+        } else {
+            Ok(())
+        }
     }
 
     fn line(&self) -> usize {
-        self.text.as_bytes().iter().take(self.at).filter(|byte| **byte == b'\n').count() + 1
+        self.text
+            .as_bytes()
+            .iter()
+            .take(self.at)
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1
     }
 }

@@ -98,8 +98,8 @@ fn parse_fraction(fraction: &str) -> Option<i32> {
 fn format_fraction(text: &mut String, nanos: u32) {
     let _ = match nanos {
         0 => Ok(()),
-        _ if nanos % 1_000_000 == 0 => write!(text, ".{:03}", nanos / 1_000_000),
-        _ if nanos % 1000 == 0 => write!(text, ".{:06}", nanos / 1000),
+        _ if nanos.is_multiple_of(1_000_000) => write!(text, ".{:03}", nanos / 1_000_000),
+        _ if nanos.is_multiple_of(1000) => write!(text, ".{:06}", nanos / 1000),
         _ => write!(text, ".{nanos:09}"),
     };
 }
@@ -132,7 +132,11 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     (year, month, day)
 }

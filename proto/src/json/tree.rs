@@ -20,7 +20,10 @@ enum Frame<'a> {
 
 impl<'a> TreeSource<'a> {
     pub(super) fn new(root: &'a Value) -> Self {
-        Self { pending: Some(root), open: Vec::new() }
+        Self {
+            pending: Some(root),
+            open: Vec::new(),
+        }
     }
 
     fn start(&mut self, value: &'a Value) -> Event<'a> {

@@ -37,7 +37,13 @@ pub enum WriteError {
 /// An unknown name, malformed bytes, or the sink's own error; what was written until then stays written.
 pub fn write_json(bytes: &[u8], full_name: &str, sink: &mut impl Write, style: Style) -> Result<(), WriteError> {
     let message = schema::message(full_name).ok_or_else(|| WriteError::UnknownType(full_name.to_owned()))?;
-    Writer { out: sink, style, depth: 0, level: 0 }.message(bytes, message, false)
+    Writer {
+        out: sink,
+        style,
+        depth: 0,
+        level: 0,
+    }
+    .message(bytes, message, false)
 }
 
 /// The JSON tree of an encoded message, with proto field names.
@@ -81,14 +87,23 @@ impl<W: Write> Writer<'_, W> {
     }
 
     /// The fields as members of an open object; returns whether it is still empty.
-    pub(super) fn fields(&mut self, bytes: &[u8], message: Message, secret: bool, mut first: bool) -> Result<bool, WriteError> {
+    pub(super) fn fields(
+        &mut self,
+        bytes: &[u8],
+        message: Message,
+        secret: bool,
+        mut first: bool,
+    ) -> Result<bool, WriteError> {
         let entries = collect(bytes, message)?;
         let mut rest = entries.as_slice();
         while let Some((field, _)) = rest.first() {
             let count = rest.iter().take_while(|(other, _)| other == field).count();
             let (group, after) = rest.split_at(count);
             rest = after;
-            if field.oneof().is_some_and(|oneof| overruled(bytes, message, *field, oneof)) {
+            if field
+                .oneof()
+                .is_some_and(|oneof| overruled(bytes, message, *field, oneof))
+            {
                 continue;
             }
             first = self.group(*field, group, secret, first)?;
@@ -112,7 +127,9 @@ impl<W: Write> Writer<'_, W> {
             self.list(group, field, secret)?;
             return Ok(false);
         }
-        let Some((_, last)) = group.last() else { return Ok(first) };
+        let Some((_, last)) = group.last() else {
+            return Ok(first);
+        };
         if let Some(message) = field.message() {
             self.name(field, first)?;
             match group {
@@ -172,7 +189,11 @@ impl<W: Write> Writer<'_, W> {
             (_, Value::Varint(number)) => write!(self.out, "\"{number}\"")?,
             (Kind::Float, Value::Fixed32(bits)) => {
                 let number = f32::from_bits(bits);
-                if number.is_finite() { write!(self.out, "{number}")? } else { self.number(number.into())? }
+                if number.is_finite() {
+                    write!(self.out, "{number}")?
+                } else {
+                    self.number(number.into())?
+                }
             }
             (Kind::Sfixed32, Value::Fixed32(bits)) => write!(self.out, "{}", bits as i32)?,
             (_, Value::Fixed32(bits)) => write!(self.out, "{bits}")?,
@@ -199,7 +220,11 @@ impl<W: Write> Writer<'_, W> {
         } else if number.is_nan() {
             self.out.write_all(b"\"NaN\"")?;
         } else {
-            self.out.write_all(if number > 0.0 { b"\"Infinity\"" } else { b"\"-Infinity\"" })?;
+            self.out.write_all(if number > 0.0 {
+                b"\"Infinity\""
+            } else {
+                b"\"-Infinity\""
+            })?;
         }
         Ok(())
     }
@@ -209,7 +234,14 @@ impl<W: Write> Writer<'_, W> {
     }
 
     fn name(&mut self, field: Field, first: bool) -> Result<(), WriteError> {
-        self.key(if self.style.json_names { field.json_name() } else { field.name() }, first)?;
+        self.key(
+            if self.style.json_names {
+                field.json_name()
+            } else {
+                field.name()
+            },
+            first,
+        )?;
         Ok(())
     }
 
@@ -267,14 +299,21 @@ fn collect(bytes: &[u8], message: Message) -> Result<Vec<Entry<'_>>, WriteError>
 
 /// Whether another member of the oneof stands later on the wire.
 fn overruled(bytes: &[u8], message: Message, field: Field, oneof: usize) -> bool {
-    let members = Fields::new(bytes).flatten().filter_map(|found| message.field(found.number));
-    members.filter(|other| other.oneof() == Some(oneof)).last().is_some_and(|last| last != field)
+    let members = Fields::new(bytes)
+        .flatten()
+        .filter_map(|found| message.field(found.number));
+    members
+        .filter(|other| other.oneof() == Some(oneof))
+        .last()
+        .is_some_and(|last| last != field)
 }
 
 fn joined(field: Field, group: &[Entry<'_>]) -> Result<Vec<u8>, WriteError> {
     let mut joined = Vec::new();
     for (_, value) in group {
-        let Value::Len(part) = value else { return Err(WriteError::Mismatch(field)) };
+        let Value::Len(part) = value else {
+            return Err(WriteError::Mismatch(field));
+        };
         joined.extend_from_slice(part);
     }
     Ok(joined)

@@ -13,12 +13,17 @@ use crate::type_url::full_name;
 use crate::wire::{self, Fields, Value};
 
 impl<W: Write> Writer<'_, W> {
-    pub(super) fn well_known(&mut self, bytes: &[u8], known: WellKnown, message: Message, secret: bool) -> Result<(), WriteError> {
+    pub(super) fn well_known(
+        &mut self,
+        bytes: &[u8],
+        known: WellKnown,
+        message: Message,
+        secret: bool,
+    ) -> Result<(), WriteError> {
         match known {
             WellKnown::Any => self.any(bytes, secret),
             WellKnown::Duration => self.moment(bytes, format_duration),
             WellKnown::Timestamp => self.moment(bytes, format_timestamp),
-            WellKnown::FieldMask => self.field_mask(bytes),
             WellKnown::Struct | WellKnown::ListValue => self.container(bytes, message, secret),
             WellKnown::Value => self.value(bytes, message, secret),
             WellKnown::Wrapper => self.wrapper(bytes, message, secret),
@@ -60,26 +65,6 @@ impl<W: Write> Writer<'_, W> {
         self.string(&text)
     }
 
-    fn field_mask(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
-        let mut mask = String::new();
-        for field in Fields::new(bytes) {
-            let Value::Len(path) = field?.value else { continue };
-            if !mask.is_empty() {
-                mask.push(',');
-            }
-            let mut capital = false;
-            for letter in String::from_utf8_lossy(path).chars() {
-                if letter == '_' {
-                    capital = true;
-                    continue;
-                }
-                mask.push(if capital { letter.to_ascii_uppercase() } else { letter });
-                capital = false;
-            }
-        }
-        self.string(&mask)
-    }
-
     /// `Struct` and `ListValue`: the content of their one field, without its name.
     fn container(&mut self, bytes: &[u8], message: Message, secret: bool) -> Result<(), WriteError> {
         let Some(content) = message.field(1) else { return Ok(()) };
@@ -95,7 +80,9 @@ impl<W: Write> Writer<'_, W> {
         }
         let mut first = self.open('[')?;
         for (_, value) in entries {
-            let (Value::Len(item), Some(item_type)) = (value, content.message()) else { return Err(WriteError::Mismatch(content)) };
+            let (Value::Len(item), Some(item_type)) = (value, content.message()) else {
+                return Err(WriteError::Mismatch(content));
+            };
             first = self.separate(first)?;
             self.message(item, item_type, secret)?;
         }
@@ -135,12 +122,15 @@ impl<W: Write> Writer<'_, W> {
 
     /// Entries sorted by key; of several with one key the last counts.
     pub(super) fn map(&mut self, entries: &[(Field, Value<'_>)], field: Field, secret: bool) -> Result<(), WriteError> {
-        let Some((key_field, value_field)) = field.message().and_then(|entry| entry.field(1).zip(entry.field(2))) else {
+        let Some((key_field, value_field)) = field.message().and_then(|entry| entry.field(1).zip(entry.field(2)))
+        else {
             return Err(WriteError::Mismatch(field));
         };
         let mut sorted = BTreeMap::new();
         for (_, entry) in entries {
-            let Value::Len(bytes) = entry else { return Err(WriteError::Mismatch(field)) };
+            let Value::Len(bytes) = entry else {
+                return Err(WriteError::Mismatch(field));
+            };
             let (mut key, mut value) = (default_of(key_field), None);
             for part in Fields::new(bytes) {
                 let part = part?;
@@ -150,7 +140,10 @@ impl<W: Write> Writer<'_, W> {
                     _ => {}
                 }
             }
-            sorted.insert(key_text(key_field, key)?, value.unwrap_or_else(|| default_of(value_field)));
+            sorted.insert(
+                key_text(key_field, key)?,
+                value.unwrap_or_else(|| default_of(value_field)),
+            );
         }
         let mut first = self.open('{')?;
         for (key, value) in sorted {

@@ -17,7 +17,10 @@ pub(super) struct YamlSource<'a> {
 
 impl<'a> YamlSource<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Self { parser: Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)), line: 0 }
+        Self {
+            parser: Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)),
+            line: 0,
+        }
     }
 
     fn next(&mut self) -> Result<YamlEvent<'a>, Stop> {
@@ -25,7 +28,9 @@ impl<'a> YamlSource<'a> {
         self.line = span.start.line();
         match &event {
             YamlEvent::Alias(_) => Err(Stop::NeedsTree),
-            YamlEvent::Scalar(_, _, anchor, _) | YamlEvent::MappingStart(anchor, _) | YamlEvent::SequenceStart(anchor, _)
+            YamlEvent::Scalar(_, _, anchor, _)
+            | YamlEvent::MappingStart(anchor, _)
+            | YamlEvent::SequenceStart(anchor, _)
                 if *anchor != 0 =>
             {
                 Err(Stop::NeedsTree)
@@ -84,8 +89,11 @@ impl<'a> Source<'a> for YamlSource<'a> {
 
 /// Reads a whole document into a tree, anchors resolved.
 pub(super) fn tree(text: &str) -> Result<Value, JsonError> {
-    let mut builder =
-        Builder { parser: Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)), anchors: HashMap::new(), nodes: 0 };
+    let mut builder = Builder {
+        parser: Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)),
+        anchors: HashMap::new(),
+        nodes: 0,
+    };
     let (first, span) = next_event(&mut builder.parser)?;
     if matches!(first, YamlEvent::StreamEnd | YamlEvent::DocumentEnd) {
         return Ok(Value::Null);
@@ -114,8 +122,11 @@ impl<'a> Builder<'a> {
         }
         let (anchor, value, count) = match event {
             YamlEvent::Alias(anchor) => {
-                let (value, count) =
-                    self.anchors.get(&anchor).cloned().ok_or_else(|| error("an alias stands inside its own anchor".to_owned()))?;
+                let (value, count) = self
+                    .anchors
+                    .get(&anchor)
+                    .cloned()
+                    .ok_or_else(|| error("an alias stands inside its own anchor".to_owned()))?;
                 (0, value, count)
             }
             YamlEvent::Scalar(text, style, anchor, tag) => {
@@ -165,7 +176,8 @@ impl<'a> Builder<'a> {
                 YamlEvent::MappingEnd => return Ok((map, count)),
                 YamlEvent::Scalar(text, _, anchor, tag) => {
                     if anchor != 0 {
-                        self.anchors.insert(anchor, (Value::String(text.clone().into_owned()), 1));
+                        self.anchors
+                            .insert(anchor, (Value::String(text.clone().into_owned()), 1));
                     }
                     (text.into_owned(), tag.is_some_and(|tag| is_ignored(&tag)))
                 }
@@ -202,7 +214,13 @@ fn only_document<'a>(parser: &mut Parser<'a, StrInput<'a>>) -> Result<(), JsonEr
         match parser.next_event() {
             None | Some(Ok((YamlEvent::StreamEnd, _))) => return Ok(()),
             Some(Ok((YamlEvent::DocumentEnd, _))) => {}
-            Some(Ok((_, span))) => return Err(JsonError::new("a second document follows the first", span.start.line(), 0)),
+            Some(Ok((_, span))) => {
+                return Err(JsonError::new(
+                    "a second document follows the first",
+                    span.start.line(),
+                    0,
+                ));
+            }
             Some(Err(error)) => return Err(scan_error(&error)),
         }
     }
@@ -218,14 +236,17 @@ fn is_ignored(tag: &Tag) -> bool {
 
 /// Envoy's `parseYamlNode`: quoted and block scalars are strings; a plain one is null, a boolean, a 32-bit number or a string.
 fn scalar<'a>(text: Cow<'a, str>, style: ScalarStyle, tag: Option<&Tag>) -> Event<'a> {
-    let non_specific = tag.is_some_and(|tag| tag.handle.is_empty() && tag.suffix == "!" || tag.handle == "!" && tag.suffix.is_empty());
+    let non_specific =
+        tag.is_some_and(|tag| tag.handle.is_empty() && tag.suffix == "!" || tag.handle == "!" && tag.suffix.is_empty());
     if style != ScalarStyle::Plain || non_specific {
         return Event::Text(text);
     }
     match text.as_ref() {
         "" | "~" | "null" | "Null" | "NULL" => return Event::Null,
         "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => return Event::Bool(true),
-        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => return Event::Bool(false),
+        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
+            return Event::Bool(false);
+        }
         _ => {}
     }
     match plain_integer(&text) {

@@ -10,17 +10,23 @@ pub(super) fn u8_at(offset: usize) -> u8 {
 
 #[inline]
 pub(super) fn u16_at(offset: usize) -> u16 {
-    BLOB.get(offset..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u16::from_le_bytes(*bytes))
+    BLOB.get(offset..)
+        .and_then(<[u8]>::first_chunk)
+        .map_or(0, |bytes| u16::from_le_bytes(*bytes))
 }
 
 #[inline]
 pub(super) fn u32_at(offset: usize) -> u32 {
-    BLOB.get(offset..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u32::from_le_bytes(*bytes))
+    BLOB.get(offset..)
+        .and_then(<[u8]>::first_chunk)
+        .map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
 #[inline]
 pub(super) fn u64_at(offset: usize) -> u64 {
-    BLOB.get(offset..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    BLOB.get(offset..)
+        .and_then(<[u8]>::first_chunk)
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 pub(super) fn bytes(offset: u32, length: usize) -> &'static [u8] {

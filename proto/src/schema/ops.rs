@@ -69,7 +69,6 @@ pub const WELL_KNOWN: &[(u8, &str)] = &[
     (4, "google.protobuf.Struct"),
     (5, "google.protobuf.Value"),
     (6, "google.protobuf.ListValue"),
-    (7, "google.protobuf.FieldMask"),
     (8, "google.protobuf.DoubleValue"),
     (8, "google.protobuf.FloatValue"),
     (8, "google.protobuf.Int64Value"),

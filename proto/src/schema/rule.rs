@@ -11,6 +11,9 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// No rules.
+    pub const NONE: Rules = Rules { start: 0, count: 0 };
+
     pub(super) fn new(start: u32, count: u16) -> Self {
         Self { start, count }
     }
@@ -21,7 +24,9 @@ impl Rules {
     }
 
     pub fn iter(self) -> impl Iterator<Item = Rule> {
-        (0..u32::from(self.count)).map(move |position| Rule { at: layout::RULES + 16 * (self.start + position) as usize })
+        (0..u32::from(self.count)).map(move |position| Rule {
+            at: layout::RULES + 16 * (self.start + position) as usize,
+        })
     }
 
     /// Whether a rule of this operation is among them.

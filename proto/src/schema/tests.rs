@@ -27,7 +27,11 @@ fn every_message_is_found_by_name_and_every_field_by_each_of_its_handles() {
             assert_eq!(known.field_at(field.position()), Some(field));
             assert_eq!(field.parent(), known);
         }
-        assert!(known.field_count() <= 128, "{} has more fields than the walker's bit set", known.name());
+        assert!(
+            known.field_count() <= 128,
+            "{} has more fields than the walker's bit set",
+            known.name()
+        );
     }
     assert_eq!(fields, field_count());
 }
@@ -35,16 +39,24 @@ fn every_message_is_found_by_name_and_every_field_by_each_of_its_handles() {
 #[test]
 fn istio_messages_are_in_the_same_table() {
     let config = message("stats.PluginConfig").expect("known");
-    let metrics = config.field_by_name("metrics").and_then(Field::message).expect("a message");
+    let metrics = config
+        .field_by_name("metrics")
+        .and_then(Field::message)
+        .expect("a message");
     let dimensions = metrics.field_by_name("dimensions").expect("known");
     assert!(dimensions.is_map());
-    assert!(message("io.istio.http.peer_metadata.Config.PropagationMethod").is_some_and(|method| method.oneof_count() == 1));
+    assert!(
+        message("io.istio.http.peer_metadata.Config.PropagationMethod").is_some_and(|method| method.oneof_count() == 1)
+    );
 }
 
 #[test]
 fn enums_map_both_ways() {
     let cluster = message("envoy.config.cluster.v3.Cluster").expect("known");
-    let policy = cluster.field_by_name("lb_policy").and_then(Field::enumeration).expect("an enum");
+    let policy = cluster
+        .field_by_name("lb_policy")
+        .and_then(Field::enumeration)
+        .expect("an enum");
     assert_eq!(policy.number("RING_HASH"), Some(2));
     assert_eq!(policy.value_name(2), Some("RING_HASH"));
     assert_eq!(policy.number("ring_hash"), None);

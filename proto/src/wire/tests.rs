@@ -16,7 +16,12 @@ fn reads_every_wire_type_with_its_range() {
     let values: Vec<_> = fields.iter().map(|field| (field.number, field.value)).collect();
     assert_eq!(
         values,
-        [(1, Value::Varint(300)), (2, Value::Len(b"name")), (3, Value::Fixed32(7)), (4, Value::Fixed64(9))]
+        [
+            (1, Value::Varint(300)),
+            (2, Value::Len(b"name")),
+            (3, Value::Fixed32(7)),
+            (4, Value::Fixed64(9))
+        ]
     );
     assert_eq!(fields[0].range, 0..3);
     assert_eq!(fields[3].range.end, bytes.len());
@@ -41,7 +46,10 @@ fn malformed_bytes_are_errors() {
     assert_eq!(error(&[0x00, 1]), Some(WireError::Tag));
     assert_eq!(error(&[0x0b]), Some(WireError::WireType(3)));
     assert_eq!(error(&[0xff; 11]), Some(WireError::Varint));
-    assert_eq!(error(&[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]), Some(WireError::Truncated));
+    assert_eq!(
+        error(&[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]),
+        Some(WireError::Truncated)
+    );
 }
 
 proptest! {

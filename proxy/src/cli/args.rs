@@ -21,7 +21,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "file")]
     pub config_dump: Option<PathBuf>,
     /// What happens to a field that is set and not honoured: refuse its resource, or warn where that is safe
-    #[arg(long, value_name = "string", value_enum, default_value = "refuse", env = "REMORA_UNSUPPORTED")]
+    #[arg(
+        long,
+        value_name = "string",
+        value_enum,
+        default_value = "refuse",
+        env = "REMORA_UNSUPPORTED"
+    )]
     pub unsupported: UnsupportedArg,
     /// Number of worker threads; by default the CPUs that affinity and cgroup quota grant
     #[arg(long, value_name = "uint32_t")]

@@ -20,7 +20,11 @@ fn every_flag_of_envoy_exists_in_the_same_form() {
             Some((short, rest)) => (short.trim_start_matches('-').chars().next(), rest),
             None => (None, line),
         };
-        let name = rest.split_whitespace().next().unwrap_or_default().trim_start_matches("--");
+        let name = rest
+            .split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("--");
         let Some(flag) = ours.get_arguments().find(|flag| flag.get_long() == Some(name)) else {
             assert_eq!(name, "help", "{line} is missing");
             continue;
@@ -97,18 +101,44 @@ fn what_cannot_be_is_refused_with_a_message_and_code_1() {
 #[test]
 fn help_and_versions_end_well() {
     let help = run(&["--help"]).expect_err("help ends");
-    assert!(help.code == 0 && help.message.contains("--config-path") && help.message.contains("No effect: there is no hot restart"));
+    assert!(
+        help.code == 0
+            && help.message.contains("--config-path")
+            && help.message.contains("No effect: there is no hot restart")
+    );
     let version = run(&["--version"]).expect_err("version ends");
-    assert!(version.message.starts_with("\nremora  version: ") && version.message.matches('/').count() == 4, "{version:?}");
+    assert!(
+        version.message.starts_with("\nremora  version: ") && version.message.matches('/').count() == 4,
+        "{version:?}"
+    );
     assert_eq!(run(&["--hot-restart-version"]).map_err(|exit| exit.code), Err(0));
 }
 
 #[test]
 fn our_own_flags() {
-    let options = run(&["--mode", "validate", "--config-dump", "d.json", "--unsupported=warn", "--", "--whatever"]);
+    let options = run(&[
+        "--mode",
+        "validate",
+        "--config-dump",
+        "d.json",
+        "--unsupported=warn",
+        "--",
+        "--whatever",
+    ]);
     let options = options.expect("known flags");
     assert_eq!((options.mode, options.unsupported), (Mode::Validate, Unsupported::Warn));
-    assert_eq!(run(&["--mode", "init_only"]).map(|options| options.mode), Ok(Mode::InitOnly));
+    assert_eq!(
+        run(&["--mode", "init_only"]).map(|options| options.mode),
+        Ok(Mode::InitOnly)
+    );
     let demo = parse(["remora", "demo", "--serve", "--duration", "3"]);
-    assert_eq!(demo, Ok(Command::Demo(DemoArgs { serve: true, duration: 3, concurrency: 1, admin_port: 0 })));
+    assert_eq!(
+        demo,
+        Ok(Command::Demo(DemoArgs {
+            serve: true,
+            duration: 3,
+            concurrency: 1,
+            admin_port: 0
+        }))
+    );
 }

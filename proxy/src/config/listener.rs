@@ -37,7 +37,10 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ListenerConfig> {
         return Err(Problems(problems));
     };
     #[allow(deprecated)]
-    let legacy_bind = config.deprecated_v1.as_ref().and_then(|legacy| legacy.bind_to_port.as_ref());
+    let legacy_bind = config
+        .deprecated_v1
+        .as_ref()
+        .and_then(|legacy| legacy.bind_to_port.as_ref());
     let bind = config.bind_to_port.as_ref().or(legacy_bind);
     Ok(ListenerConfig {
         name: Arc::from(config.name.as_str()),
@@ -54,7 +57,9 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ListenerConfig> {
 pub fn duration(config: Option<&remora_proto::pb::google::protobuf::Duration>) -> Option<Duration> {
     let config = config?;
     let seconds = u64::try_from(config.seconds).ok()?;
-    let nanos = u32::try_from(config.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    let nanos = u32::try_from(config.nanos)
+        .ok()
+        .filter(|nanos| *nanos < 1_000_000_000)?;
     Some(Duration::new(seconds, nanos))
 }
 
@@ -69,10 +74,16 @@ pub fn address(config: Option<&PbAddress>) -> Compiled<Address> {
                 return Err(Problems::one("socket_address.protocol", "only TCP is supported"));
             }
             if !socket.network_namespace_filepath.is_empty() {
-                return Err(Problems::one("socket_address.network_namespace_filepath", "not supported"));
+                return Err(Problems::one(
+                    "socket_address.network_namespace_filepath",
+                    "not supported",
+                ));
             }
             let ip = socket.address.parse().map_err(|_| {
-                Problems::one("socket_address.address", format!("malformed IP address: {}", socket.address))
+                Problems::one(
+                    "socket_address.address",
+                    format!("malformed IP address: {}", socket.address),
+                )
             })?;
             let port = match &socket.port_specifier {
                 Some(socket_address::PortSpecifier::PortValue(port)) => u16::try_from(*port),
@@ -127,11 +138,18 @@ fn unsupported(config: &Listener) -> Vec<Problem> {
         ("api_listener", config.api_listener.is_some()),
         ("internal_listener", config.listener_specifier.is_some()),
         ("enable_mptcp", config.enable_mptcp),
-        ("tcp_fast_open_queue_length", config.tcp_fast_open_queue_length.is_some()),
+        (
+            "tcp_fast_open_queue_length",
+            config.tcp_fast_open_queue_length.is_some(),
+        ),
         ("stats_matcher", config.stats_matcher.is_some()),
     ];
     let set = fields.iter().filter(|(_, set)| *set);
-    set.map(|(field, _)| Problem { path: (*field).to_owned(), reason: "not supported".to_owned() }).collect()
+    set.map(|(field, _)| Problem {
+        path: (*field).to_owned(),
+        reason: "not supported".to_owned(),
+    })
+    .collect()
 }
 
 #[cfg(test)]

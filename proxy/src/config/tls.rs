@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use pb::common_tls_context::ValidationContextType;
 use prost::Message;
 use remora_proto::pb::envoy::config::core::v3::{
-    ConfigSource, TransportSocket, config_source::ConfigSourceSpecifier, grpc_service::TargetSpecifier, transport_socket,
+    ConfigSource, TransportSocket, config_source::ConfigSourceSpecifier, grpc_service::TargetSpecifier,
+    transport_socket,
 };
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use remora_proto::pb::google::protobuf::Any;
-use pb::common_tls_context::ValidationContextType;
 
 use super::{BuildContext, Compiled, Problems};
 use crate::tls::{DownstreamTls, UpstreamTls};
@@ -26,7 +27,9 @@ pub fn downstream(socket: &TransportSocket, cx: &BuildContext) -> Compiled<Optio
         return Ok(None);
     };
     let context: pb::DownstreamTlsContext = decode(any)?;
-    DownstreamTls::compile(&context, cx).map(Some).map_err(|problems| problems.under("typed_config"))
+    DownstreamTls::compile(&context, cx)
+        .map(Some)
+        .map_err(|problems| problems.under("typed_config"))
 }
 
 /// A cluster side's transport socket; `None` is plaintext.
@@ -38,7 +41,9 @@ pub fn upstream(socket: &TransportSocket, cx: &BuildContext) -> Compiled<Option<
         return Ok(None);
     };
     let context: pb::UpstreamTlsContext = decode(any)?;
-    UpstreamTls::compile(&context, cx).map(Some).map_err(|problems| problems.under("typed_config"))
+    UpstreamTls::compile(&context, cx)
+        .map(Some)
+        .map_err(|problems| problems.under("typed_config"))
 }
 
 /// Where a resource comes from.
@@ -65,7 +70,10 @@ impl Source {
             Some(Some(ConfigSourceSpecifier::Path(path))) => Ok(Self::Path(path.clone())),
             Some(Some(ConfigSourceSpecifier::PathConfigSource(source))) => Ok(Self::Path(source.path.clone())),
             Some(Some(ConfigSourceSpecifier::ApiConfigSource(api))) => {
-                let target = api.grpc_services.first().and_then(|service| service.target_specifier.as_ref());
+                let target = api
+                    .grpc_services
+                    .first()
+                    .and_then(|service| service.target_specifier.as_ref());
                 match target {
                     Some(TargetSpecifier::EnvoyGrpc(grpc)) => Ok(Self::Grpc {
                         cluster: grpc.cluster_name.clone(),

@@ -16,7 +16,10 @@ pub enum Verdict {
     /// Go on, and keep this for as long as the connection lives.
     Hold(Box<dyn Send>),
     /// Close it after `delay`; the reason goes to the access log as connection termination details.
-    Close { reason: String, delay: Duration },
+    Close {
+        reason: String,
+        delay: Duration,
+    },
 }
 
 /// A network filter that decides about a connection before its first byte is proxied.
@@ -37,5 +40,8 @@ pub const REGISTRY: &[(&str, Compile)] = &[
 
 /// The compile function of a type URL.
 pub fn find(type_url: &str) -> Option<Compile> {
-    REGISTRY.iter().find(|(known, _)| *known == type_url).map(|(_, compile)| *compile)
+    REGISTRY
+        .iter()
+        .find(|(known, _)| *known == type_url)
+        .map(|(_, compile)| *compile)
 }

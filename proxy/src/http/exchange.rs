@@ -48,6 +48,12 @@ pub struct Exchange {
     pub close_downstream: bool,
     /// The request's upgrade, if it asks for one and the connection manager allows it.
     pub upgrade: Option<super::upgrade::UpgradeKind>,
+    /// One random number a stream: runtime fractions and weighted clusters agree on it.
+    pub random: u64,
+    /// The response's headers, kept only if an access log asks for them (`AccessLog::needs_response_headers`).
+    pub logged_response: Option<Box<http::HeaderMap>>,
+    /// The response's trailers, kept only if an access log asks for them.
+    pub logged_trailers: Option<Box<http::HeaderMap>>,
 }
 
 /// The request's authority (`host` or `:authority`), as Envoy matches it.
@@ -60,7 +66,33 @@ pub struct RouteCell {
     pub virtual_host: Option<Arc<VirtualHost>>,
     pub route: Option<Arc<Route>>,
     pub cluster: Option<Arc<Cluster>>,
+    /// Which entry of a weighted cluster was chosen, for its header rules and per-filter configuration.
+    pub weighted: Option<u32>,
 }
+
+/// Dynamic metadata: what filters say of a stream, by namespace. Lives in [`Exchange::extensions`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DynamicMetadata(pub std::collections::BTreeMap<String, remora_proto::pb::google::protobuf::Struct>);
+
+impl DynamicMetadata {
+    /// The value at `path` below a namespace.
+    pub fn value(&self, namespace: &str, path: &[String]) -> Option<&remora_proto::pb::google::protobuf::Value> {
+        use remora_proto::pb::google::protobuf::value::Kind;
+        let (last, parents) = path.split_last()?;
+        let mut fields = self.0.get(namespace)?;
+        for key in parents {
+            match fields.fields.get(key)?.kind.as_ref()? {
+                Kind::StructValue(inner) => fields = inner,
+                _ => return None,
+            }
+        }
+        fields.fields.get(last)
+    }
+}
+
+/// Filter state that prints as text, by key. Lives in [`Exchange::extensions`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilterState(pub std::collections::BTreeMap<String, String>);
 
 /// What the router did upstream.
 #[derive(Default)]
@@ -146,6 +178,9 @@ impl Exchange {
             guards: Vec::new(),
             close_downstream: false,
             upgrade: None,
+            random: fastrand::u64(..),
+            logged_response: None,
+            logged_trailers: None,
         }
     }
 

@@ -1,1 +1,3 @@
-//! What a connection manager does to headers, in Envoy's order.
+//! Header policy: what Envoy's connection manager does to heads before routing and after the response.
+
+pub mod mutations;

@@ -71,7 +71,11 @@ fn bind_each(address: SocketAddr, settings: &ListenerSettings, count: usize) -> 
 }
 
 fn bind_one(address: SocketAddr, settings: &ListenerSettings, reuse_port: bool) -> io::Result<Bound> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;
     if address.is_ipv6() {
@@ -91,7 +95,12 @@ fn bind_one(address: SocketAddr, settings: &ListenerSettings, reuse_port: bool) 
                 socket.set_freebind_v6(true)?;
             }
             if settings.transparent {
-                sys::set_socket_option(socket.as_fd(), libc::SOL_IPV6, libc::IPV6_TRANSPARENT, &1_i32.to_ne_bytes())?;
+                sys::set_socket_option(
+                    socket.as_fd(),
+                    libc::SOL_IPV6,
+                    libc::IPV6_TRANSPARENT,
+                    &1_i32.to_ne_bytes(),
+                )?;
             }
         }
     }
@@ -135,7 +144,9 @@ fn copies(first: Bound, count: usize) -> io::Result<Vec<Bound>> {
 
 /// The kernel caps it at `net.core.somaxconn`, which is Envoy's default.
 fn backlog(settings: &ListenerSettings) -> i32 {
-    settings.backlog.map_or(i32::MAX, |backlog| i32::try_from(backlog).unwrap_or(i32::MAX))
+    settings
+        .backlog
+        .map_or(i32::MAX, |backlog| i32::try_from(backlog).unwrap_or(i32::MAX))
 }
 
 fn set_options(socket: &Socket, settings: &ListenerSettings, state: SocketState) -> io::Result<()> {

@@ -97,11 +97,15 @@ impl ChainTable {
     ///
     /// # Errors
     /// [`Duplicate`] for chains with equal or overlapping criteria.
-    pub fn new(chains: Vec<(Criteria, Arc<FilterChain>)>, default: Option<Arc<FilterChain>>) -> Result<Self, Duplicate> {
+    pub fn new(
+        chains: Vec<(Criteria, Arc<FilterChain>)>,
+        default: Option<Arc<FilterChain>>,
+    ) -> Result<Self, Duplicate> {
         let mut root = Node::default();
         for (index, (criteria, _)) in chains.iter().enumerate() {
             let stages = criteria.stages();
-            root.insert(&stages, index).map_err(|earlier| Duplicate { chain: index, earlier })?;
+            root.insert(&stages, index)
+                .map_err(|earlier| Duplicate { chain: index, earlier })?;
         }
         root.sort();
         Ok(Self {
@@ -286,7 +290,9 @@ impl Node {
     }
 
     fn alpn(&self, offered: &[Vec<u8>]) -> Option<&Self> {
-        offered.iter().find_map(|name| self.text(std::str::from_utf8(name).ok()?))
+        offered
+            .iter()
+            .find_map(|name| self.text(std::str::from_utf8(name).ok()?))
     }
 }
 

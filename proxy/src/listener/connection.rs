@@ -21,9 +21,23 @@ use crate::tls::TlsError;
 
 /// Serves one accepted connection to its end.
 pub async fn serve(shared: Arc<Shared>, listener: Arc<ActiveListener>, io: Io, local: Address, remote: Address) {
-    let arrival = Arrival { shared, io, local, remote, accepted_at: clock::now() };
-    let Some(open) = Box::pin(arrival.open(listener)).await else { return };
-    let Opened { io, chain, connection, guard, holds } = *open;
+    let arrival = Arrival {
+        shared,
+        io,
+        local,
+        remote,
+        accepted_at: clock::now(),
+    };
+    let Some(open) = Box::pin(arrival.open(listener)).await else {
+        return;
+    };
+    let Opened {
+        io,
+        chain,
+        connection,
+        guard,
+        holds,
+    } = *open;
     let drain = chain.drain.signal();
     match &chain.terminal {
         Terminal::Http(manager) => manager.clone().serve(io, connection, drain).await,
@@ -54,10 +68,18 @@ struct Opened {
 impl Arrival {
     /// Everything up to the terminal filter. `None`: the connection is refused, counted, and closed.
     async fn open(self, listener: Arc<ActiveListener>) -> Option<Box<Opened>> {
-        let Self { shared, io, local, remote, accepted_at } = self;
+        let Self {
+            shared,
+            io,
+            local,
+            remote,
+            accepted_at,
+        } = self;
         let state = listener.state.load_full();
         let (io, findings) = inspect(&shared, &listener, &state, io, &local).await?;
-        let restored = findings.original_destination.filter(|original| local.ip() != Some(*original));
+        let restored = findings
+            .original_destination
+            .filter(|original| local.ip() != Some(*original));
         let next = match (state.settings.use_original_dst, restored) {
             (true, Some(original)) => shared.directory.load().find(original).cloned(),
             _ => None,
@@ -106,7 +128,13 @@ impl Arrival {
                 }
             }
         }
-        Some(Box::new(Opened { io, chain, connection: Arc::new(connection), guard, holds }))
+        Some(Box::new(Opened {
+            io,
+            chain,
+            connection: Arc::new(connection),
+            guard,
+            holds,
+        }))
     }
 }
 
@@ -126,7 +154,11 @@ impl Place {
                 remote: Address::Ip(source),
                 direct_remote,
             },
-            None => Self { local: restored, remote: direct_remote.clone(), direct_remote },
+            None => Self {
+                local: restored,
+                remote: direct_remote.clone(),
+                direct_remote,
+            },
         }
     }
 }
@@ -201,7 +233,11 @@ async fn handshake(
         Some(limit) => match tokio::time::timeout(limit, accepting).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                listener.stats.listener.downstream_cx_transport_socket_connect_timeout.inc();
+                listener
+                    .stats
+                    .listener
+                    .downstream_cx_transport_socket_connect_timeout
+                    .inc();
                 return None;
             }
         },
@@ -278,7 +314,10 @@ impl Drop for OpenConnection {
         stats.listener.downstream_cx_active.dec();
         stats.listener.downstream_cx_destroy.inc();
         let length: Duration = clock::now().saturating_duration_since(self.accepted_at);
-        stats.listener.downstream_cx_length_ms.record(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+        stats
+            .listener
+            .downstream_cx_length_ms
+            .record(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
         if let Some(worker) = worker::index().and_then(|index| stats.workers.get(index)) {
             worker.downstream_cx_active.dec();
         }

@@ -78,7 +78,10 @@ impl Inspection {
             }
             match &filter.kind {
                 ListenerFilterKind::OriginalDst => self.original_destination(),
-                ListenerFilterKind::TlsInspector { max_hello, close_on_error } => {
+                ListenerFilterKind::TlsInspector {
+                    max_hello,
+                    close_on_error,
+                } => {
                     self.tls(*max_hello, *close_on_error, stats).await?;
                 }
                 ListenerFilterKind::HttpInspector => self.http(stats).await?,

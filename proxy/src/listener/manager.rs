@@ -95,7 +95,11 @@ impl ListenerManager {
         for listener in prepared {
             self.start(&mut active, listener);
         }
-        let gone: Vec<_> = active.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
+        let gone: Vec<_> = active
+            .keys()
+            .filter(|name| !wanted.contains_key(*name))
+            .cloned()
+            .collect();
         for name in gone {
             if let Some(listener) = active.remove(&name) {
                 self.counters.listener_removed.inc();
@@ -114,7 +118,11 @@ impl ListenerManager {
 
     /// Where the listener `name` really listens; empty if there is none.
     pub fn addresses(&self, name: &str) -> Vec<Address> {
-        self.active.lock().get(name).map(|listener| listener.addresses.clone()).unwrap_or_default()
+        self.active
+            .lock()
+            .get(name)
+            .map(|listener| listener.addresses.clone())
+            .unwrap_or_default()
     }
 
     /// Asks the connections of all listeners (or of the inbound ones) to leave, without closing a socket: `/drain_listeners?graceful`,
@@ -123,7 +131,10 @@ impl ListenerManager {
         for listener in self.matching(inbound_only) {
             let state = listener.state.load();
             if modify_only_too || !state.settings.drain_modify_only {
-                state.chains.all().for_each(|chain| chain.drain.advance(DrainPhase::Draining));
+                state
+                    .chains
+                    .all()
+                    .for_each(|chain| chain.drain.advance(DrainPhase::Draining));
             }
         }
     }
@@ -140,19 +151,23 @@ impl ListenerManager {
     pub fn close_connections(&self) {
         for listener in self.listeners() {
             let state = listener.state.load();
-            state.chains.all().for_each(|chain| chain.drain.advance(DrainPhase::Closed));
+            state
+                .chains
+                .all()
+                .for_each(|chain| chain.drain.advance(DrainPhase::Closed));
         }
     }
 
     /// Connections open now, over all listeners that are not draining.
     pub fn connections(&self) -> u64 {
-        self.listeners().iter().map(|listener| listener.stats.listener.downstream_cx_active.value()).sum()
+        self.listeners()
+            .iter()
+            .map(|listener| listener.stats.listener.downstream_cx_active.value())
+            .sum()
     }
 
     fn matching(&self, inbound_only: bool) -> Vec<Arc<ActiveListener>> {
-        let inbound = |listener: &Arc<ActiveListener>| {
-            listener.state.load().settings.direction == Direction::Inbound
-        };
+        let inbound = |listener: &Arc<ActiveListener>| listener.state.load().settings.direction == Direction::Inbound;
         let mut listeners = self.listeners();
         listeners.retain(|listener| !inbound_only || inbound(listener));
         listeners
@@ -166,7 +181,13 @@ impl ListenerManager {
                 addresses.push(address.clone());
                 continue;
             }
-            let bound = bind(&config.name, address, &config.settings, config.reuse_port, self.workers.len())?;
+            let bound = bind(
+                &config.name,
+                address,
+                &config.settings,
+                config.reuse_port,
+                self.workers.len(),
+            )?;
             let actual = bound.first().and_then(Bound::address);
             addresses.push(actual.map_or_else(|| address.clone(), Address::Ip));
             sockets.push(bound);
@@ -181,7 +202,10 @@ impl ListenerManager {
             state: ArcSwap::from_pointee(ListenerState::new(config, None)),
             stop: Drain::new().0,
         };
-        Ok(Prepared { listener: Arc::new(listener), sockets })
+        Ok(Prepared {
+            listener: Arc::new(listener),
+            sockets,
+        })
     }
 
     /// Starts to accept; a listener of the same name that stood elsewhere drains.
@@ -235,10 +259,14 @@ impl ListenerManager {
         if chains.is_empty() && listener.is_none() {
             return;
         }
-        chains.iter().for_each(|chain| chain.drain.advance(DrainPhase::Draining));
+        chains
+            .iter()
+            .for_each(|chain| chain.drain.advance(DrainPhase::Draining));
         let draining = chains.len() as u64;
         let counters = self.counters.clone();
-        counters.total_filter_chains_draining.set(counters.total_filter_chains_draining.value() + draining);
+        counters
+            .total_filter_chains_draining
+            .set(counters.total_filter_chains_draining.value() + draining);
         let drain_time = self.drain_time;
         self.workers.run(0, "drain", move || async move {
             clock::sleep(drain_time).await;

@@ -25,7 +25,11 @@ where
 }
 
 /// As [`spawn`], on another thread's runtime.
-pub fn spawn_on<F>(runtime: &tokio::runtime::Handle, name: &'static str, future: F) -> tokio::task::JoinHandle<F::Output>
+pub fn spawn_on<F>(
+    runtime: &tokio::runtime::Handle,
+    name: &'static str,
+    future: F,
+) -> tokio::task::JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,

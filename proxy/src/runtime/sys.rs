@@ -20,5 +20,10 @@ pub fn set_socket_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &
 
 /// `IP_BIND_ADDRESS_NO_PORT`: the port is chosen at connect, so that a source address is good for 64 k ports per destination.
 pub fn bind_address_no_port(socket: BorrowedFd<'_>) -> io::Result<()> {
-    set_socket_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, &1_i32.to_ne_bytes())
+    set_socket_option(
+        socket,
+        libc::IPPROTO_IP,
+        libc::IP_BIND_ADDRESS_NO_PORT,
+        &1_i32.to_ne_bytes(),
+    )
 }

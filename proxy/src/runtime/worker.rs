@@ -36,7 +36,10 @@ impl Workers {
     /// When the system refuses a thread or its event queue.
     pub fn start(count: usize) -> io::Result<Self> {
         spawn::install_panic_hook();
-        (0..count.max(1)).map(Worker::start).collect::<io::Result<_>>().map(Self)
+        (0..count.max(1))
+            .map(Worker::start)
+            .collect::<io::Result<_>>()
+            .map(Self)
     }
 
     pub fn len(&self) -> usize {

@@ -62,7 +62,15 @@ pub async fn connect(cluster: &Cluster, host: &Host) -> Result<Connected, Failur
 
 /// As [`connect`], with what this connection wants otherwise.
 pub async fn connect_with(cluster: &Cluster, host: &Host, overrides: Overrides<'_>) -> Result<Connected, Failure> {
-    open(&host.address, &cluster.socket, cluster.connect_timeout, host.tls.as_deref(), &host.hostname, overrides).await
+    open(
+        &host.address,
+        &cluster.socket,
+        cluster.connect_timeout,
+        host.tls.as_deref(),
+        &host.hostname,
+        overrides,
+    )
+    .await
 }
 
 /// Connects to an address: the part that needs no cluster. `hostname` is the SNI where the context says `auto_host_sni`.
@@ -75,17 +83,29 @@ pub async fn open(
     overrides: Overrides<'_>,
 ) -> Result<Connected, Failure> {
     let connecting = async {
-        let io = transport(address, options).await.map_err(|error| Failure::ConnectFailure(Some(reason(&error))))?;
+        let io = transport(address, options)
+            .await
+            .map_err(|error| Failure::ConnectFailure(Some(reason(&error))))?;
         let local = io.local_address();
-        let Some(tls) = tls else { return Ok(Connected { io, peer: None, local }) };
-        let host_sni = if tls.auto_host_sni() && !hostname.is_empty() { Some(hostname) } else { None };
+        let Some(tls) = tls else {
+            return Ok(Connected { io, peer: None, local });
+        };
+        let host_sni = if tls.auto_host_sni() && !hostname.is_empty() {
+            Some(hostname)
+        } else {
+            None
+        };
         let handshake = Box::pin(tls.connect(io, overrides.alpn, overrides.sni.or(host_sni)));
         let done = handshake.await.and_then(|done| match overrides.san {
             Some(name) => done.names(name),
             None => Ok(done),
         });
         let done = done.map_err(|error| Failure::ConnectFailure(Some(error.to_string())))?;
-        Ok(Connected { io: done.io, peer: Some(done.peer), local })
+        Ok(Connected {
+            io: done.io,
+            peer: Some(done.peer),
+            local,
+        })
     };
     match tokio::time::timeout(timeout, connecting).await {
         Ok(result) => result,
@@ -96,7 +116,11 @@ pub async fn open(
 async fn transport(address: &Address, options: &SocketOptions) -> std::io::Result<Io> {
     match address {
         Address::Ip(address) => {
-            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            let socket = if address.is_ipv4() {
+                TcpSocket::new_v4()?
+            } else {
+                TcpSocket::new_v6()?
+            };
             prepare(&socket, *address, options)?;
             let stream = socket.connect(*address).await?;
             stream.set_nodelay(true)?;
@@ -127,7 +151,11 @@ fn prepare(socket: &TcpSocket, address: SocketAddr, options: &SocketOptions) -> 
     if let Some(keepalive) = &options.keepalive {
         set_keepalive(&reference, keepalive)?;
     }
-    for option in options.socket_options.iter().filter(|option| option.state == SocketState::PreBind) {
+    for option in options
+        .socket_options
+        .iter()
+        .filter(|option| option.state == SocketState::PreBind)
+    {
         sys::set_socket_option(socket.as_fd(), option.level, option.name, &option.value)?;
     }
     if let Some(source) = options.bind.iter().find(|source| source.is_ipv4() == address.is_ipv4()) {
@@ -144,7 +172,9 @@ fn reason(error: &std::io::Error) -> String {
     match error.raw_os_error() {
         Some(code) => format!("delayed connect error: {}", {
             let text = error.to_string();
-            text.split(" (os error").next().map_or_else(|| code.to_string(), str::to_owned)
+            text.split(" (os error")
+                .next()
+                .map_or_else(|| code.to_string(), str::to_owned)
         }),
         None => error.to_string(),
     }
@@ -157,9 +187,20 @@ mod tests {
     #[tokio::test]
     async fn a_refused_connect_says_so() {
         // Bound and closed again: nobody listens there.
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let (address, options) = (Address::Ip(free), SocketOptions::default());
-        let result = open(&address, &options, Duration::from_secs(5), None, "", Overrides::default()).await;
+        let result = open(
+            &address,
+            &options,
+            Duration::from_secs(5),
+            None,
+            "",
+            Overrides::default(),
+        )
+        .await;
         let failure = result.err();
         let expected = Failure::ConnectFailure(Some("delayed connect error: Connection refused".to_owned()));
         assert_eq!(failure, Some(expected));
@@ -173,7 +214,14 @@ mod tests {
             ..SocketOptions::default()
         };
         let address = Address::Ip(listener.local_addr().unwrap());
-        let connecting = open(&address, &options, Duration::from_secs(5), None, "", Overrides::default());
+        let connecting = open(
+            &address,
+            &options,
+            Duration::from_secs(5),
+            None,
+            "",
+            Overrides::default(),
+        );
         let (connected, accepted) = tokio::join!(connecting, listener.accept());
         assert!(connected.is_ok());
         assert_eq!(accepted.unwrap().1.ip().to_string(), "127.0.0.6");

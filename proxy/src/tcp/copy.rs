@@ -56,7 +56,11 @@ pub async fn both_ways(
     idle_timeout: Option<Duration>,
     meter: &impl Meter,
 ) -> Ended {
-    let mut copy = Copy { request: Direction::default(), response: Direction::default(), moved: false };
+    let mut copy = Copy {
+        request: Direction::default(),
+        response: Direction::default(),
+        moved: false,
+    };
     let Some(idle) = idle_timeout else {
         return poll_fn(|cx| copy.poll(cx, downstream, upstream, meter)).await;
     };
@@ -90,7 +94,13 @@ struct Copy {
 }
 
 impl Copy {
-    fn poll(&mut self, cx: &mut Context<'_>, downstream: &mut Io, upstream: &mut Io, meter: &impl Meter) -> Poll<Ended> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        downstream: &mut Io,
+        upstream: &mut Io,
+        meter: &impl Meter,
+    ) -> Poll<Ended> {
         let request = self.request.poll(cx, downstream, upstream);
         self.account(Side::Downstream, meter);
         let response = self.response.poll(cx, upstream, downstream);

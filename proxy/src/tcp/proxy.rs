@@ -158,7 +158,10 @@ impl TcpProxy {
             match connect(&cluster, &host).await {
                 Ok(connected) => {
                     let took = clock::now().saturating_duration_since(lease.started);
-                    cluster.stats.upstream_cx_connect_ms.record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+                    cluster
+                        .stats
+                        .upstream_cx_connect_ms
+                        .record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
                     record.upstream_local = connected.local.clone();
                     record.upstream_peer = connected.peer.clone();
                     return Ok((connected, lease));
@@ -176,7 +179,9 @@ impl TcpProxy {
             }
         }
         cluster.stats.upstream_cx_connect_attempts_exceeded.inc();
-        record.flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+        record
+            .flags
+            .set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         Err(())
     }
 
@@ -189,7 +194,11 @@ impl TcpProxy {
         record: &mut Record,
     ) {
         let mut upstream = connected.io;
-        let meter = Bytes { stats: &self.stats, lease, totals: Default::default() };
+        let meter = Bytes {
+            stats: &self.stats,
+            lease,
+            totals: Default::default(),
+        };
         let over = async {
             match self.max_duration {
                 Some(limit) => clock::sleep(limit).await,
@@ -282,7 +291,12 @@ impl Lease {
         host.state.cx_total.fetch_add(1, Ordering::Relaxed);
         host.state.cx_active.fetch_add(1, Ordering::Relaxed);
         host.state.rq_total.fetch_add(1, Ordering::Relaxed);
-        Self { cluster: cluster.clone(), host: host.clone(), started: clock::now(), _permit: permit }
+        Self {
+            cluster: cluster.clone(),
+            host: host.clone(),
+            started: clock::now(),
+            _permit: permit,
+        }
     }
 }
 
@@ -292,7 +306,9 @@ impl Drop for Lease {
         stats.upstream_cx_active.dec();
         stats.upstream_cx_destroy.inc();
         let length = clock::now().saturating_duration_since(self.started);
-        stats.upstream_cx_length_ms.record(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+        stats
+            .upstream_cx_length_ms
+            .record(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
         self.host.state.cx_active.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -307,12 +323,16 @@ impl Meter for Bytes<'_> {
     fn passed(&self, from: Side, bytes: u64) {
         let cluster = &self.lease.cluster.stats;
         let (total, ours, theirs) = match from {
-            Side::Downstream => {
-                (&self.totals[0], &self.stats.downstream_cx_rx_bytes_total, &cluster.upstream_cx_tx_bytes_total)
-            }
-            Side::Upstream => {
-                (&self.totals[1], &self.stats.downstream_cx_tx_bytes_total, &cluster.upstream_cx_rx_bytes_total)
-            }
+            Side::Downstream => (
+                &self.totals[0],
+                &self.stats.downstream_cx_rx_bytes_total,
+                &cluster.upstream_cx_tx_bytes_total,
+            ),
+            Side::Upstream => (
+                &self.totals[1],
+                &self.stats.downstream_cx_tx_bytes_total,
+                &cluster.upstream_cx_rx_bytes_total,
+            ),
         };
         total.store(total.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
         ours.add(bytes);

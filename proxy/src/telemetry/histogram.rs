@@ -46,7 +46,11 @@ impl Histogram {
             return;
         }
         let power = value.ilog10() as usize;
-        let digits = if power == 0 { value * 10 } else { value / 10u64.pow(power as u32 - 1) };
+        let digits = if power == 0 {
+            value * 10
+        } else {
+            value / 10u64.pow(power as u32 - 1)
+        };
         let bins = decades.by_power[power].get_or_init(|| Box::new([const { AtomicU64::new(0) }; BINS]));
         bins[digits as usize - 10].fetch_add(1, Ordering::Relaxed);
     }
@@ -59,7 +63,12 @@ impl Histogram {
     pub fn reset(&self) {
         let Some(decades) = self.0.get() else { return };
         decades.zero.store(0, Ordering::Relaxed);
-        for bin in decades.by_power.iter().filter_map(OnceLock::get).flat_map(|bins| bins.iter()) {
+        for bin in decades
+            .by_power
+            .iter()
+            .filter_map(OnceLock::get)
+            .flat_map(|bins| bins.iter())
+        {
             bin.store(0, Ordering::Relaxed);
         }
     }
@@ -103,15 +112,25 @@ impl Summary {
     pub fn sum(&self) -> f64 {
         let midpoint = |bin: &Bin| {
             let upper = bin.lower + bin.width;
-            if upper == 0.0 { 0.0 } else { 2.0 * bin.lower * upper / (bin.lower + upper) }
+            if upper == 0.0 {
+                0.0
+            } else {
+                2.0 * bin.lower * upper / (bin.lower + upper)
+            }
         };
         // From zero: an empty float sum is -0.
-        self.bins.iter().fold(0.0, |sum, bin| sum + midpoint(bin) * bin.count as f64)
+        self.bins
+            .iter()
+            .fold(0.0, |sum, bin| sum + midpoint(bin) * bin.count as f64)
     }
 
     /// Values in bins that begin at or below `bound`.
     pub fn count_up_to(&self, bound: f64) -> u64 {
-        self.bins.iter().take_while(|bin| bin.lower <= bound).map(|bin| bin.count).sum()
+        self.bins
+            .iter()
+            .take_while(|bin| bin.lower <= bound)
+            .map(|bin| bin.count)
+            .sum()
     }
 
     /// The value at `percent` (0 to 100): the sample of that rank, samples standing evenly inside their bin. `None` without samples.
@@ -142,7 +161,10 @@ mod tests {
 
     fn quantiles(values: &[u64]) -> Vec<f64> {
         let summary = recorded(values);
-        QUANTILES.iter().filter_map(|percent| summary.quantile(*percent)).collect()
+        QUANTILES
+            .iter()
+            .filter_map(|percent| summary.quantile(*percent))
+            .collect()
     }
 
     #[test]
@@ -150,7 +172,10 @@ mod tests {
         assert_eq!(quantiles(&[0, 1, 2])[..5], [0.0, 0.0, 1.05, 2.05, 2.05]);
         assert_eq!(quantiles(&[14]), [14.5; 10]);
         let ones = quantiles(&[1, 1, 1]);
-        assert!((ones[0] - 1.025).abs() < 1e-9 && (ones[2] - 1.05).abs() < 1e-9 && (ones[9] - 1.075).abs() < 1e-9, "{ones:?}");
+        assert!(
+            (ones[0] - 1.025).abs() < 1e-9 && (ones[2] - 1.05).abs() < 1e-9 && (ones[9] - 1.075).abs() < 1e-9,
+            "{ones:?}"
+        );
         assert!(quantiles(&[]).is_empty());
     }
 
@@ -164,7 +189,10 @@ mod tests {
     #[test]
     fn a_bucket_holds_what_begins_at_or_below_its_bound() {
         let summary = recorded(&[0, 1, 5, 6, 3_600_000, u64::MAX]);
-        assert_eq!(DEFAULT_BUCKETS.map(|bound| summary.count_up_to(bound))[..4], [1, 2, 3, 4]);
+        assert_eq!(
+            DEFAULT_BUCKETS.map(|bound| summary.count_up_to(bound))[..4],
+            [1, 2, 3, 4]
+        );
         assert_eq!(summary.count_up_to(3_600_000.0), 5);
         assert_eq!(summary.count(), 6);
     }

@@ -24,15 +24,79 @@ pub const DEFAULT_FORMAT: &str = "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v";
 
 /// Envoy's loggers, as `/logging` lists them.
 pub const LOGGERS: [&str; 73] = [
-    "a2a", "admin", "ai_protocol_manager", "alternate_protocols_cache", "aws", "assert", "backtrace", 
-    "basic_auth", "cache_filter", "client", "config", "connection", "conn_handler", "compression", 
-    "credential_injector", "decompression", "dns", "dubbo", "envoy_bug", "ext_authz", "ext_proc", "rocketmq", 
-    "file", "filter", "forward_proxy", "geolocation", "grpc", "happy_eyeballs", "hc", "health_checker", "http", 
-    "http2", "hystrix", "init", "io", "jwt", "json_rpc", "kafka", "key_value_store", "lua", "local_rate_limit", 
-    "main", "matcher", "mcp", "misc", "mongo", "multi_connection", "notification", "oauth2", "quic", 
-    "quic_stream", "pool", "rate_limit_quota", "rbac", "rds", "redis", "router", "runtime", "stats", "secret", 
-    "sse", "tap", "testing", "thrift", "tracing", "upstream", "udp", "wasm", "websocket", "golang", 
-    "stats_sinks", "dynamic_modules", "ip_tagging", 
+    "a2a",
+    "admin",
+    "ai_protocol_manager",
+    "alternate_protocols_cache",
+    "aws",
+    "assert",
+    "backtrace",
+    "basic_auth",
+    "cache_filter",
+    "client",
+    "config",
+    "connection",
+    "conn_handler",
+    "compression",
+    "credential_injector",
+    "decompression",
+    "dns",
+    "dubbo",
+    "envoy_bug",
+    "ext_authz",
+    "ext_proc",
+    "rocketmq",
+    "file",
+    "filter",
+    "forward_proxy",
+    "geolocation",
+    "grpc",
+    "happy_eyeballs",
+    "hc",
+    "health_checker",
+    "http",
+    "http2",
+    "hystrix",
+    "init",
+    "io",
+    "jwt",
+    "json_rpc",
+    "kafka",
+    "key_value_store",
+    "lua",
+    "local_rate_limit",
+    "main",
+    "matcher",
+    "mcp",
+    "misc",
+    "mongo",
+    "multi_connection",
+    "notification",
+    "oauth2",
+    "quic",
+    "quic_stream",
+    "pool",
+    "rate_limit_quota",
+    "rbac",
+    "rds",
+    "redis",
+    "router",
+    "runtime",
+    "stats",
+    "secret",
+    "sse",
+    "tap",
+    "testing",
+    "thrift",
+    "tracing",
+    "upstream",
+    "udp",
+    "wasm",
+    "websocket",
+    "golang",
+    "stats_sinks",
+    "dynamic_modules",
+    "ip_tagging",
 ];
 
 /// Which logger the events of a module belong to; the first prefix that fits counts. A target that is a logger's name is that logger's.
@@ -166,7 +230,10 @@ impl Logging {
     /// When the file cannot be opened.
     pub fn new(level: Level, format: &str, path: Option<&Path>) -> io::Result<Self> {
         let sink = match path {
-            Some(path) => Sink::File { path: path.to_owned(), file: Mutex::new(Sink::open(path)?) },
+            Some(path) => Sink::File {
+                path: path.to_owned(),
+                file: Mutex::new(Sink::open(path)?),
+            },
             None => Sink::Stderr,
         };
         Ok(Self(Arc::new(Inner {
@@ -193,11 +260,18 @@ impl Logging {
 
     /// Every logger with its level, in Envoy's order.
     pub fn levels(&self) -> Vec<(&'static str, Level)> {
-        LOGGERS.iter().enumerate().map(|(index, name)| (*name, self.0.level(index))).collect()
+        LOGGERS
+            .iter()
+            .enumerate()
+            .map(|(index, name)| (*name, self.0.level(index)))
+            .collect()
     }
 
     pub fn set_all(&self, level: Level) {
-        self.0.levels.iter().for_each(|own| own.store(level as u8, Ordering::Relaxed));
+        self.0
+            .levels
+            .iter()
+            .for_each(|own| own.store(level as u8, Ordering::Relaxed));
         tracing::callsite::rebuild_interest_cache();
     }
 
@@ -208,9 +282,17 @@ impl Logging {
     pub fn set_listed(&self, list: &str) -> Result<(), LevelError> {
         let mut changes = Vec::new();
         for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-            let (name, level) = entry.split_once(':').ok_or_else(|| LevelError::Level(entry.to_owned()))?;
-            let index = LOGGERS.iter().position(|own| *own == name).ok_or_else(|| LevelError::Logger(name.to_owned()))?;
-            changes.push((index, Level::parse(level).ok_or_else(|| LevelError::Level(level.to_owned()))?));
+            let (name, level) = entry
+                .split_once(':')
+                .ok_or_else(|| LevelError::Level(entry.to_owned()))?;
+            let index = LOGGERS
+                .iter()
+                .position(|own| *own == name)
+                .ok_or_else(|| LevelError::Logger(name.to_owned()))?;
+            changes.push((
+                index,
+                Level::parse(level).ok_or_else(|| LevelError::Level(level.to_owned()))?,
+            ));
         }
         for (index, level) in changes {
             self.0.levels[index].store(level as u8, Ordering::Relaxed);
@@ -244,15 +326,27 @@ impl Inner {
 /// Index into [`LOGGERS`].
 fn logger_of(target: &str) -> usize {
     let named = |name: &str| LOGGERS.iter().position(|own| *own == name);
-    let by_module = || MODULES.iter().find(|(prefix, _)| target.starts_with(prefix)).and_then(|(_, name)| named(name));
-    named(target).or_else(by_module).or_else(|| named("misc")).unwrap_or_default()
+    let by_module = || {
+        MODULES
+            .iter()
+            .find(|(prefix, _)| target.starts_with(prefix))
+            .and_then(|(_, name)| named(name))
+    };
+    named(target)
+        .or_else(by_module)
+        .or_else(|| named("misc"))
+        .unwrap_or_default()
 }
 
 struct EnvoyLayer(Arc<Inner>);
 
 impl<S: Subscriber> Layer<S> for EnvoyLayer {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if self.0.enabled(metadata) { Interest::always() } else { Interest::never() }
+        if self.0.enabled(metadata) {
+            Interest::always()
+        } else {
+            Interest::never()
+        }
     }
 
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
@@ -260,7 +354,10 @@ impl<S: Subscriber> Layer<S> for EnvoyLayer {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        (0..LOGGERS.len()).map(|index| self.0.level(index)).min().map(Level::filter)
+        (0..LOGGERS.len())
+            .map(|index| self.0.level(index))
+            .min()
+            .map(Level::filter)
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
@@ -312,8 +409,14 @@ mod tests {
     #[test]
     fn unknown_names_change_nothing() {
         let logging = Logging::new(Level::Info, DEFAULT_FORMAT, None).expect("a log");
-        assert_eq!(logging.set_listed("http:debug,nope:info"), Err(LevelError::Logger("nope".to_owned())));
-        assert_eq!(logging.set_listed("http:loud"), Err(LevelError::Level("loud".to_owned())));
+        assert_eq!(
+            logging.set_listed("http:debug,nope:info"),
+            Err(LevelError::Logger("nope".to_owned()))
+        );
+        assert_eq!(
+            logging.set_listed("http:loud"),
+            Err(LevelError::Level("loud".to_owned()))
+        );
         assert!(logging.levels().iter().all(|(_, level)| *level == Level::Info));
         logging.set_all(Level::Off);
         assert!(logging.levels().iter().all(|(_, level)| *level == Level::Off));

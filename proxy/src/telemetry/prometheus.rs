@@ -37,14 +37,24 @@ pub fn render(readings: &[(String, Reading)], rules: &TagRules, options: Options
         if let Reading::Text(value) = reading {
             tagged.tags.push(("text_value".to_owned(), value.clone()));
         }
-        kinds[kind].entry(metric_name(&tagged.name)).or_default().push((labels(&tagged.tags), reading));
+        kinds[kind]
+            .entry(metric_name(&tagged.name))
+            .or_default()
+            .push((labels(&tagged.tags), reading));
     }
     let mut page = String::new();
-    let types = ["counter", "gauge", "gauge", if options.summaries { "summary" } else { "histogram" }];
+    let types = [
+        "counter",
+        "gauge",
+        "gauge",
+        if options.summaries { "summary" } else { "histogram" },
+    ];
     for (families, kind) in kinds.iter().zip(types) {
         for (family, samples) in families {
             page += &format!("# TYPE {family} {kind}\n");
-            samples.iter().for_each(|(labels, reading)| sample(&mut page, family, labels, reading, options));
+            samples
+                .iter()
+                .for_each(|(labels, reading)| sample(&mut page, family, labels, reading, options));
         }
     }
     page
@@ -72,12 +82,18 @@ fn histogram(page: &mut String, family: &str, labels: &str, summary: &Summary, o
         for percent in QUANTILES {
             let value = summary.quantile(percent).unwrap_or(f64::NAN);
             let quantile = general(percent / 100.0, 6);
-            *page += &format!("{family}{{{labels}{comma}quantile=\"{quantile}\"}} {}\n", general(value, 32));
+            *page += &format!(
+                "{family}{{{labels}{comma}quantile=\"{quantile}\"}} {}\n",
+                general(value, 32)
+            );
         }
     } else {
         for bound in DEFAULT_BUCKETS {
             let below = summary.count_up_to(bound);
-            *page += &format!("{family}_bucket{{{labels}{comma}le=\"{}\"}} {below}\n", general(bound, 32));
+            *page += &format!(
+                "{family}_bucket{{{labels}{comma}le=\"{}\"}} {below}\n",
+                general(bound, 32)
+            );
         }
         *page += &format!("{family}_bucket{{{labels}{comma}le=\"+Inf\"}} {count}\n");
     }
@@ -93,7 +109,9 @@ fn metric_name(name: &str) -> String {
 }
 
 fn sanitised(name: &str) -> String {
-    name.chars().map(|char| if char.is_ascii_alphanumeric() { char } else { '_' }).collect()
+    name.chars()
+        .map(|char| if char.is_ascii_alphanumeric() { char } else { '_' })
+        .collect()
 }
 
 fn labels(tags: &[(String, String)]) -> String {
@@ -118,7 +136,10 @@ mod tests {
             ("control_plane.identifier".to_owned(), Reading::Text("x".to_owned())),
             ("istiocustom.istio_build".to_owned(), Reading::Gauge(1)),
             ("server.live".to_owned(), Reading::Gauge(1)),
-            ("server.initialization_time_ms".to_owned(), Reading::Histogram(histogram.summary())),
+            (
+                "server.initialization_time_ms".to_owned(),
+                Reading::Histogram(histogram.summary()),
+            ),
         ];
         render(&readings, &TagRules::default(), options)
     }
@@ -126,28 +147,40 @@ mod tests {
     #[test]
     fn families_labels_and_values_are_envoys() {
         let page = page(Options::default());
-        assert!(page.starts_with(
-            "# TYPE envoy_cluster_upstream_rq counter\n\
+        assert!(
+            page.starts_with(
+                "# TYPE envoy_cluster_upstream_rq counter\n\
              envoy_cluster_upstream_rq{envoy_response_code=\"200\",envoy_cluster_name=\"a\"} 3\n\
              envoy_cluster_upstream_rq{envoy_response_code=\"200\",envoy_cluster_name=\"b\\\"c\"} 4\n\
              # TYPE envoy_server_live gauge\nenvoy_server_live{} 1\n\
              # TYPE istio_build gauge\nistio_build{} 1\n\
              # TYPE envoy_server_initialization_time_ms histogram\n\
              envoy_server_initialization_time_ms_bucket{le=\"0.5\"} 0\n"
-        ), "{page}");
+            ),
+            "{page}"
+        );
         assert!(page.contains("_bucket{le=\"25\"} 1\n") && page.contains("_bucket{le=\"3600000\"} 1\n"));
-        assert!(page.ends_with(
-            "envoy_server_initialization_time_ms_bucket{le=\"+Inf\"} 1\n\
+        assert!(
+            page.ends_with(
+                "envoy_server_initialization_time_ms_bucket{le=\"+Inf\"} 1\n\
              envoy_server_initialization_time_ms_sum{} 14.482758620689654804891688399948\n\
              envoy_server_initialization_time_ms_count{} 1\n"
-        ), "{page}");
+            ),
+            "{page}"
+        );
     }
 
     #[test]
     fn text_readouts_and_summaries_come_when_asked_for() {
-        let page = page(Options { text_readouts: true, summaries: true });
+        let page = page(Options {
+            text_readouts: true,
+            summaries: true,
+        });
         assert!(page.contains("envoy_control_plane_identifier{text_value=\"x\"} 0\n"));
         assert!(page.contains("# TYPE envoy_server_initialization_time_ms summary\n"));
-        assert!(page.contains("envoy_server_initialization_time_ms{quantile=\"0.995\"} 14.5\n"), "{page}");
+        assert!(
+            page.contains("envoy_server_initialization_time_ms{quantile=\"0.995\"} 14.5\n"),
+            "{page}"
+        );
     }
 }

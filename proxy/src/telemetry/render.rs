@@ -60,7 +60,10 @@ impl Selection {
             Reading::Histogram(summary) => summary.count() > 0,
             Reading::Gauge(_) | Reading::Text(_) => true,
         };
-        let named = self.filter.as_ref().is_none_or(|filter| filter.is_match(name) != self.invert_filter);
+        let named = self
+            .filter
+            .as_ref()
+            .is_none_or(|filter| filter.is_match(name) != self.invert_filter);
         named && (used || !self.used_only) && (self.kind == Kind::All || self.kind == kind)
     }
 }
@@ -115,7 +118,11 @@ fn histogram_text(summary: &Summary, mode: HistogramMode) -> String {
     }
     let quantiles = || {
         let print = |percent: &f64| {
-            format!("P{}(nan,{})", general(*percent, 6), general(summary.quantile(*percent).unwrap_or(f64::NAN), 6))
+            format!(
+                "P{}(nan,{})",
+                general(*percent, 6),
+                general(summary.quantile(*percent).unwrap_or(f64::NAN), 6)
+            )
         };
         QUANTILES.iter().map(print).collect::<Vec<_>>().join(" ")
     };
@@ -132,7 +139,11 @@ fn histogram_text(summary: &Summary, mode: HistogramMode) -> String {
                 format!("{},{}:{}", general(bin.lower, 6), general(bin.width, 6), bin.count)
             };
             let bins: Vec<_> = summary.bins.iter().map(print).collect();
-            format!("\n  totals={}\n  intervals=\n  summary={}", bins.join(", "), quantiles())
+            format!(
+                "\n  totals={}\n  intervals=\n  summary={}",
+                bins.join(", "),
+                quantiles()
+            )
         }
     }
 }
@@ -172,21 +183,23 @@ pub fn json(readings: &[(String, Reading)], mode: HistogramMode) -> String {
 fn histograms_json(histograms: &[(&String, &Summary)], mode: HistogramMode) -> serde_json::Value {
     match mode {
         HistogramMode::Summary => {
-            let rows = histograms.iter().map(|(name, summary)| json!({"name": name, "values": percentiles(summary)}));
+            let rows = histograms
+                .iter()
+                .map(|(name, summary)| json!({"name": name, "values": percentiles(summary)}));
             json!({"supported_quantiles": percents(), "computed_quantiles": rows.collect::<Vec<_>>()})
         }
         HistogramMode::Cumulative | HistogramMode::Disjoint => {
             let row = |(name, summary): &(&String, &Summary)| {
                 let bucket = |(bound, count)| json!({"upper_bound": number(bound), "interval": 0, "cumulative": count});
-                let own: Vec<_> = buckets(summary, mode == HistogramMode::Cumulative).map(bucket).collect();
+                let own: Vec<_> = buckets(summary, mode == HistogramMode::Cumulative)
+                    .map(bucket)
+                    .collect();
                 json!({"name": name, "buckets": own})
             };
             json!(histograms.iter().map(row).collect::<Vec<_>>())
         }
         HistogramMode::Detailed => {
-            let bin = |bin: &super::histogram::Bin| {
-                json!({"lower_bound": number(bin.lower), "width": number(bin.width), "count": bin.count})
-            };
+            let bin = |bin: &super::histogram::Bin| json!({"lower_bound": number(bin.lower), "width": number(bin.width), "count": bin.count});
             let row = |(name, summary): &(&String, &Summary)| {
                 let totals: Vec<_> = summary.bins.iter().map(bin).collect();
                 json!({"name": name, "totals": totals, "intervals": [], "percentiles": percentiles(summary)})
@@ -207,7 +220,9 @@ fn percentiles(summary: &Summary) -> Vec<serde_json::Value> {
 
 /// Whole numbers without `.0`, others with 15 digits (floating-point dust removed).
 fn number(value: f64) -> serde_json::Value {
-    general(value, 15).parse::<serde_json::Number>().map_or(serde_json::Value::Null, Into::into)
+    general(value, 15)
+        .parse::<serde_json::Number>()
+        .map_or(serde_json::Value::Null, Into::into)
 }
 
 #[cfg(test)]
@@ -242,9 +257,15 @@ mod tests {
 
     #[test]
     fn a_selection_narrows() {
-        let mut selection = Selection { used_only: true, ..Selection::default() };
+        let mut selection = Selection {
+            used_only: true,
+            ..Selection::default()
+        };
         let names = |selection: &Selection| {
-            collect(&sample(), selection).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+            collect(&sample(), selection)
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect::<Vec<_>>()
         };
         assert_eq!(names(&selection), ["a.active", "a.hits", "a.took_ms"]);
         selection.filter = Regex::new("hits$").ok();
@@ -257,15 +278,24 @@ mod tests {
 
     #[test]
     fn the_json_page_is_envoys() {
-        let selection = Selection { used_only: true, ..Selection::default() };
+        let selection = Selection {
+            used_only: true,
+            ..Selection::default()
+        };
         let page = json(&collect(&sample(), &selection), HistogramMode::Detailed);
         assert!(page.starts_with(
             r#"{"stats":[{"name":"a.active","value":0},{"name":"a.hits","value":3},{"histograms":{"supported_percentiles":[0,25,50,75,90,95,99,99.5,99.9,100],"details":[{"name":"a.took_ms","totals":[{"lower_bound":0,"width":0,"count":1},{"lower_bound":1,"width":0.1,"count":1}"#
         ), "{page}");
         let summary = json(&collect(&sample(), &selection), HistogramMode::Summary);
-        assert!(summary.contains(r#""computed_quantiles":[{"name":"a.took_ms","values":[{"cumulative":0,"interval":null}"#), "{summary}");
+        assert!(
+            summary.contains(r#""computed_quantiles":[{"name":"a.took_ms","values":[{"cumulative":0,"interval":null}"#),
+            "{summary}"
+        );
         let cumulative = json(&collect(&sample(), &selection), HistogramMode::Cumulative);
-        assert!(cumulative.contains(r#"{"upper_bound":1,"interval":0,"cumulative":2}"#), "{cumulative}");
+        assert!(
+            cumulative.contains(r#"{"upper_bound":1,"interval":0,"cumulative":2}"#),
+            "{cumulative}"
+        );
     }
 
     #[test]
@@ -273,7 +303,13 @@ mod tests {
         let stats = sample();
         stats.group::<Sample>("a.").active.set(2);
         stats.reset();
-        let selection = Selection { used_only: true, ..Selection::default() };
-        assert_eq!(collect(&stats, &selection), [("a.active".to_owned(), Reading::Gauge(2))]);
+        let selection = Selection {
+            used_only: true,
+            ..Selection::default()
+        };
+        assert_eq!(
+            collect(&stats, &selection),
+            [("a.active".to_owned(), Reading::Gauge(2))]
+        );
     }
 }

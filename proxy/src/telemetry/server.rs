@@ -76,7 +76,9 @@ impl ServerStats {
     }
 
     pub fn uptime_seconds(&self) -> u64 {
-        self.started.get().map_or(0, |started| clock::now().saturating_duration_since(*started).as_secs())
+        self.started
+            .get()
+            .map_or(0, |started| clock::now().saturating_duration_since(*started).as_secs())
     }
 
     pub fn state(&self) -> ServerState {
@@ -97,7 +99,8 @@ impl ServerStats {
             && let Some(started) = self.started.get()
         {
             let took = clock::now().saturating_duration_since(*started).as_millis();
-            self.initialization_time_ms.record(u64::try_from(took).unwrap_or(u64::MAX));
+            self.initialization_time_ms
+                .record(u64::try_from(took).unwrap_or(u64::MAX));
         }
     }
 }
@@ -108,7 +111,10 @@ impl StatGroup for ServerStats {
         let gauges = [
             ("compilation_settings.fips_mode", u64::from(cfg!(feature = "fips"))),
             ("concurrency", self.concurrency.value()),
-            ("days_until_first_cert_expiring", self.days_until_first_cert_expiring.value()),
+            (
+                "days_until_first_cert_expiring",
+                self.days_until_first_cert_expiring.value(),
+            ),
             ("hot_restart_epoch", 0),
             ("hot_restart_generation", 1),
             ("live", self.live.value()),
@@ -123,7 +129,9 @@ impl StatGroup for ServerStats {
             ("uptime", self.uptime_seconds()),
             ("version", 0),
         ];
-        gauges.iter().for_each(|(name, value)| visit(name, Value::Gauge(*value)));
+        gauges
+            .iter()
+            .for_each(|(name, value)| visit(name, Value::Gauge(*value)));
         let counters = [
             ("debug_assertion_failures", 0),
             ("dropped_stat_flushes", 0),
@@ -135,13 +143,19 @@ impl StatGroup for ServerStats {
             ("unsupported_fields", self.unsupported_fields.value()),
             ("wip_protos", 0),
         ];
-        counters.iter().for_each(|(name, value)| visit(name, Value::Counter(*value)));
+        counters
+            .iter()
+            .for_each(|(name, value)| visit(name, Value::Counter(*value)));
         visit("initialization_time_ms", Value::Histogram(&self.initialization_time_ms));
     }
 
     fn reset(&self) {
-        let counters =
-            [&self.static_unknown_fields, &self.dynamic_unknown_fields, &self.unsupported_fields, &self.task_panics];
+        let counters = [
+            &self.static_unknown_fields,
+            &self.dynamic_unknown_fields,
+            &self.unsupported_fields,
+            &self.task_panics,
+        ];
         counters.iter().for_each(|counter| counter.reset());
     }
 }
@@ -218,7 +232,9 @@ impl StatGroup for SubscriptionStats {
             ("update_rejected", &self.update_rejected),
             ("update_success", &self.update_success),
         ];
-        counters.iter().for_each(|(name, counter)| visit(name, Value::Counter(counter.value())));
+        counters
+            .iter()
+            .for_each(|(name, counter)| visit(name, Value::Counter(counter.value())));
         visit("update_time", Value::Gauge(self.update_time.value()));
         visit("version", Value::Gauge(self.version.value()));
         visit("update_duration", Value::Histogram(&self.update_duration));
@@ -282,10 +298,19 @@ mod tests {
         assert_eq!(server.state(), ServerState::PreInitializing);
         server.start(clock::now());
         server.set_state(ServerState::Live);
-        stats.group::<ListenerManagerStats>("listener_manager.").workers_started.set(1);
-        stats.group::<SubscriptionStats>("cluster_manager.cds.").accepted("v1", 5);
+        stats
+            .group::<ListenerManagerStats>("listener_manager.")
+            .workers_started
+            .set(1);
+        stats
+            .group::<SubscriptionStats>("cluster_manager.cds.")
+            .accepted("v1", 5);
         let filter = r"^(server\.state|server\.live|listener_manager\.workers_started|cluster_manager\.cds\.(update_success|version_text))";
-        let selection = Selection { used_only: true, filter: regex::Regex::new(filter).ok(), ..Selection::default() };
+        let selection = Selection {
+            used_only: true,
+            filter: regex::Regex::new(filter).ok(),
+            ..Selection::default()
+        };
         let page = text(&collect(&stats, &selection), HistogramMode::Summary);
         assert_eq!(
             page,

@@ -193,6 +193,10 @@ impl Stats {
 
     /// A copy, so that no lock is held while a scrape formats.
     fn groups(&self) -> Vec<(String, Arc<dyn AnyGroup>)> {
-        self.0.lock().iter().map(|(prefix, group)| (prefix.clone(), group.clone())).collect()
+        self.0
+            .lock()
+            .iter()
+            .map(|(prefix, group)| (prefix.clone(), group.clone()))
+            .collect()
     }
 }

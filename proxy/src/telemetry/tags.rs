@@ -24,14 +24,21 @@ pub struct Tagged {
 
 impl Default for TagRules {
     fn default() -> Self {
-        Self { custom: Vec::new(), defaults: true, fixed: Vec::new() }
+        Self {
+            custom: Vec::new(),
+            defaults: true,
+            fixed: Vec::new(),
+        }
     }
 }
 
 impl TagRules {
     /// `defaults`: `use_all_default_tags`.
     pub fn new(defaults: bool) -> Self {
-        Self { defaults, ..Self::default() }
+        Self {
+            defaults,
+            ..Self::default()
+        }
     }
 
     /// A rule whose first group is cut from the name and whose second group (or the first) is the value.
@@ -52,7 +59,11 @@ impl TagRules {
         let mut tags = self.fixed.clone();
         let mut add = |tag: &str, cut: Range<usize>, value: &str| {
             let known = tags.iter().any(|(own, _)| own == tag);
-            if !known && cuts.iter().all(|other| cut.end <= other.start || other.end <= cut.start) {
+            if !known
+                && cuts
+                    .iter()
+                    .all(|other| cut.end <= other.start || other.end <= cut.start)
+            {
                 tags.push((tag.to_owned(), value.to_owned()));
                 cuts.push(cut);
             }
@@ -69,7 +80,10 @@ impl TagRules {
                 }
             }
         }
-        Tagged { name: without(name, cuts), tags }
+        Tagged {
+            name: without(name, cuts),
+            tags,
+        }
     }
 }
 
@@ -107,7 +121,10 @@ const DEFAULTS: &[(&str, Rule)] = &[
     ("envoy.tcp_prefix", Rule::Tokens("tcp.$.**")),
     ("envoy.udp_prefix", Rule::Tokens("udp.$.**")),
     ("envoy.ratelimit_prefix", Rule::Tokens("ratelimit.$.**")),
-    ("envoy.local_http_ratelimit_prefix", Rule::Tokens("$.http_local_rate_limit.**")),
+    (
+        "envoy.local_http_ratelimit_prefix",
+        Rule::Tokens("$.http_local_rate_limit.**"),
+    ),
     ("envoy.cluster_name", Rule::Tokens("cluster.$.**")),
     ("envoy.http_conn_manager_prefix", Rule::ListenerHttp),
     ("envoy.http_conn_manager_prefix", Rule::Tokens("http.$.**")),
@@ -179,26 +196,54 @@ mod tests {
 
     fn show(rules: &TagRules, name: &str) -> String {
         let tagged = rules.extract(name);
-        let tags: Vec<_> = tagged.tags.iter().map(|(tag, value)| format!("{tag}={value}")).collect();
+        let tags: Vec<_> = tagged
+            .tags
+            .iter()
+            .map(|(tag, value)| format!("{tag}={value}"))
+            .collect();
         format!("{} {}", tagged.name, tags.join(","))
     }
 
     #[test]
     fn the_default_rules_are_envoys() {
         let cases = [
-            ("cluster.adm.upstream_rq_200", "cluster.upstream_rq envoy.response_code=200,envoy.cluster_name=adm"),
-            ("cluster.adm.external.upstream_rq_2xx", "cluster.external.upstream_rq_xx envoy.response_code_class=2,envoy.cluster_name=adm"),
-            ("http.in.downstream_rq_completed", "http.downstream_rq_completed envoy.http_conn_manager_prefix=in"),
+            (
+                "cluster.adm.upstream_rq_200",
+                "cluster.upstream_rq envoy.response_code=200,envoy.cluster_name=adm",
+            ),
+            (
+                "cluster.adm.external.upstream_rq_2xx",
+                "cluster.external.upstream_rq_xx envoy.response_code_class=2,envoy.cluster_name=adm",
+            ),
+            (
+                "http.in.downstream_rq_completed",
+                "http.downstream_rq_completed envoy.http_conn_manager_prefix=in",
+            ),
             (
                 "listener.127.0.0.1_80.http.in.downstream_rq_5xx",
                 "listener.http.downstream_rq_xx envoy.response_code_class=5,envoy.http_conn_manager_prefix=in,envoy.listener_address=127.0.0.1_80",
             ),
-            ("listener.[__1]_80.no_filter_chain_match", "listener.no_filter_chain_match envoy.listener_address=[__1]_80"),
-            ("listener.admin.downstream_cx_total", "listener.admin.downstream_cx_total "),
-            ("tcp.out.downstream_cx_total", "tcp.downstream_cx_total envoy.tcp_prefix=out"),
+            (
+                "listener.[__1]_80.no_filter_chain_match",
+                "listener.no_filter_chain_match envoy.listener_address=[__1]_80",
+            ),
+            (
+                "listener.admin.downstream_cx_total",
+                "listener.admin.downstream_cx_total ",
+            ),
+            (
+                "tcp.out.downstream_cx_total",
+                "tcp.downstream_cx_total envoy.tcp_prefix=out",
+            ),
             ("server.live", "server.live "),
-            ("cluster_manager.cds.update_success", "cluster_manager.cds.update_success "),
-            ("cluster.a.ssl.ciphers.TLS_AES_128_GCM_SHA256", "cluster.ssl.ciphers envoy.cipher_suite=TLS_AES_128_GCM_SHA256,envoy.cluster_name=a"),
+            (
+                "cluster_manager.cds.update_success",
+                "cluster_manager.cds.update_success ",
+            ),
+            (
+                "cluster.a.ssl.ciphers.TLS_AES_128_GCM_SHA256",
+                "cluster.ssl.ciphers envoy.cipher_suite=TLS_AES_128_GCM_SHA256,envoy.cluster_name=a",
+            ),
             ("x_rq_", "x_rq_ "),
             ("é", "é "),
         ];
@@ -210,7 +255,9 @@ mod tests {
     #[test]
     fn configured_rules_come_first_and_may_stand_alone() {
         let mut rules = TagRules::new(false);
-        rules.add_regex("cluster_name", r"^cluster\.((.+?);\.)").expect("a valid expression");
+        rules
+            .add_regex("cluster_name", r"^cluster\.((.+?);\.)")
+            .expect("a valid expression");
         rules.add_fixed("zone", "a");
         let shown = show(&rules, "cluster.outbound|80||x.y;.upstream_rq_200");
         assert_eq!(shown, "cluster.upstream_rq_200 zone=a,cluster_name=outbound|80||x.y");

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use pb::common_tls_context::ValidationContextType;
+use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 
 use super::material::Certificate;
 use super::params::{Params, Side};
@@ -48,9 +48,18 @@ impl Common {
     pub fn compile(config: &pb::CommonTlsContext, side: Side, cx: &BuildContext) -> Compiled<Self> {
         #[allow(deprecated)]
         let refused = [
-            ("tls_certificate_provider_instance", config.tls_certificate_provider_instance.is_some()),
-            ("custom_tls_certificate_selector", config.custom_tls_certificate_selector.is_some()),
-            ("tls_certificate_certificate_provider", config.tls_certificate_certificate_provider.is_some()),
+            (
+                "tls_certificate_provider_instance",
+                config.tls_certificate_provider_instance.is_some(),
+            ),
+            (
+                "custom_tls_certificate_selector",
+                config.custom_tls_certificate_selector.is_some(),
+            ),
+            (
+                "tls_certificate_certificate_provider",
+                config.tls_certificate_certificate_provider.is_some(),
+            ),
             (
                 "tls_certificate_certificate_provider_instance",
                 config.tls_certificate_certificate_provider_instance.is_some(),
@@ -178,7 +187,12 @@ impl Validation {
                 combined.validation_context_sds_secret_config.as_ref().map(cell),
                 "combined_validation_context.default_validation_context",
             ),
-            Some(_) => return Err(Problems::one("validation_context_type", "certificate providers are not supported")),
+            Some(_) => {
+                return Err(Problems::one(
+                    "validation_context_type",
+                    "certificate providers are not supported",
+                ));
+            }
         };
         // A SAN list alone is fine where a secret brings the anchors; everything else can be checked now.
         if secret.is_none() {
@@ -186,7 +200,11 @@ impl Validation {
         } else {
             Policy::check_fields(inline.as_ref()).map_err(|problems| problems.under(path))?;
         }
-        Ok(Self { configured: true, inline, secret })
+        Ok(Self {
+            configured: true,
+            inline,
+            secret,
+        })
     }
 }
 

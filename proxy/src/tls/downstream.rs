@@ -3,10 +3,10 @@
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
-use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use pb::downstream_tls_context::SessionTicketKeysType;
-use rustls::server::{Acceptor, NoClientAuth, NoServerSessionStorage, ServerConfig};
+use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{Acceptor, NoClientAuth, NoServerSessionStorage, ServerConfig};
 use rustls::{DistinguishedName, HandshakeKind};
 use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
@@ -61,7 +61,10 @@ impl DownstreamTls {
             }
         };
         if config.ocsp_staple_policy != 0 {
-            return Err(Problems::one("ocsp_staple_policy", "only LENIENT_STAPLING is supported"));
+            return Err(Problems::one(
+                "ocsp_staple_policy",
+                "only LENIENT_STAPLING is supported",
+            ));
         }
         let flag = |wrapped: &Option<remora_proto::pb::google::protobuf::BoolValue>| {
             wrapped.as_ref().is_some_and(|wrapped| wrapped.value)
@@ -104,14 +107,19 @@ impl DownstreamTls {
     /// See [`TlsError`]. The peer has been sent its alert.
     pub async fn accept(&self, io: Io) -> Result<Handshaken, TlsError> {
         let built = self.built.load_full().ok_or(TlsError::SecretNotReady)?;
-        let start = LazyConfigAcceptor::new(Acceptor::default(), io).await.map_err(error::from_io)?;
+        let start = LazyConfigAcceptor::new(Acceptor::default(), io)
+            .await
+            .map_err(error::from_io)?;
         let config = {
             let hello = start.client_hello();
             if self.require_sni && hello.server_name().is_none() {
                 return Err(TlsError::Handshake("SNI required:TLS_error_end".to_owned()));
             }
             let offered: Vec<&[u8]> = hello.alpn().map(Iterator::collect).unwrap_or_default();
-            let chosen = built.by_alpn.iter().find(|(name, _)| offered.contains(&name.as_slice()));
+            let chosen = built
+                .by_alpn
+                .iter()
+                .find(|(name, _)| offered.contains(&name.as_slice()));
             chosen.map_or(&built.without_alpn, |(_, config)| config).clone()
         };
         let stream = start.into_stream(config).await.map_err(error::from_io)?;
@@ -139,7 +147,9 @@ impl DownstreamTls {
                     let names = trust.iter().flat_map(|trust| &trust.anchors);
                     let hints = match self.common.suppresses_client_ca_list() {
                         true => Vec::new(),
-                        false => names.map(|anchor| DistinguishedName::in_sequence(&anchor.subject)).collect(),
+                        false => names
+                            .map(|anchor| DistinguishedName::in_sequence(&anchor.subject))
+                            .collect(),
                     };
                     Arc::new(PeerVerifier {
                         policy: material.policy,

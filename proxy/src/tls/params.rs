@@ -80,10 +80,7 @@ fn compliance(policies: &[i32]) -> Compiled<bool> {
     match policies {
         [] => Ok(false),
         [0] => Ok(true),
-        _ => Err(Problems::one(
-            "compliance_policies",
-            "only FIPS_202205 is supported",
-        )),
+        _ => Err(Problems::one("compliance_policies", "only FIPS_202205 is supported")),
     }
 }
 
@@ -141,11 +138,7 @@ fn cipher_suites(names: &[String], fips: bool, skipped: &mut Vec<String>) -> Com
     Ok(wanted.iter().filter_map(supported).copied().collect())
 }
 
-fn groups(
-    names: &[String],
-    fips: bool,
-    skipped: &mut Vec<String>,
-) -> Compiled<Vec<&'static dyn SupportedKxGroup>> {
+fn groups(names: &[String], fips: bool, skipped: &mut Vec<String>) -> Compiled<Vec<&'static dyn SupportedKxGroup>> {
     if names.is_empty() {
         return Ok(match fips {
             true => vec![kx_group::SECP256R1, kx_group::SECP384R1],
@@ -175,14 +168,29 @@ fn groups(
 const TLS13_NAMES: &[(&str, CipherSuite)] = &[
     ("TLS_AES_128_GCM_SHA256", CipherSuite::TLS13_AES_128_GCM_SHA256),
     ("TLS_AES_256_GCM_SHA384", CipherSuite::TLS13_AES_256_GCM_SHA384),
-    ("TLS_CHACHA20_POLY1305_SHA256", CipherSuite::TLS13_CHACHA20_POLY1305_SHA256),
+    (
+        "TLS_CHACHA20_POLY1305_SHA256",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+    ),
 ];
 
 const TLS12_NAMES: &[(&str, CipherSuite)] = &[
-    ("ECDHE-ECDSA-AES128-GCM-SHA256", CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
-    ("ECDHE-RSA-AES128-GCM-SHA256", CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
-    ("ECDHE-ECDSA-AES256-GCM-SHA384", CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
-    ("ECDHE-RSA-AES256-GCM-SHA384", CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
+    (
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        "ECDHE-RSA-AES128-GCM-SHA256",
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    ),
+    (
+        "ECDHE-RSA-AES256-GCM-SHA384",
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    ),
     (
         "ECDHE-ECDSA-CHACHA20-POLY1305",
         CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
@@ -252,7 +260,11 @@ mod tests {
 
     #[test]
     fn istios_list_loses_only_rsa_key_exchange() {
-        let list = ["ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-RSA-AES128-GCM-SHA256", "AES256-GCM-SHA384"];
+        let list = [
+            "ECDHE-ECDSA-AES256-GCM-SHA384",
+            "ECDHE-RSA-AES128-GCM-SHA256",
+            "AES256-GCM-SHA384",
+        ];
         let params = Params::compile(Some(&with_suites(&list)), Side::Downstream).unwrap();
         assert_eq!(params.skipped, ["AES256-GCM-SHA384"]);
         assert_eq!(params.provider.cipher_suites.len(), 5);
@@ -260,7 +272,10 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_its_path() {
-        let problem = Params::compile(Some(&with_suites(&["[ECDHE-RSA-AES128-GCM-SHA256|WAT]"])), Side::Downstream);
+        let problem = Params::compile(
+            Some(&with_suites(&["[ECDHE-RSA-AES128-GCM-SHA256|WAT]"])),
+            Side::Downstream,
+        );
         assert_eq!(problem.unwrap_err().0[0].path, "cipher_suites[0]");
         let old = TlsParameters {
             tls_minimum_protocol_version: 1,

@@ -12,7 +12,9 @@ use super::x509::CertificateFacts;
 pub fn info(state: &CommonState, local: Option<&CertificateFacts>, sni: Option<String>) -> PeerInfo {
     let mut peer = PeerInfo {
         version: version_name(state.protocol_version()),
-        cipher: state.negotiated_cipher_suite().map_or("", |suite| openssl_name(suite.suite())),
+        cipher: state
+            .negotiated_cipher_suite()
+            .map_or("", |suite| openssl_name(suite.suite())),
         alpn: state.alpn_protocol().map(<[u8]>::to_vec),
         sni,
         ..PeerInfo::default()

@@ -31,7 +31,10 @@ impl SanMatcher {
         if matches!(kind, SanType::Unspecified | SanType::OtherName) {
             return Err(Problems::one("san_type", "must be EMAIL, DNS, URI or IP_ADDRESS"));
         }
-        let matcher = config.matcher.as_ref().ok_or_else(|| Problems::one("matcher", "required"))?;
+        let matcher = config
+            .matcher
+            .as_ref()
+            .ok_or_else(|| Problems::one("matcher", "required"))?;
         Ok(Self {
             kind: Some(kind),
             pattern: Pattern::compile(matcher).map_err(|problems| problems.under("matcher"))?,

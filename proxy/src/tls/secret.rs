@@ -106,7 +106,9 @@ impl SecretStore {
             }
             Some(pb::secret::Type::ValidationContext(context)) => {
                 let context = ValidationSecret::compile(context);
-                Some(SecretValue::Validation(context.map_err(|problems| problems.under("validation_context"))?))
+                Some(SecretValue::Validation(
+                    context.map_err(|problems| problems.under("validation_context"))?,
+                ))
             }
             _ => None,
         })
@@ -114,12 +116,17 @@ impl SecretStore {
 
     /// Files that an encoded secret reads, so that whoever watches them can call [`update`](Self::update) again.
     pub fn files(secret: &[u8]) -> Vec<String> {
-        pb::Secret::decode(secret).map(|secret| material::files(&secret)).unwrap_or_default()
+        pb::Secret::decode(secret)
+            .map(|secret| material::files(&secret))
+            .unwrap_or_default()
     }
 
     /// Whether the secret has arrived.
     pub fn is_ready(&self, name: &str) -> bool {
-        self.cells.lock().get(name).is_some_and(|cell| cell.value.load().is_some())
+        self.cells
+            .lock()
+            .get(name)
+            .is_some_and(|cell| cell.value.load().is_some())
     }
 
     /// Names asked for or delivered so far.

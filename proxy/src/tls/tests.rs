@@ -63,7 +63,10 @@ fn certificate(issued: &Issued) -> pb::TlsCertificate {
 }
 
 fn trusting(authority: &Authority) -> pb::CertificateValidationContext {
-    pb::CertificateValidationContext { trusted_ca: Some(inline(&authority.pem)), ..Default::default() }
+    pb::CertificateValidationContext {
+        trusted_ca: Some(inline(&authority.pem)),
+        ..Default::default()
+    }
 }
 
 fn common(own: Option<&Issued>, validation: Option<pb::CertificateValidationContext>) -> pb::CommonTlsContext {
@@ -84,8 +87,11 @@ fn downstream(common: pb::CommonTlsContext, require_client: bool) -> Arc<Downstr
 }
 
 fn upstream(common: pb::CommonTlsContext, sni: &str) -> Arc<UpstreamTls> {
-    let config =
-        pb::UpstreamTlsContext { common_tls_context: Some(common), sni: sni.to_owned(), ..Default::default() };
+    let config = pb::UpstreamTlsContext {
+        common_tls_context: Some(common),
+        sni: sni.to_owned(),
+        ..Default::default()
+    };
     UpstreamTls::compile(&config, &BuildContext::default()).unwrap()
 }
 
@@ -101,7 +107,10 @@ fn versions(mut common: pb::CommonTlsContext, min: TlsProtocol, max: TlsProtocol
 fn untyped(pattern: MatchPattern) -> pb::CertificateValidationContext {
     #[allow(deprecated)]
     pb::CertificateValidationContext {
-        match_subject_alt_names: vec![StringMatcher { match_pattern: Some(pattern), ignore_case: false }],
+        match_subject_alt_names: vec![StringMatcher {
+            match_pattern: Some(pattern),
+            ignore_case: false,
+        }],
         ..Default::default()
     }
 }
@@ -127,7 +136,9 @@ async fn versions_meet_in_the_middle_and_default_as_envoy() {
         assert_eq!(asked.as_ref().ok().map(|done| done.peer.version), expected);
         match expected {
             Some(version) => assert_eq!(served.ok().map(|done| done.peer.version), Some(version)),
-            None => assert!(matches!(served, Err(TlsError::Handshake(reason)) if reason.contains("UNSUPPORTED_PROTOCOL"))),
+            None => {
+                assert!(matches!(served, Err(TlsError::Handshake(reason)) if reason.contains("UNSUPPORTED_PROTOCOL")))
+            }
         }
     }
 }
@@ -137,10 +148,16 @@ async fn mutual_tls_tells_each_side_who_the_other_is() {
     let ca = Authority::new();
     let (server_own, client_own) = (ca.issue(&Wish::uri(SERVER)), ca.issue(&Wish::uri(CLIENT)));
     let server = downstream(common(Some(&server_own), Some(trusting(&ca))), true);
-    let client = upstream(common(Some(&client_own), Some(trusting(&ca))), "outbound_.80_._.web.default.svc");
+    let client = upstream(
+        common(Some(&client_own), Some(trusting(&ca))),
+        "outbound_.80_._.web.default.svc",
+    );
     let (served, asked) = shake(&server, &client).await;
     let (served, asked) = (served.unwrap().peer, asked.unwrap().peer);
-    assert_eq!((&served.uri_sans[..], &served.local_uri_sans[..]), (&[CLIENT.to_owned()][..], &[SERVER.to_owned()][..]));
+    assert_eq!(
+        (&served.uri_sans[..], &served.local_uri_sans[..]),
+        (&[CLIENT.to_owned()][..], &[SERVER.to_owned()][..])
+    );
     assert_eq!(asked.uri_sans, [SERVER]);
     assert_eq!(served.sni.as_deref(), Some("outbound_.80_._.web.default.svc"));
     assert_eq!(served.subject.as_deref(), Some("CN=leaf,O=mesh"));
@@ -169,12 +186,44 @@ async fn chains_are_verified_and_each_fault_has_its_name() {
     let cases = [
         ("good", ca.issue(&Wish::uri(SERVER)), None),
         ("through an intermediate", ca.issue_through(&Wish::uri(SERVER)), None),
-        ("wrong authority", other.issue(&Wish::uri(SERVER)), Some("unable to get local issuer certificate")),
-        ("expired", ca.issue(&Wish { expired: true, ..Wish::uri(SERVER) }), Some("certificate has expired")),
-        ("for clients only", ca.issue(&Wish { client_only: true, ..Wish::uri(SERVER) }), Some("unsupported certificate purpose")),
-        ("a CA as leaf", ca.issue(&Wish { is_ca: true, ..Wish::uri(SERVER) }), None),
+        (
+            "wrong authority",
+            other.issue(&Wish::uri(SERVER)),
+            Some("unable to get local issuer certificate"),
+        ),
+        (
+            "expired",
+            ca.issue(&Wish {
+                expired: true,
+                ..Wish::uri(SERVER)
+            }),
+            Some("certificate has expired"),
+        ),
+        (
+            "for clients only",
+            ca.issue(&Wish {
+                client_only: true,
+                ..Wish::uri(SERVER)
+            }),
+            Some("unsupported certificate purpose"),
+        ),
+        (
+            "a CA as leaf",
+            ca.issue(&Wish {
+                is_ca: true,
+                ..Wish::uri(SERVER)
+            }),
+            None,
+        ),
         ("the anchor itself", ca.own(), None),
-        ("a foreign CA as leaf", other.issue(&Wish { is_ca: true, ..Wish::uri(SERVER) }), Some("unable to get local issuer certificate")),
+        (
+            "a foreign CA as leaf",
+            other.issue(&Wish {
+                is_ca: true,
+                ..Wish::uri(SERVER)
+            }),
+            Some("unable to get local issuer certificate"),
+        ),
     ];
     for (what, own, fault) in cases {
         let server = downstream(common(Some(&own), None), false);
@@ -193,7 +242,10 @@ async fn chains_are_verified_and_each_fault_has_its_name() {
 #[tokio::test]
 async fn verification_can_be_absent_lenient_or_pinned() {
     let (ca, other) = (Authority::new(), Authority::named("other"));
-    let expired = ca.issue(&Wish { expired: true, ..Wish::uri(SERVER) });
+    let expired = ca.issue(&Wish {
+        expired: true,
+        ..Wish::uri(SERVER)
+    });
     let foreign = other.issue(&Wish::uri(SERVER));
     let pin = |hash: &str| pb::CertificateValidationContext {
         verify_certificate_hash: vec![hash.to_owned()],
@@ -201,10 +253,39 @@ async fn verification_can_be_absent_lenient_or_pinned() {
     };
     let cases = [
         ("no validation context", &foreign, None, true),
-        ("no trusted CA", &foreign, Some(pb::CertificateValidationContext::default()), true),
-        ("expired allowed", &expired, Some(pb::CertificateValidationContext { allow_expired_certificate: true, ..trusting(&ca) }), true),
-        ("expired and foreign", &foreign, Some(pb::CertificateValidationContext { allow_expired_certificate: true, ..trusting(&ca) }), false),
-        ("untrusted accepted", &foreign, Some(pb::CertificateValidationContext { trust_chain_verification: 1, ..trusting(&ca) }), true),
+        (
+            "no trusted CA",
+            &foreign,
+            Some(pb::CertificateValidationContext::default()),
+            true,
+        ),
+        (
+            "expired allowed",
+            &expired,
+            Some(pb::CertificateValidationContext {
+                allow_expired_certificate: true,
+                ..trusting(&ca)
+            }),
+            true,
+        ),
+        (
+            "expired and foreign",
+            &foreign,
+            Some(pb::CertificateValidationContext {
+                allow_expired_certificate: true,
+                ..trusting(&ca)
+            }),
+            false,
+        ),
+        (
+            "untrusted accepted",
+            &foreign,
+            Some(pb::CertificateValidationContext {
+                trust_chain_verification: 1,
+                ..trusting(&ca)
+            }),
+            true,
+        ),
         ("pinned", &foreign, Some(pin(&foreign.sha256)), true),
         ("pinned otherwise", &foreign, Some(pin(&expired.sha256)), false),
     ];
@@ -218,12 +299,18 @@ async fn verification_can_be_absent_lenient_or_pinned() {
 #[tokio::test]
 async fn names_are_matched_by_kind_and_pattern() {
     let ca = Authority::new();
-    let own = ca.issue(&Wish { dns: vec!["*.mesh.example"], ..Wish::uri(SERVER) });
+    let own = ca.issue(&Wish {
+        dns: vec!["*.mesh.example"],
+        ..Wish::uri(SERVER)
+    });
     let server = downstream(common(Some(&own), None), false);
     let typed = |kind: i32, pattern: MatchPattern| pb::CertificateValidationContext {
         match_typed_subject_alt_names: vec![pb::SubjectAltNameMatcher {
             san_type: kind,
-            matcher: Some(StringMatcher { match_pattern: Some(pattern), ignore_case: false }),
+            matcher: Some(StringMatcher {
+                match_pattern: Some(pattern),
+                ignore_case: false,
+            }),
             oid: String::new(),
         }],
         ..Default::default()
@@ -240,7 +327,10 @@ async fn names_are_matched_by_kind_and_pattern() {
         (typed(dns, MatchPattern::Exact(text("a.web.mesh.example"))), false),
     ] {
         let what = format!("{validation:?}");
-        let validation = pb::CertificateValidationContext { trusted_ca: Some(inline(&ca.pem)), ..validation };
+        let validation = pb::CertificateValidationContext {
+            trusted_ca: Some(inline(&ca.pem)),
+            ..validation
+        };
         let (_, asked) = shake(&server, &upstream(common(None, Some(validation)), "")).await;
         assert_eq!(asked.is_ok(), good, "{what}");
         assert!(good || failed_as(&asked, VerifyFailure::San), "{what}");
@@ -254,10 +344,19 @@ async fn alpn_is_the_servers_choice_and_no_overlap_is_no_failure() {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let alpn = |offer: &[&str]| offer.iter().map(|name| name.as_bytes().to_vec()).collect::<Vec<_>>();
     let server = downstream(
-        pb::CommonTlsContext { alpn_protocols: names(&["istio-peer-exchange", "h2", "http/1.1"]), ..common(Some(&own), None) },
+        pb::CommonTlsContext {
+            alpn_protocols: names(&["istio-peer-exchange", "h2", "http/1.1"]),
+            ..common(Some(&own), None)
+        },
         false,
     );
-    let client = upstream(pb::CommonTlsContext { alpn_protocols: names(&["istio"]), ..common(None, None) }, "");
+    let client = upstream(
+        pb::CommonTlsContext {
+            alpn_protocols: names(&["istio"]),
+            ..common(None, None)
+        },
+        "",
+    );
     for (offer, expected) in [
         (None, None),
         (Some(alpn(&["istio-http/1.1", "istio", "http/1.1"])), Some("http/1.1")),
@@ -277,14 +376,24 @@ async fn alpn_is_the_servers_choice_and_no_overlap_is_no_failure() {
 async fn the_certificate_follows_the_sni() {
     let ca = Authority::new();
     let (first, second) = (
-        ca.issue(&Wish { dns: vec!["a.example"], ..Wish::default() }),
-        ca.issue(&Wish { dns: vec!["*.b.example"], ..Wish::default() }),
+        ca.issue(&Wish {
+            dns: vec!["a.example"],
+            ..Wish::default()
+        }),
+        ca.issue(&Wish {
+            dns: vec!["*.b.example"],
+            ..Wish::default()
+        }),
     );
     let mut both = common(Some(&first), None);
     both.tls_certificates.push(certificate(&second));
     let server = downstream(both, false);
     let client = upstream(common(None, Some(trusting(&ca))), "");
-    for (sni, expected) in [("a.example", "a.example"), ("x.b.example", "*.b.example"), ("other.example", "a.example")] {
+    for (sni, expected) in [
+        ("a.example", "a.example"),
+        ("x.b.example", "*.b.example"),
+        ("other.example", "a.example"),
+    ] {
         let (_, asked) = shake_with(&server, &client, None, Some(sni)).await;
         let done = asked.unwrap();
         assert_eq!(done.peer.dns_sans, [expected], "{sni}");
@@ -293,11 +402,18 @@ async fn the_certificate_follows_the_sni() {
 }
 
 fn secret(kind: pb::secret::Type) -> Vec<u8> {
-    pb::Secret { name: String::new(), r#type: Some(kind) }.encode_to_vec()
+    pb::Secret {
+        name: String::new(),
+        r#type: Some(kind),
+    }
+    .encode_to_vec()
 }
 
 fn by_sds(validation: pb::CertificateValidationContext) -> pb::CommonTlsContext {
-    let named = |name: &str| pb::SdsSecretConfig { name: name.to_owned(), sds_config: None };
+    let named = |name: &str| pb::SdsSecretConfig {
+        name: name.to_owned(),
+        sds_config: None,
+    };
     pb::CommonTlsContext {
         tls_certificate_sds_secret_configs: vec![named("default")],
         validation_context_type: Some(ValidationContextType::CombinedValidationContext(
@@ -328,8 +444,18 @@ async fn secrets_come_late_rotate_and_reach_new_handshakes_only() {
 
     let update = |authority: &Authority| {
         let own = authority.issue(&Wish::uri(SERVER));
-        cx.secrets.update("default", Some(&secret(pb::secret::Type::TlsCertificate(certificate(&own))))).unwrap();
-        cx.secrets.update("ROOTCA", Some(&secret(pb::secret::Type::ValidationContext(trusting(authority))))).unwrap();
+        cx.secrets
+            .update(
+                "default",
+                Some(&secret(pb::secret::Type::TlsCertificate(certificate(&own)))),
+            )
+            .unwrap();
+        cx.secrets
+            .update(
+                "ROOTCA",
+                Some(&secret(pb::secret::Type::ValidationContext(trusting(authority)))),
+            )
+            .unwrap();
     };
     update(&ca);
     assert!(server.is_ready() && cx.secrets.is_ready("default"));
@@ -353,12 +479,20 @@ async fn secrets_come_late_rotate_and_reach_new_handshakes_only() {
     let (served, _) = shake(&server, &upstream(common(Some(&stranger), None), "")).await;
     assert!(failed_as(&served, VerifyFailure::San));
 
-    let mixed = pb::TlsCertificate { private_key: Some(inline(&next_own.key)), ..certificate(&client_own) };
-    let refused = cx.secrets.update("default", Some(&secret(pb::secret::Type::TlsCertificate(mixed))));
+    let mixed = pb::TlsCertificate {
+        private_key: Some(inline(&next_own.key)),
+        ..certificate(&client_own)
+    };
+    let refused = cx
+        .secrets
+        .update("default", Some(&secret(pb::secret::Type::TlsCertificate(mixed))));
     assert_eq!(refused.unwrap_err().0[0].path, "tls_certificate.private_key");
     assert!(server.is_ready());
     let reports = cx.secrets.reports();
-    assert_eq!((reports[0].chain[0].uri_sans.as_slice(), reports[0].ca.len()), (&[SERVER.to_owned()][..], 1));
+    assert_eq!(
+        (reports[0].chain[0].uri_sans.as_slice(), reports[0].ca.len()),
+        (&[SERVER.to_owned()][..], 1)
+    );
 }
 
 #[tokio::test]
@@ -380,7 +514,10 @@ async fn plaintext_where_tls_is_due_is_a_wrong_version() {
     let (near, mut far) = duplex(1024);
     far.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let refused = server.accept(Io::Duplex(near)).await.err().unwrap().to_string();
-    assert_eq!(refused, "TLS_error:|268435703:SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER:TLS_error_end");
+    assert_eq!(
+        refused,
+        "TLS_error:|268435703:SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER:TLS_error_end"
+    );
 }
 
 #[test]
@@ -390,5 +527,9 @@ fn names_without_trust_are_refused_as_by_envoy() {
         ..Default::default()
     };
     let problems = UpstreamTls::compile(&config, &BuildContext::default()).err().unwrap();
-    assert!(problems.to_string().contains("SAN-based verification of peer certificates without trusted CA"));
+    assert!(
+        problems
+            .to_string()
+            .contains("SAN-based verification of peer certificates without trusted CA")
+    );
 }

@@ -5,9 +5,9 @@ use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+use rustls::HandshakeKind;
 use rustls::client::{ClientConfig, Resumption};
 use rustls::pki_types::ServerName;
-use rustls::HandshakeKind;
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::context::{Common, Material};

@@ -89,8 +89,17 @@ impl ValidationSecret {
     pub fn compile(config: pb::CertificateValidationContext) -> Compiled<Self> {
         let trust = Trust::compile(&config)?;
         // The same checks as the contexts that will merge it, so that a bad secret is refused where it arrives.
-        Policy::compile(None, Some(&Self { config: config.clone(), trust: trust.clone() }))?;
-        let config = pb::CertificateValidationContext { trusted_ca: None, ..config };
+        Policy::compile(
+            None,
+            Some(&Self {
+                config: config.clone(),
+                trust: trust.clone(),
+            }),
+        )?;
+        let config = pb::CertificateValidationContext {
+            trusted_ca: None,
+            ..config
+        };
         Ok(Self { config, trust })
     }
 }
@@ -128,11 +137,16 @@ impl Policy {
 
     fn merge(&mut self, config: &pb::CertificateValidationContext) -> Compiled<()> {
         let refused = [
-            ("ca_certificate_provider_instance", config.ca_certificate_provider_instance.is_some()),
+            (
+                "ca_certificate_provider_instance",
+                config.ca_certificate_provider_instance.is_some(),
+            ),
             ("custom_validator_config", config.custom_validator_config.is_some()),
             (
                 "require_signed_certificate_timestamp",
-                config.require_signed_certificate_timestamp.is_some_and(|wrapped| wrapped.value),
+                config
+                    .require_signed_certificate_timestamp
+                    .is_some_and(|wrapped| wrapped.value),
             ),
         ];
         if let Some((field, _)) = refused.iter().find(|(_, set)| *set) {
@@ -140,20 +154,24 @@ impl Policy {
         }
         for (index, matcher) in config.match_typed_subject_alt_names.iter().enumerate() {
             let path = format!("match_typed_subject_alt_names[{index}]");
-            self.sans.push(SanMatcher::typed(matcher).map_err(|problems| problems.under(&path))?);
+            self.sans
+                .push(SanMatcher::typed(matcher).map_err(|problems| problems.under(&path))?);
         }
         #[allow(deprecated)]
         for (index, matcher) in config.match_subject_alt_names.iter().enumerate() {
             let path = format!("match_subject_alt_names[{index}]");
-            self.sans.push(SanMatcher::untyped(matcher).map_err(|problems| problems.under(&path))?);
+            self.sans
+                .push(SanMatcher::untyped(matcher).map_err(|problems| problems.under(&path))?);
         }
         for (index, text) in config.verify_certificate_hash.iter().enumerate() {
             let path = format!("verify_certificate_hash[{index}]");
-            self.hashes.push(hash_from_hex(text).ok_or_else(|| Problems::one(path, "not a SHA-256 in hex"))?);
+            self.hashes
+                .push(hash_from_hex(text).ok_or_else(|| Problems::one(path, "not a SHA-256 in hex"))?);
         }
         for (index, text) in config.verify_certificate_spki.iter().enumerate() {
             let path = format!("verify_certificate_spki[{index}]");
-            self.spkis.push(hash_from_base64(text).ok_or_else(|| Problems::one(path, "not a SHA-256 in base64"))?);
+            self.spkis
+                .push(hash_from_base64(text).ok_or_else(|| Problems::one(path, "not a SHA-256 in base64"))?);
         }
         if let Some(source) = &config.crl {
             let bytes = material::read(source).map_err(|problems| problems.under("crl"))?;
@@ -203,7 +221,8 @@ impl Policy {
         let facts = CertificateFacts::parse(leaf).ok_or(CertificateError::BadEncoding)?;
         if self.pins() {
             let hash = hash_from_hex(&facts.sha256);
-            let pinned = hash.is_some_and(|hash| self.hashes.contains(&hash)) || self.spkis.contains(&facts.spki_sha256);
+            let pinned =
+                hash.is_some_and(|hash| self.hashes.contains(&hash)) || self.spkis.contains(&facts.spki_sha256);
             if !pinned {
                 return Err(CertificateError::ApplicationVerificationFailure);
             }
@@ -230,10 +249,17 @@ impl Policy {
         match verified {
             Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }) if self.allow_expired => {
                 let then = walk::common_validity(leaf, intermediates).unwrap_or(now);
-                self.webpki(trust, leaf, intermediates, then, role, algorithms).map_err(translate)
+                self.webpki(trust, leaf, intermediates, then, role, algorithms)
+                    .map_err(translate)
             }
             Err(webpki::Error::CaUsedAsEndEntity) if self.crls.is_empty() => {
-                let walk = walk::Walk { trust, intermediates, now, algorithms, allow_expired: self.allow_expired };
+                let walk = walk::Walk {
+                    trust,
+                    intermediates,
+                    now,
+                    algorithms,
+                    allow_expired: self.allow_expired,
+                };
                 walk.check(leaf, role)
             }
             other => other.map_err(translate),

@@ -43,7 +43,12 @@ impl Walk<'_> {
         if matches!(certificate.name_constraints(), Ok(Some(_)) | Err(_)) {
             return Err(CertificateError::UnknownIssuer);
         }
-        if self.trust.roots.iter().any(|root| self.issued(root, &certificate, depth)) {
+        if self
+            .trust
+            .roots
+            .iter()
+            .any(|root| self.issued(root, &certificate, depth))
+        {
             return Ok(());
         }
         if depth == MAX_DEPTH {
@@ -109,9 +114,11 @@ pub fn check_validity(der: &CertificateDer<'_>, now: UnixTime, allow_expired: bo
 
 /// A moment at which all these certificates were valid, to check an expired chain at.
 pub fn common_validity(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Option<UnixTime> {
-    let starts = std::iter::once(leaf)
-        .chain(intermediates)
-        .filter_map(|der| parse(der).ok().map(|certificate| certificate.validity().not_before.timestamp()));
+    let starts = std::iter::once(leaf).chain(intermediates).filter_map(|der| {
+        parse(der)
+            .ok()
+            .map(|certificate| certificate.validity().not_before.timestamp())
+    });
     let latest = u64::try_from(starts.max()?).ok()?;
     Some(UnixTime::since_unix_epoch(Duration::from_secs(latest)))
 }

@@ -41,7 +41,11 @@ impl CertificateFacts {
             ..Self::default()
         };
         if let Ok(Some(extension)) = certificate.subject_alternative_name() {
-            extension.value.general_names.iter().for_each(|name| facts.add_san(name));
+            extension
+                .value
+                .general_names
+                .iter()
+                .for_each(|name| facts.add_san(name));
         }
         Some(facts)
     }
@@ -129,5 +133,8 @@ fn short_name(oid: &str) -> &str {
         ("0.9.2342.19200300.100.1.25", "DC"),
         ("1.2.840.113549.1.9.1", "emailAddress"),
     ];
-    NAMES.iter().find(|(known, _)| *known == oid).map_or(oid, |(_, name)| name)
+    NAMES
+        .iter()
+        .find(|(known, _)| *known == oid)
+        .map_or(oid, |(_, name)| name)
 }

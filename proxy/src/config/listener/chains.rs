@@ -24,8 +24,10 @@ const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tc
 const ECHO: &str = "type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo";
 const DIRECT_RESPONSE: &str = "type.googleapis.com/envoy.extensions.filters.network.direct_response.v3.Config";
 /// Both have the same fields.
-const TYPED_STRUCTS: [&str; 2] =
-    ["type.googleapis.com/udpa.type.v1.TypedStruct", "type.googleapis.com/xds.type.v3.TypedStruct"];
+const TYPED_STRUCTS: [&str; 2] = [
+    "type.googleapis.com/udpa.type.v1.TypedStruct",
+    "type.googleapis.com/xds.type.v3.TypedStruct",
+];
 const TYPED_STRUCT_URL: u64 = 1;
 /// Field numbers in `Listener`.
 const FILTER_CHAINS: u64 = 3;
@@ -39,7 +41,10 @@ pub fn compile(config: &Listener, bytes: &[u8], cx: &BuildContext) -> Compiled<C
     for (index, chain) in config.filter_chains.iter().enumerate() {
         let path = format!("filter_chains[{index}]");
         let hash = encoded.get(index).map_or(0, |bytes| xxh64(bytes, 0));
-        let criteria = chain.filter_chain_match.as_ref().map_or_else(|| Ok(Criteria::default()), criteria);
+        let criteria = chain
+            .filter_chain_match
+            .as_ref()
+            .map_or_else(|| Ok(Criteria::default()), criteria);
         let criteria = criteria.map_err(|problems| problems.under("filter_chain_match"));
         match (criteria, filter_chain(chain, hash, cx)) {
             (Ok(criteria), Ok(chain)) => chains.push((criteria, Arc::new(chain))),
@@ -53,7 +58,9 @@ pub fn compile(config: &Listener, bytes: &[u8], cx: &BuildContext) -> Compiled<C
     let encoded = raw::fields(bytes, DEFAULT_FILTER_CHAIN);
     let default = config.default_filter_chain.as_ref().map(|chain| {
         let hash = encoded.last().map_or(0, |bytes| xxh64(bytes, DEFAULT_FILTER_CHAIN));
-        filter_chain(chain, hash, cx).map(Arc::new).map_err(|problems| problems.under("default_filter_chain"))
+        filter_chain(chain, hash, cx)
+            .map(Arc::new)
+            .map_err(|problems| problems.under("default_filter_chain"))
     });
     let default = default.transpose().unwrap_or_else(|found| {
         problems.extend(found.0);
@@ -74,7 +81,10 @@ pub fn compile(config: &Listener, bytes: &[u8], cx: &BuildContext) -> Compiled<C
 fn filter_chain(config: &PbChain, hash: u64, cx: &BuildContext) -> Compiled<FilterChain> {
     #[allow(deprecated)]
     if config.use_proxy_proto.as_ref().is_some_and(|wrapped| wrapped.value) {
-        return Err(Problems::one("use_proxy_proto", "not supported: use the proxy_protocol listener filter"));
+        return Err(Problems::one(
+            "use_proxy_proto",
+            "not supported: use the proxy_protocol listener filter",
+        ));
     }
     let mut tls = None;
     if let Some(socket) = &config.transport_socket {
@@ -102,7 +112,10 @@ fn network_filters(configs: &[PbFilter], cx: &BuildContext) -> Compiled<(Vec<Arc
         let path = format!("filters[{index}].typed_config");
         let any = typed_config(config).map_err(|problems| problems.under(&format!("filters[{index}]")))?;
         if is_terminal(&any.type_url) {
-            return Err(Problems::one(path, "terminal filter must be the last filter in a network filter chain"));
+            return Err(Problems::one(
+                path,
+                "terminal filter must be the last filter in a network filter chain",
+            ));
         }
         let (type_url, value) = inner(any).map_err(|problems| problems.under(&path))?;
         let compile = network::find(type_url).ok_or_else(|| unknown(&path, type_url))?;
@@ -137,9 +150,13 @@ fn inner(any: &Any) -> Compiled<(&str, &[u8])> {
     if !TYPED_STRUCTS.contains(&any.type_url.as_str()) {
         return Ok((&any.type_url, &any.value));
     }
-    let type_url = raw::fields(&any.value, TYPED_STRUCT_URL).last().and_then(|url| std::str::from_utf8(url).ok());
+    let type_url = raw::fields(&any.value, TYPED_STRUCT_URL)
+        .last()
+        .and_then(|url| std::str::from_utf8(url).ok());
     // What is in the struct is for a filter that reads structs; none of those that come in one does.
-    type_url.map(|url| (url, &[][..])).ok_or_else(|| Problems::one("type_url", "required"))
+    type_url
+        .map(|url| (url, &[][..]))
+        .ok_or_else(|| Problems::one("type_url", "required"))
 }
 
 pub(super) fn typed_config(config: &PbFilter) -> Compiled<&Any> {
@@ -180,7 +197,9 @@ fn criteria(config: &FilterChainMatch) -> Compiled<Criteria> {
     let destination_port = config.destination_port.as_ref();
     let source_ports = config.source_ports.iter().enumerate();
     Ok(Criteria {
-        destination_port: destination_port.map(|wrapped| port(wrapped.value, "destination_port")).transpose()?,
+        destination_port: destination_port
+            .map(|wrapped| port(wrapped.value, "destination_port"))
+            .transpose()?,
         prefix_ranges: ranges(&config.prefix_ranges, "prefix_ranges")?,
         server_names,
         transport_protocol: Some(config.transport_protocol.clone()).filter(|protocol| !protocol.is_empty()),
@@ -204,7 +223,8 @@ fn ranges(configs: &[CidrRange], field: &str) -> Compiled<Vec<IpNet>> {
         let ip = config.address_prefix.parse();
         let length = config.prefix_len.as_ref().map_or(0, |wrapped| wrapped.value);
         let net = ip.ok().and_then(|ip| IpNet::new(ip, u8::try_from(length).ok()?).ok());
-        net.map(|net| net.trunc()).ok_or_else(|| Problems::one(path, "malformed IP range"))
+        net.map(|net| net.trunc())
+            .ok_or_else(|| Problems::one(path, "malformed IP range"))
     };
     configs.iter().enumerate().map(compile).collect()
 }

@@ -31,12 +31,19 @@ pub struct RouteRef {
 /// Bytes that do not decode, or a source that does not exist here.
 pub fn needs(bytes: &[u8]) -> Compiled<ListenerNeeds> {
     let config = decode(bytes)?;
-    let mut needs = ListenerNeeds { name: config.name.clone(), ..ListenerNeeds::default() };
+    let mut needs = ListenerNeeds {
+        name: config.name.clone(),
+        ..ListenerNeeds::default()
+    };
     for (index, chain) in config.filter_chains.iter().enumerate() {
-        needs.add(chain).map_err(|problems| problems.under(&format!("filter_chains[{index}]")))?;
+        needs
+            .add(chain)
+            .map_err(|problems| problems.under(&format!("filter_chains[{index}]")))?;
     }
     if let Some(chain) = &config.default_filter_chain {
-        needs.add(chain).map_err(|problems| problems.under("default_filter_chain"))?;
+        needs
+            .add(chain)
+            .map_err(|problems| problems.under("default_filter_chain"))?;
     }
     needs.routes.sort();
     needs.routes.dedup();
@@ -48,7 +55,8 @@ pub fn needs(bytes: &[u8]) -> Compiled<ListenerNeeds> {
 impl ListenerNeeds {
     fn add(&mut self, chain: &FilterChain) -> Compiled<()> {
         if let Some(socket) = &chain.transport_socket {
-            self.secrets.extend(secret_refs(socket).map_err(|problems| problems.under("transport_socket"))?);
+            self.secrets
+                .extend(secret_refs(socket).map_err(|problems| problems.under("transport_socket"))?);
         }
         for (index, filter) in chain.filters.iter().enumerate() {
             let Ok(any) = typed_config(filter) else { continue };

@@ -19,7 +19,9 @@ pub fn fields(mut bytes: &[u8], number: u64) -> Vec<&[u8]> {
             },
             _ => break,
         };
-        let Some((body, rest)) = bytes.split_at_checked(skip) else { break };
+        let Some((body, rest)) = bytes.split_at_checked(skip) else {
+            break;
+        };
         if tag & 7 == 2 && tag >> 3 == number {
             found.push(body);
         }

@@ -16,7 +16,8 @@ use remora_proto::pb::google::protobuf::BoolValue;
 use super::{Compiled, Problems, duration};
 use crate::listener::detect::client_hello::MAX_CLIENT_HELLO;
 use crate::listener::{
-    Direction, Keepalive, ListenerFilter, ListenerFilterKind, ListenerSettings, PortPredicate, SocketOption, SocketState,
+    Direction, Keepalive, ListenerFilter, ListenerFilterKind, ListenerSettings, PortPredicate, SocketOption,
+    SocketState,
 };
 
 const PREFIX: &str = "type.googleapis.com/envoy.extensions.filters.listener.";
@@ -35,10 +36,18 @@ pub fn compile(config: &Listener) -> Compiled<ListenerSettings> {
         filters.push(listener_filter(filter).map_err(|problems| problems.under(&path))?);
     }
     let use_original_dst = flag(&config.use_original_dst);
-    let restores = filters.iter().any(|filter| filter.kind == ListenerFilterKind::OriginalDst);
+    let restores = filters
+        .iter()
+        .any(|filter| filter.kind == ListenerFilterKind::OriginalDst);
     if use_original_dst && !restores {
         // The deprecated field implies the filter.
-        filters.insert(0, ListenerFilter { kind: ListenerFilterKind::OriginalDst, disabled: None });
+        filters.insert(
+            0,
+            ListenerFilter {
+                kind: ListenerFilterKind::OriginalDst,
+                disabled: None,
+            },
+        );
     }
     let timeout = duration(config.listener_filters_timeout.as_ref()).unwrap_or(FILTERS_TIMEOUT);
     Ok(ListenerSettings {
@@ -60,11 +69,13 @@ pub fn compile(config: &Listener) -> Compiled<ListenerSettings> {
         listener_filters_timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
         continue_on_listener_filters_timeout: config.continue_on_listener_filters_timeout,
         drain_modify_only: config.drain_type == 1,
-        socket_options: socket_options(&config.socket_options)
-            .map_err(|problems| problems.under("socket_options"))?,
+        socket_options: socket_options(&config.socket_options).map_err(|problems| problems.under("socket_options"))?,
         keepalive: config.tcp_keepalive.as_ref().map(keepalive),
         ipv4_compat: is_ipv4_compat(config),
-        accepts_per_event: config.max_connections_to_accept_per_socket_event.as_ref().map(|wrapped| wrapped.value),
+        accepts_per_event: config
+            .max_connections_to_accept_per_socket_event
+            .as_ref()
+            .map(|wrapped| wrapped.value),
     })
 }
 
@@ -88,9 +99,8 @@ pub fn keepalive(config: &core::TcpKeepalive) -> Keepalive {
 pub fn socket_options(config: &[core::SocketOption]) -> Compiled<Vec<SocketOption>> {
     let compile = |(index, option): (usize, &core::SocketOption)| {
         let path = |field: &str| format!("[{index}].{field}");
-        let number = |value: i64, field: &str| {
-            i32::try_from(value).map_err(|_| Problems::one(path(field), "out of range"))
-        };
+        let number =
+            |value: i64, field: &str| i32::try_from(value).map_err(|_| Problems::one(path(field), "out of range"));
         Ok(SocketOption {
             level: number(option.level, "level")?,
             name: number(option.name, "name")?,
@@ -131,7 +141,10 @@ fn listener_filter(config: &PbFilter) -> Compiled<ListenerFilter> {
         Some("http_inspector.v3.HttpInspector") => ListenerFilterKind::HttpInspector,
         Some("tls_inspector.v3.TlsInspector") => {
             let inspector = TlsInspector::decode(any.value.as_slice()).map_err(broken)?;
-            let max = inspector.max_client_hello_size.as_ref().map(|wrapped| wrapped.value as usize);
+            let max = inspector
+                .max_client_hello_size
+                .as_ref()
+                .map(|wrapped| wrapped.value as usize);
             ListenerFilterKind::TlsInspector {
                 max_hello: max.unwrap_or(MAX_CLIENT_HELLO).min(MAX_CLIENT_HELLO),
                 close_on_error: inspector.close_connection_on_client_hello_parsing_errors,
@@ -147,7 +160,9 @@ fn listener_filter(config: &PbFilter) -> Compiled<ListenerFilter> {
             if let Some((field, _)) = refused.iter().find(|(_, set)| *set) {
                 return Err(Problems::one(format!("typed_config.{field}"), "not supported"));
             }
-            ListenerFilterKind::ProxyProtocol { optional: protocol.allow_requests_without_proxy_protocol }
+            ListenerFilterKind::ProxyProtocol {
+                optional: protocol.allow_requests_without_proxy_protocol,
+            }
         }
         _ => {
             let reason = format!("listener filter {} is not supported", any.type_url);
@@ -155,7 +170,10 @@ fn listener_filter(config: &PbFilter) -> Compiled<ListenerFilter> {
         }
     };
     let disabled = config.filter_disabled.as_ref().map(predicate).transpose();
-    Ok(ListenerFilter { kind, disabled: disabled.map_err(|problems| problems.under("filter_disabled"))? })
+    Ok(ListenerFilter {
+        kind,
+        disabled: disabled.map_err(|problems| problems.under("filter_disabled"))?,
+    })
 }
 
 fn predicate(config: &PbPredicate) -> Compiled<PortPredicate> {

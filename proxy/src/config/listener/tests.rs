@@ -58,11 +58,20 @@ fn what_istiod_sends_compiles_or_is_refused_for_a_known_reason() {
 #[test]
 fn virtual_inbound_names_its_secrets_and_its_matches() {
     let all = istio();
-    let (_, bytes) = all.iter().find(|(place, _)| place.starts_with("virtualInbound in") && place.contains("default/server")).unwrap();
+    let (_, bytes) = all
+        .iter()
+        .find(|(place, _)| place.starts_with("virtualInbound in") && place.contains("default/server"))
+        .unwrap();
     let needs = needs(bytes).unwrap();
     assert_eq!(needs.name, "virtualInbound");
-    let grpc = Source::Grpc { cluster: "sds-grpc".to_owned() };
-    let names: Vec<_> = needs.secrets.iter().map(|secret| (secret.name.as_str(), &secret.source)).collect();
+    let grpc = Source::Grpc {
+        cluster: "sds-grpc".to_owned(),
+    };
+    let names: Vec<_> = needs
+        .secrets
+        .iter()
+        .map(|secret| (secret.name.as_str(), &secret.source))
+        .collect();
     assert_eq!(names, [("ROOTCA", &grpc), ("default", &grpc)]);
     let config = compile(bytes, &BuildContext::default()).unwrap();
     assert!(config.bind_to_port && config.settings.listener_filters_timeout.is_none());
@@ -76,9 +85,18 @@ fn virtual_inbound_names_its_secrets_and_its_matches() {
 #[test]
 fn outbound_listeners_name_their_routes() {
     let all = istio();
-    let (_, bytes) = all.iter().find(|(place, _)| place.starts_with("0.0.0.0_80 in") && place.contains("default/client")).unwrap();
+    let (_, bytes) = all
+        .iter()
+        .find(|(place, _)| place.starts_with("0.0.0.0_80 in") && place.contains("default/client"))
+        .unwrap();
     let routes = needs(bytes).unwrap().routes;
-    assert_eq!(routes, [RouteRef { name: "80".to_owned(), source: Source::Ads }]);
+    assert_eq!(
+        routes,
+        [RouteRef {
+            name: "80".to_owned(),
+            source: Source::Ads
+        }]
+    );
     assert!(!compile(bytes, &BuildContext::default()).unwrap().bind_to_port);
 }
 
@@ -90,7 +108,10 @@ fn problems_carry_their_path() {
             server_names: vec![server_name.to_owned()],
             ..FilterChainMatch::default()
         }),
-        filters: vec![Filter { name: "x".to_owned(), config_type: None }],
+        filters: vec![Filter {
+            name: "x".to_owned(),
+            config_type: None,
+        }],
         ..FilterChain::default()
     };
     let listener = Listener {
@@ -98,7 +119,9 @@ fn problems_carry_their_path() {
         filter_chains: vec![chain("*w.x.com")],
         ..Listener::default()
     };
-    let problems = compile(&listener.encode_to_vec(), &BuildContext::default()).err().unwrap();
+    let problems = compile(&listener.encode_to_vec(), &BuildContext::default())
+        .err()
+        .unwrap();
     let paths: Vec<_> = problems.0.iter().map(|problem| problem.path.as_str()).collect();
     let expected = [
         "enable_mptcp",

@@ -37,8 +37,15 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilte
         Some(limit) if limit > 0 => limit,
         _ => return Err(Problems::one("max_connections", "must be at least 1")),
     };
-    if config.runtime_enabled.as_ref().is_some_and(|flag| flag.default_value.is_some_and(|value| !value.value)) {
-        return Err(Problems::one("runtime_enabled", "disabling by runtime is not supported"));
+    if config
+        .runtime_enabled
+        .as_ref()
+        .is_some_and(|flag| flag.default_value.is_some_and(|value| !value.value))
+    {
+        return Err(Problems::one(
+            "runtime_enabled",
+            "disabling by runtime is not supported",
+        ));
     }
     Ok(Arc::new(ConnectionLimit(Arc::new(Shared {
         limit,
@@ -56,7 +63,10 @@ impl NetworkFilter for ConnectionLimit {
         if before >= shared.limit {
             shared.open.fetch_sub(1, Ordering::Relaxed);
             shared.stats.limited_connections.inc();
-            return Verdict::Close { reason: "over_connection_limit".to_owned(), delay: shared.delay };
+            return Verdict::Close {
+                reason: "over_connection_limit".to_owned(),
+                delay: shared.delay,
+            };
         }
         shared.stats.active_connections.inc();
         Verdict::Hold(Box::new(Held(shared.clone())))

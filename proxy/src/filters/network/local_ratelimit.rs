@@ -43,10 +43,20 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilte
     if !config.share_key.is_empty() {
         return Err(Problems::one("share_key", "not supported"));
     }
-    if config.runtime_enabled.as_ref().is_some_and(|flag| flag.default_value.is_some_and(|value| !value.value)) {
-        return Err(Problems::one("runtime_enabled", "disabling by runtime is not supported"));
+    if config
+        .runtime_enabled
+        .as_ref()
+        .is_some_and(|flag| flag.default_value.is_some_and(|value| !value.value))
+    {
+        return Err(Problems::one(
+            "runtime_enabled",
+            "disabling by runtime is not supported",
+        ));
     }
-    let bucket = config.token_bucket.as_ref().ok_or_else(|| Problems::one("token_bucket", "required"))?;
+    let bucket = config
+        .token_bucket
+        .as_ref()
+        .ok_or_else(|| Problems::one("token_bucket", "required"))?;
     let interval = duration(bucket.fill_interval.as_ref()).unwrap_or_default();
     if interval < Duration::from_millis(50) {
         return Err(Problems::one("token_bucket.fill_interval", "must be at least 50 ms"));
@@ -69,7 +79,10 @@ impl NetworkFilter for LocalRateLimit {
             return Verdict::Continue;
         }
         self.stats.rate_limited.inc();
-        Verdict::Close { reason: "rate_limited".to_owned(), delay: Duration::ZERO }
+        Verdict::Close {
+            reason: "rate_limited".to_owned(),
+            delay: Duration::ZERO,
+        }
     }
 }
 
@@ -80,7 +93,10 @@ impl Bucket {
         let fills = u32::try_from(passed).unwrap_or(u32::MAX);
         if fills > 0 {
             self.filled += self.interval.saturating_mul(fills);
-            self.tokens = self.tokens.saturating_add(self.per_fill.saturating_mul(u64::from(fills))).min(self.max);
+            self.tokens = self
+                .tokens
+                .saturating_add(self.per_fill.saturating_mul(u64::from(fills)))
+                .min(self.max);
         }
         let granted = self.tokens > 0;
         self.tokens -= u64::from(granted);
@@ -95,8 +111,13 @@ mod tests {
     #[test]
     fn the_bucket_fills_by_whole_intervals_up_to_its_brim() {
         let start = clock::now();
-        let mut bucket =
-            Bucket { tokens: 2, max: 2, per_fill: 1, interval: Duration::from_secs(1), filled: start };
+        let mut bucket = Bucket {
+            tokens: 2,
+            max: 2,
+            per_fill: 1,
+            interval: Duration::from_secs(1),
+            filled: start,
+        };
         let at = |millis| start + Duration::from_millis(millis);
         let granted: Vec<bool> = [0, 0, 0, 999, 1000, 1001, 1_000_000, 1_000_000, 1_000_000]
             .map(|millis| bucket.take(at(millis)))

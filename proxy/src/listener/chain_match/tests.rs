@@ -57,7 +57,9 @@ fn found(table: &ChainTable, connection: &Connection) -> String {
         direct_source: Some(connection.direct.parse().unwrap()),
         source: Some(connection.source.parse().unwrap()),
     };
-    table.find(&target).map_or("none".to_owned(), |chain| chain.name.to_string())
+    table
+        .find(&target)
+        .map_or("none".to_owned(), |chain| chain.name.to_string())
 }
 
 #[test]
@@ -68,10 +70,28 @@ fn an_exact_port_bucket_is_never_left_again() {
         ..Criteria::default()
     };
     let table = table(&[("port", port), ("any", Criteria::default())], Some("default")).unwrap();
-    assert_eq!(found(&table, &Connection { server_name: Some("a.com"), ..PLAIN }), "port");
+    assert_eq!(
+        found(
+            &table,
+            &Connection {
+                server_name: Some("a.com"),
+                ..PLAIN
+            }
+        ),
+        "port"
+    );
     // The port matched, the name does not: not the wildcard-port chain, but the default.
     assert_eq!(found(&table, &PLAIN), "default");
-    assert_eq!(found(&table, &Connection { destination: "10.0.0.1:81", ..PLAIN }), "any");
+    assert_eq!(
+        found(
+            &table,
+            &Connection {
+                destination: "10.0.0.1:81",
+                ..PLAIN
+            }
+        ),
+        "any"
+    );
 }
 
 #[test]
@@ -97,13 +117,27 @@ fn the_longest_prefix_wins_and_binds() {
         ("[::ffff:10.2.0.1]:1", "raw_buffer", "wide"),
         ("192.0.2.7:1", "tls", "rest"),
     ] {
-        assert_eq!(found(&table, &Connection { destination, transport, ..PLAIN }), expected, "{destination}");
+        assert_eq!(
+            found(
+                &table,
+                &Connection {
+                    destination,
+                    transport,
+                    ..PLAIN
+                }
+            ),
+            expected,
+            "{destination}"
+        );
     }
 }
 
 #[test]
 fn names_match_exactly_then_by_longest_suffix() {
-    let named = |names: &[&str]| Criteria { server_names: texts(names), ..Criteria::default() };
+    let named = |names: &[&str]| Criteria {
+        server_names: texts(names),
+        ..Criteria::default()
+    };
     let chains = [
         ("exact", named(&["a.b.com"])),
         ("deep", named(&["*.b.com"])),
@@ -120,7 +154,17 @@ fn names_match_exactly_then_by_longest_suffix() {
         (Some("a.org"), "none"),
         (None, "none"),
     ] {
-        assert_eq!(found(&table, &Connection { server_name: name, ..PLAIN }), expected, "{name:?}");
+        assert_eq!(
+            found(
+                &table,
+                &Connection {
+                    server_name: name,
+                    ..PLAIN
+                }
+            ),
+            expected,
+            "{name:?}"
+        );
     }
 }
 
@@ -133,16 +177,30 @@ fn istios_permissive_inbound_chains() {
         ..Criteria::default()
     };
     let chains = [
-        ("mtls-http", port("tls", &["istio-http/1.0", "istio-http/1.1", "istio-h2"])),
+        (
+            "mtls-http",
+            port("tls", &["istio-http/1.0", "istio-http/1.1", "istio-h2"]),
+        ),
         ("http", port("raw_buffer", &["http/1.1", "h2c"])),
         ("mtls-tcp", port("tls", &["istio-peer-exchange", "istio"])),
         ("tcp", port("raw_buffer", &[])),
         ("tls-passthrough", port("tls", &[])),
-        ("blackhole", Criteria { destination_port: Some(15006), ..Criteria::default() }),
+        (
+            "blackhole",
+            Criteria {
+                destination_port: Some(15006),
+                ..Criteria::default()
+            },
+        ),
         ("catchall", Criteria::default()),
     ];
     let table = table(&chains, None).unwrap();
-    let to = |transport, alpn| Connection { destination: "10.0.0.1:8080", transport, alpn, ..PLAIN };
+    let to = |transport, alpn| Connection {
+        destination: "10.0.0.1:8080",
+        transport,
+        alpn,
+        ..PLAIN
+    };
     assert_eq!(found(&table, &to("tls", &["istio-h2", "istio", "h2"])), "mtls-http");
     // The client's order decides, not the chains'.
     assert_eq!(found(&table, &to("tls", &["istio", "istio-h2"])), "mtls-tcp");
@@ -150,15 +208,36 @@ fn istios_permissive_inbound_chains() {
     assert_eq!(found(&table, &to("raw_buffer", &["http/1.1"])), "http");
     assert_eq!(found(&table, &to("raw_buffer", &["http/1.0"])), "tcp");
     assert_eq!(found(&table, &to("raw_buffer", &[])), "tcp");
-    assert_eq!(found(&table, &Connection { destination: "10.0.0.1:15006", ..PLAIN }), "blackhole");
+    assert_eq!(
+        found(
+            &table,
+            &Connection {
+                destination: "10.0.0.1:15006",
+                ..PLAIN
+            }
+        ),
+        "blackhole"
+    );
     assert_eq!(found(&table, &PLAIN), "catchall");
 }
 
 #[test]
 fn sources_come_last_in_their_order() {
     let chains = [
-        ("proxy", Criteria { direct_source_prefix_ranges: nets(&["198.51.100.0/24"]), ..Criteria::default() }),
-        ("local", Criteria { source_type: SourceType::SameIpOrLoopback, ..Criteria::default() }),
+        (
+            "proxy",
+            Criteria {
+                direct_source_prefix_ranges: nets(&["198.51.100.0/24"]),
+                ..Criteria::default()
+            },
+        ),
+        (
+            "local",
+            Criteria {
+                source_type: SourceType::SameIpOrLoopback,
+                ..Criteria::default()
+            },
+        ),
         (
             "external-net",
             Criteria {
@@ -167,7 +246,13 @@ fn sources_come_last_in_their_order() {
                 ..Criteria::default()
             },
         ),
-        ("port", Criteria { source_ports: vec![7], ..Criteria::default() }),
+        (
+            "port",
+            Criteria {
+                source_ports: vec![7],
+                ..Criteria::default()
+            },
+        ),
     ];
     let table = table(&chains, Some("default")).unwrap();
     for (direct, source, expected) in [
@@ -178,28 +263,60 @@ fn sources_come_last_in_their_order() {
         // The external bucket exists and has no place for it: no way back to the one of any type.
         ("203.0.113.1", "203.0.113.1:7", "default"),
     ] {
-        assert_eq!(found(&table, &Connection { direct, source, ..PLAIN }), expected, "{direct} {source}");
+        assert_eq!(
+            found(
+                &table,
+                &Connection {
+                    direct,
+                    source,
+                    ..PLAIN
+                }
+            ),
+            expected,
+            "{direct} {source}"
+        );
     }
 }
 
 #[test]
 fn chains_that_ask_for_the_same_are_refused() {
-    let one = Criteria { server_names: texts(&["a.com", "b.com"]), ..Criteria::default() };
-    let other = Criteria { server_names: texts(&["c.com", "b.com"]), ..Criteria::default() };
+    let one = Criteria {
+        server_names: texts(&["a.com", "b.com"]),
+        ..Criteria::default()
+    };
+    let other = Criteria {
+        server_names: texts(&["c.com", "b.com"]),
+        ..Criteria::default()
+    };
     let refused = table(&[("one", one.clone()), ("other", other)], None).err();
     assert_eq!(refused, Some(Duplicate { chain: 1, earlier: 0 }));
-    let apart = Criteria { destination_port: Some(1), ..one.clone() };
+    let apart = Criteria {
+        destination_port: Some(1),
+        ..one.clone()
+    };
     assert!(table(&[("one", one), ("apart", apart)], None).is_ok());
 }
 
 #[test]
 fn an_update_keeps_the_chains_whose_hash_stays() {
     let old = table(&[("kept", Criteria::default())], Some("default")).unwrap();
-    let moved = Criteria { destination_port: Some(1), ..Criteria::default() };
+    let moved = Criteria {
+        destination_port: Some(1),
+        ..Criteria::default()
+    };
     let new = table(&[("kept", moved.clone()), ("new", Criteria::default())], None).unwrap();
     let adopted = new.adopting(&old);
     let kept = |table: &ChainTable, index: usize| table.all().nth(index).unwrap().clone();
     assert!(Arc::ptr_eq(&kept(&adopted, 0), &kept(&old, 0)));
     assert!(Arc::ptr_eq(&kept(&adopted, 1), &kept(&new, 1)));
-    assert_eq!(found(&adopted, &Connection { destination: "10.0.0.1:1", ..PLAIN }), "kept");
+    assert_eq!(
+        found(
+            &adopted,
+            &Connection {
+                destination: "10.0.0.1:1",
+                ..PLAIN
+            }
+        ),
+        "kept"
+    );
 }

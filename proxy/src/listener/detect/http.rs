@@ -50,7 +50,11 @@ pub fn parse(bytes: &[u8]) -> Detection<Http> {
         return Detection::No;
     }
     let Some(_) = end else {
-        return if line.len() < MAX_LINE { Detection::NeedMore } else { Detection::No };
+        return if line.len() < MAX_LINE {
+            Detection::NeedMore
+        } else {
+            Detection::No
+        };
     };
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();

@@ -20,10 +20,18 @@ const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Looks at the start of a stream.
 pub fn parse(bytes: &[u8]) -> Detection<Header> {
     if starts(bytes, V2) {
-        return if bytes.len() < V2.len() { Detection::NeedMore } else { v2(bytes) };
+        return if bytes.len() < V2.len() {
+            Detection::NeedMore
+        } else {
+            v2(bytes)
+        };
     }
     if starts(bytes, V1) {
-        return if bytes.len() < V1.len() { Detection::NeedMore } else { v1(bytes) };
+        return if bytes.len() < V1.len() {
+            Detection::NeedMore
+        } else {
+            v1(bytes)
+        };
     }
     Detection::No
 }
@@ -45,7 +53,12 @@ fn v1(bytes: &[u8]) -> Detection<Header> {
     let Ok(line) = std::str::from_utf8(&window[..end]) else {
         return Detection::Broken("PROXY line is not text");
     };
-    let header = |addresses| Detection::Found(Header { length: end + 2, addresses });
+    let header = |addresses| {
+        Detection::Found(Header {
+            length: end + 2,
+            addresses,
+        })
+    };
     let mut words = line.split(' ').skip(1);
     let family = words.next().unwrap_or_default();
     if family == "UNKNOWN" {
@@ -73,7 +86,8 @@ fn v1(bytes: &[u8]) -> Detection<Header> {
 }
 
 fn v2(bytes: &[u8]) -> Detection<Header> {
-    let Some(&[command, family, high, low]) = bytes.get(12..16).and_then(|fixed| <&[u8; 4]>::try_from(fixed).ok()) else {
+    let Some(&[command, family, high, low]) = bytes.get(12..16).and_then(|fixed| <&[u8; 4]>::try_from(fixed).ok())
+    else {
         return Detection::NeedMore;
     };
     if command >> 4 != 2 {
@@ -83,7 +97,12 @@ fn v2(bytes: &[u8]) -> Detection<Header> {
     let Some(body) = bytes.get(16..16 + length) else {
         return Detection::NeedMore;
     };
-    let header = |addresses| Detection::Found(Header { length: 16 + length, addresses });
+    let header = |addresses| {
+        Detection::Found(Header {
+            length: 16 + length,
+            addresses,
+        })
+    };
     let pair = |size: usize, ip: fn(&[u8]) -> Option<IpAddr>| {
         let port = |at: usize| Some(u16::from_be_bytes([*body.get(at)?, *body.get(at + 1)?]));
         let source = SocketAddr::new(ip(body.get(..size)?)?, port(2 * size)?);

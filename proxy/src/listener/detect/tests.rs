@@ -27,14 +27,25 @@ fn hello(name: Option<&'static str>, alpn: &[&str]) -> Vec<u8> {
 fn a_client_hello_tells_its_name_and_protocols() {
     let bytes = hello(Some("outbound_.80_._.web.default.svc"), &["istio-http/1.1", "istio"]);
     let limit = client_hello::MAX_CLIENT_HELLO;
-    let Detection::Found(found) = client_hello::parse(&bytes, limit) else { unreachable!("not found") };
+    let Detection::Found(found) = client_hello::parse(&bytes, limit) else {
+        unreachable!("not found")
+    };
     assert_eq!(found.server_name.as_deref(), Some("outbound_.80_._.web.default.svc"));
     assert_eq!(found.alpn, [b"istio-http/1.1".to_vec(), b"istio".to_vec()]);
     for cut in 0..bytes.len() {
-        assert_eq!(client_hello::parse(&bytes[..cut], limit), Detection::NeedMore, "{cut} bytes");
+        assert_eq!(
+            client_hello::parse(&bytes[..cut], limit),
+            Detection::NeedMore,
+            "{cut} bytes"
+        );
     }
-    assert_eq!(client_hello::parse(&bytes, 100), Detection::Broken("ClientHello too large"));
-    let Detection::Found(bare) = client_hello::parse(&hello(None, &[]), limit) else { unreachable!("not found") };
+    assert_eq!(
+        client_hello::parse(&bytes, 100),
+        Detection::Broken("ClientHello too large")
+    );
+    let Detection::Found(bare) = client_hello::parse(&hello(None, &[]), limit) else {
+        unreachable!("not found")
+    };
     assert_eq!(bare, client_hello::ClientHello::default());
 }
 
@@ -76,25 +87,47 @@ fn proxy_headers_of_both_versions() {
     use proxy_protocol::{Header, parse};
     let pair = |source: &str, destination: &str| Some((source.parse().unwrap(), destination.parse().unwrap()));
     let v1 = b"PROXY TCP4 192.0.2.1 198.51.100.1 1000 443\r\nrest";
-    let expected = Header { length: v1.len() - 4, addresses: pair("192.0.2.1:1000", "198.51.100.1:443") };
+    let expected = Header {
+        length: v1.len() - 4,
+        addresses: pair("192.0.2.1:1000", "198.51.100.1:443"),
+    };
     assert_eq!(parse(v1), Detection::Found(expected));
-    assert_eq!(parse(b"PROXY UNKNOWN x y\r\n"), Detection::Found(Header { length: 19, addresses: None }));
+    assert_eq!(
+        parse(b"PROXY UNKNOWN x y\r\n"),
+        Detection::Found(Header {
+            length: 19,
+            addresses: None
+        })
+    );
     assert_eq!(parse(b"PROXY TCP4 1.2.3"), Detection::NeedMore);
     assert_eq!(parse(b"GET /"), Detection::No);
-    for broken in ["PROXY TCP4 ::1 ::1 1 2\r\n", "PROXY TCP4 1.1.1.1 1.1.1.1 1\r\n", "PROXY TCP4 1.1.1.1 1.1.1.1 +1 2\r\n"] {
+    for broken in [
+        "PROXY TCP4 ::1 ::1 1 2\r\n",
+        "PROXY TCP4 1.1.1.1 1.1.1.1 1\r\n",
+        "PROXY TCP4 1.1.1.1 1.1.1.1 +1 2\r\n",
+    ] {
         assert!(matches!(parse(broken.as_bytes()), Detection::Broken(_)), "{broken}");
     }
     let mut v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
     v2.extend([192, 0, 2, 1, 198, 51, 100, 1, 3, 232, 1, 187]);
-    let expected = Header { length: 28, addresses: pair("192.0.2.1:1000", "198.51.100.1:443") };
+    let expected = Header {
+        length: 28,
+        addresses: pair("192.0.2.1:1000", "198.51.100.1:443"),
+    };
     assert_eq!(parse(&v2), Detection::Found(expected));
     for cut in 0..v2.len() {
         assert!(matches!(parse(&v2[..cut]), Detection::NeedMore), "{cut} bytes");
     }
-    assert!(matches!(parse(b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\0"), Detection::Broken(_)));
+    assert!(matches!(
+        parse(b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\0"),
+        Detection::Broken(_)
+    ));
     assert_eq!(
         parse(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"),
-        Detection::Found(Header { length: 16, addresses: None })
+        Detection::Found(Header {
+            length: 16,
+            addresses: None
+        })
     );
 }
 

@@ -24,7 +24,10 @@ impl Bench {
     fn new(drain_time: Duration) -> Self {
         let cx = BuildContext::default();
         let workers = Arc::new(Workers::start(2).unwrap());
-        Self { manager: ListenerManager::new(workers, &cx.stats, drain_time), cx }
+        Self {
+            manager: ListenerManager::new(workers, &cx.stats, drain_time),
+            cx,
+        }
     }
 
     fn apply(&self, listeners: &[pb::Listener], on_error: OnBindError) -> Result<(), Vec<BindError>> {
@@ -53,12 +56,22 @@ impl Bench {
 }
 
 fn filter(type_url: &str, value: Vec<u8>) -> pb::Filter {
-    let any = Any { type_url: type_url.to_owned(), value };
-    pb::Filter { name: "f".to_owned(), config_type: Some(pb::filter::ConfigType::TypedConfig(any)) }
+    let any = Any {
+        type_url: type_url.to_owned(),
+        value,
+    };
+    pb::Filter {
+        name: "f".to_owned(),
+        config_type: Some(pb::filter::ConfigType::TypedConfig(any)),
+    }
 }
 
 fn echo(name: &str) -> pb::FilterChain {
-    pb::FilterChain { name: name.to_owned(), filters: vec![filter(ECHO, Vec::new())], ..Default::default() }
+    pb::FilterChain {
+        name: name.to_owned(),
+        filters: vec![filter(ECHO, Vec::new())],
+        ..Default::default()
+    }
 }
 
 fn says(text: &str) -> pb::FilterChain {
@@ -67,13 +80,18 @@ fn says(text: &str) -> pb::FilterChain {
         ..Default::default()
     };
     let config = DirectResponse { response: Some(source) };
-    pb::FilterChain { filters: vec![filter(DIRECT, config.encode_to_vec())], ..Default::default() }
+    pb::FilterChain {
+        filters: vec![filter(DIRECT, config.encode_to_vec())],
+        ..Default::default()
+    }
 }
 
 /// A chain for clients that come from this port only.
 fn from_port(mut chain: pb::FilterChain, port: u16) -> pb::FilterChain {
-    chain.filter_chain_match =
-        Some(pb::FilterChainMatch { source_ports: vec![u32::from(port)], ..Default::default() });
+    chain.filter_chain_match = Some(pb::FilterChainMatch {
+        source_ports: vec![u32::from(port)],
+        ..Default::default()
+    });
     chain
 }
 
@@ -85,7 +103,9 @@ fn listener(name: &str, port: u16, chains: Vec<pb::FilterChain>) -> pb::Listener
     };
     pb::Listener {
         name: name.to_owned(),
-        address: Some(core::Address { address: Some(core::address::Address::SocketAddress(socket)) }),
+        address: Some(core::Address {
+            address: Some(core::address::Address::SocketAddress(socket)),
+        }),
         filter_chains: chains,
         ..Default::default()
     }
@@ -118,14 +138,21 @@ fn an_update_keeps_the_socket_and_the_connections_of_unchanged_chains() {
     let (kept, moved) = (client_socket(), client_socket());
     let (kept_port, moved_port) = (port_of(&kept), port_of(&moved));
     let chains = vec![from_port(echo("kept"), kept_port), from_port(echo("gone"), moved_port)];
-    bench.apply(&[listener("l", 0, chains.clone())], OnBindError::ApplyNothing).unwrap();
+    bench
+        .apply(&[listener("l", 0, chains.clone())], OnBindError::ApplyNothing)
+        .unwrap();
     let address = bench.address("l");
     let mut kept = connect_from(kept, address);
     let mut moved = connect_from(moved, address);
-    assert_eq!((ask(&mut kept, "one"), ask(&mut moved, "two")), ("one".to_owned(), "two".to_owned()));
+    assert_eq!(
+        (ask(&mut kept, "one"), ask(&mut moved, "two")),
+        ("one".to_owned(), "two".to_owned())
+    );
     // The second chain becomes another one.
     let changed = vec![chains[0].clone(), says("new")];
-    bench.apply(&[listener("l", 0, changed)], OnBindError::ApplyOthers).unwrap();
+    bench
+        .apply(&[listener("l", 0, changed)], OnBindError::ApplyOthers)
+        .unwrap();
     assert_eq!(bench.address("l"), address);
     assert_eq!(ask(&mut kept, "still here"), "still here");
     assert_eq!(read_all(moved), "", "the vanished chain's connection is closed");
@@ -155,10 +182,14 @@ fn connect_from(socket: socket2::Socket, address: SocketAddr) -> TcpStream {
 fn an_equal_listener_is_not_touched() {
     let bench = Bench::new(PATIENCE);
     let config = listener("l", 0, vec![echo("e")]);
-    bench.apply(std::slice::from_ref(&config), OnBindError::ApplyNothing).unwrap();
+    bench
+        .apply(std::slice::from_ref(&config), OnBindError::ApplyNothing)
+        .unwrap();
     let mut open = connect(bench.address("l"));
     assert_eq!(ask(&mut open, "hi"), "hi");
-    bench.apply(std::slice::from_ref(&config), OnBindError::ApplyOthers).unwrap();
+    bench
+        .apply(std::slice::from_ref(&config), OnBindError::ApplyOthers)
+        .unwrap();
     assert_eq!(ask(&mut open, "hi"), "hi");
     assert_eq!(bench.counter("listener_manager.listener_modified"), 0);
     assert_eq!(bench.manager.connections(), 1);
@@ -167,7 +198,9 @@ fn an_equal_listener_is_not_touched() {
 #[test]
 fn a_removed_listener_stops_accepting_and_its_connections_drain() {
     let bench = Bench::new(Duration::ZERO);
-    bench.apply(&[listener("l", 0, vec![echo("e")])], OnBindError::ApplyNothing).unwrap();
+    bench
+        .apply(&[listener("l", 0, vec![echo("e")])], OnBindError::ApplyNothing)
+        .unwrap();
     let address = bench.address("l");
     let mut open = connect(address);
     assert_eq!(ask(&mut open, "hi"), "hi");
@@ -189,10 +222,18 @@ fn a_bind_error_names_listener_address_and_reason_and_nothing_is_applied() {
     let bench = Bench::new(PATIENCE);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let configs = [listener("bad", port, vec![echo("e")]), listener("good", 0, vec![says("good")])];
+    let configs = [
+        listener("bad", port, vec![echo("e")]),
+        listener("good", 0, vec![says("good")]),
+    ];
     let errors = bench.apply(&configs, OnBindError::ApplyNothing).unwrap_err();
     let text = errors[0].to_string();
-    assert!(text.starts_with(&format!("cannot bind listener 'bad' to 127.0.0.1:{port}: Address already in use")), "{text}");
+    assert!(
+        text.starts_with(&format!(
+            "cannot bind listener 'bad' to 127.0.0.1:{port}: Address already in use"
+        )),
+        "{text}"
+    );
     assert!(bench.manager.listeners().is_empty());
     let errors = bench.apply(&configs, OnBindError::ApplyOthers).unwrap_err();
     assert_eq!(errors.len(), 1);
@@ -202,10 +243,21 @@ fn a_bind_error_names_listener_address_and_reason_and_nothing_is_applied() {
 #[test]
 fn two_listeners_may_not_share_an_address() {
     let bench = Bench::new(PATIENCE);
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let configs = [listener("a", free, vec![echo("e")]), listener("b", free, vec![says("b")])];
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let configs = [
+        listener("a", free, vec![echo("e")]),
+        listener("b", free, vec![says("b")]),
+    ];
     let errors = bench.apply(&configs, OnBindError::ApplyOthers).unwrap_err();
-    assert!(errors[0].to_string().contains("duplicate address of existing listener 'a'"));
+    assert!(
+        errors[0]
+            .to_string()
+            .contains("duplicate address of existing listener 'a'")
+    );
     assert_eq!(bench.manager.listeners().len(), 1);
 }
 
@@ -213,7 +265,15 @@ fn two_listeners_may_not_share_an_address() {
 fn a_connection_without_a_chain_is_closed_and_counted() {
     let bench = Bench::new(PATIENCE);
     let chains = vec![from_port(echo("never"), 1)];
-    bench.apply(&[pb::Listener { stat_prefix: "p".to_owned(), ..listener("l", 0, chains) }], OnBindError::ApplyNothing).unwrap();
+    bench
+        .apply(
+            &[pb::Listener {
+                stat_prefix: "p".to_owned(),
+                ..listener("l", 0, chains)
+            }],
+            OnBindError::ApplyNothing,
+        )
+        .unwrap();
     assert_eq!(read_all(connect(bench.address("l"))), "");
     assert_eq!(bench.counter("listener.p.no_filter_chain_match"), 1);
     assert_eq!(bench.counter("listener.p.downstream_cx_total"), 0);
@@ -222,8 +282,17 @@ fn a_connection_without_a_chain_is_closed_and_counted() {
 #[test]
 fn inspectors_choose_the_chain_and_lose_no_byte() {
     let bench = Bench::new(PATIENCE);
-    let http = pb::FilterChainMatch { application_protocols: vec!["http/1.1".to_owned()], ..Default::default() };
-    let chains = vec![pb::FilterChain { filter_chain_match: Some(http), ..echo("http") }, says("not http")];
+    let http = pb::FilterChainMatch {
+        application_protocols: vec!["http/1.1".to_owned()],
+        ..Default::default()
+    };
+    let chains = vec![
+        pb::FilterChain {
+            filter_chain_match: Some(http),
+            ..echo("http")
+        },
+        says("not http"),
+    ];
     let inspector = |kind: &str| pb::ListenerFilter {
         name: kind.to_owned(),
         config_type: Some(pb::listener_filter::ConfigType::TypedConfig(Any {

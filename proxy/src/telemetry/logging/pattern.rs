@@ -111,7 +111,10 @@ impl Line<'_> {
 /// `application_log_config.log_format.json_format` as a pattern: one JSON object a line, the message escaped.
 pub fn json_pattern(fields: &serde_json::Map<String, serde_json::Value>) -> String {
     let escaped = |value: &serde_json::Value| value.to_string().replace("%v", "%j");
-    let members: Vec<_> = fields.iter().map(|(key, value)| format!("{}:{}", serde_json::Value::from(key.as_str()), escaped(value))).collect();
+    let members: Vec<_> = fields
+        .iter()
+        .map(|(key, value)| format!("{}:{}", serde_json::Value::from(key.as_str()), escaped(value)))
+        .collect();
     format!("{{{}}}", members.join(","))
 }
 
@@ -166,8 +169,14 @@ mod tests {
     fn patterns_render_as_spdlog_does() {
         let tid = rustix::thread::gettid().as_raw_nonzero();
         let default = rendered(super::super::DEFAULT_FORMAT);
-        assert_eq!(default, format!("[2026-03-04 05:06:07.008][{tid}][warning][main] [proxy/src/app.rs:7] say \"hi\"\nthere\n"));
-        assert_eq!(rendered("%Y-%m-%dT%T.%f\t%L %s %@ %_ 100%% %^%q%$"), "2026-03-04T05:06:07.008009\tW app.rs proxy/src/app.rs:7 say \"hi\"\\nthere 100% %q\n");
+        assert_eq!(
+            default,
+            format!("[2026-03-04 05:06:07.008][{tid}][warning][main] [proxy/src/app.rs:7] say \"hi\"\nthere\n")
+        );
+        assert_eq!(
+            rendered("%Y-%m-%dT%T.%f\t%L %s %@ %_ 100%% %^%q%$"),
+            "2026-03-04T05:06:07.008009\tW app.rs proxy/src/app.rs:7 say \"hi\"\\nthere 100% %q\n"
+        );
         assert_eq!(rendered("%"), "%\n");
     }
 
@@ -176,6 +185,9 @@ mod tests {
         let fields = serde_json::json!({"time": "%Y", "level": "%l", "msg": "%v"});
         let line = rendered(&json_pattern(fields.as_object().expect("an object")));
         let parsed: serde_json::Value = serde_json::from_str(&line).expect("valid JSON");
-        assert_eq!(parsed, serde_json::json!({"time": "2026", "level": "warning", "msg": "say \"hi\"\nthere"}));
+        assert_eq!(
+            parsed,
+            serde_json::json!({"time": "2026", "level": "warning", "msg": "say \"hi\"\nthere"})
+        );
     }
 }

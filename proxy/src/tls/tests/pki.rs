@@ -1,8 +1,8 @@
 //! A small PKI.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType, SerialNumber, date_time_ymd,
 };
 use remora_proto::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
 
@@ -32,7 +32,10 @@ pub struct Issued {
 
 impl Wish {
     pub fn uri(uri: &'static str) -> Self {
-        Self { uri: Some(uri), ..Self::default() }
+        Self {
+            uri: Some(uri),
+            ..Self::default()
+        }
     }
 }
 
@@ -44,7 +47,10 @@ impl Authority {
     pub fn named(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let issuer = CertifiedIssuer::self_signed(authority_params(name), key).unwrap();
-        Self { pem: issuer.pem(), issuer }
+        Self {
+            pem: issuer.pem(),
+            issuer,
+        }
     }
 
     pub fn issue(&self, wish: &Wish) -> Issued {
@@ -55,7 +61,8 @@ impl Authority {
 
     pub fn issue_through(&self, wish: &Wish) -> Issued {
         let key = KeyPair::generate().unwrap();
-        let middle = CertifiedIssuer::signed_by(authority_params("middle"), KeyPair::generate().unwrap(), &self.issuer).unwrap();
+        let middle =
+            CertifiedIssuer::signed_by(authority_params("middle"), KeyPair::generate().unwrap(), &self.issuer).unwrap();
         let leaf = leaf_params(wish).signed_by(&key, &middle).unwrap();
         Issued::new(leaf.pem() + &middle.pem(), &key, leaf.der())
     }
@@ -69,12 +76,19 @@ impl Authority {
 impl Issued {
     fn new(chain: String, key: &KeyPair, der: &[u8]) -> Self {
         let facts = CertificateFacts::parse(der).unwrap();
-        Self { chain, key: key.serialize_pem(), sha256: facts.sha256 }
+        Self {
+            chain,
+            key: key.serialize_pem(),
+            sha256: facts.sha256,
+        }
     }
 }
 
 pub fn inline(text: &str) -> DataSource {
-    DataSource { specifier: Some(Specifier::InlineString(text.to_owned())), ..DataSource::default() }
+    DataSource {
+        specifier: Some(Specifier::InlineString(text.to_owned())),
+        ..DataSource::default()
+    }
 }
 
 fn authority_params(name: &str) -> CertificateParams {
@@ -93,7 +107,10 @@ fn leaf_params(wish: &Wish) -> CertificateParams {
     params.distinguished_name.push(DnType::CommonName, "leaf");
     params.serial_number = Some(SerialNumber::from(vec![0x2a]));
     let uris = wish.uri.iter().map(|uri| SanType::URI((*uri).try_into().unwrap()));
-    let names = wish.dns.iter().map(|name| SanType::DnsName((*name).try_into().unwrap()));
+    let names = wish
+        .dns
+        .iter()
+        .map(|name| SanType::DnsName((*name).try_into().unwrap()));
     params.subject_alt_names = uris.chain(names).collect();
     if wish.expired {
         params.not_before = date_time_ymd(2020, 1, 1);

@@ -1,0 +1,223 @@
+//! Which cluster a route sends to: one by name, one that a header names, or one of several by weight.
+
+use std::sync::Arc;
+
+use remora_proto::pb::envoy::config::core::v3::Metadata;
+use remora_proto::pb::envoy::config::route::v3 as pbr;
+
+use super::headers::HeaderKey;
+use super::per_filter::PerFilter;
+use super::view::RequestView;
+use crate::config::route::{Under, each, refuse};
+use crate::config::{Compiled, Problems};
+use crate::http::header_policy::mutations::LevelMutations;
+
+/// `cluster`, `cluster_header` or `weighted_clusters`.
+pub enum ClusterSpecifier {
+    Name(Arc<str>),
+    Header(HeaderKey),
+    Weighted(WeightedClusters),
+}
+
+/// `envoy.config.route.v3.WeightedCluster`
+pub struct WeightedClusters {
+    pub entries: Vec<WeightedEntry>,
+    total: u64,
+    random: RandomValue,
+}
+
+/// One entry, with what it adds to its route.
+pub struct WeightedEntry {
+    target: Target,
+    /// Sum of the weights up to and with this entry.
+    until: u64,
+    /// Merged over the route's: this entry's fields win.
+    pub metadata_match: Option<Arc<Metadata>>,
+    pub mutations: LevelMutations,
+    pub per_filter: PerFilter,
+    pub host_rewrite: Option<http::HeaderValue>,
+}
+
+enum Target {
+    Name(Arc<str>),
+    Header(HeaderKey),
+}
+
+#[derive(Debug)]
+enum RandomValue {
+    Stream,
+    Header(HeaderKey),
+    Hash,
+}
+
+/// What was chosen: the cluster's name, and which weighted entry if any.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Chosen {
+    pub cluster: Arc<str>,
+    pub weighted: Option<u32>,
+}
+
+impl ClusterSpecifier {
+    pub fn compile(value: &pbr::RouteAction) -> Compiled<Self> {
+        use pbr::route_action::ClusterSpecifier as C;
+        Ok(match &value.cluster_specifier {
+            Some(C::Cluster(name)) => Self::Name(name.as_str().into()),
+            Some(C::ClusterHeader(name)) => Self::Header(HeaderKey::compile("cluster_header", name)?),
+            Some(C::WeightedClusters(weighted)) => {
+                let base = value.metadata_match.as_ref();
+                Self::Weighted(WeightedClusters::compile(weighted, base).under("weighted_clusters")?)
+            }
+            Some(C::ClusterSpecifierPlugin(_)) => {
+                return Err(Problems::one("cluster_specifier_plugin", "is not supported"));
+            }
+            Some(C::InlineClusterSpecifierPlugin(_)) => {
+                return Err(Problems::one("inline_cluster_specifier_plugin", "is not supported"));
+            }
+            None => return Err(Problems::one("cluster_specifier", "is required")),
+        })
+    }
+
+    /// The cluster for one request; `hash` as the route's hash policies say. `None`: a header that should name it is missing.
+    pub fn choose(&self, view: &RequestView<'_>, hash: Option<u64>) -> Option<Chosen> {
+        match self {
+            Self::Name(name) => Some(Chosen {
+                cluster: name.clone(),
+                weighted: None,
+            }),
+            Self::Header(key) => Some(Chosen {
+                cluster: named_by(key, view)?,
+                weighted: None,
+            }),
+            Self::Weighted(weighted) => weighted.choose(view, hash),
+        }
+    }
+
+    /// Calls `visit` with each cluster that is named in the configuration.
+    pub fn names(&self, visit: &mut dyn FnMut(&str)) {
+        match self {
+            Self::Name(name) => visit(name),
+            Self::Header(_) => {}
+            Self::Weighted(weighted) => {
+                for entry in &weighted.entries {
+                    if let Target::Name(name) = &entry.target {
+                        visit(name);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn named_by(key: &HeaderKey, view: &RequestView<'_>) -> Option<Arc<str>> {
+    let value = key.of(view)?;
+    let name = std::str::from_utf8(&value).ok()?;
+    (!name.is_empty()).then(|| name.into())
+}
+
+impl WeightedClusters {
+    #[allow(deprecated, reason = "total_weight is refused, not ignored")]
+    fn compile(value: &pbr::WeightedCluster, base: Option<&Metadata>) -> Compiled<Self> {
+        use pbr::weighted_cluster::RandomValueSpecifier as R;
+        let mut total = 0u64;
+        let mut untils = Vec::with_capacity(value.clusters.len());
+        for cluster in &value.clusters {
+            total += u64::from(cluster.weight.map_or(0, |weight| weight.value));
+            untils.push(total);
+        }
+        if total == 0 || total > u64::from(u32::MAX) {
+            return Err(Problems::one("clusters", "the weights must add up to 1..=4294967295"));
+        }
+        if let Some(declared) = value.total_weight {
+            refuse(
+                "total_weight",
+                u64::from(declared.value) != total,
+                "differs from the sum of the weights",
+            )?;
+        }
+        let mut entries = each("clusters", &value.clusters, |cluster| {
+            WeightedEntry::compile(cluster, base)
+        })?;
+        for (entry, until) in entries.iter_mut().zip(untils) {
+            entry.until = until;
+        }
+        let random = match &value.random_value_specifier {
+            None => RandomValue::Stream,
+            Some(R::HeaderName(name)) => RandomValue::Header(HeaderKey::compile("header_name", name)?),
+            Some(R::UseHashPolicy(flag)) if flag.value => RandomValue::Hash,
+            Some(R::UseHashPolicy(_)) => RandomValue::Stream,
+        };
+        Ok(Self { entries, total, random })
+    }
+
+    fn choose(&self, view: &RequestView<'_>, hash: Option<u64>) -> Option<Chosen> {
+        let random = match &self.random {
+            RandomValue::Stream => view.random,
+            RandomValue::Hash => hash.unwrap_or(view.random),
+            RandomValue::Header(key) => {
+                let value = key.of(view);
+                let number = value
+                    .as_deref()
+                    .and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+                number.unwrap_or(view.random)
+            }
+        };
+        let point = random % self.total;
+        let index = self.entries.partition_point(|entry| entry.until <= point);
+        let cluster = match &self.entries.get(index)?.target {
+            Target::Name(name) => name.clone(),
+            Target::Header(key) => named_by(key, view)?,
+        };
+        Some(Chosen {
+            cluster,
+            weighted: u32::try_from(index).ok(),
+        })
+    }
+}
+
+impl WeightedEntry {
+    fn compile(value: &pbr::weighted_cluster::ClusterWeight, base: Option<&Metadata>) -> Compiled<Self> {
+        use pbr::weighted_cluster::cluster_weight::HostRewriteSpecifier;
+        let target = match (value.name.is_empty(), value.cluster_header.is_empty()) {
+            (false, true) => Target::Name(value.name.as_str().into()),
+            (true, false) => Target::Header(HeaderKey::compile("cluster_header", &value.cluster_header)?),
+            _ => {
+                return Err(Problems::one(
+                    "name",
+                    "exactly one of name and cluster_header is needed",
+                ));
+            }
+        };
+        let host_rewrite = match &value.host_rewrite_specifier {
+            Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => Some(
+                http::HeaderValue::from_str(host)
+                    .map_err(|_| Problems::one("host_rewrite_literal", "is not a header value"))?,
+            ),
+            None => None,
+        };
+        Ok(Self {
+            target,
+            until: 0,
+            metadata_match: value.metadata_match.as_ref().map(|own| Arc::new(merge(base, own))),
+            mutations: LevelMutations::compile(
+                &value.request_headers_to_add,
+                &value.request_headers_to_remove,
+                &value.response_headers_to_add,
+                &value.response_headers_to_remove,
+            )?,
+            per_filter: PerFilter::compile(&value.typed_per_filter_config)?,
+            host_rewrite,
+        })
+    }
+}
+
+/// The `envoy.lb` fields of both; `own` wins.
+fn merge(base: Option<&Metadata>, own: &Metadata) -> Metadata {
+    let mut merged = base.cloned().unwrap_or_default();
+    for (namespace, fields) in &own.filter_metadata {
+        let target = merged.filter_metadata.entry(namespace.clone()).or_default();
+        target
+            .fields
+            .extend(fields.fields.iter().map(|(key, value)| (key.clone(), value.clone())));
+    }
+    merged
+}

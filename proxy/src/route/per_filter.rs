@@ -1,0 +1,71 @@
+//! `typed_per_filter_config`: kept encoded by filter name, compiled by the filter's first request, most specific level first.
+
+use std::any::Any;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use prost::Message;
+use remora_proto::pb::envoy::config::route::v3::FilterConfig;
+use remora_proto::pb::google::protobuf::Any as AnyMessage;
+
+use crate::config::{Compiled, Problems};
+
+/// One level's configuration for each filter that it names.
+#[derive(Default)]
+pub struct PerFilter(BTreeMap<Box<str>, PerFilterEntry>);
+
+/// One filter's configuration at one level.
+pub struct PerFilterEntry {
+    /// Full name of the message, without `type.googleapis.com/`.
+    pub type_name: Box<str>,
+    pub config: Bytes,
+    /// The filter is off here.
+    pub disabled: bool,
+    compiled: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+impl PerFilter {
+    pub fn compile(map: &HashMap<String, AnyMessage>) -> Compiled<Self> {
+        let mut entries = BTreeMap::new();
+        for (name, any) in map {
+            let entry = PerFilterEntry::compile(any)
+                .map_err(|problems| problems.under(&format!("typed_per_filter_config[{name:?}]")))?;
+            entries.insert(name.as_str().into(), entry);
+        }
+        Ok(Self(entries))
+    }
+
+    pub fn find(&self, filter: &str) -> Option<&PerFilterEntry> {
+        self.0.get(filter)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &PerFilterEntry)> {
+        self.0.iter().map(|(name, entry)| (name.as_ref(), entry))
+    }
+}
+
+impl PerFilterEntry {
+    fn compile(any: &AnyMessage) -> Compiled<Self> {
+        const WRAPPER: &str = "envoy.config.route.v3.FilterConfig";
+        let type_of = |any: &AnyMessage| any.type_url.rsplit('/').next().unwrap_or_default().into();
+        let plain = |any: &AnyMessage, disabled| Self {
+            type_name: type_of(any),
+            config: Bytes::copy_from_slice(&any.value),
+            disabled,
+            compiled: OnceLock::new(),
+        };
+        if any.type_url.rsplit('/').next() != Some(WRAPPER) {
+            return Ok(plain(any, false));
+        }
+        let wrapped =
+            FilterConfig::decode(any.value.as_slice()).map_err(|error| Problems::one("", error.to_string()))?;
+        Ok(plain(&wrapped.config.unwrap_or_default(), wrapped.disabled))
+    }
+
+    /// What `compile` makes of the configuration, made once. `None`: another type was made of it before.
+    pub fn compiled<T: Any + Send + Sync>(&self, compile: impl FnOnce(&[u8]) -> T) -> Option<Arc<T>> {
+        let compiled = self.compiled.get_or_init(|| Arc::new(compile(&self.config)));
+        compiled.clone().downcast().ok()
+    }
+}

@@ -1,0 +1,339 @@
+//! Virtual hosts and routes in their runtime form.
+
+use std::sync::Arc;
+
+use remora_proto::pb::envoy::config::core::v3::Metadata;
+use remora_proto::pb::envoy::config::route::v3 as pbr;
+
+use super::clusters::{ClusterSpecifier, WeightedEntry};
+use super::forward::{Forward, Inherited, Mirror, hedge_policy};
+use super::headers::HeaderMatcher;
+use super::matcher::{PathMatcher, RouteMatcher};
+use super::per_filter::{PerFilter, PerFilterEntry};
+use super::redirect::{DirectResponse, Redirect};
+use super::retry::RetryPolicy;
+use super::table::TableSettings;
+use super::view::RequestView;
+use crate::config::route::{Fraction, Under, each, optional, refuse};
+use crate::config::{Compiled, Problems};
+use crate::http::header_policy::mutations::LevelMutations;
+
+/// A compiled virtual host.
+pub struct VirtualHost {
+    pub settings: Arc<HostSettings>,
+    routes: Vec<Arc<Route>>,
+    /// What `require_tls` answers with, if it is set.
+    to_https: Option<(TlsRequirement, Arc<Route>)>,
+}
+
+/// What a virtual host's routes share.
+pub struct HostSettings {
+    pub name: Arc<str>,
+    pub table: Arc<TableSettings>,
+    pub mutations: LevelMutations,
+    pub per_filter: PerFilter,
+    pub include_request_attempt_count: bool,
+    pub include_attempt_count_in_response: bool,
+    pub include_is_timeout_retry_header: bool,
+    /// Bytes; `request_body_buffer_limit`, else the deprecated `per_request_buffer_limit_bytes`.
+    pub request_buffer_limit: Option<u64>,
+    pub metadata: Option<Arc<Metadata>>,
+    pub rate_limits: Vec<pbr::RateLimit>,
+    virtual_clusters: Vec<(Arc<str>, Vec<HeaderMatcher>)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TlsRequirement {
+    External,
+    All,
+}
+
+/// A compiled route.
+pub struct Route {
+    pub name: Arc<str>,
+    pub matcher: RouteMatcher,
+    pub action: Action,
+    pub virtual_host: Arc<HostSettings>,
+    pub mutations: LevelMutations,
+    pub per_filter: PerFilter,
+    pub metadata: Option<Arc<Metadata>>,
+    pub decorator: Option<Decorator>,
+    pub tracing: Option<Tracing>,
+    pub stat_prefix: Option<Arc<str>>,
+    /// Bytes; the route's, else the virtual host's.
+    pub request_buffer_limit: Option<u64>,
+}
+
+/// What a route does with a request.
+pub enum Action {
+    Forward(Box<Forward>),
+    Redirect(Box<Redirect>),
+    DirectResponse(DirectResponse),
+    /// For gRPC servers only: a proxy answers 404.
+    NonForwarding,
+}
+
+/// `Decorator`: the span's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decorator {
+    pub operation: String,
+    pub propagate: bool,
+}
+
+/// A route's own sampling; each overrides the connection manager's.
+#[derive(Clone, Debug)]
+pub struct Tracing {
+    pub client_sampling: Option<Fraction>,
+    pub random_sampling: Option<Fraction>,
+    pub overall_sampling: Option<Fraction>,
+    pub custom_tags: Vec<remora_proto::pb::envoy::r#type::tracing::v3::CustomTag>,
+}
+
+impl VirtualHost {
+    /// Builds the virtual host; the same function validates it when its table arrives.
+    pub fn compile(value: &pbr::VirtualHost, table: &Arc<TableSettings>) -> Compiled<Self> {
+        refuse_unsupported(value)?;
+        let settings = Arc::new(HostSettings::compile(value, table)?);
+        let retry = optional("retry_policy", value.retry_policy.as_ref(), RetryPolicy::compile)?.map(Arc::new);
+        let own_mirrors = each(
+            "request_mirror_policies",
+            &value.request_mirror_policies,
+            Mirror::compile,
+        )?;
+        let mirrors = if own_mirrors.is_empty() {
+            table.mirrors.clone()
+        } else {
+            own_mirrors.into()
+        };
+        let hedge = optional("hedge_policy", value.hedge_policy.as_ref(), hedge_policy)?;
+        let inherited = Inherited {
+            retry: retry.as_ref(),
+            mirrors: &mirrors,
+            hedge_on_per_try_timeout: hedge.unwrap_or(false),
+        };
+        let routes = each("routes", &value.routes, |route| {
+            Route::compile(route, &settings, &inherited).map(Arc::new)
+        })?;
+        let to_https = match value.require_tls {
+            0 => None,
+            1 => Some(TlsRequirement::External),
+            2 => Some(TlsRequirement::All),
+            other => return Err(Problems::one("require_tls", format!("unknown value {other}"))),
+        };
+        let to_https = to_https.map(|requirement| (requirement, Arc::new(Route::to_https(&settings))));
+        Ok(Self {
+            settings,
+            routes,
+            to_https,
+        })
+    }
+
+    /// The first route that matches.
+    pub fn select(&self, view: &RequestView<'_>) -> Option<Arc<Route>> {
+        if let Some((requirement, route)) = &self.to_https {
+            let applies = *requirement == TlsRequirement::All || !view.internal;
+            let forwarded = view.headers.get("x-forwarded-proto").map(http::HeaderValue::as_bytes);
+            if applies && forwarded.unwrap_or(view.scheme().as_bytes()) != b"https" {
+                return Some(route.clone());
+            }
+        }
+        let ignore_parameters = self.settings.table.ignore_path_parameters;
+        self.routes
+            .iter()
+            .find(|route| route.matcher.matches(view, ignore_parameters))
+            .cloned()
+    }
+
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    /// The first virtual cluster whose headers match (`%VIRTUAL_CLUSTER_NAME%`, `vhost.<name>.vcluster.*`).
+    pub fn virtual_cluster(&self, view: &RequestView<'_>) -> Option<&Arc<str>> {
+        let all = |matchers: &[HeaderMatcher]| matchers.iter().all(|matcher| matcher.matches(view));
+        let clusters = self.settings.virtual_clusters.iter();
+        clusters
+            .into_iter()
+            .find(|(_, matchers)| all(matchers))
+            .map(|(name, _)| name)
+    }
+}
+
+#[allow(deprecated, reason = "deprecated fields are honoured or refused, never ignored")]
+fn refuse_unsupported(value: &pbr::VirtualHost) -> Compiled<()> {
+    refuse("matcher", value.matcher.is_some(), "match trees are not supported")?;
+    refuse("cors", value.cors.is_some(), "use typed_per_filter_config instead")?;
+    refuse(
+        "retry_policy_typed_config",
+        value.retry_policy_typed_config.is_some(),
+        "is not supported",
+    )?;
+    refuse(
+        "route_specifiers",
+        !value.route_specifiers.is_empty(),
+        "is not supported",
+    )
+}
+
+impl HostSettings {
+    #[allow(deprecated, reason = "the older limit still counts")]
+    fn compile(value: &pbr::VirtualHost, table: &Arc<TableSettings>) -> Compiled<Self> {
+        let old_limit = value.per_request_buffer_limit_bytes.map(|limit| u64::from(limit.value));
+        Ok(Self {
+            name: value.name.as_str().into(),
+            table: table.clone(),
+            mutations: LevelMutations::compile(
+                &value.request_headers_to_add,
+                &value.request_headers_to_remove,
+                &value.response_headers_to_add,
+                &value.response_headers_to_remove,
+            )?,
+            per_filter: PerFilter::compile(&value.typed_per_filter_config)?,
+            include_request_attempt_count: value.include_request_attempt_count,
+            include_attempt_count_in_response: value.include_attempt_count_in_response,
+            include_is_timeout_retry_header: value.include_is_timeout_retry_header,
+            request_buffer_limit: value.request_body_buffer_limit.map(|limit| limit.value).or(old_limit),
+            metadata: value.metadata.clone().map(Arc::new),
+            rate_limits: value.rate_limits.clone(),
+            virtual_clusters: each("virtual_clusters", &value.virtual_clusters, |cluster| {
+                let headers = each("headers", &cluster.headers, HeaderMatcher::compile)?;
+                Ok((cluster.name.as_str().into(), headers))
+            })?,
+        })
+    }
+}
+
+impl Route {
+    #[allow(deprecated, reason = "the older limit still counts")]
+    fn compile(value: &pbr::Route, host: &Arc<HostSettings>, inherited: &Inherited<'_>) -> Compiled<Self> {
+        refuse(
+            "route_specifiers",
+            !value.route_specifiers.is_empty(),
+            "is not supported",
+        )?;
+        let Some(route_match) = &value.r#match else {
+            return Err(Problems::one("match", "is required"));
+        };
+        let matcher = RouteMatcher::compile(route_match).under("match")?;
+        let old_limit = value.per_request_buffer_limit_bytes.map(|limit| u64::from(limit.value));
+        let own_limit = value.request_body_buffer_limit.map(|limit| limit.value).or(old_limit);
+        Ok(Self {
+            name: value.name.as_str().into(),
+            action: Action::compile(value, &matcher.path, host, inherited)?,
+            matcher,
+            virtual_host: host.clone(),
+            mutations: LevelMutations::compile(
+                &value.request_headers_to_add,
+                &value.request_headers_to_remove,
+                &value.response_headers_to_add,
+                &value.response_headers_to_remove,
+            )?,
+            per_filter: PerFilter::compile(&value.typed_per_filter_config)?,
+            metadata: value.metadata.clone().map(Arc::new),
+            decorator: value.decorator.as_ref().map(|decorator| Decorator {
+                operation: decorator.operation.clone(),
+                propagate: decorator.propagate.is_none_or(|propagate| propagate.value),
+            }),
+            tracing: optional("tracing", value.tracing.as_ref(), Tracing::compile)?,
+            stat_prefix: (!value.stat_prefix.is_empty()).then(|| value.stat_prefix.as_str().into()),
+            request_buffer_limit: own_limit.or(host.request_buffer_limit),
+        })
+    }
+
+    fn to_https(host: &Arc<HostSettings>) -> Self {
+        Self {
+            name: "".into(),
+            matcher: RouteMatcher::any(),
+            action: Action::Redirect(Box::new(Redirect::to_https())),
+            virtual_host: host.clone(),
+            mutations: LevelMutations::default(),
+            per_filter: PerFilter::default(),
+            metadata: None,
+            decorator: None,
+            tracing: None,
+            stat_prefix: None,
+            request_buffer_limit: None,
+        }
+    }
+
+    /// The filter's most specific configuration: weighted cluster, route, virtual host, table.
+    pub fn per_filter(&self, filter: &str, weighted: Option<u32>) -> Option<&PerFilterEntry> {
+        (self.weighted(weighted).and_then(|entry| entry.per_filter.find(filter)))
+            .or_else(|| self.per_filter.find(filter))
+            .or_else(|| self.virtual_host.per_filter.find(filter))
+            .or_else(|| self.virtual_host.table.per_filter.find(filter))
+    }
+
+    pub fn forward(&self) -> Option<&Forward> {
+        match &self.action {
+            Action::Forward(forward) => Some(forward),
+            _ => None,
+        }
+    }
+
+    /// The chosen entry of a weighted cluster.
+    pub fn weighted(&self, index: Option<u32>) -> Option<&WeightedEntry> {
+        match &self.forward()?.cluster {
+            ClusterSpecifier::Weighted(weighted) => weighted.entries.get(index? as usize),
+            _ => None,
+        }
+    }
+
+    /// Every level's mutations in the order in which they apply (spec D.5).
+    pub fn mutation_levels(&self, weighted: Option<u32>) -> [Option<&LevelMutations>; 4] {
+        let mut levels = [
+            self.weighted(weighted).map(|entry| &entry.mutations),
+            Some(&self.mutations),
+            Some(&self.virtual_host.mutations),
+            Some(&self.virtual_host.table.mutations),
+        ];
+        if self.virtual_host.table.most_specific_wins {
+            levels.reverse();
+        }
+        levels
+    }
+}
+
+impl Action {
+    fn compile(
+        value: &pbr::Route,
+        matcher: &PathMatcher,
+        host: &HostSettings,
+        inherited: &Inherited<'_>,
+    ) -> Compiled<Self> {
+        use pbr::route::Action as A;
+        Ok(match &value.action {
+            Some(A::Route(route)) => {
+                Self::Forward(Box::new(Forward::compile(route, matcher, inherited).under("route")?))
+            }
+            Some(A::Redirect(redirect)) => Self::Redirect(Box::new(Redirect::compile(redirect).under("redirect")?)),
+            Some(A::DirectResponse(response)) => Self::DirectResponse(
+                DirectResponse::compile(response, host.table.max_direct_response_body).under("direct_response")?,
+            ),
+            Some(A::NonForwardingAction(_)) => Self::NonForwarding,
+            Some(A::FilterAction(_)) => return Err(Problems::one("filter_action", "is not supported")),
+            None => return Err(Problems::one("action", "is required")),
+        })
+    }
+}
+
+impl Tracing {
+    fn compile(value: &pbr::Tracing) -> Compiled<Self> {
+        refuse("operation", !value.operation.is_empty(), "is not supported")?;
+        refuse(
+            "upstream_operation",
+            !value.upstream_operation.is_empty(),
+            "is not supported",
+        )?;
+        Ok(Self {
+            client_sampling: optional("client_sampling", value.client_sampling.as_ref(), Fraction::compile)?,
+            random_sampling: optional("random_sampling", value.random_sampling.as_ref(), Fraction::compile)?,
+            overall_sampling: optional("overall_sampling", value.overall_sampling.as_ref(), Fraction::compile)?,
+            custom_tags: value.custom_tags.clone(),
+        })
+    }
+}
