@@ -49,7 +49,11 @@ pub fn install_panic_hook() {
         std::panic::set_hook(Box::new(|panic| {
             PANICS.fetch_add(1, Ordering::Relaxed);
             let place = panic.location().map(ToString::to_string).unwrap_or_default();
-            let message = panic.payload_as_str().unwrap_or("no message");
+            let payload = panic.payload();
+            let text = payload.downcast_ref::<&str>().copied();
+            let message = text
+                .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+                .unwrap_or("no message");
             tracing::error!(task = TASK.get(), place, message, "panic");
         }));
     });
