@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 pub use manager::ListenerManager;
 
+pub use crate::cluster::options::Keepalive;
+
 use crate::runtime::io::Address;
 use crate::tls::PeerInfo;
 
@@ -75,14 +77,6 @@ pub enum SocketState {
     PreBind,
     Bound,
     Listening,
-}
-
-/// `tcp_keepalive`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Keepalive {
-    pub probes: Option<u32>,
-    pub time: Option<Duration>,
-    pub interval: Option<Duration>,
 }
 
 /// A configured listener filter.

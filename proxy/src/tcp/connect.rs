@@ -8,23 +8,12 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, UnixStream};
 
-use crate::cluster::{Cluster, Host};
+use crate::cluster::{Cluster, Host, SocketOptions};
 use crate::http::failure::Failure;
 use crate::listener::bind::set_keepalive;
-use crate::listener::{Keepalive, SocketOption, SocketState};
 use crate::runtime::io::{Address, Io};
 use crate::runtime::sys;
 use crate::tls::{PeerInfo, UpstreamTls};
-
-/// How upstream sockets are made (`upstream_bind_config`, `upstream_connection_options`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SocketOptions {
-    /// Source addresses, one of each family at most; the one of the host's family is used.
-    pub bind: Vec<SocketAddr>,
-    pub freebind: bool,
-    pub socket_options: Vec<SocketOption>,
-    pub keepalive: Option<Keepalive>,
-}
 
 /// What one connection wants otherwise than its cluster says.
 #[derive(Clone, Copy, Debug, Default)]
@@ -150,13 +139,6 @@ fn prepare(socket: &TcpSocket, address: SocketAddr, options: &SocketOptions) -> 
     }
     if let Some(keepalive) = &options.keepalive {
         set_keepalive(&reference, keepalive)?;
-    }
-    for option in options
-        .socket_options
-        .iter()
-        .filter(|option| option.state == SocketState::PreBind)
-    {
-        sys::set_socket_option(socket.as_fd(), option.level, option.name, &option.value)?;
     }
     if let Some(source) = options.bind.iter().find(|source| source.is_ipv4() == address.is_ipv4()) {
         if source.port() == 0 {

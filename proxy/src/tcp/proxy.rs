@@ -148,7 +148,6 @@ impl TcpProxy {
                 ..PickContext::default()
             };
             let Ok(host) = cluster.pick(&context) else {
-                cluster.stats.upstream_cx_none_healthy.inc();
                 record.flags.set(ResponseFlags::NO_HEALTHY_UPSTREAM);
                 return Err(());
             };
@@ -348,3 +347,6 @@ fn hashes_source_ip(config: &pb::TcpProxy) -> Compiled<bool> {
         _ => Err(Problems::one("hash_policy", "only one source_ip policy is supported")),
     }
 }
+
+#[cfg(test)]
+mod tests;
