@@ -2,23 +2,40 @@
 //!
 //! In: compiled cluster configuration, endpoint assignments, DNS answers, results of health checks and of requests. Out: a
 //! host for a request ([`Cluster::pick`]), wait-free. Host state outlives configuration: it hangs off (cluster name, address).
+//!
+//! Endpoints change on the main thread ([`Cluster::update_endpoints`], [`discovery`]), health also on workers ([`Cluster::observe_response`]);
+//! either way the hosts are sorted anew into one immutable [`priority::PrioritySet`] that picks read. What runs by the clock (ejections that
+//! end, DNS, health checks) is driven by [`maintain::maintain`] on the main runtime.
 
 pub mod breaker;
 pub mod discovery;
+pub mod explain;
 pub mod health_check;
 pub mod host;
 pub mod lb;
+pub mod maintain;
+mod members;
+pub mod options;
 pub mod outlier;
 pub mod priority;
+pub mod slow_start;
 pub mod stats;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use host::{Host, HostState};
+pub use options::{HttpOptions, SocketOptions, UpstreamProtocol};
 pub use stats::ClusterStats;
 
+use crate::config::Compiled;
+use crate::http::failure::Failure;
 use crate::tls::UpstreamTransport;
+use discovery::Discovery;
+use host::{Health, HostRegistry};
+use lb::{LbConfig, Policy};
+use members::Members;
+use outlier::LocalFailure;
 
 /// A cluster in use. Its configuration never changes (a changed one is another `Cluster`), its hosts do.
 pub struct Cluster {
@@ -28,37 +45,19 @@ pub struct Cluster {
     pub stats: Arc<ClusterStats>,
     pub connect_timeout: Duration,
     pub http: HttpOptions,
+    pub socket: SocketOptions,
     pub breakers: breaker::Breakers,
     pub transport: UpstreamTransport,
     pub hosts: arc_swap::ArcSwap<priority::PrioritySet>,
-    pub policy: lb::Policy,
+    pub lb: LbConfig,
     pub outlier: Option<outlier::Detector>,
+    pub discovery: Discovery,
+    pub health_checks: Vec<health_check::HealthCheck>,
     /// `cluster.metadata`, for access logs and subset matching.
     pub metadata: Option<Arc<remora_proto::pb::envoy::config::core::v3::Metadata>>,
-}
-
-/// `HttpProtocolOptions` of a cluster.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HttpOptions {
-    pub protocol: UpstreamProtocol,
-    pub idle_timeout: Option<Duration>,
-    pub max_requests_per_connection: Option<u32>,
-    pub max_connection_duration: Option<Duration>,
-    pub max_concurrent_streams: u32,
-    pub initial_stream_window: u32,
-    pub initial_connection_window: u32,
-    pub keepalive_interval: Option<Duration>,
-    pub keepalive_timeout: Option<Duration>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpstreamProtocol {
-    Http1,
-    Http2,
-    /// `auto_config`: whatever ALPN says, HTTP/1 without TLS.
-    Auto,
-    /// `use_downstream_protocol_config`
-    Downstream,
+    pub(crate) registry: Arc<HostRegistry>,
+    pub(crate) members: Members,
+    pub(crate) destinations: lb::original_dst::Destinations,
 }
 
 /// What a load balancer may look at for one request.
@@ -79,3 +78,187 @@ pub enum PickError {
     /// No host that may be used (`no_healthy_upstream`, response flag `UH`).
     NoHealthyHost,
 }
+
+impl Cluster {
+    /// A host for one request. Waits for nobody and allocates nothing, but for the first request to a new original destination.
+    ///
+    /// # Errors
+    /// No host may be used.
+    pub fn pick(&self, context: &PickContext<'_>) -> Result<Arc<Host>, PickError> {
+        self.pick_with(context, &mut || fastrand::u64(..))
+    }
+
+    /// [`Cluster::pick`] with the randomness given.
+    ///
+    /// # Errors
+    /// No host may be used.
+    pub fn pick_with(
+        &self,
+        context: &PickContext<'_>,
+        random: &mut dyn FnMut() -> u64,
+    ) -> Result<Arc<Host>, PickError> {
+        let picked = match &self.lb.policy {
+            Policy::OriginalDst(config) => self.pick_destination(context, config.port_override),
+            _ => self.pick_member(context, random),
+        };
+        picked.ok_or_else(|| {
+            self.stats.upstream_cx_none_healthy.inc();
+            PickError::NoHealthyHost
+        })
+    }
+
+    fn pick_member(&self, context: &PickContext<'_>, random: &mut dyn FnMut() -> u64) -> Option<Arc<Host>> {
+        // `host_selection_retry_max_attempts` is 1 unless a route says otherwise.
+        let attempts = 1 + u32::from(!context.avoid.is_empty());
+        let hosts = self.hosts.load();
+        let mut picked = None;
+        for attempt in 0..attempts {
+            let draw = match (&self.lb.policy, context.hash) {
+                (Policy::RingHash(_) | Policy::Maglev(_), Some(hash)) => hash,
+                _ => random(),
+            };
+            let (_, group, panic) = hosts.choose(draw)?;
+            if panic {
+                self.stats.lb_healthy_panic.inc();
+                if self.lb.fail_traffic_on_panic {
+                    return None;
+                }
+            }
+            let host = group.pick(context.hash, attempt, random)?;
+            let used = context
+                .avoid
+                .iter()
+                .any(|avoided| Arc::ptr_eq(&avoided.state, &host.state));
+            picked = Some(host.clone());
+            if !used {
+                break;
+            }
+        }
+        picked
+    }
+
+    fn pick_destination(&self, context: &PickContext<'_>, port_override: Option<u16>) -> Option<Arc<Host>> {
+        let mut address = context.original_destination?;
+        if let Some(port) = port_override {
+            address.set_port(port);
+        }
+        Some(self.destinations.host(address, |address| {
+            let mut host = lb::original_dst::make_host(&self.registry, &self.name, address);
+            host.tls = self.transport.default.clone();
+            host
+        }))
+    }
+
+    /// What a response tells about its host: statistics of the host, outlier detection.
+    pub fn observe_response(&self, host: &Arc<Host>, status: http::StatusCode, now: Instant) {
+        self.observe_response_with(host, status.as_u16(), now, &mut || fastrand::u64(..));
+    }
+
+    /// [`Cluster::observe_response`] with the randomness given.
+    pub fn observe_response_with(&self, host: &Host, status: u16, now: Instant, random: &mut dyn FnMut() -> u64) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let outcome = match status >= 500 {
+            true => &host.state.rq_error,
+            false => &host.state.rq_success,
+        };
+        outcome.fetch_add(1, Relaxed);
+        if let Some(detector) = &self.outlier
+            && detector.on_response(host, status, now, random)
+        {
+            self.refresh(now);
+        }
+    }
+
+    /// What a failed attempt tells about its host. Failures that are not the host's doing (overflow, the client leaving) do not count.
+    pub fn observe_failure(&self, host: &Arc<Host>, failure: &Failure, now: Instant) {
+        let Some(kind) = local_failure(failure) else {
+            return;
+        };
+        host.state.rq_error.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if let Some(detector) = &self.outlier
+            && detector.on_local_failure(host, kind, now, &mut || fastrand::u64(..))
+        {
+            self.refresh(now);
+        }
+    }
+
+    /// Replaces all endpoints by those of an encoded `ClusterLoadAssignment`. Hosts are told apart by address: one that stays keeps its state.
+    ///
+    /// # Errors
+    /// Nothing changes if the assignment cannot be used; never happens after [`config::endpoint::check`](crate::config::endpoint::check).
+    pub fn update_endpoints(&self, assignment: &[u8]) -> Compiled<()> {
+        let parsed = crate::config::endpoint::decode(assignment)?;
+        let endpoints = crate::config::endpoint::compile(&parsed, &self.transport)?;
+        self.set_endpoints(endpoints, crate::runtime::clock::now());
+        Ok(())
+    }
+
+    /// The hosts now, whatever their health, in the order of their priorities.
+    pub fn all_hosts(&self) -> Vec<Arc<Host>> {
+        match &self.lb.policy {
+            Policy::OriginalDst(_) => self.destinations.hosts(),
+            _ => self.hosts.load().hosts().cloned().collect(),
+        }
+    }
+
+    /// When [`Cluster::tick`] wants to be called; `None` when nothing here runs by the clock.
+    pub fn next_tick(&self) -> Option<Instant> {
+        let sweep = self.outlier.as_ref().and_then(outlier::Detector::next_tick);
+        [sweep, self.members.next_tick()].into_iter().flatten().min()
+    }
+
+    /// Does what is due at `now`: ejections end, statistics are judged, starting hosts gain weight, unused destinations go.
+    pub fn tick(&self, now: Instant, random: &mut dyn FnMut() -> u64) {
+        let mut changed = self.members.advance(self, now);
+        if let Some(detector) = &self.outlier {
+            let hosts = self.all_hosts();
+            if matches!(self.lb.policy, Policy::OriginalDst(_)) {
+                detector.set_hosts(hosts.iter(), now);
+            }
+            changed |= detector.tick(&hosts, now, random);
+        }
+        if changed {
+            self.refresh(now);
+        }
+    }
+
+    /// Whether the cluster has to be enrolled for maintenance.
+    pub fn needs_maintenance(&self) -> bool {
+        self.outlier.is_some()
+            || self.lb.slow_start.is_some()
+            || matches!(self.lb.policy, Policy::OriginalDst(_))
+            || self.discovery.is_dns()
+            || !self.health_checks.is_empty()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for host in self.all_hosts() {
+            host.state.left();
+        }
+        self.destinations = Default::default();
+        self.members = Members::default();
+        self.hosts.store(Arc::default());
+        self.registry.sweep(&self.name);
+    }
+}
+
+/// Envoy's mapping of reset reasons to outlier results.
+fn local_failure(failure: &Failure) -> Option<LocalFailure> {
+    match failure {
+        Failure::ConnectFailure(_) => Some(LocalFailure::ConnectFailed),
+        Failure::ConnectTimeout => Some(LocalFailure::ConnectTimeout),
+        Failure::ConnectionTermination | Failure::RemoteReset | Failure::ProtocolError(_) => Some(LocalFailure::Reset),
+        Failure::ResponseTimeout | Failure::PerTryTimeout => Some(LocalFailure::RequestTimeout),
+        _ => None,
+    }
+}
+
+/// Counts of hosts by health, for the membership gauges.
+fn count_health(hosts: &[Arc<Host>], wanted: Health) -> u64 {
+    hosts.iter().filter(|host| host.state.health() == wanted).count() as u64
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,228 @@
 //! Active health checks.
+//!
+//! In: a cluster with `health_checks`. Out: the active flags of its hosts. [`Checker`] decides (sans-IO), [`probe`] asks, [`run`] keeps one task per host
+//! and check on the main runtime.
+
+pub mod probe;
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::Cluster;
+use super::host::{HealthFlag, Host, HostState};
+use crate::runtime::{clock, spawn::spawn};
+
+/// `HealthCheck`, under its field names.
+#[derive(Clone, Debug)]
+pub struct HealthCheck {
+    pub timeout: Duration,
+    pub interval: Duration,
+    pub initial_jitter: Duration,
+    pub interval_jitter: Duration,
+    pub interval_jitter_percent: u32,
+    pub unhealthy_threshold: u32,
+    pub healthy_threshold: u32,
+    pub no_traffic_interval: Duration,
+    pub no_traffic_healthy_interval: Duration,
+    pub unhealthy_interval: Duration,
+    pub unhealthy_edge_interval: Duration,
+    pub healthy_edge_interval: Duration,
+    pub alt_port: Option<u16>,
+    pub kind: CheckKind,
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub enum CheckKind {
+    Http(HttpCheck),
+    Tcp(TcpCheck),
+}
+
+/// `HttpHealthCheck`.
+#[derive(Clone, Debug)]
+pub struct HttpCheck {
+    pub host: String,
+    pub path: String,
+    pub method: http::Method,
+    pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// Half-open ranges; Envoy's default is 200 alone.
+    pub expected: Vec<(u16, u16)>,
+    pub retriable: Vec<(u16, u16)>,
+    pub http2: bool,
+}
+
+/// `TcpHealthCheck`: `receive` must be found in the answer, in order.
+#[derive(Clone, Debug, Default)]
+pub struct TcpCheck {
+    pub send: Vec<u8>,
+    pub receive: Vec<Vec<u8>>,
+}
+
+/// What one check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Success,
+    Degraded,
+    /// The host answered that it is unwell: counts at once.
+    Failure,
+    /// An answer that counts towards the threshold (`retriable_statuses`).
+    Retriable,
+    NetworkFailure,
+    Timeout,
+    /// `x-envoy-immediate-health-check-fail`
+    ImmediateFailure,
+}
+
+/// One host's consecutive results.
+#[derive(Default)]
+pub struct Checker {
+    checked: bool,
+    successes: u32,
+    failures: u32,
+}
+
+impl Checker {
+    /// Takes a result into the flags of the host; true if it became healthy, degraded or unhealthy by that.
+    pub fn on(&mut self, check: &HealthCheck, state: &HostState, outcome: Outcome) -> bool {
+        let first = !std::mem::replace(&mut self.checked, true);
+        state.checked.store(true, Ordering::Relaxed);
+        let mut changed = state.set(HealthFlag::PendingActiveHc, false);
+        let is_timeout = outcome == Outcome::Timeout;
+        match outcome {
+            Outcome::Success | Outcome::Degraded => {
+                self.failures = 0;
+                self.successes += 1;
+                changed |= state.set(HealthFlag::DegradedActiveHc, outcome == Outcome::Degraded);
+                if state.has(HealthFlag::FailedActiveHc) && (first || self.successes >= check.healthy_threshold) {
+                    state.set(HealthFlag::ActiveHcTimeout, false);
+                    state.set(HealthFlag::ExcludedViaImmediateHcFail, false);
+                    changed |= state.set(HealthFlag::FailedActiveHc, false);
+                }
+            }
+            Outcome::Failure | Outcome::ImmediateFailure => {
+                let excluded = outcome == Outcome::ImmediateFailure;
+                changed |= state.set(HealthFlag::ExcludedViaImmediateHcFail, excluded);
+                changed |= self.fail(state, false);
+            }
+            Outcome::Retriable | Outcome::NetworkFailure | Outcome::Timeout => {
+                self.successes = 0;
+                self.failures += 1;
+                if first || self.failures >= check.unhealthy_threshold {
+                    changed |= self.fail(state, is_timeout);
+                }
+            }
+        }
+        changed
+    }
+
+    fn fail(&mut self, state: &HostState, timeout: bool) -> bool {
+        self.successes = 0;
+        state.set(HealthFlag::ActiveHcTimeout, timeout);
+        state.set(HealthFlag::FailedActiveHc, true)
+    }
+}
+
+impl HealthCheck {
+    /// Time to the next check, as Envoy's `HealthCheckerImplBase::interval`.
+    pub fn next_interval(&self, healthy: bool, changed: bool, had_traffic: bool, random: u64) -> Duration {
+        let base = match (had_traffic, healthy, changed) {
+            (false, false, _) => self.no_traffic_interval,
+            (false, true, _) => self.no_traffic_healthy_interval,
+            (true, true, true) => self.healthy_edge_interval,
+            (true, true, false) => self.interval,
+            (true, false, true) => self.unhealthy_edge_interval,
+            (true, false, false) => self.unhealthy_interval,
+        };
+        let percent = base.as_millis() as u64 * u64::from(self.interval_jitter_percent) / 100;
+        let jitter = self.interval_jitter.as_millis() as u64 + percent;
+        base + Duration::from_millis(random.checked_rem(jitter).unwrap_or(0))
+    }
+}
+
+/// Keeps a task for each host of the cluster for as long as both live.
+pub async fn run(cluster: Weak<Cluster>) {
+    let mut tasks: HashMap<u64, Vec<tokio::task::JoinHandle<()>>> = HashMap::new();
+    loop {
+        let Some(strong) = cluster.upgrade() else {
+            return;
+        };
+        tasks.retain(|_, tasks| tasks.iter().any(|task| !task.is_finished()));
+        for host in strong.all_hosts() {
+            if tasks.contains_key(&host.state.id) || host.health_check.as_ref().is_some_and(|target| target.disabled) {
+                continue;
+            }
+            let start = |index| spawn("health check", check_host(cluster.clone(), host.state.clone(), index));
+            tasks.insert(host.state.id, (0..strong.health_checks.len()).map(start).collect());
+        }
+        let changed = strong.membership_changed();
+        drop(strong);
+        // The longest that a cluster which is gone keeps this task.
+        let _ = tokio::time::timeout(Duration::from_secs(5), changed.notified()).await;
+    }
+}
+
+async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, index: usize) {
+    let mut checker = Checker::default();
+    loop {
+        let Some((strong, host)) = still_there(&cluster, &state) else {
+            return;
+        };
+        let Some(check) = strong.health_checks.get(index) else {
+            return;
+        };
+        let stats = &strong.stats.health_check;
+        if !checker.checked && !check.initial_jitter.is_zero() {
+            let most = check.initial_jitter.as_millis() as u64;
+            clock::sleep(Duration::from_millis(fastrand::u64(..=most))).await;
+        }
+        stats.attempt.inc();
+        let outcome = probe::probe(&strong, &host, check).await;
+        match outcome {
+            Outcome::Success | Outcome::Degraded => stats.success.inc(),
+            Outcome::NetworkFailure | Outcome::Timeout => {
+                stats.failure.inc();
+                stats.network_failure.inc();
+            }
+            Outcome::Failure | Outcome::Retriable | Outcome::ImmediateFailure => stats.failure.inc(),
+        }
+        let changed = checker.on(check, &state, outcome);
+        apply(&strong, &host, outcome, changed);
+        let healthy = !state.has(HealthFlag::FailedActiveHc);
+        let had_traffic = strong.stats.upstream_cx_total.value() > 0;
+        let rest = check.next_interval(healthy, changed, had_traffic, fastrand::u64(..));
+        drop(strong);
+        clock::sleep(rest).await;
+    }
+}
+
+/// The cluster and the host as it is configured now, while both are there.
+fn still_there(cluster: &Weak<Cluster>, state: &Arc<HostState>) -> Option<(Arc<Cluster>, Arc<Host>)> {
+    let cluster = cluster.upgrade()?;
+    let host = cluster
+        .all_hosts()
+        .into_iter()
+        .find(|host| Arc::ptr_eq(&host.state, state))?;
+    Some((cluster, host))
+}
+
+fn apply(cluster: &Cluster, host: &Host, outcome: Outcome, mut changed: bool) {
+    let now = clock::now();
+    let passed = matches!(outcome, Outcome::Success | Outcome::Degraded);
+    if passed && !host.state.has(HealthFlag::FailedActiveHc) {
+        let detector = cluster.outlier.as_ref();
+        changed |= detector.is_some_and(|detector| detector.on_health_check_passed(host));
+        if changed {
+            cluster.restarted(host, now);
+        }
+    } else if changed {
+        host.state.drain_connections();
+    }
+    if changed {
+        cluster.refresh(now);
+    }
+}
+
+#[cfg(test)]
+mod tests;

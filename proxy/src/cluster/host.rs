@@ -1,14 +1,21 @@
 //! A host: one endpoint of a cluster as configured now, and its state, which outlives the configuration.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
+
+use super::Cluster;
 use crate::runtime::io::Address;
 use crate::tls::UpstreamTls;
 
 /// One endpoint in one version of its cluster's endpoints.
 pub struct Host {
     pub address: Address,
+    /// `additional_addresses`: tried after `address` (happy eyeballs).
+    pub additional_addresses: Box<[Address]>,
     pub hostname: Arc<str>,
     /// `load_balancing_weight`, 1 when unset.
     pub weight: u32,
@@ -17,7 +24,19 @@ pub struct Host {
     pub metadata: Option<Arc<remora_proto::pb::envoy::config::core::v3::Metadata>>,
     /// The transport socket for this host (after `transport_socket_matches`); `None` is plaintext.
     pub tls: Option<Arc<UpstreamTls>>,
+    /// `health_check_config`, when the endpoint has one.
+    pub health_check: Option<Arc<HealthCheckTarget>>,
     pub state: Arc<HostState>,
+}
+
+/// Where active checks of one endpoint go instead of to its address.
+#[derive(Debug, Default, PartialEq, Eq, Clone)]
+pub struct HealthCheckTarget {
+    pub address: Option<Address>,
+    /// Overrides the port; 0 keeps it.
+    pub port: u16,
+    pub hostname: String,
+    pub disabled: bool,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Hash, Clone)]
@@ -25,6 +44,42 @@ pub struct Locality {
     pub region: String,
     pub zone: String,
     pub sub_zone: String,
+}
+
+impl Host {
+    /// A plaintext host of weight 1 and priority 0 that nobody has state for yet.
+    pub fn new(address: Address) -> Self {
+        Self {
+            address,
+            additional_addresses: Box::default(),
+            hostname: Arc::from(""),
+            weight: 1,
+            priority: 0,
+            locality: Arc::default(),
+            metadata: None,
+            tls: None,
+            health_check: None,
+            state: Arc::new(HostState::new()),
+        }
+    }
+
+    /// Whether `other` is this very endpoint with the same attributes, so that either may stand for both.
+    pub fn same(&self, other: &Host) -> bool {
+        let same_tls = match (&self.tls, &other.tls) {
+            (Some(mine), Some(theirs)) => Arc::ptr_eq(mine, theirs),
+            (None, None) => true,
+            _ => false,
+        };
+        same_tls
+            && Arc::ptr_eq(&self.state, &other.state)
+            && self.address == other.address
+            && self.additional_addresses == other.additional_addresses
+            && self.hostname == other.hostname
+            && (self.weight, self.priority) == (other.weight, other.priority)
+            && self.locality == other.locality
+            && self.metadata == other.metadata
+            && self.health_check == other.health_check
+    }
 }
 
 /// Survives every configuration change as long as (cluster name, address) lives.
@@ -43,6 +98,105 @@ pub struct HostState {
     pub rq_error: AtomicU64,
     pub rq_timeout: AtomicU64,
     pub outlier: crate::cluster::outlier::HostOutlier,
+    /// In how many clusters' endpoints this host is now; see [`HostState::is_member`].
+    pub(super) members: AtomicU32,
+    pub(super) checked: AtomicBool,
+    pub(super) ramp: super::slow_start::Ramp,
+    /// See [`HostState::drain_epoch`].
+    pub(super) epoch: AtomicU32,
+}
+
+impl HostState {
+    /// State with an id of its own.
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            ..Self::default()
+        }
+    }
+
+    pub fn has(&self, flag: HealthFlag) -> bool {
+        self.flags.load(Ordering::Relaxed) & flag as u32 != 0
+    }
+
+    /// Sets or clears `flag`; true if that changed something.
+    pub fn set(&self, flag: HealthFlag, on: bool) -> bool {
+        let bit = flag as u32;
+        let before = match on {
+            true => self.flags.fetch_or(bit, Ordering::Relaxed),
+            false => self.flags.fetch_and(!bit, Ordering::Relaxed),
+        };
+        (before & bit != 0) != on
+    }
+
+    /// Coarse health, from the flags.
+    pub fn health(&self) -> Health {
+        const UNHEALTHY: u32 = HealthFlag::FailedActiveHc as u32
+            | HealthFlag::FailedOutlierCheck as u32
+            | HealthFlag::FailedEdsHealth as u32
+            | HealthFlag::EdsStatusDraining as u32;
+        const DEGRADED: u32 = HealthFlag::DegradedActiveHc as u32 | HealthFlag::DegradedEdsHealth as u32;
+        let flags = self.flags.load(Ordering::Relaxed);
+        match (flags & UNHEALTHY != 0, flags & DEGRADED != 0) {
+            (true, _) => Health::Unhealthy,
+            (false, true) => Health::Degraded,
+            (false, false) => Health::Healthy,
+        }
+    }
+
+    /// Whether some cluster's endpoints still contain this host. When not, pools finish what runs and open nothing new.
+    pub fn is_member(&self) -> bool {
+        self.members.load(Ordering::Relaxed) != 0
+    }
+
+    /// Goes up each time all pooled connections to the host have to go (ejection, failed health check). A pool notes the epoch
+    /// when it connects and lets a connection of an older epoch finish its streams, then closes it.
+    pub fn drain_epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn drain_connections(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One more cluster has this host.
+    pub(super) fn joined(&self) {
+        self.members.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One cluster less has this host.
+    pub(super) fn left(&self) {
+        self.members.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether an active health check has ever finished.
+    pub(super) fn is_checked(&self) -> bool {
+        self.checked.load(Ordering::Relaxed)
+    }
+
+    /// The flags as `/clusters` prints them: `healthy`, or `/failed_eds_health/…`.
+    pub fn flags_text(&self) -> String {
+        let mut text = String::new();
+        for (flag, name) in HEALTH_FLAGS {
+            if self.has(flag) {
+                // Writing to a string cannot fail.
+                let _ = write!(text, "/{name}");
+            }
+        }
+        if text.is_empty() {
+            text.push_str("healthy");
+        }
+        text
+    }
+}
+
+/// How usable a host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    Unhealthy,
+    Degraded,
+    Healthy,
 }
 
 /// Why a host is not healthy; Envoy's names in `/clusters`.
@@ -61,6 +215,111 @@ pub enum HealthFlag {
     EdsStatusDraining = 1 << 9,
 }
 
-/// Host states by (cluster name, address); an entry lives as long as somebody holds its state.
+/// In the order of Envoy's `/clusters`.
+const HEALTH_FLAGS: [(HealthFlag, &str); 10] = [
+    (HealthFlag::FailedActiveHc, "failed_active_hc"),
+    (HealthFlag::FailedOutlierCheck, "failed_outlier_check"),
+    (HealthFlag::FailedEdsHealth, "failed_eds_health"),
+    (HealthFlag::DegradedActiveHc, "degraded_active_hc"),
+    (HealthFlag::DegradedEdsHealth, "degraded_eds_health"),
+    (HealthFlag::PendingDynamicRemoval, "pending_dynamic_removal"),
+    (HealthFlag::PendingActiveHc, "pending_active_hc"),
+    (HealthFlag::ExcludedViaImmediateHcFail, "excluded_via_immediate_hc_fail"),
+    (HealthFlag::ActiveHcTimeout, "active_hc_timeout"),
+    (HealthFlag::EdsStatusDraining, "eds_status_draining"),
+];
+
+/// Host states by (cluster name, address); an entry lives as long as somebody holds its state. Also where clusters that were
+/// built anywhere announce themselves to [`maintain`](super::maintain::maintain).
 #[derive(Default)]
-pub struct HostRegistry;
+pub struct HostRegistry {
+    states: Mutex<HashMap<Arc<str>, HashMap<Address, Weak<HostState>>>>,
+    enrolled: Mutex<Vec<Weak<Cluster>>>,
+    changed: tokio::sync::Notify,
+}
+
+impl HostRegistry {
+    /// The states of `addresses` in the cluster called `cluster`, in their order; new ones where none is held any more.
+    pub fn states<'a>(&self, cluster: &Arc<str>, addresses: impl Iterator<Item = &'a Address>) -> Vec<Arc<HostState>> {
+        let mut clusters = self.states.lock();
+        let states = clusters.entry(cluster.clone()).or_default();
+        states.retain(|_, state| state.strong_count() > 0);
+        let mut found = Vec::with_capacity(addresses.size_hint().0);
+        for address in addresses {
+            if let Some(state) = states.get(address).and_then(Weak::upgrade) {
+                found.push(state);
+                continue;
+            }
+            let state = Arc::new(HostState::new());
+            states.insert(address.clone(), Arc::downgrade(&state));
+            found.push(state);
+        }
+        found
+    }
+
+    /// Forgets a cluster whose host states are all gone.
+    pub(super) fn sweep(&self, cluster: &str) {
+        let mut clusters = self.states.lock();
+        if let Some(states) = clusters.get_mut(cluster) {
+            states.retain(|_, state| state.strong_count() > 0);
+            if states.is_empty() {
+                clusters.remove(cluster);
+            }
+        }
+    }
+
+    /// Hands a cluster that needs timers, DNS or health checks to the maintenance task. Callable from any thread.
+    pub fn enroll(&self, cluster: &Arc<Cluster>) {
+        if !cluster.needs_maintenance() {
+            return;
+        }
+        self.enrolled.lock().push(Arc::downgrade(cluster));
+        self.changed.notify_one();
+    }
+
+    pub(super) fn take_enrolled(&self) -> Vec<Weak<Cluster>> {
+        std::mem::take(&mut *self.enrolled.lock())
+    }
+
+    /// Completes when something was enrolled since the last call. Cancel safe.
+    pub(super) async fn enrolled(&self) {
+        self.changed.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_lives_as_long_as_somebody_holds_it() {
+        let registry = HostRegistry::default();
+        let name: Arc<str> = Arc::from("c");
+        let address = Address::Ip(([127, 0, 0, 1], 80).into());
+        let first = registry.states(&name, [&address].into_iter());
+        let again = registry.states(&name, [&address].into_iter());
+        let elsewhere = registry.states(&Arc::from("d"), [&address].into_iter());
+        assert!(Arc::ptr_eq(&first[0], &again[0]));
+        assert!(!Arc::ptr_eq(&first[0], &elsewhere[0]));
+        let id = first[0].id;
+        drop((first, again));
+        assert_ne!(registry.states(&name, [&address].into_iter())[0].id, id);
+        registry.sweep("c");
+        assert_eq!(registry.states.lock().len(), 1);
+    }
+
+    #[test]
+    fn flags_read_as_envoy_prints_them() {
+        let state = HostState::new();
+        assert_eq!(
+            (state.flags_text().as_str(), state.health()),
+            ("healthy", Health::Healthy)
+        );
+        assert!(state.set(HealthFlag::DegradedEdsHealth, true));
+        assert_eq!(state.health(), Health::Degraded);
+        assert!(state.set(HealthFlag::FailedOutlierCheck, true));
+        assert!(!state.set(HealthFlag::FailedOutlierCheck, true));
+        assert_eq!(state.flags_text(), "/failed_outlier_check/degraded_eds_health");
+        assert_eq!(state.health(), Health::Unhealthy);
+    }
+}

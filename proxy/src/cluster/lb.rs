@@ -1,5 +1,209 @@
 //! Load balancing policies, one file each, wait-free `pick(&self)`.
+//!
+//! A [`Group`] is built with its hosts, when endpoints or their health change, and holds whatever its policy precomputes (a weighted order,
+//! a ring, a table). Picking reads it and moves at most one atomic cursor.
+
+pub mod edf;
+pub mod hash;
+pub mod least_request;
+pub mod original_dst;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::host::Host;
+use super::priority::AssignmentPolicy;
+
+pub use least_request::LeastRequest;
+pub use original_dst::OriginalDst;
+
+/// How a cluster balances: `lb_policy` or the first supported `load_balancing_policy`, and `common_lb_config`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LbConfig {
+    pub policy: Policy,
+    /// `healthy_panic_threshold`, whole percent.
+    pub panic_threshold: u32,
+    /// In panic there is no host instead of any.
+    pub fail_traffic_on_panic: bool,
+    pub locality_weighted: bool,
+    pub ignore_new_hosts_until_first_hc: bool,
+    pub close_connections_on_host_set_change: bool,
+    pub slow_start: Option<super::slow_start::SlowStart>,
+}
+
+impl Default for LbConfig {
+    fn default() -> Self {
+        Self {
+            policy: Policy::RoundRobin,
+            panic_threshold: 50,
+            fail_traffic_on_panic: false,
+            locality_weighted: false,
+            ignore_new_hosts_until_first_hc: false,
+            close_connections_on_host_set_change: false,
+            slow_start: None,
+        }
+    }
+}
+
 /// A cluster's policy.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Policy {
     RoundRobin,
+    LeastRequest(LeastRequest),
+    Random,
+    RingHash(hash::RingHash),
+    Maglev(hash::Maglev),
+    /// `CLUSTER_PROVIDED` of an ORIGINAL_DST cluster: hosts made from the connection's destination.
+    OriginalDst(OriginalDst),
 }
+
+/// The hosts of one priority and health class, ready to be picked from.
+#[derive(Default)]
+pub struct Group {
+    pools: Vec<Pool>,
+    /// Order in which `pools` take turns; empty when there is one.
+    order: Vec<u32>,
+    cursor: AtomicUsize,
+}
+
+impl Group {
+    /// `hosts` are those to pick from, `all` those of the priority (a locality's share shrinks with its health). `position` continues a rotation.
+    pub fn build(
+        hosts: Vec<Arc<Host>>,
+        all: &[Arc<Host>],
+        policy: &AssignmentPolicy,
+        lb: &LbConfig,
+        position: Option<usize>,
+    ) -> Self {
+        let position = position.unwrap_or_else(|| fastrand::usize(..) >> 1);
+        let by_locality = lb.locality_weighted && !policy.locality_weights.is_empty();
+        if !by_locality || hosts.is_empty() {
+            return Self {
+                pools: vec![Pool::build(hosts, lb, position, |_| 1.0)],
+                order: Vec::new(),
+                cursor: AtomicUsize::new(position),
+            };
+        }
+        let localities = edf::locality_shares(&hosts, all, policy);
+        if matches!(lb.policy, Policy::RingHash(_) | Policy::Maglev(_)) {
+            // One table for all: a locality's weight is part of its hosts' weights.
+            let share = |host: &Host| -> f64 {
+                let found = localities.iter().find(|share| share.locality == host.locality);
+                found.map_or(0.0, |share| share.weight / share.hosts.len() as f64)
+            };
+            return Self {
+                pools: vec![Pool::build(hosts, lb, position, share)],
+                order: Vec::new(),
+                cursor: AtomicUsize::new(position),
+            };
+        }
+        let weights: Vec<f64> = localities.iter().map(|share| share.weight).collect();
+        Self {
+            order: edf::order(&weights),
+            pools: localities
+                .into_iter()
+                .map(|share| Pool::build(share.hosts, lb, position, |_| 1.0))
+                .collect(),
+            cursor: AtomicUsize::new(position),
+        }
+    }
+
+    /// A host for one request. `attempt` counts re-selections of one pick, `random` gives random words.
+    pub fn pick(&self, hash: Option<u64>, attempt: u32, random: &mut dyn FnMut() -> u64) -> Option<&Arc<Host>> {
+        let pool = match self.order.len() {
+            0 => self.pools.first()?,
+            length => {
+                let turn = self.cursor.fetch_add(1, Ordering::Relaxed) % length;
+                self.pools.get(self.order[turn] as usize)?
+            }
+        };
+        pool.pick(hash, attempt, random)
+    }
+
+    /// Where the rotation stands, for the group that replaces this one.
+    pub fn position(&self) -> usize {
+        match (self.order.is_empty(), self.pools.first()) {
+            (true, Some(pool)) => pool.cursor.load(Ordering::Relaxed),
+            _ => self.cursor.load(Ordering::Relaxed),
+        }
+    }
+
+    pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.pools.iter().flat_map(|pool| pool.hosts.iter())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.hosts().next().is_none()
+    }
+}
+
+/// Hosts under one policy.
+struct Pool {
+    hosts: Vec<Arc<Host>>,
+    cursor: AtomicUsize,
+    method: Method,
+}
+
+/// A policy with what it precomputed for these hosts.
+enum Method {
+    Rotate,
+    /// Weighted: indices of hosts in earliest-deadline-first order.
+    Ordered(Vec<u32>),
+    LeastRequest(LeastRequest),
+    LeastRequestOrdered(LeastRequest, Vec<u32>),
+    Random,
+    Hash(hash::Table),
+}
+
+impl Pool {
+    /// `share` scales the weight of a host.
+    fn build(hosts: Vec<Arc<Host>>, lb: &LbConfig, position: usize, share: impl Fn(&Host) -> f64) -> Self {
+        let weight = |host: &Arc<Host>| {
+            let slow = lb.slow_start.as_ref().map_or(1.0, |slow| slow.factor(&host.state));
+            f64::from(host.weight) * slow * share(host)
+        };
+        let weights: Vec<f64> = hosts.iter().map(weight).collect();
+        let equal = weights.windows(2).all(|pair| pair[0] == pair[1]);
+        let method = match (&lb.policy, equal) {
+            (Policy::RoundRobin, true) => Method::Rotate,
+            (Policy::RoundRobin, false) => Method::Ordered(edf::order(&weights)),
+            (Policy::LeastRequest(config), true) => Method::LeastRequest(*config),
+            (Policy::LeastRequest(config), false) => Method::LeastRequestOrdered(*config, edf::order(&weights)),
+            (Policy::Random, _) => Method::Random,
+            (Policy::RingHash(config), _) => Method::Hash(hash::Table::ring(config, &hosts, &weights)),
+            (Policy::Maglev(config), _) => Method::Hash(hash::Table::maglev(config, &hosts, &weights)),
+            (Policy::OriginalDst(_), _) => Method::Random,
+        };
+        Self {
+            hosts,
+            cursor: AtomicUsize::new(position),
+            method,
+        }
+    }
+
+    fn pick(&self, hash: Option<u64>, attempt: u32, random: &mut dyn FnMut() -> u64) -> Option<&Arc<Host>> {
+        let count = self.hosts.len();
+        if count <= 1 {
+            return self.hosts.first();
+        }
+        let index = match &self.method {
+            Method::Rotate => self.cursor.fetch_add(1, Ordering::Relaxed) % count,
+            Method::Ordered(order) => self.next_of(order),
+            Method::LeastRequest(config) => config.pick(&self.hosts, random),
+            Method::LeastRequestOrdered(config, order) => {
+                config.pick_weighted(&self.hosts, || self.next_of(order), random)
+            }
+            Method::Random => (random() % count as u64) as usize,
+            Method::Hash(table) => table.pick(hash.unwrap_or_else(random), attempt, &self.hosts)?,
+        };
+        self.hosts.get(index)
+    }
+
+    fn next_of(&self, order: &[u32]) -> usize {
+        let turn = self.cursor.fetch_add(1, Ordering::Relaxed) % order.len().max(1);
+        order.get(turn).map_or(0, |index| *index as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,253 @@
 //! `cluster.<name>.` stats.
+//!
+//! [`ClusterStats`] derefs to the flat ones; those with a dot in their name are nested groups. Response codes are counted through
+//! arrays that their first increment allocates, so that a request neither locks nor formats.
+
+use std::ops::Deref;
+use std::sync::OnceLock;
+
+use crate::telemetry::stats::{Counter, StatGroup, Value};
+
 crate::stat_group! {
-    /// Per cluster.
-    pub struct ClusterStats {
-        counters: { upstream_rq_total }
-        gauges: { upstream_rq_active }
-        histograms: { upstream_rq_time }
+    /// The stats directly under `cluster.<name>.`.
+    pub struct TrafficStats {
+        counters: {
+            upstream_cx_total, upstream_cx_http1_total, upstream_cx_http2_total, upstream_cx_http3_total,
+            upstream_cx_connect_fail, upstream_cx_connect_timeout, upstream_cx_connect_with_0_rtt,
+            upstream_cx_idle_timeout, upstream_cx_max_duration_reached, upstream_cx_connect_attempts_exceeded,
+            upstream_cx_overflow, upstream_cx_pool_overflow, upstream_cx_destroy, upstream_cx_destroy_local,
+            upstream_cx_destroy_remote, upstream_cx_destroy_with_active_rq, upstream_cx_destroy_local_with_active_rq,
+            upstream_cx_destroy_remote_with_active_rq, upstream_cx_close_notify, upstream_cx_rx_bytes_total,
+            upstream_cx_tx_bytes_total, upstream_cx_protocol_error, upstream_cx_max_requests,
+            upstream_cx_none_healthy, upstream_http3_broken,
+            upstream_rq_total, upstream_rq_pending_total, upstream_rq_pending_overflow,
+            upstream_rq_pending_failure_eject, upstream_rq_cancelled, upstream_rq_maintenance_mode,
+            upstream_rq_timeout, upstream_rq_max_duration_reached, upstream_rq_per_try_timeout,
+            upstream_rq_per_try_idle_timeout, upstream_rq_rx_reset, upstream_rq_tx_reset, upstream_rq_retry,
+            upstream_rq_retry_backoff_exponential, upstream_rq_retry_backoff_ratelimited,
+            upstream_rq_retry_limit_exceeded, upstream_rq_retry_success, upstream_rq_retry_overflow,
+            upstream_rq_drop_overload, upstream_rq_0rtt, upstream_rq_completed,
+            upstream_flow_control_paused_reading_total, upstream_flow_control_resumed_reading_total,
+            upstream_flow_control_backed_up_total, upstream_flow_control_drained_total,
+            upstream_internal_redirect_failed_total, upstream_internal_redirect_succeeded_total,
+            membership_change, retry_or_shadow_abandoned, update_attempt, update_success, update_failure,
+            update_rejected, update_empty, update_no_rebuild, bind_errors, assignment_timeout_received,
+            assignment_stale, assignment_use_cached, original_dst_host_invalid, lb_recalculate_zone_structures,
+            lb_healthy_panic, lb_local_cluster_not_ok, lb_zone_cluster_too_small, lb_zone_no_capacity_left,
+            lb_zone_number_differs, lb_zone_routing_all_directly, lb_zone_routing_cross_zone, lb_zone_routing_sampled,
+            lb_subsets_created, lb_subsets_fallback, lb_subsets_fallback_panic, lb_subsets_removed,
+            lb_subsets_selected,
+        }
+        gauges: {
+            upstream_cx_active, upstream_cx_rx_bytes_buffered, upstream_cx_tx_bytes_buffered, upstream_rq_active,
+            upstream_rq_pending_active, membership_healthy, membership_degraded, membership_excluded,
+            membership_total, max_host_weight, lb_subsets_active, version,
+        }
+        histograms: { upstream_rq_time, upstream_cx_connect_ms, upstream_cx_length_ms }
+    }
+}
+
+crate::stat_group! {
+    /// `circuit_breakers.<priority>.`
+    pub struct BreakerStats {
+        counters: {}
+        gauges: {
+            cx_open, cx_pool_open, rq_pending_open, rq_open, rq_retry_open,
+            remaining_cx, remaining_cx_pools, remaining_pending, remaining_rq, remaining_retries,
+        }
+        histograms: {}
+    }
+}
+
+crate::stat_group! {
+    /// `outlier_detection.`
+    pub struct OutlierStats {
+        counters: {
+            ejections_total, ejections_consecutive_5xx, ejections_enforced_total, ejections_overflow,
+            ejections_success_rate,
+            ejections_enforced_consecutive_5xx, ejections_detected_consecutive_5xx,
+            ejections_enforced_success_rate, ejections_detected_success_rate,
+            ejections_enforced_consecutive_gateway_failure, ejections_detected_consecutive_gateway_failure,
+            ejections_enforced_consecutive_local_origin_failure, ejections_detected_consecutive_local_origin_failure,
+            ejections_enforced_local_origin_success_rate, ejections_detected_local_origin_success_rate,
+            ejections_enforced_failure_percentage, ejections_detected_failure_percentage,
+            ejections_enforced_failure_percentage_local_origin, ejections_detected_failure_percentage_local_origin,
+        }
+        gauges: { ejections_active }
+        histograms: {}
+    }
+}
+
+crate::stat_group! {
+    /// `health_check.`
+    pub struct HealthCheckStats {
+        counters: { attempt, success, failure, passive_failure, network_failure, verify_cluster }
+        gauges: { healthy, degraded }
+        histograms: {}
+    }
+}
+
+/// Per cluster.
+#[derive(Default)]
+pub struct ClusterStats {
+    pub traffic: TrafficStats,
+    /// `upstream_rq_200`, `upstream_rq_2xx` …
+    pub responses: ResponseCodes,
+    /// `internal.upstream_rq_*`: requests that came from inside (`x-envoy-internal`).
+    pub internal: ResponseCodes,
+    /// `external.upstream_rq_*`
+    pub external: ResponseCodes,
+    /// `canary.upstream_rq_*`: answers with `x-envoy-upstream-canary: true`.
+    pub canary: ResponseCodes,
+    pub breakers_default: BreakerStats,
+    pub breakers_high: BreakerStats,
+    pub outlier: OutlierStats,
+    pub health_check: HealthCheckStats,
+}
+
+impl ClusterStats {
+    /// Counts a response in all its groups, as Envoy's `CodeStatsImpl::chargeResponseStat`.
+    pub fn count_response(&self, status: u16, internal: bool, canary: bool) {
+        self.traffic.upstream_rq_completed.inc();
+        self.responses.inc(status);
+        match internal {
+            true => self.internal.inc(status),
+            false => self.external.inc(status),
+        }
+        if canary {
+            self.canary.inc(status);
+        }
+    }
+}
+
+impl Deref for ClusterStats {
+    type Target = TrafficStats;
+
+    fn deref(&self) -> &TrafficStats {
+        &self.traffic
+    }
+}
+
+impl StatGroup for ClusterStats {
+    fn visit(&self, visit: &mut dyn FnMut(&str, Value<'_>)) {
+        self.traffic.visit(visit);
+        self.responses.visit("", visit);
+        for (prefix, codes) in [
+            ("internal.", &self.internal),
+            ("external.", &self.external),
+            ("canary.", &self.canary),
+        ] {
+            codes.visit_used(prefix, visit);
+        }
+        under("circuit_breakers.default.", &self.breakers_default, visit);
+        under("circuit_breakers.high.", &self.breakers_high, visit);
+        under("outlier_detection.", &self.outlier, visit);
+        under("health_check.", &self.health_check, visit);
+    }
+}
+
+fn under(prefix: &str, group: &dyn StatGroup, visit: &mut dyn FnMut(&str, Value<'_>)) {
+    let mut name = prefix.to_owned();
+    group.visit(&mut |stat, value| {
+        name.truncate(prefix.len());
+        name.push_str(stat);
+        visit(&name, value);
+    });
+}
+
+/// Counters of responses by code (100 to 599) and class.
+#[derive(Default)]
+pub struct ResponseCodes {
+    classes: [Counter; 5],
+    codes: [OnceLock<Box<[Counter]>>; 5],
+}
+
+impl ResponseCodes {
+    /// Counts one response; codes outside 100..=599 count nowhere, as in Envoy.
+    pub fn inc(&self, status: u16) {
+        let (class, code) = (usize::from(status / 100), usize::from(status % 100));
+        if !(1..=5).contains(&class) {
+            return;
+        }
+        self.classes[class - 1].inc();
+        let codes = self.codes[class - 1].get_or_init(|| (0..100).map(|_| Counter::default()).collect());
+        codes[code].inc();
+    }
+
+    /// How often `status` was counted.
+    pub fn value(&self, status: u16) -> u64 {
+        let (class, code) = (usize::from(status / 100), usize::from(status % 100));
+        let codes = self.codes.get(class.wrapping_sub(1)).and_then(OnceLock::get);
+        codes.map_or(0, |codes| codes[code].value())
+    }
+
+    /// All classes and the codes seen, as `<prefix>upstream_rq_<code>`.
+    fn visit(&self, prefix: &str, visit: &mut dyn FnMut(&str, Value<'_>)) {
+        for (class, counter) in self.classes.iter().enumerate() {
+            if counter.value() == 0 {
+                continue;
+            }
+            visit(
+                &format!("{prefix}upstream_rq_{}xx", class + 1),
+                Value::Counter(counter.value()),
+            );
+        }
+        for (class, codes) in self.codes.iter().enumerate() {
+            let seen = codes.get().into_iter().flat_map(|codes| codes.iter().enumerate());
+            for (code, counter) in seen.filter(|(_, counter)| counter.value() > 0) {
+                let status = (class + 1) * 100 + code;
+                visit(
+                    &format!("{prefix}upstream_rq_{status}"),
+                    Value::Counter(counter.value()),
+                );
+            }
+        }
+    }
+
+    /// The same, with `upstream_rq_completed` in front, for a group that only exists once used.
+    fn visit_used(&self, prefix: &str, visit: &mut dyn FnMut(&str, Value<'_>)) {
+        let completed: u64 = self.classes.iter().map(Counter::value).sum();
+        if completed == 0 {
+            return;
+        }
+        visit(
+            &format!("{prefix}upstream_rq_completed"),
+            Value::Counter(completed),
+        );
+        self.visit(prefix, visit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn responses_are_named_by_code_class_and_origin() {
+        let stats = ClusterStats::default();
+        stats.count_response(200, true, false);
+        stats.count_response(503, false, true);
+        stats.count_response(999, false, false);
+        stats.outlier.ejections_active.set(7);
+        let mut seen = std::collections::BTreeMap::new();
+        stats.visit(&mut |name, value| {
+            if let Value::Counter(value) | Value::Gauge(value) = value {
+                assert!(seen.insert(name.to_owned(), value).is_none(), "{name} twice");
+            }
+        });
+        for (name, value) in [
+            ("upstream_rq_completed", 3),
+            ("upstream_rq_200", 1),
+            ("upstream_rq_2xx", 1),
+            ("internal.upstream_rq_200", 1),
+            ("external.upstream_rq_503", 1),
+            ("canary.upstream_rq_5xx", 1),
+            ("outlier_detection.ejections_active", 7),
+            ("circuit_breakers.high.rq_open", 0),
+        ] {
+            assert_eq!(seen.get(name), Some(&value), "{name}");
+        }
+        assert!(!seen.contains_key("internal.upstream_rq_503"));
+        assert!(!seen.contains_key("upstream_rq_999"));
     }
 }

@@ -1,1 +1,268 @@
 //! `envoy.config.cluster.v3.Cluster` → [`Cluster`](crate::cluster::Cluster).
+//!
+//! In: encoded bytes. Out: a cluster with its static endpoints, or every problem by path. [`needs`] runs the same validation without
+//! touching any long-lived object, so that what was acknowledged builds later.
+
+mod breakers;
+mod discovery;
+mod health;
+mod http;
+mod lb;
+mod outlier;
+mod socket;
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use prost::Message;
+use remora_proto::pb::envoy::config::cluster::v3 as pb;
+use remora_proto::pb::envoy::config::core::v3 as core;
+
+use super::route::{Under, duration, each, refuse};
+use super::tls::{SecretRef, Source, secret_refs};
+use super::{BuildContext, Compiled, Problems, endpoint};
+use crate::cluster::breaker::Breakers;
+use crate::cluster::discovery::Discovery;
+use crate::cluster::lb::{LbConfig, Policy};
+use crate::cluster::options::{HttpOptions, SocketOptions};
+use crate::cluster::outlier::{Detector, OutlierConfig};
+use crate::cluster::{Cluster, ClusterStats};
+use crate::tls::{TransportMatch, UpstreamTransport};
+
+/// What a cluster depends on, known without building it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterNeeds {
+    pub name: String,
+    pub kind: DiscoveryKind,
+    /// Name and source of the endpoint assignment, for EDS clusters.
+    pub eds: Option<(String, Source)>,
+    pub secrets: Vec<SecretRef>,
+    /// Has a life of its own (DNS, active health checks): build it at once.
+    pub eager: bool,
+}
+
+/// `Cluster.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiscoveryKind {
+    Static,
+    StrictDns,
+    LogicalDns,
+    Eds,
+    OriginalDst,
+}
+
+/// Everything but transport sockets, validated.
+struct Plan {
+    discovery: Discovery,
+    connect_timeout: Duration,
+    http: HttpOptions,
+    socket: SocketOptions,
+    lb: LbConfig,
+    thresholds: breakers::Compiled,
+    outlier: Option<OutlierConfig>,
+    health_checks: Vec<crate::cluster::health_check::HealthCheck>,
+}
+
+/// A cluster from its encoded configuration, with its inline endpoints.
+///
+/// # Errors
+/// What is wrong or not supported, by path; nothing that [`needs`] let pass.
+pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Cluster> {
+    let config = decode(bytes)?;
+    build(&config, bytes, cx)
+}
+
+/// Validates an encoded cluster and tells what it depends on.
+///
+/// # Errors
+/// What is wrong or not supported, by path.
+pub fn needs(bytes: &[u8]) -> Compiled<ClusterNeeds> {
+    static SCRATCH: LazyLock<BuildContext> = LazyLock::new(BuildContext::default);
+    let config = decode(bytes)?;
+    // Objects of its own for what a build registers itself with.
+    let scratch = BuildContext {
+        secrets: Arc::default(),
+        stats: Default::default(),
+        hosts: Arc::default(),
+        ..SCRATCH.clone()
+    };
+    build(&config, bytes, &scratch)?;
+    let mut secrets = Vec::new();
+    for socket in sockets(&config) {
+        secrets.extend(secret_refs(socket).under("transport_socket")?);
+    }
+    secrets.sort();
+    secrets.dedup();
+    let kind = discovery::kind(&config)?;
+    let eds = match (&config.eds_cluster_config, kind) {
+        (Some(eds), DiscoveryKind::Eds) => {
+            let name = if eds.service_name.is_empty() {
+                &config.name
+            } else {
+                &eds.service_name
+            };
+            Some((
+                name.clone(),
+                Source::compile(eds.eds_config.as_ref()).under("eds_cluster_config.eds_config")?,
+            ))
+        }
+        _ => None,
+    };
+    Ok(ClusterNeeds {
+        name: config.name.clone(),
+        kind,
+        eds,
+        secrets,
+        eager: matches!(kind, DiscoveryKind::StrictDns | DiscoveryKind::LogicalDns) || !config.health_checks.is_empty(),
+    })
+}
+
+fn decode(bytes: &[u8]) -> Compiled<pb::Cluster> {
+    pb::Cluster::decode(bytes).map_err(|error| Problems::one("", error.to_string()))
+}
+
+fn sockets(config: &pb::Cluster) -> impl Iterator<Item = &core::TransportSocket> {
+    let matched = config
+        .transport_socket_matches
+        .iter()
+        .filter_map(|entry| entry.transport_socket.as_ref());
+    config.transport_socket.iter().chain(matched)
+}
+
+fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Cluster> {
+    let transport = transport(config, cx)?;
+    let plan = plan(config, &transport)?;
+    let inline = inline_endpoints(config, &plan, &transport)?;
+    let name: Arc<str> = Arc::from(config.name.as_str());
+    let stats = cx.stats.group::<ClusterStats>(&stats_prefix(config));
+    let limits = plan.thresholds;
+    let cluster = Cluster {
+        id: xxhash_rust::xxh64::xxh64(bytes, 0),
+        connect_timeout: plan.connect_timeout,
+        http: plan.http,
+        socket: plan.socket,
+        breakers: Breakers::new(limits.default, limits.high, limits.per_host, stats.clone()),
+        hosts: Default::default(),
+        lb: plan.lb,
+        outlier: plan.outlier.map(|outlier| Detector::new(outlier, stats.clone())),
+        discovery: plan.discovery,
+        health_checks: plan.health_checks,
+        metadata: config.metadata.clone().map(Arc::new),
+        registry: cx.hosts.clone(),
+        members: Default::default(),
+        destinations: Default::default(),
+        transport,
+        stats,
+        name,
+    };
+    let now = crate::runtime::clock::now();
+    cluster.start(now);
+    if let Some(endpoints) = inline {
+        cluster.set_endpoints(endpoints, now);
+    }
+    Ok(cluster)
+}
+
+fn stats_prefix(config: &pb::Cluster) -> String {
+    let name = if config.alt_stat_name.is_empty() {
+        &config.name
+    } else {
+        &config.alt_stat_name
+    };
+    format!("cluster.{}.", name.replace(':', "_"))
+}
+
+fn plan(config: &pb::Cluster, transport: &UpstreamTransport) -> Compiled<Plan> {
+    refuse("name", config.name.is_empty(), "required")?;
+    unsupported(config)?;
+    let connect_timeout = duration("connect_timeout", config.connect_timeout.as_ref())?;
+    refuse(
+        "connect_timeout",
+        connect_timeout.is_some_and(|timeout| timeout.is_zero()),
+        "must be greater than 0",
+    )?;
+    let discovery = discovery::compile(config, transport)?;
+    let lb = lb::compile(config)?;
+    let is_original_dst = matches!(discovery, Discovery::OriginalDst);
+    if is_original_dst != matches!(lb.policy, Policy::OriginalDst(_)) {
+        return Err(Problems::one(
+            "lb_policy",
+            "CLUSTER_PROVIDED goes with type ORIGINAL_DST, and only with it",
+        ));
+    }
+    Ok(Plan {
+        discovery,
+        connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(5)),
+        http: http::compile(config)?,
+        socket: socket::compile(config)?,
+        lb,
+        thresholds: breakers::compile(config.circuit_breakers.as_ref()).under("circuit_breakers")?,
+        outlier: super::route::optional("outlier_detection", config.outlier_detection.as_ref(), outlier::compile)?,
+        health_checks: each("health_checks", &config.health_checks, health::compile)?,
+    })
+}
+
+/// Fields whose meaning would be lost. Those that only bound memory or enrich statistics are the ledger's business.
+fn unsupported(config: &pb::Cluster) -> Compiled<()> {
+    let is_set = [
+        ("transport_socket_matcher", config.transport_socket_matcher.is_some()),
+        ("lb_subset_config", config.lb_subset_config.is_some()),
+        ("upstream_config", config.upstream_config.is_some()),
+        ("preconnect_policy", config.preconnect_policy.is_some()),
+        (
+            "connection_pool_per_downstream_connection",
+            config.connection_pool_per_downstream_connection,
+        ),
+        ("queuing_policies", config.queuing_policies.is_some()),
+        ("lrs_server", config.lrs_server.is_some()),
+        ("stats_matcher", config.stats_matcher.is_some()),
+    ];
+    let found = is_set.iter().filter(|(_, is_set)| *is_set);
+    let problems: Vec<_> = found
+        .flat_map(|(path, _)| Problems::one(*path, "not supported").0)
+        .collect();
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Problems(problems))
+    }
+}
+
+fn transport(config: &pb::Cluster, cx: &BuildContext) -> Compiled<UpstreamTransport> {
+    let socket = |socket: &core::TransportSocket| super::tls::upstream(socket, cx);
+    let default = super::route::optional("transport_socket", config.transport_socket.as_ref(), socket)?;
+    let matches = each("transport_socket_matches", &config.transport_socket_matches, |entry| {
+        let tls = super::route::optional("transport_socket", entry.transport_socket.as_ref(), socket)?;
+        let labels = entry.r#match.clone().unwrap_or_default().fields.into_iter().collect();
+        Ok(TransportMatch {
+            name: entry.name.clone(),
+            labels,
+            tls: tls.flatten(),
+        })
+    })?;
+    Ok(UpstreamTransport {
+        default: default.flatten(),
+        matches,
+    })
+}
+
+fn inline_endpoints(
+    config: &pb::Cluster,
+    plan: &Plan,
+    transport: &UpstreamTransport,
+) -> Compiled<Option<endpoint::Endpoints>> {
+    match (&plan.discovery, &config.load_assignment) {
+        (Discovery::Static, Some(assignment)) => endpoint::compile(assignment, transport)
+            .map(Some)
+            .under("load_assignment"),
+        (Discovery::Static, None) => Ok(Some(endpoint::Endpoints::default())),
+        (Discovery::Eds | Discovery::OriginalDst, Some(_)) => Err(Problems::one(
+            "load_assignment",
+            "goes with types STATIC, STRICT_DNS and LOGICAL_DNS",
+        )),
+        _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests;

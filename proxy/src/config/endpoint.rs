@@ -1,1 +1,324 @@
 //! `envoy.config.endpoint.v3.ClusterLoadAssignment` → hosts by priority.
+//!
+//! An endpoint becomes a [`Template`], and a template with an address a host: at once where the address is one, after
+//! each answer where it is a DNS name.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use prost::Message;
+use remora_proto::pb::envoy::config::core::v3 as core;
+use remora_proto::pb::envoy::config::endpoint::v3 as pb;
+
+use super::route::{Under, each, refuse};
+use super::{Compiled, Problems};
+use crate::cluster::host::{Health, HealthCheckTarget, Host, Locality};
+use crate::cluster::priority::{AssignmentPolicy, OVERPROVISIONING_FACTOR};
+use crate::runtime::io::Address;
+use crate::tls::{UpstreamTls, UpstreamTransport};
+
+/// What an assignment says: its hosts, in order, without their state.
+#[derive(Default)]
+pub struct Endpoints {
+    pub hosts: Vec<Endpoint>,
+    pub policy: AssignmentPolicy,
+}
+
+/// One host and the health that the control plane gives it.
+pub struct Endpoint {
+    pub host: Host,
+    pub health: Health,
+    pub draining: bool,
+}
+
+/// Where an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    Address(Address),
+    /// A DNS name and a port.
+    Name(String, u16),
+}
+
+/// An endpoint before its address is known.
+#[derive(Clone)]
+pub struct Template {
+    pub location: Location,
+    pub additional: Vec<Address>,
+    pub hostname: Arc<str>,
+    pub weight: u32,
+    pub priority: u32,
+    pub locality: Arc<Locality>,
+    pub metadata: Option<Arc<core::Metadata>>,
+    pub tls: Option<Arc<UpstreamTls>>,
+    pub health_check: Option<Arc<HealthCheckTarget>>,
+    pub health: Health,
+    pub draining: bool,
+}
+
+impl Template {
+    /// The host at `address`.
+    pub fn at(&self, address: Address) -> Endpoint {
+        let mut host = Host::new(address);
+        host.additional_addresses = self.additional.clone().into_boxed_slice();
+        host.hostname = self.hostname.clone();
+        host.weight = self.weight;
+        host.priority = self.priority;
+        host.locality = self.locality.clone();
+        host.metadata = self.metadata.clone();
+        host.tls = self.tls.clone();
+        host.health_check = self.health_check.clone();
+        Endpoint {
+            host,
+            health: self.health,
+            draining: self.draining,
+        }
+    }
+}
+
+/// Whether an encoded assignment can be used.
+///
+/// # Errors
+/// What cannot, by path.
+pub fn check(bytes: &[u8]) -> Compiled<()> {
+    compile(&decode(bytes)?, &UpstreamTransport::default()).map(|_| ())
+}
+
+/// # Errors
+/// The bytes are no such message.
+pub fn decode(bytes: &[u8]) -> Compiled<pb::ClusterLoadAssignment> {
+    pb::ClusterLoadAssignment::decode(bytes).map_err(|error| Problems::one("", error.to_string()))
+}
+
+/// Endpoints that all have addresses.
+///
+/// # Errors
+/// What is wrong or not supported, by path.
+pub fn compile(assignment: &pb::ClusterLoadAssignment, transport: &UpstreamTransport) -> Compiled<Endpoints> {
+    let (templates, policy) = templates(assignment, transport)?;
+    let hosts = templates.iter().map(|template| match &template.location {
+        Location::Address(address) => Ok(template.at(address.clone())),
+        Location::Name(name, _) => Err(Problems::one("endpoints", format!("malformed IP address: {name}"))),
+    });
+    Ok(Endpoints {
+        hosts: hosts.collect::<Compiled<_>>()?,
+        policy,
+    })
+}
+
+/// Every endpoint, whether it has an address or a name.
+///
+/// # Errors
+/// What is wrong or not supported, by path.
+pub fn templates(
+    assignment: &pb::ClusterLoadAssignment,
+    transport: &UpstreamTransport,
+) -> Compiled<(Vec<Template>, AssignmentPolicy)> {
+    let mut policy = policy(assignment.policy.as_ref()).under("policy")?;
+    refuse(
+        "named_endpoints",
+        !assignment.named_endpoints.is_empty(),
+        "not supported",
+    )?;
+    let groups = each("endpoints", &assignment.endpoints, |group| locality(group, transport))?;
+    let mut all = Vec::new();
+    for (group, templates) in assignment.endpoints.iter().zip(groups) {
+        let weight = group.load_balancing_weight.as_ref().map_or(0, |weight| weight.value);
+        if let Some(first) = templates.first() {
+            policy
+                .locality_weights
+                .insert((group.priority, first.locality.clone()), weight);
+        }
+        all.extend(templates);
+    }
+    Ok((all, policy))
+}
+
+fn policy(policy: Option<&pb::cluster_load_assignment::Policy>) -> Compiled<AssignmentPolicy> {
+    let Some(policy) = policy else {
+        return Ok(AssignmentPolicy::default());
+    };
+    refuse("drop_overloads", !policy.drop_overloads.is_empty(), "not supported")?;
+    refuse(
+        "endpoint_stale_after",
+        policy.endpoint_stale_after.is_some(),
+        "not supported",
+    )?;
+    let factor = policy
+        .overprovisioning_factor
+        .as_ref()
+        .map_or(OVERPROVISIONING_FACTOR, |factor| factor.value);
+    refuse("overprovisioning_factor", factor == 0, "must be greater than 0")?;
+    Ok(AssignmentPolicy {
+        overprovisioning_factor: factor,
+        weighted_priority_health: policy.weighted_priority_health,
+        ..AssignmentPolicy::default()
+    })
+}
+
+#[allow(deprecated)]
+fn locality(group: &pb::LocalityLbEndpoints, transport: &UpstreamTransport) -> Compiled<Vec<Template>> {
+    use pb::locality_lb_endpoints::LbConfig;
+    let is_leds = matches!(group.lb_config, Some(LbConfig::LedsClusterLocalityConfig(_)));
+    refuse("leds_cluster_locality_config", is_leds, "not supported")?;
+    refuse("priority", group.priority > 128, "must be at most 128")?;
+    let is_zero = group
+        .load_balancing_weight
+        .as_ref()
+        .is_some_and(|weight| weight.value == 0);
+    refuse("load_balancing_weight", is_zero, "must be at least 1")?;
+    let name = group.locality.clone().unwrap_or_default();
+    let name = Arc::new(Locality {
+        region: name.region,
+        zone: name.zone,
+        sub_zone: name.sub_zone,
+    });
+    let endpoint = |endpoint: &pb::LbEndpoint| endpoint_template(endpoint, group, &name, transport);
+    match &group.lb_config {
+        Some(LbConfig::LoadBalancerEndpoints(list)) => {
+            each("load_balancer_endpoints.lb_endpoints", &list.lb_endpoints, endpoint)
+        }
+        _ => each("lb_endpoints", &group.lb_endpoints, endpoint),
+    }
+}
+
+fn endpoint_template(
+    value: &pb::LbEndpoint,
+    group: &pb::LocalityLbEndpoints,
+    locality: &Arc<Locality>,
+    transport: &UpstreamTransport,
+) -> Compiled<Template> {
+    use pb::lb_endpoint::HostIdentifier;
+    let endpoint = match &value.host_identifier {
+        Some(HostIdentifier::Endpoint(endpoint)) => endpoint,
+        Some(HostIdentifier::EndpointName(_)) => return Err(Problems::one("endpoint_name", "not supported")),
+        None => return Err(Problems::one("endpoint", "required")),
+    };
+    let weight = value.load_balancing_weight.as_ref().map_or(1, |weight| weight.value);
+    refuse("load_balancing_weight", weight == 0, "must be at least 1")?;
+    let (health, draining) = match core::HealthStatus::try_from(value.health_status) {
+        Ok(core::HealthStatus::Unknown | core::HealthStatus::Healthy) => (Health::Healthy, false),
+        Ok(core::HealthStatus::Degraded) => (Health::Degraded, false),
+        Ok(core::HealthStatus::Unhealthy | core::HealthStatus::Timeout) => (Health::Unhealthy, false),
+        Ok(core::HealthStatus::Draining) => (Health::Unhealthy, true),
+        Err(_) => return Err(Problems::one("health_status", "unknown value")),
+    };
+    let location = location(endpoint.address.as_ref()).under("endpoint.address")?;
+    let additional = each(
+        "endpoint.additional_addresses",
+        &endpoint.additional_addresses,
+        |additional| match self::location(additional.address.as_ref()).under("address")? {
+            Location::Address(address) => Ok(address),
+            Location::Name(name, _) => Err(Problems::one("address", format!("malformed IP address: {name}"))),
+        },
+    )?;
+    let health_check = endpoint
+        .health_check_config
+        .as_ref()
+        .map(health_check_target)
+        .transpose();
+    Ok(Template {
+        location,
+        additional,
+        hostname: Arc::from(endpoint.hostname.as_str()),
+        weight,
+        priority: group.priority,
+        locality: locality.clone(),
+        metadata: value.metadata.clone().map(Arc::new),
+        tls: transport_for(transport, value.metadata.as_ref(), group.metadata.as_ref()),
+        health_check: health_check.under("endpoint.health_check_config")?.map(Arc::new),
+        health,
+        draining,
+    })
+}
+
+fn health_check_target(config: &pb::endpoint::HealthCheckConfig) -> Compiled<HealthCheckTarget> {
+    let address = match &config.address {
+        None => None,
+        Some(address) => match location(Some(address)).under("address")? {
+            Location::Address(address) => Some(address),
+            Location::Name(name, _) => return Err(Problems::one("address", format!("malformed IP address: {name}"))),
+        },
+    };
+    Ok(HealthCheckTarget {
+        address,
+        port: port(config.port_value).under("port_value")?,
+        hostname: config.hostname.clone(),
+        disabled: config.disable_active_health_check,
+    })
+}
+
+/// The transport socket of an endpoint: the first match that its metadata, else its locality's, fits; else the default.
+pub fn transport_for(
+    transport: &UpstreamTransport,
+    endpoint: Option<&core::Metadata>,
+    locality: Option<&core::Metadata>,
+) -> Option<Arc<UpstreamTls>> {
+    const NAMESPACE: &str = "envoy.transport_socket_match";
+    let labels = [endpoint, locality]
+        .into_iter()
+        .flatten()
+        .find_map(|metadata| metadata.filter_metadata.get(NAMESPACE));
+    let fits = |entry: &&crate::tls::TransportMatch| {
+        let has = |(key, value): &(String, _)| labels.is_some_and(|labels| labels.fields.get(key) == Some(value));
+        entry.labels.iter().all(has)
+    };
+    match transport.matches.iter().find(fits) {
+        Some(entry) => entry.tls.clone(),
+        None => transport.default.clone(),
+    }
+}
+
+/// An address of an endpoint, or of anything that may be named instead.
+///
+/// # Errors
+/// What is wrong or not supported, by path.
+pub fn location(address: Option<&core::Address>) -> Compiled<Location> {
+    use core::address::Address as Kind;
+    match address.and_then(|address| address.address.as_ref()) {
+        Some(Kind::SocketAddress(socket)) => socket_location(socket).under("socket_address"),
+        Some(Kind::Pipe(pipe)) => Ok(Location::Address(Address::Pipe(Arc::from(pipe.path.as_str())))),
+        Some(Kind::EnvoyInternalAddress(internal)) => internal_location(internal).under("envoy_internal_address"),
+        None => Err(Problems::one("", "an address is required")),
+    }
+}
+
+fn internal_location(internal: &core::EnvoyInternalAddress) -> Compiled<Location> {
+    use core::envoy_internal_address::AddressNameSpecifier;
+    refuse("endpoint_id", !internal.endpoint_id.is_empty(), "not supported")?;
+    match &internal.address_name_specifier {
+        Some(AddressNameSpecifier::ServerListenerName(name)) => {
+            Ok(Location::Address(Address::Internal(Arc::from(name.as_str()))))
+        }
+        None => Err(Problems::one("server_listener_name", "required")),
+    }
+}
+
+/// An IP address or name with its port.
+///
+/// # Errors
+/// What is wrong or not supported, by path.
+pub fn socket_location(socket: &core::SocketAddress) -> Compiled<Location> {
+    use core::socket_address::PortSpecifier;
+    refuse(
+        "protocol",
+        socket.protocol != core::socket_address::Protocol::Tcp as i32,
+        "only TCP is supported",
+    )?;
+    refuse("resolver_name", !socket.resolver_name.is_empty(), "not supported")?;
+    let has_namespace = !socket.network_namespace_filepath.is_empty();
+    refuse("network_namespace_filepath", has_namespace, "not supported")?;
+    let port = match &socket.port_specifier {
+        Some(PortSpecifier::PortValue(value)) => port(*value).under("port_value")?,
+        Some(PortSpecifier::NamedPort(_)) => return Err(Problems::one("named_port", "not supported")),
+        None => 0,
+    };
+    match socket.address.parse::<IpAddr>() {
+        Ok(ip) => Ok(Location::Address(Address::Ip(SocketAddr::new(ip, port)))),
+        Err(_) if socket.address.is_empty() => Err(Problems::one("address", "required")),
+        Err(_) => Ok(Location::Name(socket.address.clone(), port)),
+    }
+}
+
+fn port(value: u32) -> Compiled<u16> {
+    u16::try_from(value).map_err(|_| Problems::one("", "must be at most 65535"))
+}

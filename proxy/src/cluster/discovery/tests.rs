@@ -1,0 +1,149 @@
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+use prost::Message;
+use remora_proto::pb::envoy::config::cluster::v3 as pb;
+use remora_proto::pb::envoy::config::core::v3 as core;
+use remora_proto::pb::envoy::config::endpoint::v3 as epb;
+
+use super::*;
+use crate::config::BuildContext;
+
+type Answers = HashMap<(&'static str, bool), Result<Vec<IpAddr>, ()>>;
+
+#[derive(Default)]
+struct Scripted {
+    answers: Mutex<Answers>,
+    ttl: Duration,
+}
+
+impl Resolve for Scripted {
+    fn resolve<'a>(&'a self, name: &'a str, v6: bool) -> Resolving<'a> {
+        let found = self.answers.lock().iter().find(|((known, of_v6), _)| *known == name && *of_v6 == v6).map(|(_, answer)| answer.clone());
+        let ttl = self.ttl;
+        Box::pin(async move {
+            match found {
+                Some(Ok(addresses)) => Ok(Answer { addresses, ttl }),
+                Some(Err(())) | None => Err(ResolveError("no answer".to_owned())),
+            }
+        })
+    }
+}
+
+fn v4(last: u8) -> IpAddr {
+    [10, 0, 0, last].into()
+}
+
+fn config(kind: i32, names: &[&str]) -> pb::Cluster {
+    let endpoint = |name: &&str| epb::LbEndpoint {
+        host_identifier: Some(epb::lb_endpoint::HostIdentifier::Endpoint(epb::Endpoint {
+            address: Some(core::Address {
+                address: Some(core::address::Address::SocketAddress(core::SocketAddress {
+                    address: (*name).to_owned(),
+                    port_specifier: Some(core::socket_address::PortSpecifier::PortValue(80)),
+                    ..Default::default()
+                })),
+            }),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    pb::Cluster {
+        name: "dns".to_owned(),
+        cluster_discovery_type: Some(pb::cluster::ClusterDiscoveryType::Type(kind)),
+        load_assignment: Some(epb::ClusterLoadAssignment {
+            endpoints: vec![epb::LocalityLbEndpoints {
+                lb_endpoints: names.iter().map(endpoint).collect(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn build(config: &pb::Cluster) -> Arc<Cluster> {
+    let built = crate::config::cluster::compile(&config.encode_to_vec(), &BuildContext::default());
+    Arc::new(built.unwrap_or_else(|problems| panic!("{problems}")))
+}
+
+fn addresses(cluster: &Cluster) -> Vec<String> {
+    cluster.all_hosts().iter().map(|host| host.address.to_string()).collect()
+}
+
+/// Lets the task run until it sleeps, `seconds` later.
+async fn pass(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_address_is_a_host_and_a_failure_keeps_them() {
+    let cluster = build(&config(1, &["a.test", "10.0.0.9"]));
+    assert!(addresses(&cluster).is_empty());
+    let resolver = Arc::new(Scripted::default());
+    resolver.answers.lock().insert(("a.test", false), Ok(vec![v4(1), v4(2)]));
+    let running = crate::runtime::spawn::spawn("test", run(Arc::downgrade(&cluster), resolver.clone()));
+    pass(1).await;
+    assert_eq!(addresses(&cluster), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.9:80"]);
+    resolver.answers.lock().insert(("a.test", false), Err(()));
+    pass(5).await;
+    assert_eq!(addresses(&cluster).len(), 3);
+    assert_eq!(cluster.stats.update_failure.value(), 1);
+    resolver.answers.lock().insert(("a.test", false), Ok(vec![v4(2)]));
+    pass(60).await;
+    assert_eq!(addresses(&cluster), ["10.0.0.2:80", "10.0.0.9:80"]);
+    drop(cluster);
+    pass(60).await;
+    assert!(running.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logical_cluster_has_one_host() {
+    let cluster = build(&config(2, &["a.test"]));
+    let resolver = Arc::new(Scripted::default());
+    resolver.answers.lock().insert(("a.test", false), Ok(vec![v4(1), v4(2)]));
+    crate::runtime::spawn::spawn("test", run(Arc::downgrade(&cluster), resolver));
+    pass(1).await;
+    assert_eq!(addresses(&cluster), ["10.0.0.1:80"]);
+}
+
+#[tokio::test]
+async fn families_are_asked_in_their_order() {
+    let resolver = Scripted::default();
+    let v6: IpAddr = std::net::Ipv6Addr::LOCALHOST.into();
+    resolver.answers.lock().extend([
+        (("both", false), Ok(vec![v4(1)])),
+        (("both", true), Ok(vec![v6])),
+        (("four", false), Ok(vec![v4(1)])),
+        (("four", true), Ok(vec![])),
+    ]);
+    use LookupFamily as Family;
+    for (name, family, expected) in [
+        ("both", Family::Auto, vec![v6]),
+        ("both", Family::V4Preferred, vec![v4(1)]),
+        ("both", Family::V4Only, vec![v4(1)]),
+        ("both", Family::V6Only, vec![v6]),
+        ("both", Family::All, vec![v4(1), v6]),
+        ("four", Family::Auto, vec![v4(1)]),
+        ("four", Family::V6Only, vec![]),
+    ] {
+        let answer = look_up(name, family, &resolver).await.expect("an answer");
+        assert_eq!(answer.addresses, expected, "{name} {family:?}");
+    }
+    assert!(look_up("none", Family::Auto, &resolver).await.is_err());
+}
+
+#[test]
+fn questions_are_repeated_in_time() {
+    let seconds = Duration::from_secs;
+    let config = DnsConfig { respect_ttl: true, ..DnsConfig::default() };
+    assert_eq!(delay(&config, Some(seconds(30)), 0, 0), seconds(30));
+    assert_eq!(delay(&config, Some(seconds(1)), 0, 0), seconds(5));
+    assert_eq!(delay(&DnsConfig::default(), Some(seconds(30)), 0, 0), seconds(5));
+    for failures in 1..40 {
+        for random in [0, 1 << 40, u64::MAX] {
+            let delay = delay(&config, None, failures, random);
+            assert!((seconds(5)..=seconds(50)).contains(&delay), "{delay:?}");
+        }
+    }
+}

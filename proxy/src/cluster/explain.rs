@@ -1,0 +1,78 @@
+//! Why a host gets the load that it gets: what `/clusters` shows.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::Cluster;
+use super::host::{Health, Host};
+
+/// One host as the balancer sees it now.
+pub struct HostExplanation {
+    pub host: Arc<Host>,
+    pub health: Health,
+    /// `healthy`, or `/failed_eds_health/…`.
+    pub flags: String,
+    /// Percent of the cluster's load that its priority gets through healthy and through degraded hosts.
+    pub priority_load: (u32, u32),
+    /// Its priority uses all hosts, whatever their health.
+    pub panic: bool,
+    pub ejected_until: Option<Instant>,
+    pub ejections: u32,
+    /// Percent, of the last interval of outlier detection.
+    pub success_rate: Option<f64>,
+    pub local_origin_success_rate: Option<f64>,
+    pub counts: HostCounts,
+}
+
+/// A host's counters, under the names of `/clusters`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostCounts {
+    pub cx_active: u64,
+    pub cx_connect_fail: u64,
+    pub cx_total: u64,
+    pub rq_active: u64,
+    pub rq_error: u64,
+    pub rq_success: u64,
+    pub rq_timeout: u64,
+    pub rq_total: u64,
+}
+
+impl Cluster {
+    /// Every host, by priority.
+    pub fn explain(&self) -> Vec<HostExplanation> {
+        let set = self.hosts.load_full();
+        let explain = |host: Arc<Host>| {
+            let index = host.priority as usize;
+            let load = |loads: &[u32]| loads.get(index).copied().unwrap_or(0);
+            let outlier = &host.state.outlier;
+            HostExplanation {
+                health: host.state.health(),
+                flags: host.state.flags_text(),
+                priority_load: (load(&set.loads.healthy), load(&set.loads.degraded)),
+                panic: set.loads.panic.get(index).copied().unwrap_or(false),
+                ejected_until: outlier.ejected_until(),
+                ejections: outlier.ejections(),
+                success_rate: outlier.success_rate(),
+                local_origin_success_rate: outlier.local_origin_success_rate(),
+                counts: counts(&host),
+                host,
+            }
+        };
+        self.all_hosts().into_iter().map(explain).collect()
+    }
+}
+
+fn counts(host: &Host) -> HostCounts {
+    let state = &host.state;
+    HostCounts {
+        cx_active: u64::from(state.cx_active.load(Ordering::Relaxed)),
+        cx_connect_fail: state.cx_connect_fail.load(Ordering::Relaxed),
+        cx_total: state.cx_total.load(Ordering::Relaxed),
+        rq_active: u64::from(state.rq_active.load(Ordering::Relaxed)),
+        rq_error: state.rq_error.load(Ordering::Relaxed),
+        rq_success: state.rq_success.load(Ordering::Relaxed),
+        rq_timeout: state.rq_timeout.load(Ordering::Relaxed),
+        rq_total: state.rq_total.load(Ordering::Relaxed),
+    }
+}

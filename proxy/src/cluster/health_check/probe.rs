@@ -1,0 +1,157 @@
+//! One question to one host, over a connection of its own.
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::{CheckKind, HealthCheck, HttpCheck, Outcome, TcpCheck};
+use crate::cluster::Cluster;
+use crate::cluster::host::Host;
+use crate::runtime::io::{Address, Io};
+
+/// Checks `host` once, within the check's time.
+pub async fn probe(cluster: &Cluster, host: &Host, check: &HealthCheck) -> Outcome {
+    let asked = async {
+        let io = connect(host, check).await?;
+        match &check.kind {
+            CheckKind::Tcp(tcp) => ask_tcp(io, tcp).await,
+            CheckKind::Http(http) => ask_http(io, http, cluster, host).await,
+        }
+    };
+    match tokio::time::timeout(check.timeout, asked).await {
+        Ok(outcome) => outcome.unwrap_or(Outcome::NetworkFailure),
+        Err(_) => Outcome::Timeout,
+    }
+}
+
+/// `None`: not connected.
+async fn connect(host: &Host, check: &HealthCheck) -> Option<Io> {
+    let target = host.health_check.as_deref();
+    let address = target
+        .and_then(|target| target.address.as_ref())
+        .unwrap_or(&host.address);
+    let io = match address {
+        Address::Ip(address) => {
+            let mut address = *address;
+            let own_port = target.map(|target| target.port).filter(|port| *port != 0);
+            if let Some(port) = own_port.or(check.alt_port) {
+                address.set_port(port);
+            }
+            Io::Tcp(TcpStream::connect(address).await.ok()?)
+        }
+        Address::Pipe(path) => Io::Unix(UnixStream::connect(&**path).await.ok()?),
+        Address::Internal(_) => return None,
+    };
+    match &host.tls {
+        Some(tls) => Some(tls.connect(io, None, None).await.ok()?.io),
+        None => Some(io),
+    }
+}
+
+async fn ask_tcp(mut io: Io, check: &TcpCheck) -> Option<Outcome> {
+    if check.send.is_empty() && check.receive.is_empty() {
+        return Some(Outcome::Success);
+    }
+    io.write_all(&check.send).await.ok()?;
+    io.flush().await.ok()?;
+    let mut received = Vec::new();
+    while !contains_in_order(&received, &check.receive) {
+        if io.read_buf(&mut received).await.ok()? == 0 {
+            return None;
+        }
+    }
+    Some(Outcome::Success)
+}
+
+/// Envoy's fuzzy match: each pattern somewhere behind the one before it.
+fn contains_in_order(received: &[u8], patterns: &[Vec<u8>]) -> bool {
+    let mut rest = received;
+    for pattern in patterns {
+        let Some(at) = memchr::memmem::find(rest, pattern) else {
+            return false;
+        };
+        rest = &rest[at + pattern.len()..];
+    }
+    true
+}
+
+async fn ask_http(io: Io, check: &HttpCheck, cluster: &Cluster, host: &Host) -> Option<Outcome> {
+    let request = request(check, cluster, host)?;
+    let io = TokioIo::new(io);
+    let response = if check.http2 {
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+            .await
+            .ok()?;
+        tokio::select! {
+            response = sender.send_request(request) => response.ok()?,
+            _ = connection => return None,
+        }
+    } else {
+        let (mut sender, mut connection) = hyper::client::conn::http1::handshake(io).await.ok()?;
+        let sending = sender.send_request(request);
+        tokio::pin!(sending);
+        tokio::select! {
+            response = &mut sending => response.ok()?,
+            // The connection may end first, with the response already there.
+            _ = &mut connection => sending.await.ok()?,
+        }
+    };
+    Some(judge(check, &response))
+}
+
+fn request(check: &HttpCheck, cluster: &Cluster, host: &Host) -> Option<http::Request<Empty<Bytes>>> {
+    let own = host
+        .health_check
+        .as_deref()
+        .map(|target| target.hostname.as_str())
+        .filter(|name| !name.is_empty());
+    let authority = match (own, check.host.as_str()) {
+        (Some(own), _) => own,
+        (None, "") => &cluster.name,
+        (None, configured) => configured,
+    };
+    let mut request = http::Request::builder()
+        .method(check.method.clone())
+        .header(http::header::USER_AGENT, "Envoy/HC");
+    if check.http2 {
+        let scheme = if host.tls.is_some() { "https" } else { "http" };
+        request = request.uri(format!("{scheme}://{authority}{}", check.path));
+    } else {
+        request = request.uri(check.path.as_str()).header(http::header::HOST, authority);
+    }
+    for (name, value) in &check.headers {
+        request = request.header(name, value);
+    }
+    request.body(Empty::new()).ok()
+}
+
+fn judge<B>(check: &HttpCheck, response: &http::Response<B>) -> Outcome {
+    let status = response.status().as_u16();
+    let within = |ranges: &[(u16, u16)]| ranges.iter().any(|(from, to)| (*from..*to).contains(&status));
+    let says = |name: &str| response.headers().get(name).is_some_and(|value| value == "true");
+    if response.headers().contains_key("x-envoy-immediate-health-check-fail") {
+        return Outcome::ImmediateFailure;
+    }
+    match (within(&check.expected), within(&check.retriable)) {
+        (true, _) if says("x-envoy-degraded") => Outcome::Degraded,
+        (true, _) => Outcome::Success,
+        (false, true) => Outcome::Retriable,
+        (false, false) => Outcome::Failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_found_in_order_only() {
+        let patterns = [b"ab".to_vec(), b"bc".to_vec()];
+        assert!(contains_in_order(b"xabybcz", &patterns));
+        assert!(!contains_in_order(b"abc", &patterns));
+        assert!(!contains_in_order(b"bcab", &patterns));
+        assert!(contains_in_order(b"", &[]));
+    }
+}

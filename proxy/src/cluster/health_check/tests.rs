@@ -1,0 +1,136 @@
+use prost::Message;
+use remora_proto::pb::envoy::config::cluster::v3 as pb;
+use remora_proto::pb::envoy::config::core::v3 as core;
+use remora_proto::pb::google::protobuf::Duration as PbDuration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::config::BuildContext;
+
+fn number(value: u32) -> remora_proto::pb::google::protobuf::UInt32Value {
+    remora_proto::pb::google::protobuf::UInt32Value { value }
+}
+
+fn check(kind: core::health_check::HealthChecker) -> core::HealthCheck {
+    core::HealthCheck {
+        timeout: Some(PbDuration { seconds: 1, nanos: 0 }),
+        interval: Some(PbDuration { seconds: 5, nanos: 0 }),
+        unhealthy_threshold: Some(number(2)),
+        healthy_threshold: Some(number(3)),
+        health_checker: Some(kind),
+        ..Default::default()
+    }
+}
+
+fn http() -> core::health_check::HealthChecker {
+    core::health_check::HealthChecker::HttpHealthCheck(core::health_check::HttpHealthCheck {
+        path: "/healthz".to_owned(),
+        ..Default::default()
+    })
+}
+
+fn cluster(check: core::HealthCheck, port: u16) -> Arc<Cluster> {
+    use remora_proto::pb::envoy::config::endpoint::v3 as epb;
+    let address = core::Address {
+        address: Some(core::address::Address::SocketAddress(core::SocketAddress {
+            address: "127.0.0.1".to_owned(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(u32::from(port))),
+            ..Default::default()
+        })),
+    };
+    let endpoint = epb::LbEndpoint {
+        host_identifier: Some(epb::lb_endpoint::HostIdentifier::Endpoint(epb::Endpoint {
+            address: Some(address),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let config = pb::Cluster {
+        name: "checked".to_owned(),
+        health_checks: vec![check],
+        load_assignment: Some(epb::ClusterLoadAssignment {
+            endpoints: vec![epb::LocalityLbEndpoints {
+                lb_endpoints: vec![endpoint],
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let built = crate::config::cluster::compile(&config.encode_to_vec(), &BuildContext::default());
+    Arc::new(built.unwrap_or_else(|problems| panic!("{problems}")))
+}
+
+#[test]
+fn thresholds_count_but_for_the_first_result() {
+    let cluster = cluster(check(http()), 1);
+    let (check, host) = (&cluster.health_checks[0], &cluster.all_hosts()[0]);
+    let state = &host.state;
+    assert_eq!(state.flags_text(), "/failed_active_hc/pending_active_hc");
+    let mut checker = Checker::default();
+    let mut on = |outcome| (checker.on(check, state, outcome), state.flags_text());
+    let flags = |changed: bool, text: &str| (changed, text.to_owned());
+    assert_eq!(on(Outcome::Success), flags(true, "healthy"));
+    assert_eq!(on(Outcome::NetworkFailure), flags(false, "healthy"));
+    assert_eq!(on(Outcome::Success), flags(false, "healthy"));
+    assert_eq!(on(Outcome::Timeout), flags(false, "healthy"));
+    assert_eq!(on(Outcome::Timeout), flags(true, "/failed_active_hc/active_hc_timeout"));
+    assert_eq!(on(Outcome::Success).0, false);
+    assert_eq!(on(Outcome::Success).0, false);
+    assert_eq!(on(Outcome::Success), flags(true, "healthy"));
+    // A bad answer counts at once.
+    assert_eq!(on(Outcome::Failure), flags(true, "/failed_active_hc"));
+    assert_eq!(on(Outcome::ImmediateFailure), flags(true, "/failed_active_hc/excluded_via_immediate_hc_fail"));
+}
+
+#[test]
+fn the_interval_follows_health_and_traffic() {
+    let cluster = cluster(check(http()), 1);
+    let check = &cluster.health_checks[0];
+    assert_eq!(check.next_interval(true, false, false, 0), Duration::from_secs(60));
+    assert_eq!(check.next_interval(true, false, true, 0), Duration::from_secs(5));
+    let jittered = HealthCheck { interval_jitter_percent: 50, ..check.clone() };
+    assert_eq!(jittered.next_interval(true, false, true, 2499), Duration::from_millis(7499));
+}
+
+#[tokio::test]
+async fn an_http_check_asks_as_envoy_does() {
+    for (status, expected) in [("200 OK", Outcome::Success), ("404 Not Found", Outcome::Failure)] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let server = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut head).await.expect("a head") > 0);
+            }
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.expect("answered");
+            String::from_utf8(head).expect("text").to_lowercase()
+        };
+        let cluster = cluster(check(http()), port);
+        let host = cluster.all_hosts().remove(0);
+        let (head, outcome) = tokio::join!(server, probe::probe(&cluster, &host, &cluster.health_checks[0]));
+        assert_eq!(outcome, expected);
+        assert!(head.starts_with("get /healthz http/1.1\r\n"), "{head}");
+        assert!(head.contains("host: checked\r\n") && head.contains("user-agent: envoy/hc\r\n"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn a_checked_cluster_serves_once_its_host_has_passed() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let tcp = core::health_check::HealthChecker::TcpHealthCheck(Default::default());
+    let cluster = cluster(check(tcp), port);
+    assert!(cluster.hosts.load().loads.panic[0]);
+    let running = spawn("test", run(Arc::downgrade(&cluster)));
+    let (_connection, _) = listener.accept().await.expect("the check's connection");
+    let deadline = clock::now() + Duration::from_secs(20);
+    while cluster.all_hosts()[0].state.has(HealthFlag::FailedActiveHc) {
+        assert!(clock::now() < deadline, "never became healthy");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(cluster.all_hosts()[0].state.flags_text(), "healthy");
+    running.abort();
+}

@@ -1,0 +1,245 @@
+//! Consistent hashing: Envoy's ring (ketama) and Maglev tables, bit for bit, so that both proxies send a key to the same host.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use xxhash_rust::xxh64::xxh64;
+
+use crate::cluster::host::Host;
+
+/// `RingHashLbConfig`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RingHash {
+    /// Envoy's default: 1024.
+    pub minimum_ring_size: u64,
+    /// Envoy's default and maximum: 8 Mi.
+    pub maximum_ring_size: u64,
+    pub common: ConsistentHash,
+}
+
+/// `MaglevLbConfig`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Maglev {
+    /// A prime; Envoy's default is 65537.
+    pub table_size: u64,
+    pub common: ConsistentHash,
+}
+
+/// `ConsistentHashingLbConfig`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ConsistentHash {
+    pub use_hostname_for_hashing: bool,
+    /// Percent of the average load that a host may have; unset is no bound.
+    pub hash_balance_factor: Option<u32>,
+}
+
+/// What a hash is looked up in.
+pub struct Table {
+    slots: Slots,
+    /// Share of the weight per host, for the bound; empty without one.
+    shares: Vec<f64>,
+    balance_factor: u32,
+}
+
+enum Slots {
+    /// (hash, host), by hash.
+    Ring(Vec<(u64, u32)>),
+    Maglev(Vec<u32>),
+}
+
+impl Table {
+    pub fn ring(config: &RingHash, hosts: &[Arc<Host>], weights: &[f64]) -> Self {
+        let weights = normalised(weights);
+        let ring = ring(config, hosts, &weights);
+        Self::new(Slots::Ring(ring), &config.common, weights)
+    }
+
+    pub fn maglev(config: &Maglev, hosts: &[Arc<Host>], weights: &[f64]) -> Self {
+        let weights = normalised(weights);
+        let table = maglev(config, hosts, &weights);
+        Self::new(Slots::Maglev(table), &config.common, weights)
+    }
+
+    fn new(slots: Slots, common: &ConsistentHash, weights: Vec<f64>) -> Self {
+        Self {
+            slots,
+            shares: match common.hash_balance_factor {
+                Some(_) => weights,
+                None => Vec::new(),
+            },
+            balance_factor: common.hash_balance_factor.unwrap_or(0),
+        }
+    }
+
+    /// Index of the host for `hash`; re-selections go on to others.
+    pub fn pick(&self, hash: u64, attempt: u32, hosts: &[Arc<Host>]) -> Option<usize> {
+        let index = self.look_up(hash, attempt)?;
+        match self.shares.is_empty() || !self.is_overloaded(index, hosts) {
+            true => Some(index),
+            false => self.bounded(hash, index, hosts),
+        }
+    }
+
+    fn look_up(&self, hash: u64, attempt: u32) -> Option<usize> {
+        match &self.slots {
+            Slots::Ring(ring) if ring.is_empty() => None,
+            Slots::Ring(ring) => {
+                let at = ring.partition_point(|(entry, _)| *entry < hash) % ring.len();
+                Some(ring[(at + attempt as usize) % ring.len()].1 as usize)
+            }
+            Slots::Maglev(table) if table.is_empty() => None,
+            Slots::Maglev(table) => {
+                let hash = match attempt {
+                    0 => hash,
+                    _ => hash ^ (!0 - u64::from(attempt) + 1),
+                };
+                Some(table[(hash % table.len() as u64) as usize] as usize)
+            }
+        }
+    }
+
+    /// The hash's own order of the other hosts, first one under its bound; the least loaded of all if none is.
+    fn bounded(&self, hash: u64, own: usize, hosts: &[Arc<Host>]) -> Option<usize> {
+        // A permutation without allocating: start and stride from the hash, stride coprime with the count.
+        let count = hosts.len();
+        let mut stride = 1 + (hash >> 32) as usize % count.max(1);
+        while gcd(stride, count) != 1 {
+            stride += 1;
+        }
+        let at = |step: usize| (own + step * stride) % count;
+        (1..count)
+            .map(at)
+            .find(|index| !self.is_overloaded(*index, hosts))
+            .or_else(|| (0..count).min_by_key(|index| active(&hosts[*index])))
+    }
+
+    /// More than `ceil(average × share × factor)` active requests, as in the paper on bounded loads.
+    fn is_overloaded(&self, index: usize, hosts: &[Arc<Host>]) -> bool {
+        let total: u64 = hosts.iter().map(|host| u64::from(active(host))).sum();
+        let share = self.shares.get(index).copied().unwrap_or(0.0);
+        let allowed = ((total + 1) as f64 * share * f64::from(self.balance_factor) / 100.0).ceil();
+        hosts.get(index).is_none_or(|host| f64::from(active(host)) >= allowed)
+    }
+}
+
+fn active(host: &Arc<Host>) -> u32 {
+    host.state.rq_active.load(Ordering::Relaxed)
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    match b {
+        0 => a,
+        _ => gcd(b, a % b),
+    }
+}
+
+fn normalised(weights: &[f64]) -> Vec<f64> {
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|weight| weight / sum).collect()
+}
+
+fn ring(config: &RingHash, hosts: &[Arc<Host>], weights: &[f64]) -> Vec<(u64, u32)> {
+    let smallest = weights.iter().copied().fold(1.0, f64::min);
+    if hosts.is_empty() || smallest <= 0.0 {
+        return Vec::new();
+    }
+    // Enough entries that the lightest host has a whole number of them and the ring its minimum size, or the maximum size.
+    let scale = ((smallest * config.minimum_ring_size as f64).ceil() / smallest).min(config.maximum_ring_size as f64);
+    let mut ring = Vec::with_capacity(scale.ceil() as usize);
+    let (mut current, mut target) = (0.0, 0.0);
+    let mut text = Vec::with_capacity(64);
+    for (index, (host, weight)) in hosts.iter().zip(weights).enumerate() {
+        let key = hash_key(host, &config.common);
+        target += scale * weight;
+        let mut replica: u64 = 0;
+        while current < target {
+            text.clear();
+            // Writing to a vector cannot fail.
+            let _ = write!(text, "{key}_{replica}");
+            ring.push((xxh64(&text, 0), index as u32));
+            replica += 1;
+            current += 1.0;
+        }
+    }
+    ring.sort_unstable_by_key(|(hash, _)| *hash);
+    ring
+}
+
+/// Unfilled slots while a Maglev table is made.
+const EMPTY: u32 = u32::MAX;
+
+fn maglev(config: &Maglev, hosts: &[Arc<Host>], weights: &[f64]) -> Vec<u32> {
+    let size = config.table_size;
+    let heaviest = weights.iter().copied().fold(0.0, f64::max);
+    if hosts.is_empty() || heaviest <= 0.0 || size < 2 {
+        return Vec::new();
+    }
+    struct Turn {
+        host: u32,
+        weight: f64,
+        target: f64,
+        at: u64,
+        skip: u64,
+    }
+    let mut keyed: Vec<(String, usize)> = hosts
+        .iter()
+        .enumerate()
+        .map(|(index, host)| (hash_key(host, &config.common), index))
+        .collect();
+    keyed.sort();
+    let mut turns: Vec<Turn> = keyed
+        .iter()
+        .map(|(key, index)| Turn {
+            host: *index as u32,
+            weight: weights[*index],
+            target: 0.0,
+            at: xxh64(key.as_bytes(), 0) % size,
+            skip: xxh64(key.as_bytes(), 1) % (size - 1) + 1,
+        })
+        .collect();
+    let mut table = vec![EMPTY; size as usize];
+    let mut filled = 0;
+    let mut round: u64 = 1;
+    while filled < size {
+        for turn in &mut turns {
+            if filled == size {
+                break;
+            }
+            // Lighter hosts sit rounds out: one takes its turn when its weight has caught up with the heaviest.
+            if (round as f64) * turn.weight < turn.target {
+                continue;
+            }
+            turn.target += heaviest;
+            while table[turn.at as usize] != EMPTY {
+                turn.at = (turn.at + turn.skip) % size;
+            }
+            table[turn.at as usize] = turn.host;
+            turn.at = (turn.at + turn.skip) % size;
+            filled += 1;
+        }
+        round += 1;
+    }
+    table
+}
+
+/// What stands for a host: `envoy.lb: hash_key` of its metadata, its hostname, or its address.
+fn hash_key(host: &Host, common: &ConsistentHash) -> String {
+    use remora_proto::pb::google::protobuf::value::Kind;
+    let from_metadata = host
+        .metadata
+        .as_ref()
+        .and_then(|metadata| metadata.filter_metadata.get("envoy.lb")?.fields.get("hash_key"));
+    if let Some(Kind::StringValue(key)) = from_metadata.and_then(|value| value.kind.as_ref())
+        && !key.is_empty()
+    {
+        return key.clone();
+    }
+    match common.use_hostname_for_hashing && !host.hostname.is_empty() {
+        true => host.hostname.to_string(),
+        false => host.address.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

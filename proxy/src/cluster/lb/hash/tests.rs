@@ -1,0 +1,107 @@
+use super::*;
+use crate::runtime::io::Address;
+
+fn hosts(count: u8) -> Vec<Arc<Host>> {
+    let host = |index: u8| Arc::new(Host::new(Address::Ip(([127, 0, 0, 1], 90 + u16::from(index)).into())));
+    (0..count).map(host).collect()
+}
+
+fn ring_of(hosts: &[Arc<Host>], minimum: u64) -> Vec<(u64, u32)> {
+    let config = RingHash {
+        minimum_ring_size: minimum,
+        maximum_ring_size: 8 << 20,
+        common: ConsistentHash::default(),
+    };
+    ring(&config, hosts, &normalised(&vec![1.0; hosts.len()]))
+}
+
+/// Where Envoy 1.40 sent requests with the header values `k0` to `k39` under a header hash policy: the last digit of the port, 90 to 95.
+const ENVOYS_RING: &str = "5015355315534531515444314454050245154455";
+const ENVOYS_MAGLEV: &str = "1412500510225254332420145543314124031041";
+
+fn choices(table: &Table, hosts: &[Arc<Host>]) -> String {
+    let choice = |key: u32| {
+        let hash = xxh64(format!("k{key}").as_bytes(), 0);
+        table.pick(hash, 0, hosts).map_or("-".to_owned(), |index| index.to_string())
+    };
+    (0..40).map(choice).collect()
+}
+
+#[test]
+fn keys_go_where_envoy_sends_them() {
+    let hosts = hosts(6);
+    let ring = RingHash {
+        minimum_ring_size: 12,
+        maximum_ring_size: 8 << 20,
+        common: ConsistentHash::default(),
+    };
+    assert_eq!(choices(&Table::ring(&ring, &hosts, &[1.0; 6]), &hosts), ENVOYS_RING);
+    let maglev = Maglev {
+        table_size: 251,
+        common: ConsistentHash::default(),
+    };
+    assert_eq!(choices(&Table::maglev(&maglev, &hosts, &[1.0; 6]), &hosts), ENVOYS_MAGLEV);
+}
+
+#[test]
+fn rings_have_envoys_sizes() {
+    for (count, size) in [(1, 1024), (3, 1026), (7, 1029)] {
+        assert_eq!(ring_of(&hosts(count), 1024).len(), size);
+    }
+}
+
+#[test]
+fn a_maglev_table_is_full_and_even() {
+    let hosts = hosts(5);
+    let config = Maglev {
+        table_size: 65537,
+        common: ConsistentHash::default(),
+    };
+    let table = maglev(&config, &hosts, &normalised(&[1.0; 5]));
+    let mut counts = [0; 5];
+    for host in &table {
+        counts[*host as usize] += 1;
+    }
+    assert_eq!(table.len(), 65537);
+    assert!(counts.iter().all(|count| (13107..=13108).contains(count)), "{counts:?}");
+}
+
+#[test]
+fn few_keys_move_when_a_host_leaves() {
+    let all = hosts(10);
+    let config = Maglev {
+        table_size: 65537,
+        common: ConsistentHash::default(),
+    };
+    let before = Table::maglev(&config, &all, &[1.0; 10]);
+    let after = Table::maglev(&config, &all[..9], &[1.0; 9]);
+    let mut rng = fastrand::Rng::with_seed(3);
+    let moved = (0..10_000)
+        .filter(|_| {
+            let hash = rng.u64(..);
+            let old = before.pick(hash, 0, &all);
+            old != Some(9) && old != after.pick(hash, 0, &all[..9])
+        })
+        .count();
+    assert!(moved < 1000, "{moved}");
+}
+
+#[test]
+fn a_bound_sends_on_what_is_over_it() {
+    let hosts = hosts(4);
+    let config = RingHash {
+        minimum_ring_size: 1024,
+        maximum_ring_size: 8 << 20,
+        common: ConsistentHash {
+            use_hostname_for_hashing: false,
+            hash_balance_factor: Some(125),
+        },
+    };
+    let table = Table::ring(&config, &hosts, &[1.0; 4]);
+    for _ in 0..400 {
+        let index = table.pick(42, 0, &hosts).expect("there are hosts");
+        hosts[index].state.rq_active.fetch_add(1, Ordering::Relaxed);
+    }
+    // One key only, yet nobody holds more than 1.25 times the average.
+    assert!(hosts.iter().all(|host| active(host) <= 126), "{:?}", hosts.iter().map(active).collect::<Vec<_>>());
+}

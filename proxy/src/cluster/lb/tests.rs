@@ -1,0 +1,57 @@
+use super::*;
+use crate::cluster::host::Locality;
+use crate::runtime::io::Address;
+
+fn host(index: u8, weight: u32, zone: &str) -> Arc<Host> {
+    let mut host = Host::new(Address::Ip(([10, 0, 0, index], 80).into()));
+    host.weight = weight;
+    host.locality = Arc::new(Locality {
+        zone: zone.to_owned(),
+        ..Locality::default()
+    });
+    Arc::new(host)
+}
+
+fn sequence(group: &Group, picks: usize) -> Vec<u32> {
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut pick = || group.pick(None, 0, &mut || rng.u64(..)).expect("a host").weight;
+    (0..picks).map(|_| pick()).collect()
+}
+
+fn build(hosts: &[Arc<Host>], policy: &AssignmentPolicy, lb: &LbConfig) -> Group {
+    Group::build(hosts.to_vec(), hosts, policy, lb, Some(0))
+}
+
+#[test]
+fn weighted_round_robin_follows_the_deadlines() {
+    let hosts = [host(1, 3, ""), host(2, 1, "")];
+    let group = build(&hosts, &AssignmentPolicy::default(), &LbConfig::default());
+    assert_eq!(sequence(&group, 8), [3, 3, 1, 3, 3, 3, 1, 3]);
+    assert_eq!(group.position(), 8);
+}
+
+#[test]
+fn localities_take_their_weighted_turns() {
+    let hosts = [host(1, 1, "a"), host(2, 2, "b"), host(3, 3, "unweighted")];
+    let policy = AssignmentPolicy {
+        locality_weights: [(0, 1), (1, 2)]
+            .map(|(index, weight): (usize, u32)| ((0, hosts[index].locality.clone()), weight))
+            .into(),
+        ..AssignmentPolicy::default()
+    };
+    let lb = LbConfig {
+        locality_weighted: true,
+        ..LbConfig::default()
+    };
+    assert_eq!(sequence(&build(&hosts, &policy, &lb), 6), [2, 1, 2, 2, 1, 2]);
+    let shares = edf::locality_shares(&hosts[..2], &[hosts.to_vec(), vec![host(9, 1, "b")]].concat(), &policy);
+    // One of two hosts of `b` is up: 2 × min(1, 1.4 × 1/2).
+    assert_eq!(shares.iter().map(|share| share.weight).collect::<Vec<_>>(), [1.0, 1.4]);
+}
+
+#[test]
+fn an_empty_group_has_no_host() {
+    let group = build(&[], &AssignmentPolicy::default(), &LbConfig::default());
+    assert!(group.pick(None, 0, &mut || 0).is_none());
+    assert!(Group::default().pick(None, 0, &mut || 0).is_none() && group.is_empty());
+}

@@ -1,0 +1,207 @@
+//! The members of a cluster: the one place where its hosts change.
+//!
+//! In: complete lists of endpoints, and the news that some host's health changed. Out: the cluster's [`PrioritySet`], swapped.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::host::{Health, HealthFlag, Host};
+use super::lb::Policy;
+use super::priority::{AssignmentPolicy, PrioritySet};
+use super::{Cluster, count_health};
+use crate::config::endpoint::Endpoints;
+use crate::runtime::io::Address;
+
+/// See the page.
+#[derive(Default)]
+pub(crate) struct Members {
+    list: Mutex<List>,
+    /// Set when the hosts have to be sorted anew; whoever holds `list` sees to it.
+    stale: AtomicBool,
+    next_step: Mutex<Option<Instant>>,
+    changed: Arc<tokio::sync::Notify>,
+}
+
+#[derive(Default)]
+struct List {
+    hosts: Vec<Arc<Host>>,
+    policy: AssignmentPolicy,
+}
+
+impl Members {
+    pub(super) fn next_tick(&self) -> Option<Instant> {
+        *self.next_step.lock()
+    }
+
+    /// Slow start and original destinations; true if the hosts must be sorted anew.
+    pub(super) fn advance(&self, cluster: &Cluster, now: Instant) -> bool {
+        let mut next = self.next_step.lock();
+        if next.is_none_or(|due| due > now) {
+            return false;
+        }
+        if let Policy::OriginalDst(config) = &cluster.lb.policy {
+            let gone = cluster.destinations.sweep();
+            gone.iter().for_each(|host| host.state.left());
+            *next = Some(now + config.cleanup_interval);
+            return false;
+        }
+        let Some(slow) = &cluster.lb.slow_start else {
+            *next = None;
+            return false;
+        };
+        let hosts = cluster.hosts.load_full();
+        let starting = hosts.hosts().filter(|host| slow.advance(&host.state, now)).count();
+        *next = (starting > 0).then(|| now + slow.step());
+        starting > 0
+    }
+
+    fn schedule(&self, at: Instant) {
+        let mut next = self.next_step.lock();
+        *next = Some(next.map_or(at, |next| next.min(at)));
+    }
+}
+
+impl Cluster {
+    /// The first timers; called once when the cluster is built.
+    pub(crate) fn start(&self, now: Instant) {
+        if let Policy::OriginalDst(config) = &self.lb.policy {
+            self.members.schedule(now + config.cleanup_interval);
+        }
+        if let Some(detector) = &self.outlier {
+            detector.set_hosts([].iter(), now);
+        }
+    }
+
+    /// Notified when hosts come or go; for the one task that follows them.
+    pub(super) fn membership_changed(&self) -> Arc<tokio::sync::Notify> {
+        self.members.changed.clone()
+    }
+
+    /// Replaces all endpoints: an identity diff by address.
+    pub fn set_endpoints(&self, endpoints: Endpoints, now: Instant) {
+        let states = self.registry.states(
+            &self.name,
+            endpoints.hosts.iter().map(|endpoint| &endpoint.host.address),
+        );
+        let mut list = self.members.list.lock();
+        let old: HashMap<Address, Arc<Host>> = list
+            .hosts
+            .iter()
+            .map(|host| (host.address.clone(), host.clone()))
+            .collect();
+        let mut hosts: Vec<Arc<Host>> = Vec::with_capacity(states.len());
+        let mut seen: HashMap<Address, ()> = HashMap::with_capacity(states.len());
+        let mut changed = false;
+        for (endpoint, state) in endpoints.hosts.into_iter().zip(states) {
+            // The same address again: the first wins.
+            if seen.insert(endpoint.host.address.clone(), ()).is_some() {
+                continue;
+            }
+            let mut host = endpoint.host;
+            host.state = state;
+            let known = old.get(&host.address);
+            if known.is_none() {
+                host.state.joined();
+                changed = true;
+                self.welcome(&host, now);
+            }
+            let was = host.state.health();
+            let is_failed = endpoint.health == Health::Unhealthy;
+            host.state.set(HealthFlag::FailedEdsHealth, is_failed);
+            host.state.set(HealthFlag::EdsStatusDraining, endpoint.draining);
+            host.state
+                .set(HealthFlag::DegradedEdsHealth, endpoint.health == Health::Degraded);
+            if known.is_some() && was == Health::Unhealthy && host.state.health() == Health::Healthy {
+                self.restarted(&host, now);
+            }
+            hosts.push(match known {
+                Some(known) if known.same(&host) => known.clone(),
+                _ => Arc::new(host),
+            });
+        }
+        for (address, host) in &old {
+            if !seen.contains_key(address) {
+                changed = true;
+                host.state.left();
+            }
+        }
+        if changed {
+            self.stats.membership_change.inc();
+            self.members.changed.notify_one();
+        }
+        list.policy = endpoints.policy;
+        list.hosts = hosts;
+        self.sort(&list, now);
+        drop(list);
+        // Somebody may have asked for a sort and left it to us.
+        self.refresh_if_stale(now);
+    }
+
+    /// Sorts the hosts anew after a change of health. Never waits: if somebody else sorts already, that one goes round again.
+    pub fn refresh(&self, now: Instant) {
+        self.members.stale.store(true, Ordering::SeqCst);
+        self.refresh_if_stale(now);
+    }
+
+    fn refresh_if_stale(&self, now: Instant) {
+        while self.members.stale.load(Ordering::SeqCst) {
+            let Some(list) = self.members.list.try_lock() else {
+                return;
+            };
+            while self.members.stale.swap(false, Ordering::SeqCst) {
+                self.sort(&list, now);
+            }
+        }
+    }
+
+    fn sort(&self, list: &List, now: Instant) {
+        let previous = self.hosts.load_full();
+        let next = PrioritySet::build(&list.hosts, &list.policy, &self.lb, &previous);
+        self.hosts.store(Arc::new(next));
+        if let Some(detector) = &self.outlier {
+            detector.set_hosts(list.hosts.iter(), now);
+        }
+        let stats = &self.stats;
+        let excluded = |host: &&Arc<Host>| host.state.has(HealthFlag::ExcludedViaImmediateHcFail);
+        stats.membership_total.set(list.hosts.len() as u64);
+        stats.membership_healthy.set(count_health(&list.hosts, Health::Healthy));
+        stats
+            .membership_degraded
+            .set(count_health(&list.hosts, Health::Degraded));
+        stats
+            .membership_excluded
+            .set(list.hosts.iter().filter(excluded).count() as u64);
+        let heaviest = list.hosts.iter().map(|host| host.weight).max().unwrap_or(0);
+        stats.max_host_weight.set(u64::from(heaviest));
+    }
+
+    /// A host that was not here before: unhealthy until its first check where there are checks, else starting slowly.
+    fn welcome(&self, host: &Host, now: Instant) {
+        if self.outlier.is_none() {
+            host.state.set(HealthFlag::FailedOutlierCheck, false);
+        }
+        let is_checked =
+            !self.health_checks.is_empty() && !host.health_check.as_ref().is_some_and(|target| target.disabled);
+        // A state that another configuration of this cluster knows already keeps what it knows.
+        if is_checked && !host.state.is_checked() {
+            host.state.set(HealthFlag::FailedActiveHc, true);
+            host.state.set(HealthFlag::PendingActiveHc, true);
+        } else if !is_checked {
+            host.state.set(HealthFlag::FailedActiveHc, false);
+            host.state.set(HealthFlag::PendingActiveHc, false);
+            self.restarted(host, now);
+        }
+    }
+
+    /// Begins slow start of a host that is (again) healthy.
+    pub(super) fn restarted(&self, host: &Host, now: Instant) {
+        if let Some(slow) = &self.lb.slow_start {
+            slow.begin(&host.state, now);
+            self.members.schedule(now + slow.step());
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! How a cluster speaks to its hosts: protocol options and socket options, compiled.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::http::codec::h1::H1Options;
+use crate::http::codec::h2::{H2Options, KeepaliveOptions};
+
+/// `HttpProtocolOptions` of a cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpOptions {
+    pub protocol: UpstreamProtocol,
+    /// Envoy's default: 1 h.
+    pub idle_timeout: Option<Duration>,
+    pub max_requests_per_connection: Option<u32>,
+    pub max_connection_duration: Option<Duration>,
+    /// `max_stream_duration` of requests to this cluster.
+    pub max_stream_duration: Option<Duration>,
+    pub max_concurrent_streams: u32,
+    pub initial_stream_window: u32,
+    pub initial_connection_window: u32,
+    pub header_table_size: u32,
+    pub allow_connect: bool,
+    pub keepalive_interval: Option<Duration>,
+    pub keepalive_timeout: Option<Duration>,
+    /// `max_response_headers_kb`, in bytes.
+    pub max_response_headers_bytes: u32,
+    pub max_headers_count: u32,
+    pub accept_http_10: bool,
+    pub enable_trailers: bool,
+    /// `per_connection_buffer_limit_bytes`; Envoy's default: 1 MiB.
+    pub buffer_limit: u32,
+    /// `auto_sni`: the SNI is the request's authority.
+    pub auto_sni: bool,
+    /// `auto_san_validation`: the peer's certificate must name that authority.
+    pub auto_san_validation: bool,
+    /// The header that `auto_sni` reads instead of the authority.
+    pub override_auto_sni_header: Option<http::HeaderName>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    Http1,
+    Http2,
+    /// `auto_config`: whatever ALPN says, HTTP/1 without TLS.
+    Auto,
+    /// `use_downstream_protocol_config`
+    Downstream,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        let h2 = H2Options::default();
+        Self {
+            protocol: UpstreamProtocol::Http1,
+            idle_timeout: Some(Duration::from_secs(3600)),
+            max_requests_per_connection: None,
+            max_connection_duration: None,
+            max_stream_duration: None,
+            max_concurrent_streams: h2.max_concurrent_streams,
+            initial_stream_window: h2.initial_stream_window,
+            initial_connection_window: h2.initial_connection_window,
+            header_table_size: h2.header_table_size,
+            allow_connect: false,
+            keepalive_interval: None,
+            keepalive_timeout: None,
+            max_response_headers_bytes: 60 << 10,
+            max_headers_count: 100,
+            accept_http_10: false,
+            enable_trailers: false,
+            buffer_limit: 1 << 20,
+            auto_sni: false,
+            auto_san_validation: false,
+            override_auto_sni_header: None,
+        }
+    }
+}
+
+impl HttpOptions {
+    /// For a connection that speaks HTTP/1.
+    pub fn h1_options(&self) -> H1Options {
+        H1Options {
+            max_head_bytes: self.max_response_headers_bytes as usize,
+            max_headers: self.max_headers_count as usize,
+            accept_http_10: self.accept_http_10,
+            buffer_limit: self.buffer_limit as usize,
+            enable_trailers: self.enable_trailers,
+        }
+    }
+
+    /// For a connection that speaks HTTP/2.
+    pub fn h2_options(&self) -> H2Options {
+        H2Options {
+            max_concurrent_streams: self.max_concurrent_streams,
+            initial_stream_window: self.initial_stream_window,
+            initial_connection_window: self.initial_connection_window,
+            header_table_size: self.header_table_size,
+            max_header_list_size: self.max_response_headers_bytes,
+            max_headers_count: self.max_headers_count as usize,
+            allow_connect: self.allow_connect,
+            idle_timeout: self.idle_timeout,
+            keepalive: self.keepalive_interval.map(|interval| KeepaliveOptions {
+                interval,
+                timeout: self.keepalive_timeout.unwrap_or(interval),
+            }),
+            max_requests_per_connection: self.max_requests_per_connection,
+            max_connection_duration: self.max_connection_duration,
+            ..H2Options::default()
+        }
+    }
+}
+
+/// `upstream_bind_config` and `upstream_connection_options`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SocketOptions {
+    /// Addresses to connect from; the first of the destination's family is used.
+    pub bind: Vec<SocketAddr>,
+    /// `IP_FREEBIND`
+    pub freebind: bool,
+    pub keepalive: Option<Keepalive>,
+}
+
+impl SocketOptions {
+    /// The address to connect to `destination` from, if one is configured.
+    pub fn source_for(&self, destination: SocketAddr) -> Option<SocketAddr> {
+        let fits = |source: &&SocketAddr| source.is_ipv4() == destination.is_ipv4();
+        self.bind.iter().find(fits).copied()
+    }
+}
+
+/// `TcpKeepalive`; what is unset is the kernel's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keepalive {
+    pub probes: Option<u32>,
+    /// Idle time before the first probe.
+    pub time: Option<Duration>,
+    pub interval: Option<Duration>,
+}

@@ -1,0 +1,251 @@
+//! Random hosts against balancing, outlier detection and breakers. `SEED=n` replays one seed. The planted bugs at the end show that the
+//! invariants see something.
+
+use remora_proto::pb::envoy::config::core::v3 as core;
+
+use super::*;
+use crate::cluster::breaker::{Breakers, Permit, Resource, RoutingPriority, Thresholds};
+use crate::cluster::host::HealthFlag;
+
+const SEEDS: u64 = 256;
+const STEPS: usize = 150;
+const MAX_REQUESTS: u32 = 6;
+const MAX_EJECTION_PERCENT: u32 = 40;
+
+/// Things that an implementation could get wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bug {
+    None,
+    /// An ejection does not reach the hosts that picks see.
+    EjectionNotPublished,
+    /// A request's permit is lost when it ends.
+    PermitLeaks,
+    /// Removed hosts go on being picked.
+    RemovedHostPicked,
+    /// Ejections never end.
+    NeverUnejected,
+    /// The limit of ejections is not looked at.
+    EjectsEverybody,
+}
+
+struct World {
+    rng: fastrand::Rng,
+    cluster: Cluster,
+    breakers: Breakers,
+    now: Instant,
+    endpoints: Vec<At>,
+    running: Vec<(Arc<Host>, Permit)>,
+    bug: Bug,
+    stale: Option<Arc<priority::PrioritySet>>,
+    leaked: Vec<Permit>,
+}
+
+impl World {
+    fn new(seed: u64, bug: Bug) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut config = eds();
+        config.lb_policy = *rng.choice([0, 1, 2, 3, 5].iter()).expect("not empty");
+        if config.lb_policy == 5 {
+            let size = pb::cluster::MaglevLbConfig { table_size: Some(remora_proto::pb::google::protobuf::UInt64Value { value: 251 }) };
+            config.lb_config = Some(pb::cluster::LbConfig::MaglevLbConfig(size));
+        }
+        config.outlier_detection = Some(pb::OutlierDetection {
+            max_ejection_percent: Some(number(MAX_EJECTION_PERCENT)),
+            consecutive_5xx: Some(number(3)),
+            ..Default::default()
+        });
+        let thresholds = Thresholds { max_requests: MAX_REQUESTS, ..Thresholds::default() };
+        Self {
+            cluster: build(&config, &BuildContext::default()),
+            breakers: Breakers::new(thresholds, Thresholds::default(), None, Arc::default()),
+            now: clock::now(),
+            rng,
+            endpoints: Vec::new(),
+            running: Vec::new(),
+            bug,
+            stale: None,
+            leaked: Vec::new(),
+        }
+    }
+
+    fn run(&mut self) -> Result<(), String> {
+        self.change_endpoints();
+        for _ in 0..STEPS {
+            match self.rng.u32(0..10) {
+                0 => self.change_endpoints(),
+                1 => self.pass(),
+                2..=5 => self.start()?,
+                _ => self.finish()?,
+            }
+            self.check()?;
+        }
+        while !self.running.is_empty() {
+            self.finish()?;
+        }
+        if self.breakers.in_use(RoutingPriority::Default, Resource::Request) != 0 {
+            return Err("a permit was never given back".to_owned());
+        }
+        // Longer than any ejection: everybody comes back.
+        for _ in 0..40 {
+            self.now += Duration::from_secs(10);
+            self.tick();
+        }
+        match self.cluster.all_hosts().iter().any(|host| host.state.has(HealthFlag::FailedOutlierCheck)) {
+            true => Err("an ejection never ended".to_owned()),
+            false => Ok(()),
+        }
+    }
+
+    fn change_endpoints(&mut self) {
+        if self.bug == Bug::RemovedHostPicked && self.stale.is_none() && !self.endpoints.is_empty() {
+            self.stale = Some(self.cluster.hosts.load_full());
+        }
+        use core::HealthStatus as Status;
+        let count = self.rng.u16(1..9);
+        let first = self.rng.u16(0..4);
+        let rng = &mut self.rng;
+        let mut endpoint = |port| At {
+            port: first + port,
+            priority: rng.u32(0..2),
+            weight: rng.u32(1..5),
+            health: *rng.choice([Status::Unknown, Status::Healthy, Status::Unhealthy, Status::Degraded].iter()).expect("not empty"),
+        };
+        self.endpoints = (0..count).map(&mut endpoint).collect();
+        self.cluster.update_endpoints(&assignment(&self.endpoints).encode_to_vec()).expect("a good assignment");
+    }
+
+    fn pass(&mut self) {
+        self.now += Duration::from_millis(self.rng.u64(0..15_000));
+        self.tick();
+    }
+
+    fn tick(&mut self) {
+        if self.bug != Bug::NeverUnejected {
+            let rng = &mut self.rng;
+            self.cluster.tick(self.now, &mut || rng.u64(..));
+        }
+    }
+
+    fn start(&mut self) -> Result<(), String> {
+        let Some(permit) = self.breakers.try_request(RoutingPriority::Default) else {
+            match self.running.len() >= MAX_REQUESTS as usize {
+                true => return Ok(()),
+                false => return Err("refused below the limit".to_owned()),
+            }
+        };
+        let hash = self.rng.u64(..);
+        let context = PickContext { hash: Some(hash), ..PickContext::default() };
+        let rng = &mut self.rng;
+        let picked = match &self.stale {
+            Some(set) => set.choose(hash).and_then(|(_, group, _)| group.pick(None, 0, &mut || rng.u64(..)).cloned()),
+            None => self.cluster.pick_with(&context, &mut || rng.u64(..)).ok(),
+        };
+        let Some(host) = picked else {
+            return Err("no host although there are some, and panic allows them".to_owned());
+        };
+        self.check_picked(&host)?;
+        host.state.rq_active.fetch_add(1, Ordering::Relaxed);
+        self.running.push((host, permit));
+        Ok(())
+    }
+
+    fn check_picked(&self, host: &Arc<Host>) -> Result<(), String> {
+        if !host.state.is_member() {
+            return Err(format!("picked {}, which has left", host.address));
+        }
+        let set = self.cluster.hosts.load();
+        let panic = set.loads.panic.get(host.priority as usize).copied().unwrap_or(false);
+        let unhealthy = host.state.health() == Health::Unhealthy;
+        match unhealthy && !panic {
+            true => Err(format!("picked {}, which is {}", host.address, host.state.flags_text())),
+            false => Ok(()),
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), String> {
+        if self.running.is_empty() {
+            return Ok(());
+        }
+        let ejected_before = self.ejected();
+        let index = self.rng.usize(0..self.running.len());
+        let (host, permit) = self.running.swap_remove(index);
+        host.state.rq_active.fetch_sub(1, Ordering::Relaxed);
+        if self.bug == Bug::PermitLeaks && self.rng.u32(0..20) == 0 {
+            self.leaked.push(permit);
+        }
+        // Odd ports fail most of the time.
+        let port = host.address.ip().map_or(0, |address| address.port());
+        let fails = self.rng.u32(0..10) < if port % 2 == 1 { 9 } else { 1 };
+        let status = if fails { 503 } else { 200 };
+        let before = self.cluster.hosts.load_full();
+        let rng = &mut self.rng;
+        self.cluster.observe_response_with(&host, status, self.now, &mut || rng.u64(..));
+        if self.bug == Bug::EjectionNotPublished {
+            self.cluster.hosts.store(before);
+        }
+        if self.bug == Bug::EjectsEverybody && fails && host.state.is_member() {
+            host.state.set(HealthFlag::FailedOutlierCheck, true);
+            self.cluster.refresh(self.now);
+        }
+        let (ejected, hosts) = (self.ejected(), self.endpoints.len());
+        match ejected > ejected_before && 100 * ejected > MAX_EJECTION_PERCENT as usize * hosts {
+            true => Err(format!("{ejected} of {hosts} are ejected")),
+            false => Ok(()),
+        }
+    }
+
+    fn ejected(&self) -> usize {
+        let is_ejected = |host: &&Arc<Host>| host.state.has(HealthFlag::FailedOutlierCheck);
+        self.cluster.all_hosts().iter().filter(is_ejected).count()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let set = self.cluster.hosts.load();
+        let sum: u32 = set.loads.healthy.iter().sum::<u32>() + set.loads.degraded.iter().sum::<u32>();
+        if sum != 100 {
+            return Err(format!("loads are {:?}", set.loads));
+        }
+        let hosts = self.cluster.all_hosts();
+        if hosts.len() != self.endpoints.len() {
+            return Err(format!("{} hosts of {}", hosts.len(), self.endpoints.len()));
+        }
+        if self.ejected() as u64 != self.cluster.stats.outlier.ejections_active.value() {
+            return Err("the gauge of ejections is wrong".to_owned());
+        }
+        let active: u32 = self.running.len() as u32;
+        match self.breakers.in_use(RoutingPriority::Default, Resource::Request) == active {
+            true => Ok(()),
+            false => Err("permits and requests differ in number".to_owned()),
+        }
+    }
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    match std::env::var("SEED").ok().and_then(|seed| seed.parse::<u64>().ok()) {
+        Some(seed) => seed..seed + 1,
+        None => 0..SEEDS,
+    }
+}
+
+#[test]
+fn nobody_unfit_is_picked_and_all_counts_return_to_zero() {
+    for seed in seeds() {
+        if let Err(broken) = World::new(seed, Bug::None).run() {
+            panic!("SEED={seed}: {broken}");
+        }
+    }
+}
+
+#[test]
+fn planted_bugs_are_found() {
+    for (name, bug) in [
+        ("ejection not published", Bug::EjectionNotPublished),
+        ("permit leaks", Bug::PermitLeaks),
+        ("removed host picked", Bug::RemovedHostPicked),
+        ("never unejected", Bug::NeverUnejected),
+        ("ejects everybody", Bug::EjectsEverybody),
+    ] {
+        let found = (0..SEEDS).any(|seed| World::new(seed, bug).run().is_err());
+        assert!(found, "{name} went unnoticed");
+    }
+}

@@ -1,0 +1,171 @@
+//! `HealthCheck`: HTTP and TCP.
+
+use std::time::Duration;
+
+use core::health_check::HealthChecker;
+use remora_proto::pb::envoy::config::core::v3 as core;
+
+use crate::cluster::health_check::{CheckKind, HealthCheck, HttpCheck, TcpCheck};
+use crate::config::route::{Under, duration, each, header_name, refuse};
+use crate::config::{Compiled, Problems};
+
+pub(super) fn compile(config: &core::HealthCheck) -> Compiled<HealthCheck> {
+    refuse("event_service", config.event_service.is_some(), "not supported")?;
+    refuse("event_logger", !config.event_logger.is_empty(), "not supported")?;
+    refuse("tls_options", config.tls_options.is_some(), "not supported")?;
+    let has_criteria = config.transport_socket_match_criteria.is_some();
+    refuse("transport_socket_match_criteria", has_criteria, "not supported")?;
+    let required = |field: &str, value: &Option<remora_proto::pb::google::protobuf::Duration>| {
+        let time = duration(field, value.as_ref())?.filter(|time| !time.is_zero());
+        time.ok_or_else(|| Problems::one(field, "required, and greater than 0"))
+    };
+    let or = |field: &str, value: &Option<remora_proto::pb::google::protobuf::Duration>, default: Duration| {
+        Ok(duration(field, value.as_ref())?
+            .filter(|time| !time.is_zero())
+            .unwrap_or(default))
+    };
+    let threshold = |field: &str, value: &Option<remora_proto::pb::google::protobuf::UInt32Value>| {
+        let value = value.as_ref().map(|value| value.value).filter(|value| *value > 0);
+        value.ok_or_else(|| Problems::one(field, "required, and greater than 0"))
+    };
+    let interval = required("interval", &config.interval)?;
+    let no_traffic = or(
+        "no_traffic_interval",
+        &config.no_traffic_interval,
+        Duration::from_secs(60),
+    )?;
+    let unhealthy = or("unhealthy_interval", &config.unhealthy_interval, interval)?;
+    let alt_port = config.alt_port.as_ref().map(|port| u16::try_from(port.value));
+    Ok(HealthCheck {
+        timeout: required("timeout", &config.timeout)?,
+        interval,
+        initial_jitter: or("initial_jitter", &config.initial_jitter, Duration::ZERO)?,
+        interval_jitter: or("interval_jitter", &config.interval_jitter, Duration::ZERO)?,
+        interval_jitter_percent: config.interval_jitter_percent,
+        unhealthy_threshold: threshold("unhealthy_threshold", &config.unhealthy_threshold)?,
+        healthy_threshold: threshold("healthy_threshold", &config.healthy_threshold)?,
+        no_traffic_interval: no_traffic,
+        no_traffic_healthy_interval: or(
+            "no_traffic_healthy_interval",
+            &config.no_traffic_healthy_interval,
+            no_traffic,
+        )?,
+        unhealthy_interval: unhealthy,
+        unhealthy_edge_interval: or("unhealthy_edge_interval", &config.unhealthy_edge_interval, unhealthy)?,
+        healthy_edge_interval: or("healthy_edge_interval", &config.healthy_edge_interval, interval)?,
+        alt_port: alt_port
+            .transpose()
+            .map_err(|_| Problems::one("alt_port", "must be at most 65535"))?,
+        kind: kind(config.health_checker.as_ref())?,
+    })
+}
+
+fn kind(checker: Option<&HealthChecker>) -> Compiled<CheckKind> {
+    match checker {
+        Some(HealthChecker::HttpHealthCheck(value)) => {
+            http_check(value).under("http_health_check").map(CheckKind::Http)
+        }
+        Some(HealthChecker::TcpHealthCheck(value)) => tcp_check(value).under("tcp_health_check").map(CheckKind::Tcp),
+        Some(HealthChecker::GrpcHealthCheck(_)) => Err(Problems::one("grpc_health_check", "not supported")),
+        Some(HealthChecker::CustomHealthCheck(_)) => Err(Problems::one("custom_health_check", "not supported")),
+        None => Err(Problems::one("health_checker", "required")),
+    }
+}
+
+fn http_check(config: &core::health_check::HttpHealthCheck) -> Compiled<HttpCheck> {
+    refuse("path", config.path.is_empty(), "required")?;
+    refuse(
+        "path",
+        config.path.parse::<http::uri::PathAndQuery>().is_err(),
+        "is no path",
+    )?;
+    refuse("send", config.send.is_some(), "not supported")?;
+    refuse("receive", !config.receive.is_empty(), "not supported")?;
+    refuse(
+        "request_headers_to_remove",
+        !config.request_headers_to_remove.is_empty(),
+        "not supported",
+    )?;
+    refuse(
+        "service_name_matcher",
+        config.service_name_matcher.is_some(),
+        "not supported",
+    )?;
+    let headers = each("request_headers_to_add", &config.request_headers_to_add, |option| {
+        let header = option.header.clone().unwrap_or_default();
+        let name = header_name("header.key", &header.key)?;
+        let value = http::HeaderValue::from_str(&header.value);
+        Ok((
+            name,
+            value.map_err(|_| Problems::one("header.value", "is no header value"))?,
+        ))
+    })?;
+    let mut expected = each("expected_statuses", &config.expected_statuses, range)?;
+    if expected.is_empty() {
+        expected.push((200, 201));
+    }
+    use core::RequestMethod as Method;
+    let method = match Method::try_from(config.method) {
+        Ok(Method::MethodUnspecified | Method::Get) => http::Method::GET,
+        Ok(Method::Connect) | Err(_) => return Err(Problems::one("method", "not supported")),
+        Ok(other) => http::Method::from_bytes(other.as_str_name().as_bytes())
+            .map_err(|_| Problems::one("method", "unknown value"))?,
+    };
+    let http2 = match config.codec_client_type {
+        0 => false,
+        1 => true,
+        _ => return Err(Problems::one("codec_client_type", "not supported")),
+    };
+    Ok(HttpCheck {
+        host: config.host.clone(),
+        path: config.path.clone(),
+        method,
+        headers,
+        expected,
+        retriable: each("retriable_statuses", &config.retriable_statuses, range)?,
+        http2,
+    })
+}
+
+fn range(range: &remora_proto::pb::envoy::r#type::v3::Int64Range) -> Compiled<(u16, u16)> {
+    match (u16::try_from(range.start), u16::try_from(range.end)) {
+        (Ok(start), Ok(end)) if start >= 100 && end <= 600 && start < end => Ok((start, end)),
+        _ => Err(Problems::one("", "must lie within 100..600 and not be empty")),
+    }
+}
+
+fn tcp_check(config: &core::health_check::TcpHealthCheck) -> Compiled<TcpCheck> {
+    refuse(
+        "proxy_protocol_config",
+        config.proxy_protocol_config.is_some(),
+        "not supported",
+    )?;
+    Ok(TcpCheck {
+        send: config
+            .send
+            .as_ref()
+            .map(payload)
+            .transpose()
+            .under("send")?
+            .unwrap_or_default(),
+        receive: each("receive", &config.receive, payload)?,
+    })
+}
+
+fn payload(config: &core::health_check::Payload) -> Compiled<Vec<u8>> {
+    use core::health_check::payload::Payload;
+    match &config.payload {
+        Some(Payload::Text(hex)) => unhex(hex).ok_or_else(|| Problems::one("text", "is no hexadecimal text")),
+        Some(Payload::Binary(bytes)) => Ok(bytes.clone()),
+        None => Err(Problems::one("", "required")),
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let nibbles: Option<Vec<u8>> = text
+        .chars()
+        .map(|digit| digit.to_digit(16).map(|digit| digit as u8))
+        .collect();
+    let nibbles = nibbles.filter(|nibbles| !nibbles.is_empty() && nibbles.len() % 2 == 0)?;
+    Some(nibbles.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+}

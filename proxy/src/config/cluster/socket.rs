@@ -1,0 +1,82 @@
+//! `upstream_bind_config`, `upstream_connection_options`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use remora_proto::pb::envoy::config::cluster::v3 as pb;
+use remora_proto::pb::envoy::config::core::v3 as core;
+
+use crate::cluster::options::{Keepalive, SocketOptions};
+use crate::config::endpoint::{Location, socket_location};
+use crate::config::route::{Under, each, optional, refuse};
+use crate::config::{Compiled, Problems};
+use crate::runtime::io::Address;
+
+pub(super) fn compile(config: &pb::Cluster) -> Compiled<SocketOptions> {
+    let mut options = optional("upstream_bind_config", config.upstream_bind_config.as_ref(), bind)?.unwrap_or_default();
+    if let Some(connection) = &config.upstream_connection_options {
+        let names_interface = connection.set_local_interface_name_on_upstream_connections;
+        let field = "upstream_connection_options.set_local_interface_name_on_upstream_connections";
+        refuse(field, names_interface, "not supported")?;
+        let has_happy_eyeballs = connection.happy_eyeballs_config.is_some();
+        refuse(
+            "upstream_connection_options.happy_eyeballs_config",
+            has_happy_eyeballs,
+            "not supported",
+        )?;
+        options.keepalive = connection.tcp_keepalive.as_ref().map(keepalive);
+    }
+    Ok(options)
+}
+
+#[allow(deprecated)]
+fn bind(config: &core::BindConfig) -> Compiled<SocketOptions> {
+    refuse("socket_options", !config.socket_options.is_empty(), "not supported")?;
+    refuse(
+        "local_address_selector",
+        config.local_address_selector.is_some(),
+        "not supported",
+    )?;
+    let mut addresses = each("source_address", config.source_address.as_slice(), address)?;
+    addresses.extend(each(
+        "additional_source_addresses",
+        &config.additional_source_addresses,
+        address,
+    )?);
+    addresses.extend(each(
+        "extra_source_addresses",
+        &config.extra_source_addresses,
+        |extra| {
+            refuse("socket_options", extra.socket_options.is_some(), "not supported")?;
+            match &extra.address {
+                Some(value) => address(value).under("address"),
+                None => Err(Problems::one("address", "required")),
+            }
+        },
+    )?);
+    Ok(SocketOptions {
+        bind: addresses,
+        freebind: config.freebind.as_ref().is_some_and(|value| value.value),
+        keepalive: None,
+    })
+}
+
+fn address(value: &core::SocketAddress) -> Compiled<SocketAddr> {
+    match socket_location(value)? {
+        Location::Address(Address::Ip(address)) => Ok(address),
+        _ => Err(Problems::one("address", "must be an IP address")),
+    }
+}
+
+/// Zero turns a setting off, which is the same as leaving it to the kernel.
+fn keepalive(config: &core::TcpKeepalive) -> Keepalive {
+    let value = |value: &Option<remora_proto::pb::google::protobuf::UInt32Value>| {
+        value.as_ref().map(|value| value.value).filter(|value| *value > 0)
+    };
+    let seconds = |field| value(field).map(|value| Duration::from_secs(u64::from(value)));
+    Keepalive {
+        probes: value(&config.keepalive_probes),
+        time: seconds(&config.keepalive_time),
+        interval: seconds(&config.keepalive_interval),
+    }
+}
