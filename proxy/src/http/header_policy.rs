@@ -16,6 +16,8 @@ use std::borrow::Cow;
 use http::header::{CONNECTION, DATE, HOST, REFERER, SERVER, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
+pub use route::{auto_host, finalize_request, finalize_response};
+
 use super::exchange::Exchange;
 use crate::runtime::io::Address;
 use remote::{Found, RemoteRule};
@@ -67,9 +69,15 @@ pub enum ServerHeader {
 pub enum Verdict {
     Continue,
     /// Answer with an empty body.
-    Reject { status: StatusCode, details: &'static str },
+    Reject {
+        status: StatusCode,
+        details: &'static str,
+    },
     /// 307 to this path.
-    Redirect { location: String, details: &'static str },
+    Redirect {
+        location: String,
+        details: &'static str,
+    },
 }
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -132,11 +140,20 @@ impl HeaderPolicy {
         Verdict::Continue
     }
 
+    /// How ids are made and marked, for tracing.
+    pub fn request_ids(&self) -> request_id::RequestIdPolicy {
+        self.request_id
+    }
+
     /// Everything that depends on who the client is.
     fn trust(&self, exchange: &mut Exchange, found: Found) {
         let edge = self.remote.is_edge();
         let first_hop = edge && self.remote.trusted_hops() == 0;
-        let scheme = HeaderValue::from_static(if exchange.connection.tls.is_some() { "https" } else { "http" });
+        let scheme = HeaderValue::from_static(if exchange.connection.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        });
         let local_port = exchange.connection.local.ip().map(|local| local.port());
         let headers = exchange.request.headers_mut();
         if first_hop || !headers.contains_key(&X_FORWARDED_PROTO) {
@@ -170,9 +187,11 @@ impl HeaderPolicy {
             append_list(headers, &VIA, via.as_bytes());
         }
         if let Some(address) = remote.ip().filter(|_| edge && !internal) {
-            headers.extend(HeaderValue::try_from(address.ip().to_string()).ok().map(|value| {
-                (HeaderName::from_static("x-envoy-external-address"), value)
-            }));
+            headers.extend(
+                HeaderValue::try_from(address.ip().to_string())
+                    .ok()
+                    .map(|value| (HeaderName::from_static("x-envoy-external-address"), value)),
+            );
         }
         self.request_id.request(headers, edge && !internal);
         self.xfcc.apply(exchange);
@@ -181,9 +200,10 @@ impl HeaderPolicy {
 
     fn is_internal(&self, address: Option<&Address>) -> bool {
         match address {
-            Some(Address::Ip(address)) => {
-                self.internal_ranges.iter().any(|range| range.contains(&address.ip().to_canonical()))
-            }
+            Some(Address::Ip(address)) => self
+                .internal_ranges
+                .iter()
+                .any(|range| range.contains(&address.ip().to_canonical())),
             Some(Address::Pipe(_)) => self.internal_unix_sockets,
             _ => false,
         }
@@ -234,8 +254,17 @@ fn sanitize_te(headers: &mut HeaderMap) {
     if te.as_bytes() == b"trailers" {
         return;
     }
-    let token = |part: &[u8]| part.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase();
-    let wants_trailers = te.as_bytes().split(|byte| *byte == b',').any(|part| token(part) == b"trailers");
+    let token = |part: &[u8]| {
+        part.split(|byte| *byte == b';')
+            .next()
+            .unwrap_or_default()
+            .trim_ascii()
+            .to_ascii_lowercase()
+    };
+    let wants_trailers = te
+        .as_bytes()
+        .split(|byte| *byte == b',')
+        .any(|part| token(part) == b"trailers");
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     } else {
@@ -249,7 +278,9 @@ fn sanitize_referer(headers: &mut HeaderMap) {
     let Some(first) = values.next() else { return };
     let is_fine = values.next().is_none()
         && std::str::from_utf8(first.as_bytes()).is_ok_and(|url| {
-            let authority = url.split_once("://").map(|(_, rest)| rest.split(['/', '?']).next().unwrap_or(rest));
+            let authority = url
+                .split_once("://")
+                .map(|(_, rest)| rest.split(['/', '?']).next().unwrap_or(rest));
             authority.is_some_and(|authority| !authority.is_empty() && !authority.contains('@')) && !url.contains('#')
         });
     if !is_fine {
@@ -279,7 +310,9 @@ impl HostPolicy {
             host = without_trailing_dot(host);
         }
         if let Some(start) = crate::route::table::port_start(&host).filter(|_| self.strip_port != StripPort::Never) {
-            let port = std::str::from_utf8(&host[start + 1..]).ok().and_then(|port| port.parse::<u16>().ok());
+            let port = std::str::from_utf8(&host[start + 1..])
+                .ok()
+                .and_then(|port| port.parse::<u16>().ok());
             let own = exchange.connection.local.ip().map(|local| local.port());
             if port.is_some() && (self.strip_port == StripPort::Any || port == own) {
                 host = Cow::Owned(host[..start].to_vec());
@@ -320,7 +353,9 @@ pub fn set_authority(exchange: &mut Exchange, authority: HeaderValue) {
 pub(in crate::http) fn append_list(headers: &mut HeaderMap, name: &HeaderName, value: &[u8]) {
     let joined = match headers.get(name).filter(|present| !present.is_empty()) {
         Some(_) => {
-            let mut joined = crate::route::view::joined(headers, name).unwrap_or_default().into_owned();
+            let mut joined = crate::route::view::joined(headers, name)
+                .unwrap_or_default()
+                .into_owned();
             joined.extend_from_slice(b", ");
             joined.extend_from_slice(value);
             joined
@@ -334,7 +369,9 @@ pub(in crate::http) fn append_list(headers: &mut HeaderMap, name: &HeaderName, v
 
 /// As [`append_list`], without a blank behind the comma.
 fn append_list_tight(headers: &mut HeaderMap, name: &HeaderName, value: &[u8]) {
-    let mut joined = crate::route::view::joined(headers, name).unwrap_or_default().into_owned();
+    let mut joined = crate::route::view::joined(headers, name)
+        .unwrap_or_default()
+        .into_owned();
     if !joined.is_empty() {
         joined.push(b',');
     }

@@ -64,7 +64,10 @@ impl PathPolicy {
         let query = original.query().map(|query| format!("?{query}")).unwrap_or_default();
         let target = format!("{path}{query}");
         if redirect {
-            return Verdict::Redirect { location: target, details: "path_normalization_failed" };
+            return Verdict::Redirect {
+                location: target,
+                details: "path_normalization_failed",
+            };
         }
         match PathAndQuery::try_from(target) {
             Ok(target) => {
@@ -80,7 +83,12 @@ impl PathPolicy {
         let nothing = !self.normalize && !self.merge_slashes && self.escaped_slashes == EscapedSlashes::Keep;
         let bytes = path.as_bytes();
         let is_special = |pair: &[u8]| pair[0] == b'/' && matches!(pair[1], b'/' | b'.');
-        let unusual = |byte: &u8| matches!(byte, b'%' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'{' | b'}' | b'^' | b'|') || !byte.is_ascii_graphic();
+        let unusual = |byte: &u8| {
+            matches!(
+                byte,
+                b'%' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'{' | b'}' | b'^' | b'|'
+            ) || !byte.is_ascii_graphic()
+        };
         nothing || !(bytes.iter().any(unusual) || bytes.windows(2).any(is_special))
     }
 }
@@ -94,11 +102,20 @@ fn reject() -> Verdict {
 
 /// `None`: there is none to unescape.
 fn unescape_slashes(path: &str) -> Option<String> {
-    let has = |escape: &str| path.as_bytes().windows(3).any(|part| part.eq_ignore_ascii_case(escape.as_bytes()));
+    let has = |escape: &str| {
+        path.as_bytes()
+            .windows(3)
+            .any(|part| part.eq_ignore_ascii_case(escape.as_bytes()))
+    };
     if !has("%2f") && !has("%5c") {
         return None;
     }
-    Some(path.replace("%2F", "/").replace("%2f", "/").replace("%5C", "\\").replace("%5c", "\\"))
+    Some(
+        path.replace("%2F", "/")
+            .replace("%2f", "/")
+            .replace("%5C", "\\")
+            .replace("%5c", "\\"),
+    )
 }
 
 /// Unreserved escapes decoded, `\` as `/`, dot segments removed, as the URL library that Envoy uses does. `None`: an escaped NUL.
@@ -130,7 +147,9 @@ fn canonical(path: &str) -> Option<String> {
 }
 
 fn escape(rest: &str) -> Option<u8> {
-    let digits = rest.get(..2).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    let digits = rest
+        .get(..2)
+        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
     u8::from_str_radix(digits, 16).ok()
 }
 

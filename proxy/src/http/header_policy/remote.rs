@@ -21,9 +21,19 @@ pub enum RemoteRule {
 /// One original-IP detection; the first that finds an address wins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Detection {
-    Xff { trusted_hops: u32, skip_append: bool },
-    TrustedRanges { ranges: Vec<IpNet>, skip_append: bool },
-    Header { name: HeaderName, may_be_internal: bool, reject: Option<StatusCode> },
+    Xff {
+        trusted_hops: u32,
+        skip_append: bool,
+    },
+    TrustedRanges {
+        ranges: Vec<IpNet>,
+        skip_append: bool,
+    },
+    Header {
+        name: HeaderName,
+        may_be_internal: bool,
+        reject: Option<StatusCode>,
+    },
 }
 
 /// What was found.
@@ -53,7 +63,10 @@ impl RemoteRule {
     /// The status to refuse the request with.
     pub fn find(&self, exchange: &mut Exchange) -> Result<Found, StatusCode> {
         match self {
-            Self::Edge { trusted_hops, skip_append } => {
+            Self::Edge {
+                trusted_hops,
+                skip_append,
+            } => {
                 let headers = exchange.request.headers();
                 let forwarded = last_address(headers, trusted_hops.wrapping_sub(1)).filter(|_| *trusted_hops > 0);
                 let found = Found {
@@ -81,22 +94,44 @@ impl Detection {
     fn find(&self, exchange: &mut Exchange) -> Result<Option<Found>, StatusCode> {
         let headers = exchange.request.headers();
         let (found, skip_append) = match self {
-            Self::Xff { trusted_hops, skip_append } => {
+            Self::Xff {
+                trusted_hops,
+                skip_append,
+            } => {
                 let found = last_address(headers, *trusted_hops);
-                let found = found.map(|(ip, alone)| Found { address: Some(address(ip)), may_be_internal: alone });
+                let found = found.map(|(ip, alone)| Found {
+                    address: Some(address(ip)),
+                    may_be_internal: alone,
+                });
                 (found, *skip_append)
             }
             Self::TrustedRanges { ranges, skip_append } => {
                 let peer = exchange.connection.remote.ip().map(|peer| peer.ip());
                 let found = first_untrusted(headers, peer, ranges);
-                (found.map(|ip| Found { address: Some(address(ip)), may_be_internal: false }), *skip_append)
+                (
+                    found.map(|ip| Found {
+                        address: Some(address(ip)),
+                        may_be_internal: false,
+                    }),
+                    *skip_append,
+                )
             }
-            Self::Header { name, may_be_internal, reject } => {
-                let value = headers.get(name).and_then(|value| value.to_str().ok()?.trim().parse::<IpAddr>().ok());
+            Self::Header {
+                name,
+                may_be_internal,
+                reject,
+            } => {
+                let value = headers
+                    .get(name)
+                    .and_then(|value| value.to_str().ok()?.trim().parse::<IpAddr>().ok());
                 match (value, reject) {
-                    (Some(ip), _) => {
-                        (Some(Found { address: Some(address(ip)), may_be_internal: *may_be_internal }), true)
-                    }
+                    (Some(ip), _) => (
+                        Some(Found {
+                            address: Some(address(ip)),
+                            may_be_internal: *may_be_internal,
+                        }),
+                        true,
+                    ),
                     (None, Some(status)) => return Err(*status),
                     (None, None) => (None, true),
                 }

@@ -61,7 +61,10 @@ impl RequestIdPolicy {
 
     /// Writes `reason` into the request's id, if it is a UUID and the policy allows it.
     pub fn set_reason(self, headers: &mut HeaderMap, reason: TraceReason) {
-        let Some(id) = headers.get(&X_REQUEST_ID).filter(|id| self.pack_trace_reason && is_uuid(id.as_bytes())) else {
+        let Some(id) = headers
+            .get(&X_REQUEST_ID)
+            .filter(|id| self.pack_trace_reason && is_uuid(id.as_bytes()))
+        else {
             return;
         };
         if id.as_bytes()[REASON_AT] == reason.digit() {
@@ -77,7 +80,10 @@ impl RequestIdPolicy {
 
 /// What the request's id says about tracing.
 pub fn reason(headers: &HeaderMap) -> TraceReason {
-    let id = headers.get(&X_REQUEST_ID).map(HeaderValue::as_bytes).filter(|id| is_uuid(id));
+    let id = headers
+        .get(&X_REQUEST_ID)
+        .map(HeaderValue::as_bytes)
+        .filter(|id| is_uuid(id));
     match id.map(|id| id[REASON_AT]) {
         Some(b'9') => TraceReason::Sampled,
         Some(b'a') => TraceReason::ServiceForced,
@@ -146,7 +152,13 @@ mod tests {
         };
         assert!(with(POLICY, false));
         assert!(!with(POLICY, true));
-        assert!(with(RequestIdPolicy { preserve_external: true, ..POLICY }, true));
+        assert!(with(
+            RequestIdPolicy {
+                preserve_external: true,
+                ..POLICY
+            },
+            true
+        ));
     }
 
     #[test]

@@ -45,7 +45,11 @@ impl Xfcc {
             Mode::AppendForward => append_list_tight(headers, &NAME, self.element(&peer).as_bytes()),
             Mode::SanitizeSet => {
                 headers.remove(NAME);
-                headers.extend(HeaderValue::try_from(self.element(&peer)).ok().map(|value| (NAME, value)));
+                headers.extend(
+                    HeaderValue::try_from(self.element(&peer))
+                        .ok()
+                        .map(|value| (NAME, value)),
+                );
             }
             Mode::Sanitize | Mode::ForwardOnly | Mode::AlwaysForwardOnly => {}
         }
@@ -56,7 +60,11 @@ impl Xfcc {
         let mut parts: Vec<String> = peer.local_uri_sans.iter().map(|uri| format!("By={uri}")).collect();
         parts.extend(peer.sha256.as_ref().map(|hash| format!("Hash={hash}")));
         if self.cert {
-            parts.extend(peer.certificate.as_ref().map(|der| format!("Cert=\"{}\"", url_encoded_pem(der))));
+            parts.extend(
+                peer.certificate
+                    .as_ref()
+                    .map(|der| format!("Cert=\"{}\"", url_encoded_pem(der))),
+            );
         }
         if self.chain && !peer.chain.is_empty() {
             let chain: String = peer.chain.iter().map(|der| url_encoded_pem(der)).collect();
@@ -126,8 +134,15 @@ mod tests {
             subject: Some(String::new()),
             ..PeerInfo::default()
         };
-        let xfcc = Xfcc { mode: Mode::AppendForward, subject: true, uri: true, dns: true, ..Xfcc::default() };
-        let expected = "By=spiffe://td/ns/b/sa/server;Hash=ab12;Subject=\"\";URI=spiffe://td/ns/a/sa/client;DNS=client.a";
+        let xfcc = Xfcc {
+            mode: Mode::AppendForward,
+            subject: true,
+            uri: true,
+            dns: true,
+            ..Xfcc::default()
+        };
+        let expected =
+            "By=spiffe://td/ns/b/sa/server;Hash=ab12;Subject=\"\";URI=spiffe://td/ns/a/sa/client;DNS=client.a";
         assert_eq!(xfcc.element(&peer), expected);
     }
 }
