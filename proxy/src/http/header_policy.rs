@@ -380,3 +380,6 @@ fn append_list_tight(headers: &mut HeaderMap, name: &HeaderName, value: &[u8]) {
         headers.insert(name, joined);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,3 +97,6 @@ impl Format {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

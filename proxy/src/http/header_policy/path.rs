@@ -133,7 +133,9 @@ fn canonical(path: &str) -> Option<String> {
                 }
                 _ => decoded.push('%'),
             },
-            '"' | '<' | '>' | '`' | '{' | '}' | ' ' => decoded.push_str(&format!("%{:02X}", character as u32)),
+            '"' | '<' | '>' | '`' | '{' | '}' | '^' | '|' | ' ' => {
+                decoded.push_str(&format!("%{:02X}", character as u32))
+            }
             other if other.is_ascii() => decoded.push(other),
             other => {
                 let mut bytes = [0; 4];
@@ -211,6 +213,9 @@ mod tests {
             ("/a%2Fb", "/a%2Fb"),
             ("/a%zz", "/a%zz"),
             ("/...", "/..."),
+            ("/a|b^c", "/a%7Cb%5Ec"),
+            ("/a/.;x/..", "/a/"),
+            ("//a/./b//", "//a/b//"),
         ];
         for (path, expected) in cases {
             assert_eq!(canonical(path).as_deref(), Some(expected), "{path}");

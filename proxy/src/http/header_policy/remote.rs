@@ -1,11 +1,12 @@
 //! Who the client is: the peer, or what `x-forwarded-for` or another header says of it (spec C.5).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::OnceLock;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use ipnet::IpNet;
 
-use super::{X_FORWARDED_FOR, append_list};
+use super::{X_FORWARDED_FOR, append_list_tight};
 use crate::http::exchange::Exchange;
 use crate::runtime::io::Address;
 
@@ -175,19 +176,37 @@ fn first_untrusted(headers: &HeaderMap, peer: Option<IpAddr>, ranges: &[IpNet]) 
     last
 }
 
-/// A peer on the loopback says nothing of where the request came from: our own address stands for it.
+/// A peer on the loopback says nothing of where the request came from: this machine's address stands for it.
 fn append_peer(exchange: &mut Exchange) {
-    let peer = exchange.connection.remote.ip();
-    let shown = match peer {
-        Some(peer) if peer.ip().is_loopback() => exchange.connection.local.ip(),
-        peer => peer,
+    let Some(peer) = exchange.connection.remote.ip() else {
+        return;
     };
-    let Some(shown) = shown else { return };
-    let text = shown.ip().to_string();
-    let headers = exchange.request.headers_mut();
-    if headers.contains_key(&X_FORWARDED_FOR) {
-        append_list(headers, &X_FORWARDED_FOR, text.as_bytes());
-    } else if let Ok(value) = HeaderValue::try_from(text) {
-        headers.insert(X_FORWARDED_FOR, value);
-    }
+    let shown = if peer.ip().is_loopback() {
+        machine_address(peer.is_ipv6())
+    } else {
+        peer.ip()
+    };
+    append_list_tight(
+        exchange.request.headers_mut(),
+        &X_FORWARDED_FOR,
+        shown.to_string().as_bytes(),
+    );
+}
+
+/// The address that this machine reaches others from, asked for once; no packet is sent. The loopback if it reaches nobody.
+fn machine_address(v6: bool) -> IpAddr {
+    static ADDRESSES: OnceLock<[IpAddr; 2]> = OnceLock::new();
+    // Documentation addresses (RFC 5737, RFC 3849): connecting a UDP socket only looks up the route to them.
+    let ask = |any: &str, somewhere: &str| -> std::io::Result<IpAddr> {
+        let socket = std::net::UdpSocket::bind(any)?;
+        socket.connect(somewhere)?;
+        Ok(socket.local_addr()?.ip())
+    };
+    let addresses = ADDRESSES.get_or_init(|| {
+        [
+            ask("0.0.0.0:0", "192.0.2.1:9").unwrap_or(Ipv4Addr::LOCALHOST.into()),
+            ask("[::]:0", "[2001:db8::1]:9").unwrap_or(Ipv6Addr::LOCALHOST.into()),
+        ]
+    });
+    addresses[usize::from(v6)]
 }

@@ -302,7 +302,7 @@ impl What {
             }
             Self::Query(name) => {
                 let request = view.exchange.map(RequestView::of);
-                put(
+                put_any(
                     out,
                     request
                         .and_then(|request| request.query_parameter(name))
@@ -353,6 +353,12 @@ impl What {
     }
 }
 
+/// A value that may be empty and is there all the same.
+fn put_any(out: &mut Vec<u8>, value: Option<&[u8]>) -> bool {
+    out.extend_from_slice(value.unwrap_or_default());
+    value.is_some()
+}
+
 pub(super) fn put(out: &mut Vec<u8>, value: Option<&[u8]>) -> bool {
     let Some(value) = value.filter(|value| !value.is_empty()) else {
         return false;
@@ -370,7 +376,7 @@ impl HeaderName {
                 .is_some_and(|exchange| self.write_from(exchange.headers(), name, out)),
             (HeaderFrom::Request, key) => {
                 let request = view.exchange.map(RequestView::of);
-                put(out, request.and_then(|request| key.of(&request)).as_deref())
+                put_any(out, request.and_then(|request| key.of(&request)).as_deref())
             }
             (HeaderFrom::Response, HeaderKey::Status) => {
                 view.response_code() != 0 && simple::number(out, u64::from(view.response_code()))
@@ -391,9 +397,9 @@ impl HeaderName {
 
     fn write_from(&self, headers: &HeaderMap, name: &http::HeaderName, out: &mut Vec<u8>) -> bool {
         if self.joined {
-            return put(out, crate::route::view::joined(headers, name).as_deref());
+            return put_any(out, crate::route::view::joined(headers, name).as_deref());
         }
-        put(out, headers.get(name).map(http::HeaderValue::as_bytes))
+        put_any(out, headers.get(name).map(http::HeaderValue::as_bytes))
     }
 }
 

@@ -97,16 +97,6 @@ const TABLE: &[(&str, Simple)] = &[
             )
         }),
     ),
-    (
-        "VIRTUAL_HOST_NAME",
-        Text(|v, out| {
-            put(
-                out,
-                v.exchange
-                    .and_then(|x| Some(x.route.virtual_host.as_ref()?.name().as_bytes())),
-            )
-        }),
-    ),
     ("VIRTUAL_CLUSTER_NAME", Text(virtual_cluster)),
     (
         "UPSTREAM_HOST",
