@@ -8,6 +8,5 @@ pub mod exchange;
 pub mod failure;
 pub mod header_policy;
 pub mod pipeline;
-pub mod router;
 pub mod service;
 pub mod upgrade;

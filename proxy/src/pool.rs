@@ -1,1 +1,98 @@
 //! Upstream connections: pools per worker, keyed by everything that makes connections differ.
+//!
+//! In: a picked host. Out: a [`Lease`] on a connection to it, which comes home by itself when its response has ended. A pool belongs to its thread:
+//! leasing an idle connection takes no lock and makes no system call.
+
+mod connect;
+mod home;
+mod local;
+
+use std::sync::Arc;
+
+use crate::cluster::{Cluster, Host};
+use crate::http::body::Body;
+use crate::http::codec::{Head, SendError, h1, h2};
+use crate::http::exchange::Protocol;
+use crate::http::failure::Failure;
+use crate::http::service::Response;
+
+/// What two requests must have in common to share a connection. Compared field by field; ids are unique in the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    /// [`Cluster::id`]: transport socket, protocol options and all else that the cluster's configuration says.
+    pub cluster: u64,
+    /// [`HostState::id`](crate::cluster::HostState::id)
+    pub host: u64,
+    /// `RoutingPriority::HIGH` has pools of its own, as in Envoy.
+    pub high_priority: bool,
+    pub protocol: Wanted,
+}
+
+/// Which protocol the connection must speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wanted {
+    Http1,
+    Http2,
+    /// Whatever ALPN says.
+    Auto,
+}
+
+/// A connection for one request.
+pub enum Lease {
+    H1 { connection: Box<h1::ClientConnection>, reused: bool },
+    H2 { connection: h2::ClientConnection, reused: bool },
+}
+
+/// A connection to `host`: an idle or shareable one, else a new one.
+///
+/// # Errors
+/// Connect failure or timeout, or a circuit breaker's overflow; counted in the cluster's stats.
+///
+/// # Cancel safety
+/// Dropping the future gives up a connection that only this request waits for; one that others wait for goes on.
+pub async fn lease(
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    high_priority: bool,
+    downstream: Protocol,
+) -> Result<Lease, Failure> {
+    let key = PoolKey {
+        cluster: cluster.id,
+        host: host.state.id,
+        high_priority,
+        protocol: connect::wanted(cluster, host, downstream),
+    };
+    if let Some(lease) = local::take(&key) {
+        return Ok(lease);
+    }
+    Box::pin(connect::connect(key, cluster, host)).await
+}
+
+impl Lease {
+    pub fn protocol(&self) -> Protocol {
+        match self {
+            Self::H1 { .. } => Protocol::Http11,
+            Self::H2 { .. } => Protocol::Http2,
+        }
+    }
+
+    /// Whether another request went over the connection before this one: only then may it have died unnoticed.
+    pub fn reused(&self) -> bool {
+        match self {
+            Self::H1 { reused, .. } | Self::H2 { reused, .. } => *reused,
+        }
+    }
+
+    /// Sends a request, waits for the response's head; see the codecs for errors and cancel safety.
+    pub async fn send(self, head: Head<'_>, body: Body) -> Result<Response, SendError> {
+        match self {
+            Self::H1 { connection, .. } => connection.send(head, body).await,
+            Self::H2 { connection, .. } => connection.send(head.to_request(body)).await,
+        }
+    }
+}
+
+/// Closes what is idle for too long, dead, or belongs to a host that is gone, on this thread. Run by each worker once a second.
+pub fn sweep() {
+    local::sweep();
+}

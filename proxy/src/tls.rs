@@ -5,9 +5,19 @@
 
 pub mod context;
 pub mod downstream;
+pub mod error;
+pub mod material;
+pub mod params;
+pub mod peer;
+pub mod report;
+pub mod san;
 pub mod secret;
+pub mod stats;
 pub mod upstream;
+pub mod verifier;
 pub mod verify;
+pub mod walk;
+pub mod x509;
 
 use std::sync::Arc;
 
@@ -51,6 +61,9 @@ pub enum TlsError {
     /// Envoy: "TLS_error:|…"
     #[error("TLS_error:|{0}")]
     Handshake(String),
+    /// The peer's certificate was refused, or missing.
+    #[error("TLS_error:|{1}")]
+    Verify(error::VerifyFailure, String),
     /// The context's secrets have not arrived; Envoy refuses the connection (`downstream_context_secrets_not_ready`).
     #[error("TLS secret is not supplied by SDS")]
     SecretNotReady,
@@ -75,6 +88,8 @@ pub struct TransportMatch {
 
 /// A finished handshake.
 pub struct Handshaken {
+    /// Whether an earlier session was resumed.
+    pub resumed: bool,
     pub io: Io,
     pub peer: Arc<PeerInfo>,
 }

@@ -1,1 +1,147 @@
-//! `DownstreamTlsContext`, `UpstreamTlsContext` and `Secret` → TLS contexts.
+//! Transport sockets → [`DownstreamTls`] and [`UpstreamTls`], and the secrets they name.
+
+use std::sync::Arc;
+
+use pb::common_tls_context::ValidationContextType;
+use prost::Message;
+use remora_proto::pb::envoy::config::core::v3::{
+    ConfigSource, TransportSocket, config_source::ConfigSourceSpecifier, grpc_service::TargetSpecifier,
+    transport_socket,
+};
+use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+use remora_proto::pb::google::protobuf::Any;
+
+use super::{BuildContext, Compiled, Problems};
+use crate::tls::{DownstreamTls, UpstreamTls};
+
+const DOWNSTREAM: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+const UPSTREAM: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+const RAW_BUFFER: &str = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+
+/// A listener side's transport socket; `None` is plaintext.
+///
+/// # Errors
+/// An unknown kind of socket, or what [`DownstreamTls::compile`] finds.
+pub fn downstream(socket: &TransportSocket, cx: &BuildContext) -> Compiled<Option<Arc<DownstreamTls>>> {
+    let Some(any) = typed_config(socket, DOWNSTREAM)? else {
+        return Ok(None);
+    };
+    let context: pb::DownstreamTlsContext = decode(any)?;
+    DownstreamTls::compile(&context, cx)
+        .map(Some)
+        .map_err(|problems| problems.under("typed_config"))
+}
+
+/// A cluster side's transport socket; `None` is plaintext.
+///
+/// # Errors
+/// An unknown kind of socket, or what [`UpstreamTls::compile`] finds.
+pub fn upstream(socket: &TransportSocket, cx: &BuildContext) -> Compiled<Option<Arc<UpstreamTls>>> {
+    let Some(any) = typed_config(socket, UPSTREAM)? else {
+        return Ok(None);
+    };
+    let context: pb::UpstreamTlsContext = decode(any)?;
+    UpstreamTls::compile(&context, cx)
+        .map(Some)
+        .map_err(|problems| problems.under("typed_config"))
+}
+
+/// Where a resource comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Source {
+    /// The aggregated stream.
+    Ads,
+    /// A stream of its own to this cluster.
+    Grpc { cluster: String },
+    /// A file on disk.
+    Path(String),
+    /// `static_resources` of the bootstrap.
+    Static,
+}
+
+impl Source {
+    /// # Errors
+    /// Sources that do not exist here (REST, Google gRPC).
+    pub fn compile(config: Option<&ConfigSource>) -> Compiled<Self> {
+        match config.map(|config| config.config_source_specifier.as_ref()) {
+            None => Ok(Self::Static),
+            Some(Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_))) => Ok(Self::Ads),
+            #[allow(deprecated)]
+            Some(Some(ConfigSourceSpecifier::Path(path))) => Ok(Self::Path(path.clone())),
+            Some(Some(ConfigSourceSpecifier::PathConfigSource(source))) => Ok(Self::Path(source.path.clone())),
+            Some(Some(ConfigSourceSpecifier::ApiConfigSource(api))) => {
+                let target = api
+                    .grpc_services
+                    .first()
+                    .and_then(|service| service.target_specifier.as_ref());
+                match target {
+                    Some(TargetSpecifier::EnvoyGrpc(grpc)) => Ok(Self::Grpc {
+                        cluster: grpc.cluster_name.clone(),
+                    }),
+                    _ => Err(Problems::one("api_config_source", "only envoy_grpc is supported")),
+                }
+            }
+            Some(None) => Err(Problems::one("config_source_specifier", "required")),
+        }
+    }
+}
+
+/// One secret that a transport socket needs before it can do handshakes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SecretRef {
+    pub name: String,
+    pub source: Source,
+}
+
+/// The secrets of a transport socket, either side; none for sockets that are not TLS.
+///
+/// # Errors
+/// Bytes that do not decode, or a source that does not exist here.
+pub fn secret_refs(socket: &TransportSocket) -> Compiled<Vec<SecretRef>> {
+    let Some(transport_socket::ConfigType::TypedConfig(any)) = &socket.config_type else {
+        return Ok(Vec::new());
+    };
+    let common = match any.type_url.as_str() {
+        DOWNSTREAM => decode::<pb::DownstreamTlsContext>(any)?.common_tls_context,
+        UPSTREAM => decode::<pb::UpstreamTlsContext>(any)?.common_tls_context,
+        _ => None,
+    };
+    let Some(common) = common else {
+        return Ok(Vec::new());
+    };
+    let mut configs: Vec<&pb::SdsSecretConfig> = common.tls_certificate_sds_secret_configs.iter().collect();
+    match &common.validation_context_type {
+        Some(ValidationContextType::ValidationContextSdsSecretConfig(secret)) => configs.push(secret),
+        Some(ValidationContextType::CombinedValidationContext(combined)) => {
+            configs.extend(&combined.validation_context_sds_secret_config);
+        }
+        _ => {}
+    }
+    let mut refs = Vec::new();
+    for config in configs {
+        let source = Source::compile(config.sds_config.as_ref());
+        refs.push(SecretRef {
+            name: config.name.clone(),
+            source: source.map_err(|problems| problems.under("typed_config.common_tls_context.sds_config"))?,
+        });
+    }
+    Ok(refs)
+}
+
+/// The socket's configuration if it is of type `wanted`; `None` for plaintext.
+fn typed_config<'a>(socket: &'a TransportSocket, wanted: &str) -> Compiled<Option<&'a Any>> {
+    match &socket.config_type {
+        Some(transport_socket::ConfigType::TypedConfig(any)) if any.type_url == wanted => Ok(Some(any)),
+        Some(transport_socket::ConfigType::TypedConfig(any)) if any.type_url == RAW_BUFFER => Ok(None),
+        Some(transport_socket::ConfigType::TypedConfig(any)) => Err(Problems::one(
+            "typed_config",
+            format!("transport socket {} is not supported here", any.type_url),
+        )),
+        None if socket.name == "envoy.transport_sockets.raw_buffer" => Ok(None),
+        None => Err(Problems::one("typed_config", "required")),
+    }
+}
+
+fn decode<M: Message + Default>(any: &Any) -> Compiled<M> {
+    M::decode(any.value.as_slice()).map_err(|error| Problems::one("typed_config", error.to_string()))
+}

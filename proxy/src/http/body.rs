@@ -44,6 +44,13 @@ impl Body {
         http_body::Body::is_end_stream(self)
     }
 
+    /// Drives whatever must go on although nobody takes frames now: the request side of a response.
+    pub fn poll_progress(&mut self, cx: &mut Context<'_>) {
+        if let Self::H1Response(body) = self {
+            body.poll_progress(cx);
+        }
+    }
+
     pub fn take(&mut self) -> Body {
         std::mem::take(self)
     }
@@ -120,5 +127,11 @@ impl http_body::Body for Body {
             Self::H2(body) => body.size_hint(),
             Self::Boxed(body) => body.size_hint(),
         }
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Body({:?})", http_body::Body::size_hint(self))
     }
 }

@@ -5,3 +5,41 @@
 
 pub mod h1;
 pub mod h2;
+
+use http::{HeaderMap, Method, Uri};
+
+use super::body::Body;
+use super::failure::Failure;
+
+/// A request head as a client connection reads it: the exchange keeps it, for retries and logs.
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    pub method: &'a Method,
+    /// Only its path is sent; the authority is the `host` header.
+    pub uri: &'a Uri,
+    pub headers: &'a HeaderMap,
+}
+
+/// A request that got no response.
+#[derive(Debug)]
+pub struct SendError {
+    pub failure: Failure,
+    /// The request's body, if nothing of it is lost: the request can be sent again.
+    pub body: Option<Body>,
+}
+
+impl Head<'_> {
+    /// A request of its own, for a codec that must own what it sends.
+    pub fn to_request(&self, body: Body) -> http::Request<Body> {
+        let mut request = http::Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+
+    /// Whether it asks to leave HTTP on its connection (RFC 9110 section 7.8).
+    pub fn is_upgrade(&self) -> bool {
+        self.headers.contains_key(http::header::UPGRADE) && self.headers.contains_key(http::header::CONNECTION)
+    }
+}

@@ -1,1 +1,145 @@
-//! The router: timeout → retry → attempt (cluster → pick host → lease → send → observe).
+//! The router: timeout → retry → attempt (cluster → pick host → lease a connection → send → observe).
+//!
+//! The innermost stage. Redirects and direct responses end here too: they are what a route says instead of a cluster.
+
+mod attempt;
+mod deadline;
+mod request_stream;
+mod retry;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::header::LOCATION;
+use http::{HeaderValue, StatusCode};
+
+use super::body::Body;
+use super::exchange::Exchange;
+use super::failure::Failure;
+use super::pipeline::HcmStats;
+use super::service::{Response, TryService};
+use crate::cluster::{Cluster, ClusterStats};
+use crate::route::{Action, Forward, RequestView, Route};
+use crate::snapshot::SnapshotCell;
+
+/// See the module. One per connection manager.
+pub struct Router {
+    pub snapshot: Arc<SnapshotCell>,
+    pub stats: Arc<HcmStats>,
+    /// `suppress_envoy_headers`: the router adds no `x-envoy-*` of its own.
+    pub suppress_envoy_headers: bool,
+}
+
+impl TryService for Router {
+    async fn try_call(&self, exchange: &mut Exchange) -> Result<Response, Failure> {
+        let Some(route) = exchange.route.route.clone() else { return Err(Failure::RouteNotFound) };
+        match &route.action {
+            Action::Forward(forward) => self.forward(exchange, &route, forward).await,
+            Action::Redirect(redirect) => {
+                self.stats.rq_redirect.inc();
+                exchange.details = "direct_response".into();
+                let location = redirect.location(&route.matcher.path, &RequestView::of(exchange));
+                let mut response = Response::new(Body::Empty);
+                *response.status_mut() = redirect.status;
+                let location = HeaderValue::try_from(location).map_err(|_| Failure::RouteNotFound)?;
+                response.headers_mut().insert(LOCATION, location);
+                Ok(response)
+            }
+            Action::DirectResponse(direct) => {
+                self.stats.rq_direct_response.inc();
+                exchange.details = "direct_response".into();
+                let mut response = Response::new(Body::from(direct.body.clone()));
+                *response.status_mut() = direct.status;
+                if !direct.body.is_empty() {
+                    let text = HeaderValue::from_static("text/plain");
+                    response.headers_mut().insert(http::header::CONTENT_TYPE, text);
+                }
+                Ok(response)
+            }
+            Action::NonForwarding => Err(Failure::RouteNotFound),
+        }
+    }
+
+    fn finish(&self, exchange: &mut Exchange) {
+        let Some(cluster) = exchange.route.cluster.take() else { return };
+        if let (Some(_), Some(end)) = (exchange.response_code, exchange.timing.end) {
+            cluster.stats.upstream_rq_time.record(end.as_millis() as u64);
+        }
+        if let Some(host) = &exchange.upstream.host {
+            let answered = exchange.response_code.is_some_and(|code| code.as_u16() < 500);
+            let counter = if answered { &host.state.rq_success } else { &host.state.rq_error };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        // The log may still want its name.
+        exchange.route.cluster = Some(cluster);
+    }
+}
+
+impl Router {
+    async fn forward(&self, exchange: &mut Exchange, route: &Arc<Route>, forward: &Forward) -> Result<Response, Failure> {
+        let cluster = self.choose_cluster(exchange, forward)?;
+        self.stats.rq_total.inc();
+        crate::http::header_policy::finalize_request(exchange, route, forward);
+        let result = retry::run(self, exchange, forward, &cluster).await;
+        if let Ok(response) = &result {
+            let canary = response.headers().get("x-envoy-upstream-canary").is_some_and(|value| value == "true");
+            cluster.stats.count_response(response.status().as_u16(), exchange.internal, canary);
+        } else if let Err(failure) = &result {
+            count_failure(&cluster.stats, failure, exchange.internal);
+        }
+        let mut response = result?;
+        exchange.details = "via_upstream".into();
+        if !self.suppress_envoy_headers
+            && let Some(time) = exchange.upstream.service_time
+        {
+            let mut digits = itoa::Buffer::new();
+            let text = digits.format(time.as_millis() as u64);
+            if let Ok(value) = HeaderValue::from_str(text) {
+                response.headers_mut().insert(SERVICE_TIME, value);
+            }
+        }
+        Ok(response)
+    }
+
+    fn choose_cluster(&self, exchange: &mut Exchange, forward: &Forward) -> Result<Arc<Cluster>, Failure> {
+        let missing = Failure::ClusterNotFound(forward.cluster_not_found);
+        let view = RequestView::of(exchange);
+        let remote = exchange.remote.as_ref().unwrap_or(&exchange.connection.remote);
+        let hash = if forward.hash_policies.is_empty() {
+            None
+        } else {
+            crate::route::hash::hash(&forward.hash_policies, &view, remote).hash
+        };
+        let Some(chosen) = forward.cluster.choose(&view, hash) else {
+            self.stats.no_cluster.inc();
+            return Err(missing);
+        };
+        exchange.route.weighted = chosen.weighted;
+        exchange.hash = hash;
+        let cluster = self.snapshot.load().cluster(&chosen.cluster);
+        let Some(cluster) = cluster else {
+            self.stats.no_cluster.inc();
+            return Err(missing);
+        };
+        exchange.route.cluster = Some(cluster.clone());
+        Ok(cluster)
+    }
+}
+
+/// A failure that the router answers counts as the response code it becomes.
+fn count_failure(stats: &ClusterStats, failure: &Failure, internal: bool) {
+    match failure {
+        Failure::DownstreamDisconnect | Failure::DownstreamReset => return,
+        Failure::NoHealthyUpstream => stats.upstream_cx_none_healthy.inc(),
+        Failure::ResponseTimeout => stats.upstream_rq_timeout.inc(),
+        _ => {}
+    }
+    stats.count_response(failure.row().status.as_u16(), internal, false);
+}
+
+const SERVICE_TIME: http::HeaderName = http::HeaderName::from_static("x-envoy-upstream-service-time");
+
+/// A 5xx of ours and of the upstream alike, for outlier detection and retries.
+fn is_server_error(status: StatusCode) -> bool {
+    status.is_server_error()
+}

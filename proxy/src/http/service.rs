@@ -1,17 +1,33 @@
-//! The spine's own service trait: as `tower::Service`, without `&mut self` and without readiness, because admission happens in the call.
+//! The spine's own service traits: as `tower::Service`, without `&mut self` and without readiness, because admission happens in the call.
 //!
-//! Layers are `tower::Layer`s over it, composed by `tower::ServiceBuilder` with static types.
+//! Layers are `tower::Layer`s over them, composed by `tower::ServiceBuilder` with static types.
 
 use std::future::Future;
 
 use super::body::Body;
 use super::exchange::Exchange;
+use super::failure::Failure;
 
 pub type Response = http::Response<Body>;
 
-/// One stage of the pipeline. It may look at and change the exchange before and after the stages inside it.
+/// A stage that always answers: what codecs call.
 pub trait Service: Send + Sync + 'static {
-    /// Answers the request in `exchange`. Never fails: a failure is a response by the time it leaves the respond layer.
-    /// Dropping the future cancels the request.
+    /// Answers the request in `exchange`. Dropping the future cancels the request.
     fn call(&self, exchange: &mut Exchange) -> impl Future<Output = Response> + Send;
+
+    /// After the last byte of the response, or after the stream was cut; exactly once per exchange.
+    fn finish(&self, exchange: &mut Exchange) {
+        let _ = exchange;
+    }
+}
+
+/// A stage inside the respond layer: it may fail, and the failure table says how that is answered.
+pub trait TryService: Send + Sync + 'static {
+    /// Answers the request in `exchange`, or says why not. Dropping the future cancels the request.
+    fn try_call(&self, exchange: &mut Exchange) -> impl Future<Output = Result<Response, Failure>> + Send;
+
+    /// See [`Service::finish`].
+    fn finish(&self, exchange: &mut Exchange) {
+        let _ = exchange;
+    }
 }

@@ -27,6 +27,11 @@ impl Counter {
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+
+    /// Back to zero (`/reset_counters`).
+    pub fn reset(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
 }
 
 /// Goes up and down.
@@ -64,6 +69,9 @@ pub enum Value<'a> {
 pub trait StatGroup: Send + Sync + 'static {
     /// Calls `visit` with each stat's name behind the prefix.
     fn visit(&self, visit: &mut dyn FnMut(&str, Value<'_>));
+
+    /// Sets counters and histograms to zero (`/reset_counters`); gauges stay.
+    fn reset(&self) {}
 }
 
 /// Declares a struct of stats with Envoy's names:
@@ -104,6 +112,12 @@ macro_rules! stat_group {
                 $(visit(stringify!($histogram), $crate::telemetry::stats::Value::Histogram(&self.$histogram));)*
                 self.dynamic.visit(visit);
             }
+
+            fn reset(&self) {
+                $(self.$counter.reset();)*
+                $(self.$histogram.reset();)*
+                self.dynamic.reset();
+            }
         }
     };
 }
@@ -126,6 +140,10 @@ impl Dynamic {
         for (name, counter) in self.0.lock().iter() {
             visit(name, Value::Counter(counter.value()));
         }
+    }
+
+    pub fn reset(&self) {
+        self.0.lock().values().for_each(|counter| counter.reset());
     }
 }
 
@@ -163,14 +181,22 @@ impl Stats {
 
     /// Calls `visit` with every stat: prefix, name behind it, value.
     pub fn visit(&self, visit: &mut dyn FnMut(&str, &str, Value<'_>)) {
-        let groups: Vec<_> = self
-            .0
+        for (prefix, group) in self.groups() {
+            group.visit(&mut |name, value| visit(&prefix, name, value));
+        }
+    }
+
+    /// Sets every counter and histogram to zero.
+    pub fn reset(&self) {
+        self.groups().iter().for_each(|(_, group)| group.reset());
+    }
+
+    /// A copy, so that no lock is held while a scrape formats.
+    fn groups(&self) -> Vec<(String, Arc<dyn AnyGroup>)> {
+        self.0
             .lock()
             .iter()
             .map(|(prefix, group)| (prefix.clone(), group.clone()))
-            .collect();
-        for (prefix, group) in groups {
-            group.visit(&mut |name, value| visit(&prefix, name, value));
-        }
+            .collect()
     }
 }

@@ -1,1 +1,217 @@
-//! What both sides share of a TLS context.
+//! What both sides share of a TLS context: where certificates and trust come from, and whether they are there.
+
+use std::sync::Arc;
+
+use pb::common_tls_context::ValidationContextType;
+use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+
+use super::material::Certificate;
+use super::params::{Params, Side};
+use super::report::{CertificateDetails, CertificateReport};
+use super::secret::{SecretCell, SecretValue};
+use super::verifier::{Entry, Keys};
+use super::verify::Policy;
+use super::x509::CertificateFacts;
+use crate::config::{BuildContext, Compiled, Problems};
+
+/// A compiled `CommonTlsContext`.
+pub struct Common {
+    pub params: Params,
+    pub alpn: Vec<Vec<u8>>,
+    certificates: Vec<CertificateSource>,
+    validation: Validation,
+}
+
+enum CertificateSource {
+    Inline(Certificate),
+    Secret(Arc<SecretCell>),
+}
+
+#[derive(Default)]
+struct Validation {
+    configured: bool,
+    inline: Option<pb::CertificateValidationContext>,
+    secret: Option<Arc<SecretCell>>,
+}
+
+/// All that a rustls configuration is built from, at one moment.
+pub struct Material {
+    pub keys: Keys,
+    /// The first certificate's, for `%DOWNSTREAM_LOCAL_…%`.
+    pub local: Option<CertificateFacts>,
+    pub policy: Policy,
+}
+
+impl Common {
+    /// # Errors
+    /// Every field that is wrong or not supported, by path.
+    pub fn compile(config: &pb::CommonTlsContext, side: Side, cx: &BuildContext) -> Compiled<Self> {
+        #[allow(deprecated)]
+        let refused = [
+            (
+                "tls_certificate_provider_instance",
+                config.tls_certificate_provider_instance.is_some(),
+            ),
+            (
+                "custom_tls_certificate_selector",
+                config.custom_tls_certificate_selector.is_some(),
+            ),
+            (
+                "tls_certificate_certificate_provider",
+                config.tls_certificate_certificate_provider.is_some(),
+            ),
+            (
+                "tls_certificate_certificate_provider_instance",
+                config.tls_certificate_certificate_provider_instance.is_some(),
+            ),
+            ("custom_handshaker", config.custom_handshaker.is_some()),
+            ("key_log", config.key_log.is_some()),
+        ];
+        if let Some((field, _)) = refused.iter().find(|(_, set)| *set) {
+            return Err(Problems::one(*field, "not supported"));
+        }
+        let params = Params::compile(config.tls_params.as_ref(), side);
+        let mut certificates = Vec::new();
+        for (index, certificate) in config.tls_certificates.iter().enumerate() {
+            let path = format!("tls_certificates[{index}]");
+            let compiled = Certificate::compile(certificate).map_err(|problems| problems.under(&path))?;
+            certificates.push(CertificateSource::Inline(compiled));
+        }
+        for secret in &config.tls_certificate_sds_secret_configs {
+            certificates.push(CertificateSource::Secret(cx.secrets.cell(&secret.name)));
+        }
+        let common = Self {
+            params: params.map_err(|problems| problems.under("tls_params"))?,
+            alpn: config
+                .alpn_protocols
+                .iter()
+                .map(|name| name.clone().into_bytes())
+                .collect(),
+            certificates,
+            validation: Validation::compile(config.validation_context_type.as_ref(), cx)?,
+        };
+        Ok(common)
+    }
+
+    /// The secrets that the context depends on.
+    pub fn cells(&self) -> impl Iterator<Item = &Arc<SecretCell>> {
+        let certificates = self.certificates.iter().filter_map(|source| match source {
+            CertificateSource::Secret(cell) => Some(cell),
+            CertificateSource::Inline(_) => None,
+        });
+        certificates.chain(&self.validation.secret)
+    }
+
+    /// Whether the peer's certificate is to be asked for at all.
+    pub fn has_validation(&self) -> bool {
+        self.validation.configured
+    }
+
+    pub fn has_certificates(&self) -> bool {
+        !self.certificates.is_empty()
+    }
+
+    /// `validation_context.suppress_client_ca_list`
+    pub fn suppresses_client_ca_list(&self) -> bool {
+        let inline = self.validation.inline.as_ref();
+        inline.is_some_and(|context| context.suppress_client_ca_list)
+    }
+
+    /// What is there now; `None` while a secret is missing.
+    pub fn material(&self) -> Option<Compiled<Material>> {
+        let mut entries = Vec::new();
+        let mut local = None;
+        for source in &self.certificates {
+            let mut take = |certificate: &Certificate| {
+                entries.push(Entry::of(certificate));
+                local.get_or_insert_with(|| certificate.leaf.clone());
+            };
+            match source {
+                CertificateSource::Inline(certificate) => take(certificate),
+                CertificateSource::Secret(cell) => match &*cell.value()? {
+                    SecretValue::Certificate(certificate) => take(certificate),
+                    SecretValue::Validation(_) => return Some(Err(wrong_kind(cell, "a certificate"))),
+                },
+            }
+        }
+        let secret = match &self.validation.secret {
+            Some(cell) => Some((cell, cell.value()?)),
+            None => None,
+        };
+        let inline = self.validation.inline.as_ref();
+        let policy = match secret.as_ref().map(|(cell, value)| (cell, &**value)) {
+            None => Policy::compile(inline, None),
+            Some((_, SecretValue::Validation(context))) => Policy::compile(inline, Some(context)),
+            Some((cell, SecretValue::Certificate(_))) => Err(wrong_kind(cell, "a validation context")),
+        };
+        Some(policy.map(|policy| Material {
+            keys: Keys { entries },
+            local,
+            policy,
+        }))
+    }
+
+    /// For `/certs`.
+    pub fn report(&self) -> CertificateReport {
+        let mut report = CertificateReport::default();
+        for source in &self.certificates {
+            match source {
+                CertificateSource::Inline(certificate) => {
+                    report.chain.push(CertificateDetails::of_certificate(certificate));
+                }
+                CertificateSource::Secret(cell) => {
+                    if let Some(SecretValue::Certificate(certificate)) = cell.value().as_deref() {
+                        report.chain.push(CertificateDetails::of_certificate(certificate));
+                    }
+                }
+            }
+        }
+        if let Some(Ok(material)) = self.material()
+            && let Some(trust) = &material.policy.trust
+        {
+            report.ca.extend(CertificateDetails::of_trust(trust));
+        }
+        report
+    }
+}
+
+impl Validation {
+    fn compile(config: Option<&ValidationContextType>, cx: &BuildContext) -> Compiled<Self> {
+        let cell = |secret: &pb::SdsSecretConfig| cx.secrets.cell(&secret.name);
+        let (inline, secret, path) = match config {
+            None => return Ok(Self::default()),
+            Some(ValidationContextType::ValidationContext(context)) => {
+                (Some(context.clone()), None, "validation_context")
+            }
+            Some(ValidationContextType::ValidationContextSdsSecretConfig(secret)) => {
+                (None, Some(cell(secret)), "validation_context_sds_secret_config")
+            }
+            Some(ValidationContextType::CombinedValidationContext(combined)) => (
+                combined.default_validation_context.clone(),
+                combined.validation_context_sds_secret_config.as_ref().map(cell),
+                "combined_validation_context.default_validation_context",
+            ),
+            Some(_) => {
+                return Err(Problems::one(
+                    "validation_context_type",
+                    "certificate providers are not supported",
+                ));
+            }
+        };
+        // A SAN list alone is fine where a secret brings the anchors; everything else can be checked now.
+        if secret.is_none() {
+            Policy::compile(inline.as_ref(), None).map_err(|problems| problems.under(path))?;
+        } else {
+            Policy::check_fields(inline.as_ref()).map_err(|problems| problems.under(path))?;
+        }
+        Ok(Self {
+            configured: true,
+            inline,
+            secret,
+        })
+    }
+}
+
+fn wrong_kind(cell: &SecretCell, wanted: &str) -> Problems {
+    Problems::one("", format!("secret {} is not {wanted}", cell.name()))
+}

@@ -1,6 +1,151 @@
-//! Secrets by name.
+//! Secrets by name. A context subscribes to the cells it names; an update rebuilds those contexts and no other.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use prost::Message;
+use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+
+use super::material::{self, Certificate};
+use super::report::CertificateReport;
+use super::verify::ValidationSecret;
+use crate::config::{Compiled, Problems};
+
+/// A decoded, checked secret.
+#[derive(Debug)]
+pub enum SecretValue {
+    Certificate(Certificate),
+    Validation(ValidationSecret),
+}
+
+/// Something that is built from secrets and built again when one changes.
+pub trait Rebuild: Send + Sync {
+    /// Takes up the newest values; keeps the old build if it cannot.
+    fn rebuild(&self);
+    /// What `/certs` shows of it.
+    fn report(&self) -> CertificateReport;
+}
+
 /// One secret, swapped in place.
-pub struct SecretCell;
-/// All secrets by name.
+pub struct SecretCell {
+    name: Arc<str>,
+    value: ArcSwapOption<SecretValue>,
+    watchers: Mutex<Vec<Weak<dyn Rebuild>>>,
+}
+
+impl SecretCell {
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// `None` until the secret has arrived.
+    pub fn value(&self) -> Option<Arc<SecretValue>> {
+        self.value.load_full()
+    }
+
+    /// Has `watcher` rebuilt on every change, for as long as it lives.
+    pub fn watch(&self, watcher: Weak<dyn Rebuild>) {
+        let mut watchers = self.watchers.lock();
+        watchers.retain(|known| known.strong_count() > 0);
+        watchers.push(watcher);
+    }
+
+    fn set(&self, value: Option<Arc<SecretValue>>) {
+        self.value.store(value);
+        // Rebuilt outside the lock: a rebuild may take milliseconds, and a compile may subscribe meanwhile.
+        let watchers: Vec<_> = self.watchers.lock().iter().filter_map(Weak::upgrade).collect();
+        for watcher in watchers {
+            watcher.rebuild();
+        }
+    }
+}
+
+/// All secrets by name, and the contexts that live, for `/certs`.
 #[derive(Default)]
-pub struct SecretStore;
+pub struct SecretStore {
+    cells: Mutex<BTreeMap<Arc<str>, Arc<SecretCell>>>,
+    contexts: Mutex<Vec<Weak<dyn Rebuild>>>,
+}
+
+impl SecretStore {
+    /// The cell of `name`, empty until [`update`](Self::update) fills it.
+    pub fn cell(&self, name: &str) -> Arc<SecretCell> {
+        let mut cells = self.cells.lock();
+        if let Some(cell) = cells.get(name) {
+            return cell.clone();
+        }
+        let name: Arc<str> = Arc::from(name);
+        let cell = Arc::new(SecretCell {
+            name: name.clone(),
+            value: ArcSwapOption::empty(),
+            watchers: Mutex::default(),
+        });
+        cells.insert(name, cell.clone());
+        cell
+    }
+
+    /// Takes a `Secret` resource (encoded) in, or its removal. Reads the files it names. New handshakes use it at once.
+    ///
+    /// # Errors
+    /// What is wrong with the secret; the last good one stays.
+    pub fn update(&self, name: &str, secret: Option<&[u8]>) -> Compiled<()> {
+        let value = secret.map(Self::compile).transpose()?.flatten();
+        self.cell(name).set(value.map(Arc::new));
+        Ok(())
+    }
+
+    /// Checks an encoded `Secret` without taking it in. `None`: a kind that nothing here uses (generic secrets, ticket keys).
+    pub fn compile(secret: &[u8]) -> Compiled<Option<SecretValue>> {
+        let secret = pb::Secret::decode(secret).map_err(|error| Problems::one("", error.to_string()))?;
+        Ok(match secret.r#type {
+            Some(pb::secret::Type::TlsCertificate(tls)) => {
+                let certificate = Certificate::compile(&tls).map_err(|problems| problems.under("tls_certificate"))?;
+                Some(SecretValue::Certificate(certificate))
+            }
+            Some(pb::secret::Type::ValidationContext(context)) => {
+                let context = ValidationSecret::compile(context);
+                Some(SecretValue::Validation(
+                    context.map_err(|problems| problems.under("validation_context"))?,
+                ))
+            }
+            _ => None,
+        })
+    }
+
+    /// Files that an encoded secret reads, so that whoever watches them can call [`update`](Self::update) again.
+    pub fn files(secret: &[u8]) -> Vec<String> {
+        pb::Secret::decode(secret)
+            .map(|secret| material::files(&secret))
+            .unwrap_or_default()
+    }
+
+    /// Whether the secret has arrived.
+    pub fn is_ready(&self, name: &str) -> bool {
+        self.cells
+            .lock()
+            .get(name)
+            .is_some_and(|cell| cell.value.load().is_some())
+    }
+
+    /// Names asked for or delivered so far.
+    pub fn names(&self) -> Vec<Arc<str>> {
+        self.cells.lock().keys().cloned().collect()
+    }
+
+    /// Remembers a context for [`reports`](Self::reports), for as long as it lives.
+    pub fn register(&self, context: Weak<dyn Rebuild>) {
+        let mut contexts = self.contexts.lock();
+        if contexts.len().is_power_of_two() {
+            contexts.retain(|known| known.strong_count() > 0);
+        }
+        contexts.push(context);
+    }
+
+    /// One report per living context, as `/certs` lists them.
+    pub fn reports(&self) -> Vec<CertificateReport> {
+        let contexts: Vec<_> = self.contexts.lock().iter().filter_map(Weak::upgrade).collect();
+        contexts.iter().map(|context| context.report()).collect()
+    }
+}

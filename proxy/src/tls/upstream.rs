@@ -1,3 +1,192 @@
-//! Client side.
-/// A compiled `UpstreamTlsContext`.
-pub struct UpstreamTls;
+//! Client side: an `UpstreamTlsContext`, and the handshake.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwapOption;
+use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+use rustls::HandshakeKind;
+use rustls::client::{ClientConfig, Resumption};
+use rustls::pki_types::ServerName;
+use tokio_rustls::{TlsConnector, TlsStream};
+
+use super::context::{Common, Material};
+use super::error::VerifyFailure;
+use super::params::Side;
+use super::report::CertificateReport;
+use super::secret::Rebuild;
+use super::verifier::PeerVerifier;
+use super::x509::CertificateFacts;
+use super::{Handshaken, TlsError, error, peer, san};
+use crate::config::{BuildContext, Compiled, Problems};
+use crate::runtime::io::Io;
+
+/// A compiled `UpstreamTlsContext`. Keeps its identity while secrets rotate.
+pub struct UpstreamTls {
+    common: Common,
+    sni: Option<String>,
+    auto_host_sni: bool,
+    auto_sni_san_validation: bool,
+    max_session_keys: usize,
+    built: ArcSwapOption<Built>,
+}
+
+struct Built {
+    config: Arc<ClientConfig>,
+    local: Option<CertificateFacts>,
+}
+
+impl UpstreamTls {
+    /// # Errors
+    /// Every field that is wrong or not supported, by path.
+    pub fn compile(config: &pb::UpstreamTlsContext, cx: &BuildContext) -> Compiled<Arc<Self>> {
+        let empty = pb::CommonTlsContext::default();
+        let common = config.common_tls_context.as_ref().unwrap_or(&empty);
+        let common = Common::compile(common, Side::Upstream, cx).map_err(|p| p.under("common_tls_context"))?;
+        if config.allow_renegotiation {
+            return Err(Problems::one("allow_renegotiation", "not supported"));
+        }
+        if !config.sni.is_empty() && server_name(&config.sni).is_none() {
+            return Err(Problems::one("sni", "not a DNS name"));
+        }
+        let sessions = config.max_session_keys.as_ref().map_or(1, |wrapped| wrapped.value);
+        let context = Arc::new(Self {
+            common,
+            sni: Some(config.sni.clone()).filter(|sni| !sni.is_empty()),
+            auto_host_sni: config.auto_host_sni,
+            auto_sni_san_validation: config.auto_sni_san_validation,
+            max_session_keys: sessions as usize,
+            built: ArcSwapOption::empty(),
+        });
+        if let Some(material) = context.common.material() {
+            let material = material.map_err(|problems| problems.under("common_tls_context"))?;
+            context.built.store(Some(Arc::new(context.build(material)?)));
+        }
+        let weak: Weak<dyn Rebuild> = Arc::<Self>::downgrade(&context);
+        for cell in context.common.cells() {
+            cell.watch(weak.clone());
+        }
+        cx.secrets.register(weak);
+        Ok(context)
+    }
+
+    /// Whether all secrets have arrived.
+    pub fn is_ready(&self) -> bool {
+        self.built.load().is_some()
+    }
+
+    /// The SNI is the host's own name (`auto_host_sni`): give it as the override.
+    pub fn auto_host_sni(&self) -> bool {
+        self.auto_host_sni
+    }
+
+    pub fn alpn_protocols(&self) -> &[Vec<u8>] {
+        &self.common.alpn
+    }
+
+    /// Does the client's part of a handshake. No time limit of its own; dropping it closes the connection. An override of the SNI that
+    /// is no DNS name (an IP address) sends none.
+    ///
+    /// # Errors
+    /// See [`TlsError`].
+    pub async fn connect(
+        &self,
+        io: Io,
+        alpn_override: Option<&[Vec<u8>]>,
+        sni_override: Option<&str>,
+    ) -> Result<Handshaken, TlsError> {
+        let built = self.built.load_full().ok_or(TlsError::SecretNotReady)?;
+        let sni = sni_override.or(self.sni.as_deref());
+        let name = sni.and_then(server_name).unwrap_or_else(|| placeholder(&io));
+        let sent = match &name {
+            ServerName::DnsName(name) => Some(name.as_ref().to_owned()),
+            _ => None,
+        };
+        let connector = TlsConnector::from(built.config.clone());
+        let outcome = match alpn_override {
+            Some(alpn) => connector.with_alpn(alpn.to_vec()).connect(name, io).await,
+            None => connector.connect(name, io).await,
+        };
+        let stream = outcome.map_err(error::from_io)?;
+        let (_, session) = stream.get_ref();
+        let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+        let info = peer::info(session, built.local.as_ref(), sent);
+        Ok(Handshaken {
+            resumed,
+            io: Io::Tls(Box::new(TlsStream::Client(stream))),
+            peer: Arc::new(info),
+        })
+    }
+
+    fn build(&self, material: Material) -> Compiled<Built> {
+        let params = &self.common.params;
+        let internal = |error: rustls::Error| Problems::one("common_tls_context.tls_params", error.to_string());
+        let verifier = PeerVerifier {
+            policy: material.policy,
+            algorithms: params.provider.signature_verification_algorithms,
+            mandatory: true,
+            hints: Vec::new(),
+            sni_is_san: self.auto_sni_san_validation,
+        };
+        let mut config = ClientConfig::builder_with_provider(params.provider.clone())
+            .with_protocol_versions(&params.versions)
+            .map_err(internal)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::new(material.keys));
+        config.alpn_protocols = self.common.alpn.clone();
+        config.resumption = match self.max_session_keys {
+            0 => Resumption::disabled(),
+            // rustls counts up to eight TLS 1.3 tickets as one server.
+            keys => Resumption::in_memory_sessions(keys.saturating_mul(8)),
+        };
+        Ok(Built {
+            config: Arc::new(config),
+            local: material.local,
+        })
+    }
+}
+
+impl Handshaken {
+    /// `auto_san_validation`: checks that the peer's certificate names `host`. For after the handshake, before any byte of ours.
+    ///
+    /// # Errors
+    /// [`TlsError::Verify`] when it does not.
+    pub fn names(self, host: &str) -> Result<Self, TlsError> {
+        match san::any_names_host(&self.peer.dns_sans, host) {
+            true => Ok(self),
+            false => Err(TlsError::Verify(VerifyFailure::San, error::san_mismatch())),
+        }
+    }
+}
+
+impl Rebuild for UpstreamTls {
+    fn rebuild(&self) {
+        match self.common.material() {
+            None => self.built.store(None),
+            Some(material) => match material.and_then(|material| self.build(material)) {
+                Ok(built) => self.built.store(Some(Arc::new(built))),
+                Err(problems) => tracing::warn!(%problems, "upstream TLS context keeps its old secrets"),
+            },
+        }
+    }
+
+    fn report(&self) -> CertificateReport {
+        self.common.report()
+    }
+}
+
+/// `None` for what cannot go into an SNI.
+fn server_name(name: &str) -> Option<ServerName<'static>> {
+    match ServerName::try_from(name) {
+        Ok(name @ ServerName::DnsName(_)) => Some(name.to_owned()),
+        _ => None,
+    }
+}
+
+/// rustls wants a name even where none is sent; the address keeps the session caches of hosts apart.
+fn placeholder(io: &Io) -> ServerName<'static> {
+    let peer = io.as_tcp().and_then(|stream| stream.peer_addr().ok());
+    let ip = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip());
+    ServerName::IpAddress(ip.into())
+}

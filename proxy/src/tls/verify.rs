@@ -1,1 +1,350 @@
-//! Certificate verification: chains, SANs, SPIFFE.
+//! Certificate verification: chains, pinned hashes, SANs.
+//!
+//! webpki builds and checks chains. Around it stands what Envoy accepts and webpki does not: a certificate that is itself trusted, a CA
+//! certificate used as a leaf, no trust anchors at all (nothing is verified then, unless hashes are pinned).
+
+use std::sync::Arc;
+
+use remora_proto::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
+use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+use rustls::CertificateError;
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+
+use super::material;
+use super::san::SanMatcher;
+use super::walk;
+use super::x509::CertificateFacts;
+use crate::config::{Compiled, Problems};
+
+/// Trust anchors, parsed once per secret and shared by the contexts that use it.
+#[derive(Debug)]
+pub struct Trust {
+    pub roots: Vec<CertificateDer<'static>>,
+    pub anchors: Vec<TrustAnchor<'static>>,
+    /// For `/certs`.
+    pub path: String,
+}
+
+/// What a peer's certificate must satisfy.
+#[derive(Debug, Default)]
+pub struct Policy {
+    pub trust: Option<Arc<Trust>>,
+    crls: Vec<webpki::CertRevocationList<'static>>,
+    sans: Vec<SanMatcher>,
+    hashes: Vec<[u8; 32]>,
+    spkis: Vec<[u8; 32]>,
+    allow_expired: bool,
+    accept_untrusted: bool,
+    leaf_crl_only: bool,
+    max_depth: Option<u32>,
+}
+
+/// A validation context out of a secret.
+#[derive(Debug)]
+pub struct ValidationSecret {
+    pub config: pb::CertificateValidationContext,
+    pub trust: Option<Arc<Trust>>,
+}
+
+/// What the peer is checked as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Server,
+    Client,
+}
+
+impl Trust {
+    /// The anchors of `context`, if it has any.
+    pub fn compile(context: &pb::CertificateValidationContext) -> Compiled<Option<Arc<Self>>> {
+        let system = DataSource {
+            specifier: Some(Specifier::Filename(SYSTEM_ROOTS.to_owned())),
+            ..DataSource::default()
+        };
+        let source = match (&context.trusted_ca, &context.system_root_certs) {
+            (Some(source), _) => source,
+            (None, Some(_)) => &system,
+            (None, None) => return Ok(None),
+        };
+        let bytes = material::read(source).map_err(|problems| problems.under("trusted_ca"))?;
+        let roots = material::certificates(&bytes).map_err(|problems| problems.under("trusted_ca"))?;
+        let mut anchors = Vec::with_capacity(roots.len());
+        for root in &roots {
+            // A root of X.509 version 1 is no anchor for webpki; it may still be trusted as itself.
+            if let Ok(anchor) = webpki::anchor_from_trusted_cert(root) {
+                anchors.push(anchor.to_owned());
+            } else if CertificateFacts::parse(root).is_none() {
+                return Err(Problems::one("trusted_ca", "not an X.509 certificate"));
+            }
+        }
+        Ok(Some(Arc::new(Self {
+            roots,
+            anchors,
+            path: material::describe(Some(source)),
+        })))
+    }
+}
+
+impl ValidationSecret {
+    pub fn compile(config: pb::CertificateValidationContext) -> Compiled<Self> {
+        let trust = Trust::compile(&config)?;
+        // The same checks as the contexts that will merge it, so that a bad secret is refused where it arrives.
+        Policy::compile(
+            None,
+            Some(&Self {
+                config: config.clone(),
+                trust: trust.clone(),
+            }),
+        )?;
+        let config = pb::CertificateValidationContext {
+            trusted_ca: None,
+            ..config
+        };
+        Ok(Self { config, trust })
+    }
+}
+
+impl Policy {
+    /// Merges an inline context with one out of a secret as `combined_validation_context` does: the secret's fields win, lists add up.
+    pub fn compile(
+        inline: Option<&pb::CertificateValidationContext>,
+        secret: Option<&ValidationSecret>,
+    ) -> Compiled<Self> {
+        let mut policy = Self::default();
+        for config in inline.into_iter().chain(secret.map(|secret| &secret.config)) {
+            policy.merge(config)?;
+        }
+        policy.trust = match secret.and_then(|secret| secret.trust.clone()) {
+            Some(trust) => Some(trust),
+            None => inline.map(Trust::compile).transpose()?.flatten(),
+        };
+        if policy.trust.is_none() && !policy.sans.is_empty() && !policy.pins() {
+            return Err(Problems::one(
+                "match_typed_subject_alt_names",
+                "SAN-based verification of peer certificates without trusted CA is insecure and not allowed",
+            ));
+        }
+        Ok(policy)
+    }
+
+    /// Checks an inline context that a secret will complete.
+    pub fn check_fields(inline: Option<&pb::CertificateValidationContext>) -> Compiled<()> {
+        match inline {
+            Some(config) => Self::default().merge(config),
+            None => Ok(()),
+        }
+    }
+
+    fn merge(&mut self, config: &pb::CertificateValidationContext) -> Compiled<()> {
+        let refused = [
+            (
+                "ca_certificate_provider_instance",
+                config.ca_certificate_provider_instance.is_some(),
+            ),
+            ("custom_validator_config", config.custom_validator_config.is_some()),
+            (
+                "require_signed_certificate_timestamp",
+                config
+                    .require_signed_certificate_timestamp
+                    .is_some_and(|wrapped| wrapped.value),
+            ),
+        ];
+        if let Some((field, _)) = refused.iter().find(|(_, set)| *set) {
+            return Err(Problems::one(*field, "not supported"));
+        }
+        for (index, matcher) in config.match_typed_subject_alt_names.iter().enumerate() {
+            let path = format!("match_typed_subject_alt_names[{index}]");
+            self.sans
+                .push(SanMatcher::typed(matcher).map_err(|problems| problems.under(&path))?);
+        }
+        #[allow(deprecated)]
+        for (index, matcher) in config.match_subject_alt_names.iter().enumerate() {
+            let path = format!("match_subject_alt_names[{index}]");
+            self.sans
+                .push(SanMatcher::untyped(matcher).map_err(|problems| problems.under(&path))?);
+        }
+        for (index, text) in config.verify_certificate_hash.iter().enumerate() {
+            let path = format!("verify_certificate_hash[{index}]");
+            self.hashes
+                .push(hash_from_hex(text).ok_or_else(|| Problems::one(path, "not a SHA-256 in hex"))?);
+        }
+        for (index, text) in config.verify_certificate_spki.iter().enumerate() {
+            let path = format!("verify_certificate_spki[{index}]");
+            self.spkis
+                .push(hash_from_base64(text).ok_or_else(|| Problems::one(path, "not a SHA-256 in base64"))?);
+        }
+        if let Some(source) = &config.crl {
+            let bytes = material::read(source).map_err(|problems| problems.under("crl"))?;
+            for der in material::revocation_lists(&bytes).map_err(|problems| problems.under("crl"))? {
+                let list = webpki::OwnedCertRevocationList::from_der(&der)
+                    .map_err(|error| Problems::one("crl", error.to_string()))?;
+                self.crls.push(list.into());
+            }
+        }
+        self.allow_expired |= config.allow_expired_certificate;
+        self.accept_untrusted |= config.trust_chain_verification == 1;
+        self.leaf_crl_only |= config.only_verify_leaf_cert_crl;
+        self.max_depth = config.max_verify_depth.map(|wrapped| wrapped.value).or(self.max_depth);
+        Ok(())
+    }
+
+    fn pins(&self) -> bool {
+        !self.hashes.is_empty() || !self.spkis.is_empty()
+    }
+
+    /// Whether a certificate is looked at at all.
+    pub fn verifies(&self) -> bool {
+        self.trust.is_some() || self.pins()
+    }
+
+    /// Checks a presented chain.
+    ///
+    /// # Errors
+    /// `NotValidForName` for SANs, `ApplicationVerificationFailure` for pinned hashes, the chain's own errors otherwise.
+    pub fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        role: Role,
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> Result<(), CertificateError> {
+        if self.accept_untrusted {
+            return Ok(());
+        }
+        if let Some(trust) = &self.trust {
+            self.check_chain(trust, leaf, intermediates, now, role, algorithms)?;
+        }
+        if !self.pins() && self.sans.is_empty() {
+            return Ok(());
+        }
+        let facts = CertificateFacts::parse(leaf).ok_or(CertificateError::BadEncoding)?;
+        if self.pins() {
+            let hash = hash_from_hex(&facts.sha256);
+            let pinned =
+                hash.is_some_and(|hash| self.hashes.contains(&hash)) || self.spkis.contains(&facts.spki_sha256);
+            if !pinned {
+                return Err(CertificateError::ApplicationVerificationFailure);
+            }
+        }
+        if !self.sans.is_empty() && !self.sans.iter().any(|matcher| matcher.matches(&facts)) {
+            return Err(CertificateError::NotValidForName);
+        }
+        Ok(())
+    }
+
+    fn check_chain(
+        &self,
+        trust: &Trust,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        role: Role,
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> Result<(), CertificateError> {
+        if trust.roots.iter().any(|root| root.as_ref() == leaf.as_ref()) {
+            return walk::check_validity(leaf, now, self.allow_expired);
+        }
+        let verified = self.webpki(trust, leaf, intermediates, now, role, algorithms);
+        match verified {
+            Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }) if self.allow_expired => {
+                let then = walk::common_validity(leaf, intermediates).unwrap_or(now);
+                self.webpki(trust, leaf, intermediates, then, role, algorithms)
+                    .map_err(translate)
+            }
+            Err(webpki::Error::CaUsedAsEndEntity) if self.crls.is_empty() => {
+                let walk = walk::Walk {
+                    trust,
+                    intermediates,
+                    now,
+                    algorithms,
+                    allow_expired: self.allow_expired,
+                };
+                walk.check(leaf, role)
+            }
+            other => other.map_err(translate),
+        }
+    }
+
+    fn webpki(
+        &self,
+        trust: &Trust,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        role: Role,
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> Result<(), webpki::Error> {
+        let certificate = webpki::EndEntityCert::try_from(leaf)?;
+        let lists: Vec<&webpki::CertRevocationList<'_>> = self.crls.iter().collect();
+        let depth = match self.leaf_crl_only {
+            true => webpki::RevocationCheckDepth::EndEntity,
+            false => webpki::RevocationCheckDepth::Chain,
+        };
+        let revocation = webpki::RevocationOptionsBuilder::new(&lists).ok().map(|builder| {
+            builder
+                .with_depth(depth)
+                .with_status_policy(webpki::UnknownStatusPolicy::Deny)
+                .with_expiration_policy(webpki::ExpirationPolicy::Enforce)
+                .build()
+        });
+        let usage = match role {
+            Role::Server => webpki::KeyUsage::server_auth(),
+            Role::Client => webpki::KeyUsage::client_auth(),
+        };
+        let path = certificate.verify_for_usage(
+            algorithms.all,
+            &trust.anchors,
+            intermediates,
+            now,
+            usage,
+            revocation,
+            None,
+        )?;
+        let depth = path.intermediate_certificates().count();
+        match self.max_depth {
+            Some(limit) if depth > limit as usize => Err(webpki::Error::MaximumPathDepthExceeded),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn translate(error: webpki::Error) -> CertificateError {
+    match error {
+        webpki::Error::BadDer | webpki::Error::BadDerTime | webpki::Error::TrailingData(_) => {
+            CertificateError::BadEncoding
+        }
+        webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet,
+        webpki::Error::CertExpired { .. } | webpki::Error::InvalidCertValidity => CertificateError::Expired,
+        webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
+        webpki::Error::CertRevoked => CertificateError::Revoked,
+        webpki::Error::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
+        webpki::Error::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
+        webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        other => CertificateError::Other(rustls::OtherError(Arc::new(other))),
+    }
+}
+
+/// Envoy takes `openssl x509 -fingerprint`'s form too, with colons.
+fn hash_from_hex(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
+    if digits.len() != 64 {
+        return None;
+    }
+    let mut hash = [0; 32];
+    for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
+        let high = char::from(pair[0]).to_digit(16)?;
+        let low = char::from(pair[1]).to_digit(16)?;
+        *byte = u8::try_from(high * 16 + low).ok()?;
+    }
+    Some(hash)
+}
+
+fn hash_from_base64(text: &str) -> Option<[u8; 32]> {
+    use base64::Engine;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok()?;
+    bytes.try_into().ok()
+}
+
+/// Debian's and Alpine's bundle; what `system_root_certs` means in a container.
+const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";

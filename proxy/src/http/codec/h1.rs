@@ -1,35 +1,44 @@
-//! HTTP/1: a sans-IO machine over `httparse`, and the two drivers around it.
-use std::task::{Context, Poll};
+//! HTTP/1: a sans-IO machine over `httparse` (`parse`, `decode`, `encode`) and the two drivers around it (`server`, `client`).
+//!
+//! In: bytes of an [`Io`](crate::runtime::io::Io). Out, server side: exchanges, answered by a service; client side: responses to the requests it was given.
+//! Strict by default: whatever two parsers could read in two ways is refused (RFC 9112 sections 6.3, 11.2).
 
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+pub mod client;
+pub mod decode;
+pub mod encode;
+pub mod parse;
+pub mod server;
+mod stream;
 
-use crate::http::body::BodyError;
+pub use client::{ClientConnection, ResponseBody};
+pub use server::RequestBody;
 
-/// A request body read from a downstream connection.
-pub struct RequestBody;
-impl RequestBody {
-    pub fn poll_frame(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Poll::Ready(None)
-    }
-    pub fn is_end_stream(&self) -> bool {
-        true
-    }
-    pub fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
+/// Limits and switches of one side; defaults are Envoy's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct H1Options {
+    /// Bytes of a message head, 60 KiB by default (`max_request_headers_kb`).
+    pub max_head_bytes: usize,
+    /// Headers of a message head, 100 by default (`common_http_protocol_options.max_headers_count`).
+    pub max_headers: usize,
+    /// `accept_http_10`
+    pub accept_http_10: bool,
+    /// Read buffer limit in bytes before back-pressure (`per_connection_buffer_limit_bytes`, 1 MiB).
+    pub buffer_limit: usize,
+    /// `http_protocol_options.enable_trailers`
+    pub enable_trailers: bool,
+}
+
+impl Default for H1Options {
+    fn default() -> Self {
+        Self {
+            max_head_bytes: 60 * 1024,
+            max_headers: 100,
+            accept_http_10: false,
+            buffer_limit: 1024 * 1024,
+            enable_trailers: false,
+        }
     }
 }
 
-/// A response body read from a leased upstream connection.
-pub struct ResponseBody;
-impl ResponseBody {
-    pub fn poll_frame(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Poll::Ready(None)
-    }
-    pub fn is_end_stream(&self) -> bool {
-        true
-    }
-    pub fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
-    }
-}
+/// One read's largest size.
+const MAX_READ: usize = 64 * 1024;

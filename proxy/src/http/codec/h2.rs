@@ -1,21 +1,26 @@
-//! HTTP/2 over the `h2` crate: server driver, client connections.
-use std::task::{Context, Poll};
+//! HTTP/2 over the `h2` crate: the server driver and upstream client connections.
+//!
+//! In: an [`Io`](crate::runtime::io::Io) on either side. Out: to the pipeline, [`Exchange`](crate::http::exchange::Exchange)s whose bodies are
+//! [`RecvBody`]s; to the pools, [`ClientConnection`]s that take requests and yield responses.
+//!
+//! One task drives a connection, one more each downstream stream. An upstream stream has no task of its own: its request body is pumped by
+//! whoever waits for its response; only a body that outlasts the response headers (bidirectional streaming) moves to a task. Data never waits in a
+//! queue of ours: a frame is taken from a body when the peer's window has room, and a window is reopened when a frame is handed on.
+//!
+//! Above this file an upgrade has one form, HTTP/1's (`GET` + `upgrade`, answered by 101): extended CONNECT (RFC 8441) is translated here, both ways.
 
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+mod body;
+pub mod client;
+mod headers;
+mod keepalive;
+mod options;
+mod pump;
+pub mod server;
+mod stream;
 
-use crate::http::body::BodyError;
+#[cfg(test)]
+mod tests;
 
-/// A received body of either side, with its flow control.
-pub struct RecvBody;
-impl RecvBody {
-    pub fn poll_frame(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Poll::Ready(None)
-    }
-    pub fn is_end_stream(&self) -> bool {
-        true
-    }
-    pub fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
-    }
-}
+pub use body::RecvBody;
+pub use client::{ClientConnection, ClientHooks};
+pub use options::{H2Options, KeepaliveOptions};

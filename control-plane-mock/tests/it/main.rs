@@ -1,0 +1,12 @@
+//! The control plane as a client sees it, through tonic's own gRPC client.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod binary;
+mod client;
+mod delta;
+mod directory;
+mod pki;
+mod scenario;
+mod script;
+mod sotw;

@@ -1,0 +1,391 @@
+//! The client driver: one request at a time on a leased connection, which goes home when the response has ended.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http_body::{Body as _, Frame, SizeHint};
+
+use super::decode::{BodyDecoder, Decoded};
+use super::encode::{self, Framing};
+use super::parse::{self, ResponseHead};
+use super::stream::Stream;
+use super::{H1Options, MAX_READ};
+use crate::http::body::{Body, BodyError};
+use crate::http::codec::{Head, SendError};
+use crate::http::failure::Failure;
+use crate::http::service::Response;
+use crate::runtime::io::Io;
+
+/// An upstream HTTP/1 connection, between requests or leased.
+pub struct ClientConnection {
+    stream: Stream,
+    out: Vec<u8>,
+    options: H1Options,
+    /// Requests sent so far.
+    pub requests: u64,
+    pub created: Instant,
+    pub idle_since: Instant,
+    /// Takes the connection home; `None` and it closes after one response.
+    pub home: Option<Arc<dyn Home>>,
+}
+
+/// Where a connection goes when it is free.
+pub trait Home: Send + Sync {
+    fn release(&self, connection: Box<ClientConnection>);
+    /// The connection will not come home.
+    fn closed(&self);
+}
+
+impl ClientConnection {
+    pub fn new(io: Io, options: H1Options, now: Instant) -> Self {
+        Self {
+            stream: Stream::new(io),
+            out: Vec::new(),
+            options,
+            requests: 0,
+            created: now,
+            idle_since: now,
+            home: None,
+        }
+    }
+
+    /// Whether nothing has arrived on the idle connection, neither bytes nor its end: only then may a request go out on it.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.stream.read.is_empty() && self.stream.poll_fill(&mut cx).is_pending()
+    }
+
+    pub fn io(&self) -> &Io {
+        self.stream.io()
+    }
+
+    /// Sends a request and waits for the response's head.
+    ///
+    /// # Errors
+    /// The failure, and the body if it can be sent again: nothing of it was consumed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub async fn send(mut self: Box<Self>, head: Head<'_>, body: Body) -> Result<Response, SendError> {
+        let upgrade = head.is_upgrade();
+        let framing = request_framing(head.method, &body, upgrade);
+        encode::request_head(&mut self.out, head.method, head.uri, head.headers, framing, upgrade);
+        self.requests += 1;
+        let replay = match &body {
+            Body::Empty => Some(Body::Empty),
+            Body::Full(bytes) => Some(Body::Full(bytes.clone())),
+            _ => None,
+        };
+        let mut pump = RequestPump {
+            ended: upgrade || body.is_end_stream(),
+            body,
+            framing,
+            written: 0,
+        };
+        if pump.ended && framing == Framing::Chunked {
+            encode::last_chunk(&mut self.out, None);
+        }
+        let response = poll_fn(|cx| {
+            let pumped = pump.poll(cx, &mut self);
+            if let Poll::Ready(Err(PumpError::Body(error))) = pumped {
+                return Poll::Ready(Err(error));
+            }
+            // A broken write does not hide an early answer (RFC 9112 section 9.5): the read side tells.
+            self.poll_head(cx, head.method)
+        })
+        .await;
+        match response {
+            Ok(response) if is_tunnel(head.method, response.response.status()) => {
+                pump.ended = false;
+                pump.framing = Framing::UntilClose;
+                Ok(self.into_tunnel(response, pump))
+            }
+            Ok(response) => Ok(self.into_response(response, pump)),
+            Err(failure) => {
+                self.discard();
+                Err(SendError { failure, body: replay })
+            }
+        }
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<ResponseHead, Failure>> {
+        loop {
+            if !self.stream.read.is_empty() {
+                match parse::response(&mut self.stream.read, method, &self.options) {
+                    // Interim answers but for 101 stay on this hop.
+                    Ok(Some(head)) if is_interim(head.response.status()) => continue,
+                    Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                    Ok(None) => {}
+                    Err(failure) => return Poll::Ready(Err(failure)),
+                }
+            }
+            match std::task::ready!(self.stream.poll_fill(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(Err(Failure::ConnectionTermination)),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn into_response(mut self: Box<Self>, head: ResponseHead, pump: RequestPump) -> Response {
+        let ResponseHead {
+            response,
+            body,
+            keep_alive,
+        } = head;
+        let pump_done = pump.is_done(&self);
+        if pump_done {
+            // Most answers are short and here already: the connection is free before the response goes on.
+            if let Some(remaining) = body
+                .remaining()
+                .filter(|remaining| *remaining <= self.stream.read.len() as u64)
+            {
+                let data = self.stream.read.split_to(remaining as usize).freeze();
+                self.release(keep_alive);
+                return response.map(|()| Body::from(data));
+            }
+        }
+        if body.is_done() && !pump_done {
+            // An empty answer before the request was sent: the rest of the request has no reader.
+            self.discard();
+            return response.map(|()| Body::Empty);
+        }
+        let pump = (!pump_done).then_some(pump);
+        let body = ResponseBody {
+            connection: Some(self),
+            decoder: body,
+            pump,
+            keep_alive,
+        };
+        response.map(|()| Body::H1Response(Box::new(body)))
+    }
+
+    fn into_tunnel(self: Box<Self>, head: ResponseHead, pump: RequestPump) -> Response {
+        let decoder = BodyDecoder::UntilClose;
+        let body = ResponseBody {
+            connection: Some(self),
+            decoder,
+            pump: Some(pump),
+            keep_alive: false,
+        };
+        head.response.map(|()| Body::H1Response(Box::new(body)))
+    }
+
+    fn release(mut self: Box<Self>, keep_alive: bool) {
+        match self.home.clone() {
+            // Bytes behind the response were not asked for: the connection is out of step.
+            Some(home) if keep_alive && self.stream.read.is_empty() => {
+                self.stream.read = bytes::BytesMut::new();
+                home.release(self);
+            }
+            _ => self.discard(),
+        }
+    }
+
+    fn discard(mut self: Box<Self>) {
+        if let Some(home) = self.home.take() {
+            home.closed();
+        }
+    }
+}
+
+impl Drop for ClientConnection {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.take() {
+            home.closed();
+        }
+    }
+}
+
+/// The request's body on its way upstream.
+struct RequestPump {
+    body: Body,
+    framing: Framing,
+    ended: bool,
+    /// Bytes of the connection's `out` that are written.
+    written: usize,
+}
+
+enum PumpError {
+    /// The downstream side of the body broke.
+    Body(Failure),
+    /// The upstream takes no more bytes.
+    Write,
+}
+
+impl RequestPump {
+    fn is_done(&self, connection: &ClientConnection) -> bool {
+        self.ended && connection.out.is_empty()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, connection: &mut ClientConnection) -> Poll<Result<(), PumpError>> {
+        loop {
+            let mut starved = false;
+            while !self.ended && connection.out.len() < MAX_READ {
+                match Pin::new(&mut self.body).poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => self.encode(&mut connection.out, frame),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(PumpError::Body(failure_of(error)))),
+                    Poll::Ready(None) => self.end(&mut connection.out),
+                    Poll::Pending => {
+                        starved = true;
+                        break;
+                    }
+                }
+            }
+            if connection.out.is_empty() {
+                return if starved { Poll::Pending } else { Poll::Ready(Ok(())) };
+            }
+            let written = connection.stream.poll_write_all(cx, &connection.out, &mut self.written);
+            if std::task::ready!(written).is_err() {
+                return Poll::Ready(Err(PumpError::Write));
+            }
+            connection.out.clear();
+            if connection.out.capacity() > MAX_READ {
+                connection.out = Vec::new();
+            }
+            self.written = 0;
+        }
+    }
+
+    fn encode(&mut self, out: &mut Vec<u8>, frame: Frame<Bytes>) {
+        match frame.into_data() {
+            Ok(data) if self.framing == Framing::Chunked => encode::chunk(out, &data),
+            Ok(data) => out.extend_from_slice(&data),
+            Err(frame) => {
+                let trailers = frame.into_trailers().unwrap_or_default();
+                if self.framing == Framing::Chunked {
+                    encode::last_chunk(out, Some(&trailers));
+                }
+                self.ended = true;
+            }
+        }
+    }
+
+    fn end(&mut self, out: &mut Vec<u8>) {
+        self.ended = true;
+        if self.framing == Framing::Chunked {
+            encode::last_chunk(out, None);
+        }
+    }
+}
+
+/// A response body read from a leased connection. Dropped early, the connection closes.
+pub struct ResponseBody {
+    connection: Option<Box<ClientConnection>>,
+    decoder: BodyDecoder,
+    pump: Option<RequestPump>,
+    keep_alive: bool,
+}
+
+impl ResponseBody {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.poll_progress(cx);
+        let Some(connection) = &mut self.connection else {
+            return Poll::Ready(None);
+        };
+        loop {
+            match self
+                .decoder
+                .decode(&mut connection.stream.read, connection.options.max_headers)
+            {
+                Ok(Decoded::Data(data)) => {
+                    if self.decoder.is_done() {
+                        self.end();
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Ok(Decoded::Trailers(trailers)) => {
+                    self.end();
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+                Ok(Decoded::End) => {
+                    self.end();
+                    return Poll::Ready(None);
+                }
+                Ok(Decoded::NeedMore) => {}
+                Err(_) => return self.broken(Failure::ProtocolError("http1.codec_error")),
+            }
+            match std::task::ready!(connection.stream.poll_fill(cx)) {
+                Ok(0) if self.decoder == BodyDecoder::UntilClose => {
+                    self.connection = None;
+                    return Poll::Ready(None);
+                }
+                Ok(0) | Err(_) => return self.broken(Failure::ConnectionTermination),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Drives the rest of the request upstream; its failures show on the response.
+    pub fn poll_progress(&mut self, cx: &mut Context<'_>) {
+        let (Some(pump), Some(connection)) = (&mut self.pump, &mut self.connection) else {
+            return;
+        };
+        if let Poll::Ready(result) = pump.poll(cx, connection) {
+            self.keep_alive &= result.is_ok();
+            let tunnel = self.decoder == BodyDecoder::UntilClose && pump.framing == Framing::UntilClose;
+            if tunnel && result.is_ok() {
+                // Half-close: the client has said all it will.
+                let _ = connection.stream.poll_shutdown(cx);
+            }
+            self.pump = None;
+        }
+    }
+
+    pub fn is_end_stream(&self) -> bool {
+        self.connection.is_none()
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        match self.decoder.remaining() {
+            Some(remaining) => SizeHint::with_exact(remaining),
+            None if self.connection.is_none() => SizeHint::with_exact(0),
+            None => SizeHint::default(),
+        }
+    }
+
+    fn end(&mut self) {
+        let Some(connection) = self.connection.take() else {
+            return;
+        };
+        let pump_done = self.pump.take().is_none_or(|pump| pump.is_done(&connection));
+        connection.release(self.keep_alive && pump_done);
+    }
+
+    fn broken(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.connection = None;
+        Poll::Ready(Some(Err(BodyError::Failed(failure))))
+    }
+}
+
+fn request_framing(method: &Method, body: &Body, upgrade: bool) -> Framing {
+    if upgrade || *method == Method::CONNECT {
+        return Framing::None;
+    }
+    match body.size_hint().exact() {
+        // RFC 9110 section 8.6: a length only where the method expects content.
+        Some(0) if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => Framing::Length(0),
+        Some(0) => Framing::None,
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked,
+    }
+}
+
+fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+fn is_tunnel(method: &Method, status: StatusCode) -> bool {
+    status == StatusCode::SWITCHING_PROTOCOLS || (*method == Method::CONNECT && status.is_success())
+}
+
+fn failure_of(error: BodyError) -> Failure {
+    match error {
+        BodyError::Failed(failure) => failure,
+        BodyError::Other(_) => Failure::LocalReset,
+    }
+}

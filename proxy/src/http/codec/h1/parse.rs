@@ -1,0 +1,341 @@
+//! Message heads: bytes → `http` parts and framing.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use smallvec::SmallVec;
+
+use super::H1Options;
+use super::decode::BodyDecoder;
+use crate::http::failure::Failure;
+
+/// Most headers a head may have whatever is configured; bounds the array on the stack.
+const HEADER_SLOTS: usize = 256;
+
+/// A parsed request head.
+pub struct RequestHead {
+    pub request: Request<()>,
+    pub body: BodyDecoder,
+    pub keep_alive: bool,
+    pub expect_continue: bool,
+    /// Bytes of the head on the wire.
+    pub wire_bytes: usize,
+}
+
+/// A parsed response head.
+pub struct ResponseHead {
+    pub response: Response<()>,
+    pub body: BodyDecoder,
+    pub keep_alive: bool,
+}
+
+/// Takes one request head off `buffer`. `None`: more bytes are needed.
+///
+/// # Errors
+/// A [`Failure::BadRequest`] with Envoy's `http1.*` details; the connection cannot be used any further.
+pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<RequestHead>, Failure> {
+    skip_empty_lines(buffer);
+    let mut slots = [const { MaybeUninit::uninit() }; HEADER_SLOTS];
+    let limit = options.max_headers.min(HEADER_SLOTS);
+    let mut parsed = httparse::Request::new(&mut []);
+    let head_len = match parsed.parse_with_uninit_headers(buffer, &mut slots[..limit]) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) if buffer.len() >= options.max_head_bytes => return Err(HEAD_TOO_LARGE),
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(TOO_MANY_HEADERS),
+        Err(_) => return Err(CODEC_ERROR),
+    };
+    if head_len > options.max_head_bytes {
+        return Err(HEAD_TOO_LARGE);
+    }
+    let version = if parsed.version == Some(0) {
+        Version::HTTP_10
+    } else {
+        Version::HTTP_11
+    };
+    if version == Version::HTTP_10 && !options.accept_http_10 {
+        return Err(Failure::BadRequest {
+            details: "low_version",
+            status: StatusCode::UPGRADE_REQUIRED,
+        });
+    }
+    let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes()).map_err(|_| CODEC_ERROR)?;
+    let base = buffer.as_ptr() as usize;
+    let target = parsed.path.map_or(0..0, |path| span(base, path.as_bytes()));
+    let spans = Spans::of(base, parsed.headers);
+    let head = buffer.split_to(head_len).freeze();
+
+    let mut request = Request::new(());
+    *request.uri_mut() = uri(&method, head.slice(target))?;
+    *request.version_mut() = version;
+    let mut framing = Framing::default();
+    let headers = request.headers_mut();
+    headers.reserve(spans.0.len() + 6);
+    for (name, value) in spans.iter(&head) {
+        let name = HeaderName::from_bytes(name).map_err(|_| CODEC_ERROR)?;
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_| CODEC_ERROR)?;
+        framing.observe(&name, &value)?;
+        headers.append(name, value);
+    }
+    let is_connect = method == Method::CONNECT;
+    *request.method_mut() = method;
+    if version == Version::HTTP_11 && !is_connect && request.uri().authority().is_none() && framing.hosts == 0 {
+        return Err(Failure::BadRequest {
+            details: "missing_host_header",
+            status: StatusCode::BAD_REQUEST,
+        });
+    }
+    if framing.hosts > 1 {
+        return Err(CODEC_ERROR);
+    }
+    Ok(Some(RequestHead {
+        body: framing.request_body(version, is_connect)?,
+        keep_alive: framing.keep_alive(version),
+        expect_continue: framing.expect_continue && version == Version::HTTP_11,
+        wire_bytes: head_len,
+        request,
+    }))
+}
+
+/// Takes one response head off `buffer`; `None`: more bytes are needed. Hop-by-hop headers are dropped, but for those of a 101.
+///
+/// # Errors
+/// [`Failure::ProtocolError`] with the reason.
+pub fn response(buffer: &mut BytesMut, method: &Method, options: &H1Options) -> Result<Option<ResponseHead>, Failure> {
+    let mut slots = [const { MaybeUninit::uninit() }; HEADER_SLOTS];
+    let limit = options.max_headers.min(HEADER_SLOTS);
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let head_len = match config.parse_response_with_uninit_headers(&mut parsed, buffer, &mut slots[..limit]) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) if buffer.len() >= options.max_head_bytes => {
+            return Err(Failure::ProtocolError("http1.response_headers_too_large"));
+        }
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(Failure::ProtocolError("http1.too_many_headers")),
+        Err(_) => return Err(BROKEN_RESPONSE),
+    };
+    let version = if parsed.version == Some(0) {
+        Version::HTTP_10
+    } else {
+        Version::HTTP_11
+    };
+    let status = parsed
+        .code
+        .and_then(|code| StatusCode::from_u16(code).ok())
+        .ok_or(BROKEN_RESPONSE)?;
+    let base = buffer.as_ptr() as usize;
+    let spans = Spans::of(base, parsed.headers);
+    let head = buffer.split_to(head_len).freeze();
+
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.version_mut() = version;
+    let upgrading = status == StatusCode::SWITCHING_PROTOCOLS;
+    let mut framing = Framing::default();
+    let headers = response.headers_mut();
+    headers.reserve(spans.0.len() + 3);
+    for (name, value) in spans.iter(&head) {
+        let name = HeaderName::from_bytes(name).map_err(|_| BROKEN_RESPONSE)?;
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_| BROKEN_RESPONSE)?;
+        framing.observe(&name, &value).map_err(|_| BROKEN_RESPONSE)?;
+        if upgrading || !is_hop_by_hop(&name) {
+            headers.append(name, value);
+        }
+    }
+    let body = framing.response_body(status, method)?;
+    let keep_alive = framing.keep_alive(version) && !matches!(body, BodyDecoder::UntilClose);
+    Ok(Some(ResponseHead {
+        response,
+        body,
+        keep_alive,
+    }))
+}
+
+/// Headers that concern one connection only (RFC 9110 section 7.6.1).
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    name == CONNECTION
+        || name == TRANSFER_ENCODING
+        || name == http::header::UPGRADE
+        || name.as_str() == "keep-alive"
+        || name.as_str() == "proxy-connection"
+}
+
+/// Parses trailers from a complete block (ending with an empty line). Framing and routing fields are dropped: they mean
+/// nothing in a trailer (RFC 9110 section 6.5.1).
+pub fn trailers(block: &[u8], max_headers: usize) -> Option<HeaderMap> {
+    let mut slots = [httparse::EMPTY_HEADER; HEADER_SLOTS];
+    let limit = max_headers.min(HEADER_SLOTS);
+    let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(block, &mut slots[..limit]) else {
+        return None;
+    };
+    let mut map = HeaderMap::with_capacity(parsed.len());
+    for header in parsed {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
+        if is_hop_by_hop(&name) || name == CONTENT_LENGTH || name == HOST {
+            continue;
+        }
+        map.append(name, HeaderValue::from_bytes(header.value).ok()?);
+    }
+    Some(map)
+}
+
+/// Where names and values lie in a head, so that they can be cut out of it without copying.
+struct Spans(SmallVec<[[u32; 4]; 32]>);
+
+impl Spans {
+    fn of(base: usize, headers: &[httparse::Header<'_>]) -> Self {
+        let of = |header: &httparse::Header<'_>| {
+            let (name, value) = (span(base, header.name.as_bytes()), span(base, header.value));
+            [name.start as u32, name.end as u32, value.start as u32, value.end as u32]
+        };
+        Self(headers.iter().map(of).collect())
+    }
+
+    fn iter<'a>(&'a self, head: &'a Bytes) -> impl Iterator<Item = (&'a [u8], Bytes)> {
+        self.0
+            .iter()
+            .map(move |&[name_start, name_end, value_start, value_end]| {
+                let value = head.slice(value_start as usize..value_end as usize);
+                (&head[name_start as usize..name_end as usize], value)
+            })
+    }
+}
+
+/// What the headers say about the body and the connection.
+#[derive(Default)]
+struct Framing {
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    asks_keep_alive: bool,
+    expect_continue: bool,
+    hosts: u32,
+}
+
+impl Framing {
+    fn observe(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Failure> {
+        if name == CONTENT_LENGTH {
+            let length = parse_length(value.as_bytes()).ok_or(CODEC_ERROR)?;
+            // RFC 9112 section 6.3: of several lengths none may be chosen.
+            if self.length.replace(length).is_some() {
+                return Err(CODEC_ERROR);
+            }
+        } else if name == TRANSFER_ENCODING {
+            if self.chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                let status = StatusCode::NOT_IMPLEMENTED;
+                return Err(Failure::BadRequest {
+                    details: "http1.invalid_transfer_encoding",
+                    status,
+                });
+            }
+            self.chunked = true;
+        } else if name == CONNECTION {
+            for token in value.as_bytes().split(|byte| *byte == b',') {
+                let token = token.trim_ascii();
+                self.close |= token.eq_ignore_ascii_case(b"close");
+                self.asks_keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+            }
+        } else if name == EXPECT {
+            self.expect_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+        } else if name == HOST {
+            self.hosts += 1;
+        }
+        Ok(())
+    }
+
+    fn keep_alive(&self, version: Version) -> bool {
+        !self.close && (version == Version::HTTP_11 || self.asks_keep_alive)
+    }
+
+    fn request_body(&self, version: Version, is_connect: bool) -> Result<BodyDecoder, Failure> {
+        match (self.chunked, self.length) {
+            // RFC 9112 section 6.3: both together is an attempt at smuggling.
+            (true, Some(_)) => {
+                let details = "http1.content_length_and_chunked_not_allowed";
+                Err(Failure::BadRequest {
+                    details,
+                    status: StatusCode::BAD_REQUEST,
+                })
+            }
+            (true, None) if version == Version::HTTP_10 || is_connect => Err(CODEC_ERROR),
+            (true, None) => Ok(BodyDecoder::chunked()),
+            (false, length) => Ok(BodyDecoder::length(length.unwrap_or(0))),
+        }
+    }
+
+    fn response_body(&self, status: StatusCode, method: &Method) -> Result<BodyDecoder, Failure> {
+        let bodiless = method == Method::HEAD
+            || status.is_informational()
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED
+            || (method == Method::CONNECT && status.is_success());
+        if bodiless {
+            return Ok(BodyDecoder::length(0));
+        }
+        match (self.chunked, self.length) {
+            (true, Some(_)) => Err(Failure::ProtocolError("http1.content_length_and_chunked_not_allowed")),
+            (true, None) => Ok(BodyDecoder::chunked()),
+            (false, Some(length)) => Ok(BodyDecoder::length(length)),
+            (false, None) => Ok(BodyDecoder::UntilClose),
+        }
+    }
+}
+
+/// RFC 9112 section 2.2: a server should ignore an empty line before a request line.
+fn skip_empty_lines(buffer: &mut BytesMut) {
+    while buffer.starts_with(b"\r\n") {
+        buffer.advance(2);
+    }
+}
+
+fn parse_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+fn uri(method: &Method, target: Bytes) -> Result<Uri, Failure> {
+    let invalid = Failure::BadRequest {
+        details: "http1.invalid_url",
+        status: StatusCode::BAD_REQUEST,
+    };
+    if memchr::memchr(b'#', &target).is_some() {
+        return Err(Failure::BadRequest {
+            details: "path_with_fragment",
+            status: StatusCode::BAD_REQUEST,
+        });
+    }
+    let origin_form = target.starts_with(b"/") || &target[..] == b"*";
+    let Ok(uri) = Uri::from_maybe_shared(target) else {
+        return Err(invalid);
+    };
+    let acceptable = if *method == Method::CONNECT {
+        uri.authority().is_some() && uri.scheme().is_none()
+    } else {
+        origin_form || (uri.scheme().is_some() && uri.authority().is_some())
+    };
+    if acceptable { Ok(uri) } else { Err(invalid) }
+}
+
+fn span(base: usize, part: &[u8]) -> std::ops::Range<usize> {
+    let start = part.as_ptr() as usize - base;
+    start..start + part.len()
+}
+
+const CODEC_ERROR: Failure = Failure::BadRequest {
+    details: "http1.codec_error",
+    status: StatusCode::BAD_REQUEST,
+};
+const HEAD_TOO_LARGE: Failure = Failure::BadRequest {
+    details: "http1.headers_too_large",
+    status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+};
+const TOO_MANY_HEADERS: Failure = Failure::BadRequest {
+    details: "http1.too_many_headers",
+    status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+};
+const BROKEN_RESPONSE: Failure = Failure::ProtocolError("http1.codec_error");

@@ -1,0 +1,536 @@
+//! The server driver: reads heads, lets a service answer them, writes the answers, until either side has enough.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, StatusCode, Version};
+use http_body::{Body as _, Frame, SizeHint};
+use parking_lot::Mutex;
+
+use super::decode::{BodyDecoder, Decoded};
+use super::encode::{self, Framing};
+use super::parse::{self, RequestHead};
+use super::stream::Stream;
+use super::{H1Options, MAX_READ};
+use crate::http::body::{Body, BodyError};
+use crate::http::exchange::{Exchange, Protocol};
+use crate::http::failure::Failure;
+use crate::http::service::{Response, Service};
+use crate::http::upgrade::UpgradeKind;
+use crate::listener::ConnectionInfo;
+use crate::runtime::clock;
+use crate::runtime::drain::{DrainPhase, DrainSignal};
+use crate::runtime::io::Io;
+
+/// Timers of a downstream connection; `None` switches one off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Between requests (`common_http_protocol_options.idle_timeout`, 1 h).
+    pub idle: Option<Duration>,
+    /// From the first byte of a head to its last (`request_headers_timeout`).
+    pub request_headers: Option<Duration>,
+    /// Without a byte in either direction inside a stream (`stream_idle_timeout`, 5 min).
+    pub stream_idle: Option<Duration>,
+}
+
+/// Serves one connection to its end. Dropping the future cuts it.
+pub async fn serve<S: Service>(
+    io: Io,
+    service: Arc<S>,
+    connection: Arc<ConnectionInfo>,
+    options: H1Options,
+    timeouts: Timeouts,
+    drain: DrainSignal,
+) {
+    let conn = Arc::new(Mutex::new(Conn {
+        stream: Stream::new(io),
+        body: BodyDecoder::length(0),
+    }));
+    let timer = Box::pin(tokio::time::sleep_until((clock::now() + FAR).into()));
+    let mut driver = Driver {
+        conn,
+        out: Vec::new(),
+        service,
+        connection,
+        options,
+        timeouts,
+        timer,
+        drain,
+    };
+    driver.run().await;
+}
+
+/// Longer than any connection lives; keeps "no timeout" from being a special case.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The connection as shared with the body of the running request.
+struct Conn {
+    stream: Stream,
+    body: BodyDecoder,
+}
+
+/// A request body read from a downstream connection.
+pub struct RequestBody {
+    conn: Arc<Mutex<Conn>>,
+    max_headers: usize,
+    ended: bool,
+}
+
+struct Driver<S> {
+    conn: Arc<Mutex<Conn>>,
+    out: Vec<u8>,
+    service: Arc<S>,
+    connection: Arc<ConnectionInfo>,
+    options: H1Options,
+    timeouts: Timeouts,
+    /// One timer for the connection's life, moved only when it fires: a request costs it nothing.
+    timer: Pin<Box<tokio::time::Sleep>>,
+    drain: DrainSignal,
+}
+
+/// How the wait for a head ended.
+enum Next {
+    Head(Box<RequestHead>),
+    Bad(Failure),
+    /// Closed by the peer, idle for too long, or drained.
+    Close,
+}
+
+impl<S: Service> Driver<S> {
+    async fn run(&mut self) {
+        let mut drain = self.drain.clone();
+        let mut drained = Box::pin(async move { drain.reached(DrainPhase::Draining).await });
+        let mut is_draining = false;
+        loop {
+            let next = self.next_head(drained.as_mut(), &mut is_draining).await;
+            let keep = match next {
+                Next::Head(head) => Box::pin(self.handle(*head)).await,
+                Next::Bad(failure) => {
+                    Box::pin(self.refuse(failure)).await;
+                    false
+                }
+                Next::Close => false,
+            };
+            if !keep {
+                break;
+            }
+            self.out = Vec::new();
+        }
+        let conn = self.conn.clone();
+        poll_fn(|cx| conn.lock().stream.poll_shutdown(cx)).await;
+    }
+
+    /// Waits for the next request head. Cancel safe: what was read stays in the connection's buffer.
+    async fn next_head(
+        &mut self,
+        mut drained: Pin<&mut (impl Future<Output = ()> + Send)>,
+        draining: &mut bool,
+    ) -> Next {
+        let idle_since = clock::now();
+        let mut head_since: Option<Instant> = None;
+        poll_fn(|cx| {
+            let mut conn = self.conn.lock();
+            loop {
+                match parse::request(&mut conn.stream.read, &self.options) {
+                    Ok(Some(head)) => return Poll::Ready(Next::Head(Box::new(head))),
+                    Err(failure) => return Poll::Ready(Next::Bad(failure)),
+                    Ok(None) => {}
+                }
+                match conn.stream.poll_fill(cx) {
+                    Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Next::Close),
+                    Poll::Ready(Ok(_)) => head_since = head_since.or_else(|| Some(clock::now())),
+                    Poll::Pending => break,
+                }
+            }
+            if !*draining && drained.as_mut().poll(cx).is_ready() {
+                *draining = true;
+            }
+            let partial = !conn.stream.read.is_empty();
+            if *draining && !partial {
+                return Poll::Ready(Next::Close);
+            }
+            let deadline = match head_since {
+                Some(since) if partial => self.timeouts.request_headers.map(|limit| since + limit),
+                _ => self.timeouts.idle.map(|limit| idle_since + limit),
+            };
+            drop(conn);
+            if !poll_deadline(self.timer.as_mut(), deadline, cx) {
+                return Poll::Pending;
+            }
+            Poll::Ready(if partial {
+                Next::Bad(HEADERS_TIMEOUT)
+            } else {
+                Next::Close
+            })
+        })
+        .await
+    }
+
+    /// Runs one exchange. Says whether the connection can carry another.
+    async fn handle(&mut self, head: RequestHead) -> bool {
+        let version = head.request.version();
+        let method = head.request.method().clone();
+        let upgrade = UpgradeKind::of(&head.request);
+        let tunnel = upgrade.is_some() || method == Method::CONNECT;
+        let has_body = tunnel || !head.body.is_done();
+        self.conn.lock().body = if tunnel { BodyDecoder::UntilClose } else { head.body };
+        if head.expect_continue && has_body {
+            self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            if self.flush(&mut Body::Empty).await.is_err() {
+                return false;
+            }
+        }
+        let body = if has_body { self.request_body() } else { Body::Empty };
+        let protocol = if version == Version::HTTP_10 {
+            Protocol::Http10
+        } else {
+            Protocol::Http11
+        };
+        let request = head.request.map(|()| body);
+        let mut exchange = Exchange::new(request, self.connection.clone(), protocol);
+        exchange.upgrade = upgrade;
+        exchange.bytes.request_headers = head.wire_bytes as u64;
+        if !has_body {
+            exchange.timing.request_end = Some(Duration::ZERO);
+        } else if head.expect_continue {
+            exchange.request.headers_mut().remove(http::header::EXPECT);
+        }
+        let keep = match self.call(&mut exchange).await {
+            Ok(response) => {
+                let mut reply = Reply {
+                    version,
+                    is_head: method == Method::HEAD,
+                    keep_alive: head.keep_alive,
+                    tunnel,
+                };
+                self.respond(&mut exchange, response, &mut reply).await && reply.keep_alive
+            }
+            Err(failure) => {
+                record_cut(&mut exchange, &failure);
+                false
+            }
+        };
+        exchange.timing.end = Some(exchange.elapsed());
+        self.service.finish(&mut exchange);
+        keep && self.conn.lock().body.is_done()
+    }
+
+    fn request_body(&self) -> Body {
+        Body::H1Request(RequestBody {
+            conn: self.conn.clone(),
+            max_headers: self.options.max_headers,
+            ended: false,
+        })
+    }
+
+    /// Lets the service answer, and watches for the client to go away meanwhile.
+    async fn call(&mut self, exchange: &mut Exchange) -> Result<Response, Failure> {
+        let service = self.service.clone();
+        let started = exchange.started;
+        let stream_idle = self.timeouts.stream_idle;
+        let mut call = std::pin::pin!(service.call(exchange));
+        poll_fn(|cx| {
+            if let Poll::Ready(response) = call.as_mut().poll(cx) {
+                return Poll::Ready(Ok(response));
+            }
+            let mut conn = self.conn.lock();
+            // Pipelined bytes are kept, up to one read's worth; the next head waits for its turn.
+            while conn.body.is_done() && conn.stream.read.len() < MAX_READ {
+                match conn.stream.poll_fill(cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Failure::DownstreamDisconnect)),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Pending => break,
+                }
+            }
+            let deadline = stream_idle.map(|limit| started.max(conn.stream.last_activity.unwrap_or(started)) + limit);
+            drop(conn);
+            if poll_deadline(self.timer.as_mut(), deadline, cx) {
+                return Poll::Ready(Err(Failure::StreamIdleTimeout));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Writes the response. Says whether all of it went out.
+    async fn respond(&mut self, exchange: &mut Exchange, response: Response, reply: &mut Reply) -> bool {
+        let (parts, mut body) = response.into_parts();
+        let framing = reply.framing(parts.status, &body);
+        let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS || (reply.tunnel && parts.status.is_success());
+        if reply.tunnel && !upgraded {
+            // The upgrade was declined: nothing of the stream was read as a tunnel.
+            self.conn.lock().body = BodyDecoder::length(0);
+        }
+        let request_done = self.conn.lock().body.is_done();
+        let closes =
+            exchange.close_downstream || upgraded || framing == Framing::UntilClose || self.drain.is_draining();
+        reply.keep_alive &= !closes && request_done;
+        let connection = match (reply.keep_alive || upgraded, reply.version) {
+            (false, _) => Some("close"),
+            (true, Version::HTTP_10) => Some("keep-alive"),
+            (true, _) => None,
+        };
+        let before = self.out.len();
+        let version = if reply.version == Version::HTTP_10 {
+            Version::HTTP_10
+        } else {
+            Version::HTTP_11
+        };
+        let framing = if upgraded { Framing::UntilClose } else { framing };
+        encode::response_head(
+            &mut self.out,
+            version,
+            parts.status,
+            &parts.headers,
+            framing,
+            connection,
+        );
+        exchange.bytes.response_headers = (self.out.len() - before) as u64;
+        exchange.timing.first_downstream_tx = Some(exchange.elapsed());
+        let sent = self.send_body(exchange, &mut body, framing).await;
+        if let Err(failure) = &sent {
+            record_cut(exchange, failure);
+        }
+        sent.is_ok()
+    }
+
+    async fn send_body(&mut self, exchange: &mut Exchange, body: &mut Body, framing: Framing) -> Result<(), Failure> {
+        if framing == Framing::None || body.is_end_stream() {
+            if framing == Framing::Chunked {
+                encode::last_chunk(&mut self.out, None);
+            }
+            return self.flush(body).await;
+        }
+        let mut ended = false;
+        loop {
+            let out_is_empty = self.out.is_empty();
+            let stream_idle = self.timeouts.stream_idle;
+            let waiting_since = clock::now();
+            let frame = poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Ready(frame) => Poll::Ready(Step::Frame(frame)),
+                Poll::Pending if !out_is_empty => Poll::Ready(Step::Flush),
+                Poll::Pending => self.poll_cut(cx, stream_idle.map(|limit| waiting_since + limit)),
+            });
+            match frame.await {
+                Step::Flush => self.flush(body).await?,
+                Step::Cut(failure) => return Err(failure),
+                Step::Frame(Some(Ok(frame))) => {
+                    ended |= self.encode_frame(exchange, frame, framing);
+                    if self.out.len() >= MAX_READ {
+                        self.flush(body).await?;
+                    }
+                }
+                Step::Frame(Some(Err(error))) => {
+                    // What came is passed on, then the connection is cut: the client must see the truncation.
+                    let _ = self.flush(&mut Body::Empty).await;
+                    return Err(match error {
+                        BodyError::Failed(failure) => failure,
+                        BodyError::Other(_) => Failure::LocalReset,
+                    });
+                }
+                Step::Frame(None) => {
+                    if framing == Framing::Chunked && !ended {
+                        encode::last_chunk(&mut self.out, None);
+                    }
+                    return self.flush(body).await;
+                }
+            }
+        }
+    }
+
+    /// Says whether the frame was the last.
+    fn encode_frame(&mut self, exchange: &mut Exchange, frame: Frame<Bytes>, framing: Framing) -> bool {
+        match frame.into_data() {
+            Ok(data) => {
+                exchange.bytes.sent += data.len() as u64;
+                match framing {
+                    Framing::Chunked => encode::chunk(&mut self.out, &data),
+                    _ => self.out.extend_from_slice(&data),
+                }
+                false
+            }
+            Err(frame) => {
+                let trailers = frame.into_trailers().unwrap_or_default();
+                if framing == Framing::Chunked {
+                    encode::last_chunk(&mut self.out, self.options.enable_trailers.then_some(&trailers));
+                }
+                true
+            }
+        }
+    }
+
+    /// While waiting for the upstream: has the client gone, or has nothing moved for too long?
+    fn poll_cut(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<Step> {
+        let mut conn = self.conn.lock();
+        while conn.body.is_done() && conn.stream.read.len() < MAX_READ {
+            match conn.stream.poll_fill(cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Step::Cut(Failure::DownstreamDisconnect)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => break,
+            }
+        }
+        drop(conn);
+        if poll_deadline(self.timer.as_mut(), deadline, cx) {
+            return Poll::Ready(Step::Cut(Failure::StreamIdleTimeout));
+        }
+        Poll::Pending
+    }
+
+    /// Writes `out`; the request side of `body` goes on meanwhile, or two peers that only write would wait for ever.
+    async fn flush(&mut self, body: &mut Body) -> Result<(), Failure> {
+        let deadline = self.timeouts.stream_idle.map(|limit| clock::now() + limit);
+        let mut written = 0;
+        let result = poll_fn(|cx| {
+            let mut conn = self.conn.lock();
+            let result = conn.stream.poll_write_all(cx, &self.out, &mut written);
+            drop(conn);
+            if result.is_pending() {
+                body.poll_progress(cx);
+                if poll_deadline(self.timer.as_mut(), deadline, cx) {
+                    return Poll::Ready(Err(Failure::StreamIdleTimeout));
+                }
+            }
+            result.map_err(|_| Failure::DownstreamDisconnect)
+        })
+        .await;
+        self.out.clear();
+        result
+    }
+
+    /// Answers bytes that are no request. The pipeline sees it too: it is logged and counted like any other.
+    async fn refuse(&mut self, failure: Failure) {
+        let request = http::Request::new(Body::Empty);
+        let mut exchange = Exchange::new(request, self.connection.clone(), Protocol::Http11);
+        exchange.extensions.insert(RefusedHead(failure));
+        exchange.close_downstream = true;
+        let response = self.service.call(&mut exchange).await;
+        let mut reply = Reply {
+            version: Version::HTTP_11,
+            is_head: false,
+            keep_alive: false,
+            tunnel: false,
+        };
+        self.respond(&mut exchange, response, &mut reply).await;
+        exchange.timing.end = Some(exchange.elapsed());
+        self.service.finish(&mut exchange);
+    }
+}
+
+/// In an exchange's extensions: the head was no valid request; the pipeline answers with this failure and selects no route.
+#[derive(Clone, Debug)]
+pub struct RefusedHead(pub Failure);
+
+enum Step {
+    Frame(Option<Result<Frame<Bytes>, BodyError>>),
+    Flush,
+    Cut(Failure),
+}
+
+/// What of the request decides how the response is framed.
+struct Reply {
+    version: Version,
+    is_head: bool,
+    keep_alive: bool,
+    tunnel: bool,
+}
+
+impl Reply {
+    fn framing(&self, status: StatusCode, body: &Body) -> Framing {
+        let bodiless = self.is_head
+            || status.is_informational()
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED;
+        if bodiless {
+            return Framing::None;
+        }
+        match body.size_hint().exact() {
+            Some(length) => Framing::Length(length),
+            None if self.version == Version::HTTP_10 => Framing::UntilClose,
+            None => Framing::Chunked,
+        }
+    }
+}
+
+impl RequestBody {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let mut conn = self.conn.lock();
+        let conn = &mut *conn;
+        loop {
+            match conn.body.decode(&mut conn.stream.read, self.max_headers) {
+                Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Ok(Decoded::Trailers(trailers)) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Ok(Decoded::End) => {
+                    self.ended = true;
+                    return Poll::Ready(None);
+                }
+                Ok(Decoded::NeedMore) => {}
+                Err(_) => {
+                    self.ended = true;
+                    let status = StatusCode::BAD_REQUEST;
+                    let failure = Failure::BadRequest {
+                        details: "http1.codec_error",
+                        status,
+                    };
+                    return Poll::Ready(Some(Err(BodyError::Failed(failure))));
+                }
+            }
+            match std::task::ready!(conn.stream.poll_fill(cx)) {
+                Ok(0) if conn.body == BodyDecoder::UntilClose => {
+                    conn.body = BodyDecoder::length(0);
+                    self.ended = true;
+                    return Poll::Ready(None);
+                }
+                Ok(0) | Err(_) => {
+                    self.ended = true;
+                    return Poll::Ready(Some(Err(BodyError::Failed(Failure::DownstreamDisconnect))));
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+
+    pub fn is_end_stream(&self) -> bool {
+        self.ended || self.conn.lock().body.is_done()
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        match self.conn.lock().body.remaining() {
+            Some(remaining) => SizeHint::with_exact(remaining),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+/// Whether `deadline` has passed. The timer is only moved when it fires too early, so an unchanged far deadline is free.
+fn poll_deadline(mut timer: Pin<&mut tokio::time::Sleep>, deadline: Option<Instant>, cx: &mut Context<'_>) -> bool {
+    let Some(deadline) = deadline else { return false };
+    if timer.deadline() > deadline.into() {
+        timer.as_mut().reset(deadline.into());
+    }
+    while timer.as_mut().poll(cx).is_ready() {
+        if clock::now() >= deadline {
+            timer.as_mut().reset((clock::now() + FAR).into());
+            return true;
+        }
+        timer.as_mut().reset(deadline.into());
+    }
+    false
+}
+
+fn record_cut(exchange: &mut Exchange, failure: &Failure) {
+    let row = failure.row();
+    exchange.flags.set(row.flags);
+    exchange.details = row.details.into();
+}
+
+const HEADERS_TIMEOUT: Failure = Failure::BadRequest {
+    details: "request_header_timeout",
+    status: StatusCode::REQUEST_TIMEOUT,
+};

@@ -1,0 +1,206 @@
+//! A received body of either side, with its flow control.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream};
+use http::StatusCode;
+use http_body::{Frame, SizeHint};
+
+use super::client::UpstreamStream;
+use crate::http::body::BodyError;
+use crate::http::failure::Failure;
+use crate::runtime::clock;
+
+/// A received body. Each frame that is handed out reopens the sender's window by its size: who does not poll, pushes back.
+pub struct RecvBody {
+    stream: RecvStream,
+    state: State,
+    /// From `content-length`: bytes still to come. The `h2` crate checks that it is kept.
+    remaining: Option<u64>,
+    side: Side,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Data,
+    Trailers,
+    Done,
+}
+
+/// Whose body it is: how errors read, and what must live as long as it.
+enum Side {
+    Downstream(Arc<Meter>),
+    Upstream {
+        _held: UpstreamStream,
+    },
+    /// The end was reached and all that hung on it is given back.
+    Over,
+}
+
+/// What the stream task wants to know of a request body that travels elsewhere.
+pub(super) struct Meter {
+    started: Instant,
+    bytes: AtomicU64,
+    /// Nanoseconds since `started`, plus one; 0: not ended.
+    ended: AtomicU64,
+}
+
+impl Meter {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            started: clock::now(),
+            bytes: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn ended(&self) -> Option<Duration> {
+        let mark = self.ended.load(Ordering::Relaxed);
+        mark.checked_sub(1).map(Duration::from_nanos)
+    }
+
+    fn end(&self) {
+        let elapsed = clock::now().saturating_duration_since(self.started).as_nanos();
+        let mark = u64::try_from(elapsed).unwrap_or(u64::MAX - 1) + 1;
+        self.ended.store(mark, Ordering::Relaxed);
+    }
+}
+
+impl RecvBody {
+    pub(super) fn downstream(stream: RecvStream, length: Option<u64>, meter: Arc<Meter>) -> Self {
+        Self::new(stream, length, Side::Downstream(meter))
+    }
+
+    pub(super) fn upstream(stream: RecvStream, length: Option<u64>, upstream: UpstreamStream) -> Self {
+        Self::new(stream, length, Side::Upstream { _held: upstream })
+    }
+
+    fn new(stream: RecvStream, remaining: Option<u64>, side: Side) -> Self {
+        Self {
+            stream,
+            state: State::Data,
+            remaining,
+            side,
+        }
+    }
+
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        while self.state == State::Data {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(Ok(data)) => return Poll::Ready(Some(Ok(self.take(data)))),
+                Some(Err(error)) => return Poll::Ready(self.fail(&error)),
+                None => self.state = State::Trailers,
+            }
+        }
+        if self.state == State::Done {
+            return Poll::Ready(None);
+        }
+        match ready!(self.stream.poll_trailers(cx)) {
+            Ok(trailers) => {
+                self.end();
+                Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+            }
+            Err(error) => Poll::Ready(self.fail(&error)),
+        }
+    }
+
+    pub fn is_end_stream(&self) -> bool {
+        match self.state {
+            State::Done => true,
+            State::Data | State::Trailers => self.stream.is_end_stream(),
+        }
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        match (self.state, self.remaining) {
+            (State::Done, _) => SizeHint::with_exact(0),
+            (_, Some(remaining)) => SizeHint::with_exact(remaining),
+            _ => SizeHint::default(),
+        }
+    }
+
+    fn take(&mut self, data: Bytes) -> Frame<Bytes> {
+        // An error means that the stream is over, and then nobody waits for the window.
+        let _ = self.stream.flow_control().release_capacity(data.len());
+        let length = data.len() as u64;
+        if let Some(remaining) = &mut self.remaining {
+            *remaining = remaining.saturating_sub(length);
+        }
+        if let Side::Downstream(meter) = &self.side {
+            meter.bytes.fetch_add(length, Ordering::Relaxed);
+        }
+        if self.stream.is_end_stream() {
+            self.end();
+        }
+        Frame::data(data)
+    }
+
+    fn end(&mut self) {
+        self.state = State::Done;
+        if let Side::Downstream(meter) = &self.side {
+            meter.end();
+        }
+        self.side = Side::Over;
+    }
+
+    fn fail(&mut self, error: &h2::Error) -> Option<Result<Frame<Bytes>, BodyError>> {
+        // RFC 9113 8.1: a server that has answered in full may ask with NO_ERROR that the rest of the request is not sent.
+        let upstream = matches!(self.side, Side::Upstream { .. });
+        let complete = self.remaining.is_none_or(|remaining| remaining == 0);
+        if upstream && complete && error.is_remote() && error.is_reset() && error.reason() == Some(Reason::NO_ERROR) {
+            self.end();
+            return None;
+        }
+        let failure = match &self.side {
+            Side::Upstream { .. } => upstream_failure(error),
+            Side::Downstream(_) | Side::Over => downstream_failure(error),
+        };
+        self.state = State::Done;
+        self.side = Side::Over;
+        Some(Err(BodyError::Failed(failure)))
+    }
+}
+
+/// What an error on an upstream stream means. A GOAWAY's error only reaches streams that the peer never looked at.
+pub(super) fn upstream_failure(error: &h2::Error) -> Failure {
+    let remote = error.is_remote();
+    if error.is_io() {
+        return Failure::ConnectionTermination;
+    }
+    if error.is_go_away() && remote {
+        return Failure::RemoteRefused;
+    }
+    if error.is_reset() && remote {
+        return match error.reason() {
+            Some(Reason::REFUSED_STREAM) => Failure::RemoteRefused,
+            _ => Failure::RemoteReset,
+        };
+    }
+    if error.is_library() {
+        return Failure::ProtocolError("http2.violation.of.messaging.rule");
+    }
+    Failure::LocalReset
+}
+
+/// What an error on a downstream stream means.
+pub(super) fn downstream_failure(error: &h2::Error) -> Failure {
+    if error.is_library() {
+        return Failure::BadRequest {
+            details: "http2.violation.of.messaging.rule",
+            status: StatusCode::BAD_REQUEST,
+        };
+    }
+    if error.is_reset() {
+        return Failure::DownstreamReset;
+    }
+    Failure::DownstreamDisconnect
+}

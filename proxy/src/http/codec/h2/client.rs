@@ -1,0 +1,360 @@
+//! Upstream connections: a handle that many requests share, and the task that moves its frames.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use h2::client::{Connection, ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream};
+use http::header::UPGRADE;
+use http::{Method, Request, Response};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::body::{RecvBody, upstream_failure};
+use super::headers;
+use super::keepalive::{Keepalive, Timer};
+use super::options::H2Options;
+use super::pump::{Pump, PumpError};
+use crate::http::body::{Body, BodyError};
+use crate::http::codec::SendError;
+use crate::http::failure::Failure;
+use crate::http::upgrade::{self, Translated};
+use crate::runtime::io::Io;
+use crate::runtime::spawn::spawn;
+
+/// A known body up to this size goes out with the head, whatever the window: it is in memory either way.
+const AT_ONCE: usize = 64 * 1024;
+
+/// A pooled upstream connection. Clones share it; when the last one and the last stream are gone, it closes.
+#[derive(Clone)]
+pub struct ClientConnection {
+    sender: SendRequest<Bytes>,
+    shared: Arc<Shared>,
+}
+
+/// What a pool wants to hear. Called on the worker's thread, never with a lock held.
+pub trait ClientHooks: Send + Sync + 'static {
+    /// A stream is over: there may be room for another.
+    fn stream_ended(&self) {}
+
+    /// The connection is over, for this reason; `None`: as it should be.
+    fn closed(&self, failure: Option<Failure>) {
+        let _ = failure;
+    }
+}
+
+struct Shared {
+    options: H2Options,
+    active: AtomicU32,
+    /// No new streams: GOAWAY, closed, or closing.
+    unavailable: AtomicBool,
+    /// Set to cut the connection.
+    cut: AtomicBool,
+    driver: AtomicWaker,
+    /// Told when the peer's SETTINGS are there, or will never be.
+    settled: Notify,
+    hooks: Option<Arc<dyn ClientHooks>>,
+}
+
+impl ClientConnection {
+    /// Sends the preface and starts the connection's task; see [`Self::handshake_with`].
+    ///
+    /// # Errors
+    ///
+    /// When the connection fails at once.
+    pub async fn handshake(io: Io, options: &H2Options) -> Result<Self, Failure> {
+        Self::handshake_with(io, options, None).await
+    }
+
+    /// As [`Self::handshake`], with somebody to tell what happens. Does not wait for the peer's SETTINGS.
+    ///
+    /// # Errors
+    ///
+    /// When the connection fails at once.
+    pub async fn handshake_with(
+        io: Io,
+        options: &H2Options,
+        hooks: Option<Arc<dyn ClientHooks>>,
+    ) -> Result<Self, Failure> {
+        let handshake = options.client_builder().handshake::<_, Bytes>(io).await;
+        let (sender, mut connection) = handshake.map_err(|error| upstream_failure(&error))?;
+        let shared = Arc::new(Shared {
+            options: options.clone(),
+            active: AtomicU32::new(0),
+            unavailable: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
+            driver: AtomicWaker::new(),
+            settled: Notify::new(),
+            hooks,
+        });
+        let keepalive = options
+            .keepalive
+            .and_then(|keepalive| Keepalive::new(connection.ping_pong(), Some(keepalive)));
+        let driver = Driver {
+            connection,
+            keepalive,
+            max_age: options.max_connection_duration.map(Timer::after),
+            settled: false,
+            shared: shared.clone(),
+        };
+        spawn("http2 upstream", driver);
+        Ok(Self { sender, shared })
+    }
+
+    /// Whether it still takes streams: false after a GOAWAY, when it is too old, closing or closed.
+    pub fn is_available(&self) -> bool {
+        if self.shared.unavailable.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut context = Context::from_waker(Waker::noop());
+        let refused = matches!(self.sender.clone().poll_ready(&mut context), Poll::Ready(Err(_)));
+        if refused {
+            self.retire();
+        }
+        !refused
+    }
+
+    /// Whether one more stream fits in the peer's limit and ours. Cheap: does not look for a GOAWAY, which [`Self::send`] reports with the request.
+    pub fn can_take_stream(&self) -> bool {
+        if self.shared.unavailable.load(Ordering::Relaxed) {
+            return false;
+        }
+        let peer = u32::try_from(self.sender.current_max_send_streams()).unwrap_or(u32::MAX);
+        self.active_streams() < peer.min(self.shared.options.max_concurrent_streams)
+    }
+
+    pub fn active_streams(&self) -> u32 {
+        self.shared.active.load(Ordering::Relaxed)
+    }
+
+    /// Takes no more streams; closes when those that run have ended and the handles are dropped.
+    pub fn retire(&self) {
+        self.shared.unavailable.store(true, Ordering::Relaxed);
+    }
+
+    /// Cuts the connection with all its streams.
+    pub fn close(&self) {
+        self.retire();
+        self.shared.cut.store(true, Ordering::Relaxed);
+        self.shared.driver.wake();
+    }
+
+    /// Sends a request and waits for the response's head. Until then the request body is sent by this future; what is left of it then (a
+    /// bidirectional stream) by a task that lives as long as the response body.
+    ///
+    /// An upgrade in HTTP/1's form goes as extended CONNECT and is answered in HTTP/1's form again.
+    ///
+    /// # Errors
+    ///
+    /// When no response arrived; the request is given back if nothing of it was sent.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future resets the stream (CANCEL).
+    pub async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+        if request.headers().contains_key(UPGRADE) {
+            self.settled().await;
+        }
+        let mut waiting = self.start(request)?;
+        let (response, pump) = poll_fn(|cx| waiting.poll(cx)).await?;
+        let (mut head, stream) = response.into_parts();
+        if head.headers.len() > self.shared.options.max_headers_count {
+            return Err(lost(Failure::ProtocolError("http2.too_many_headers")));
+        }
+        if let Some(translated) = &waiting.translated {
+            upgrade::from_extended_connect_response(translated, &mut head);
+        }
+        if stream.is_end_stream() {
+            return Ok(Response::from_parts(head, Body::Empty));
+        }
+        let length = headers::content_length(&head.headers).filter(|_| !waiting.head_only);
+        let upstream = UpstreamStream {
+            pump: pump.map(|pump| spawn("http2 request body", finish_pump(pump))),
+            active: Some(waiting.active),
+        };
+        let body = RecvBody::upstream(stream, length, upstream);
+        Ok(Response::from_parts(head, Body::H2(Box::new(body))))
+    }
+
+    /// Waits for the peer's SETTINGS, without which nobody knows whether it takes extended CONNECT.
+    async fn settled(&self) {
+        let mut settled = pin!(self.shared.settled.notified());
+        settled.as_mut().enable();
+        let unsettled = self.sender.current_max_send_streams() == H2Options::UNSETTLED;
+        if unsettled && !self.shared.unavailable.load(Ordering::Relaxed) {
+            settled.await;
+        }
+    }
+
+    fn start(&self, request: Request<Body>) -> Result<Waiting, SendError> {
+        if !self.is_available() {
+            return Err(SendError {
+                failure: Failure::RemoteRefused,
+                body: Some(request.into_body()),
+            });
+        }
+        let mut sender = self.sender.clone();
+        let (mut head, mut body) = request.into_parts();
+        let translated = upgrade::to_extended_connect(&mut head);
+        if translated.is_some() && !sender.is_extended_connect_protocol_enabled() {
+            return Err(lost(Failure::UpgradeFailed));
+        }
+        headers::to_h2_request(&mut head).map_err(lost)?;
+        let head_only = head.method == Method::HEAD;
+        let end = body.is_empty();
+        let head = Request::from_parts(head, ());
+        let (response, mut stream) = sender
+            .send_request(head, end)
+            .map_err(|error| lost(upstream_failure(&error)))?;
+        let mut pump = None;
+        if let Body::Full(bytes) = &mut body
+            && bytes.len() <= AT_ONCE
+        {
+            let bytes = std::mem::take(bytes);
+            stream
+                .send_data(bytes, true)
+                .map_err(|error| lost(upstream_failure(&error)))?;
+        } else if !end {
+            pump = Some(Pump::new(stream, body));
+        }
+        Ok(Waiting {
+            response,
+            pump,
+            active: ActiveStream::new(&self.shared),
+            translated,
+            head_only,
+        })
+    }
+}
+
+fn lost(failure: Failure) -> SendError {
+    SendError { failure, body: None }
+}
+
+/// A request whose response has not begun.
+struct Waiting {
+    response: ResponseFuture,
+    pump: Option<Pump>,
+    active: ActiveStream,
+    translated: Option<Translated>,
+    head_only: bool,
+}
+
+impl Waiting {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Response<RecvStream>, Option<Pump>), SendError>> {
+        if let Some(pump) = &mut self.pump
+            && let Poll::Ready(done) = pump.poll(cx)
+        {
+            if let Err(PumpError::Body(error)) = done {
+                pump.reset(Reason::CANCEL);
+                let failure = match error {
+                    BodyError::Failed(failure) => failure,
+                    BodyError::Other(_) => Failure::LocalReset,
+                };
+                return Poll::Ready(Err(lost(failure)));
+            }
+            // Of a reset or a lost connection the response tells, and it may be there in full.
+            self.pump = None;
+        }
+        match Pin::new(&mut self.response).poll(cx) {
+            Poll::Ready(Ok(response)) => Poll::Ready(Ok((response, self.pump.take()))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(lost(upstream_failure(&error)))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// Sends the rest of a request body while the response goes its own way.
+async fn finish_pump(mut pump: Pump) {
+    if let Err(PumpError::Body(_)) = poll_fn(|cx| pump.poll(cx)).await {
+        pump.reset(Reason::CANCEL);
+    }
+}
+
+/// What lives as long as a response body: the stream's place on its connection, and the rest of the request.
+pub(super) struct UpstreamStream {
+    pump: Option<JoinHandle<()>>,
+    active: Option<ActiveStream>,
+}
+
+impl Drop for UpstreamStream {
+    fn drop(&mut self) {
+        // A response that is over, or that nobody wants, needs no more of its request.
+        if let Some(pump) = self.pump.take() {
+            pump.abort();
+        }
+        self.active = None;
+    }
+}
+
+struct ActiveStream(Arc<Shared>);
+
+impl ActiveStream {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.active.fetch_add(1, Ordering::Relaxed);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for ActiveStream {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        if let Some(hooks) = &self.0.hooks {
+            hooks.stream_ended();
+        }
+    }
+}
+
+/// The task of a connection.
+struct Driver {
+    connection: Connection<Io, Bytes>,
+    keepalive: Option<Keepalive>,
+    max_age: Option<Timer>,
+    settled: bool,
+    shared: Arc<Shared>,
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let end = match pin!(&mut this.connection).poll(cx) {
+            Poll::Ready(Ok(())) => None,
+            Poll::Ready(Err(error)) => Some(upstream_failure(&error)),
+            Poll::Pending => {
+                if !this.settled && this.connection.max_concurrent_send_streams() != H2Options::UNSETTLED {
+                    this.settled = true;
+                    this.shared.settled.notify_waiters();
+                }
+                this.shared.driver.register(cx.waker());
+                if this.max_age.as_mut().is_some_and(|timer| timer.poll(cx).is_ready()) {
+                    this.max_age = None;
+                    this.shared.unavailable.store(true, Ordering::Relaxed);
+                }
+                let dead = this
+                    .keepalive
+                    .as_mut()
+                    .is_some_and(|keepalive| keepalive.poll(cx).is_ready());
+                if dead {
+                    Some(Failure::ConnectionTermination)
+                } else if this.shared.cut.load(Ordering::Relaxed) {
+                    Some(Failure::LocalReset)
+                } else {
+                    return Poll::Pending;
+                }
+            }
+        };
+        this.shared.unavailable.store(true, Ordering::Relaxed);
+        this.shared.settled.notify_waiters();
+        if let Some(hooks) = &this.shared.hooks {
+            hooks.closed(end);
+        }
+        Poll::Ready(())
+    }
+}

@@ -1,0 +1,112 @@
+//! What of HTTP/2 is configured, with Envoy's defaults (`Http2ProtocolOptions`, `HttpProtocolOptions`).
+
+use std::time::Duration;
+
+/// Settings of a connection; the same for both sides, each reads what concerns it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct H2Options {
+    /// Streams the peer may open (server), or that we open at most (client). Envoy: 1024.
+    pub max_concurrent_streams: u32,
+    /// Bytes the peer may send on a stream before we read them. Envoy: 16 MiB.
+    pub initial_stream_window: u32,
+    /// Bytes the peer may send on the connection before we read them. Envoy: 24 MiB.
+    pub initial_connection_window: u32,
+    /// Largest frame payload we take, in bytes. RFC 9113 6.5.2: 16,384.
+    pub max_frame_size: u32,
+    /// `hpack_table_size`, in bytes: 4096.
+    pub header_table_size: u32,
+    /// `max_request_headers_kb`, in bytes: names and values of one header or trailer block. Envoy: 60 KiB.
+    pub max_header_list_size: u32,
+    /// `max_headers_count`; each cookie crumb counts. Envoy: 100.
+    pub max_headers_count: usize,
+    /// `allow_connect`: extended CONNECT (RFC 8441). Envoy: off.
+    pub allow_connect: bool,
+    /// Without streams for so long, a connection is drained. Envoy: 1 h.
+    pub idle_timeout: Option<Duration>,
+    /// `connection_keepalive`. Envoy: off.
+    pub keepalive: Option<KeepaliveOptions>,
+    /// `max_requests_per_connection`: drained after so many.
+    pub max_requests_per_connection: Option<u32>,
+    /// `max_connection_duration`: drained when so old.
+    pub max_connection_duration: Option<Duration>,
+    /// Streams that we reset and of which frames may still arrive.
+    pub max_concurrent_reset_streams: usize,
+    /// Streams that the peer reset before we took them up; more closes the connection (CVE-2023-44487).
+    pub max_pending_accept_reset_streams: usize,
+    /// `stream_reset_burst`: resets by the peer that are free at once. Envoy: 1000.
+    pub stream_reset_burst: u32,
+    /// `stream_reset_rate`: resets that become free again each second. Envoy: 33.
+    pub stream_reset_rate: u32,
+}
+
+/// PINGs that show whether the peer still answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepaliveOptions {
+    pub interval: Duration,
+    /// Without an answer for so long, the connection is closed.
+    pub timeout: Duration,
+}
+
+impl Default for H2Options {
+    fn default() -> Self {
+        Self {
+            max_concurrent_streams: 1024,
+            initial_stream_window: 16 << 20,
+            initial_connection_window: 24 << 20,
+            max_frame_size: 16_384,
+            header_table_size: 4096,
+            max_header_list_size: 60 << 10,
+            max_headers_count: 100,
+            allow_connect: false,
+            idle_timeout: Some(Duration::from_secs(3600)),
+            keepalive: None,
+            max_requests_per_connection: None,
+            max_connection_duration: None,
+            max_concurrent_reset_streams: 64,
+            max_pending_accept_reset_streams: 256,
+            stream_reset_burst: 1000,
+            stream_reset_rate: 33,
+        }
+    }
+}
+
+impl H2Options {
+    /// What the `h2` crate enforces by itself, without a trace in our log: twice our limit, so that the blocks we are likely to see are refused by us.
+    fn hard_header_limit(&self) -> u32 {
+        self.max_header_list_size.saturating_mul(2)
+    }
+
+    pub(super) fn server_builder(&self) -> h2::server::Builder {
+        let mut builder = h2::server::Builder::new();
+        builder
+            .max_concurrent_streams(self.max_concurrent_streams)
+            .initial_window_size(self.initial_stream_window)
+            .initial_connection_window_size(self.initial_connection_window)
+            .max_frame_size(self.max_frame_size)
+            .header_table_size(self.header_table_size)
+            .max_header_list_size(self.hard_header_limit())
+            .max_concurrent_reset_streams(self.max_concurrent_reset_streams)
+            .max_pending_accept_reset_streams(self.max_pending_accept_reset_streams);
+        if self.allow_connect {
+            builder.enable_connect_protocol();
+        }
+        builder
+    }
+
+    /// The limit of a client connection whose peer has not sent SETTINGS yet: no value that SETTINGS can set. Ours holds meanwhile, as Envoy does.
+    pub(super) const UNSETTLED: usize = usize::MAX - 1;
+
+    pub(super) fn client_builder(&self) -> h2::client::Builder {
+        let mut builder = h2::client::Builder::new();
+        builder
+            .enable_push(false)
+            .initial_max_send_streams(Self::UNSETTLED)
+            .initial_window_size(self.initial_stream_window)
+            .initial_connection_window_size(self.initial_connection_window)
+            .max_frame_size(self.max_frame_size)
+            .header_table_size(self.header_table_size)
+            .max_header_list_size(self.hard_header_limit())
+            .max_concurrent_reset_streams(self.max_concurrent_reset_streams);
+        builder
+    }
+}

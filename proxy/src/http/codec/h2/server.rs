@@ -1,0 +1,325 @@
+//! The task of a downstream connection: it moves frames, starts a task for each stream, and decides when the connection ends.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::server::{Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use parking_lot::Mutex;
+
+use super::keepalive::{Keepalive, Timer};
+use super::options::H2Options;
+use super::stream;
+use crate::http::service::Service;
+use crate::listener::ConnectionInfo;
+use crate::runtime::clock;
+use crate::runtime::drain::{DrainPhase, DrainSignal};
+use crate::runtime::io::Io;
+use crate::runtime::spawn::spawn;
+
+/// Serves a connection to its end. Its streams are tasks of their own, which learn of the connection's end and finish by themselves.
+///
+/// Returns when the peer has closed, the connection broke, or a drain is through: GOAWAY at [`DrainPhase::Draining`], an abrupt end at [`DrainPhase::Closed`].
+///
+/// # Cancel safety
+///
+/// Dropping the future closes the connection; every stream then records a downstream disconnect.
+pub async fn serve<S: Service>(
+    io: Io,
+    service: Arc<S>,
+    connection: Arc<ConnectionInfo>,
+    options: &H2Options,
+    mut drain: DrainSignal,
+) {
+    let handshake = options.server_builder().handshake::<_, Bytes>(io);
+    let patience = options.idle_timeout.unwrap_or(Duration::MAX);
+    let h2 = tokio::select! {
+        biased;
+        done = handshake => match done {
+            Ok(h2) => h2,
+            Err(error) => {
+                tracing::debug!(connection = connection.id, %error, "http2 handshake failed");
+                return;
+            }
+        },
+        () = closed(drain.clone()) => return,
+        () = clock::sleep(patience) => return,
+    };
+    let mut driver = Driver::new(h2, service, connection, options);
+    let mut awaited = Some(DrainPhase::Draining);
+    loop {
+        let Some(phase) = awaited else {
+            return poll_fn(|cx| driver.poll(cx)).await;
+        };
+        tokio::select! {
+            biased;
+            () = poll_fn(|cx| driver.poll(cx)) => return,
+            () = drain.reached(phase) => {}
+        }
+        if drain.phase() == DrainPhase::Closed {
+            return driver.abort().await;
+        }
+        driver.drain();
+        // An owner that is gone has said all that it will say.
+        awaited = (phase == DrainPhase::Draining).then_some(DrainPhase::Closed);
+    }
+}
+
+/// Completes when the drain is over. Its beginning is no reason to leave a handshake: a request may be on its way behind it.
+async fn closed(mut drain: DrainSignal) {
+    drain.reached(DrainPhase::Closed).await;
+    if drain.phase() != DrainPhase::Closed {
+        std::future::pending().await
+    }
+}
+
+/// What a connection and its streams tell each other.
+pub(super) struct Shared {
+    pub(super) options: H2Options,
+    started: Instant,
+    active: AtomicU32,
+    /// Milliseconds since `started` when a stream last ended.
+    last_end: AtomicU64,
+    flooded: AtomicBool,
+    /// We ended the connection: what streams then see as a reset was none by the client.
+    cut: AtomicBool,
+    resets: Mutex<ResetBucket>,
+}
+
+/// A stream's presence on its connection.
+pub(super) struct ActiveStream(Arc<Shared>);
+
+impl ActiveStream {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.active.fetch_add(1, Ordering::Relaxed);
+        Self(shared.clone())
+    }
+
+    pub(super) fn options(&self) -> &H2Options {
+        &self.0.options
+    }
+
+    /// Whether the stream ended because we ended its connection.
+    pub(super) fn was_cut(&self) -> bool {
+        self.0.cut.load(Ordering::Relaxed)
+    }
+
+    /// Counts a reset by the peer; too many close the connection (`stream_reset_burst`, `stream_reset_rate`).
+    pub(super) fn count_reset(&self) {
+        if !self.0.resets.lock().take(clock::now()) {
+            self.0.flooded.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for ActiveStream {
+    fn drop(&mut self) {
+        let elapsed = clock::now().saturating_duration_since(self.0.started).as_millis();
+        self.0
+            .last_end
+            .store(u64::try_from(elapsed).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A token bucket over the peer's RST_STREAMs.
+struct ResetBucket {
+    /// In thousandths of a reset.
+    tokens: u64,
+    burst: u64,
+    rate: u64,
+    filled_at: Instant,
+}
+
+impl ResetBucket {
+    fn new(options: &H2Options, now: Instant) -> Self {
+        let burst = u64::from(options.stream_reset_burst) * 1000;
+        Self {
+            tokens: burst,
+            burst,
+            rate: u64::from(options.stream_reset_rate),
+            filled_at: now,
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let millis = u64::try_from(now.saturating_duration_since(self.filled_at).as_millis()).unwrap_or(u64::MAX);
+        if millis > 0 {
+            self.tokens = self
+                .tokens
+                .saturating_add(millis.saturating_mul(self.rate))
+                .min(self.burst);
+            self.filled_at = now;
+        }
+        let enough = self.tokens >= 1000;
+        self.tokens = self.tokens.saturating_sub(1000);
+        enough
+    }
+}
+
+struct Driver<S> {
+    h2: Connection<Io, Bytes>,
+    service: Arc<S>,
+    connection: Arc<ConnectionInfo>,
+    shared: Arc<Shared>,
+    opened: u32,
+    draining: bool,
+    idle: Option<Timer>,
+    max_age: Option<Timer>,
+    keepalive: Option<Keepalive>,
+}
+
+impl<S: Service> Driver<S> {
+    fn new(
+        mut h2: Connection<Io, Bytes>,
+        service: Arc<S>,
+        connection: Arc<ConnectionInfo>,
+        options: &H2Options,
+    ) -> Self {
+        let now = clock::now();
+        let keepalive = options
+            .keepalive
+            .and_then(|keepalive| Keepalive::new(h2.ping_pong(), Some(keepalive)));
+        Self {
+            h2,
+            service,
+            connection,
+            opened: 0,
+            draining: false,
+            idle: options.idle_timeout.map(Timer::after),
+            max_age: options.max_connection_duration.map(Timer::after),
+            keepalive,
+            shared: Arc::new(Shared {
+                options: options.clone(),
+                started: now,
+                active: AtomicU32::new(0),
+                last_end: AtomicU64::new(0),
+                flooded: AtomicBool::new(false),
+                cut: AtomicBool::new(false),
+                resets: Mutex::new(ResetBucket::new(options, now)),
+            }),
+        }
+    }
+
+    /// Ready when the connection is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match self.h2.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => self.accept(request, respond),
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::debug!(connection = self.connection.id, %error, "http2 connection failed");
+                    self.shared.cut.store(!error.is_io(), Ordering::Relaxed);
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => {}
+            }
+            if self.shared.flooded.swap(false, Ordering::Relaxed) {
+                tracing::debug!(connection = self.connection.id, "http2 stream reset flood");
+                self.shared.cut.store(true, Ordering::Relaxed);
+                self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                continue;
+            }
+            let again = self.poll_idle(cx) | self.poll_max_age(cx);
+            if self
+                .keepalive
+                .as_mut()
+                .is_some_and(|keepalive| keepalive.poll(cx).is_ready())
+            {
+                tracing::debug!(connection = self.connection.id, "http2 keepalive timeout");
+                self.shared.cut.store(true, Ordering::Relaxed);
+                return Poll::Ready(());
+            }
+            if !again {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn accept(&mut self, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) {
+        self.opened += 1;
+        let active = ActiveStream::new(&self.shared);
+        let run = stream::run(self.service.clone(), self.connection.clone(), active, request, respond);
+        spawn("http2 stream", run);
+        if self.shared.options.max_requests_per_connection == Some(self.opened) {
+            self.drain();
+        }
+    }
+
+    /// Two-step GOAWAY; the connection ends when its streams have.
+    fn drain(&mut self) {
+        if !self.draining {
+            self.draining = true;
+            self.idle = None;
+            self.max_age = None;
+            self.h2.graceful_shutdown();
+        }
+    }
+
+    async fn abort(mut self) {
+        self.shared.cut.store(true, Ordering::Relaxed);
+        self.h2.abrupt_shutdown(Reason::NO_ERROR);
+        // Once, for the GOAWAY: a peer that does not read is not waited for.
+        poll_fn(|cx| {
+            let _ = self.h2.poll_closed(cx);
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// Whether the connection must be polled again because a drain began.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> bool {
+        let (Some(timer), Some(timeout)) = (&mut self.idle, self.shared.options.idle_timeout) else {
+            return false;
+        };
+        while timer.poll(cx).is_ready() {
+            let now = clock::now();
+            let active = self.shared.active.load(Ordering::Relaxed) > 0;
+            let last_end = Duration::from_millis(self.shared.last_end.load(Ordering::Relaxed));
+            let due = if active { now } else { self.shared.started + last_end } + timeout;
+            if due <= now {
+                self.drain();
+                return true;
+            }
+            timer.rearm(due);
+        }
+        false
+    }
+
+    fn poll_max_age(&mut self, cx: &mut Context<'_>) -> bool {
+        let expired = self.max_age.as_mut().is_some_and(|timer| timer.poll(cx).is_ready());
+        if expired {
+            self.drain();
+        }
+        expired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_bucket_refills_at_its_rate() {
+        let start = clock_free_instant();
+        let options = H2Options {
+            stream_reset_burst: 3,
+            stream_reset_rate: 2,
+            ..H2Options::default()
+        };
+        let mut bucket = ResetBucket::new(&options, start);
+        let taken: Vec<bool> = (0..4).map(|_| bucket.take(start)).collect();
+        assert_eq!(taken, [true, true, true, false]);
+        let later = start + Duration::from_millis(500);
+        assert!(bucket.take(later) && !bucket.take(later));
+    }
+
+    #[allow(clippy::disallowed_methods)]
+    fn clock_free_instant() -> Instant {
+        Instant::now()
+    }
+}

@@ -1,0 +1,215 @@
+//! The task of a downstream stream: request in, response out, and what ended it.
+
+use std::borrow::Cow;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::header::{COOKIE, HOST, HeaderValue};
+use http::{Method, Request, Response, Version};
+
+use super::body::{Meter, RecvBody, downstream_failure};
+use super::headers;
+use super::pump::{Pump, PumpError};
+use super::server::ActiveStream;
+use crate::http::body::{Body, BodyError};
+use crate::http::exchange::{Exchange, Protocol};
+use crate::http::failure::Failure;
+use crate::http::service::Service;
+use crate::http::upgrade::{self, Translated, UpgradeKind};
+use crate::listener::ConnectionInfo;
+use crate::telemetry::flags::ResponseFlags;
+
+/// A known body up to this size is handed to the codec with the head, whatever the window: it is in memory either way.
+const AT_ONCE: usize = 64 * 1024;
+
+/// Runs one stream to its end, recorded by [`Service::finish`].
+pub(super) async fn run<S: Service>(
+    service: Arc<S>,
+    connection: Arc<ConnectionInfo>,
+    active: ActiveStream,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let refusal = headers::check_limits(request.headers(), active.options()).err();
+    let (request, received) = receive(request);
+    let mut exchange = Exchange::new(request, connection, Protocol::Http2);
+    exchange.upgrade = received.upgrade;
+    exchange.authority = authority(&exchange.request);
+    if let Some(details) = refusal {
+        refuse(&mut exchange, &mut respond, details);
+    } else {
+        let sender = Sender {
+            head_only: exchange.request.method() == Method::HEAD,
+            translated: received.translated,
+            respond,
+        };
+        let end = sender.answer(&*service, &mut exchange).await;
+        if let Err(end) = end {
+            let downstream = matches!(end, Failure::DownstreamReset | Failure::DownstreamDisconnect);
+            if downstream && active.was_cut() {
+                record(&mut exchange, &Failure::DownstreamDisconnect);
+                exchange.details = Cow::Borrowed("downstream_local_disconnect");
+            } else {
+                record(&mut exchange, &end);
+                if end == Failure::DownstreamReset {
+                    active.count_reset();
+                }
+            }
+        }
+    }
+    if let Some(meter) = &received.meter {
+        exchange.bytes.received = meter.bytes();
+        exchange.timing.request_end = meter.ended();
+    } else {
+        exchange.timing.request_end.get_or_insert_default();
+    }
+    exchange.timing.end = Some(exchange.elapsed());
+    service.finish(&mut exchange);
+}
+
+/// What is remembered of a request while it travels.
+struct Received {
+    meter: Option<Arc<Meter>>,
+    upgrade: Option<UpgradeKind>,
+    translated: Option<Translated>,
+}
+
+fn receive(request: Request<RecvStream>) -> (Request<Body>, Received) {
+    let (mut head, stream) = request.into_parts();
+    let upgrade = UpgradeKind::of_head(&head);
+    let translated = upgrade.as_ref().and_then(|_| upgrade::from_extended_connect(&mut head));
+    if head.uri.authority().is_some() {
+        head.headers.remove(HOST);
+    }
+    if head.headers.contains_key(COOKIE) {
+        headers::join_cookies(&mut head.headers);
+    }
+    head.version = Version::HTTP_2;
+    let (body, meter) = if stream.is_end_stream() {
+        (Body::Empty, None)
+    } else {
+        let meter = Meter::new();
+        let length = headers::content_length(&head.headers);
+        let body = RecvBody::downstream(stream, length, meter.clone());
+        (Body::H2(Box::new(body)), Some(meter))
+    };
+    let received = Received {
+        meter,
+        upgrade,
+        translated,
+    };
+    (Request::from_parts(head, body), received)
+}
+
+fn authority(request: &Request<Body>) -> Option<HeaderValue> {
+    match request.uri().authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => request.headers().get(HOST).cloned(),
+    }
+}
+
+/// A head over the limits: Envoy resets the stream and logs it without a response code.
+fn refuse(exchange: &mut Exchange, respond: &mut SendResponse<Bytes>, details: &'static str) {
+    respond.send_reset(Reason::INTERNAL_ERROR);
+    exchange.flags.set(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+    exchange.details = Cow::Borrowed(details);
+}
+
+/// Writes down why a stream ended before its response did.
+fn record(exchange: &mut Exchange, failure: &Failure) {
+    let row = failure.row();
+    exchange.flags.set(row.flags);
+    exchange.details = Cow::Borrowed(match failure {
+        Failure::DownstreamReset | Failure::DownstreamDisconnect | Failure::BadRequest { .. } => row.details,
+        Failure::RemoteReset => "upstream_reset_after_response_started{remote_reset}",
+        Failure::RemoteRefused => "upstream_reset_after_response_started{remote_refused_stream_reset}",
+        Failure::ConnectionTermination => "upstream_reset_after_response_started{connection_termination}",
+        Failure::ProtocolError(_) => "upstream_reset_after_response_started{protocol_error}",
+        Failure::LocalReset => "upstream_reset_after_response_started{local_reset}",
+        _ => row.details,
+    });
+}
+
+/// The way back to the client.
+struct Sender {
+    respond: SendResponse<Bytes>,
+    /// The answer to HEAD has no body, whatever the service says.
+    head_only: bool,
+    translated: Option<Translated>,
+}
+
+impl Sender {
+    async fn answer<S: Service>(mut self, service: &S, exchange: &mut Exchange) -> Result<(), Failure> {
+        let response = {
+            let mut call = pin!(service.call(exchange));
+            let respond = &mut self.respond;
+            // The response first: a reset that comes with it changes nothing any more. A reset drops the call, which cancels the request.
+            poll_fn(|cx| {
+                if let Poll::Ready(response) = call.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(response));
+                }
+                respond.poll_reset(cx).map(|reset| Err(gone(reset)))
+            })
+            .await?
+        };
+        exchange.response_code = Some(response.status());
+        self.send(response, exchange).await
+    }
+
+    async fn send(mut self, response: Response<Body>, exchange: &mut Exchange) -> Result<(), Failure> {
+        let (mut head, mut body) = response.into_parts();
+        if let Some(translated) = &self.translated {
+            upgrade::to_extended_connect_response(translated, &mut head);
+        }
+        headers::strip_hop_by_hop(&mut head.headers);
+        head.version = Version::HTTP_2;
+        if self.head_only {
+            body = Body::Empty;
+        }
+        exchange.timing.first_downstream_tx = Some(exchange.elapsed());
+        let end = body.is_empty();
+        let head = Response::from_parts(head, ());
+        let mut stream = self
+            .respond
+            .send_response(head, end)
+            .map_err(|error| downstream_failure(&error))?;
+        if end {
+            return Ok(());
+        }
+        if let Body::Full(bytes) = &mut body
+            && bytes.len() <= AT_ONCE
+        {
+            exchange.bytes.sent = bytes.len() as u64;
+            let bytes = std::mem::take(bytes);
+            return stream
+                .send_data(bytes, true)
+                .map_err(|error| downstream_failure(&error));
+        }
+        let mut pump = Pump::new(stream, body);
+        let sent = poll_fn(|cx| pump.poll(cx)).await;
+        exchange.bytes.sent = pump.sent();
+        sent.map_err(|error| match error {
+            PumpError::Reset(reason) => gone(Ok(reason)),
+            PumpError::Connection(error) => downstream_failure(&error),
+            PumpError::Body(error) => {
+                pump.reset(Reason::INTERNAL_ERROR);
+                match error {
+                    BodyError::Failed(failure) => failure,
+                    BodyError::Other(_) => Failure::LocalReset,
+                }
+            }
+        })
+    }
+}
+
+fn gone(reset: Result<Reason, h2::Error>) -> Failure {
+    match reset {
+        Ok(_) => Failure::DownstreamReset,
+        Err(error) => downstream_failure(&error),
+    }
+}

@@ -1,0 +1,6 @@
+//! Both drivers against the raw `h2` crate, in memory.
+
+mod client;
+mod proxied;
+mod server;
+mod support;

@@ -1,0 +1,155 @@
+//! One attempt: pick a host, lease a connection, send, observe what came of it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crate::cluster::{Cluster, Host, HostState, PickContext};
+use crate::http::body::Body;
+use crate::http::codec::Head;
+use crate::http::exchange::Exchange;
+use crate::http::failure::Failure;
+use crate::http::service::Response;
+use crate::pool;
+use crate::route::{Forward, RetryPolicy};
+use crate::runtime::clock;
+
+/// What is known of an attempt while it runs.
+#[derive(Default)]
+pub(super) struct Attempt {
+    /// When its request went out.
+    pub sent: Arc<SentAt>,
+    /// It failed on a connection that another request had used before, and got no byte of an answer.
+    pub died_unnoticed: bool,
+    host: Option<Arc<Host>>,
+}
+
+/// When a request was sent; set once, read by the timer of the same task.
+#[derive(Default)]
+pub(super) struct SentAt(std::sync::OnceLock<Instant>);
+
+impl SentAt {
+    pub fn get(&self) -> Option<Instant> {
+        self.0.get().copied()
+    }
+}
+
+impl Attempt {
+    /// The attempt was cut by a timer.
+    pub fn timed_out(&self, exchange: &Exchange, cluster: &Cluster, failure: &Failure) {
+        if *failure == Failure::PerTryTimeout {
+            cluster.stats.upstream_rq_per_try_timeout.inc();
+        }
+        if let Some(host) = &self.host {
+            host.state.rq_timeout.fetch_add(1, Ordering::Relaxed);
+            cluster.observe_failure(host, failure, clock::now());
+        }
+        let _ = exchange;
+    }
+}
+
+pub(super) async fn run(
+    attempt: &mut Attempt,
+    exchange: &mut Exchange,
+    forward: &Forward,
+    cluster: &Arc<Cluster>,
+    policy: Option<&RetryPolicy>,
+    body: Body,
+) -> Result<Response, Failure> {
+    let host = pick(exchange, forward, cluster, policy)?;
+    attempt.host = Some(host.clone());
+    exchange.upstream.host = Some(host.clone());
+    let stats = &cluster.stats;
+    let leased = pool::lease(cluster, &host, forward.high_priority, exchange.protocol).await;
+    let lease = match leased {
+        Ok(lease) => lease,
+        Err(failure) => {
+            if let Failure::ConnectFailure(reason) = &failure {
+                exchange.upstream.failure_reason = reason.clone();
+            }
+            cluster.observe_failure(&host, &failure, clock::now());
+            return Err(failure);
+        }
+    };
+    let guard = ActiveRequest::start(cluster, &host);
+    exchange.upstream.protocol = Some(lease.protocol());
+    exchange.upstream.local = lease.local_address();
+    let reused = lease.reused();
+    let sent_at = clock::now();
+    // The cell is this attempt's own: it is empty.
+    let _ = attempt.sent.0.set(sent_at);
+    exchange.timing.first_upstream_tx = Some(sent_at.saturating_duration_since(exchange.started));
+    let head = Head {
+        method: exchange.request.method(),
+        uri: exchange.request.uri(),
+        headers: exchange.request.headers(),
+    };
+    let result = lease.send(head, body).await;
+    let now = clock::now();
+    match result {
+        Ok(response) => {
+            exchange.upstream.service_time = Some(now.saturating_duration_since(sent_at));
+            exchange.timing.first_upstream_rx = Some(now.saturating_duration_since(exchange.started));
+            exchange.guards.push(Box::new(guard));
+            cluster.observe_response(&host, response.status(), now);
+            Ok(response)
+        }
+        Err(error) => {
+            attempt.died_unnoticed = reused && error.body.is_some() && error.failure == Failure::ConnectionTermination;
+            if !matches!(error.failure, Failure::DownstreamDisconnect | Failure::DownstreamReset) {
+                if attempt.died_unnoticed {
+                    stats.upstream_cx_destroy_remote_with_active_rq.inc();
+                } else {
+                    cluster.observe_failure(&host, &error.failure, now);
+                }
+            }
+            Err(error.failure)
+        }
+    }
+}
+
+fn pick(
+    exchange: &mut Exchange,
+    forward: &Forward,
+    cluster: &Arc<Cluster>,
+    policy: Option<&RetryPolicy>,
+) -> Result<Arc<Host>, Failure> {
+    let avoid = match policy {
+        Some(policy) if policy.avoids_previous_hosts() => &exchange.upstream.attempted[..],
+        _ => &[],
+    };
+    let context = PickContext {
+        hash: exchange.hash,
+        avoid,
+        metadata_match: forward.metadata_match.as_deref(),
+        original_destination: exchange.connection.original_destination,
+    };
+    let host = cluster.pick(&context).map_err(|_| Failure::NoHealthyUpstream)?;
+    if policy.is_some() {
+        exchange.upstream.attempted.push(host.clone());
+    }
+    Ok(host)
+}
+
+/// A request in flight, for the cluster's and the host's gauges; over when dropped.
+struct ActiveRequest {
+    cluster: Arc<Cluster>,
+    host: Arc<HostState>,
+}
+
+impl ActiveRequest {
+    fn start(cluster: &Arc<Cluster>, host: &Arc<Host>) -> Self {
+        cluster.stats.upstream_rq_total.inc();
+        cluster.stats.upstream_rq_active.inc();
+        host.state.rq_total.fetch_add(1, Ordering::Relaxed);
+        host.state.rq_active.fetch_add(1, Ordering::Relaxed);
+        Self { cluster: cluster.clone(), host: host.state.clone() }
+    }
+}
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        self.cluster.stats.upstream_rq_active.dec();
+        self.host.rq_active.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,87 @@
+//! Time limits of a request: the route's timeout over all attempts, and one attempt's own.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use super::request_stream::RequestStream;
+use crate::http::body::{Body, BodyError};
+use crate::http::failure::Failure;
+
+/// The route's timeout. It runs from the end of the request, so for a streaming request its start is not known at first.
+pub(super) struct RouteTimeout {
+    pub limit: Option<Duration>,
+    pub request_ended: Option<Instant>,
+    pub stream: Option<RequestStream>,
+}
+
+impl RouteTimeout {
+    /// When it runs out; `None`: not running (yet).
+    pub fn deadline(&mut self) -> Option<Instant> {
+        let limit = self.limit?;
+        if self.request_ended.is_none() {
+            self.request_ended = self.stream.as_ref().and_then(RequestStream::ended_at);
+        }
+        self.request_ended.and_then(|ended| ended.checked_add(limit))
+    }
+}
+
+/// Polls `future` under two deadlines, which may begin to run while it is polled. The timer is set up only when the future has to wait.
+pub(super) async fn bounded<F: Future>(
+    future: F,
+    route: &mut RouteTimeout,
+    mut attempt: impl FnMut() -> Option<Instant>,
+) -> Result<F::Output, Failure> {
+    let mut future = std::pin::pin!(future);
+    let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        let (route_end, attempt_end) = (route.deadline(), attempt());
+        let (deadline, failure) = match (route_end, attempt_end) {
+            (Some(route), Some(attempt)) if attempt < route => (attempt, Failure::PerTryTimeout),
+            (Some(route), _) => (route, Failure::ResponseTimeout),
+            (None, Some(attempt)) => (attempt, Failure::PerTryTimeout),
+            (None, None) => return Poll::Pending,
+        };
+        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        if timer.deadline() != deadline.into() {
+            timer.as_mut().reset(deadline.into());
+        }
+        timer.as_mut().poll(cx).map(|()| Err(failure))
+    })
+    .await
+}
+
+/// A response body that must end before the route's timeout.
+pub(super) struct TimedBody {
+    pub inner: Body,
+    pub timer: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl http_body::Body for TimedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        std::task::ready!(this.timer.as_mut().poll(cx));
+        Poll::Ready(Some(Err(BodyError::Failed(Failure::ResponseTimeout))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,175 @@
+//! A request body on its way upstream: counted, and kept as far as a retry may need it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+use parking_lot::Mutex;
+
+use crate::http::body::{Body, BodyError};
+use crate::runtime::clock;
+
+/// The one source of a streaming request body, shared by the attempts that read it.
+#[derive(Clone)]
+pub(super) struct RequestStream(Arc<Mutex<State>>);
+
+struct State {
+    source: Body,
+    /// What earlier reads gave, while a retry is possible.
+    kept: Option<Vec<Bytes>>,
+    kept_bytes: u64,
+    limit: u64,
+    trailers: Option<HeaderMap>,
+    ended_at: Option<Instant>,
+    failed: Option<BodyError>,
+    received: u64,
+    /// A newer attempt took over: older readers get nothing more.
+    reader: u64,
+}
+
+impl RequestStream {
+    /// `keep`: bytes that may be held for retries; `None`: no retries.
+    pub fn new(source: Body, keep: Option<u64>) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            source,
+            kept: keep.map(|_| Vec::new()),
+            kept_bytes: 0,
+            limit: keep.unwrap_or(0),
+            trailers: None,
+            ended_at: None,
+            failed: None,
+            received: 0,
+            reader: 0,
+        })))
+    }
+
+    /// A body that reads from the beginning. `None`: the beginning is gone.
+    pub fn reader(&self) -> Option<Body> {
+        let mut state = self.0.lock();
+        if state.reader > 0 && state.kept.is_none() {
+            return None;
+        }
+        state.reader += 1;
+        let reader = Reader { stream: self.clone(), id: state.reader, position: 0, done: false };
+        Some(Body::Boxed(Box::pin(reader)))
+    }
+
+    /// When the last byte came from downstream.
+    pub fn ended_at(&self) -> Option<Instant> {
+        self.0.lock().ended_at
+    }
+
+    /// Body bytes received so far.
+    pub fn received(&self) -> u64 {
+        self.0.lock().received
+    }
+
+    /// Gives up retries: what was kept is freed, nothing more is.
+    pub fn stop_keeping(&self) {
+        self.0.lock().kept = None;
+    }
+
+    /// Whether more came than may be kept.
+    pub fn overflowed(&self) -> bool {
+        let state = self.0.lock();
+        state.kept.is_none() && state.kept_bytes > state.limit
+    }
+}
+
+impl State {
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(error) = &self.failed {
+            return Poll::Ready(Some(Err(error.clone())));
+        }
+        if self.ended_at.is_some() {
+            return Poll::Ready(None);
+        }
+        let frame = std::task::ready!(Pin::new(&mut self.source).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => self.keep(frame),
+            Some(Err(error)) => self.failed = Some(error.clone()),
+            None => self.ended_at = Some(clock::now()),
+        }
+        if self.source.is_end_stream() && self.failed.is_none() {
+            self.ended_at.get_or_insert_with(clock::now);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.received += data.len() as u64;
+            self.kept_bytes += data.len() as u64;
+            if self.kept_bytes > self.limit {
+                self.kept = None;
+            }
+            if let Some(kept) = &mut self.kept {
+                kept.push(data.clone());
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+            self.ended_at = Some(clock::now());
+        }
+    }
+}
+
+struct Reader {
+    stream: RequestStream,
+    id: u64,
+    position: usize,
+    done: bool,
+}
+
+impl http_body::Body for Reader {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let mut state = this.stream.0.lock();
+        if this.done {
+            return Poll::Ready(None);
+        }
+        if state.reader != this.id {
+            return Poll::Ready(Some(Err(BodyError::Other("another attempt reads the request".to_owned()))));
+        }
+        if let Some(data) = state.kept.as_ref().and_then(|kept| kept.get(this.position)) {
+            this.position += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        }
+        if state.ended_at.is_some() {
+            this.done = true;
+            let trailers = state.trailers.clone();
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        let frame = std::task::ready!(state.poll_source(cx));
+        match &frame {
+            Some(Ok(frame)) if frame.is_data() => this.position += 1,
+            _ => this.done = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.stream.0.lock();
+        let read_all = state.kept.as_ref().is_none_or(|kept| self.position >= kept.len());
+        self.done || (state.ended_at.is_some() && read_all && state.trailers.is_none())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let state = self.stream.0.lock();
+        match (state.received, &state.kept, self.position) {
+            (0, _, 0) => state.source.size_hint(),
+            // A later attempt reads again what was kept: the length is what is kept and what is still to come.
+            (received, Some(_), 0) => match state.source.size_hint().exact() {
+                Some(rest) => SizeHint::with_exact(received + rest),
+                None => SizeHint::default(),
+            },
+            _ => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The attempts of one request: the first, and those that the retry policy allows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Router;
+use super::attempt::{self, Attempt};
+use super::deadline::{RouteTimeout, TimedBody, bounded};
+use super::request_stream::RequestStream;
+use crate::cluster::Cluster;
+use crate::cluster::breaker::RoutingPriority;
+use crate::http::body::Body;
+use crate::http::exchange::Exchange;
+use crate::http::failure::Failure;
+use crate::http::service::Response;
+use crate::route::{Forward, RequestView, RetryPolicy};
+use crate::runtime::clock;
+use crate::telemetry::flags::ResponseFlags;
+
+/// Bytes kept for retries where nothing else is configured: the connection's buffer limit (`per_connection_buffer_limit_bytes`).
+const DEFAULT_KEPT: u64 = 1024 * 1024;
+
+/// The request's body, as each attempt can have it.
+enum Source {
+    Whole(Body),
+    Stream(RequestStream),
+}
+
+impl Source {
+    /// `None`: it cannot be read again.
+    fn body(&self) -> Option<Body> {
+        match self {
+            Self::Whole(Body::Full(bytes)) => Some(Body::Full(bytes.clone())),
+            Self::Whole(_) => Some(Body::Empty),
+            Self::Stream(stream) => stream.reader(),
+        }
+    }
+}
+
+pub(super) async fn run(
+    router: &Router,
+    exchange: &mut Exchange,
+    forward: &Forward,
+    cluster: &Arc<Cluster>,
+) -> Result<Response, Failure> {
+    let policy = RetryPolicy::for_request(forward.retry.as_ref(), &RequestView::of(exchange));
+    let priority = if forward.high_priority { RoutingPriority::High } else { RoutingPriority::Default };
+    let Some(permit) = cluster.breakers.try_request(priority) else {
+        cluster.stats.upstream_rq_pending_overflow.inc();
+        return Err(Failure::Overflow);
+    };
+    exchange.guards.push(Box::new(permit));
+    let limits = Limits::of(exchange, forward, policy.as_deref());
+    let source = source(exchange, policy.is_some());
+    let stream = match &source {
+        Source::Stream(stream) => Some(stream.clone()),
+        Source::Whole(_) => None,
+    };
+    let request_ended = stream.is_none().then(|| exchange.started);
+    let mut timeout = RouteTimeout { limit: limits.route, request_ended, stream: stream.clone() };
+    let mut run = Run { router, cluster, forward, priority, policy, retries: 0, permit: None };
+    let result = run.attempts(exchange, &source, &mut timeout, &limits).await;
+    if let Some(stream) = stream {
+        stream.stop_keeping();
+        exchange.bytes.received = stream.received();
+        exchange.guards.push(Box::new(stream));
+    }
+    let mut response = result?;
+    if let Some(deadline) = timeout.deadline()
+        && !matches!(response.body(), Body::Empty | Body::Full(_))
+        && exchange.upgrade.is_none()
+    {
+        let timer = Box::pin(tokio::time::sleep_until(deadline.into()));
+        let inner = std::mem::take(response.body_mut());
+        *response.body_mut() = Body::Boxed(Box::pin(TimedBody { inner, timer }));
+    }
+    Ok(response)
+}
+
+fn source(exchange: &mut Exchange, may_retry: bool) -> Source {
+    let body = exchange.request.body_mut().take();
+    match body {
+        Body::Empty | Body::Full(_) => Source::Whole(body),
+        body if exchange.upgrade.is_some() => Source::Stream(RequestStream::new(body, None)),
+        body => {
+            let route = exchange.route.route.as_ref();
+            let limit = route.and_then(|route| route.request_buffer_limit).unwrap_or(DEFAULT_KEPT);
+            Source::Stream(RequestStream::new(body, may_retry.then_some(limit)))
+        }
+    }
+}
+
+/// The time limits of one request (spec: route timeout, per-try timeout, and the headers that override them).
+struct Limits {
+    route: Option<Duration>,
+    per_try: Option<Duration>,
+}
+
+impl Limits {
+    fn of(exchange: &Exchange, forward: &Forward, policy: Option<&RetryPolicy>) -> Self {
+        let headers = exchange.headers();
+        let millis = |name: &str| -> Option<Duration> {
+            headers.get(name)?.to_str().ok()?.parse().ok().map(Duration::from_millis)
+        };
+        let route = millis("x-envoy-upstream-rq-timeout-ms").or(forward.timeout).filter(|limit| !limit.is_zero());
+        let per_try = millis("x-envoy-upstream-rq-per-try-timeout-ms")
+            .or(policy.and_then(|policy| policy.per_try_timeout))
+            .filter(|limit| !limit.is_zero());
+        // An attempt's limit at or over the whole's means nothing.
+        let per_try = per_try.filter(|per_try| route.is_none_or(|route| *per_try < route));
+        Self { route, per_try }
+    }
+}
+
+struct Run<'a> {
+    router: &'a Router,
+    cluster: &'a Arc<Cluster>,
+    forward: &'a Forward,
+    priority: RoutingPriority,
+    policy: Option<Arc<RetryPolicy>>,
+    retries: u32,
+    /// The running retry's place in the retry breaker.
+    permit: Option<crate::cluster::breaker::Permit>,
+}
+
+impl Run<'_> {
+    async fn attempts(
+        &mut self,
+        exchange: &mut Exchange,
+        source: &Source,
+        timeout: &mut RouteTimeout,
+        limits: &Limits,
+    ) -> Result<Response, Failure> {
+        let mut unnoticed_deaths = 0;
+        loop {
+            let body = source.body().ok_or(Failure::RetryBufferExceeded)?;
+            exchange.upstream.attempts += 1;
+            let mut attempt = Attempt::default();
+            let outcome = {
+                let sent = attempt.sent.clone();
+                let future = attempt::run(&mut attempt, exchange, self.forward, self.cluster, self.policy.as_deref(), body);
+                let per_try = limits.per_try;
+                let own = move || per_try.and_then(|limit| sent.get().and_then(|sent| sent.checked_add(limit)));
+                bounded(future, timeout, own).await
+            };
+            let outcome = match outcome {
+                Ok(outcome) => outcome,
+                Err(failure) => {
+                    attempt.timed_out(exchange, self.cluster, &failure);
+                    Err(failure)
+                }
+            };
+            // A pooled connection that died before the request arrived is not the upstream's answer.
+            let safe = exchange.request.method().is_idempotent();
+            if attempt.died_unnoticed && safe && unnoticed_deaths < 3 && outcome.is_err() && source_is_whole(source) {
+                unnoticed_deaths += 1;
+                exchange.upstream.attempts -= 1;
+                continue;
+            }
+            let Some(wait) = self.retry(exchange, &outcome, &attempt) else { return outcome };
+            drop(outcome);
+            let pause = clock::sleep(wait);
+            if let Err(failure) = bounded(pause, timeout, || None).await {
+                self.cluster.stats.upstream_rq_timeout.inc();
+                return Err(failure);
+            }
+        }
+    }
+
+    /// Whether and after which wait there is another attempt; counts why not.
+    fn retry(
+        &mut self,
+        exchange: &mut Exchange,
+        outcome: &Result<Response, Failure>,
+        attempt: &Attempt,
+    ) -> Option<Duration> {
+        let stats = &self.cluster.stats;
+        self.permit = None;
+        let policy = self.policy.as_ref()?;
+        let wanted = match outcome {
+            Ok(response) => policy.retry_on_response(response.status(), response.headers()),
+            Err(Failure::ResponseTimeout) => false,
+            Err(failure) => policy.retry_on_failure(failure, attempt.sent.get().is_some()),
+        };
+        if !wanted {
+            if self.retries > 0 && outcome.is_ok() {
+                stats.upstream_rq_retry_success.inc();
+            }
+            return None;
+        }
+        if self.retries >= policy.num_retries {
+            stats.upstream_rq_retry_limit_exceeded.inc();
+            exchange.flags.set(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+            return None;
+        }
+        let Some(permit) = self.cluster.breakers.try_retry(self.priority) else {
+            stats.upstream_rq_retry_overflow.inc();
+            return None;
+        };
+        self.permit = Some(permit);
+        self.retries += 1;
+        stats.upstream_rq_retry.inc();
+        let mut random = fastrand::Rng::new();
+        let asked = outcome.as_ref().ok().and_then(|response| {
+            policy.rate_limited_backoff(response.headers(), clock::system_now(), &mut random)
+        });
+        match asked {
+            Some(_) => stats.upstream_rq_retry_backoff_ratelimited.inc(),
+            None => stats.upstream_rq_retry_backoff_exponential.inc(),
+        }
+        let _ = self.router;
+        Some(asked.unwrap_or_else(|| policy.backoff(self.retries, &mut random)))
+    }
+}
+
+fn source_is_whole(source: &Source) -> bool {
+    matches!(source, Source::Whole(_))
+}

@@ -1,0 +1,127 @@
+//! New connections: which protocol, and the connect that several requests may wait for.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::watch;
+
+use super::home::{ConnectionHome, H1Home, H2Home};
+use super::local;
+use super::{Lease, PoolKey, Wanted};
+use crate::cluster::breaker::{Permit, RoutingPriority};
+use crate::cluster::{Cluster, Host, UpstreamProtocol};
+use crate::http::codec::{h1, h2};
+use crate::http::exchange::Protocol;
+use crate::http::failure::Failure;
+use crate::runtime::clock;
+use crate::runtime::spawn::spawn;
+use crate::tcp::connect::{Connected, connect as open};
+
+/// What the cluster's configuration and the downstream ask for.
+pub(super) fn wanted(cluster: &Cluster, host: &Host, downstream: Protocol) -> Wanted {
+    match (cluster.http.protocol, downstream) {
+        (UpstreamProtocol::Http1, _) => Wanted::Http1,
+        (UpstreamProtocol::Http2, _) | (UpstreamProtocol::Downstream, Protocol::Http2) => Wanted::Http2,
+        (UpstreamProtocol::Downstream, _) => Wanted::Http1,
+        (UpstreamProtocol::Auto, _) if host.tls.is_some() => Wanted::Auto,
+        (UpstreamProtocol::Auto, _) => Wanted::Http1,
+    }
+}
+
+/// A new connection for one request; HTTP/2 requests that come together share it.
+pub(super) async fn connect(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>) -> Result<Lease, Failure> {
+    let priority = if key.high_priority { RoutingPriority::High } else { RoutingPriority::Default };
+    let Some(_pending) = cluster.breakers.try_pending(priority) else {
+        cluster.stats.upstream_rq_pending_overflow.inc();
+        return Err(Failure::Overflow);
+    };
+    cluster.stats.upstream_rq_pending_total.inc();
+    if key.protocol == Wanted::Http1 {
+        let connected = dial(cluster, host).await?;
+        return Ok(lease_h1(key, cluster, host, permit(cluster, priority)?, connected));
+    }
+    // A stream may find the shared connection full by the time it is up: then one more is opened.
+    loop {
+        let mut connecting = match local::connecting(&key) {
+            Some(connecting) => connecting,
+            None => start(key, cluster, host, permit(cluster, priority)?),
+        };
+        let result = match connecting.wait_for(Option::is_some).await {
+            Ok(result) => result.clone().unwrap_or(Ok(())),
+            Err(_) => Err(Failure::ConnectFailure(None)),
+        };
+        result?;
+        if let Some(lease) = local::take(&key) {
+            return Ok(lease);
+        }
+    }
+}
+
+fn permit(cluster: &Cluster, priority: RoutingPriority) -> Result<Permit, Failure> {
+    cluster.breakers.try_connection(priority).ok_or_else(|| {
+        cluster.stats.upstream_cx_overflow.inc();
+        Failure::Overflow
+    })
+}
+
+/// Connects in a task of its own: the request that started it may be cancelled, those that joined it may not suffer.
+fn start(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, permit: Permit) -> local::Connecting {
+    let (done, connecting) = watch::channel(None);
+    local::set_connecting(&key, connecting.clone());
+    let (cluster, host) = (cluster.clone(), host.clone());
+    spawn("upstream connect", async move {
+        let result = shared(key, &cluster, &host, permit).await;
+        // Nobody may be left to hear.
+        let _ = done.send(Some(result));
+    });
+    connecting
+}
+
+async fn shared(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, permit: Permit) -> Result<(), Failure> {
+    let connected = dial(cluster, host).await?;
+    let speaks_h2 = key.protocol == Wanted::Http2 || connected.alpn() == Some(b"h2");
+    if !speaks_h2 {
+        let Lease::H1 { connection, .. } = lease_h1(key, cluster, host, permit, connected) else { return Ok(()) };
+        if let Some(home) = connection.home.clone() {
+            home.release(connection);
+        }
+        return Ok(());
+    }
+    let home = ConnectionHome::open(key, cluster, host, permit);
+    cluster.stats.upstream_cx_http2_total.inc();
+    let hooks = Arc::new(H2Home(home.clone()));
+    let options = cluster.http.h2_options();
+    let connection = h2::ClientConnection::handshake_with(connected.io, &options, Some(hooks)).await?;
+    local::put_shared(home, connection);
+    Ok(())
+}
+
+fn lease_h1(
+    key: PoolKey,
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    permit: Permit,
+    connected: Connected,
+) -> Lease {
+    cluster.stats.upstream_cx_http1_total.inc();
+    let home = ConnectionHome::open(key, cluster, host, permit);
+    let mut connection = h1::ClientConnection::new(connected.io, cluster.http.h1_options(), clock::now());
+    connection.home = Some(Arc::new(H1Home(home)));
+    Lease::H1 { connection: Box::new(connection), reused: false }
+}
+
+async fn dial(cluster: &Arc<Cluster>, host: &Arc<Host>) -> Result<Connected, Failure> {
+    let started = clock::now();
+    let result = open(cluster, host).await;
+    match &result {
+        Ok(_) => cluster.stats.upstream_cx_connect_ms.record(started.elapsed().as_millis() as u64),
+        Err(failure) => {
+            cluster.stats.upstream_cx_connect_fail.inc();
+            host.state.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
+            if *failure == Failure::ConnectTimeout {
+                cluster.stats.upstream_cx_connect_timeout.inc();
+            }
+        }
+    }
+    result
+}

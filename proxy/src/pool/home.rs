@@ -1,0 +1,98 @@
+//! Where a connection belongs: its pool, and everything that is counted while it lives.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{PoolKey, local};
+use crate::cluster::breaker::Permit;
+use crate::cluster::{Cluster, Host};
+use crate::http::codec::{h1, h2};
+use crate::http::failure::Failure;
+use crate::runtime::clock;
+
+/// One connection's home; dropped counts are given back exactly once.
+pub(super) struct ConnectionHome {
+    pub key: PoolKey,
+    pub cluster: Arc<Cluster>,
+    pub host: Arc<Host>,
+    pub idle_timeout: Option<Duration>,
+    opened: Instant,
+    closed: AtomicBool,
+    /// The `max_connections` breaker's.
+    _permit: Permit,
+}
+
+impl ConnectionHome {
+    /// Counts a connection that is up.
+    pub fn open(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, permit: Permit) -> Arc<Self> {
+        let stats = &cluster.stats;
+        stats.upstream_cx_total.inc();
+        stats.upstream_cx_active.inc();
+        host.state.cx_total.fetch_add(1, Ordering::Relaxed);
+        host.state.cx_active.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self {
+            key,
+            cluster: cluster.clone(),
+            host: host.clone(),
+            idle_timeout: cluster.http.idle_timeout,
+            opened: clock::now(),
+            closed: AtomicBool::new(false),
+            _permit: permit,
+        })
+    }
+
+    /// Whether requests may still use the connection: its host is still one of the cluster's, and it is not worn out.
+    pub fn is_wanted(&self) -> bool {
+        let worn = self.cluster.http.max_connection_duration.is_some_and(|limit| self.opened.elapsed() >= limit);
+        !worn && self.host.state.is_member()
+    }
+
+    fn close(&self) {
+        if self.closed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let stats = &self.cluster.stats;
+        stats.upstream_cx_active.dec();
+        stats.upstream_cx_destroy.inc();
+        stats.upstream_cx_length_ms.record(self.opened.elapsed().as_millis() as u64);
+        self.host.state.cx_active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for ConnectionHome {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A HTTP/1 connection knows its home through this.
+pub(super) struct H1Home(pub Arc<ConnectionHome>);
+
+impl h1::client::Home for H1Home {
+    fn release(&self, mut connection: Box<h1::ClientConnection>) {
+        let limit = self.0.cluster.http.max_requests_per_connection;
+        if limit.is_some_and(|limit| connection.requests >= u64::from(limit)) {
+            self.0.cluster.stats.upstream_cx_max_requests.inc();
+            return;
+        }
+        if !self.0.is_wanted() {
+            return;
+        }
+        connection.idle_since = clock::now();
+        local::put_idle(self.0.clone(), connection);
+    }
+
+    fn closed(&self) {
+        self.0.close();
+    }
+}
+
+/// A HTTP/2 connection tells its home that it is over.
+pub(super) struct H2Home(pub Arc<ConnectionHome>);
+
+impl h2::client::ClientHooks for H2Home {
+    fn closed(&self, _failure: Option<Failure>) {
+        self.0.close();
+    }
+}

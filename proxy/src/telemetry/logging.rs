@@ -1,0 +1,434 @@
+//! The process's own log: Envoy's loggers, levels and line format, on top of `tracing`.
+//!
+//! In: events of this crate and of the libraries, each belonging to one of Envoy's loggers by its module. Out: lines on stderr or in the file of
+//! `--log-path`. A disabled event costs one load: `tracing` caches the decision at each call site until a level changes.
+
+mod pattern;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use parking_lot::Mutex;
+use tracing::level_filters::LevelFilter;
+use tracing::subscriber::Interest;
+use tracing::{Event, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+pub use pattern::{Pattern, json_pattern};
+
+/// Envoy's default `--log-format`.
+pub const DEFAULT_FORMAT: &str = "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v";
+
+/// Envoy's loggers, as `/logging` lists them.
+pub const LOGGERS: [&str; 73] = [
+    "a2a",
+    "admin",
+    "ai_protocol_manager",
+    "alternate_protocols_cache",
+    "aws",
+    "assert",
+    "backtrace",
+    "basic_auth",
+    "cache_filter",
+    "client",
+    "config",
+    "connection",
+    "conn_handler",
+    "compression",
+    "credential_injector",
+    "decompression",
+    "dns",
+    "dubbo",
+    "envoy_bug",
+    "ext_authz",
+    "ext_proc",
+    "rocketmq",
+    "file",
+    "filter",
+    "forward_proxy",
+    "geolocation",
+    "grpc",
+    "happy_eyeballs",
+    "hc",
+    "health_checker",
+    "http",
+    "http2",
+    "hystrix",
+    "init",
+    "io",
+    "jwt",
+    "json_rpc",
+    "kafka",
+    "key_value_store",
+    "lua",
+    "local_rate_limit",
+    "main",
+    "matcher",
+    "mcp",
+    "misc",
+    "mongo",
+    "multi_connection",
+    "notification",
+    "oauth2",
+    "quic",
+    "quic_stream",
+    "pool",
+    "rate_limit_quota",
+    "rbac",
+    "rds",
+    "redis",
+    "router",
+    "runtime",
+    "stats",
+    "secret",
+    "sse",
+    "tap",
+    "testing",
+    "thrift",
+    "tracing",
+    "upstream",
+    "udp",
+    "wasm",
+    "websocket",
+    "golang",
+    "stats_sinks",
+    "dynamic_modules",
+    "ip_tagging",
+];
+
+/// Which logger the events of a module belong to; the first prefix that fits counts. A target that is a logger's name is that logger's.
+const MODULES: &[(&str, &str)] = &[
+    ("remora::admin", "admin"),
+    ("remora::cluster::health_check", "hc"),
+    ("remora::cluster::discovery", "dns"),
+    ("remora::cluster", "upstream"),
+    ("remora::config", "config"),
+    ("remora::filters", "filter"),
+    ("remora::http::codec::h2", "http2"),
+    ("remora::http::router", "router"),
+    ("remora::http", "http"),
+    ("remora::listener::manager", "config"),
+    ("remora::listener", "conn_handler"),
+    ("remora::pool", "pool"),
+    ("remora::route", "router"),
+    ("remora::snapshot", "config"),
+    ("remora::tcp", "filter"),
+    ("remora::telemetry", "stats"),
+    ("remora::tls::secret", "secret"),
+    ("remora::tls", "connection"),
+    ("remora::", "main"),
+    ("remora_xds", "config"),
+    ("h2", "http2"),
+    ("hyper", "http"),
+    ("tonic", "grpc"),
+    ("rustls", "connection"),
+    ("hickory", "dns"),
+];
+
+/// Envoy's levels, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    Trace,
+    Debug,
+    Info,
+    Warning,
+    Error,
+    Critical,
+    Off,
+}
+
+/// The levels by name, as Envoy prints them.
+pub const LEVELS: [(&str, Level); 7] = [
+    ("trace", Level::Trace),
+    ("debug", Level::Debug),
+    ("info", Level::Info),
+    ("warning", Level::Warning),
+    ("error", Level::Error),
+    ("critical", Level::Critical),
+    ("off", Level::Off),
+];
+
+impl Level {
+    /// Also takes `warn`.
+    pub fn parse(name: &str) -> Option<Self> {
+        let name = if name == "warn" { "warning" } else { name };
+        LEVELS.iter().find(|(own, _)| *own == name).map(|(_, level)| *level)
+    }
+
+    pub fn name(self) -> &'static str {
+        LEVELS[self as usize].0
+    }
+
+    fn of(metadata: &Metadata<'_>) -> Self {
+        match *metadata.level() {
+            tracing::Level::TRACE => Self::Trace,
+            tracing::Level::DEBUG => Self::Debug,
+            tracing::Level::INFO => Self::Info,
+            tracing::Level::WARN => Self::Warning,
+            tracing::Level::ERROR => Self::Error,
+        }
+    }
+
+    fn filter(self) -> LevelFilter {
+        match self {
+            Self::Trace => LevelFilter::TRACE,
+            Self::Debug => LevelFilter::DEBUG,
+            Self::Info => LevelFilter::INFO,
+            Self::Warning => LevelFilter::WARN,
+            Self::Error => LevelFilter::ERROR,
+            Self::Critical | Self::Off => LevelFilter::OFF,
+        }
+    }
+}
+
+/// Why levels were not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LevelError {
+    #[error("unknown logger name")]
+    Logger(String),
+    #[error("unknown logger level")]
+    Level(String),
+}
+
+/// The log of the process. Cloning shares.
+#[derive(Clone)]
+pub struct Logging(Arc<Inner>);
+
+struct Inner {
+    levels: [AtomicU8; LOGGERS.len()],
+    pattern: arc_swap::ArcSwap<Pattern>,
+    sink: Sink,
+}
+
+enum Sink {
+    Stderr,
+    File { path: PathBuf, file: Mutex<File> },
+}
+
+impl Sink {
+    fn open(path: &Path) -> io::Result<File> {
+        OpenOptions::new().create(true).append(true).open(path)
+    }
+
+    fn write(&self, line: &str) {
+        // A log that cannot be written has nowhere to say so.
+        let _ = match self {
+            Self::Stderr => io::stderr().lock().write_all(line.as_bytes()),
+            Self::File { file, .. } => file.lock().write_all(line.as_bytes()),
+        };
+    }
+}
+
+impl Logging {
+    /// Every logger at `level`, lines in `format`, into the file at `path` (stderr without one).
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn new(level: Level, format: &str, path: Option<&Path>) -> io::Result<Self> {
+        let sink = match path {
+            Some(path) => Sink::File {
+                path: path.to_owned(),
+                file: Mutex::new(Sink::open(path)?),
+            },
+            None => Sink::Stderr,
+        };
+        Ok(Self(Arc::new(Inner {
+            levels: [(); LOGGERS.len()].map(|()| AtomicU8::new(level as u8)),
+            pattern: arc_swap::ArcSwap::from_pointee(Pattern::parse(format)),
+            sink,
+        })))
+    }
+
+    /// Makes it the log of the whole process. The first one stays; `false` says that there is one already.
+    pub fn install(&self) -> bool {
+        tracing::subscriber::set_global_default(self.subscriber()).is_ok()
+    }
+
+    /// A subscriber that writes here.
+    pub fn subscriber(&self) -> impl Subscriber + Send + Sync + 'static {
+        tracing_subscriber::registry().with(EnvoyLayer(self.0.clone()))
+    }
+
+    /// From the bootstrap's `application_log_config`.
+    pub fn set_format(&self, format: &str) {
+        self.0.pattern.store(Arc::new(Pattern::parse(format)));
+    }
+
+    /// Every logger with its level, in Envoy's order.
+    pub fn levels(&self) -> Vec<(&'static str, Level)> {
+        LOGGERS
+            .iter()
+            .enumerate()
+            .map(|(index, name)| (*name, self.0.level(index)))
+            .collect()
+    }
+
+    pub fn set_all(&self, level: Level) {
+        self.0
+            .levels
+            .iter()
+            .for_each(|own| own.store(level as u8, Ordering::Relaxed));
+        tracing::callsite::rebuild_interest_cache();
+    }
+
+    /// Changes several levels at once, or none: `http:debug,upstream:info`.
+    ///
+    /// # Errors
+    /// The first unknown logger or level.
+    pub fn set_listed(&self, list: &str) -> Result<(), LevelError> {
+        let mut changes = Vec::new();
+        for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+            let (name, level) = entry
+                .split_once(':')
+                .ok_or_else(|| LevelError::Level(entry.to_owned()))?;
+            let index = LOGGERS
+                .iter()
+                .position(|own| *own == name)
+                .ok_or_else(|| LevelError::Logger(name.to_owned()))?;
+            changes.push((
+                index,
+                Level::parse(level).ok_or_else(|| LevelError::Level(level.to_owned()))?,
+            ));
+        }
+        for (index, level) in changes {
+            self.0.levels[index].store(level as u8, Ordering::Relaxed);
+        }
+        tracing::callsite::rebuild_interest_cache();
+        Ok(())
+    }
+
+    /// Opens the log file again, for rotation.
+    ///
+    /// # Errors
+    /// When it cannot be opened; the old one stays in use.
+    pub fn reopen(&self) -> io::Result<()> {
+        if let Sink::File { path, file } = &self.0.sink {
+            *file.lock() = Sink::open(path)?;
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn level(&self, index: usize) -> Level {
+        LEVELS[usize::from(self.levels[index].load(Ordering::Relaxed)).min(LEVELS.len() - 1)].1
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        Level::of(metadata) >= self.level(logger_of(metadata.target()))
+    }
+}
+
+/// Index into [`LOGGERS`].
+fn logger_of(target: &str) -> usize {
+    let named = |name: &str| LOGGERS.iter().position(|own| *own == name);
+    let by_module = || {
+        MODULES
+            .iter()
+            .find(|(prefix, _)| target.starts_with(prefix))
+            .and_then(|(_, name)| named(name))
+    };
+    named(target)
+        .or_else(by_module)
+        .or_else(|| named("misc"))
+        .unwrap_or_default()
+}
+
+struct EnvoyLayer(Arc<Inner>);
+
+impl<S: Subscriber> Layer<S> for EnvoyLayer {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if self.0.enabled(metadata) {
+            Interest::always()
+        } else {
+            Interest::never()
+        }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        (0..LOGGERS.len())
+            .map(|index| self.0.level(index))
+            .min()
+            .map(Level::filter)
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
+        let mut message = pattern::Message::default();
+        event.record(&mut message);
+        let line = self.0.pattern.load().render(&pattern::Line {
+            level: Level::of(metadata),
+            logger: LOGGERS[logger_of(metadata.target())],
+            file: metadata.file().unwrap_or_default(),
+            line: metadata.line().unwrap_or_default(),
+            message: message.text(),
+            at: crate::runtime::clock::system_now().into(),
+        });
+        self.0.sink.write(&line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logged(logging: &Logging, path: &Path, work: impl FnOnce()) -> String {
+        tracing::subscriber::with_default(logging.subscriber(), work);
+        let text = std::fs::read_to_string(path).expect("the log file is there");
+        logging.reopen().expect("the log file opens again");
+        text
+    }
+
+    #[test]
+    fn lines_follow_the_format_and_levels_their_loggers() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("log");
+        let logging = Logging::new(Level::Info, "[%l][%n] %v", Some(&path)).expect("a log");
+        let text = logged(&logging, &path, || {
+            tracing::info!(target: "upstream", cluster = "a", code = 3, "added");
+            tracing::debug!(target: "upstream", "hidden");
+            tracing::error!("here");
+        });
+        assert_eq!(text, "[info][upstream] added cluster=a code=3\n[error][stats] here\n");
+        logging.set_listed("upstream:trace,stats:off").expect("known names");
+        let text = logged(&logging, &path, || {
+            tracing::trace!(target: "upstream", "now seen");
+            tracing::error!("no more");
+        });
+        assert!(text.ends_with("here\n[trace][upstream] now seen\n"), "{text}");
+    }
+
+    #[test]
+    fn unknown_names_change_nothing() {
+        let logging = Logging::new(Level::Info, DEFAULT_FORMAT, None).expect("a log");
+        assert_eq!(
+            logging.set_listed("http:debug,nope:info"),
+            Err(LevelError::Logger("nope".to_owned()))
+        );
+        assert_eq!(
+            logging.set_listed("http:loud"),
+            Err(LevelError::Level("loud".to_owned()))
+        );
+        assert!(logging.levels().iter().all(|(_, level)| *level == Level::Info));
+        logging.set_all(Level::Off);
+        assert!(logging.levels().iter().all(|(_, level)| *level == Level::Off));
+        assert_eq!(Level::parse("warn").map(Level::name), Some("warning"));
+    }
+
+    #[test]
+    fn every_module_maps_to_a_logger() {
+        for (_, logger) in MODULES {
+            assert!(LOGGERS.contains(logger), "{logger}");
+        }
+        assert_eq!(LOGGERS[logger_of("remora::cluster::health_check")], "hc");
+        assert_eq!(LOGGERS[logger_of("elsewhere")], "misc");
+    }
+}

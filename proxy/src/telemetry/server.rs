@@ -1,0 +1,326 @@
+//! The process's own stats: `server.`, `listener_manager.`, `cluster_manager.`, `control_plane.` and the subscriptions'.
+
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::stats::{Counter, Gauge, Histogram, StatGroup, Value};
+use crate::runtime::clock;
+
+/// `envoy.admin.v3.ServerInfo.State`, numbered as there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerState {
+    Live = 0,
+    Draining = 1,
+    PreInitializing = 2,
+    Initializing = 3,
+}
+
+impl ServerState {
+    /// As `/ready` and `/server_info` print it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Live => "LIVE",
+            Self::Draining => "DRAINING",
+            Self::PreInitializing => "PRE_INITIALIZING",
+            Self::Initializing => "INITIALIZING",
+        }
+    }
+}
+
+/// The group under `server.`.
+pub struct ServerStats {
+    started: OnceLock<Instant>,
+    state: Gauge,
+    pub live: Gauge,
+    pub concurrency: Gauge,
+    /// Downstream connections of all listeners now.
+    pub total_connections: Gauge,
+    pub days_until_first_cert_expiring: Gauge,
+    pub static_unknown_fields: Counter,
+    pub dynamic_unknown_fields: Counter,
+    /// Fields that were set, are not honoured, and were let through (`--unsupported=warn`).
+    pub unsupported_fields: Counter,
+    /// Tasks that ended in a panic.
+    pub task_panics: Counter,
+    pub initialization_time_ms: Histogram,
+}
+
+impl Default for ServerStats {
+    fn default() -> Self {
+        let stats = Self {
+            started: OnceLock::new(),
+            state: Gauge::default(),
+            live: Gauge::default(),
+            concurrency: Gauge::default(),
+            total_connections: Gauge::default(),
+            days_until_first_cert_expiring: Gauge::default(),
+            static_unknown_fields: Counter::default(),
+            dynamic_unknown_fields: Counter::default(),
+            unsupported_fields: Counter::default(),
+            task_panics: Counter::default(),
+            initialization_time_ms: Histogram::default(),
+        };
+        stats.set_state(ServerState::PreInitializing);
+        stats.days_until_first_cert_expiring.set(u64::from(u32::MAX));
+        stats
+    }
+}
+
+impl ServerStats {
+    /// Called once, when the process starts.
+    pub fn start(&self, at: Instant) {
+        // A second start would be a bug of the caller; the first counts.
+        let _ = self.started.set(at);
+    }
+
+    pub fn uptime_seconds(&self) -> u64 {
+        self.started
+            .get()
+            .map_or(0, |started| clock::now().saturating_duration_since(*started).as_secs())
+    }
+
+    pub fn state(&self) -> ServerState {
+        match self.state.value() {
+            0 => ServerState::Live,
+            1 => ServerState::Draining,
+            2 => ServerState::PreInitializing,
+            _ => ServerState::Initializing,
+        }
+    }
+
+    /// Also sets `live`, and on the first time live `initialization_time_ms`.
+    pub fn set_state(&self, state: ServerState) {
+        self.state.set(state as u64);
+        self.live.set(u64::from(state == ServerState::Live));
+        if state == ServerState::Live
+            && !self.initialization_time_ms.is_used()
+            && let Some(started) = self.started.get()
+        {
+            let took = clock::now().saturating_duration_since(*started).as_millis();
+            self.initialization_time_ms
+                .record(u64::try_from(took).unwrap_or(u64::MAX));
+        }
+    }
+}
+
+impl StatGroup for ServerStats {
+    fn visit(&self, visit: &mut dyn FnMut(&str, Value<'_>)) {
+        let resident = resident_bytes();
+        let gauges = [
+            ("compilation_settings.fips_mode", u64::from(cfg!(feature = "fips"))),
+            ("concurrency", self.concurrency.value()),
+            (
+                "days_until_first_cert_expiring",
+                self.days_until_first_cert_expiring.value(),
+            ),
+            ("hot_restart_epoch", 0),
+            ("hot_restart_generation", 1),
+            ("live", self.live.value()),
+            ("memory_allocated", resident),
+            ("memory_heap_size", resident),
+            ("memory_physical_size", resident),
+            ("parent_connections", 0),
+            ("seconds_until_first_ocsp_response_expiring", 0),
+            ("state", self.state.value()),
+            ("stats_recent_lookups", 0),
+            ("total_connections", self.total_connections.value()),
+            ("uptime", self.uptime_seconds()),
+            ("version", 0),
+        ];
+        gauges
+            .iter()
+            .for_each(|(name, value)| visit(name, Value::Gauge(*value)));
+        let counters = [
+            ("debug_assertion_failures", 0),
+            ("dropped_stat_flushes", 0),
+            ("dynamic_unknown_fields", self.dynamic_unknown_fields.value()),
+            ("envoy_bug_failures", 0),
+            ("envoy_notifications", 0),
+            ("static_unknown_fields", self.static_unknown_fields.value()),
+            ("task_panics", self.task_panics.value()),
+            ("unsupported_fields", self.unsupported_fields.value()),
+            ("wip_protos", 0),
+        ];
+        counters
+            .iter()
+            .for_each(|(name, value)| visit(name, Value::Counter(*value)));
+        visit("initialization_time_ms", Value::Histogram(&self.initialization_time_ms));
+    }
+
+    fn reset(&self) {
+        let counters = [
+            &self.static_unknown_fields,
+            &self.dynamic_unknown_fields,
+            &self.unsupported_fields,
+            &self.task_panics,
+        ];
+        counters.iter().for_each(|counter| counter.reset());
+    }
+}
+
+/// Resident memory in bytes, from the kernel; 0 where it does not say.
+pub fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kibibytes.unwrap_or_default() * 1024
+}
+
+crate::stat_group! {
+    /// The group under `listener_manager.`.
+    pub struct ListenerManagerStats {
+        counters: {
+            listener_added, listener_create_failure, listener_create_success, listener_in_place_updated, listener_modified,
+            listener_removed, listener_stopped,
+        }
+        gauges: {
+            total_filter_chains_draining, total_listeners_active, total_listeners_draining, total_listeners_warming,
+            workers_started,
+        }
+        histograms: {}
+    }
+}
+
+crate::stat_group! {
+    /// The group under `cluster_manager.`.
+    pub struct ClusterManagerStats {
+        counters: {
+            cluster_added, cluster_modified, cluster_removed, cluster_updated, cluster_updated_via_merge,
+            update_merge_cancelled, update_out_of_merge_window,
+        }
+        gauges: { active_clusters, warming_clusters }
+        histograms: {}
+    }
+}
+
+/// A subscription: `cluster_manager.cds.`, `listener_manager.lds.`, `http.<prefix>.rds.<name>.`, `cluster.<name>.` (EDS), `sds.<name>.`.
+#[derive(Default)]
+pub struct SubscriptionStats {
+    pub update_attempt: Counter,
+    pub update_success: Counter,
+    pub update_failure: Counter,
+    pub update_rejected: Counter,
+    pub init_fetch_timeout: Counter,
+    pub config_reload: Counter,
+    /// Milliseconds since 1970 of the last good update.
+    pub update_time: Gauge,
+    /// xxh64 of the version text.
+    pub version: Gauge,
+    pub update_duration: Histogram,
+    version_text: Mutex<String>,
+}
+
+impl SubscriptionStats {
+    /// Records an accepted update. `now_ms`: milliseconds since 1970.
+    pub fn accepted(&self, version: &str, now_ms: u64) {
+        self.update_success.inc();
+        self.update_time.set(now_ms);
+        self.version.set(xxhash_rust::xxh64::xxh64(version.as_bytes(), 0));
+        version.clone_into(&mut self.version_text.lock());
+    }
+}
+
+impl StatGroup for SubscriptionStats {
+    fn visit(&self, visit: &mut dyn FnMut(&str, Value<'_>)) {
+        let counters = [
+            ("config_reload", &self.config_reload),
+            ("init_fetch_timeout", &self.init_fetch_timeout),
+            ("update_attempt", &self.update_attempt),
+            ("update_failure", &self.update_failure),
+            ("update_rejected", &self.update_rejected),
+            ("update_success", &self.update_success),
+        ];
+        counters
+            .iter()
+            .for_each(|(name, counter)| visit(name, Value::Counter(counter.value())));
+        visit("update_time", Value::Gauge(self.update_time.value()));
+        visit("version", Value::Gauge(self.version.value()));
+        visit("update_duration", Value::Histogram(&self.update_duration));
+        visit("version_text", Value::Text(self.version_text.lock().clone()));
+    }
+
+    fn reset(&self) {
+        let counters = [
+            &self.config_reload,
+            &self.init_fetch_timeout,
+            &self.update_attempt,
+            &self.update_failure,
+            &self.update_rejected,
+            &self.update_success,
+        ];
+        counters.iter().for_each(|counter| counter.reset());
+        self.update_duration.reset();
+    }
+}
+
+/// The group under `control_plane.`.
+#[derive(Default)]
+pub struct ControlPlaneStats {
+    /// 1 while an xDS stream is up.
+    pub connected_state: Gauge,
+    pub pending_requests: Gauge,
+    pub rate_limit_enforced: Counter,
+    identifier: Mutex<String>,
+}
+
+impl ControlPlaneStats {
+    /// `control_plane.identifier` of the last response.
+    pub fn set_identifier(&self, identifier: &str) {
+        identifier.clone_into(&mut self.identifier.lock());
+    }
+}
+
+impl StatGroup for ControlPlaneStats {
+    fn visit(&self, visit: &mut dyn FnMut(&str, Value<'_>)) {
+        visit("connected_state", Value::Gauge(self.connected_state.value()));
+        visit("pending_requests", Value::Gauge(self.pending_requests.value()));
+        visit("rate_limit_enforced", Value::Counter(self.rate_limit_enforced.value()));
+        visit("identifier", Value::Text(self.identifier.lock().clone()));
+    }
+
+    fn reset(&self) {
+        self.rate_limit_enforced.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::render::{HistogramMode, Selection, collect, text};
+    use crate::telemetry::stats::Stats;
+
+    #[test]
+    fn what_a_readiness_probe_reads_is_there_at_zero() {
+        let stats = Stats::new();
+        let server = stats.group::<ServerStats>("server.");
+        assert_eq!(server.state(), ServerState::PreInitializing);
+        server.start(clock::now());
+        server.set_state(ServerState::Live);
+        stats
+            .group::<ListenerManagerStats>("listener_manager.")
+            .workers_started
+            .set(1);
+        stats
+            .group::<SubscriptionStats>("cluster_manager.cds.")
+            .accepted("v1", 5);
+        let filter = r"^(server\.state|server\.live|listener_manager\.workers_started|cluster_manager\.cds\.(update_success|version_text))";
+        let selection = Selection {
+            used_only: true,
+            filter: regex::Regex::new(filter).ok(),
+            ..Selection::default()
+        };
+        let page = text(&collect(&stats, &selection), HistogramMode::Summary);
+        assert_eq!(
+            page,
+            "cluster_manager.cds.version_text: \"v1\"\ncluster_manager.cds.update_success: 1\n\
+             listener_manager.workers_started: 1\nserver.live: 1\nserver.state: 0\n"
+        );
+    }
+
+    #[test]
+    fn memory_is_that_of_the_process() {
+        assert!(resident_bytes() > 1 << 20);
+    }
+}

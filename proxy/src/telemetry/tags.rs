@@ -1,0 +1,266 @@
+//! Tag extraction: `cluster.foo.upstream_rq_200` → `cluster.upstream_rq` with `envoy_cluster_name="foo"`, `envoy_response_code="200"`.
+//!
+//! Envoy's default rules, the regexes of `stats_config.stats_tags`, and fixed tags. Used at scrape time only.
+
+use std::ops::Range;
+
+use regex::Regex;
+
+/// Every rule in force, in the order in which Envoy prints the tags.
+#[derive(Clone, Debug)]
+pub struct TagRules {
+    custom: Vec<(String, Regex)>,
+    defaults: bool,
+    /// Tags on every stat: `--stats-tag` and `fixed_value`.
+    fixed: Vec<(String, String)>,
+}
+
+/// A stat's name without its tags, and those.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tagged {
+    pub name: String,
+    pub tags: Vec<(String, String)>,
+}
+
+impl Default for TagRules {
+    fn default() -> Self {
+        Self {
+            custom: Vec::new(),
+            defaults: true,
+            fixed: Vec::new(),
+        }
+    }
+}
+
+impl TagRules {
+    /// `defaults`: `use_all_default_tags`.
+    pub fn new(defaults: bool) -> Self {
+        Self {
+            defaults,
+            ..Self::default()
+        }
+    }
+
+    /// A rule whose first group is cut from the name and whose second group (or the first) is the value.
+    ///
+    /// # Errors
+    /// When the expression does not compile.
+    pub fn add_regex(&mut self, tag: &str, regex: &str) -> Result<(), regex::Error> {
+        self.custom.push((tag.to_owned(), Regex::new(regex)?));
+        Ok(())
+    }
+
+    pub fn add_fixed(&mut self, tag: &str, value: &str) {
+        self.fixed.push((tag.to_owned(), value.to_owned()));
+    }
+
+    pub fn extract(&self, name: &str) -> Tagged {
+        let mut cuts: Vec<Range<usize>> = Vec::new();
+        let mut tags = self.fixed.clone();
+        let mut add = |tag: &str, cut: Range<usize>, value: &str| {
+            let known = tags.iter().any(|(own, _)| own == tag);
+            if !known
+                && cuts
+                    .iter()
+                    .all(|other| cut.end <= other.start || other.end <= cut.start)
+            {
+                tags.push((tag.to_owned(), value.to_owned()));
+                cuts.push(cut);
+            }
+        };
+        for (tag, regex) in &self.custom {
+            let Some(found) = regex.captures(name) else { continue };
+            let Some(cut) = found.get(1) else { continue };
+            add(tag, cut.range(), found.get(2).unwrap_or(cut).as_str());
+        }
+        if self.defaults {
+            for (tag, rule) in DEFAULTS {
+                if let Some((cut, value)) = rule.find(name) {
+                    add(tag, cut, &name[value]);
+                }
+            }
+        }
+        Tagged {
+            name: without(name, cuts),
+            tags,
+        }
+    }
+}
+
+fn without(name: &str, mut cuts: Vec<Range<usize>>) -> String {
+    cuts.sort_by_key(|cut| cut.start);
+    let mut kept = String::with_capacity(name.len());
+    let mut from = 0;
+    for cut in cuts {
+        kept += &name[from..cut.start];
+        from = cut.end;
+    }
+    kept + &name[from..]
+}
+
+enum Rule {
+    /// Dot-separated: a literal, `*` for any token, `$` for the value, a final `**` for the rest.
+    Tokens(&'static str),
+    ResponseCode,
+    ResponseCodeClass,
+    ListenerAddress,
+    /// The stat prefix behind `listener.<address>.http.`; the address has dots of its own.
+    ListenerHttp,
+}
+
+/// Envoy's `well_known_names`, as far as there are stats for them here.
+const DEFAULTS: &[(&str, Rule)] = &[
+    ("envoy.response_code", Rule::ResponseCode),
+    ("envoy.response_code_class", Rule::ResponseCodeClass),
+    ("envoy.virtual_cluster", Rule::Tokens("vhost.*.vcluster.$.**")),
+    ("envoy.route", Rule::Tokens("vhost.*.route.$.**")),
+    ("envoy.fault_downstream_cluster", Rule::Tokens("http.*.fault.$.**")),
+    ("envoy.cipher_suite", Rule::Tokens("cluster.*.ssl.ciphers.$")),
+    ("envoy.grpc_bridge_method", Rule::Tokens("cluster.*.grpc.*.$.**")),
+    ("envoy.grpc_bridge_service", Rule::Tokens("cluster.*.grpc.$.**")),
+    ("envoy.tcp_prefix", Rule::Tokens("tcp.$.**")),
+    ("envoy.udp_prefix", Rule::Tokens("udp.$.**")),
+    ("envoy.ratelimit_prefix", Rule::Tokens("ratelimit.$.**")),
+    (
+        "envoy.local_http_ratelimit_prefix",
+        Rule::Tokens("$.http_local_rate_limit.**"),
+    ),
+    ("envoy.cluster_name", Rule::Tokens("cluster.$.**")),
+    ("envoy.http_conn_manager_prefix", Rule::ListenerHttp),
+    ("envoy.http_conn_manager_prefix", Rule::Tokens("http.$.**")),
+    ("envoy.listener_address", Rule::ListenerAddress),
+    ("envoy.virtual_host", Rule::Tokens("vhost.$.**")),
+    ("envoy.rds_route_config", Rule::Tokens("http.*.rds.$.**")),
+    ("envoy.worker_id", Rule::Tokens("listener_manager.$.**")),
+];
+
+impl Rule {
+    /// What to cut and what the value is.
+    fn find(&self, name: &str) -> Option<(Range<usize>, Range<usize>)> {
+        match self {
+            Self::Tokens(pattern) => tokens(pattern, name),
+            Self::ResponseCode => {
+                let start = name.len().checked_sub(4)?;
+                let (before, code) = (name.get(..start)?, name.get(start..)?);
+                let digits = code.strip_prefix('_')?.bytes().all(|byte| byte.is_ascii_digit());
+                (digits && before.ends_with("_rq")).then_some((start..name.len(), start + 1..name.len()))
+            }
+            Self::ResponseCodeClass => {
+                let stem = name.strip_suffix("xx")?;
+                let at = stem.len().checked_sub(1)?;
+                let digit = stem.as_bytes()[at].is_ascii_digit();
+                (digit && stem.get(..at)?.ends_with("_rq_")).then_some((at..at + 1, at..at + 1))
+            }
+            Self::ListenerAddress => {
+                let start = "listener.".len();
+                let rest = name.strip_prefix("listener.")?;
+                let address = |byte: &u8| byte.is_ascii_hexdigit() || b"_.[]".contains(byte);
+                let run = rest.bytes().take_while(|byte| address(byte)).count();
+                let end = start + rest[..run].rfind('.')?;
+                Some((start..end + 1, start..end))
+            }
+            Self::ListenerHttp => {
+                let rest = name.strip_prefix("listener.")?;
+                let start = "listener.".len() + rest.find(".http.")? + ".http.".len();
+                let end = start + name[start..].find('.')?;
+                Some((start..end + 1, start..end))
+            }
+        }
+    }
+}
+
+fn tokens(pattern: &str, name: &str) -> Option<(Range<usize>, Range<usize>)> {
+    let (mut at, mut value) = (0, None);
+    for token in pattern.split('.') {
+        if token == "**" {
+            return (at < name.len()).then_some(()).and(value);
+        }
+        let rest = name.get(at..)?;
+        let end = at + rest.find('.').unwrap_or(rest.len());
+        match token {
+            // The dot behind the value goes too, or the one before it at the end of the name.
+            "$" if end < name.len() => value = Some((at..end + 1, at..end)),
+            "$" => value = Some((at.saturating_sub(1)..end, at..end)),
+            "*" => {}
+            literal if name[at..end] == *literal => {}
+            _ => return None,
+        }
+        at = end + 1;
+    }
+    (at > name.len()).then_some(()).and(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn show(rules: &TagRules, name: &str) -> String {
+        let tagged = rules.extract(name);
+        let tags: Vec<_> = tagged
+            .tags
+            .iter()
+            .map(|(tag, value)| format!("{tag}={value}"))
+            .collect();
+        format!("{} {}", tagged.name, tags.join(","))
+    }
+
+    #[test]
+    fn the_default_rules_are_envoys() {
+        let cases = [
+            (
+                "cluster.adm.upstream_rq_200",
+                "cluster.upstream_rq envoy.response_code=200,envoy.cluster_name=adm",
+            ),
+            (
+                "cluster.adm.external.upstream_rq_2xx",
+                "cluster.external.upstream_rq_xx envoy.response_code_class=2,envoy.cluster_name=adm",
+            ),
+            (
+                "http.in.downstream_rq_completed",
+                "http.downstream_rq_completed envoy.http_conn_manager_prefix=in",
+            ),
+            (
+                "listener.127.0.0.1_80.http.in.downstream_rq_5xx",
+                "listener.http.downstream_rq_xx envoy.response_code_class=5,envoy.http_conn_manager_prefix=in,envoy.listener_address=127.0.0.1_80",
+            ),
+            (
+                "listener.[__1]_80.no_filter_chain_match",
+                "listener.no_filter_chain_match envoy.listener_address=[__1]_80",
+            ),
+            (
+                "listener.admin.downstream_cx_total",
+                "listener.admin.downstream_cx_total ",
+            ),
+            (
+                "tcp.out.downstream_cx_total",
+                "tcp.downstream_cx_total envoy.tcp_prefix=out",
+            ),
+            ("server.live", "server.live "),
+            (
+                "cluster_manager.cds.update_success",
+                "cluster_manager.cds.update_success ",
+            ),
+            (
+                "cluster.a.ssl.ciphers.TLS_AES_128_GCM_SHA256",
+                "cluster.ssl.ciphers envoy.cipher_suite=TLS_AES_128_GCM_SHA256,envoy.cluster_name=a",
+            ),
+            ("x_rq_", "x_rq_ "),
+            ("é", "é "),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(show(&TagRules::default(), name), expected);
+        }
+    }
+
+    #[test]
+    fn configured_rules_come_first_and_may_stand_alone() {
+        let mut rules = TagRules::new(false);
+        rules
+            .add_regex("cluster_name", r"^cluster\.((.+?);\.)")
+            .expect("a valid expression");
+        rules.add_fixed("zone", "a");
+        let shown = show(&rules, "cluster.outbound|80||x.y;.upstream_rq_200");
+        assert_eq!(shown, "cluster.upstream_rq_200 zone=a,cluster_name=outbound|80||x.y");
+        assert!(rules.add_regex("bad", "(").is_err());
+    }
+}

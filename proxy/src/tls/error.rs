@@ -1,0 +1,113 @@
+//! From rustls's errors to Envoy's words (`transport_failure_reason`) and stats.
+
+use rustls::{AlertDescription, CertificateError, Error};
+
+use super::TlsError;
+
+/// What verification found wrong: each has a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifyFailure {
+    NoCertificate,
+    Chain,
+    San,
+    Hash,
+}
+
+/// The error of a handshake, out of what tokio-rustls reports.
+pub fn from_io(error: std::io::Error) -> TlsError {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(inner) => from_rustls(inner),
+        None => TlsError::Io(error),
+    }
+}
+
+fn from_rustls(error: &Error) -> TlsError {
+    match error {
+        Error::NoCertificatesPresented => TlsError::Verify(
+            VerifyFailure::NoCertificate,
+            openssl(192, "PEER_DID_NOT_RETURN_A_CERTIFICATE"),
+        ),
+        Error::InvalidCertificate(cause) => {
+            let failure = match cause {
+                CertificateError::NotValidForName => VerifyFailure::San,
+                CertificateError::ApplicationVerificationFailure => VerifyFailure::Hash,
+                _ => VerifyFailure::Chain,
+            };
+            let code = format!("CERTIFICATE_VERIFY_FAILED:verify cert failed: {}", verify_words(cause));
+            TlsError::Verify(failure, openssl(125, &code))
+        }
+        Error::AlertReceived(alert) => TlsError::Handshake(alert_reason(*alert)),
+        Error::InvalidMessage(_) => TlsError::Handshake(openssl(247, "WRONG_VERSION_NUMBER")),
+        Error::PeerIncompatible(cause) => {
+            use rustls::PeerIncompatible as P;
+            TlsError::Handshake(match cause {
+                P::NoCipherSuitesInCommon => openssl(184, "NO_SHARED_CIPHER"),
+                P::NoKxGroupsInCommon => openssl(316, "NO_SHARED_GROUP"),
+                P::ServerDoesNotSupportTls12Or13
+                | P::Tls12NotOffered
+                | P::Tls12NotOfferedOrEnabled
+                | P::Tls13RequiredForQuic
+                | P::SupportedVersionsExtensionRequired
+                | P::ServerTlsVersionIsDisabledByOurConfig => openssl(240, "UNSUPPORTED_PROTOCOL"),
+                other => format!("{other:?}:TLS_error_end"),
+            })
+        }
+        other => TlsError::Handshake(format!("{other}:TLS_error_end")),
+    }
+}
+
+/// BoringSSL's packed code (library 16) and text.
+fn openssl(reason: u32, name: &str) -> String {
+    let code = (16 << 24) | reason;
+    format!("{code}:SSL routines:OPENSSL_internal:{name}:TLS_error_end")
+}
+
+fn alert_reason(alert: AlertDescription) -> String {
+    let number = u8::from(alert);
+    let name = match number {
+        40 => "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        42 => "SSLV3_ALERT_BAD_CERTIFICATE",
+        43 => "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        44 => "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        45 => "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        46 => "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        47 => "SSLV3_ALERT_ILLEGAL_PARAMETER",
+        48 => "TLSV1_ALERT_UNKNOWN_CA",
+        49 => "TLSV1_ALERT_ACCESS_DENIED",
+        50 => "TLSV1_ALERT_DECODE_ERROR",
+        51 => "TLSV1_ALERT_DECRYPT_ERROR",
+        70 => "TLSV1_ALERT_PROTOCOL_VERSION",
+        71 => "TLSV1_ALERT_INSUFFICIENT_SECURITY",
+        80 => "TLSV1_ALERT_INTERNAL_ERROR",
+        112 => "TLSV1_ALERT_UNRECOGNIZED_NAME",
+        116 => "TLSV1_ALERT_CERTIFICATE_REQUIRED",
+        120 => "TLSV1_ALERT_NO_APPLICATION_PROTOCOL",
+        _ => return openssl(1000 + u32::from(number), &format!("ALERT_{number}")),
+    };
+    openssl(1000 + u32::from(number), name)
+}
+
+fn verify_words(cause: &CertificateError) -> String {
+    let chain = |text: &str| format!("X509_verify_cert: certificate verification error at depth 0: {text}");
+    match cause {
+        CertificateError::NotValidForName => "verify SAN list".to_owned(),
+        CertificateError::ApplicationVerificationFailure => "cert hash and spki".to_owned(),
+        CertificateError::UnknownIssuer => chain("unable to get local issuer certificate"),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => chain("certificate has expired"),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            chain("certificate is not yet valid")
+        }
+        CertificateError::Revoked => chain("certificate revoked"),
+        CertificateError::UnknownRevocationStatus => chain("unable to get certificate CRL"),
+        CertificateError::BadSignature => chain("certificate signature failure"),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            chain("unsupported certificate purpose")
+        }
+        other => chain(&other.to_string()),
+    }
+}
+
+/// The reason for a name that is not in the peer's certificate.
+pub fn san_mismatch() -> String {
+    openssl(125, "CERTIFICATE_VERIFY_FAILED:verify cert failed: verify SAN list")
+}

@@ -1,0 +1,120 @@
+//! Certificates, keys and trust as bytes: data sources and PEM.
+
+use std::sync::Arc;
+
+use remora_proto::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
+use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::x509::CertificateFacts;
+use crate::config::{Compiled, Problems};
+
+/// A certificate chain with its key, ready to sign.
+#[derive(Debug)]
+pub struct Certificate {
+    pub key: Arc<CertifiedKey>,
+    pub leaf: CertificateFacts,
+    /// Where it came from, for `/certs`.
+    pub path: String,
+}
+
+/// The bytes behind a data source. Blocking for files: called when configuration is compiled, never on a worker.
+pub fn read(source: &DataSource) -> Compiled<Vec<u8>> {
+    match &source.specifier {
+        Some(Specifier::InlineBytes(bytes)) => Ok(bytes.clone()),
+        Some(Specifier::InlineString(text)) => Ok(text.clone().into_bytes()),
+        Some(Specifier::Filename(path)) => {
+            std::fs::read(path).map_err(|error| Problems::one("filename", format!("cannot read {path}: {error}")))
+        }
+        Some(Specifier::EnvironmentVariable(name)) => std::env::var(name)
+            .map(String::into_bytes)
+            .map_err(|_| Problems::one("environment_variable", format!("{name} is not set"))),
+        None => Err(Problems::one("", "empty data source")),
+    }
+}
+
+/// How `/certs` names a data source.
+pub fn describe(source: Option<&DataSource>) -> String {
+    match source.and_then(|source| source.specifier.as_ref()) {
+        Some(Specifier::Filename(path)) => path.clone(),
+        Some(_) => "<inline>".to_owned(),
+        None => String::new(),
+    }
+}
+
+/// Every file that `secret` reads, for watching.
+pub fn files(secret: &pb::Secret) -> Vec<String> {
+    let mut sources = Vec::new();
+    match &secret.r#type {
+        Some(pb::secret::Type::TlsCertificate(tls)) => {
+            sources.extend([&tls.certificate_chain, &tls.private_key, &tls.ocsp_staple]);
+        }
+        Some(pb::secret::Type::ValidationContext(context)) => sources.extend([&context.trusted_ca, &context.crl]),
+        _ => {}
+    }
+    let filename = |source: &Option<DataSource>| match source.as_ref()?.specifier.as_ref()? {
+        Specifier::Filename(path) => Some(path.clone()),
+        _ => None,
+    };
+    sources.into_iter().filter_map(filename).collect()
+}
+
+impl Certificate {
+    /// Reads a chain and its key and checks that they belong together.
+    pub fn compile(config: &pb::TlsCertificate) -> Compiled<Self> {
+        let refused = [
+            ("pkcs12", config.pkcs12.is_some()),
+            ("private_key_provider", config.private_key_provider.is_some()),
+            ("password", config.password.is_some()),
+            ("tls_params", config.tls_params.is_some()),
+        ];
+        if let Some((field, _)) = refused.iter().find(|(_, set)| *set) {
+            return Err(Problems::one(*field, "not supported"));
+        }
+        let chain_bytes = source_bytes(config.certificate_chain.as_ref(), "certificate_chain")?;
+        let key_bytes = source_bytes(config.private_key.as_ref(), "private_key")?;
+        let chain = certificates(&chain_bytes).map_err(|problems| problems.under("certificate_chain"))?;
+        let key = PrivateKeyDer::from_pem_slice(&key_bytes)
+            .map_err(|error| Problems::one("private_key", format!("no private key in PEM: {error}")))?;
+        let leaf = CertificateFacts::parse(&chain[0])
+            .ok_or_else(|| Problems::one("certificate_chain", "the leaf is no X.509 certificate"))?;
+        let mut certified = CertifiedKey::from_der(chain, key, &default_provider())
+            .map_err(|error| Problems::one("private_key", error.to_string()))?;
+        if let Some(staple) = &config.ocsp_staple {
+            certified.ocsp = Some(read(staple).map_err(|problems| problems.under("ocsp_staple"))?);
+        }
+        Ok(Self {
+            key: Arc::new(certified),
+            leaf,
+            path: describe(config.certificate_chain.as_ref()),
+        })
+    }
+}
+
+/// All certificates of a PEM bundle; at least one.
+pub fn certificates(pem: &[u8]) -> Compiled<Vec<CertificateDer<'static>>> {
+    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match parsed {
+        Ok(list) if !list.is_empty() => Ok(list),
+        Ok(_) => Err(Problems::one("", "no certificate in PEM")),
+        Err(error) => Err(Problems::one("", format!("bad PEM: {error}"))),
+    }
+}
+
+/// All revocation lists of a PEM bundle; at least one.
+pub fn revocation_lists(pem: &[u8]) -> Compiled<Vec<CertificateRevocationListDer<'static>>> {
+    let parsed: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
+    match parsed {
+        Ok(list) if !list.is_empty() => Ok(list),
+        Ok(_) => Err(Problems::one("", "no revocation list in PEM")),
+        Err(error) => Err(Problems::one("", format!("bad PEM: {error}"))),
+    }
+}
+
+fn source_bytes(source: Option<&DataSource>, field: &str) -> Compiled<Vec<u8>> {
+    let source = source.ok_or_else(|| Problems::one(field, "required"))?;
+    read(source).map_err(|problems| problems.under(field))
+}

@@ -1,0 +1,292 @@
+//! `tls_params`: versions, cipher suites and groups, from BoringSSL's names to a rustls provider.
+
+use std::sync::Arc;
+
+use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3::TlsParameters;
+use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, default_provider, kx_group};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::{CipherSuite, SupportedCipherSuite, SupportedProtocolVersion, version};
+
+use crate::config::{Compiled, Problems};
+
+/// Which end of a connection a context is for: the defaults differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Downstream,
+    Upstream,
+}
+
+/// What a handshake may negotiate.
+#[derive(Clone, Debug)]
+pub struct Params {
+    pub provider: Arc<CryptoProvider>,
+    pub versions: Vec<&'static SupportedProtocolVersion>,
+    /// Names in the configuration that BoringSSL knows and we cannot speak (RSA key exchange, CBC, P-521): left out.
+    pub skipped: Vec<String>,
+}
+
+impl Params {
+    /// Compiles `tls_params`; `None` means all defaults.
+    ///
+    /// # Errors
+    /// A name that BoringSSL would not know either, or a combination that leaves nothing to negotiate.
+    pub fn compile(config: Option<&TlsParameters>, side: Side) -> Compiled<Self> {
+        let default = TlsParameters::default();
+        let config = config.unwrap_or(&default);
+        if !config.signature_algorithms.is_empty() {
+            return Err(Problems::one("signature_algorithms", "not supported"));
+        }
+        let fips = compliance(&config.compliance_policies)?;
+        let versions = versions(config, side)?;
+        let mut skipped = Vec::new();
+        let mut provider = default_provider();
+        provider.cipher_suites = cipher_suites(&config.cipher_suites, fips, &mut skipped)?;
+        provider.kx_groups = groups(&config.ecdh_curves, fips, &mut skipped)?;
+        let has_tls12 = provider.cipher_suites.iter().any(|suite| suite.tls13().is_none());
+        let only_tls12 = versions == [&version::TLS12];
+        if only_tls12 && !has_tls12 {
+            return Err(Problems::one(
+                "cipher_suites",
+                "none of the configured TLS 1.2 cipher suites is supported",
+            ));
+        }
+        Ok(Self {
+            provider: Arc::new(provider),
+            versions,
+            skipped,
+        })
+    }
+}
+
+/// OpenSSL's name of a suite, as Envoy prints it.
+pub fn openssl_name(suite: CipherSuite) -> &'static str {
+    TLS13_NAMES
+        .iter()
+        .chain(TLS12_NAMES)
+        .find(|(_, known)| *known == suite)
+        .map_or("", |(name, _)| name)
+}
+
+/// As `%DOWNSTREAM_TLS_VERSION%` prints it.
+pub fn version_name(version: Option<rustls::ProtocolVersion>) -> &'static str {
+    match version {
+        Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "",
+    }
+}
+
+fn compliance(policies: &[i32]) -> Compiled<bool> {
+    match policies {
+        [] => Ok(false),
+        [0] => Ok(true),
+        _ => Err(Problems::one("compliance_policies", "only FIPS_202205 is supported")),
+    }
+}
+
+fn versions(config: &TlsParameters, side: Side) -> Compiled<Vec<&'static SupportedProtocolVersion>> {
+    // Envoy's defaults: 1.2 at least on both sides, at most 1.2 as a client and 1.3 as a server.
+    let min = match config.tls_minimum_protocol_version {
+        0 => 3,
+        other => other,
+    };
+    let max = match (config.tls_maximum_protocol_version, side) {
+        (0, Side::Downstream) => 4,
+        (0, Side::Upstream) => 3.max(min),
+        (other, _) => other,
+    };
+    let all = [(4, &version::TLS13), (3, &version::TLS12)];
+    let chosen: Vec<_> = all
+        .into_iter()
+        .filter(|(number, _)| (min..=max).contains(number))
+        .map(|(_, version)| version)
+        .collect();
+    if chosen.is_empty() {
+        return Err(Problems::one(
+            "tls_maximum_protocol_version",
+            "no version between the minimum and the maximum is supported (TLSv1_2 and TLSv1_3 are)",
+        ));
+    }
+    Ok(chosen)
+}
+
+fn cipher_suites(names: &[String], fips: bool, skipped: &mut Vec<String>) -> Compiled<Vec<SupportedCipherSuite>> {
+    // BoringSSL never configures TLS 1.3 suites by name; its order with AES hardware is this one.
+    let mut wanted: Vec<CipherSuite> = TLS13_NAMES.iter().map(|(_, suite)| *suite).collect();
+    if names.is_empty() {
+        wanted.extend(DEFAULT_TLS12);
+    }
+    for (index, entry) in names.iter().enumerate() {
+        // `[A|B]` is a group of equal preference, `A:B` a list.
+        for name in entry.split(['[', ']', '|', ':']).filter(|name| !name.is_empty()) {
+            if let Some((_, suite)) = TLS12_NAMES.iter().find(|(known, _)| *known == name) {
+                wanted.push(*suite);
+            } else if BORINGSSL_ONLY.contains(&name) {
+                skipped.push(name.to_owned());
+            } else {
+                return Err(Problems::one(
+                    format!("cipher_suites[{index}]"),
+                    format!("unknown cipher suite {name}"),
+                ));
+            }
+        }
+    }
+    if fips {
+        wanted.retain(|suite| !CHACHA.contains(suite));
+    }
+    let supported = |suite: &CipherSuite| ALL_CIPHER_SUITES.iter().find(|known| known.suite() == *suite);
+    Ok(wanted.iter().filter_map(supported).copied().collect())
+}
+
+fn groups(names: &[String], fips: bool, skipped: &mut Vec<String>) -> Compiled<Vec<&'static dyn SupportedKxGroup>> {
+    if names.is_empty() {
+        return Ok(match fips {
+            true => vec![kx_group::SECP256R1, kx_group::SECP384R1],
+            false => vec![kx_group::X25519, kx_group::SECP256R1],
+        });
+    }
+    let mut chosen: Vec<&'static dyn SupportedKxGroup> = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        match name.as_str() {
+            "X25519" => chosen.push(kx_group::X25519),
+            "P-256" | "prime256v1" | "secp256r1" => chosen.push(kx_group::SECP256R1),
+            "P-384" | "secp384r1" => chosen.push(kx_group::SECP384R1),
+            "X25519MLKEM768" => chosen.push(kx_group::X25519MLKEM768),
+            "P-521" | "secp521r1" | "P-224" | "X25519Kyber768Draft00" => skipped.push(name.clone()),
+            _ => {
+                let reason = format!("unknown curve {name}");
+                return Err(Problems::one(format!("ecdh_curves[{index}]"), reason));
+            }
+        }
+    }
+    match chosen.is_empty() {
+        true => Err(Problems::one("ecdh_curves", "none of the curves is supported")),
+        false => Ok(chosen),
+    }
+}
+
+const TLS13_NAMES: &[(&str, CipherSuite)] = &[
+    ("TLS_AES_128_GCM_SHA256", CipherSuite::TLS13_AES_128_GCM_SHA256),
+    ("TLS_AES_256_GCM_SHA384", CipherSuite::TLS13_AES_256_GCM_SHA384),
+    (
+        "TLS_CHACHA20_POLY1305_SHA256",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+    ),
+];
+
+const TLS12_NAMES: &[(&str, CipherSuite)] = &[
+    (
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        "ECDHE-RSA-AES128-GCM-SHA256",
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    ),
+    (
+        "ECDHE-RSA-AES256-GCM-SHA384",
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    ),
+    (
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    ),
+    (
+        "ECDHE-RSA-CHACHA20-POLY1305",
+        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    ),
+];
+
+/// Envoy's default list, without the RSA key exchange that rustls does not have.
+const DEFAULT_TLS12: [CipherSuite; 6] = [
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+];
+
+const CHACHA: [CipherSuite; 3] = [
+    CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+];
+
+/// What BoringSSL knows besides: accepted in a list, never negotiated.
+const BORINGSSL_ONLY: &[&str] = &[
+    "AES128-GCM-SHA256",
+    "AES256-GCM-SHA384",
+    "AES128-SHA",
+    "AES256-SHA",
+    "DES-CBC3-SHA",
+    "ECDHE-ECDSA-AES128-SHA",
+    "ECDHE-ECDSA-AES128-SHA256",
+    "ECDHE-ECDSA-AES256-SHA",
+    "ECDHE-PSK-AES128-CBC-SHA",
+    "ECDHE-PSK-AES256-CBC-SHA",
+    "ECDHE-PSK-CHACHA20-POLY1305",
+    "ECDHE-RSA-AES128-SHA",
+    "ECDHE-RSA-AES128-SHA256",
+    "ECDHE-RSA-AES256-SHA",
+    "PSK-AES128-CBC-SHA",
+    "PSK-AES256-CBC-SHA",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_suites(names: &[&str]) -> TlsParameters {
+        TlsParameters {
+            cipher_suites: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..TlsParameters::default()
+        }
+    }
+
+    #[test]
+    fn defaults_are_envoys() {
+        let server = Params::compile(None, Side::Downstream).unwrap();
+        assert_eq!(server.versions, [&version::TLS13, &version::TLS12]);
+        let client = Params::compile(None, Side::Upstream).unwrap();
+        assert_eq!(client.versions, [&version::TLS12]);
+        let names: Vec<_> = client.provider.kx_groups.iter().map(|group| group.name()).collect();
+        assert_eq!(names, [rustls::NamedGroup::X25519, rustls::NamedGroup::secp256r1]);
+    }
+
+    #[test]
+    fn istios_list_loses_only_rsa_key_exchange() {
+        let list = [
+            "ECDHE-ECDSA-AES256-GCM-SHA384",
+            "ECDHE-RSA-AES128-GCM-SHA256",
+            "AES256-GCM-SHA384",
+        ];
+        let params = Params::compile(Some(&with_suites(&list)), Side::Downstream).unwrap();
+        assert_eq!(params.skipped, ["AES256-GCM-SHA384"]);
+        assert_eq!(params.provider.cipher_suites.len(), 5);
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_path() {
+        let problem = Params::compile(
+            Some(&with_suites(&["[ECDHE-RSA-AES128-GCM-SHA256|WAT]"])),
+            Side::Downstream,
+        );
+        assert_eq!(problem.unwrap_err().0[0].path, "cipher_suites[0]");
+        let old = TlsParameters {
+            tls_minimum_protocol_version: 1,
+            tls_maximum_protocol_version: 2,
+            ..TlsParameters::default()
+        };
+        assert!(Params::compile(Some(&old), Side::Downstream).is_err());
+        let rsa_only = TlsParameters {
+            tls_maximum_protocol_version: 3,
+            ..with_suites(&["AES128-GCM-SHA256"])
+        };
+        assert!(Params::compile(Some(&rsa_only), Side::Downstream).is_err());
+    }
+}

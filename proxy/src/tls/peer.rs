@@ -1,0 +1,40 @@
+//! [`PeerInfo`]: formatted once, when a handshake is done.
+
+use std::sync::Arc;
+
+use rustls::CommonState;
+
+use super::PeerInfo;
+use super::params::{openssl_name, version_name};
+use super::x509::CertificateFacts;
+
+/// What `state` knows of the peer after its handshake.
+pub fn info(state: &CommonState, local: Option<&CertificateFacts>, sni: Option<String>) -> PeerInfo {
+    let mut peer = PeerInfo {
+        version: version_name(state.protocol_version()),
+        cipher: state
+            .negotiated_cipher_suite()
+            .map_or("", |suite| openssl_name(suite.suite())),
+        alpn: state.alpn_protocol().map(<[u8]>::to_vec),
+        sni,
+        ..PeerInfo::default()
+    };
+    if let Some(local) = local {
+        peer.local_uri_sans = local.uri_sans.clone();
+        peer.local_dns_sans = local.dns_sans.clone();
+        peer.local_subject = Some(local.subject.clone());
+    }
+    let chain = state.peer_certificates().unwrap_or_default();
+    let Some(facts) = chain.first().and_then(|leaf| CertificateFacts::parse(leaf)) else {
+        return peer;
+    };
+    peer.chain = chain.iter().map(|der| Arc::from(der.as_ref())).collect();
+    peer.certificate = peer.chain.first().cloned();
+    peer.uri_sans = facts.uri_sans;
+    peer.dns_sans = facts.dns_sans;
+    peer.subject = Some(facts.subject);
+    peer.issuer = Some(facts.issuer);
+    peer.serial = Some(facts.serial);
+    peer.sha256 = Some(facts.sha256);
+    peer
+}

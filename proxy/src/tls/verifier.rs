@@ -1,0 +1,172 @@
+//! The policy of a context behind rustls's verifier traits, and its certificates behind rustls's resolver traits.
+
+use std::sync::Arc;
+
+use rustls::client::ResolvesClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+
+use super::material::Certificate;
+use super::verify::{Policy, Role};
+use super::x509::CertificateFacts;
+
+/// Verifies peers of one context.
+#[derive(Debug)]
+pub struct PeerVerifier {
+    pub policy: Policy,
+    pub algorithms: WebPkiSupportedAlgorithms,
+    /// A client without a certificate is refused.
+    pub mandatory: bool,
+    /// Names of accepted authorities, sent to clients.
+    pub hints: Vec<DistinguishedName>,
+    /// `auto_sni_san_validation`
+    pub sni_is_san: bool,
+}
+
+impl PeerVerifier {
+    fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        role: Role,
+    ) -> Result<(), Error> {
+        self.policy
+            .check(leaf, intermediates, now, role, &self.algorithms)
+            .map_err(Error::InvalidCertificate)
+    }
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.check(leaf, intermediates, now, Role::Server)?;
+        if self.sni_is_san && matches!(name, ServerName::DnsName(_)) {
+            let facts = CertificateFacts::parse(leaf).ok_or(CertificateError::BadEncoding)?;
+            if !super::san::names_host(&facts, &name.to_str()) {
+                return Err(CertificateError::NotValidForName.into());
+            }
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for PeerVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.check(leaf, intermediates, now, Role::Client)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// The certificates of one context, in its order.
+#[derive(Debug)]
+pub struct Keys {
+    pub entries: Vec<Entry>,
+}
+
+/// One certificate as the resolver sees it.
+#[derive(Debug)]
+pub struct Entry {
+    pub key: Arc<CertifiedKey>,
+    pub dns_sans: Vec<String>,
+}
+
+impl Entry {
+    pub fn of(certificate: &Certificate) -> Self {
+        Self {
+            key: certificate.key.clone(),
+            dns_sans: certificate.leaf.dns_sans.clone(),
+        }
+    }
+}
+
+impl ResolvesServerCert for Keys {
+    /// The first certificate that names the SNI and can sign for this client; else the first that can sign; else the first.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let signs = |entry: &&Entry| entry.key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let name = hello.server_name();
+        let named = |entry: &&Entry| name.is_some_and(|name| super::san::any_names_host(&entry.dns_sans, name));
+        let candidates = || self.entries.iter().filter(signs);
+        let chosen = candidates().find(named).or_else(|| candidates().next());
+        chosen.or(self.entries.first()).map(|entry| entry.key.clone())
+    }
+}
+
+impl ResolvesClientCert for Keys {
+    fn resolve(&self, _hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let signs = |entry: &&Entry| entry.key.key.choose_scheme(schemes).is_some();
+        self.entries.iter().find(signs).map(|entry| entry.key.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        !self.entries.is_empty()
+    }
+}
