@@ -1,1 +1,187 @@
+use std::collections::BTreeMap;
 
+use prost::Message;
+use remora_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use remora_proto::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+use remora_proto::pb::google::protobuf::Duration as PbDuration;
+
+use super::*;
+use crate::cluster::PickContext;
+use crate::cluster::breaker::{Resource, RoutingPriority};
+
+/// What istiod sends, recorded: (scenario/node, resources).
+fn recorded(file: &str) -> Vec<(String, DeltaDiscoveryResponse)> {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/istio");
+    let mut found = Vec::new();
+    for scenario in std::fs::read_dir(root).expect("the fixtures are part of the repository") {
+        for node in std::fs::read_dir(scenario.expect("an entry").path()).expect("a directory") {
+            let path = node.expect("an entry").path().join(file);
+            let Ok(bytes) = std::fs::read(&path) else {
+                continue;
+            };
+            let response = DeltaDiscoveryResponse::decode(bytes.as_slice()).expect("a recorded response");
+            found.push((path.display().to_string(), response));
+        }
+    }
+    assert!(found.len() >= 10, "{found:?}");
+    found
+}
+
+fn resources(file: &str) -> Vec<(String, Vec<u8>)> {
+    let all = recorded(file).into_iter().flat_map(|(path, response)| {
+        let any = move |resource: remora_proto::pb::envoy::service::discovery::v3::Resource| {
+            (path.clone(), resource.resource.expect("a resource").value)
+        };
+        response.resources.into_iter().map(any)
+    });
+    all.collect()
+}
+
+/// Every cluster that istiod sends compiles, but for transport sockets that are not TLS (they belong to the TLS room), and says the same twice.
+#[test]
+fn istiods_clusters_compile() {
+    let cx = BuildContext::default();
+    let mut refused: BTreeMap<String, usize> = BTreeMap::new();
+    let mut compiled = 0;
+    for (_, bytes) in resources("delta-cds.pb") {
+        let verdict = needs(&bytes);
+        let built = compile(&bytes, &cx);
+        assert_eq!(verdict.is_ok(), built.is_ok());
+        match built {
+            Ok(_) => compiled += 1,
+            Err(problems) => {
+                for problem in problems.0 {
+                    *refused.entry(problem.reason).or_default() += 1;
+                }
+            }
+        }
+    }
+    let expected = ["internal_upstream.v3", "proxy_protocol.v3", "endpoint_id"];
+    let surprising: Vec<_> =
+        refused.keys().filter(|reason| !expected.iter().any(|expected| reason.contains(expected))).collect();
+    assert!(surprising.is_empty(), "{refused:#?}");
+    assert!(compiled > 200, "{compiled} compiled, {refused:#?}");
+}
+
+#[test]
+fn istiods_endpoints_compile() {
+    let mut hosts = 0;
+    for (path, bytes) in resources("delta-eds.pb") {
+        crate::config::endpoint::check(&bytes).unwrap_or_else(|problems| panic!("{path}: {problems}"));
+        let assignment = crate::config::endpoint::decode(&bytes).expect("checked");
+        let endpoints = crate::config::endpoint::compile(&assignment, &UpstreamTransport::default()).expect("checked");
+        hosts += endpoints.hosts.len();
+    }
+    assert!(hosts >= 200, "{hosts}");
+}
+
+fn number(value: u32) -> remora_proto::pb::google::protobuf::UInt32Value {
+    remora_proto::pb::google::protobuf::UInt32Value { value }
+}
+
+fn cluster(change: impl FnOnce(&mut pb::Cluster)) -> Compiled<Cluster> {
+    let mut config = pb::Cluster {
+        name: "a:b".to_owned(),
+        ..pb::Cluster::default()
+    };
+    change(&mut config);
+    let bytes = config.encode_to_vec();
+    let built = compile(&bytes, &BuildContext::default());
+    assert_eq!(needs(&bytes).is_ok(), built.is_ok());
+    built
+}
+
+#[test]
+fn defaults_are_envoys() {
+    let cx = BuildContext::default();
+    let config = pb::Cluster {
+        name: "a:b".to_owned(),
+        ..pb::Cluster::default()
+    };
+    let built = compile(&config.encode_to_vec(), &cx).expect("a minimal cluster");
+    assert_eq!(built.connect_timeout, Duration::from_secs(5));
+    assert_eq!(built.http, HttpOptions::default());
+    assert_eq!(built.lb, LbConfig::default());
+    assert_eq!(built.breakers.limit(RoutingPriority::High, Resource::Request), 1024);
+    assert_eq!(built.breakers.limit(RoutingPriority::Default, Resource::Retry), 3);
+    assert!(built.outlier.is_none() && built.pick(&PickContext::default()).is_err());
+    let mut prefixes = std::collections::BTreeSet::new();
+    cx.stats.visit(&mut |prefix, _, _| {
+        prefixes.insert(prefix.to_owned());
+    });
+    assert_eq!(prefixes.into_iter().collect::<Vec<_>>(), ["cluster.a_b."]);
+}
+
+#[test]
+fn problems_name_their_field() {
+    let table: [(&str, fn(&mut pb::Cluster)); 8] = [
+        ("name", |config| config.name.clear()),
+        ("connect_timeout", |config| config.connect_timeout = Some(PbDuration { seconds: -1, nanos: 0 })),
+        ("lb_policy", |config| config.lb_policy = 99),
+        ("lb_policy", |config| config.lb_policy = 6),
+        ("eds_cluster_config", |config| config.cluster_discovery_type = Some(pb::cluster::ClusterDiscoveryType::Type(3))),
+        ("lb_subset_config", |config| config.lb_subset_config = Some(Default::default())),
+        ("outlier_detection.max_ejection_percent", |config| {
+            config.outlier_detection = Some(pb::OutlierDetection {
+                max_ejection_percent: Some(number(101)),
+                ..Default::default()
+            });
+        }),
+        ("load_assignment.endpoints[0].lb_endpoints[0].endpoint", |config| {
+            let mut group = remora_proto::pb::envoy::config::endpoint::v3::LocalityLbEndpoints::default();
+            group.lb_endpoints.push(Default::default());
+            config.load_assignment = Some(ClusterLoadAssignment {
+                endpoints: vec![group],
+                ..ClusterLoadAssignment::default()
+            });
+        }),
+    ];
+    for (path, change) in table {
+        let problems = cluster(change).err().unwrap_or_else(|| panic!("{path} passed"));
+        assert_eq!(problems.0[0].path, path);
+    }
+}
+
+#[test]
+fn an_outlier_message_that_is_empty_switches_it_on() {
+    let built = cluster(|config| config.outlier_detection = Some(pb::OutlierDetection::default())).expect("compiles");
+    assert_eq!(built.outlier.as_ref().map(|detector| &detector.config), Some(&OutlierConfig::default()));
+    let long = cluster(|config| {
+        config.outlier_detection = Some(pb::OutlierDetection {
+            base_ejection_time: Some(PbDuration { seconds: 900, nanos: 0 }),
+            ..Default::default()
+        });
+    });
+    let long = long.expect("compiles");
+    let detector = long.outlier.as_ref().expect("a detector");
+    assert_eq!(detector.config.max_ejection_time, Duration::from_secs(900));
+}
+
+#[test]
+fn the_first_policy_that_we_have_wins() {
+    let any = |name: &str| pb::load_balancing_policy::Policy {
+        typed_extension_config: Some(core::TypedExtensionConfig {
+            name: "x".to_owned(),
+            typed_config: Some(remora_proto::pb::google::protobuf::Any {
+                type_url: format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{name}"),
+                value: Vec::new(),
+            }),
+        }),
+    };
+    let list = |names: &[&str]| {
+        let policies = names.iter().map(|name| any(name)).collect();
+        cluster(|config| config.load_balancing_policy = Some(pb::LoadBalancingPolicy { policies }))
+    };
+    let built = list(&["unheard_of.v3.Of", "random.v3.Random", "round_robin.v3.RoundRobin"]).expect("compiles");
+    assert_eq!(built.lb.policy, Policy::Random);
+    let refused = list(&["unheard_of.v3.Of"]).err().expect("nothing to use");
+    assert_eq!(refused.0[0].path, "load_balancing_policy.policies");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+        let _ = needs(&bytes);
+        let _ = crate::config::endpoint::check(&bytes);
+    }
+}

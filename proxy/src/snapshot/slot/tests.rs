@@ -1,1 +1,84 @@
+use prost::Message;
+use remora_proto::pb::envoy::config::cluster::v3 as pb;
+use remora_proto::pb::envoy::config::core::v3 as core;
+use remora_proto::pb::envoy::config::endpoint::v3 as epb;
 
+use super::*;
+use crate::cluster::PickContext;
+
+fn assignment(port: u32) -> Bytes {
+    let address = core::Address {
+        address: Some(core::address::Address::SocketAddress(core::SocketAddress {
+            address: "10.0.0.1".to_owned(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port)),
+            ..Default::default()
+        })),
+    };
+    let endpoint = epb::LbEndpoint {
+        host_identifier: Some(epb::lb_endpoint::HostIdentifier::Endpoint(epb::Endpoint {
+            address: Some(address),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let group = epb::LocalityLbEndpoints {
+        lb_endpoints: vec![endpoint],
+        ..Default::default()
+    };
+    let assignment = epb::ClusterLoadAssignment {
+        endpoints: vec![group],
+        ..Default::default()
+    };
+    assignment.encode_to_vec().into()
+}
+
+fn slot() -> ClusterSlot {
+    let config = pb::Cluster {
+        name: "c".to_owned(),
+        cluster_discovery_type: Some(pb::cluster::ClusterDiscoveryType::Type(3)),
+        eds_cluster_config: Some(pb::cluster::EdsClusterConfig::default()),
+        ..Default::default()
+    };
+    ClusterSlot::new(Arc::from("c"), config.encode_to_vec().into(), Arc::default())
+}
+
+fn port(cluster: &Cluster) -> u16 {
+    let host = cluster.pick(&PickContext::default()).expect("a host");
+    host.address.ip().expect("an ip").port()
+}
+
+#[test]
+fn endpoints_reach_the_cluster_before_and_after_it_is_built() {
+    let slot = slot();
+    slot.set_endpoints(assignment(1)).expect("a good assignment");
+    assert!(slot.built().is_none());
+    let cluster = slot.cluster().expect("a good cluster");
+    assert_eq!(port(&cluster), 1);
+    slot.set_endpoints(assignment(2)).expect("a good assignment");
+    assert_eq!(port(&cluster), 2);
+    assert!(Arc::ptr_eq(&cluster, &slot.cluster().expect("built")));
+    assert!(slot.set_endpoints(Bytes::from_static(b"\xff")).is_err());
+    assert_eq!(slot.endpoints(), Some(assignment(2)));
+}
+
+#[test]
+fn many_threads_build_one_cluster() {
+    let slot = slot();
+    slot.set_endpoints(assignment(1)).expect("a good assignment");
+    let clusters: Vec<_> = std::thread::scope(|scope| {
+        let build = || {
+            let cluster = slot.cluster().expect("a good cluster");
+            assert_eq!(port(&cluster), 1);
+            cluster
+        };
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(build)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    assert!(clusters.windows(2).all(|pair| Arc::ptr_eq(&pair[0], &pair[1])));
+}
+
+/// Ten thousand unused clusters have to cost little more than their bytes.
+#[test]
+fn an_unused_slot_is_small() {
+    assert!(size_of::<ClusterSlot>() <= 160, "{}", size_of::<ClusterSlot>());
+}
