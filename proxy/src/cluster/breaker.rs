@@ -305,7 +305,9 @@ mod tests {
         let retry = || breakers.try_retry(RoutingPriority::Default);
         let held = retry();
         assert!(held.is_some() && retry().is_none());
-        let requests: Vec<_> = (0..10).map(|_| breakers.try_request(RoutingPriority::Default)).collect();
+        let requests: Vec<_> = (0..10)
+            .map(|_| breakers.try_request(RoutingPriority::Default))
+            .collect();
         let second = retry();
         assert!(second.is_some() && retry().is_none());
         drop(requests);

@@ -313,8 +313,7 @@ impl Detector {
     /// The share of ejected hosts may not pass `max_ejection_percent` with one more.
     fn may_eject(&self, state: &State) -> bool {
         let percent = u64::from(self.config.max_ejection_percent);
-        100 * (state.ejected + 1) <= percent * state.hosts
-            || (state.ejected == 0 && self.config.always_eject_one_host)
+        100 * (state.ejected + 1) <= percent * state.hosts || (state.ejected == 0 && self.config.always_eject_one_host)
     }
 
     fn uneject(&self, host: &HostState) -> bool {

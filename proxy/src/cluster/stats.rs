@@ -210,10 +210,7 @@ impl ResponseCodes {
         if completed == 0 {
             return;
         }
-        visit(
-            &format!("{prefix}upstream_rq_completed"),
-            Value::Counter(completed),
-        );
+        visit(&format!("{prefix}upstream_rq_completed"), Value::Counter(completed));
         self.visit(prefix, visit);
     }
 }

@@ -88,7 +88,9 @@ fn build(config: &pb::Cluster, cx: &BuildContext) -> Cluster {
 
 fn with_endpoints(endpoints: &[At]) -> Cluster {
     let cluster = build(&eds(), &BuildContext::default());
-    cluster.update_endpoints(&assignment(endpoints).encode_to_vec()).expect("a good assignment");
+    cluster
+        .update_endpoints(&assignment(endpoints).encode_to_vec())
+        .expect("a good assignment");
     cluster
 }
 
@@ -104,13 +106,18 @@ fn ports(cluster: &Cluster, picks: usize) -> HashMap<u16, usize> {
 #[test]
 fn hosts_that_stay_keep_their_state_and_others_leave_at_once() {
     let cluster = with_endpoints(&[at(1), at(2)]);
-    let before: HashMap<Address, Arc<Host>> =
-        cluster.all_hosts().into_iter().map(|host| (host.address.clone(), host)).collect();
+    let before: HashMap<Address, Arc<Host>> = cluster
+        .all_hosts()
+        .into_iter()
+        .map(|host| (host.address.clone(), host))
+        .collect();
     let kept = &before[&Address::Ip(([10, 0, 0, 1], 2).into())];
     let gone = &before[&Address::Ip(([10, 0, 0, 1], 1).into())];
     kept.state.rq_total.store(7, Ordering::Relaxed);
     assert!(gone.state.is_member());
-    cluster.update_endpoints(&assignment(&[at(2), at(3)]).encode_to_vec()).expect("a good assignment");
+    cluster
+        .update_endpoints(&assignment(&[at(2), at(3)]).encode_to_vec())
+        .expect("a good assignment");
     let after = cluster.all_hosts();
     assert!(Arc::ptr_eq(&after[0], kept), "an unchanged host is the same object");
     assert!(!gone.state.is_member() && kept.state.is_member());
@@ -118,7 +125,9 @@ fn hosts_that_stay_keep_their_state_and_others_leave_at_once() {
     assert_eq!(cluster.stats.membership_change.value(), 2);
     // Another weight is another host with the same state.
     let heavier = At { weight: 3, ..at(2) };
-    cluster.update_endpoints(&assignment(&[heavier, at(3)]).encode_to_vec()).expect("a good assignment");
+    cluster
+        .update_endpoints(&assignment(&[heavier, at(3)]).encode_to_vec())
+        .expect("a good assignment");
     let after = cluster.all_hosts();
     assert!(!Arc::ptr_eq(&after[0], kept) && Arc::ptr_eq(&after[0].state, &kept.state));
     assert_eq!(after[0].state.rq_total.load(Ordering::Relaxed), 7);
@@ -144,7 +153,15 @@ fn health_from_the_control_plane_counts() {
     assert_eq!(ports(&cluster, 9), HashMap::from([(1, 3), (4, 3), (6, 3)]));
     assert_eq!(cluster.stats.membership_healthy.value(), 3);
     let flags: Vec<String> = cluster.explain().into_iter().map(|host| host.flags).collect();
-    assert_eq!(flags[..4], ["healthy", "/failed_eds_health", "/failed_eds_health/eds_status_draining", "healthy"]);
+    assert_eq!(
+        flags[..4],
+        [
+            "healthy",
+            "/failed_eds_health",
+            "/failed_eds_health/eds_status_draining",
+            "healthy"
+        ]
+    );
     // Degraded hosts take what the healthy ones cannot.
     let cluster = with_endpoints(&[with(1, Status::Degraded), with(2, Status::Healthy)]);
     let set = cluster.hosts.load();
@@ -153,7 +170,11 @@ fn health_from_the_control_plane_counts() {
 
 #[test]
 fn load_moves_to_the_next_priority_and_panic_uses_everybody() {
-    let failed = |port, priority| At { priority, health: core::HealthStatus::Unhealthy, ..at(port) };
+    let failed = |port, priority| At {
+        priority,
+        health: core::HealthStatus::Unhealthy,
+        ..at(port)
+    };
     let cluster = with_endpoints(&[failed(1, 0), failed(2, 0), At { priority: 1, ..at(3) }]);
     assert_eq!(ports(&cluster, 5), HashMap::from([(3, 5)]));
     let cluster = with_endpoints(&[failed(1, 0), failed(2, 0), at(3)]);
@@ -168,7 +189,10 @@ fn a_retry_goes_elsewhere() {
     for _ in 0..10 {
         let first = cluster.pick(&PickContext::default()).expect("a host");
         let avoid = [first.clone()];
-        let context = PickContext { avoid: &avoid, ..PickContext::default() };
+        let context = PickContext {
+            avoid: &avoid,
+            ..PickContext::default()
+        };
         let second = cluster.pick(&context).expect("a host");
         assert!(!Arc::ptr_eq(&first.state, &second.state));
     }
@@ -190,7 +214,12 @@ fn ejections_survive_a_new_configuration() {
         old.observe_response(&bad, http::StatusCode::BAD_GATEWAY, clock::now());
     }
     let is_left_out = |cluster: &Cluster| {
-        (0..12).all(|_| !Arc::ptr_eq(&cluster.pick(&PickContext::default()).expect("a host").state, &bad.state))
+        (0..12).all(|_| {
+            !Arc::ptr_eq(
+                &cluster.pick(&PickContext::default()).expect("a host").state,
+                &bad.state,
+            )
+        })
     };
     assert!(is_left_out(&old));
     config.connect_timeout = Some(remora_proto::pb::google::protobuf::Duration { seconds: 1, nanos: 0 });
@@ -214,7 +243,10 @@ fn original_destinations_become_hosts() {
         ..Default::default()
     };
     let to: SocketAddr = ([10, 9, 8, 7], 80).into();
-    let context = PickContext { original_destination: Some(to), ..PickContext::default() };
+    let context = PickContext {
+        original_destination: Some(to),
+        ..PickContext::default()
+    };
     let cluster = build(&config, &BuildContext::default());
     let host = cluster.pick(&context).expect("a host");
     assert_eq!(host.address, Address::Ip(to));
@@ -226,10 +258,12 @@ fn original_destinations_become_hosts() {
         cluster.tick(start + Duration::from_secs(seconds + 1), &mut || 0);
     }
     assert!(!state.is_member() && cluster.all_hosts().is_empty());
-    config.lb_config = Some(pb::cluster::LbConfig::OriginalDstLbConfig(pb::cluster::OriginalDstLbConfig {
-        upstream_port_override: Some(number(15008)),
-        ..Default::default()
-    }));
+    config.lb_config = Some(pb::cluster::LbConfig::OriginalDstLbConfig(
+        pb::cluster::OriginalDstLbConfig {
+            upstream_port_override: Some(number(15008)),
+            ..Default::default()
+        },
+    ));
     let cluster = build(&config, &BuildContext::default());
     let host = cluster.pick(&context).expect("a host");
     assert_eq!(host.address, Address::Ip(([10, 9, 8, 7], 15008).into()));
@@ -238,21 +272,27 @@ fn original_destinations_become_hosts() {
 #[test]
 fn a_new_host_starts_slowly() {
     let mut config = eds();
-    config.lb_config = Some(pb::cluster::LbConfig::RoundRobinLbConfig(pb::cluster::RoundRobinLbConfig {
-        slow_start_config: Some(pb::cluster::SlowStartConfig {
-            slow_start_window: Some(remora_proto::pb::google::protobuf::Duration { seconds: 100, nanos: 0 }),
-            ..Default::default()
-        }),
-    }));
+    config.lb_config = Some(pb::cluster::LbConfig::RoundRobinLbConfig(
+        pb::cluster::RoundRobinLbConfig {
+            slow_start_config: Some(pb::cluster::SlowStartConfig {
+                slow_start_window: Some(remora_proto::pb::google::protobuf::Duration { seconds: 100, nanos: 0 }),
+                ..Default::default()
+            }),
+        },
+    ));
     let cluster = build(&config, &BuildContext::default());
-    cluster.update_endpoints(&assignment(&[at(1)]).encode_to_vec()).expect("a good assignment");
+    cluster
+        .update_endpoints(&assignment(&[at(1)]).encode_to_vec())
+        .expect("a good assignment");
     let mut now = clock::now();
     let mut pass = |cluster: &Cluster, seconds| {
         now += Duration::from_secs(seconds);
         cluster.tick(now, &mut || 0);
     };
     pass(&cluster, 101);
-    cluster.update_endpoints(&assignment(&[at(1), at(2)]).encode_to_vec()).expect("a good assignment");
+    cluster
+        .update_endpoints(&assignment(&[at(1), at(2)]).encode_to_vec())
+        .expect("a good assignment");
     assert_eq!(ports(&cluster, 110), HashMap::from([(1, 100), (2, 10)]));
     pass(&cluster, 49);
     pass(&cluster, 102);

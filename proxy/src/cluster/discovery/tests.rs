@@ -19,7 +19,12 @@ struct Scripted {
 
 impl Resolve for Scripted {
     fn resolve<'a>(&'a self, name: &'a str, v6: bool) -> Resolving<'a> {
-        let found = self.answers.lock().iter().find(|((known, of_v6), _)| *known == name && *of_v6 == v6).map(|(_, answer)| answer.clone());
+        let found = self
+            .answers
+            .lock()
+            .iter()
+            .find(|((known, of_v6), _)| *known == name && *of_v6 == v6)
+            .map(|(_, answer)| answer.clone());
         let ttl = self.ttl;
         Box::pin(async move {
             match found {
@@ -68,7 +73,11 @@ fn build(config: &pb::Cluster) -> Arc<Cluster> {
 }
 
 fn addresses(cluster: &Cluster) -> Vec<String> {
-    cluster.all_hosts().iter().map(|host| host.address.to_string()).collect()
+    cluster
+        .all_hosts()
+        .iter()
+        .map(|host| host.address.to_string())
+        .collect()
 }
 
 /// Lets the task run until it sleeps, `seconds` later.
@@ -81,7 +90,10 @@ async fn every_address_is_a_host_and_a_failure_keeps_them() {
     let cluster = build(&config(1, &["a.test", "10.0.0.9"]));
     assert!(addresses(&cluster).is_empty());
     let resolver = Arc::new(Scripted::default());
-    resolver.answers.lock().insert(("a.test", false), Ok(vec![v4(1), v4(2)]));
+    resolver
+        .answers
+        .lock()
+        .insert(("a.test", false), Ok(vec![v4(1), v4(2)]));
     let running = crate::runtime::spawn::spawn("test", run(Arc::downgrade(&cluster), resolver.clone()));
     pass(1).await;
     assert_eq!(addresses(&cluster), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.9:80"]);
@@ -101,7 +113,10 @@ async fn every_address_is_a_host_and_a_failure_keeps_them() {
 async fn a_logical_cluster_has_one_host() {
     let cluster = build(&config(2, &["a.test"]));
     let resolver = Arc::new(Scripted::default());
-    resolver.answers.lock().insert(("a.test", false), Ok(vec![v4(1), v4(2)]));
+    resolver
+        .answers
+        .lock()
+        .insert(("a.test", false), Ok(vec![v4(1), v4(2)]));
     crate::runtime::spawn::spawn("test", run(Arc::downgrade(&cluster), resolver));
     pass(1).await;
     assert_eq!(addresses(&cluster), ["10.0.0.1:80"]);
@@ -136,7 +151,10 @@ async fn families_are_asked_in_their_order() {
 #[test]
 fn questions_are_repeated_in_time() {
     let seconds = Duration::from_secs;
-    let config = DnsConfig { respect_ttl: true, ..DnsConfig::default() };
+    let config = DnsConfig {
+        respect_ttl: true,
+        ..DnsConfig::default()
+    };
     assert_eq!(delay(&config, Some(seconds(30)), 0, 0), seconds(30));
     assert_eq!(delay(&config, Some(seconds(1)), 0, 0), seconds(5));
     assert_eq!(delay(&DnsConfig::default(), Some(seconds(30)), 0, 0), seconds(5));

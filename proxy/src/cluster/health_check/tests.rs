@@ -80,7 +80,10 @@ fn thresholds_count_but_for_the_first_result() {
     assert_eq!(on(Outcome::Success), flags(true, "healthy"));
     // A bad answer counts at once.
     assert_eq!(on(Outcome::Failure), flags(true, "/failed_active_hc"));
-    assert_eq!(on(Outcome::ImmediateFailure), flags(true, "/failed_active_hc/excluded_via_immediate_hc_fail"));
+    assert_eq!(
+        on(Outcome::ImmediateFailure),
+        flags(true, "/failed_active_hc/excluded_via_immediate_hc_fail")
+    );
 }
 
 #[test]
@@ -89,8 +92,14 @@ fn the_interval_follows_health_and_traffic() {
     let check = &cluster.health_checks[0];
     assert_eq!(check.next_interval(true, false, false, 0), Duration::from_secs(60));
     assert_eq!(check.next_interval(true, false, true, 0), Duration::from_secs(5));
-    let jittered = HealthCheck { interval_jitter_percent: 50, ..check.clone() };
-    assert_eq!(jittered.next_interval(true, false, true, 2499), Duration::from_millis(7499));
+    let jittered = HealthCheck {
+        interval_jitter_percent: 50,
+        ..check.clone()
+    };
+    assert_eq!(
+        jittered.next_interval(true, false, true, 2499),
+        Duration::from_millis(7499)
+    );
 }
 
 #[tokio::test]
@@ -113,7 +122,10 @@ async fn an_http_check_asks_as_envoy_does() {
         let (head, outcome) = tokio::join!(server, probe::probe(&cluster, &host, &cluster.health_checks[0]));
         assert_eq!(outcome, expected);
         assert!(head.starts_with("get /healthz http/1.1\r\n"), "{head}");
-        assert!(head.contains("host: checked\r\n") && head.contains("user-agent: envoy/hc\r\n"), "{head}");
+        assert!(
+            head.contains("host: checked\r\n") && head.contains("user-agent: envoy/hc\r\n"),
+            "{head}"
+        );
     }
 }
 

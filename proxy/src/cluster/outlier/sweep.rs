@@ -90,7 +90,11 @@ impl Detector {
             false => -1.0,
         };
         // 0.0 has no bits set, which means "never computed".
-        let bits = if rate == 0.0 { f64::MIN_POSITIVE.to_bits() } else { rate.to_bits() };
+        let bits = if rate == 0.0 {
+            f64::MIN_POSITIVE.to_bits()
+        } else {
+            rate.to_bits()
+        };
         monitor.rate.store(bits, Ordering::Relaxed);
         sample
     }
@@ -110,7 +114,11 @@ impl Detector {
         };
         let count = eligible.len() as f64;
         let mean = eligible.iter().map(|sample| sample.rate()).sum::<f64>() / count;
-        let variance = eligible.iter().map(|sample| (sample.rate() - mean).powi(2)).sum::<f64>() / count;
+        let variance = eligible
+            .iter()
+            .map(|sample| (sample.rate() - mean).powi(2))
+            .sum::<f64>()
+            / count;
         let threshold = mean - variance.sqrt() * f64::from(self.config.success_rate_stdev_factor) / 1000.0;
         let mut ejected = false;
         for sample in eligible.iter().filter(|sample| sample.rate() < threshold) {

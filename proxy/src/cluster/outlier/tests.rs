@@ -20,7 +20,9 @@ impl Bench {
     fn respond(&self, host: usize, status: u16, times: u32) -> bool {
         let mut ejected = false;
         for _ in 0..times {
-            ejected |= self.detector.on_response(&self.hosts[host], status, self.now, &mut || 0);
+            ejected |= self
+                .detector
+                .on_response(&self.hosts[host], status, self.now, &mut || 0);
         }
         ejected
     }
@@ -28,7 +30,9 @@ impl Bench {
     fn fail(&self, host: usize, kind: LocalFailure, times: u32) -> bool {
         let mut ejected = false;
         for _ in 0..times {
-            ejected |= self.detector.on_local_failure(&self.hosts[host], kind, self.now, &mut || 0);
+            ejected |= self
+                .detector
+                .on_local_failure(&self.hosts[host], kind, self.now, &mut || 0);
         }
         ejected
     }
@@ -82,7 +86,13 @@ fn no_more_than_the_share_is_ejected() {
 
 #[test]
 fn gateway_failures_are_only_noticed_by_default() {
-    let bench = Bench::new(2, OutlierConfig { consecutive_5xx: 100, ..half() });
+    let bench = Bench::new(
+        2,
+        OutlierConfig {
+            consecutive_5xx: 100,
+            ..half()
+        },
+    );
     assert!(!bench.respond(0, 502, 5));
     let stats = &bench.detector.stats.outlier;
     assert_eq!(stats.ejections_detected_consecutive_gateway_failure.value(), 1);
@@ -120,7 +130,11 @@ fn ejections_grow_and_shrink() {
 
 #[test]
 fn an_ejection_never_lasts_longer_than_the_maximum() {
-    let config = OutlierConfig { base_ejection_time: Duration::from_secs(30), max_ejection_time: Duration::from_secs(40), ..half() };
+    let config = OutlierConfig {
+        base_ejection_time: Duration::from_secs(30),
+        max_ejection_time: Duration::from_secs(40),
+        ..half()
+    };
     let mut ejection = Ejection::default();
     let now = crate::runtime::clock::now();
     let mut times = Vec::new();
@@ -135,19 +149,36 @@ fn an_ejection_never_lasts_longer_than_the_maximum() {
 #[test]
 fn local_failures_have_their_own_count_when_split() {
     assert!(Bench::new(2, half()).fail(0, LocalFailure::ConnectFailed, 5));
-    let config = OutlierConfig { split_external_local_origin_errors: true, ..half() };
+    let config = OutlierConfig {
+        split_external_local_origin_errors: true,
+        ..half()
+    };
     let bench = Bench::new(2, config);
     assert!(!bench.fail(0, LocalFailure::ConnectTimeout, 4) && !bench.respond(0, 500, 4));
     // The answers reached us, so the local count began anew.
     assert!(!bench.fail(0, LocalFailure::Reset, 4));
     assert!(bench.fail(0, LocalFailure::Reset, 1));
-    assert_eq!(bench.detector.stats.outlier.ejections_enforced_consecutive_local_origin_failure.value(), 1);
+    assert_eq!(
+        bench
+            .detector
+            .stats
+            .outlier
+            .ejections_enforced_consecutive_local_origin_failure
+            .value(),
+        1
+    );
 }
 
 /// Envoy's example: rates 50, 100 × 4; mean 90, deviation 20, threshold 52.
 #[test]
 fn the_odd_one_out_is_ejected_by_success_rate() {
-    let mut bench = Bench::new(5, OutlierConfig { consecutive_5xx: 1000, ..half() });
+    let mut bench = Bench::new(
+        5,
+        OutlierConfig {
+            consecutive_5xx: 1000,
+            ..half()
+        },
+    );
     for host in 0..5 {
         bench.respond(host, 200, if host == 0 { 50 } else { 100 });
     }
@@ -176,6 +207,14 @@ fn failure_percentage_needs_enforcing() {
         }
         bench.pass(10);
         assert_eq!(bench.is_ejected(4), ejected);
-        assert_eq!(bench.detector.stats.outlier.ejections_detected_failure_percentage.value(), 1);
+        assert_eq!(
+            bench
+                .detector
+                .stats
+                .outlier
+                .ejections_detected_failure_percentage
+                .value(),
+            1
+        );
     }
 }

@@ -32,7 +32,11 @@ fn load_spills_as_in_envoys_tables() {
     ];
     for (healthy, hosts, expected, panic) in table {
         let got = loads(&[(healthy[0], 0, hosts[0]), (healthy[1], 0, hosts[1])]);
-        assert_eq!((got.healthy, got.panic), (expected.to_vec(), panic.to_vec()), "{healthy:?} of {hosts:?}");
+        assert_eq!(
+            (got.healthy, got.panic),
+            (expected.to_vec(), panic.to_vec()),
+            "{healthy:?} of {hosts:?}"
+        );
     }
 }
 
@@ -61,8 +65,14 @@ fn weights_count_only_where_asked_for() {
         ..level(9, 0, 10)
     };
     let backup = level(10, 0, 10);
-    assert_eq!(Loads::compute(&[heavy_is_down, backup], 140, false, 50).healthy, [100, 0]);
-    assert_eq!(Loads::compute(&[heavy_is_down, backup], 140, true, 50).healthy, [14, 86]);
+    assert_eq!(
+        Loads::compute(&[heavy_is_down, backup], 140, false, 50).healthy,
+        [100, 0]
+    );
+    assert_eq!(
+        Loads::compute(&[heavy_is_down, backup], 140, true, 50).healthy,
+        [14, 86]
+    );
 }
 
 #[test]

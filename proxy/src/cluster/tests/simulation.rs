@@ -46,7 +46,9 @@ impl World {
         let mut config = eds();
         config.lb_policy = *rng.choice([0, 1, 2, 3, 5].iter()).expect("not empty");
         if config.lb_policy == 5 {
-            let size = pb::cluster::MaglevLbConfig { table_size: Some(remora_proto::pb::google::protobuf::UInt64Value { value: 251 }) };
+            let size = pb::cluster::MaglevLbConfig {
+                table_size: Some(remora_proto::pb::google::protobuf::UInt64Value { value: 251 }),
+            };
             config.lb_config = Some(pb::cluster::LbConfig::MaglevLbConfig(size));
         }
         config.outlier_detection = Some(pb::OutlierDetection {
@@ -54,7 +56,10 @@ impl World {
             consecutive_5xx: Some(number(3)),
             ..Default::default()
         });
-        let thresholds = Thresholds { max_requests: MAX_REQUESTS, ..Thresholds::default() };
+        let thresholds = Thresholds {
+            max_requests: MAX_REQUESTS,
+            ..Thresholds::default()
+        };
         Self {
             cluster: build(&config, &BuildContext::default()),
             breakers: Breakers::new(thresholds, Thresholds::default(), None, Arc::default()),
@@ -90,7 +95,12 @@ impl World {
             self.now += Duration::from_secs(10);
             self.tick();
         }
-        match self.cluster.all_hosts().iter().any(|host| host.state.has(HealthFlag::FailedOutlierCheck)) {
+        match self
+            .cluster
+            .all_hosts()
+            .iter()
+            .any(|host| host.state.has(HealthFlag::FailedOutlierCheck))
+        {
             true => Err("an ejection never ended".to_owned()),
             false => Ok(()),
         }
@@ -108,10 +118,14 @@ impl World {
             port: first + port,
             priority: rng.u32(0..2),
             weight: rng.u32(1..5),
-            health: *rng.choice([Status::Unknown, Status::Healthy, Status::Unhealthy, Status::Degraded].iter()).expect("not empty"),
+            health: *rng
+                .choice([Status::Unknown, Status::Healthy, Status::Unhealthy, Status::Degraded].iter())
+                .expect("not empty"),
         };
         self.endpoints = (0..count).map(&mut endpoint).collect();
-        self.cluster.update_endpoints(&assignment(&self.endpoints).encode_to_vec()).expect("a good assignment");
+        self.cluster
+            .update_endpoints(&assignment(&self.endpoints).encode_to_vec())
+            .expect("a good assignment");
     }
 
     fn pass(&mut self) {
@@ -134,10 +148,15 @@ impl World {
             }
         };
         let hash = self.rng.u64(..);
-        let context = PickContext { hash: Some(hash), ..PickContext::default() };
+        let context = PickContext {
+            hash: Some(hash),
+            ..PickContext::default()
+        };
         let rng = &mut self.rng;
         let picked = match &self.stale {
-            Some(set) => set.choose(hash).and_then(|(_, group, _)| group.pick(None, 0, &mut || rng.u64(..)).cloned()),
+            Some(set) => set
+                .choose(hash)
+                .and_then(|(_, group, _)| group.pick(None, 0, &mut || rng.u64(..)).cloned()),
             None => self.cluster.pick_with(&context, &mut || rng.u64(..)).ok(),
         };
         let Some(host) = picked else {
@@ -179,7 +198,8 @@ impl World {
         let status = if fails { 503 } else { 200 };
         let before = self.cluster.hosts.load_full();
         let rng = &mut self.rng;
-        self.cluster.observe_response_with(&host, status, self.now, &mut || rng.u64(..));
+        self.cluster
+            .observe_response_with(&host, status, self.now, &mut || rng.u64(..));
         if self.bug == Bug::EjectionNotPublished {
             self.cluster.hosts.store(before);
         }

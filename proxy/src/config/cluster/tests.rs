@@ -57,8 +57,10 @@ fn istiods_clusters_compile() {
         }
     }
     let expected = ["internal_upstream.v3", "proxy_protocol.v3", "endpoint_id"];
-    let surprising: Vec<_> =
-        refused.keys().filter(|reason| !expected.iter().any(|expected| reason.contains(expected))).collect();
+    let surprising: Vec<_> = refused
+        .keys()
+        .filter(|reason| !expected.iter().any(|expected| reason.contains(expected)))
+        .collect();
     assert!(surprising.is_empty(), "{refused:#?}");
     assert!(compiled > 200, "{compiled} compiled, {refused:#?}");
 }
@@ -116,11 +118,17 @@ fn defaults_are_envoys() {
 fn problems_name_their_field() {
     let table: [(&str, fn(&mut pb::Cluster)); 8] = [
         ("name", |config| config.name.clear()),
-        ("connect_timeout", |config| config.connect_timeout = Some(PbDuration { seconds: -1, nanos: 0 })),
+        ("connect_timeout", |config| {
+            config.connect_timeout = Some(PbDuration { seconds: -1, nanos: 0 })
+        }),
         ("lb_policy", |config| config.lb_policy = 99),
         ("lb_policy", |config| config.lb_policy = 6),
-        ("eds_cluster_config", |config| config.cluster_discovery_type = Some(pb::cluster::ClusterDiscoveryType::Type(3))),
-        ("lb_subset_config", |config| config.lb_subset_config = Some(Default::default())),
+        ("eds_cluster_config", |config| {
+            config.cluster_discovery_type = Some(pb::cluster::ClusterDiscoveryType::Type(3))
+        }),
+        ("lb_subset_config", |config| {
+            config.lb_subset_config = Some(Default::default())
+        }),
         ("outlier_detection.max_ejection_percent", |config| {
             config.outlier_detection = Some(pb::OutlierDetection {
                 max_ejection_percent: Some(number(101)),
@@ -145,7 +153,10 @@ fn problems_name_their_field() {
 #[test]
 fn an_outlier_message_that_is_empty_switches_it_on() {
     let built = cluster(|config| config.outlier_detection = Some(pb::OutlierDetection::default())).expect("compiles");
-    assert_eq!(built.outlier.as_ref().map(|detector| &detector.config), Some(&OutlierConfig::default()));
+    assert_eq!(
+        built.outlier.as_ref().map(|detector| &detector.config),
+        Some(&OutlierConfig::default())
+    );
     let long = cluster(|config| {
         config.outlier_detection = Some(pb::OutlierDetection {
             base_ejection_time: Some(PbDuration { seconds: 900, nanos: 0 }),

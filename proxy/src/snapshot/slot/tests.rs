@@ -72,7 +72,10 @@ fn many_threads_build_one_cluster() {
             cluster
         };
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(build)).collect();
-        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic"))
+            .collect()
     });
     assert!(clusters.windows(2).all(|pair| Arc::ptr_eq(&pair[0], &pair[1])));
 }

@@ -22,7 +22,9 @@ const ENVOYS_MAGLEV: &str = "1412500510225254332420145543314124031041";
 fn choices(table: &Table, hosts: &[Arc<Host>]) -> String {
     let choice = |key: u32| {
         let hash = xxh64(format!("k{key}").as_bytes(), 0);
-        table.pick(hash, 0, hosts).map_or("-".to_owned(), |index| index.to_string())
+        table
+            .pick(hash, 0, hosts)
+            .map_or("-".to_owned(), |index| index.to_string())
     };
     (0..40).map(choice).collect()
 }
@@ -40,7 +42,10 @@ fn keys_go_where_envoy_sends_them() {
         table_size: 251,
         common: ConsistentHash::default(),
     };
-    assert_eq!(choices(&Table::maglev(&maglev, &hosts, &[1.0; 6]), &hosts), ENVOYS_MAGLEV);
+    assert_eq!(
+        choices(&Table::maglev(&maglev, &hosts, &[1.0; 6]), &hosts),
+        ENVOYS_MAGLEV
+    );
 }
 
 #[test]
@@ -103,5 +108,9 @@ fn a_bound_sends_on_what_is_over_it() {
         hosts[index].state.rq_active.fetch_add(1, Ordering::Relaxed);
     }
     // One key only, yet nobody holds more than 1.25 times the average.
-    assert!(hosts.iter().all(|host| active(host) <= 126), "{:?}", hosts.iter().map(active).collect::<Vec<_>>());
+    assert!(
+        hosts.iter().all(|host| active(host) <= 126),
+        "{:?}",
+        hosts.iter().map(active).collect::<Vec<_>>()
+    );
 }
