@@ -25,4 +25,6 @@ pub mod runtime;
 pub mod snapshot;
 pub mod tcp;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod tls;

@@ -4,18 +4,21 @@
 //! its chain. A listener's socket is never closed and re-bound for an update: its [`ChainTable`](chain_match::ChainTable) is swapped.
 
 pub mod accept;
+pub mod active;
 pub mod bind;
 pub mod chain_match;
 pub mod connection;
 pub mod detect;
+pub mod inspect;
 pub mod manager;
 pub mod stats;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-pub use connection::serve;
 pub use manager::ListenerManager;
+
+pub use crate::cluster::options::Keepalive;
 
 use crate::runtime::io::Address;
 use crate::tls::PeerInfo;
@@ -25,6 +28,7 @@ pub struct ListenerConfig {
     pub name: Arc<str>,
     /// xxh64 of the encoded resource: equal means unchanged (D12).
     pub hash: u64,
+    /// The address, then `additional_addresses`.
     pub addresses: Vec<Address>,
     pub bind_to_port: bool,
     pub reuse_port: bool,
@@ -40,24 +44,80 @@ pub struct ListenerSettings {
     pub use_original_dst: bool,
     /// Bytes; Envoy's default is 1 MiB (`per_connection_buffer_limit_bytes`).
     pub buffer_limit: usize,
-    pub backlog: u32,
+    /// `tcp_backlog_size`; `None`: the system's maximum.
+    pub backlog: Option<u32>,
     pub transparent: bool,
     pub freebind: bool,
     pub listener_filters: Vec<ListenerFilter>,
     /// 15 s by default; `None`: no limit.
-    pub listener_filters_timeout: Option<std::time::Duration>,
+    pub listener_filters_timeout: Option<Duration>,
     pub continue_on_listener_filters_timeout: bool,
     /// `drain_type: MODIFY_ONLY`
     pub drain_modify_only: bool,
+    pub socket_options: Vec<SocketOption>,
+    pub keepalive: Option<Keepalive>,
+    /// `ipv4_compat`: an IPv6 wildcard socket takes IPv4 too.
+    pub ipv4_compat: bool,
+    /// Connections that one wake-up of the accept loop may take; `None`: all that wait.
+    pub accepts_per_event: Option<u32>,
 }
 
-/// The listener filters that exist so far, in their configured order.
+/// One of `socket_options`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketOption {
+    pub level: i32,
+    pub name: i32,
+    pub value: Vec<u8>,
+    pub state: SocketState,
+}
+
+/// When a socket option is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListenerFilter {
-    TlsInspector,
+pub enum SocketState {
+    PreBind,
+    Bound,
+    Listening,
+}
+
+/// A configured listener filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerFilter {
+    pub kind: ListenerFilterKind,
+    /// `filter_disabled`
+    pub disabled: Option<PortPredicate>,
+}
+
+/// The listener filters that exist so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenerFilterKind {
+    TlsInspector { max_hello: usize, close_on_error: bool },
     HttpInspector,
     OriginalDst,
-    ProxyProtocol,
+    ProxyProtocol { optional: bool },
+}
+
+/// `ListenerFilterChainMatchPredicate`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortPredicate {
+    Or(Vec<PortPredicate>),
+    And(Vec<PortPredicate>),
+    Not(Box<PortPredicate>),
+    Any,
+    /// Start inclusive, end exclusive.
+    Ports(std::ops::Range<i32>),
+}
+
+impl PortPredicate {
+    /// `None`: the connection has no port (a pipe).
+    pub fn matches(&self, destination_port: Option<u16>) -> bool {
+        match self {
+            Self::Or(rules) => rules.iter().any(|rule| rule.matches(destination_port)),
+            Self::And(rules) => rules.iter().all(|rule| rule.matches(destination_port)),
+            Self::Not(rule) => !rule.matches(destination_port),
+            Self::Any => true,
+            Self::Ports(range) => destination_port.is_some_and(|port| range.contains(&i32::from(port))),
+        }
+    }
 }
 
 /// `traffic_direction`

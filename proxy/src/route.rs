@@ -30,3 +30,6 @@ pub use retry::RetryPolicy;
 pub use table::{RouteTable, TableSettings};
 pub use view::RequestView;
 pub use virtual_host::{Action, HostSettings, Route, VirtualHost};
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,10 @@
-//! TCP: bidirectional copy and `tcp_proxy`.
-/// A compiled `envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy`.
-pub struct TcpProxy;
+//! TCP: connections to hosts, bidirectional copy, and `tcp_proxy`.
+//!
+//! In: an accepted stream and a compiled [`TcpProxy`], or a picked host. Out: bytes both ways until both sides have ended, or a connected [`Io`](crate::runtime::io::Io)
+//! for the HTTP pools.
+
+pub mod connect;
+pub mod copy;
+pub mod proxy;
+
+pub use proxy::TcpProxy;

@@ -93,3 +93,6 @@ pub struct Handshaken {
     pub io: Io,
     pub peer: Arc<PeerInfo>,
 }
+
+#[cfg(test)]
+mod tests;

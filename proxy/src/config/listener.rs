@@ -1,1 +1,156 @@
-//! `envoy.config.listener.v3.Listener` → [`ListenerConfig`](crate::listener::ListenerConfig).
+//! `envoy.config.listener.v3.Listener` → [`ListenerConfig`].
+
+mod chains;
+mod needs;
+mod raw;
+mod settings;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use remora_proto::pb::envoy::config::core::v3::{Address as PbAddress, address, socket_address};
+use remora_proto::pb::envoy::config::listener::v3::Listener;
+use xxhash_rust::xxh64::xxh64;
+
+pub use needs::{ListenerNeeds, RouteRef, needs};
+
+use super::{BuildContext, Compiled, Problem, Problems};
+use crate::listener::ListenerConfig;
+use crate::runtime::io::Address;
+
+/// Compiles an encoded `Listener`, everything in it included.
+///
+/// # Errors
+/// Every field that is wrong or not supported, by path.
+pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ListenerConfig> {
+    let config = decode(bytes)?;
+    let mut problems = unsupported(&config);
+    let mut collect = |result: Compiled<()>| problems.extend(result.err().map(|found| found.0).unwrap_or_default());
+    let mut settings = None;
+    let mut chains = None;
+    let mut addresses = Vec::new();
+    collect(settings::compile(&config).map(|compiled| settings = Some(compiled)));
+    collect(chains::compile(&config, bytes, cx).map(|compiled| chains = Some(compiled)));
+    collect(self::addresses(&config).map(|compiled| addresses = compiled));
+    let (Some(settings), Some(chains), []) = (settings, chains, &problems[..]) else {
+        return Err(Problems(problems));
+    };
+    #[allow(deprecated)]
+    let legacy_bind = config
+        .deprecated_v1
+        .as_ref()
+        .and_then(|legacy| legacy.bind_to_port.as_ref());
+    let bind = config.bind_to_port.as_ref().or(legacy_bind);
+    Ok(ListenerConfig {
+        name: Arc::from(config.name.as_str()),
+        hash: xxh64(bytes, 0),
+        addresses,
+        bind_to_port: bind.is_none_or(|wrapped| wrapped.value),
+        reuse_port: config.enable_reuse_port.as_ref().is_none_or(|wrapped| wrapped.value),
+        chains,
+        settings,
+    })
+}
+
+/// A protobuf duration; negative ones are none.
+pub fn duration(config: Option<&remora_proto::pb::google::protobuf::Duration>) -> Option<Duration> {
+    let config = config?;
+    let seconds = u64::try_from(config.seconds).ok()?;
+    let nanos = u32::try_from(config.nanos)
+        .ok()
+        .filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(seconds, nanos))
+}
+
+/// An `Address` that can be bound or connected to.
+///
+/// # Errors
+/// Names that want resolving, UDP, missing parts.
+pub fn address(config: Option<&PbAddress>) -> Compiled<Address> {
+    match config.and_then(|config| config.address.as_ref()) {
+        Some(address::Address::SocketAddress(socket)) => {
+            if socket.protocol != 0 {
+                return Err(Problems::one("socket_address.protocol", "only TCP is supported"));
+            }
+            if !socket.network_namespace_filepath.is_empty() {
+                return Err(Problems::one(
+                    "socket_address.network_namespace_filepath",
+                    "not supported",
+                ));
+            }
+            let ip = socket.address.parse().map_err(|_| {
+                Problems::one(
+                    "socket_address.address",
+                    format!("malformed IP address: {}", socket.address),
+                )
+            })?;
+            let port = match &socket.port_specifier {
+                Some(socket_address::PortSpecifier::PortValue(port)) => u16::try_from(*port),
+                Some(socket_address::PortSpecifier::NamedPort(_)) => {
+                    return Err(Problems::one("socket_address.named_port", "not supported"));
+                }
+                None => Ok(0),
+            };
+            let port = port.map_err(|_| Problems::one("socket_address.port_value", "must be at most 65535"))?;
+            Ok(Address::Ip(std::net::SocketAddr::new(ip, port)))
+        }
+        Some(address::Address::Pipe(pipe)) if pipe.mode != 0 => Err(Problems::one("pipe.mode", "not supported")),
+        Some(address::Address::Pipe(pipe)) => Ok(Address::Pipe(Arc::from(pipe.path.as_str()))),
+        Some(address::Address::EnvoyInternalAddress(_)) => {
+            Err(Problems::one("envoy_internal_address", "not supported"))
+        }
+        None => Err(Problems::one("", "required")),
+    }
+}
+
+fn decode(bytes: &[u8]) -> Compiled<Listener> {
+    Listener::decode(bytes).map_err(|error| Problems::one("", error.to_string()))
+}
+
+fn addresses(config: &Listener) -> Compiled<Vec<Address>> {
+    if config.listener_specifier.is_some() {
+        // An internal listener has none; it is refused for what it is.
+        return Ok(Vec::new());
+    }
+    let mut addresses = vec![address(config.address.as_ref()).map_err(|problems| problems.under("address"))?];
+    for (index, additional) in config.additional_addresses.iter().enumerate() {
+        let path = format!("additional_addresses[{index}]");
+        if additional.socket_options.is_some() || additional.tcp_keepalive.is_some() {
+            return Err(Problems::one(path, "socket options of its own are not supported"));
+        }
+        let compiled = address(additional.address.as_ref()).map_err(|problems| problems.under("address").under(&path));
+        addresses.push(compiled?);
+    }
+    Ok(addresses)
+}
+
+/// Fields whose absence would change what the listener does.
+fn unsupported(config: &Listener) -> Vec<Problem> {
+    let fields = [
+        ("fcds_config", config.fcds_config.is_some()),
+        ("filter_chain_matcher", config.filter_chain_matcher.is_some()),
+        (
+            "per_connection_buffer_high_watermark_timeout",
+            config.per_connection_buffer_high_watermark_timeout.is_some(),
+        ),
+        ("udp_listener_config", config.udp_listener_config.is_some()),
+        ("api_listener", config.api_listener.is_some()),
+        ("internal_listener", config.listener_specifier.is_some()),
+        ("enable_mptcp", config.enable_mptcp),
+        (
+            "tcp_fast_open_queue_length",
+            config.tcp_fast_open_queue_length.is_some(),
+        ),
+        ("stats_matcher", config.stats_matcher.is_some()),
+    ];
+    let set = fields.iter().filter(|(_, set)| *set);
+    set.map(|(field, _)| Problem {
+        path: (*field).to_owned(),
+        reason: "not supported".to_owned(),
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,102 @@
-//! Listener: accept.
+//! The accept loop: one per socket, on its worker. No error ends it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+
+use super::active::{ActiveListener, Shared};
+use super::bind::Bound;
+use super::connection;
+use crate::runtime::clock;
+use crate::runtime::drain::{DrainPhase, DrainSignal};
+use crate::runtime::io::{Address, Io};
+use crate::runtime::spawn::spawn;
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Accepts until `stop` says to leave; the socket closes with it. Must run on the worker that shall own the connections.
+pub async fn run(shared: Arc<Shared>, listener: Arc<ActiveListener>, bound: Bound, mut stop: DrainSignal) {
+    let socket = match bound {
+        Bound::Tcp(socket) => TcpListener::from_std(socket).map(Socket::Tcp),
+        Bound::Unix(socket) => UnixListener::from_std(socket).map(Socket::Unix),
+    };
+    let socket = match socket {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!(listener = %listener.name, %error, "cannot watch a listening socket");
+            return;
+        }
+    };
+    let mut failures = 0;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.reached(DrainPhase::Draining) => return,
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((io, local, remote)) => {
+                failures = 0;
+                let serving = connection::serve(shared.clone(), listener.clone(), io, local, remote);
+                // Nobody waits for it; it ends by its peer, its timeouts or its chain's drain.
+                drop(spawn("connection", serving));
+            }
+            Err(error) if concerns_one_connection(&error) => {}
+            Err(error) => {
+                failures += 1;
+                let pause = backoff(failures);
+                tracing::warn!(listener = %listener.name, %error, ?pause, "cannot accept");
+                tokio::select! {
+                    () = stop.reached(DrainPhase::Draining) => return,
+                    () = clock::sleep(pause) => {}
+                }
+            }
+        }
+    }
+}
+
+impl Socket {
+    async fn accept(&self) -> io::Result<(Io, Address, Address)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, remote) = listener.accept().await?;
+                let local = stream.local_addr()?;
+                stream.set_nodelay(true)?;
+                Ok((Io::Tcp(stream), local.into(), remote.into()))
+            }
+            Self::Unix(listener) => {
+                let (stream, remote) = listener.accept().await?;
+                let path = |address: tokio::net::unix::SocketAddr| {
+                    let path = address.as_pathname().map(|path| path.to_string_lossy().into_owned());
+                    Address::Pipe(path.unwrap_or_default().into())
+                };
+                let local = path(stream.local_addr()?);
+                Ok((Io::Unix(stream), local, path(remote)))
+            }
+        }
+    }
+}
+
+/// Errors of the connection that was to be accepted: the next one may be fine.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// Out of descriptors or memory: 10 ms, doubling to 1 s, with full jitter so that the workers do not come back at once.
+fn backoff(failures: u32) -> Duration {
+    let ceiling = 10_u64.saturating_mul(1 << failures.min(7)).min(1000);
+    Duration::from_millis(fastrand::u64(5..=ceiling))
+}

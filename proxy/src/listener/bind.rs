@@ -1,1 +1,175 @@
-//! Listener: bind.
+//! Listening sockets: made once per listener and worker, never re-made for an update.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+
+use super::{Keepalive, ListenerSettings, SocketState};
+use crate::runtime::io::Address;
+use crate::runtime::sys;
+
+/// A socket that listens, not yet tied to a runtime.
+pub enum Bound {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// One address that a listener could not have.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot bind listener '{listener}' to {address}: {reason}")]
+pub struct BindError {
+    pub listener: Arc<str>,
+    pub address: Address,
+    pub reason: io::Error,
+}
+
+/// `count` sockets on one address: one each with `SO_REUSEPORT`, else copies of one. Port 0 becomes one port for all.
+///
+/// # Errors
+/// What the system says, with the listener and its address.
+pub fn bind(
+    listener: &Arc<str>,
+    address: &Address,
+    settings: &ListenerSettings,
+    reuse_port: bool,
+    count: usize,
+) -> Result<Vec<Bound>, BindError> {
+    let sockets = match address {
+        Address::Ip(ip) if reuse_port => bind_each(*ip, settings, count),
+        Address::Ip(ip) => bind_one(*ip, settings, false).and_then(|first| copies(first, count)),
+        Address::Pipe(path) => bind_pipe(path, settings).and_then(|first| copies(first, count)),
+        Address::Internal(_) => Err(io::ErrorKind::Unsupported.into()),
+    };
+    sockets.map_err(|reason| BindError {
+        listener: listener.clone(),
+        address: address.clone(),
+        reason,
+    })
+}
+
+impl Bound {
+    /// Where it really listens.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+fn bind_each(address: SocketAddr, settings: &ListenerSettings, count: usize) -> io::Result<Vec<Bound>> {
+    let first = bind_one(address, settings, true)?;
+    let actual = first.address().unwrap_or(address);
+    let mut sockets = vec![first];
+    for _ in 1..count {
+        sockets.push(bind_one(actual, settings, true)?);
+    }
+    Ok(sockets)
+}
+
+fn bind_one(address: SocketAddr, settings: &ListenerSettings, reuse_port: bool) -> io::Result<Bound> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!settings.ipv4_compat)?;
+    }
+    match address {
+        SocketAddr::V4(_) => {
+            if settings.freebind {
+                socket.set_freebind_v4(true)?;
+            }
+            if settings.transparent {
+                socket.set_ip_transparent_v4(true)?;
+            }
+        }
+        SocketAddr::V6(_) => {
+            if settings.freebind {
+                socket.set_freebind_v6(true)?;
+            }
+            if settings.transparent {
+                sys::set_socket_option(
+                    socket.as_fd(),
+                    libc::SOL_IPV6,
+                    libc::IPV6_TRANSPARENT,
+                    &1_i32.to_ne_bytes(),
+                )?;
+            }
+        }
+    }
+    set_options(&socket, settings, SocketState::PreBind)?;
+    socket.bind(&address.into())?;
+    set_options(&socket, settings, SocketState::Bound)?;
+    socket.listen(backlog(settings))?;
+    set_options(&socket, settings, SocketState::Listening)?;
+    Ok(Bound::Tcp(socket.into()))
+}
+
+fn bind_pipe(path: &str, settings: &ListenerSettings) -> io::Result<Bound> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    let address = match path.strip_prefix('@') {
+        Some(name) => SockAddr::unix(format!("\0{name}"))?,
+        None => {
+            // What an earlier process left there would make the bind fail; Envoy unlinks too.
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            SockAddr::unix(path)?
+        }
+    };
+    socket.bind(&address)?;
+    socket.listen(backlog(settings))?;
+    Ok(Bound::Unix(socket.into()))
+}
+
+fn copies(first: Bound, count: usize) -> io::Result<Vec<Bound>> {
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 1..count {
+        sockets.push(match &first {
+            Bound::Tcp(socket) => Bound::Tcp(socket.try_clone()?),
+            Bound::Unix(socket) => Bound::Unix(socket.try_clone()?),
+        });
+    }
+    sockets.push(first);
+    Ok(sockets)
+}
+
+/// The kernel caps it at `net.core.somaxconn`, which is Envoy's default.
+fn backlog(settings: &ListenerSettings) -> i32 {
+    settings
+        .backlog
+        .map_or(i32::MAX, |backlog| i32::try_from(backlog).unwrap_or(i32::MAX))
+}
+
+fn set_options(socket: &Socket, settings: &ListenerSettings, state: SocketState) -> io::Result<()> {
+    for option in settings.socket_options.iter().filter(|option| option.state == state) {
+        sys::set_socket_option(socket.as_fd(), option.level, option.name, &option.value)?;
+    }
+    if let (Some(keepalive), SocketState::PreBind) = (&settings.keepalive, state) {
+        set_keepalive(&SockRef::from(socket), keepalive)?;
+    }
+    Ok(())
+}
+
+/// Turns keepalive on; values that are not set are the system's.
+pub fn set_keepalive(socket: &SockRef<'_>, keepalive: &Keepalive) -> io::Result<()> {
+    let mut wanted = TcpKeepalive::new();
+    if let Some(time) = keepalive.time {
+        wanted = wanted.with_time(time);
+    }
+    if let Some(interval) = keepalive.interval {
+        wanted = wanted.with_interval(interval);
+    }
+    if let Some(probes) = keepalive.probes {
+        wanted = wanted.with_retries(probes);
+    }
+    socket.set_tcp_keepalive(&wanted)
+}

@@ -1,4 +1,371 @@
 //! From an accepted socket to the terminal filter of its chain.
-use crate::runtime::io::Io;
+//!
+//! listener filters → hand-off by original destination → chain match → TLS → network filters → terminal. What is only needed on the way is
+//! boxed, so that a connection that idles in its terminal filter costs no more than that.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::ConnectionInfo;
+use super::active::{ActiveListener, ListenerState, Shared};
+use super::chain_match::{FilterChain, Target, Terminal};
+use super::inspect::{Findings, Inspection, Refusal};
+use crate::filters::network::Verdict;
+use crate::runtime::drain::{DrainPhase, DrainSignal};
+use crate::runtime::io::{Address, Io};
+use crate::runtime::{clock, worker};
+use crate::tls::TlsError;
+
 /// Serves one accepted connection to its end.
-pub async fn serve(_io: Io) {}
+pub async fn serve(shared: Arc<Shared>, listener: Arc<ActiveListener>, io: Io, local: Address, remote: Address) {
+    let arrival = Arrival {
+        shared,
+        io,
+        local,
+        remote,
+        accepted_at: clock::now(),
+    };
+    let Some(open) = Box::pin(arrival.open(listener)).await else {
+        return;
+    };
+    let Opened {
+        io,
+        chain,
+        connection,
+        guard,
+        holds,
+    } = *open;
+    let drain = chain.drain.signal();
+    match &chain.terminal {
+        // Boxed, so that a TCP connection is not as large as an HTTP one.
+        Terminal::Http(manager) => Box::pin(manager.clone().serve(io, connection, drain)).await,
+        Terminal::Tcp(proxy) => proxy.clone().serve(io, connection, drain).await,
+        Terminal::Echo => until_closed(drain, echo(io)).await,
+        Terminal::DirectResponse(bytes) => until_closed(drain, respond(io, bytes.clone())).await,
+        Terminal::Close => {}
+    }
+    drop((holds, guard));
+}
+
+struct Arrival {
+    shared: Arc<Shared>,
+    io: Io,
+    local: Address,
+    remote: Address,
+    accepted_at: Instant,
+}
+
+struct Opened {
+    io: Io,
+    chain: Arc<FilterChain>,
+    connection: Arc<ConnectionInfo>,
+    guard: OpenConnection,
+    holds: Vec<Box<dyn Send>>,
+}
+
+impl Arrival {
+    /// Everything up to the terminal filter. `None`: the connection is refused, counted, and closed.
+    async fn open(self, listener: Arc<ActiveListener>) -> Option<Box<Opened>> {
+        let Self {
+            shared,
+            io,
+            local,
+            remote,
+            accepted_at,
+        } = self;
+        let state = listener.state.load_full();
+        let (io, findings) = inspect(&shared, &listener, &state, io, &local).await?;
+        let restored = findings
+            .original_destination
+            .filter(|original| local.ip() != Some(*original));
+        let next = match (state.settings.use_original_dst, restored) {
+            (true, Some(original)) => shared.directory.load().find(original).cloned(),
+            _ => None,
+        };
+        let (listener, state, io, findings) = match next {
+            // The other listener runs its own filters; a hand-off happens once at most.
+            Some(other) if !Arc::ptr_eq(&other, &listener) => {
+                let state = other.state.load_full();
+                let (io, mut found) = inspect(&shared, &other, &state, io, &local).await?;
+                found.original_destination = found.original_destination.or(findings.original_destination);
+                (other, state, io, found)
+            }
+            _ => (listener, state, io, findings),
+        };
+        let place = Place::new(local, remote, &findings);
+        let Some(chain) = find_chain(&state, &place, &findings) else {
+            listener.stats.listener.no_filter_chain_match.inc();
+            return None;
+        };
+        let guard = OpenConnection::start(listener.clone(), accepted_at);
+        let mut connection = ConnectionInfo {
+            id: shared.next_connection_id(),
+            local: place.local,
+            remote: place.remote,
+            direct_remote: place.direct_remote,
+            original_destination: findings.original_destination,
+            sni: findings.server_name.map(Arc::from),
+            transport_protocol: if chain.tls.is_some() { "tls" } else { "raw_buffer" },
+            alpn: None,
+            tls: None,
+            listener_name: listener.name.clone(),
+            filter_chain_name: chain.name.clone(),
+            direction: state.settings.direction,
+            accepted_at,
+        };
+        let io = handshake(&listener, &chain, io, &mut connection).await?;
+        let mut holds = Vec::new();
+        for filter in &chain.filters {
+            match filter.on_new_connection(&connection) {
+                Verdict::Continue => {}
+                Verdict::Hold(hold) => holds.push(hold),
+                Verdict::Close { reason, delay } => {
+                    tracing::debug!(connection = connection.id, reason, "network filter closes a connection");
+                    clock::sleep(delay).await;
+                    return None;
+                }
+            }
+        }
+        Some(Box::new(Opened {
+            io,
+            chain,
+            connection: Arc::new(connection),
+            guard,
+            holds,
+        }))
+    }
+}
+
+/// The addresses of a connection after its listener filters.
+struct Place {
+    local: Address,
+    remote: Address,
+    direct_remote: Address,
+}
+
+impl Place {
+    fn new(local: Address, direct_remote: Address, findings: &Findings) -> Self {
+        let restored = findings.original_destination.map_or(local, Address::Ip);
+        match findings.proxied {
+            Some((source, destination)) => Self {
+                local: Address::Ip(destination),
+                remote: Address::Ip(source),
+                direct_remote,
+            },
+            None => Self {
+                local: restored,
+                remote: direct_remote.clone(),
+                direct_remote,
+            },
+        }
+    }
+}
+
+async fn inspect(
+    shared: &Shared,
+    listener: &ActiveListener,
+    state: &ListenerState,
+    io: Io,
+    local: &Address,
+) -> Option<(Io, Findings)> {
+    let settings = &state.settings;
+    if settings.listener_filters.is_empty() {
+        return Some((io, Findings::default()));
+    }
+    let stats = &listener.stats.listener;
+    stats.downstream_pre_cx_active.inc();
+    let _pre = Pre(listener);
+    let mut inspection = Inspection::new(io);
+    let running = inspection.run(settings, local, &shared.inspectors);
+    let outcome = match settings.listener_filters_timeout {
+        None => Ok(running.await),
+        Some(limit) => tokio::time::timeout(limit, running).await,
+    };
+    match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(Refusal::RemoteClose)) => {
+            stats.downstream_listener_filter_remote_close.inc();
+            return None;
+        }
+        Ok(Err(Refusal::Filter)) => {
+            stats.downstream_listener_filter_error.inc();
+            return None;
+        }
+        Err(_) => {
+            stats.downstream_pre_cx_timeout.inc();
+            if !settings.continue_on_listener_filters_timeout {
+                return None;
+            }
+        }
+    }
+    Some(inspection.finish())
+}
+
+fn find_chain(state: &ListenerState, place: &Place, findings: &Findings) -> Option<Arc<FilterChain>> {
+    let target = Target {
+        destination: place.local.ip(),
+        server_name: findings.server_name.as_deref(),
+        transport_protocol: match findings.transport_protocol {
+            // Envoy takes what nobody has looked at for plaintext.
+            "" => "raw_buffer",
+            known => known,
+        },
+        application_protocols: &findings.alpn,
+        direct_source: place.direct_remote.ip().map(|address: SocketAddr| address.ip()),
+        source: place.remote.ip(),
+    };
+    state.chains.find(&target).cloned()
+}
+
+/// TLS, if the chain has it. `None`: it failed, is counted and over.
+async fn handshake(
+    listener: &ActiveListener,
+    chain: &FilterChain,
+    io: Io,
+    connection: &mut ConnectionInfo,
+) -> Option<Io> {
+    let Some(tls) = &chain.tls else { return Some(io) };
+    let accepting = Box::pin(tls.accept(io));
+    let outcome = match chain.handshake_timeout {
+        None => accepting.await,
+        Some(limit) => match tokio::time::timeout(limit, accepting).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                listener
+                    .stats
+                    .listener
+                    .downstream_cx_transport_socket_connect_timeout
+                    .inc();
+                return None;
+            }
+        },
+    };
+    listener.stats.ssl.record(&outcome);
+    match outcome {
+        Ok(done) => {
+            connection.alpn = done.peer.alpn.as_deref().map(Arc::from);
+            connection.sni = done.peer.sni.as_deref().map(Arc::from).or(connection.sni.take());
+            connection.tls = Some(done.peer);
+            Some(done.io)
+        }
+        Err(error) => {
+            if matches!(error, TlsError::SecretNotReady) {
+                listener.stats.socket.downstream_context_secrets_not_ready.inc();
+            }
+            tracing::debug!(connection = connection.id, %error, "TLS handshake failed");
+            None
+        }
+    }
+}
+
+async fn until_closed(mut drain: DrainSignal, serving: impl Future<Output = ()>) {
+    tokio::select! {
+        () = serving => {}
+        () = drain.reached(DrainPhase::Closed) => {}
+    }
+}
+
+async fn echo(mut io: Io) {
+    let mut buffer = vec![0; 4096];
+    loop {
+        match io.read(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(count) => {
+                if io.write_all(&buffer[..count]).await.is_err() || io.flush().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+    // The peer may be gone; there is nobody to tell.
+    let _ = io.shutdown().await;
+}
+
+async fn respond(mut io: Io, bytes: bytes::Bytes) {
+    if io.write_all(&bytes).await.is_ok() {
+        let _ = io.shutdown().await;
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct OpenConnection {
+    listener: Arc<ActiveListener>,
+    accepted_at: Instant,
+}
+
+impl OpenConnection {
+    fn start(listener: Arc<ActiveListener>, accepted_at: Instant) -> Self {
+        let stats = &listener.stats;
+        stats.listener.downstream_cx_total.inc();
+        stats.listener.downstream_cx_active.inc();
+        if let Some(worker) = worker::index().and_then(|index| stats.workers.get(index)) {
+            worker.downstream_cx_total.inc();
+            worker.downstream_cx_active.inc();
+        }
+        Self { listener, accepted_at }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let stats = &self.listener.stats;
+        stats.listener.downstream_cx_active.dec();
+        stats.listener.downstream_cx_destroy.inc();
+        let length: Duration = clock::now().saturating_duration_since(self.accepted_at);
+        stats
+            .listener
+            .downstream_cx_length_ms
+            .record(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+        if let Some(worker) = worker::index().and_then(|index| stats.workers.get(index)) {
+            worker.downstream_cx_active.dec();
+        }
+    }
+}
+
+struct Pre<'a>(&'a ActiveListener);
+
+impl Drop for Pre<'_> {
+    fn drop(&mut self) {
+        self.0.stats.listener.downstream_pre_cx_active.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listener::active::Directory;
+    use crate::listener::stats::{InspectorStats, Scope};
+    use crate::telemetry::stats::Stats;
+
+    /// What an idle connection costs besides its sockets; measured, may only go down.
+    #[test]
+    fn a_connection_is_small() {
+        let stats = Stats::new();
+        let shared = Arc::new(Shared::new(InspectorStats::new(&stats)));
+        shared.directory.store(Arc::new(Directory::default()));
+        let listener = Arc::new(ActiveListener {
+            name: Arc::from("l"),
+            addresses: Vec::new(),
+            configured: Vec::new(),
+            bind_to_port: false,
+            state: arc_swap::ArcSwap::from_pointee(ListenerState {
+                hash: 0,
+                settings: crate::listener::ListenerSettings::default(),
+                chains: crate::listener::chain_match::ChainTable::default(),
+            }),
+            stats: Scope::new(&stats, None, None, 1),
+            stop: crate::runtime::drain::Drain::new().0,
+        });
+        let (io, _peer) = tokio::io::duplex(1);
+        let address = Address::Pipe(Arc::from(""));
+        let future = serve(shared, listener, Io::Duplex(io), address.clone(), address);
+        assert!(
+            std::mem::size_of_val(&future) <= 1792,
+            "{} bytes",
+            std::mem::size_of_val(&future)
+        );
+    }
+}

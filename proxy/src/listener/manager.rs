@@ -1,3 +1,312 @@
 //! Which listeners exist: applies a snapshot's listeners to the workers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::active::{ActiveListener, Directory, ListenerState, Shared};
+use super::bind::{BindError, Bound, bind};
+use super::chain_match::FilterChain;
+use super::stats::{InspectorStats, ManagerStats, Scope};
+use super::{Direction, ListenerConfig, accept};
+use crate::runtime::clock;
+use crate::runtime::drain::{Drain, DrainPhase};
+use crate::runtime::io::Address;
+use crate::runtime::worker::Workers;
+use crate::telemetry::stats::Stats;
+
 /// Owns every listener of the process.
-pub struct ListenerManager;
+pub struct ListenerManager {
+    workers: Arc<Workers>,
+    shared: Arc<Shared>,
+    stats: Stats,
+    counters: Arc<ManagerStats>,
+    /// `--drain-time-s`
+    drain_time: Duration,
+    active: Mutex<BTreeMap<Arc<str>, Arc<ActiveListener>>>,
+}
+
+/// What happens when some listener cannot bind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBindError {
+    /// Nothing is applied: static listeners at startup.
+    ApplyNothing,
+    /// The others are applied: a dynamic update.
+    ApplyOthers,
+}
+
+/// A listener with sockets that nobody accepts from yet.
+struct Prepared {
+    listener: Arc<ActiveListener>,
+    /// Per address, one socket per worker.
+    sockets: Vec<Vec<Bound>>,
+}
+
+impl ListenerManager {
+    pub fn new(workers: Arc<Workers>, stats: &Stats, drain_time: Duration) -> Self {
+        let counters: Arc<ManagerStats> = stats.group("listener_manager.");
+        counters.workers_started.set(1);
+        Self {
+            shared: Arc::new(Shared::new(InspectorStats::new(stats))),
+            workers,
+            stats: stats.clone(),
+            counters,
+            drain_time,
+            active: Mutex::default(),
+        }
+    }
+
+    /// Makes `wanted` the listeners of the process. What is equal by hash is not touched; what keeps its addresses keeps its sockets and the
+    /// connections of its unchanged chains; what is gone stops accepting at once and drains.
+    ///
+    /// # Errors
+    /// Every listener that could not have its address; see [`OnBindError`] for what then happened to the others.
+    pub fn apply(
+        &self,
+        wanted: impl IntoIterator<Item = Arc<ListenerConfig>>,
+        on_error: OnBindError,
+    ) -> Result<(), Vec<BindError>> {
+        let wanted: BTreeMap<Arc<str>, Arc<ListenerConfig>> =
+            wanted.into_iter().map(|config| (config.name.clone(), config)).collect();
+        let mut active = self.active.lock();
+        let mut errors = duplicates(&wanted);
+        let (mut prepared, mut updates) = (Vec::new(), Vec::new());
+        for config in wanted.values() {
+            match active.get(&config.name) {
+                Some(listener) if listener.state.load().hash == config.hash => {}
+                Some(listener) if keeps_sockets(listener, config) => updates.push((listener.clone(), config)),
+                _ if errors.iter().any(|error| error.listener == config.name) => {}
+                _ => match self.prepare(config) {
+                    Ok(listener) => prepared.push(listener),
+                    Err(error) => errors.push(error),
+                },
+            }
+        }
+        self.counters.listener_create_failure.add(errors.len() as u64);
+        if !errors.is_empty() && on_error == OnBindError::ApplyNothing {
+            return Err(errors);
+        }
+        for (listener, config) in updates {
+            self.update(&listener, config);
+        }
+        for listener in prepared {
+            self.start(&mut active, listener);
+        }
+        let gone: Vec<_> = active
+            .keys()
+            .filter(|name| !wanted.contains_key(*name))
+            .cloned()
+            .collect();
+        for name in gone {
+            if let Some(listener) = active.remove(&name) {
+                self.counters.listener_removed.inc();
+                self.drain(listener);
+            }
+        }
+        self.counters.total_listeners_active.set(active.len() as u64);
+        self.shared.directory.store(Arc::new(Directory::new(active.values())));
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// All listeners, by name.
+    pub fn listeners(&self) -> Vec<Arc<ActiveListener>> {
+        self.active.lock().values().cloned().collect()
+    }
+
+    /// Where the listener `name` really listens; empty if there is none.
+    pub fn addresses(&self, name: &str) -> Vec<Address> {
+        self.active
+            .lock()
+            .get(name)
+            .map(|listener| listener.addresses.clone())
+            .unwrap_or_default()
+    }
+
+    /// Asks the connections of all listeners (or of the inbound ones) to leave, without closing a socket: `/drain_listeners?graceful`,
+    /// `/healthcheck/fail` (`modify_only_too: false`).
+    pub fn drain_connections(&self, inbound_only: bool, modify_only_too: bool) {
+        for listener in self.matching(inbound_only) {
+            let state = listener.state.load();
+            if modify_only_too || !state.settings.drain_modify_only {
+                state
+                    .chains
+                    .all()
+                    .for_each(|chain| chain.drain.advance(DrainPhase::Draining));
+            }
+        }
+    }
+
+    /// Closes the sockets of all listeners (or of the inbound ones); connections go on.
+    pub fn stop_accepting(&self, inbound_only: bool) {
+        for listener in self.matching(inbound_only) {
+            listener.stop.advance(DrainPhase::Draining);
+            self.counters.listener_stopped.inc();
+        }
+    }
+
+    /// Closes every connection that is left.
+    pub fn close_connections(&self) {
+        for listener in self.listeners() {
+            let state = listener.state.load();
+            state
+                .chains
+                .all()
+                .for_each(|chain| chain.drain.advance(DrainPhase::Closed));
+        }
+    }
+
+    /// Connections open now, over all listeners that are not draining.
+    pub fn connections(&self) -> u64 {
+        self.listeners()
+            .iter()
+            .map(|listener| listener.stats.listener.downstream_cx_active.value())
+            .sum()
+    }
+
+    fn matching(&self, inbound_only: bool) -> Vec<Arc<ActiveListener>> {
+        let inbound = |listener: &Arc<ActiveListener>| listener.state.load().settings.direction == Direction::Inbound;
+        let mut listeners = self.listeners();
+        listeners.retain(|listener| !inbound_only || inbound(listener));
+        listeners
+    }
+
+    fn prepare(&self, config: &Arc<ListenerConfig>) -> Result<Prepared, BindError> {
+        let mut sockets = Vec::new();
+        let mut addresses = Vec::new();
+        for address in &config.addresses {
+            if !config.bind_to_port {
+                addresses.push(address.clone());
+                continue;
+            }
+            let bound = bind(
+                &config.name,
+                address,
+                &config.settings,
+                config.reuse_port,
+                self.workers.len(),
+            )?;
+            let actual = bound.first().and_then(Bound::address);
+            addresses.push(actual.map_or_else(|| address.clone(), Address::Ip));
+            sockets.push(bound);
+        }
+        let prefix = config.settings.stat_prefix.as_deref();
+        let listener = ActiveListener {
+            name: config.name.clone(),
+            stats: Scope::new(&self.stats, prefix, addresses.first(), self.workers.len()),
+            addresses,
+            configured: config.addresses.clone(),
+            bind_to_port: config.bind_to_port,
+            state: ArcSwap::from_pointee(ListenerState::new(config, None)),
+            stop: Drain::new().0,
+        };
+        Ok(Prepared {
+            listener: Arc::new(listener),
+            sockets,
+        })
+    }
+
+    /// Starts to accept; a listener of the same name that stood elsewhere drains.
+    fn start(&self, active: &mut BTreeMap<Arc<str>, Arc<ActiveListener>>, prepared: Prepared) {
+        let Prepared { listener, sockets } = prepared;
+        for per_worker in sockets {
+            for (index, socket) in per_worker.into_iter().enumerate() {
+                let (shared, listener) = (self.shared.clone(), listener.clone());
+                self.workers.run(index, "accept", move || {
+                    let stop = listener.stop.signal();
+                    accept::run(shared, listener, socket, stop)
+                });
+            }
+        }
+        self.counters.listener_create_success.add(self.workers.len() as u64);
+        match active.insert(listener.name.clone(), listener) {
+            Some(old) => {
+                self.counters.listener_modified.inc();
+                self.drain(old);
+            }
+            None => self.counters.listener_added.inc(),
+        }
+    }
+
+    /// Swaps the chains and settings of a listener that stays where it is.
+    fn update(&self, listener: &Arc<ActiveListener>, config: &ListenerConfig) {
+        let old = listener.state.load_full();
+        let new = ListenerState::new(config, Some(&old));
+        let vanished: Vec<Arc<FilterChain>> = old
+            .chains
+            .all()
+            .filter(|chain| !new.chains.all().any(|kept| Arc::ptr_eq(kept, chain)))
+            .cloned()
+            .collect();
+        listener.state.store(Arc::new(new));
+        self.counters.listener_modified.inc();
+        self.counters.listener_in_place_updated.inc();
+        self.drain_chains(vanished, None);
+    }
+
+    fn drain(&self, listener: Arc<ActiveListener>) {
+        listener.stop.advance(DrainPhase::Draining);
+        self.counters.listener_stopped.inc();
+        self.counters.total_listeners_draining.inc();
+        let chains = listener.state.load().chains.all().cloned().collect();
+        self.drain_chains(chains, Some(self.counters.clone()));
+    }
+
+    /// Asks the connections of `chains` to leave, and closes them when the drain time is over.
+    fn drain_chains(&self, chains: Vec<Arc<FilterChain>>, listener: Option<Arc<ManagerStats>>) {
+        if chains.is_empty() && listener.is_none() {
+            return;
+        }
+        chains
+            .iter()
+            .for_each(|chain| chain.drain.advance(DrainPhase::Draining));
+        let draining = chains.len() as u64;
+        let counters = self.counters.clone();
+        counters
+            .total_filter_chains_draining
+            .set(counters.total_filter_chains_draining.value() + draining);
+        let drain_time = self.drain_time;
+        self.workers.run(0, "drain", move || async move {
+            clock::sleep(drain_time).await;
+            for chain in chains {
+                chain.drain.advance(DrainPhase::Closed);
+                counters.total_filter_chains_draining.dec();
+            }
+            if let Some(counters) = listener {
+                counters.total_listeners_draining.dec();
+            }
+        });
+    }
+}
+
+/// Whether an update leaves the sockets as they are.
+fn keeps_sockets(listener: &ActiveListener, config: &ListenerConfig) -> bool {
+    listener.configured == config.addresses && listener.bind_to_port == config.bind_to_port
+}
+
+/// Two listeners on one address: the later by name is refused, as Envoy refuses the later one added.
+fn duplicates(wanted: &BTreeMap<Arc<str>, Arc<ListenerConfig>>) -> Vec<BindError> {
+    let mut seen: BTreeMap<&Address, &Arc<str>> = BTreeMap::new();
+    let mut errors = Vec::new();
+    for config in wanted.values() {
+        for address in &config.addresses {
+            if address.ip().is_some_and(|address| address.port() == 0) {
+                continue;
+            }
+            if let Some(other) = seen.insert(address, &config.name) {
+                let reason = format!("duplicate address of existing listener '{other}'");
+                errors.push(BindError {
+                    listener: config.name.clone(),
+                    address: address.clone(),
+                    reason: std::io::Error::new(std::io::ErrorKind::AddrInUse, reason),
+                });
+            }
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,118 @@
-//! Listener: stats.
+//! `listener.<address>.` and `listener_manager.` stats.
+
+use std::sync::Arc;
+
+use crate::runtime::io::Address;
+use crate::telemetry::stats::Stats;
+use crate::tls::stats::{ServerSocketStats, SslStats};
+
+crate::stat_group! {
+    /// Under `listener.<address>.`.
+    pub struct ListenerStats {
+        counters: {
+            downstream_cx_total, downstream_cx_destroy, downstream_cx_transport_socket_connect_timeout,
+            downstream_cx_overflow, downstream_cx_overload_reject, downstream_global_cx_overflow,
+            downstream_pre_cx_timeout, downstream_listener_filter_remote_close,
+            downstream_listener_filter_error, no_filter_chain_match
+        }
+        gauges: { downstream_cx_active, downstream_pre_cx_active }
+        histograms: { downstream_cx_length_ms }
+    }
+}
+
+crate::stat_group! {
+    /// Under `listener.<address>.worker_<N>.`.
+    pub struct WorkerStats {
+        counters: { downstream_cx_total }
+        gauges: { downstream_cx_active }
+        histograms: {}
+    }
+}
+
+crate::stat_group! {
+    /// Under `listener_manager.`.
+    pub struct ManagerStats {
+        counters: {
+            listener_added, listener_modified, listener_removed, listener_stopped, listener_create_success,
+            listener_create_failure, listener_in_place_updated
+        }
+        gauges: {
+            total_listeners_warming, total_listeners_active, total_listeners_draining,
+            total_filter_chains_draining, workers_started
+        }
+        histograms: {}
+    }
+}
+
+crate::stat_group! {
+    /// Under `tls_inspector.`, for the whole process.
+    pub struct TlsInspectorStats {
+        counters: {
+            client_hello_too_large, tls_found, tls_not_found, alpn_found, alpn_not_found, sni_found, sni_not_found
+        }
+        gauges: {}
+        histograms: {}
+    }
+}
+
+crate::stat_group! {
+    /// Under `http_inspector.`, for the whole process.
+    pub struct HttpInspectorStats {
+        counters: { read_error, parse_error, http10_found, http11_found, http2_found, http_not_found }
+        gauges: {}
+        histograms: {}
+    }
+}
+
+crate::stat_group! {
+    /// Under `proxy_proto.`, for the whole process.
+    pub struct ProxyProtocolStats {
+        counters: { not_found_disallowed, not_found_allowed }
+        gauges: {}
+        histograms: {}
+    }
+}
+
+/// All that one listener counts into, resolved when it is made.
+pub struct Scope {
+    pub listener: Arc<ListenerStats>,
+    pub workers: Vec<Arc<WorkerStats>>,
+    pub ssl: Arc<SslStats>,
+    pub socket: Arc<ServerSocketStats>,
+}
+
+/// The listener filters' own.
+pub struct InspectorStats {
+    pub tls: Arc<TlsInspectorStats>,
+    pub http: Arc<HttpInspectorStats>,
+    pub proxy_protocol: Arc<ProxyProtocolStats>,
+}
+
+impl Scope {
+    /// `stat_prefix` stands in for the address if it is set.
+    pub fn new(stats: &Stats, stat_prefix: Option<&str>, address: Option<&Address>, workers: usize) -> Self {
+        let name = match (stat_prefix, address) {
+            (Some(prefix), _) => prefix.to_owned(),
+            (None, Some(address)) => address.to_string().replace(':', "_"),
+            (None, None) => String::new(),
+        };
+        Self {
+            listener: stats.group(&format!("listener.{name}.")),
+            workers: (0..workers)
+                .map(|index| stats.group(&format!("listener.{name}.worker_{index}.")))
+                .collect(),
+            ssl: stats.group(&format!("listener.{name}.ssl.")),
+            socket: stats.group(&format!("listener.{name}.server_ssl_socket_factory.")),
+        }
+    }
+}
+
+impl InspectorStats {
+    pub fn new(stats: &Stats) -> Self {
+        Self {
+            tls: stats.group("tls_inspector."),
+            http: stats.group("http_inspector."),
+            proxy_protocol: stats.group("proxy_proto."),
+        }
+    }
+}

@@ -1,5 +1,203 @@
 //! Access logs: compiled formats, and sinks that write off the request path.
+//!
+//! In: the end of a stream or connection. Out: a line in a sink's buffer, if the filter lets it pass; a thread of its own writes buffers to files.
 
-/// Every open log file by path, shared by the logs that write to it.
-#[derive(Default)]
-pub struct Sinks;
+mod filter;
+mod sink;
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use prost::Message;
+use remora_proto::pb::envoy::config::accesslog::v3 as pba;
+use remora_proto::pb::envoy::config::core::v3::{
+    SubstitutionFormatString, TypedExtensionConfig, substitution_format_string::Format as FormatOneof,
+};
+use remora_proto::pb::envoy::extensions::access_loggers::{file::v3 as pbf, stream::v3 as pbs};
+
+pub use filter::Filter;
+pub use sink::{FilesystemStats, Sink, Sinks};
+
+use super::format::{self, Format, JsonFormat, LogView, TcpRecord};
+use crate::config::route::{Under, data_source, each, refuse};
+use crate::config::{BuildContext, Compiled, Problems};
+use crate::http::exchange::Exchange;
+
+/// A compiled access logger.
+pub struct AccessLog {
+    filter: Option<Filter>,
+    format: LineFormat,
+    sink: Arc<Sink>,
+}
+
+/// A text or JSON format as loggers and local replies take it.
+pub enum LineFormat {
+    Text(Format),
+    Json(JsonFormat),
+}
+
+thread_local! {
+    /// Lines are put together here, so that a sink's buffer is held for one copy only.
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl AccessLog {
+    /// Compiles a logger and opens its file; files are shared by path.
+    pub fn compile(value: &pba::AccessLog, cx: &BuildContext) -> Compiled<Self> {
+        let filter = value.filter.as_ref().map(Filter::compile).transpose().under("filter")?;
+        let Some(pba::access_log::ConfigType::TypedConfig(any)) = &value.config_type else {
+            return Err(Problems::one("typed_config", "is required"));
+        };
+        let bytes = any.value.as_slice();
+        let (path, format) = match any.type_url.rsplit('/').next() {
+            Some("envoy.extensions.access_loggers.file.v3.FileAccessLog") => decode(bytes).and_then(file),
+            Some("envoy.extensions.access_loggers.stream.v3.StdoutAccessLog") => decode(bytes).and_then(stdout),
+            Some("envoy.extensions.access_loggers.stream.v3.StderrAccessLog") => decode(bytes).and_then(stderr),
+            _ => Err(Problems::one("", format!("{} is not supported", any.type_url))),
+        }
+        .under("typed_config")?;
+        let sink = cx.access_logs.open(&path, &cx.stats);
+        let sink =
+            sink.map_err(|error| Problems::one("typed_config.path", format!("unable to open file '{path}': {error}")))?;
+        Ok(Self { filter, format, sink })
+    }
+
+    /// Whether the response's headers must be kept in [`Exchange::logged_response`].
+    pub fn needs_response_headers(&self) -> bool {
+        self.format.needs_response_headers() || self.filter.as_ref().is_some_and(Filter::needs_response)
+    }
+
+    /// Whether the response's trailers must be kept in [`Exchange::logged_trailers`].
+    pub fn needs_trailers(&self) -> bool {
+        self.format.needs_trailers() || self.filter.as_ref().is_some_and(Filter::needs_response)
+    }
+
+    /// Logs a finished stream.
+    pub fn log(&self, exchange: &Exchange) {
+        self.log_view(&LogView::of(exchange));
+    }
+
+    /// Logs a finished connection.
+    pub fn log_tcp(&self, record: &TcpRecord) {
+        self.log_view(&LogView::of_tcp(record));
+    }
+
+    pub fn log_view(&self, view: &LogView<'_>) {
+        if self.filter.as_ref().is_some_and(|filter| !filter.passes(view)) {
+            return;
+        }
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            self.format.write(view, line);
+            self.sink.write(line);
+        });
+    }
+}
+
+impl LineFormat {
+    /// Compiles a `SubstitutionFormatString`.
+    pub fn compile(value: &SubstitutionFormatString) -> Compiled<Self> {
+        each("formatters", &value.formatters, known_formatter)?;
+        let omit_empty = value.omit_empty_values;
+        #[allow(deprecated, reason = "`text_format` still arrives from older control planes")]
+        match &value.format {
+            Some(FormatOneof::TextFormat(text)) => {
+                Ok(Self::Text(Format::parse(text, omit_empty).under("text_format")?))
+            }
+            Some(FormatOneof::JsonFormat(json)) => {
+                Ok(Self::Json(JsonFormat::compile(json, omit_empty).under("json_format")?))
+            }
+            Some(FormatOneof::TextFormatSource(source)) => {
+                let bytes = data_source(source).under("text_format_source")?;
+                let text =
+                    std::str::from_utf8(&bytes).map_err(|_| Problems::one("text_format_source", "is not UTF-8"))?;
+                Ok(Self::Text(Format::parse(text, omit_empty).under("text_format_source")?))
+            }
+            None => Err(Problems::one("format", "is required")),
+        }
+    }
+
+    pub fn write(&self, view: &LogView<'_>, out: &mut Vec<u8>) {
+        match self {
+            Self::Text(format) => format.write(view, out),
+            Self::Json(format) => format.write(view, out),
+        }
+    }
+
+    pub fn needs_response_headers(&self) -> bool {
+        match self {
+            Self::Text(format) => format.needs_response_headers(),
+            Self::Json(format) => format.needs_response_headers(),
+        }
+    }
+
+    pub fn needs_trailers(&self) -> bool {
+        match self {
+            Self::Text(format) => format.needs_trailers(),
+            Self::Json(format) => format.needs_trailers(),
+        }
+    }
+}
+
+/// Formatter extensions whose operators are always there.
+fn known_formatter(extension: &TypedExtensionConfig) -> Compiled<()> {
+    let name = extension
+        .typed_config
+        .as_ref()
+        .and_then(|any| any.type_url.rsplit('/').next());
+    match name {
+        Some("envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery")
+        | Some("envoy.extensions.formatter.metadata.v3.Metadata") => Ok(()),
+        _ => Err(Problems::one(
+            "typed_config",
+            format!("{} is not supported", name.unwrap_or("an empty formatter")),
+        )),
+    }
+}
+
+fn decode<T: Message + Default>(bytes: &[u8]) -> Compiled<T> {
+    T::decode(bytes).map_err(|error| Problems::one("", error.to_string()))
+}
+
+fn default_format() -> Compiled<LineFormat> {
+    Ok(LineFormat::Text(Format::text(format::DEFAULT)?))
+}
+
+#[allow(deprecated, reason = "the deprecated formats are honoured or refused, never ignored")]
+fn file(value: pbf::FileAccessLog) -> Compiled<(String, LineFormat)> {
+    use pbf::file_access_log::AccessLogFormat as F;
+    refuse("path", value.path.is_empty(), "is required")?;
+    let format = match &value.access_log_format {
+        None => default_format()?,
+        Some(F::Format(text)) if text.is_empty() => default_format()?,
+        Some(F::Format(text)) => LineFormat::Text(Format::text(text).under("format")?),
+        Some(F::LogFormat(format)) => LineFormat::compile(format).under("log_format")?,
+        Some(F::TypedJsonFormat(json)) => {
+            LineFormat::Json(JsonFormat::compile(json, false).under("typed_json_format")?)
+        }
+        Some(F::JsonFormat(_)) => return Err(Problems::one("json_format", "use log_format.json_format instead")),
+    };
+    Ok((value.path, format))
+}
+
+fn stdout(value: pbs::StdoutAccessLog) -> Compiled<(String, LineFormat)> {
+    let pbs::StdoutAccessLog { access_log_format } = value;
+    let format = match &access_log_format {
+        Some(pbs::stdout_access_log::AccessLogFormat::LogFormat(format)) => {
+            LineFormat::compile(format).under("log_format")?
+        }
+        None => default_format()?,
+    };
+    Ok((sink::STDOUT.to_owned(), format))
+}
+
+fn stderr(value: pbs::StderrAccessLog) -> Compiled<(String, LineFormat)> {
+    let pbs::StderrAccessLog { access_log_format } = value;
+    let format = match &access_log_format {
+        Some(pbs::stderr_access_log::AccessLogFormat::LogFormat(format)) => {
+            LineFormat::compile(format).under("log_format")?
+        }
+        None => default_format()?,
+    };
+    Ok((sink::STDERR.to_owned(), format))
+}

@@ -61,6 +61,11 @@ impl ResponseFlags {
         self.0 == 0
     }
 
+    /// The flag with that short name.
+    pub fn parse(short: &str) -> Option<Self> {
+        TABLE.iter().find(|row| row.1 == short).map(|row| Self(row.0))
+    }
+
     /// Comma-separated short names, `-` for none.
     pub fn short(self) -> String {
         self.join(|row| row.1)

@@ -2,13 +2,25 @@
 //!
 //! In: a text or JSON format. Out: bytes, written from what is known of a stream. Nothing is looked up by name when a line is written.
 
+mod grpc;
+mod json;
 mod operator;
+mod simple;
+mod time;
 mod view;
 
-pub use view::LogView;
+pub use grpc::{grpc_of_http, grpc_sent, grpc_status};
+pub use json::JsonFormat;
+pub use view::{LogType, LogView, TcpRecord};
 
 use crate::config::{Compiled, Problems};
 use operator::Operator;
+
+/// Envoy's format when none is configured, to the byte.
+pub const DEFAULT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
+    %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \
+    %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \
+    \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n";
 
 /// A compiled text format.
 pub struct Format {
@@ -17,7 +29,7 @@ pub struct Format {
     omit_empty: bool,
 }
 
-pub(crate) enum Segment {
+enum Segment {
     Literal(String),
     Operator(Operator),
 }
@@ -33,7 +45,8 @@ impl Format {
         Self::parse(format, true)
     }
 
-    fn parse(format: &str, omit_empty: bool) -> Compiled<Self> {
+    /// As [`text`](Self::text), with the choice of what a missing value prints as.
+    pub fn parse(format: &str, omit_empty: bool) -> Compiled<Self> {
         let segments = operator::parse(format).map_err(|reason| Problems::one("", reason))?;
         Ok(Self { segments, omit_empty })
     }
@@ -47,20 +60,43 @@ impl Format {
         }
     }
 
+    /// Whether it prints response headers, which then must be kept until it is written.
+    pub fn needs_response_headers(&self) -> bool {
+        self.operators().any(Operator::needs_response_headers)
+    }
+
+    pub fn needs_trailers(&self) -> bool {
+        self.operators().any(Operator::needs_trailers)
+    }
+
     pub fn write(&self, view: &LogView<'_>, out: &mut Vec<u8>) {
         for segment in &self.segments {
             match segment {
                 Segment::Literal(text) => out.extend_from_slice(text.as_bytes()),
                 Segment::Operator(operator) => {
-                    let start = out.len();
-                    if !operator.write(view, out) {
-                        out.truncate(start);
-                        if !self.omit_empty {
-                            out.push(b'-');
-                        }
+                    if !operator.write(view, out) && !self.omit_empty {
+                        out.push(b'-');
                     }
                 }
             }
         }
     }
+
+    fn operators(&self) -> impl Iterator<Item = &Operator> {
+        self.segments.iter().filter_map(|segment| match segment {
+            Segment::Operator(operator) => Some(operator),
+            Segment::Literal(_) => None,
+        })
+    }
+
+    /// The operator, if the format is nothing else: then JSON keeps its type.
+    fn lone(&self) -> Option<&Operator> {
+        match self.segments.as_slice() {
+            [Segment::Operator(operator)] => Some(operator),
+            _ => None,
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

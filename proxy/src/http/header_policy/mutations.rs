@@ -216,9 +216,14 @@ const JOINED: &[&str] = &[
     "x-request-id",
 ];
 
+/// Whether Envoy keeps the header's lines as one.
+pub fn is_joined(name: &HeaderName) -> bool {
+    JOINED.contains(&name.as_str())
+}
+
 /// Adds a value as Envoy does: joined to the present one for its known headers, else as another line.
 pub fn append(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
-    let present = headers.get(name).filter(|_| JOINED.contains(&name.as_str()));
+    let present = headers.get(name).filter(|_| is_joined(name));
     let Some(present) = present else {
         headers.append(name, value);
         return;

@@ -1,52 +1,436 @@
 //! Command operators: `%NAME(parameter):length%`.
 
-use super::Segment;
-use super::view::LogView;
-use crate::route::headers::HeaderKey;
-use crate::route::view::RequestView;
+use http::HeaderMap;
+use remora_proto::pb::envoy::config::core::v3::Metadata;
+use remora_proto::pb::google::protobuf::{Struct, Value, value::Kind};
 
-/// One compiled operator.
-pub(crate) enum Operator {
-    Request(HeaderKey),
+use super::grpc::GrpcStyle;
+use super::simple::{self, Simple};
+use super::time::TimeFormat;
+use super::view::LogView;
+use super::{Segment, json};
+use crate::http::exchange::{DynamicMetadata, FilterState};
+use crate::http::header_policy::mutations::is_joined;
+use crate::route::RequestView;
+use crate::route::headers::HeaderKey;
+use crate::telemetry::format::grpc_status;
+
+/// One compiled operator and the bytes that it may print at most.
+pub(super) struct Operator {
+    what: What,
+    limit: Option<usize>,
 }
 
-/// Splits a format into literals and operators.
+enum What {
+    Simple(Simple),
+    /// A value that does not change: `ENVIRONMENT`, `HOSTNAME`.
+    Constant(Option<String>),
+    Header {
+        from: HeaderFrom,
+        names: Vec<HeaderName>,
+        cut_query: bool,
+    },
+    Query(String),
+    StartTime(TimeFormat),
+    EmitTime(TimeFormat),
+    Metadata {
+        from: MetadataFrom,
+        namespace: String,
+        path: Vec<String>,
+    },
+    FilterState {
+        key: String,
+        plain: bool,
+    },
+    Grpc(GrpcStyle),
+    Duration {
+        from: simple::Point,
+        to: simple::Point,
+        nanos: u128,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HeaderFrom {
+    Request,
+    Response,
+    Trailers,
+}
+
+/// A header, and whether Envoy keeps its lines as one.
+struct HeaderName {
+    key: HeaderKey,
+    joined: bool,
+}
+
+enum MetadataFrom {
+    Dynamic,
+    Cluster,
+    UpstreamHost,
+    Route,
+    VirtualHost,
+}
+
+/// Splits a format into literals and operators; the error is a reason.
 pub(super) fn parse(format: &str) -> Result<Vec<Segment>, String> {
     let mut segments = Vec::new();
+    let mut literal = String::new();
     let mut rest = format;
     while let Some(at) = rest.find('%') {
-        if at > 0 {
-            segments.push(Segment::Literal(rest[..at].to_owned()));
+        literal.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('%') {
+            literal.push('%');
+            rest = after;
+            continue;
         }
-        let after = &rest[at + 1..];
-        let end = after
-            .find('%')
-            .ok_or_else(|| format!("{format:?} has an unfinished operator"))?;
-        let name = after[..end]
-            .strip_prefix("REQ(")
-            .and_then(|name| name.strip_suffix(')'));
-        let name = name.ok_or_else(|| format!("{:?} is not a supported operator", &after[..end]))?;
-        let key = HeaderKey::compile("", name).map_err(|problems| problems.to_string())?;
-        segments.push(Segment::Operator(Operator::Request(key)));
-        rest = &after[end + 1..];
+        if !literal.is_empty() {
+            segments.push(Segment::Literal(std::mem::take(&mut literal)));
+        }
+        let (operator, after) = one(rest).map_err(|reason| format!("{format:?}: {reason}"))?;
+        segments.push(Segment::Operator(operator));
+        rest = after;
     }
-    if !rest.is_empty() {
-        segments.push(Segment::Literal(rest.to_owned()));
+    literal.push_str(rest);
+    if !literal.is_empty() {
+        segments.push(Segment::Literal(literal));
     }
     Ok(segments)
 }
 
+/// The operator at the front of `text`, its opening `%` taken off; and what follows its closing one.
+fn one(text: &str) -> Result<(Operator, &str), String> {
+    let end = text.find(|character: char| !(character.is_ascii_alphanumeric() || character == '_'));
+    let (name, mut rest) = text.split_at(end.unwrap_or(text.len()));
+    let mut parameter = None;
+    if let Some(after) = rest.strip_prefix('(') {
+        let (inside, after) = after.split_once(')').ok_or("an operator's parameter is not closed")?;
+        parameter = Some(inside);
+        rest = after;
+    }
+    let mut limit = None;
+    if let Some(after) = rest.strip_prefix(':') {
+        let end = after.find('%').ok_or("an operator is not closed")?;
+        limit = Some(
+            after[..end]
+                .parse()
+                .map_err(|_| format!("{:?} is not a length", &after[..end]))?,
+        );
+        rest = &after[end..];
+    }
+    let rest = rest.strip_prefix('%').ok_or("an operator is not closed")?;
+    let what = What::compile(name, parameter)?;
+    Ok((Operator { what, limit }, rest))
+}
+
+impl What {
+    fn compile(name: &str, parameter: Option<&str>) -> Result<Self, String> {
+        if parameter.is_none_or(str::is_empty)
+            && let Some(simple) = simple::find(name)
+        {
+            return Ok(Self::Simple(simple));
+        }
+        let unsupported = || format!("%{name}% is not a supported operator");
+        let argument = || parameter.ok_or_else(|| format!("%{name}% needs a parameter"));
+        Ok(match name {
+            "REQ" => headers(HeaderFrom::Request, argument()?, false)?,
+            "RESP" => headers(HeaderFrom::Response, argument()?, false)?,
+            "TRAILER" => headers(HeaderFrom::Trailers, argument()?, false)?,
+            "REQ_WITHOUT_QUERY" => headers(HeaderFrom::Request, argument()?, true)?,
+            "PATH" => path(parameter.unwrap_or_default())?,
+            "QUERY_PARAM" => Self::Query(argument()?.to_owned()),
+            "START_TIME" => Self::StartTime(TimeFormat::parse(parameter.unwrap_or_default())?),
+            "EMIT_TIME" => Self::EmitTime(TimeFormat::parse(parameter.unwrap_or_default())?),
+            "COMMON_DURATION" => common_duration(argument()?)?,
+            "ENVIRONMENT" => Self::Constant(std::env::var(argument()?).ok()),
+            "HOSTNAME" => Self::Constant(hostname()),
+            "DYNAMIC_METADATA" => metadata(MetadataFrom::Dynamic, argument()?),
+            "CLUSTER_METADATA" => metadata(MetadataFrom::Cluster, argument()?),
+            "UPSTREAM_METADATA" => metadata(MetadataFrom::UpstreamHost, argument()?),
+            "METADATA" => {
+                let (from, rest) = argument()?
+                    .split_once(':')
+                    .ok_or("%METADATA% needs a type and a namespace")?;
+                metadata(metadata_from(from)?, rest)
+            }
+            "FILTER_STATE" => {
+                let (key, style) = argument()?.split_once(':').unwrap_or((argument()?, "TYPED"));
+                if !matches!(style, "PLAIN" | "TYPED") {
+                    return Err(format!("%FILTER_STATE% cannot print {style}"));
+                }
+                Self::FilterState {
+                    key: key.to_owned(),
+                    plain: style == "PLAIN",
+                }
+            }
+            "GRPC_STATUS" => Self::Grpc(GrpcStyle::parse(parameter.unwrap_or_default())?),
+            "GRPC_STATUS_NUMBER" => Self::Grpc(GrpcStyle::Number),
+            _ => return Err(unsupported()),
+        })
+    }
+}
+
+fn headers(from: HeaderFrom, parameter: &str, cut_query: bool) -> Result<What, String> {
+    let names = parameter.split('?').filter(|name| !name.is_empty()).map(|name| {
+        let key = HeaderKey::compile("", name).map_err(|problems| problems.to_string())?;
+        let joined = matches!(&key, HeaderKey::Name(name) if is_joined(name));
+        Ok(HeaderName { key, joined })
+    });
+    let names: Vec<_> = names.collect::<Result<_, String>>()?;
+    if names.is_empty() || names.len() > 2 {
+        return Err(format!("{parameter:?} must name a header and at most one alternative"));
+    }
+    Ok(What::Header { from, names, cut_query })
+}
+
+/// `PATH(WQ|NQ:ORIG|PATH|ORIG_OR_PATH)`: with or without query, before or after rewrites.
+fn path(parameter: &str) -> Result<What, String> {
+    let (query, which) = parameter.split_once(':').unwrap_or((parameter, ""));
+    let cut_query = match query {
+        "" | "WQ" => false,
+        "NQ" => true,
+        other => return Err(format!("%PATH% does not know {other}")),
+    };
+    let names = match which {
+        "" | "ORIG_OR_PATH" => "x-envoy-original-path?:path",
+        "PATH" => ":path",
+        "ORIG" => "x-envoy-original-path",
+        other => return Err(format!("%PATH% does not know {other}")),
+    };
+    headers(HeaderFrom::Request, names, cut_query)
+}
+
+fn common_duration(parameter: &str) -> Result<What, String> {
+    let mut parts = parameter.split(':');
+    let mut point = || simple::Point::parse(parts.next().unwrap_or_default());
+    let (from, to) = (point()?, point()?);
+    let nanos = match parts.next().unwrap_or("ms") {
+        "ms" => 1_000_000,
+        "us" => 1_000,
+        "ns" => 1,
+        other => return Err(format!("%COMMON_DURATION% does not know the unit {other}")),
+    };
+    Ok(What::Duration { from, to, nanos })
+}
+
+fn metadata_from(name: &str) -> Result<MetadataFrom, String> {
+    Ok(match name {
+        "DYNAMIC" => MetadataFrom::Dynamic,
+        "CLUSTER" => MetadataFrom::Cluster,
+        "UPSTREAM_HOST" => MetadataFrom::UpstreamHost,
+        "ROUTE" => MetadataFrom::Route,
+        "VIRTUAL_HOST" => MetadataFrom::VirtualHost,
+        other => return Err(format!("%METADATA% does not know {other}")),
+    })
+}
+
+fn metadata(from: MetadataFrom, parameter: &str) -> What {
+    let mut parts = parameter.split(':').map(str::to_owned);
+    What::Metadata {
+        from,
+        namespace: parts.next().unwrap_or_default(),
+        path: parts.collect(),
+    }
+}
+
+fn hostname() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
 impl Operator {
-    /// Writes the value. `false`: there is none.
-    pub(crate) fn write(&self, view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
+    /// Writes the value as text. `false`: there is none, and nothing is written.
+    pub(super) fn write(&self, view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let found = self.what.write(view, out);
+        if !found {
+            out.truncate(start);
+        } else if let Some(limit) = self.limit {
+            out.truncate(start + limit.min(out.len() - start));
+        }
+        found
+    }
+
+    /// Whether the value is a JSON number when it stands alone.
+    pub(super) fn is_number(&self) -> bool {
+        match &self.what {
+            What::Simple(simple) => simple.is_number(),
+            What::Grpc(style) => *style == GrpcStyle::Number,
+            What::Duration { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// The value with its own type, for operators that have one.
+    pub(super) fn json_value<'a>(&'a self, view: &LogView<'a>) -> Option<&'a Value> {
+        match &self.what {
+            What::Metadata { from, namespace, path } if !path.is_empty() => from.value(view, namespace, path),
+            _ => None,
+        }
+    }
+
+    pub(super) fn needs_response_headers(&self) -> bool {
+        matches!(
+            &self.what,
+            What::Grpc(_)
+                | What::Header {
+                    from: HeaderFrom::Response,
+                    ..
+                }
+        )
+    }
+
+    pub(super) fn needs_trailers(&self) -> bool {
+        matches!(
+            &self.what,
+            What::Grpc(_)
+                | What::Header {
+                    from: HeaderFrom::Trailers,
+                    ..
+                }
+        )
+    }
+}
+
+impl What {
+    fn write(&self, view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
         match self {
-            Self::Request(key) => match key.of(&RequestView::of(view.exchange)) {
-                Some(value) => {
-                    out.extend_from_slice(&value);
+            Self::Simple(simple) => simple.write(view, out),
+            Self::Constant(value) => put(out, value.as_ref().map(String::as_bytes)),
+            Self::Header { from, names, cut_query } => {
+                names.iter().any(|name| name.write(*from, view, *cut_query, out))
+            }
+            Self::Query(name) => {
+                let request = view.exchange.map(RequestView::of);
+                put_any(
+                    out,
+                    request
+                        .and_then(|request| request.query_parameter(name))
+                        .map(str::as_bytes),
+                )
+            }
+            Self::StartTime(format) => format.write(view.start_time, out),
+            Self::EmitTime(format) => format.write(crate::runtime::clock::system_now(), out),
+            Self::Metadata { from, namespace, path } if path.is_empty() => match from.all(view, namespace) {
+                Some(fields) => {
+                    json::write_struct(fields, out);
                     true
                 }
                 None => false,
             },
+            Self::Metadata { from, namespace, path } => match from.value(view, namespace, path) {
+                Some(Value {
+                    kind: Some(Kind::StringValue(text)),
+                }) => put(out, Some(text.as_bytes())),
+                Some(value) => {
+                    json::write_value(value, out);
+                    true
+                }
+                None => false,
+            },
+            Self::FilterState { key, plain } => {
+                let state = view
+                    .exchange
+                    .and_then(|exchange| exchange.extensions.get::<FilterState>()?.0.get(key));
+                match state {
+                    Some(state) if *plain => put(out, Some(state.as_bytes())),
+                    Some(state) => {
+                        json::write_string(state.as_bytes(), out);
+                        true
+                    }
+                    None => false,
+                }
+            }
+            Self::Grpc(style) => grpc_status(view).is_some_and(|status| {
+                style.write(status, out);
+                true
+            }),
+            Self::Duration { from, to, nanos } => match (from.of(view), to.of(view)) {
+                (Some(from), Some(to)) if to >= from => simple::number(out, ((to - from).as_nanos() / nanos) as u64),
+                _ => false,
+            },
         }
+    }
+}
+
+/// A value that may be empty and is there all the same.
+fn put_any(out: &mut Vec<u8>, value: Option<&[u8]>) -> bool {
+    out.extend_from_slice(value.unwrap_or_default());
+    value.is_some()
+}
+
+pub(super) fn put(out: &mut Vec<u8>, value: Option<&[u8]>) -> bool {
+    let Some(value) = value.filter(|value| !value.is_empty()) else {
+        return false;
+    };
+    out.extend_from_slice(value);
+    true
+}
+
+impl HeaderName {
+    fn write(&self, from: HeaderFrom, view: &LogView<'_>, cut_query: bool, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let found = match (from, &self.key) {
+            (HeaderFrom::Request, HeaderKey::Name(name)) => view
+                .exchange
+                .is_some_and(|exchange| self.write_from(exchange.headers(), name, out)),
+            (HeaderFrom::Request, key) => {
+                let request = view.exchange.map(RequestView::of);
+                put_any(out, request.and_then(|request| key.of(&request)).as_deref())
+            }
+            (HeaderFrom::Response, HeaderKey::Status) => {
+                view.response_code() != 0 && simple::number(out, u64::from(view.response_code()))
+            }
+            (HeaderFrom::Response, HeaderKey::Name(name)) => {
+                view.response.is_some_and(|headers| self.write_from(headers, name, out))
+            }
+            (HeaderFrom::Trailers, HeaderKey::Name(name)) => view
+                .trailers
+                .is_some_and(|trailers| self.write_from(trailers, name, out)),
+            _ => false,
+        };
+        if cut_query && let Some(query) = memchr::memchr(b'?', &out[start..]) {
+            out.truncate(start + query);
+        }
+        found
+    }
+
+    fn write_from(&self, headers: &HeaderMap, name: &http::HeaderName, out: &mut Vec<u8>) -> bool {
+        if self.joined {
+            return put_any(out, crate::route::view::joined(headers, name).as_deref());
+        }
+        put_any(out, headers.get(name).map(http::HeaderValue::as_bytes))
+    }
+}
+
+impl MetadataFrom {
+    fn all<'a>(&self, view: &LogView<'a>, namespace: &str) -> Option<&'a Struct> {
+        if let Self::Dynamic = self {
+            return view.exchange?.extensions.get::<DynamicMetadata>()?.0.get(namespace);
+        }
+        self.fixed(view)?.filter_metadata.get(namespace)
+    }
+
+    fn fixed<'a>(&self, view: &LogView<'a>) -> Option<&'a Metadata> {
+        let route = view.exchange.map(|exchange| &exchange.route);
+        match self {
+            Self::Dynamic => None,
+            Self::Cluster => route?.cluster.as_ref()?.metadata.as_deref(),
+            Self::UpstreamHost => view.upstream.host.as_ref()?.metadata.as_deref(),
+            Self::Route => route?.route.as_ref()?.metadata.as_deref(),
+            Self::VirtualHost => route?.virtual_host.as_ref()?.settings.metadata.as_deref(),
+        }
+    }
+
+    fn value<'a>(&self, view: &LogView<'a>, namespace: &str, path: &[String]) -> Option<&'a Value> {
+        let (last, parents) = path.split_last()?;
+        let mut fields = self.all(view, namespace)?;
+        for key in parents {
+            match fields.fields.get(key)?.kind.as_ref()? {
+                Kind::StructValue(inner) => fields = inner,
+                _ => return None,
+            }
+        }
+        fields.fields.get(last)
     }
 }

@@ -1,23 +1,102 @@
-//! What a format reads from.
+//! What a format reads from: a stream, or a plain connection, by reference.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 
-use crate::http::exchange::Exchange;
+use crate::http::exchange::{ByteCounts, Exchange, Timing, Upstream};
+use crate::listener::ConnectionInfo;
+use crate::runtime::io::Address;
+use crate::telemetry::flags::ResponseFlags;
 
-/// A stream as formats see it.
+/// A stream or connection as formats and access-log filters see it.
 #[derive(Clone, Copy)]
 pub struct LogView<'a> {
-    pub exchange: &'a Exchange,
+    /// `None`: a connection without HTTP.
+    pub exchange: Option<&'a Exchange>,
+    pub connection: &'a ConnectionInfo,
+    pub upstream: &'a Upstream,
+    pub flags: ResponseFlags,
+    pub bytes: ByteCounts,
+    pub timing: Timing,
+    pub started: Instant,
+    pub start_time: SystemTime,
+    pub cluster: Option<&'a str>,
+    /// Why the connection ended; only for connections without HTTP.
+    pub termination: &'a str,
+    pub remote: &'a Address,
     pub response: Option<&'a HeaderMap>,
     pub trailers: Option<&'a HeaderMap>,
+    pub log_type: LogType,
+}
+
+/// `envoy.data.accesslog.v3.AccessLogType`, as far as we log; the numbers are the protobuf's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogType {
+    TcpConnectionEnd = 3,
+    DownstreamEnd = 6,
+}
+
+impl LogType {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TcpConnectionEnd => "TcpConnectionEnd",
+            Self::DownstreamEnd => "DownstreamEnd",
+        }
+    }
+}
+
+/// What a proxied connection without HTTP leaves for its log.
+pub struct TcpRecord {
+    pub connection: Arc<ConnectionInfo>,
+    pub upstream: Upstream,
+    pub flags: ResponseFlags,
+    pub bytes: ByteCounts,
+    pub timing: Timing,
+    pub start_time: SystemTime,
+    pub cluster: Option<Arc<str>>,
+    /// `%CONNECTION_TERMINATION_DETAILS%`
+    pub termination: Cow<'static, str>,
 }
 
 impl<'a> LogView<'a> {
     pub fn of(exchange: &'a Exchange) -> Self {
         Self {
-            exchange,
+            exchange: Some(exchange),
+            connection: &exchange.connection,
+            upstream: &exchange.upstream,
+            flags: exchange.flags,
+            bytes: exchange.bytes,
+            timing: exchange.timing,
+            started: exchange.started,
+            start_time: exchange.start_time,
+            cluster: exchange.route.cluster.as_ref().map(|cluster| cluster.name.as_ref()),
+            termination: "",
+            remote: exchange.remote.as_ref().unwrap_or(&exchange.connection.remote),
             response: exchange.logged_response.as_deref(),
             trailers: exchange.logged_trailers.as_deref(),
+            log_type: LogType::DownstreamEnd,
+        }
+    }
+
+    pub fn of_tcp(record: &'a TcpRecord) -> Self {
+        Self {
+            exchange: None,
+            connection: &record.connection,
+            upstream: &record.upstream,
+            flags: record.flags,
+            bytes: record.bytes,
+            timing: record.timing,
+            started: record.connection.accepted_at,
+            start_time: record.start_time,
+            cluster: record.cluster.as_deref(),
+            termination: &record.termination,
+            remote: &record.connection.remote,
+            response: None,
+            trailers: None,
+            log_type: LogType::TcpConnectionEnd,
         }
     }
 
@@ -27,5 +106,17 @@ impl<'a> LogView<'a> {
             response: Some(headers),
             ..self
         }
+    }
+
+    /// Until its end, or until now if it still runs.
+    pub fn duration(&self) -> Duration {
+        let elapsed = || crate::runtime::clock::now().saturating_duration_since(self.started);
+        self.timing.end.unwrap_or_else(elapsed)
+    }
+
+    /// 0 when nothing was answered.
+    pub fn response_code(&self) -> u16 {
+        let code = self.exchange.and_then(|exchange| exchange.response_code);
+        code.map_or(0, |code| code.as_u16())
     }
 }

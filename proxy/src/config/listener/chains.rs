@@ -1,0 +1,230 @@
+//! Filter chains: what they match, their transport socket, their network filters.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use prost::Message;
+use remora_proto::pb::envoy::config::core::v3::CidrRange;
+use remora_proto::pb::envoy::config::listener::v3::{
+    Filter as PbFilter, FilterChain as PbChain, FilterChainMatch, Listener, filter,
+};
+use remora_proto::pb::envoy::extensions::filters::network::direct_response::v3::Config as DirectResponse;
+use remora_proto::pb::google::protobuf::Any;
+use xxhash_rust::xxh64::xxh64;
+
+use super::{BuildContext, Compiled, Problem, Problems, duration, raw};
+use crate::filters::network::{self, NetworkFilter};
+use crate::listener::chain_match::{ChainTable, Criteria, FilterChain, SourceType, Terminal};
+use crate::runtime::drain::Drain;
+use crate::tcp::TcpProxy;
+
+pub(super) const HCM: &str =
+    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const ECHO: &str = "type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo";
+const DIRECT_RESPONSE: &str = "type.googleapis.com/envoy.extensions.filters.network.direct_response.v3.Config";
+/// Both have the same fields.
+const TYPED_STRUCTS: [&str; 2] = [
+    "type.googleapis.com/udpa.type.v1.TypedStruct",
+    "type.googleapis.com/xds.type.v3.TypedStruct",
+];
+const TYPED_STRUCT_URL: u64 = 1;
+/// Field numbers in `Listener`.
+const FILTER_CHAINS: u64 = 3;
+const DEFAULT_FILTER_CHAIN: u64 = 25;
+
+/// All chains of a listener; `bytes` is its encoding, for the chains' hashes.
+pub fn compile(config: &Listener, bytes: &[u8], cx: &BuildContext) -> Compiled<ChainTable> {
+    let mut problems: Vec<Problem> = Vec::new();
+    let mut chains = Vec::new();
+    let encoded = raw::fields(bytes, FILTER_CHAINS);
+    for (index, chain) in config.filter_chains.iter().enumerate() {
+        let path = format!("filter_chains[{index}]");
+        let hash = encoded.get(index).map_or(0, |bytes| xxh64(bytes, 0));
+        let criteria = chain
+            .filter_chain_match
+            .as_ref()
+            .map_or_else(|| Ok(Criteria::default()), criteria);
+        let criteria = criteria.map_err(|problems| problems.under("filter_chain_match"));
+        match (criteria, filter_chain(chain, hash, cx)) {
+            (Ok(criteria), Ok(chain)) => chains.push((criteria, Arc::new(chain))),
+            (criteria, chain) => {
+                for found in [criteria.err(), chain.err()].into_iter().flatten() {
+                    problems.extend(found.under(&path).0);
+                }
+            }
+        }
+    }
+    let encoded = raw::fields(bytes, DEFAULT_FILTER_CHAIN);
+    let default = config.default_filter_chain.as_ref().map(|chain| {
+        let hash = encoded.last().map_or(0, |bytes| xxh64(bytes, DEFAULT_FILTER_CHAIN));
+        filter_chain(chain, hash, cx)
+            .map(Arc::new)
+            .map_err(|problems| problems.under("default_filter_chain"))
+    });
+    let default = default.transpose().unwrap_or_else(|found| {
+        problems.extend(found.0);
+        None
+    });
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+    if chains.is_empty() && default.is_none() {
+        return Err(Problems::one("filter_chains", "no filter chains specified"));
+    }
+    ChainTable::new(chains, default).map_err(|duplicate| {
+        let reason = format!("same matching rules as filter_chains[{}]", duplicate.earlier);
+        Problems::one(format!("filter_chains[{}].filter_chain_match", duplicate.chain), reason)
+    })
+}
+
+fn filter_chain(config: &PbChain, hash: u64, cx: &BuildContext) -> Compiled<FilterChain> {
+    #[allow(deprecated)]
+    if config.use_proxy_proto.as_ref().is_some_and(|wrapped| wrapped.value) {
+        return Err(Problems::one(
+            "use_proxy_proto",
+            "not supported: use the proxy_protocol listener filter",
+        ));
+    }
+    let mut tls = None;
+    if let Some(socket) = &config.transport_socket {
+        tls = crate::config::tls::downstream(socket, cx).map_err(|problems| problems.under("transport_socket"))?;
+    }
+    let (filters, terminal) = network_filters(&config.filters, cx)?;
+    let timeout = duration(config.transport_socket_connect_timeout.as_ref());
+    Ok(FilterChain {
+        name: Arc::from(config.name.as_str()),
+        hash,
+        tls,
+        handshake_timeout: timeout.filter(|timeout| !timeout.is_zero()),
+        filters,
+        terminal,
+        drain: Drain::new().0,
+    })
+}
+
+fn network_filters(configs: &[PbFilter], cx: &BuildContext) -> Compiled<(Vec<Arc<dyn NetworkFilter>>, Terminal)> {
+    let Some((last, before)) = configs.split_last() else {
+        return Ok((Vec::new(), Terminal::Close));
+    };
+    let mut filters = Vec::new();
+    for (index, config) in before.iter().enumerate() {
+        let path = format!("filters[{index}].typed_config");
+        let any = typed_config(config).map_err(|problems| problems.under(&format!("filters[{index}]")))?;
+        if is_terminal(&any.type_url) {
+            return Err(Problems::one(
+                path,
+                "terminal filter must be the last filter in a network filter chain",
+            ));
+        }
+        let (type_url, value) = inner(any).map_err(|problems| problems.under(&path))?;
+        let compile = network::find(type_url).ok_or_else(|| unknown(&path, type_url))?;
+        filters.push(compile(value, cx).map_err(|problems| problems.under(&path))?);
+    }
+    let path = format!("filters[{}].typed_config", before.len());
+    let any = typed_config(last).map_err(|problems| problems.under(&format!("filters[{}]", before.len())))?;
+    let terminal = match any.type_url.as_str() {
+        HCM => crate::config::hcm::compile(&any.value, cx).map(Terminal::Http),
+        TCP_PROXY => TcpProxy::compile(&any.value, cx).map(Terminal::Tcp),
+        ECHO => Ok(Terminal::Echo),
+        DIRECT_RESPONSE => direct_response(&any.value),
+        url if network::find(url).is_some() => Err(Problems::one(
+            "",
+            "non-terminal filter is the last filter in a network filter chain",
+        )),
+        url => return Err(unknown(&path, url)),
+    };
+    Ok((filters, terminal.map_err(|problems| problems.under(&path))?))
+}
+
+fn is_terminal(type_url: &str) -> bool {
+    [HCM, TCP_PROXY, ECHO, DIRECT_RESPONSE].contains(&type_url)
+}
+
+fn unknown(path: &str, type_url: &str) -> Problems {
+    Problems::one(path, format!("network filter {type_url} is not supported"))
+}
+
+/// The type and value of a configuration; a `TypedStruct` stands for the type that it names.
+fn inner(any: &Any) -> Compiled<(&str, &[u8])> {
+    if !TYPED_STRUCTS.contains(&any.type_url.as_str()) {
+        return Ok((&any.type_url, &any.value));
+    }
+    let type_url = raw::fields(&any.value, TYPED_STRUCT_URL)
+        .last()
+        .and_then(|url| std::str::from_utf8(url).ok());
+    // What is in the struct is for a filter that reads structs; none of those that come in one does.
+    type_url
+        .map(|url| (url, &[][..]))
+        .ok_or_else(|| Problems::one("type_url", "required"))
+}
+
+pub(super) fn typed_config(config: &PbFilter) -> Compiled<&Any> {
+    match &config.config_type {
+        Some(filter::ConfigType::TypedConfig(any)) => Ok(any),
+        Some(filter::ConfigType::ConfigDiscovery(_)) => Err(Problems::one("config_discovery", "not supported")),
+        None => Err(Problems::one("typed_config", "required")),
+    }
+}
+
+fn direct_response(bytes: &[u8]) -> Compiled<Terminal> {
+    let config = DirectResponse::decode(bytes).map_err(|error| Problems::one("", error.to_string()))?;
+    let body = match &config.response {
+        Some(source) => crate::tls::material::read(source).map_err(|problems| problems.under("response"))?,
+        None => Vec::new(),
+    };
+    Ok(Terminal::DirectResponse(body.into()))
+}
+
+fn criteria(config: &FilterChainMatch) -> Compiled<Criteria> {
+    if !config.address_suffix.is_empty() || config.suffix_len.is_some() {
+        return Err(Problems::one("address_suffix", "not supported"));
+    }
+    let port = |value: u32, path: &str| {
+        let port = u16::try_from(value).ok().filter(|port| *port > 0);
+        port.ok_or_else(|| Problems::one(path, "must be between 1 and 65535"))
+    };
+    let mut server_names = Vec::new();
+    for (index, name) in config.server_names.iter().enumerate() {
+        let name = name.to_ascii_lowercase();
+        let rest = name.strip_prefix("*.").unwrap_or(&name);
+        if rest.contains('*') || rest.is_empty() {
+            let reason = format!("partial wildcards are not supported in \"server_names\": {name}");
+            return Err(Problems::one(format!("server_names[{index}]"), reason));
+        }
+        server_names.push(name);
+    }
+    let destination_port = config.destination_port.as_ref();
+    let source_ports = config.source_ports.iter().enumerate();
+    Ok(Criteria {
+        destination_port: destination_port
+            .map(|wrapped| port(wrapped.value, "destination_port"))
+            .transpose()?,
+        prefix_ranges: ranges(&config.prefix_ranges, "prefix_ranges")?,
+        server_names,
+        transport_protocol: Some(config.transport_protocol.clone()).filter(|protocol| !protocol.is_empty()),
+        application_protocols: config.application_protocols.clone(),
+        direct_source_prefix_ranges: ranges(&config.direct_source_prefix_ranges, "direct_source_prefix_ranges")?,
+        source_type: match config.source_type {
+            1 => SourceType::SameIpOrLoopback,
+            2 => SourceType::External,
+            _ => SourceType::Any,
+        },
+        source_prefix_ranges: ranges(&config.source_prefix_ranges, "source_prefix_ranges")?,
+        source_ports: source_ports
+            .map(|(index, value)| port(*value, &format!("source_ports[{index}]")))
+            .collect::<Compiled<_>>()?,
+    })
+}
+
+fn ranges(configs: &[CidrRange], field: &str) -> Compiled<Vec<IpNet>> {
+    let compile = |(index, config): (usize, &CidrRange)| {
+        let path = format!("{field}[{index}]");
+        let ip = config.address_prefix.parse();
+        let length = config.prefix_len.as_ref().map_or(0, |wrapped| wrapped.value);
+        let net = ip.ok().and_then(|ip| IpNet::new(ip, u8::try_from(length).ok()?).ok());
+        net.map(|net| net.trunc())
+            .ok_or_else(|| Problems::one(path, "malformed IP range"))
+    };
+    configs.iter().enumerate().map(compile).collect()
+}

@@ -1,0 +1,79 @@
+//! What a listener waits for before it can serve: route tables and secrets.
+
+use prost::Message;
+use remora_proto::pb::envoy::config::listener::v3::FilterChain;
+use remora_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, http_connection_manager::RouteSpecifier,
+};
+
+use super::chains::{HCM, typed_config};
+use super::{Compiled, Problems, decode};
+use crate::config::tls::{SecretRef, Source, secret_refs};
+
+/// The resources that a listener names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenerNeeds {
+    pub name: String,
+    pub routes: Vec<RouteRef>,
+    pub secrets: Vec<SecretRef>,
+}
+
+/// A route configuration by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RouteRef {
+    pub name: String,
+    pub source: Source,
+}
+
+/// Reads an encoded `Listener` for what it names, without compiling it. Each resource once.
+///
+/// # Errors
+/// Bytes that do not decode, or a source that does not exist here.
+pub fn needs(bytes: &[u8]) -> Compiled<ListenerNeeds> {
+    let config = decode(bytes)?;
+    let mut needs = ListenerNeeds {
+        name: config.name.clone(),
+        ..ListenerNeeds::default()
+    };
+    for (index, chain) in config.filter_chains.iter().enumerate() {
+        needs
+            .add(chain)
+            .map_err(|problems| problems.under(&format!("filter_chains[{index}]")))?;
+    }
+    if let Some(chain) = &config.default_filter_chain {
+        needs
+            .add(chain)
+            .map_err(|problems| problems.under("default_filter_chain"))?;
+    }
+    needs.routes.sort();
+    needs.routes.dedup();
+    needs.secrets.sort();
+    needs.secrets.dedup();
+    Ok(needs)
+}
+
+impl ListenerNeeds {
+    fn add(&mut self, chain: &FilterChain) -> Compiled<()> {
+        if let Some(socket) = &chain.transport_socket {
+            self.secrets
+                .extend(secret_refs(socket).map_err(|problems| problems.under("transport_socket"))?);
+        }
+        for (index, filter) in chain.filters.iter().enumerate() {
+            let Ok(any) = typed_config(filter) else { continue };
+            if any.type_url != HCM {
+                continue;
+            }
+            let path = format!("filters[{index}].typed_config");
+            let manager = HttpConnectionManager::decode(any.value.as_slice())
+                .map_err(|error| Problems::one(path.clone(), error.to_string()))?;
+            if let Some(RouteSpecifier::Rds(rds)) = &manager.route_specifier {
+                let source = Source::compile(rds.config_source.as_ref());
+                self.routes.push(RouteRef {
+                    name: rds.route_config_name.clone(),
+                    source: source.map_err(|problems| problems.under(&format!("{path}.rds.config_source")))?,
+                });
+            }
+        }
+        Ok(())
+    }
+}

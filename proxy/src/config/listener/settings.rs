@@ -1,0 +1,189 @@
+//! What a listener says about its socket and its listener filters.
+
+use std::time::Duration;
+
+use prost::Message;
+use remora_proto::pb::envoy::config::core::v3::{self as core, socket_option};
+use remora_proto::pb::envoy::config::listener::v3::{
+    Listener, ListenerFilter as PbFilter, ListenerFilterChainMatchPredicate as PbPredicate, listener_filter,
+    listener_filter_chain_match_predicate::Rule,
+};
+use remora_proto::pb::envoy::extensions::filters::listener::{
+    proxy_protocol::v3::ProxyProtocol, tls_inspector::v3::TlsInspector,
+};
+use remora_proto::pb::google::protobuf::BoolValue;
+
+use super::{Compiled, Problems, duration};
+use crate::listener::detect::client_hello::MAX_CLIENT_HELLO;
+use crate::listener::{
+    Direction, Keepalive, ListenerFilter, ListenerFilterKind, ListenerSettings, PortPredicate, SocketOption,
+    SocketState,
+};
+
+const PREFIX: &str = "type.googleapis.com/envoy.extensions.filters.listener.";
+/// `per_connection_buffer_limit_bytes` when it is not set.
+const BUFFER_LIMIT: usize = 1024 * 1024;
+/// `listener_filters_timeout` when it is not set.
+const FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// # Errors
+/// Listener filters that do not exist here, and options that cannot be set.
+pub fn compile(config: &Listener) -> Compiled<ListenerSettings> {
+    let flag = |wrapped: &Option<BoolValue>| wrapped.as_ref().is_some_and(|wrapped| wrapped.value);
+    let mut filters = Vec::new();
+    for (index, filter) in config.listener_filters.iter().enumerate() {
+        let path = format!("listener_filters[{index}]");
+        filters.push(listener_filter(filter).map_err(|problems| problems.under(&path))?);
+    }
+    let use_original_dst = flag(&config.use_original_dst);
+    let restores = filters
+        .iter()
+        .any(|filter| filter.kind == ListenerFilterKind::OriginalDst);
+    if use_original_dst && !restores {
+        // The deprecated field implies the filter.
+        filters.insert(
+            0,
+            ListenerFilter {
+                kind: ListenerFilterKind::OriginalDst,
+                disabled: None,
+            },
+        );
+    }
+    let timeout = duration(config.listener_filters_timeout.as_ref()).unwrap_or(FILTERS_TIMEOUT);
+    Ok(ListenerSettings {
+        stat_prefix: Some(config.stat_prefix.clone()).filter(|prefix| !prefix.is_empty()),
+        direction: match config.traffic_direction {
+            1 => Direction::Inbound,
+            2 => Direction::Outbound,
+            _ => Direction::Unspecified,
+        },
+        use_original_dst,
+        buffer_limit: config
+            .per_connection_buffer_limit_bytes
+            .as_ref()
+            .map_or(BUFFER_LIMIT, |wrapped| wrapped.value as usize),
+        backlog: config.tcp_backlog_size.as_ref().map(|wrapped| wrapped.value),
+        transparent: flag(&config.transparent),
+        freebind: flag(&config.freebind),
+        listener_filters: filters,
+        listener_filters_timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
+        continue_on_listener_filters_timeout: config.continue_on_listener_filters_timeout,
+        drain_modify_only: config.drain_type == 1,
+        socket_options: socket_options(&config.socket_options).map_err(|problems| problems.under("socket_options"))?,
+        keepalive: config.tcp_keepalive.as_ref().map(keepalive),
+        ipv4_compat: is_ipv4_compat(config),
+        accepts_per_event: config
+            .max_connections_to_accept_per_socket_event
+            .as_ref()
+            .map(|wrapped| wrapped.value),
+    })
+}
+
+/// `tcp_keepalive`: its times are whole seconds.
+pub fn keepalive(config: &core::TcpKeepalive) -> Keepalive {
+    let value = |wrapped: &Option<remora_proto::pb::google::protobuf::UInt32Value>| {
+        wrapped.as_ref().map(|wrapped| wrapped.value).filter(|value| *value > 0)
+    };
+    let seconds = |wrapped| value(wrapped).map(|value| Duration::from_secs(u64::from(value)));
+    Keepalive {
+        probes: value(&config.keepalive_probes),
+        time: seconds(&config.keepalive_time),
+        interval: seconds(&config.keepalive_interval),
+    }
+}
+
+/// `socket_options`, of a listener or of an upstream bind.
+///
+/// # Errors
+/// Numbers that no system call takes, options without a value.
+pub fn socket_options(config: &[core::SocketOption]) -> Compiled<Vec<SocketOption>> {
+    let compile = |(index, option): (usize, &core::SocketOption)| {
+        let path = |field: &str| format!("[{index}].{field}");
+        let number =
+            |value: i64, field: &str| i32::try_from(value).map_err(|_| Problems::one(path(field), "out of range"));
+        Ok(SocketOption {
+            level: number(option.level, "level")?,
+            name: number(option.name, "name")?,
+            value: match &option.value {
+                Some(socket_option::Value::IntValue(value)) => number(*value, "int_value")?.to_ne_bytes().to_vec(),
+                Some(socket_option::Value::BufValue(value)) => value.clone(),
+                None => return Err(Problems::one(path("value"), "required")),
+            },
+            state: match option.state {
+                0 => SocketState::PreBind,
+                1 => SocketState::Bound,
+                _ => SocketState::Listening,
+            },
+        })
+    };
+    config.iter().enumerate().map(compile).collect()
+}
+
+fn is_ipv4_compat(config: &Listener) -> bool {
+    use remora_proto::pb::envoy::config::core::v3::address::Address;
+    match config.address.as_ref().and_then(|address| address.address.as_ref()) {
+        Some(Address::SocketAddress(socket)) => socket.ipv4_compat,
+        _ => false,
+    }
+}
+
+fn listener_filter(config: &PbFilter) -> Compiled<ListenerFilter> {
+    let any = match &config.config_type {
+        Some(listener_filter::ConfigType::TypedConfig(any)) => any,
+        Some(listener_filter::ConfigType::ConfigDiscovery(_)) => {
+            return Err(Problems::one("config_discovery", "not supported"));
+        }
+        None => return Err(Problems::one("typed_config", "required")),
+    };
+    let broken = |error: prost::DecodeError| Problems::one("typed_config", error.to_string());
+    let kind = match any.type_url.strip_prefix(PREFIX) {
+        Some("original_dst.v3.OriginalDst") => ListenerFilterKind::OriginalDst,
+        Some("http_inspector.v3.HttpInspector") => ListenerFilterKind::HttpInspector,
+        Some("tls_inspector.v3.TlsInspector") => {
+            let inspector = TlsInspector::decode(any.value.as_slice()).map_err(broken)?;
+            let max = inspector
+                .max_client_hello_size
+                .as_ref()
+                .map(|wrapped| wrapped.value as usize);
+            ListenerFilterKind::TlsInspector {
+                max_hello: max.unwrap_or(MAX_CLIENT_HELLO).min(MAX_CLIENT_HELLO),
+                close_on_error: inspector.close_connection_on_client_hello_parsing_errors,
+            }
+        }
+        Some("proxy_protocol.v3.ProxyProtocol") => {
+            let protocol = ProxyProtocol::decode(any.value.as_slice()).map_err(broken)?;
+            let refused = [
+                ("rules", !protocol.rules.is_empty()),
+                ("pass_through_tlvs", protocol.pass_through_tlvs.is_some()),
+                ("disallowed_versions", !protocol.disallowed_versions.is_empty()),
+            ];
+            if let Some((field, _)) = refused.iter().find(|(_, set)| *set) {
+                return Err(Problems::one(format!("typed_config.{field}"), "not supported"));
+            }
+            ListenerFilterKind::ProxyProtocol {
+                optional: protocol.allow_requests_without_proxy_protocol,
+            }
+        }
+        _ => {
+            let reason = format!("listener filter {} is not supported", any.type_url);
+            return Err(Problems::one("typed_config", reason));
+        }
+    };
+    let disabled = config.filter_disabled.as_ref().map(predicate).transpose();
+    Ok(ListenerFilter {
+        kind,
+        disabled: disabled.map_err(|problems| problems.under("filter_disabled"))?,
+    })
+}
+
+fn predicate(config: &PbPredicate) -> Compiled<PortPredicate> {
+    let all = |rules: &[PbPredicate]| rules.iter().map(predicate).collect::<Compiled<Vec<_>>>();
+    Ok(match &config.rule {
+        Some(Rule::OrMatch(set)) => PortPredicate::Or(all(&set.rules)?),
+        Some(Rule::AndMatch(set)) => PortPredicate::And(all(&set.rules)?),
+        Some(Rule::NotMatch(rule)) => PortPredicate::Not(Box::new(predicate(rule)?)),
+        Some(Rule::AnyMatch(_)) => PortPredicate::Any,
+        Some(Rule::DestinationPortRange(range)) => PortPredicate::Ports(range.start..range.end),
+        None => return Err(Problems::one("rule", "required")),
+    })
+}

@@ -1,0 +1,134 @@
+use std::path::Path;
+
+use remora_proto::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+
+use super::*;
+use crate::config::tls::Source;
+
+/// Every encoded listener that a real istiod has sent, with where it is from.
+fn istio() -> Vec<(String, Vec<u8>)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/istio");
+    let mut listeners = Vec::new();
+    for scenario in std::fs::read_dir(root).unwrap() {
+        for node in std::fs::read_dir(scenario.unwrap().path()).unwrap() {
+            let file = node.unwrap().path().join("delta-lds.pb");
+            let response = DeltaDiscoveryResponse::decode(std::fs::read(&file).unwrap().as_slice()).unwrap();
+            for resource in response.resources {
+                let place = format!("{} in {}", resource.name, file.display());
+                listeners.push((place, resource.resource.unwrap().value));
+            }
+        }
+    }
+    listeners
+}
+
+/// Refused for what it would open if it were dropped, or for what would be missing.
+const REFUSED: [&str; 7] = [
+    "envoy.extensions.filters.network.rbac.v3.RBAC is not supported",
+    "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz is not supported",
+    "envoy.extensions.filters.listener.original_src.v3.OriginalSrc is not supported",
+    "config_discovery: not supported",
+    "internal_listener: not supported",
+    "tunneling_config: not supported",
+    "envoy_internal_address: not supported",
+];
+
+#[test]
+fn what_istiod_sends_compiles_or_is_refused_for_a_known_reason() {
+    let cx = BuildContext::default();
+    let (mut good, mut refused) = (0, 0);
+    for (place, bytes) in istio() {
+        match compile(&bytes, &cx) {
+            Ok(config) => {
+                good += 1;
+                assert!(!config.addresses.is_empty(), "{place}");
+            }
+            Err(problems) => {
+                refused += 1;
+                for problem in problems.0 {
+                    let text = problem.to_string();
+                    assert!(REFUSED.iter().any(|known| text.contains(known)), "{place}: {text}");
+                }
+            }
+        }
+    }
+    assert!(good > 5 * refused && good > 50, "{good} good, {refused} refused");
+}
+
+#[test]
+fn virtual_inbound_names_its_secrets_and_its_matches() {
+    let all = istio();
+    let (_, bytes) = all
+        .iter()
+        .find(|(place, _)| place.starts_with("virtualInbound in") && place.contains("default/server"))
+        .unwrap();
+    let needs = needs(bytes).unwrap();
+    assert_eq!(needs.name, "virtualInbound");
+    let grpc = Source::Grpc {
+        cluster: "sds-grpc".to_owned(),
+    };
+    let names: Vec<_> = needs
+        .secrets
+        .iter()
+        .map(|secret| (secret.name.as_str(), &secret.source))
+        .collect();
+    assert_eq!(names, [("ROOTCA", &grpc), ("default", &grpc)]);
+    let config = compile(bytes, &BuildContext::default()).unwrap();
+    assert!(config.bind_to_port && config.settings.listener_filters_timeout.is_none());
+    assert!(config.chains.all().any(|chain| chain.tls.is_some()));
+    // Compiled from the same bytes again: the same hashes, so nothing would be drained.
+    let again = compile(bytes, &BuildContext::default()).unwrap();
+    let hashes = |config: &ListenerConfig| config.chains.all().map(|chain| chain.hash).collect::<Vec<_>>();
+    assert_eq!((config.hash, hashes(&config)), (again.hash, hashes(&again)));
+}
+
+#[test]
+fn outbound_listeners_name_their_routes() {
+    let all = istio();
+    let (_, bytes) = all
+        .iter()
+        .find(|(place, _)| place.starts_with("0.0.0.0_80 in") && place.contains("default/client"))
+        .unwrap();
+    let routes = needs(bytes).unwrap().routes;
+    assert_eq!(
+        routes,
+        [RouteRef {
+            name: "80".to_owned(),
+            source: Source::Ads
+        }]
+    );
+    assert!(!compile(bytes, &BuildContext::default()).unwrap().bind_to_port);
+}
+
+#[test]
+fn problems_carry_their_path() {
+    use remora_proto::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch};
+    let chain = |server_name: &str| FilterChain {
+        filter_chain_match: Some(FilterChainMatch {
+            server_names: vec![server_name.to_owned()],
+            ..FilterChainMatch::default()
+        }),
+        filters: vec![Filter {
+            name: "x".to_owned(),
+            config_type: None,
+        }],
+        ..FilterChain::default()
+    };
+    let listener = Listener {
+        enable_mptcp: true,
+        filter_chains: vec![chain("*w.x.com")],
+        ..Listener::default()
+    };
+    let problems = compile(&listener.encode_to_vec(), &BuildContext::default())
+        .err()
+        .unwrap();
+    let paths: Vec<_> = problems.0.iter().map(|problem| problem.path.as_str()).collect();
+    let expected = [
+        "enable_mptcp",
+        "filter_chains[0].filter_chain_match.server_names[0]",
+        "filter_chains[0].filters[0].typed_config",
+        "address",
+    ];
+    assert_eq!(paths, expected);
+    assert!(compile(b"\xff\xff", &BuildContext::default()).is_err());
+}

@@ -1,0 +1,83 @@
+//! `envoy.filters.network.connection_limit`: at most so many connections through one filter.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prost::Message;
+use remora_proto::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit as Config;
+
+use super::{NetworkFilter, Verdict};
+use crate::config::{BuildContext, Compiled, Problems};
+use crate::listener::ConnectionInfo;
+
+pub const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit";
+
+crate::stat_group! {
+    /// Under `connection_limit.<prefix>.`.
+    pub struct LimitStats {
+        counters: { limited_connections }
+        gauges: { active_connections }
+        histograms: {}
+    }
+}
+
+struct ConnectionLimit(Arc<Shared>);
+
+struct Shared {
+    limit: u64,
+    delay: Duration,
+    open: AtomicU64,
+    stats: Arc<LimitStats>,
+}
+
+pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilter>> {
+    let config = Config::decode(bytes).map_err(|error| Problems::one("", error.to_string()))?;
+    let limit = match config.max_connections.as_ref().map(|wrapped| wrapped.value) {
+        Some(limit) if limit > 0 => limit,
+        _ => return Err(Problems::one("max_connections", "must be at least 1")),
+    };
+    if config
+        .runtime_enabled
+        .as_ref()
+        .is_some_and(|flag| flag.default_value.is_some_and(|value| !value.value))
+    {
+        return Err(Problems::one(
+            "runtime_enabled",
+            "disabling by runtime is not supported",
+        ));
+    }
+    Ok(Arc::new(ConnectionLimit(Arc::new(Shared {
+        limit,
+        delay: crate::config::listener::duration(config.delay.as_ref()).unwrap_or_default(),
+        open: AtomicU64::new(0),
+        stats: cx.stats.group(&format!("connection_limit.{}.", config.stat_prefix)),
+    }))))
+}
+
+impl NetworkFilter for ConnectionLimit {
+    fn on_new_connection(&self, _connection: &ConnectionInfo) -> Verdict {
+        let shared = &self.0;
+        // Taken first: a check before it would let two connections through at once.
+        let before = shared.open.fetch_add(1, Ordering::Relaxed);
+        if before >= shared.limit {
+            shared.open.fetch_sub(1, Ordering::Relaxed);
+            shared.stats.limited_connections.inc();
+            return Verdict::Close {
+                reason: "over_connection_limit".to_owned(),
+                delay: shared.delay,
+            };
+        }
+        shared.stats.active_connections.inc();
+        Verdict::Hold(Box::new(Held(shared.clone())))
+    }
+}
+
+struct Held(Arc<Shared>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.stats.active_connections.dec();
+    }
+}

@@ -1,0 +1,127 @@
+//! `envoy.filters.network.local_ratelimit`: a token bucket for new connections.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use prost::Message;
+use remora_proto::pb::envoy::extensions::filters::network::local_ratelimit::v3::LocalRateLimit as Config;
+
+use super::{NetworkFilter, Verdict};
+use crate::config::listener::duration;
+use crate::config::{BuildContext, Compiled, Problems};
+use crate::listener::ConnectionInfo;
+use crate::runtime::clock;
+
+pub const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit";
+
+crate::stat_group! {
+    /// Under `local_rate_limit.<prefix>.`.
+    pub struct RateStats {
+        counters: { rate_limited }
+        gauges: {}
+        histograms: {}
+    }
+}
+
+struct LocalRateLimit {
+    bucket: Mutex<Bucket>,
+    stats: Arc<RateStats>,
+}
+
+/// Filled by `per_fill` tokens each whole `interval`, up to `max`.
+struct Bucket {
+    tokens: u64,
+    max: u64,
+    per_fill: u64,
+    interval: Duration,
+    filled: Instant,
+}
+
+pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilter>> {
+    let config = Config::decode(bytes).map_err(|error| Problems::one("", error.to_string()))?;
+    if !config.share_key.is_empty() {
+        return Err(Problems::one("share_key", "not supported"));
+    }
+    if config
+        .runtime_enabled
+        .as_ref()
+        .is_some_and(|flag| flag.default_value.is_some_and(|value| !value.value))
+    {
+        return Err(Problems::one(
+            "runtime_enabled",
+            "disabling by runtime is not supported",
+        ));
+    }
+    let bucket = config
+        .token_bucket
+        .as_ref()
+        .ok_or_else(|| Problems::one("token_bucket", "required"))?;
+    let interval = duration(bucket.fill_interval.as_ref()).unwrap_or_default();
+    if interval < Duration::from_millis(50) {
+        return Err(Problems::one("token_bucket.fill_interval", "must be at least 50 ms"));
+    }
+    Ok(Arc::new(LocalRateLimit {
+        bucket: Mutex::new(Bucket {
+            tokens: u64::from(bucket.max_tokens),
+            max: u64::from(bucket.max_tokens),
+            per_fill: u64::from(bucket.tokens_per_fill.as_ref().map_or(1, |wrapped| wrapped.value)),
+            interval,
+            filled: clock::now(),
+        }),
+        stats: cx.stats.group(&format!("local_rate_limit.{}.", config.stat_prefix)),
+    }))
+}
+
+impl NetworkFilter for LocalRateLimit {
+    fn on_new_connection(&self, _connection: &ConnectionInfo) -> Verdict {
+        if self.bucket.lock().take(clock::now()) {
+            return Verdict::Continue;
+        }
+        self.stats.rate_limited.inc();
+        Verdict::Close {
+            reason: "rate_limited".to_owned(),
+            delay: Duration::ZERO,
+        }
+    }
+}
+
+impl Bucket {
+    fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.filled).as_nanos() / self.interval.as_nanos();
+        // More fills than the bucket holds are all the same.
+        let fills = u32::try_from(passed).unwrap_or(u32::MAX);
+        if fills > 0 {
+            self.filled += self.interval.saturating_mul(fills);
+            self.tokens = self
+                .tokens
+                .saturating_add(self.per_fill.saturating_mul(u64::from(fills)))
+                .min(self.max);
+        }
+        let granted = self.tokens > 0;
+        self.tokens -= u64::from(granted);
+        granted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bucket_fills_by_whole_intervals_up_to_its_brim() {
+        let start = clock::now();
+        let mut bucket = Bucket {
+            tokens: 2,
+            max: 2,
+            per_fill: 1,
+            interval: Duration::from_secs(1),
+            filled: start,
+        };
+        let at = |millis| start + Duration::from_millis(millis);
+        let granted: Vec<bool> = [0, 0, 0, 999, 1000, 1001, 1_000_000, 1_000_000, 1_000_000]
+            .map(|millis| bucket.take(at(millis)))
+            .into();
+        assert_eq!(granted, [true, true, false, false, true, false, true, true, false]);
+    }
+}

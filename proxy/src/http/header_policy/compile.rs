@@ -1,0 +1,293 @@
+//! From a connection manager's configuration to its header policy.
+
+use http::{HeaderValue, StatusCode};
+use ipnet::IpNet;
+use prost::Message;
+use remora_proto::pb::envoy::config::core::v3::{CidrRange, TypedExtensionConfig};
+use remora_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pbh;
+use remora_proto::pb::envoy::extensions::http::original_ip_detection as pbo;
+use remora_proto::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
+
+use super::path::{EscapedSlashes, PathPolicy};
+use super::remote::{Detection, RemoteRule};
+use super::request_id::RequestIdPolicy;
+use super::xfcc::{Mode, Xfcc};
+use super::{HeaderPolicy, HostPolicy, ServerHeader, StripPort};
+use crate::config::route::{Under, each, header_name, optional, refuse};
+use crate::config::{BuildContext, Compiled, Problems};
+
+impl HeaderPolicy {
+    /// Compiles what a connection manager says about heads. `service_cluster` and `node.id` of `cx` feed `add_user_agent`.
+    pub fn compile(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> Compiled<Self> {
+        refuse_unsupported(value)?;
+        let internal = value.internal_address_config.as_ref();
+        let ranges = internal.map(|internal| each("cidr_ranges", &internal.cidr_ranges, cidr));
+        let server_mode = match value.server_header_transformation {
+            0 => ServerHeader::Overwrite,
+            1 => ServerHeader::AppendIfAbsent,
+            2 => ServerHeader::PassThrough,
+            other => return Err(unknown("server_header_transformation", other)),
+        };
+        let server_name = if value.server_name.is_empty() {
+            "envoy"
+        } else {
+            &value.server_name
+        };
+        Ok(Self {
+            remote: remote_rule(value)?,
+            path: path_policy(value)?,
+            host: host_policy(value)?,
+            request_id: request_id(value)?,
+            xfcc: xfcc(value)?,
+            internal_ranges: ranges.transpose().under("internal_address_config")?.unwrap_or_default(),
+            internal_unix_sockets: internal.is_some_and(|internal| internal.unix_sockets),
+            append_forwarded_port: value.append_x_forwarded_port,
+            user_agent: match value.add_user_agent {
+                Some(add) if add.value => Some(user_agent(cx)?),
+                _ => None,
+            },
+            via: (!value.via.is_empty())
+                .then(|| header_value("via", &value.via))
+                .transpose()?,
+            server: (server_mode, header_value("server_name", server_name)?),
+            proxy_100_continue: value.proxy_100_continue,
+        })
+    }
+}
+
+fn refuse_unsupported(value: &pbh::HttpConnectionManager) -> Compiled<()> {
+    let unsupported = "is not supported";
+    let extensions = !value.early_header_mutation_extensions.is_empty();
+    refuse(
+        "scheme_header_transformation",
+        value.scheme_header_transformation.is_some(),
+        unsupported,
+    )?;
+    refuse("early_header_mutation_extensions", extensions, unsupported)?;
+    refuse(
+        "forward_client_cert_matcher",
+        value.forward_client_cert_matcher.is_some(),
+        unsupported,
+    )?;
+    refuse(
+        "forward_proto_config",
+        value.forward_proto_config.is_some(),
+        unsupported,
+    )?;
+    refuse("proxy_status_config", value.proxy_status_config.is_some(), unsupported)?;
+    refuse(
+        "path_normalization_options",
+        value.path_normalization_options.is_some(),
+        unsupported,
+    )?;
+    refuse(
+        "typed_header_validation_config",
+        value.typed_header_validation_config.is_some(),
+        unsupported,
+    )?;
+    refuse(
+        "represent_ipv4_remote_address_as_ipv4_mapped_ipv6",
+        value.represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+        unsupported,
+    )
+}
+
+fn unknown(field: &str, value: i32) -> Problems {
+    Problems::one(field, format!("unknown value {value}"))
+}
+
+fn header_value(field: &str, text: &str) -> Compiled<HeaderValue> {
+    HeaderValue::from_str(text).map_err(|_| Problems::one(field, format!("{text:?} is not a header value")))
+}
+
+fn user_agent(cx: &BuildContext) -> Compiled<(HeaderValue, Option<HeaderValue>)> {
+    let node = (!cx.node.id.is_empty())
+        .then(|| header_value("add_user_agent", &cx.node.id))
+        .transpose()?;
+    Ok((header_value("add_user_agent", &cx.node.cluster)?, node))
+}
+
+fn remote_rule(value: &pbh::HttpConnectionManager) -> Compiled<RemoteRule> {
+    let is_edge = value.use_remote_address.is_some_and(|edge| edge.value);
+    let extensions = &value.original_ip_detection_extensions;
+    if !extensions.is_empty() {
+        let both = is_edge || value.xff_num_trusted_hops > 0;
+        refuse(
+            "original_ip_detection_extensions",
+            both,
+            "cannot be combined with use_remote_address or xff_num_trusted_hops",
+        )?;
+        let detections = each("original_ip_detection_extensions", extensions, detection)?;
+        return Ok(RemoteRule::Mesh(detections));
+    }
+    let trusted_hops = value.xff_num_trusted_hops;
+    if is_edge {
+        return Ok(RemoteRule::Edge {
+            trusted_hops,
+            skip_append: value.skip_xff_append,
+        });
+    }
+    Ok(RemoteRule::Mesh(vec![Detection::Xff {
+        trusted_hops,
+        skip_append: true,
+    }]))
+}
+
+fn detection(extension: &TypedExtensionConfig) -> Compiled<Detection> {
+    let any = extension
+        .typed_config
+        .as_ref()
+        .ok_or_else(|| Problems::one("typed_config", "is required"))?;
+    let malformed = |error: prost::DecodeError| Problems::one("typed_config", error.to_string());
+    match any.type_url.rsplit('/').next() {
+        Some("envoy.extensions.http.original_ip_detection.xff.v3.XffConfig") => {
+            let config = pbo::xff::v3::XffConfig::decode(any.value.as_slice()).map_err(malformed)?;
+            let skip_append = config.skip_xff_append.is_none_or(|skip| skip.value);
+            match &config.xff_trusted_cidrs {
+                Some(trusted) => Ok(Detection::TrustedRanges {
+                    ranges: each("cidrs", &trusted.cidrs, cidr).under("typed_config.xff_trusted_cidrs")?,
+                    skip_append,
+                }),
+                None => Ok(Detection::Xff {
+                    trusted_hops: config.xff_num_trusted_hops,
+                    skip_append,
+                }),
+            }
+        }
+        Some("envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHeaderConfig") => {
+            let config = pbo::custom_header::v3::CustomHeaderConfig::decode(any.value.as_slice()).map_err(malformed)?;
+            let status = |code: i32| {
+                u16::try_from(code)
+                    .ok()
+                    .and_then(|code| StatusCode::from_u16(code).ok())
+            };
+            Ok(Detection::Header {
+                name: header_name("typed_config.header_name", &config.header_name)?,
+                may_be_internal: config.allow_extension_to_set_address_as_trusted,
+                reject: config
+                    .reject_with_status
+                    .map(|reject| status(reject.code).unwrap_or(StatusCode::FORBIDDEN)),
+            })
+        }
+        _ => Err(Problems::one(
+            "typed_config",
+            format!("{} is not supported", any.type_url),
+        )),
+    }
+}
+
+/// A CIDR range; the bits behind the prefix do not count.
+pub fn cidr(range: &CidrRange) -> Compiled<IpNet> {
+    let address = range.address_prefix.parse().map_err(|_| {
+        Problems::one(
+            "address_prefix",
+            format!("{:?} is not an IP address", range.address_prefix),
+        )
+    })?;
+    let length = range.prefix_len.map_or(0, |length| length.value);
+    let length = u8::try_from(length).map_err(|_| Problems::one("prefix_len", "is too large"))?;
+    IpNet::new(address, length)
+        .map(|net| net.trunc())
+        .map_err(|_| Problems::one("prefix_len", "is too large"))
+}
+
+fn path_policy(value: &pbh::HttpConnectionManager) -> Compiled<PathPolicy> {
+    let escaped_slashes = match value.path_with_escaped_slashes_action {
+        0 | 1 => EscapedSlashes::Keep,
+        2 => EscapedSlashes::Reject,
+        3 => EscapedSlashes::UnescapeAndRedirect,
+        4 => EscapedSlashes::UnescapeAndForward,
+        other => return Err(unknown("path_with_escaped_slashes_action", other)),
+    };
+    Ok(PathPolicy {
+        normalize: value.normalize_path.is_some_and(|normalize| normalize.value),
+        merge_slashes: value.merge_slashes,
+        escaped_slashes,
+    })
+}
+
+fn host_policy(value: &pbh::HttpConnectionManager) -> Compiled<HostPolicy> {
+    let any = matches!(
+        value.strip_port_mode,
+        Some(pbh::http_connection_manager::StripPortMode::StripAnyHostPort(true))
+    );
+    refuse(
+        "strip_matching_host_port",
+        any && value.strip_matching_host_port,
+        "only one of strip_matching_host_port and strip_any_host_port may be set",
+    )?;
+    let strip_port = match (any, value.strip_matching_host_port) {
+        (true, _) => StripPort::Any,
+        (false, true) => StripPort::Matching,
+        (false, false) => StripPort::Never,
+    };
+    Ok(HostPolicy {
+        strip_trailing_dot: value.strip_trailing_host_dot,
+        strip_port,
+    })
+}
+
+fn request_id(value: &pbh::HttpConnectionManager) -> Compiled<RequestIdPolicy> {
+    let extension = optional(
+        "request_id_extension",
+        value.request_id_extension.as_ref(),
+        |extension| {
+            let Some(any) = &extension.typed_config else {
+                return Ok(UuidRequestIdConfig::default());
+            };
+            if any.type_url.rsplit('/').next() != Some("envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig") {
+                return Err(Problems::one(
+                    "typed_config",
+                    format!("{} is not supported", any.type_url),
+                ));
+            }
+            UuidRequestIdConfig::decode(any.value.as_slice())
+                .map_err(|error| Problems::one("typed_config", error.to_string()))
+        },
+    )?
+    .unwrap_or_default();
+    Ok(RequestIdPolicy {
+        generate: value.generate_request_id.is_none_or(|generate| generate.value),
+        preserve_external: value.preserve_external_request_id,
+        always_in_response: value.always_set_request_id_in_response,
+        pack_trace_reason: extension.pack_trace_reason.is_none_or(|pack| pack.value),
+        use_for_sampling: extension
+            .use_request_id_for_trace_sampling
+            .is_none_or(|used| used.value),
+    })
+}
+
+fn xfcc(value: &pbh::HttpConnectionManager) -> Compiled<Xfcc> {
+    let mode = match value.forward_client_cert_details {
+        0 => Mode::Sanitize,
+        1 => Mode::ForwardOnly,
+        2 => Mode::AppendForward,
+        3 => Mode::SanitizeSet,
+        4 => Mode::AlwaysForwardOnly,
+        other => return Err(unknown("forward_client_cert_details", other)),
+    };
+    let Some(details) = &value.set_current_client_cert_details else {
+        return Ok(Xfcc {
+            mode,
+            ..Xfcc::default()
+        });
+    };
+    refuse(
+        "set_current_client_cert_details.issuer",
+        details.issuer,
+        "is not supported",
+    )?;
+    refuse(
+        "set_current_client_cert_details.format",
+        details.format != 0,
+        "only TEXT is supported",
+    )?;
+    Ok(Xfcc {
+        mode,
+        cert: details.cert,
+        chain: details.chain,
+        subject: details.subject.is_some_and(|subject| subject.value),
+        uri: details.uri,
+        dns: details.dns,
+    })
+}

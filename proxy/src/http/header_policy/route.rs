@@ -1,0 +1,113 @@
+//! What the selected route does to heads: mutations of every level, then rewrites of host and path (spec D.4, D.5).
+
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+
+use super::mutations::append;
+use super::set_authority;
+use crate::cluster::Host;
+use crate::http::exchange::Exchange;
+use crate::route::rewrite::HostRewrite;
+use crate::route::{Forward, Route};
+
+const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+const X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Readies the request for the upstream of `route`: once per selected route, before a host is picked.
+pub fn finalize_request(exchange: &mut Exchange, route: &Route, forward: &Forward) {
+    let weighted = exchange.route.weighted;
+    for level in route.mutation_levels(weighted).into_iter().flatten() {
+        if !level.request.is_empty() {
+            level.request.apply_request(exchange);
+        }
+    }
+    if let Some(host) = rewritten_host(exchange, route, forward) {
+        rewrite_host(exchange, forward, host);
+    }
+    rewrite_path(exchange, route, forward);
+}
+
+/// `auto_host_rewrite`, once a host is picked; a retry may go to another.
+pub fn auto_host(exchange: &mut Exchange, forward: &Forward, host: &Host) {
+    if !matches!(forward.host_rewrite, Some(HostRewrite::Auto)) || host.hostname.is_empty() {
+        return;
+    }
+    if let Ok(hostname) = HeaderValue::from_str(&host.hostname) {
+        rewrite_host(exchange, forward, hostname);
+    }
+}
+
+/// Readies a response for the client.
+pub fn finalize_response(exchange: &Exchange, route: &Route, headers: &mut HeaderMap) {
+    for level in route.mutation_levels(exchange.route.weighted).into_iter().flatten() {
+        if !level.response.is_empty() {
+            level.response.apply_response(exchange, headers);
+        }
+    }
+}
+
+fn rewritten_host(exchange: &Exchange, route: &Route, forward: &Forward) -> Option<HeaderValue> {
+    if let Some(host) = route
+        .weighted(exchange.route.weighted)
+        .and_then(|entry| entry.host_rewrite.as_ref())
+    {
+        return Some(host.clone());
+    }
+    match forward.host_rewrite.as_ref()? {
+        HostRewrite::Literal(host) => Some(host.clone()),
+        HostRewrite::Auto => None,
+        HostRewrite::Header(name) => exchange.headers().get(name).filter(|value| !value.is_empty()).cloned(),
+        HostRewrite::PathRegex(substitution) => {
+            let host = substitution.apply(exchange.request.uri().path())?;
+            HeaderValue::try_from(host).ok()
+        }
+    }
+}
+
+fn rewrite_host(exchange: &mut Exchange, forward: &Forward, host: HeaderValue) {
+    let Some(original) = exchange.authority.clone() else {
+        set_authority(exchange, host);
+        return;
+    };
+    let headers = exchange.request.headers_mut();
+    if forward.append_x_forwarded_host {
+        let last = headers
+            .get(X_FORWARDED_HOST)
+            .and_then(|value| value.as_bytes().rsplit(|byte| *byte == b',').next());
+        if last.map(<[u8]>::trim_ascii) != Some(original.as_bytes()) {
+            append(headers, &X_FORWARDED_HOST, original.clone());
+        }
+    }
+    headers.entry(X_ENVOY_ORIGINAL_HOST).or_insert(original);
+    set_authority(exchange, host);
+}
+
+fn rewrite_path(exchange: &mut Exchange, route: &Route, forward: &Forward) {
+    let Some(rewrite) = &forward.path_rewrite else { return };
+    let Some(original) = exchange.request.uri().path_and_query().cloned() else {
+        return;
+    };
+    let rewritten = rewrite
+        .apply(&route.matcher.path, original.as_str())
+        .map(PathAndQuery::try_from);
+    let Some(Ok(rewritten)) = rewritten else { return };
+    if let Ok(value) = HeaderValue::from_str(original.as_str()) {
+        exchange.request.headers_mut().insert(X_ENVOY_ORIGINAL_PATH, value);
+    }
+    exchange.original_path.get_or_insert(original);
+    set_path(exchange, rewritten);
+}
+
+/// Changes the path and leaves scheme and authority as they are.
+pub fn set_path(exchange: &mut Exchange, path: PathAndQuery) {
+    let uri = exchange.request.uri_mut();
+    let mut parts = std::mem::take(uri).into_parts();
+    if parts.authority.is_none() {
+        // An origin-form target; a scheme alone is no URI.
+        parts.scheme = None;
+    }
+    parts.path_and_query = Some(path);
+    // With a path, an authority and a scheme go together or are both missing.
+    *uri = Uri::from_parts(parts).unwrap_or_default();
+}

@@ -1,0 +1,94 @@
+//! A listener that runs: its identity over updates, and what its accept loops and connections share.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+
+use super::chain_match::ChainTable;
+use super::stats::{InspectorStats, Scope};
+use super::{ListenerConfig, ListenerSettings};
+use crate::runtime::drain::Drain;
+use crate::runtime::io::Address;
+
+/// One listener by name; an update swaps [`state`](Self::state), the sockets stay.
+pub struct ActiveListener {
+    pub name: Arc<str>,
+    /// Where it listens; port 0 of the configuration is a real port here.
+    pub addresses: Vec<Address>,
+    /// As configured, to tell whether an update moves it.
+    pub configured: Vec<Address>,
+    pub bind_to_port: bool,
+    pub state: ArcSwap<ListenerState>,
+    pub stats: Scope,
+    /// Advanced to stop accepting.
+    pub stop: Drain,
+}
+
+/// What an update swaps.
+pub struct ListenerState {
+    pub hash: u64,
+    pub settings: ListenerSettings,
+    pub chains: ChainTable,
+}
+
+impl ListenerState {
+    /// The state that `config` asks for; chains that `old` has too live on.
+    pub fn new(config: &ListenerConfig, old: Option<&Self>) -> Self {
+        let empty = ChainTable::default();
+        Self {
+            hash: config.hash,
+            settings: config.settings.clone(),
+            chains: config.chains.adopting(old.map_or(&empty, |old| &old.chains)),
+        }
+    }
+}
+
+/// What all connections of the process share.
+pub struct Shared {
+    pub directory: ArcSwap<Directory>,
+    pub inspectors: InspectorStats,
+    connection_ids: AtomicU64,
+}
+
+impl Shared {
+    pub fn new(inspectors: InspectorStats) -> Self {
+        Self {
+            directory: ArcSwap::default(),
+            inspectors,
+            connection_ids: AtomicU64::new(0),
+        }
+    }
+
+    /// Unique in the process, from 0 up.
+    pub fn next_connection_id(&self) -> u64 {
+        self.connection_ids.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Listeners by address, for the hand-off of `use_original_dst`.
+#[derive(Default)]
+pub struct Directory(HashMap<SocketAddr, Arc<ActiveListener>>);
+
+impl Directory {
+    pub fn new<'a>(listeners: impl Iterator<Item = &'a Arc<ActiveListener>>) -> Self {
+        let mut map = HashMap::new();
+        for listener in listeners {
+            for address in listener.addresses.iter().filter_map(Address::ip) {
+                map.insert(address, listener.clone());
+            }
+        }
+        Self(map)
+    }
+
+    /// The listener of exactly this address, else of the wildcard address with this port.
+    pub fn find(&self, destination: SocketAddr) -> Option<&Arc<ActiveListener>> {
+        let wildcard = match destination {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, destination.port())),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, destination.port())),
+        };
+        self.0.get(&destination).or_else(|| self.0.get(&wildcard))
+    }
+}

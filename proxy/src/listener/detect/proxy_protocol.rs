@@ -1,0 +1,130 @@
+//! PROXY protocol, versions 1 and 2 (the HAProxy specification).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::Detection;
+
+/// A header at the start of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Bytes to take off the stream.
+    pub length: usize,
+    /// Source and destination; `None` for `LOCAL` and `UNKNOWN`: the socket's own addresses hold.
+    pub addresses: Option<(SocketAddr, SocketAddr)>,
+}
+
+const V1: &[u8] = b"PROXY ";
+const V1_MAX: usize = 107;
+const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// Looks at the start of a stream.
+pub fn parse(bytes: &[u8]) -> Detection<Header> {
+    if starts(bytes, V2) {
+        return if bytes.len() < V2.len() {
+            Detection::NeedMore
+        } else {
+            v2(bytes)
+        };
+    }
+    if starts(bytes, V1) {
+        return if bytes.len() < V1.len() {
+            Detection::NeedMore
+        } else {
+            v1(bytes)
+        };
+    }
+    Detection::No
+}
+
+/// Whether `bytes` begins with `signature`, as far as either goes.
+fn starts(bytes: &[u8], signature: &[u8]) -> bool {
+    let common = bytes.len().min(signature.len());
+    bytes[..common] == signature[..common]
+}
+
+fn v1(bytes: &[u8]) -> Detection<Header> {
+    let window = &bytes[..bytes.len().min(V1_MAX)];
+    let Some(end) = memchr::memmem::find(window, b"\r\n") else {
+        return match window.len() == V1_MAX {
+            true => Detection::Broken("no end of PROXY line"),
+            false => Detection::NeedMore,
+        };
+    };
+    let Ok(line) = std::str::from_utf8(&window[..end]) else {
+        return Detection::Broken("PROXY line is not text");
+    };
+    let header = |addresses| {
+        Detection::Found(Header {
+            length: end + 2,
+            addresses,
+        })
+    };
+    let mut words = line.split(' ').skip(1);
+    let family = words.next().unwrap_or_default();
+    if family == "UNKNOWN" {
+        return header(None);
+    }
+    let words: Vec<&str> = words.collect();
+    let [source, destination, source_port, destination_port] = words[..] else {
+        return Detection::Broken("malformed PROXY line");
+    };
+    let address = |ip: &str, port: &str| -> Option<SocketAddr> {
+        let ip: IpAddr = ip.parse().ok()?;
+        let fits = match family {
+            "TCP4" => ip.is_ipv4(),
+            "TCP6" => ip.is_ipv6(),
+            _ => false,
+        };
+        // No sign, no leading plus: digits only.
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+        (fits && digits).then(|| Some(SocketAddr::new(ip, port.parse().ok()?)))?
+    };
+    match (address(source, source_port), address(destination, destination_port)) {
+        (Some(source), Some(destination)) => header(Some((source, destination))),
+        _ => Detection::Broken("malformed PROXY address"),
+    }
+}
+
+fn v2(bytes: &[u8]) -> Detection<Header> {
+    let Some(&[command, family, high, low]) = bytes.get(12..16).and_then(|fixed| <&[u8; 4]>::try_from(fixed).ok())
+    else {
+        return Detection::NeedMore;
+    };
+    if command >> 4 != 2 {
+        return Detection::Broken("unknown PROXY version");
+    }
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    let Some(body) = bytes.get(16..16 + length) else {
+        return Detection::NeedMore;
+    };
+    let header = |addresses| {
+        Detection::Found(Header {
+            length: 16 + length,
+            addresses,
+        })
+    };
+    let pair = |size: usize, ip: fn(&[u8]) -> Option<IpAddr>| {
+        let port = |at: usize| Some(u16::from_be_bytes([*body.get(at)?, *body.get(at + 1)?]));
+        let source = SocketAddr::new(ip(body.get(..size)?)?, port(2 * size)?);
+        let destination = SocketAddr::new(ip(body.get(size..2 * size)?)?, port(2 * size + 2)?);
+        Some((source, destination))
+    };
+    match (command & 0xf, family) {
+        (0, _) | (1, 0x00) => header(None),
+        (1, 0x11) => pair(4, v4).map_or(Detection::Broken("short PROXY address"), |pair| header(Some(pair))),
+        (1, 0x21) => pair(16, v6).map_or(Detection::Broken("short PROXY address"), |pair| header(Some(pair))),
+        (1, 0x31) => header(None),
+        (1, _) => Detection::Broken("unsupported PROXY family"),
+        _ => Detection::Broken("unsupported PROXY command"),
+    }
+}
+
+fn v4(bytes: &[u8]) -> Option<IpAddr> {
+    let octets: [u8; 4] = bytes.try_into().ok()?;
+    Some(Ipv4Addr::from(octets).into())
+}
+
+fn v6(bytes: &[u8]) -> Option<IpAddr> {
+    let octets: [u8; 16] = bytes.try_into().ok()?;
+    Some(Ipv6Addr::from(octets).into())
+}

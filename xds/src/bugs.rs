@@ -1,0 +1,50 @@
+//! Planted bugs: what the simulation must catch to be trusted. Compiled to nothing outside of tests.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// A rejected response is ACKed.
+    AckInsteadOfNack,
+    /// A NACK repeats the rejected version.
+    NackWithNewVersion,
+    /// A request after a NACK carries the nonce of the last good response.
+    StaleNonce,
+    /// The nonce of the old stream is sent on the new one.
+    NonceSurvivesReconnect,
+    /// A refused resource loses its last good version.
+    BadDropsGood,
+    /// A full set is read as "whatever is not valid is gone".
+    BadIsDeleted,
+    /// A cluster is published before its assignment.
+    SkipWarming,
+    /// An assignment is dropped while its old cluster still serves.
+    BreakBeforeMake,
+    /// An empty first delta request when nothing is wanted.
+    EmptyFirstDelta,
+    /// The versions of a partly refused delta response are recorded for all.
+    RecordsBadVersion,
+    /// A response without resources gets no answer.
+    SilentOnEmpty,
+    /// A new stream does not repeat the subscriptions.
+    ForgetsOnReconnect,
+}
+
+#[cfg(test)]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants `bug` in everything that runs on this thread.
+#[cfg(test)]
+pub(crate) fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+#[cfg(test)]
+pub(crate) fn planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+#[cfg(not(test))]
+pub(crate) const fn planted(_: Bug) -> bool {
+    false
+}

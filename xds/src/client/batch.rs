@@ -1,0 +1,144 @@
+//! A response sorted out: what is to be applied, what is wrong already, what only refreshes a TTL.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hashbrown::{HashMap, HashSet};
+
+use super::message::{Received, Response, is_unresolved_alias};
+use super::request::Failure;
+use super::session::Session;
+use super::ttl::Ttl;
+use crate::types::ResourceType;
+
+/// What a response asks of the store. Must be handed back to [`Mux::finish`](super::mux::Mux::finish).
+#[derive(Debug)]
+pub struct Batch {
+    pub ty: ResourceType,
+    pub version: Arc<str>,
+    pub resources: Vec<Received>,
+    pub removed: Vec<Arc<str>>,
+    /// Names that a heartbeat has vouched for.
+    pub present: Vec<Arc<str>>,
+    /// What is wrong already: duplicates, undecodable entries, entries of another type.
+    pub failures: Vec<Failure>,
+    /// The response is the whole set of this type.
+    pub full: bool,
+    /// The whole response is to be refused; nothing of it may be applied.
+    pub rejected: bool,
+    pub(super) nonce: Arc<str>,
+    /// Delta: what to record for the entries that are accepted.
+    pub(super) versions: Vec<(Arc<str>, Arc<str>)>,
+}
+
+impl Batch {
+    /// Sorts a response out for `session`.
+    pub(super) fn sort(session: &Session, response: Response, delta: bool, ttl: &mut Ttl, now: Instant) -> Self {
+        let mut batch = Self {
+            ty: session.ty,
+            version: response.version,
+            resources: Vec::with_capacity(response.resources.len()),
+            removed: response.removed,
+            present: Vec::new(),
+            failures: Vec::new(),
+            full: !delta && session.ty.full_state,
+            rejected: false,
+            nonce: session.nonce.clone(),
+            versions: Vec::new(),
+        };
+        let mut twice = batch.find_duplicates(&response.resources, delta);
+        if batch.rejected {
+            batch.removed.clear();
+            batch.full = false;
+            return batch;
+        }
+        for received in response.resources {
+            // The first copy of a SotW resource counts.
+            if let Some(met) = twice.get_mut(&received.name)
+                && std::mem::replace(met, true)
+            {
+                continue;
+            }
+            batch.take(session, received, ttl, delta, now);
+        }
+        if !session.wildcard {
+            batch.removed.retain(|name| session.explicit.contains(name));
+        }
+        batch
+    }
+
+    /// Two entries of one name: a delta response is refused as a whole, a SotW one keeps the first. Returns those names, each with
+    /// whether its first copy has been met.
+    fn find_duplicates(&mut self, resources: &[Received], delta: bool) -> HashMap<Arc<str>, bool> {
+        let mut seen: HashSet<&str> = HashSet::with_capacity(resources.len());
+        let removed = self.removed.iter().map(|name| &**name).filter(|_| delta);
+        let names = resources
+            .iter()
+            .map(|received| &*received.name)
+            .filter(|name| !name.is_empty());
+        let twice: Vec<Arc<str>> = names
+            .chain(removed)
+            .filter(|name| !seen.insert(name))
+            .map(Arc::from)
+            .collect();
+        self.rejected = delta && !twice.is_empty();
+        let reason = |name: &Arc<str>| Failure {
+            name: name.clone(),
+            reason: "the response names it twice".to_owned(),
+        };
+        self.failures.extend(twice.iter().map(reason));
+        twice.into_iter().map(|name| (name, false)).collect()
+    }
+
+    /// Puts one entry where it belongs: heartbeat, failure, unasked (dropped), or resource.
+    fn take(&mut self, session: &Session, received: Received, ttl: &mut Ttl, delta: bool, now: Instant) {
+        if let Some(reason) = received.problem {
+            self.failures.push(Failure {
+                name: received.name,
+                reason,
+            });
+            return;
+        }
+        if is_unresolved_alias(&received, session.ty) {
+            self.removed.extend(received.aliases.into_iter().map(Arc::from));
+            return;
+        }
+        if received.name.is_empty() {
+            self.failures.push(Failure {
+                name: received.name,
+                reason: "name: must not be empty".to_owned(),
+            });
+            return;
+        }
+        let aliased = received
+            .aliases
+            .iter()
+            .any(|alias| session.explicit.contains(alias.as_str()));
+        if !session.wants(&received.name) && !aliased {
+            return;
+        }
+        if received.payload.is_none() {
+            let held = if delta {
+                session.held.get(&received.name)
+            } else {
+                Some(&session.accepted)
+            };
+            if session.ty.heartbeats && held.is_some_and(|held| *held == received.version) {
+                ttl.refresh(session.ty, &received.name, received.ttl, now);
+                self.present.push(received.name);
+                return;
+            }
+            let reason = "resource: must be set unless the version is the one held".to_owned();
+            self.failures.push(Failure {
+                name: received.name,
+                reason,
+            });
+            return;
+        }
+        ttl.refresh(session.ty, &received.name, received.ttl, now);
+        if delta {
+            self.versions.push((received.name.clone(), received.version.clone()));
+        }
+        self.resources.push(received);
+    }
+}

@@ -1,0 +1,127 @@
+//! Files in place of streams: `path_config_source`.
+//!
+//! As in Envoy a file counts as changed when something is moved into its directory (a rename over it, a swapped symlink), or into
+//! `watched_directory` (Kubernetes' `..data`). Where inotify is not to be had, its identity is polled.
+
+use std::ffi::OsStr;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::stream::{self, BoxStream, StreamExt};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+
+use crate::store::PathSource;
+
+/// How often a file's identity is looked at without inotify.
+const POLL: Duration = Duration::from_millis(250);
+
+/// Yields each time the file of `source` is to be read: at once, and after each change. Never ends.
+pub fn watch(source: &PathSource) -> BoxStream<'static, ()> {
+    let watch = Watch::new(source);
+    let changes = stream::unfold(watch, |mut watch| async move {
+        watch.changed().await;
+        Some(((), watch))
+    });
+    stream::once(async {}).chain(changes).boxed()
+}
+
+struct Watch {
+    file: PathBuf,
+    /// Any move into the watched directory counts; else only one that changes the file's identity.
+    any_move: bool,
+    inotify: Option<AsyncFd<OwnedFd>>,
+    last: Option<Identity>,
+}
+
+impl Watch {
+    fn new(source: &PathSource) -> Self {
+        let file = PathBuf::from(&*source.path);
+        let directory = match &source.watched_directory {
+            Some(directory) => PathBuf::from(&**directory),
+            None => parent(&file),
+        };
+        let inotify = subscribe(&directory);
+        if let Err(error) = &inotify {
+            tracing::info!(directory = %directory.display(), %error, "no inotify, polling");
+        }
+        let last = identity(&file);
+        Self {
+            file,
+            any_move: source.watched_directory.is_some(),
+            inotify: inotify.ok(),
+            last,
+        }
+    }
+
+    async fn changed(&mut self) {
+        loop {
+            let moved = match &self.inotify {
+                Some(inotify) => next_moves(inotify).await,
+                None => {
+                    tokio::time::sleep(POLL).await;
+                    Ok(false)
+                }
+            };
+            let moved = moved.unwrap_or_else(|error| {
+                tracing::warn!(file = %self.file.display(), %error, "watch is lost, polling");
+                self.inotify = None;
+                false
+            });
+            let now = identity(&self.file);
+            let other = now.is_some() && now != self.last;
+            if other || (moved && self.any_move) {
+                self.last = now;
+                return;
+            }
+        }
+    }
+}
+
+/// What tells one content of a path from another without reading it: device, inode, size, modification time.
+type Identity = (u64, u64, u64, i64, i64);
+
+fn identity(path: &Path) -> Option<Identity> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
+}
+
+fn parent(file: &Path) -> PathBuf {
+    let parent = file.parent().map(Path::as_os_str).filter(|parent| !parent.is_empty());
+    PathBuf::from(parent.unwrap_or(OsStr::from_bytes(b".")))
+}
+
+fn subscribe(directory: &Path) -> std::io::Result<AsyncFd<OwnedFd>> {
+    let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+    inotify::add_watch(&fd, directory, WatchFlags::MOVED_TO | WatchFlags::ONLYDIR)?;
+    // Deprecated for types that do not own what they register; an `OwnedFd` does.
+    #[allow(deprecated)]
+    AsyncFd::new(fd)
+}
+
+/// Waits for events and drains them. Returns whether one of them was a move into the directory.
+async fn next_moves(inotify: &AsyncFd<OwnedFd>) -> std::io::Result<bool> {
+    let mut guard = inotify.readable().await?;
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut reader = inotify::Reader::new(inotify.get_ref(), &mut buffer);
+    let mut moved = false;
+    loop {
+        match reader.next() {
+            Ok(event) if event.events().contains(inotify::ReadFlags::IGNORED) => {
+                return Err(std::io::Error::other("the directory is gone"));
+            }
+            Ok(event) => moved |= event.events().contains(inotify::ReadFlags::MOVED_TO),
+            Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) => {
+                guard.clear_ready();
+                return Ok(moved);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The one task that moves bytes between an [`Engine`] and the world.
+//!
+//! In: events of streams and watched files, commands of handles, time. Out: requests. Each response is parsed, checked and applied
+//! on a blocking thread; meanwhile the task waits, which is the back-pressure on the streams (their connections live elsewhere and
+//! keep answering pings). No follower is ever waited for.
+
+mod builder;
+mod handle;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::BoxStream;
+use tokio::sync::mpsc;
+use tonic::{Code, Status};
+
+pub use builder::{Builder, Client, Decode};
+pub use handle::{ClientHandle, Stopped};
+
+use crate::client::connect::Connect;
+use crate::client::file;
+use crate::client::stream::{Events, StreamEvent};
+use crate::engine::{Engine, StreamId, ToOpen};
+use crate::store::{Now, PathSource, Source};
+use handle::Command;
+
+/// Requests that may wait for one stream to take them.
+const OUTGOING: usize = 64;
+/// How soon a stream that took none is offered them again.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// Gives the connector of a source.
+pub(crate) type Connectors = Arc<dyn Fn(&Source) -> Option<Arc<dyn Connect>> + Send + Sync>;
+
+/// Runs a client. Make one with [`Client::builder`].
+pub struct Driver {
+    /// Away while a blocking thread works on it.
+    engine: Option<Box<Engine>>,
+    connectors: Connectors,
+    decode: Option<Decode>,
+    /// The encoded node.
+    node: Bytes,
+    commands: mpsc::Receiver<Command>,
+    open: Vec<Open>,
+    clock: fn() -> Now,
+}
+
+struct Open {
+    id: StreamId,
+    link: Link,
+}
+
+enum Link {
+    Stream {
+        events: Events,
+        outgoing: mpsc::Sender<Bytes>,
+    },
+    File {
+        source: PathSource,
+        changes: BoxStream<'static, ()>,
+    },
+}
+
+enum Event {
+    Stream(StreamId, StreamEvent),
+    File(StreamId, PathSource),
+    Command(Option<Command>),
+    Time,
+}
+
+impl Driver {
+    /// Runs until [`ClientHandle::stop`] or until every handle is gone. Needs a tokio runtime with I/O, time and blocking threads.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the client and its streams.
+    pub async fn run(mut self) {
+        loop {
+            if !self.settle().await {
+                return;
+            }
+            let alive = match self.next_event().await {
+                Event::Stream(id, event) => self.on_stream(id, event).await,
+                Event::File(id, source) => self.read(id, source).await,
+                Event::Command(Some(command)) => self.on_command(command).await,
+                Event::Command(None) => false,
+                Event::Time => self.work(|engine, now| engine.tick(now)).await.is_some(),
+            };
+            if !alive {
+                return;
+            }
+        }
+    }
+
+    /// Opens and closes what is due and offers requests to streams. Returns false when the engine is lost.
+    async fn settle(&mut self) -> bool {
+        let now = (self.clock)();
+        let Some(engine) = self.engine.as_mut() else {
+            return false;
+        };
+        let (closed, rereads) = (engine.take_closed(), engine.take_rereads());
+        self.open.retain(|open| !closed.contains(&open.id));
+        for to_open in engine.streams_to_open(now.instant) {
+            engine.on_connected(to_open.id, now);
+            match open(&self.connectors, &to_open) {
+                Some(link) => self.open.push(Open { id: to_open.id, link }),
+                None => engine.on_disconnected(to_open.id, now),
+            }
+        }
+        for open in &self.open {
+            let Link::Stream { outgoing, .. } = &open.link else {
+                continue;
+            };
+            while let Ok(permit) = outgoing.try_reserve() {
+                let Some(request) = engine.poll_transmit(open.id, now.instant) else {
+                    break;
+                };
+                if request.is_nack() {
+                    tracing::debug!(type_url = request.type_url, "nack");
+                }
+                permit.send(request.encode(&self.node));
+            }
+        }
+        for id in rereads {
+            let source = self
+                .open
+                .iter()
+                .find(|open| open.id == id)
+                .and_then(|open| match &open.link {
+                    Link::File { source, .. } => Some(source.clone()),
+                    Link::Stream { .. } => None,
+                });
+            if let Some(source) = source
+                && !self.read(id, source).await
+            {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let now = (self.clock)().instant;
+        let full = self.open.iter().any(|open| match &open.link {
+            Link::Stream { outgoing, .. } => outgoing.capacity() == 0 && !outgoing.is_closed(),
+            Link::File { .. } => false,
+        });
+        let engine = self.engine.as_ref().and_then(|engine| engine.next_deadline());
+        let deadline = engine.into_iter().chain(full.then(|| now + RETRY)).min();
+        let open = &mut self.open;
+        tokio::select! {
+            command = self.commands.recv() => Event::Command(command),
+            event = next_of(open) => event,
+            () = sleep_until(deadline) => Event::Time,
+        }
+    }
+
+    async fn on_stream(&mut self, id: StreamId, event: StreamEvent) -> bool {
+        match event {
+            StreamEvent::Accepted => self.work(move |engine, _| engine.on_accepted(id)).await.is_some(),
+            StreamEvent::Message(message) => {
+                let applied = self.work(move |engine, now| engine.on_message(id, message, now)).await;
+                match applied {
+                    Some(Err(reason)) => self.disconnect(id, &Status::internal(reason)),
+                    Some(Ok(())) => true,
+                    None => false,
+                }
+            }
+            StreamEvent::Closed(status) => self.disconnect(id, &status),
+        }
+    }
+
+    fn disconnect(&mut self, id: StreamId, status: &Status) -> bool {
+        self.open.retain(|open| open.id != id);
+        let (code, message) = (status.code(), status.message());
+        match code {
+            Code::Ok | Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => {
+                tracing::debug!(?code, message, "control plane stream closed");
+            }
+            _ => tracing::warn!(?code, message, "control plane stream closed"),
+        }
+        let now = (self.clock)();
+        self.engine
+            .as_mut()
+            .map(|engine| engine.on_disconnected(id, now))
+            .is_some()
+    }
+
+    /// Reads, decodes and applies a file. What cannot be read changes nothing.
+    async fn read(&mut self, id: StreamId, source: PathSource) -> bool {
+        let Some(decode) = self.decode.clone() else {
+            tracing::warn!(path = &*source.path, "no decoder for files is configured");
+            return true;
+        };
+        let read = move |engine: &mut Engine, now| {
+            let path = std::path::Path::new(&*source.path);
+            let content = std::fs::read(path).map_err(|error| error.to_string());
+            let message = content.and_then(|content| decode(&content, path));
+            let applied = message.and_then(|message| engine.on_message(id, message, now));
+            if let Err(error) = applied {
+                tracing::warn!(
+                    path = &*source.path,
+                    error,
+                    "file is not usable, the last good one stays"
+                );
+                engine.on_unreadable(id);
+            }
+        };
+        self.work(read).await.is_some()
+    }
+
+    async fn on_command(&mut self, command: Command) -> bool {
+        match command {
+            Command::Follow(reply) => {
+                let Some(updates) = self.work(|engine, _| engine.store.follow()).await else {
+                    return false;
+                };
+                // Whoever asked may have gone.
+                drop(reply.send(updates));
+            }
+            Command::Status(reply) => {
+                let Some(status) = self.work(|engine, _| engine.status()).await else {
+                    return false;
+                };
+                drop(reply.send(status));
+            }
+            Command::Dump(reply) => {
+                let Some(dump) = self.work(|engine, _| engine.store.dump()).await else {
+                    return false;
+                };
+                drop(reply.send(dump));
+            }
+            Command::Pin(owner, references) => {
+                return self
+                    .work(move |engine, now| engine.pin(&owner, references, now))
+                    .await
+                    .is_some();
+            }
+            Command::Unpin(owner) => return self.work(move |engine, now| engine.unpin(&owner, now)).await.is_some(),
+            Command::Root(root) => return self.work(move |engine, now| engine.add_root(root, now)).await.is_some(),
+            Command::Stop => return false,
+        }
+        true
+    }
+
+    /// Runs `job` on a blocking thread. `None`: it panicked, and the engine is lost.
+    async fn work<T: Send + 'static>(&mut self, job: impl FnOnce(&mut Engine, Now) -> T + Send + 'static) -> Option<T> {
+        let mut engine = self.engine.take()?;
+        let clock = self.clock;
+        let worked = tokio::task::spawn_blocking(move || {
+            let done = job(&mut engine, clock());
+            (engine, done)
+        });
+        match worked.await {
+            Ok((engine, done)) => {
+                self.engine = Some(engine);
+                Some(done)
+            }
+            Err(error) => {
+                tracing::error!(%error, "xds client ends");
+                None
+            }
+        }
+    }
+}
+
+fn open(connectors: &Connectors, to_open: &ToOpen) -> Option<Link> {
+    if let Source::Path(source) = &*to_open.source {
+        return Some(Link::File {
+            source: source.clone(),
+            changes: file::watch(source),
+        });
+    }
+    let connector = connectors(&to_open.source)?;
+    let (outgoing, queue) = mpsc::channel(OUTGOING);
+    Some(Link::Stream {
+        events: connector.open(to_open.path, queue),
+        outgoing,
+    })
+}
+
+/// The next event of any stream or file; pending for ever while there is none.
+async fn next_of(open: &mut [Open]) -> Event {
+    std::future::poll_fn(|context| {
+        let ready = open.iter_mut().position_map(|open| match &mut open.link {
+            Link::Stream { events, .. } => match Pin::new(events).poll_next(context) {
+                Poll::Ready(Some(event)) => Some(Event::Stream(open.id, event)),
+                // Unreachable by contract; a connector that breaks it has lost its stream all the same.
+                Poll::Ready(None) => Some(Event::Stream(
+                    open.id,
+                    StreamEvent::Closed(Status::unavailable("ended")),
+                )),
+                Poll::Pending => None,
+            },
+            Link::File { source, changes } => match Pin::new(changes).poll_next(context) {
+                Poll::Ready(Some(())) => Some(Event::File(open.id, source.clone())),
+                Poll::Ready(None) | Poll::Pending => None,
+            },
+        });
+        let Some((at, event)) = ready else { return Poll::Pending };
+        // Whoever had its turn goes last.
+        open[at..].rotate_left(1);
+        Poll::Ready(event)
+    })
+    .await
+}
+
+trait PositionMap: Iterator + Sized {
+    /// The first `Some` of `map`, and where it was.
+    fn position_map<T>(self, map: impl FnMut(Self::Item) -> Option<T>) -> Option<(usize, T)>;
+}
+
+impl<I: Iterator> PositionMap for I {
+    fn position_map<T>(self, mut map: impl FnMut(I::Item) -> Option<T>) -> Option<(usize, T)> {
+        self.enumerate()
+            .find_map(|(at, item)| map(item).map(|found| (at, found)))
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,399 @@
+//! Store and protocol machines joined, still without I/O: what the driver drives and the simulation simulates.
+//!
+//! In: bytes from streams and files, connects and disconnects, time. Out: streams to open ([`Engine::streams_to_open`]), requests
+//! ([`Engine::poll_transmit`]), files to watch, publications (through [`Store`]).
+
+mod record;
+mod roots;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use record::Records;
+pub use roots::Root;
+use roots::RootState;
+
+use crate::client::message::Response;
+use crate::client::mux::{Mode, Mux, MuxConfig};
+use crate::client::request::Request;
+use crate::stats::Stats;
+use crate::store::status::TypeStatus;
+use crate::store::{Action, Interpreter, Now, PathSource, Source, Store, SubscriptionChange};
+use crate::types::{self, ResourceType};
+
+/// How a source is spoken to.
+#[derive(Clone, Debug)]
+pub struct SourceConfig {
+    pub mux: MuxConfig,
+    /// One stream for all types (ADS), rather than one for each.
+    pub aggregated: bool,
+    /// A stream for each resource, so that one that the server cannot serve does not take the others down. Envoy does that for all
+    /// that is not aggregated.
+    pub stream_per_name: bool,
+}
+
+impl SourceConfig {
+    /// ADS.
+    pub fn aggregated(mode: Mode) -> Self {
+        Self {
+            mux: MuxConfig::new(mode),
+            aggregated: true,
+            stream_per_name: false,
+        }
+    }
+
+    /// The services of the single types.
+    pub fn separate(mode: Mode) -> Self {
+        Self {
+            mux: MuxConfig::new(mode),
+            aggregated: false,
+            stream_per_name: true,
+        }
+    }
+}
+
+/// Names one stream (or watched file) of an engine; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(u64);
+
+/// A stream that is to be opened.
+#[derive(Clone, Debug)]
+pub struct ToOpen {
+    pub id: StreamId,
+    pub source: Arc<Source>,
+    /// Path of the rpc; empty for a file.
+    pub path: &'static str,
+}
+
+struct Stream {
+    id: StreamId,
+    source: Arc<Source>,
+    /// What a stream that is not aggregated carries.
+    ty: Option<ResourceType>,
+    name: Option<Arc<str>>,
+    mux: Mux,
+}
+
+const ADS_SOTW: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+const ADS_DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+
+/// Tells how a named source is configured.
+pub type Resolve = Arc<dyn Fn(&Source) -> Option<SourceConfig> + Send + Sync>;
+
+/// See the top of this file.
+pub struct Engine {
+    pub store: Store,
+    streams: Vec<Stream>,
+    roots: Vec<RootState>,
+    records: Records,
+    resolve: Resolve,
+    clock: Arc<dyn Fn() -> Instant + Send + Sync>,
+    rng: fastrand::Rng,
+    next_id: u64,
+    closed: Vec<StreamId>,
+    /// Files that are to be read again: something new is wanted of them.
+    rereads: Vec<StreamId>,
+    stats: Arc<Stats>,
+}
+
+impl Engine {
+    /// `clock` only measures what pushes cost; `rng` jitters the back-off.
+    pub fn new(
+        interpreter: Arc<dyn Interpreter>,
+        resolve: Resolve,
+        clock: Arc<dyn Fn() -> Instant + Send + Sync>,
+        rng: fastrand::Rng,
+        stats: Arc<Stats>,
+    ) -> Self {
+        Self {
+            store: Store::new(interpreter, stats.clone()),
+            streams: Vec::new(),
+            roots: Vec::new(),
+            records: Records::default(),
+            resolve,
+            clock,
+            rng,
+            next_id: 0,
+            closed: Vec::new(),
+            rereads: Vec::new(),
+            stats,
+        }
+    }
+
+    /// Subscribes to everything of a type.
+    pub fn add_root(&mut self, root: Root, now: Now) {
+        self.roots.push(RootState::new(root));
+        self.advance(now);
+    }
+
+    /// The streams that are due to be opened; each is to be followed by [`on_connected`](Self::on_connected).
+    pub fn streams_to_open(&self, now: Instant) -> Vec<ToOpen> {
+        let due = self.streams.iter().filter(|stream| stream.mux.wants_stream(now));
+        due.map(|stream| ToOpen {
+            id: stream.id,
+            source: stream.source.clone(),
+            path: stream.path(),
+        })
+        .collect()
+    }
+
+    /// The streams that nothing needs any more, since the last call.
+    pub fn take_closed(&mut self) -> Vec<StreamId> {
+        std::mem::take(&mut self.closed)
+    }
+
+    /// The files to read again, since the last call.
+    pub fn take_rereads(&mut self) -> Vec<StreamId> {
+        std::mem::take(&mut self.rereads)
+    }
+
+    /// The stream can be written to.
+    pub fn on_connected(&mut self, id: StreamId, now: Now) {
+        if let Some(stream) = self.stream(id) {
+            stream.mux.on_connected(now.instant);
+            stream.drain_file(now.instant);
+        }
+    }
+
+    /// The server has taken the stream.
+    pub fn on_accepted(&mut self, id: StreamId) {
+        if let Some(stream) = self.stream(id) {
+            stream.mux.on_accepted();
+        }
+    }
+
+    /// The stream broke or could not be opened.
+    pub fn on_disconnected(&mut self, id: StreamId, now: Now) {
+        let stats = self.stats.clone();
+        if let Some(stream) = self.stream(id) {
+            stream.mux.on_disconnected(now.instant);
+            stream.mux.types().for_each(|ty| stats.of(ty).update_failure.add(1));
+        }
+    }
+
+    /// A message of a stream, or the content of a file as an encoded `DiscoveryResponse`.
+    ///
+    /// # Errors
+    /// The bytes are no discovery response; the stream must be closed (and [`on_disconnected`](Self::on_disconnected) called).
+    pub fn on_message(&mut self, id: StreamId, message: Bytes, now: Now) -> Result<(), String> {
+        let started = (self.clock)();
+        let Some(at) = self.streams.iter().position(|stream| stream.id == id) else {
+            return Ok(());
+        };
+        let stream = &mut self.streams[at];
+        let parsed = match stream.mux.mode() {
+            Mode::Sotw => Response::parse_sotw(&message),
+            Mode::Delta => Response::parse_delta(&message),
+        };
+        let response = parsed.map_err(|error| format!("not a discovery response: {error}"))?;
+        let (size, version) = (response.size, response.version.clone());
+        let Some(mut batch) = stream.mux.on_response(response, now.instant) else {
+            tracing::debug!(version = &*version, "response of a type that nobody asked for");
+            return Ok(());
+        };
+        let ty = batch.ty;
+        let paused = types::ALL
+            .iter()
+            .copied()
+            .filter(|other| ty.pauses.contains(&other.short));
+        paused.clone().for_each(|other| stream.mux.pause(other));
+        let decoded = (self.clock)();
+        let empty = batch.resources.is_empty() && batch.removed.is_empty() && batch.failures.is_empty();
+        let no_op = empty && !batch.full && batch.present.is_empty();
+        let applied = self.store.apply(&mut batch, now, &*self.clock);
+        let stream = &mut self.streams[at];
+        stream.mux.finish(batch, &applied.failures);
+        self.records
+            .note(&self.stats, ty, version, size, decoded - started, no_op, &applied, now);
+        self.answered(ty);
+        self.advance(now);
+        let stream = &mut self.streams[at];
+        paused.for_each(|other| stream.mux.resume(other));
+        stream.drain_file(now.instant);
+        Ok(())
+    }
+
+    /// The content of a file could not be had; what it said last stays.
+    pub fn on_unreadable(&mut self, id: StreamId) {
+        let stats = self.stats.clone();
+        if let Some(stream) = self.stream(id) {
+            stream.mux.types().for_each(|ty| stats.of(ty).update_failure.add(1));
+        }
+    }
+
+    /// The next request of a stream, if it has one to send.
+    pub fn poll_transmit(&mut self, id: StreamId, now: Instant) -> Option<Request> {
+        self.stream(id)?.mux.poll_transmit(now)
+    }
+
+    /// Pins references of something outside xDS; see [`Store::pin`].
+    pub fn pin(&mut self, owner: &Arc<str>, references: Vec<crate::store::Reference>, now: Now) {
+        self.store.pin(owner, references, now);
+        self.advance(now);
+    }
+
+    pub fn unpin(&mut self, owner: &str, now: Now) {
+        self.store.unpin(owner);
+        self.advance(now);
+    }
+
+    /// When [`tick`](Self::tick), a stream or [`streams_to_open`](Self::streams_to_open) may have news.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let streams = self.streams.iter().filter_map(|stream| stream.mux.next_deadline());
+        let roots = self.roots.iter().filter_map(RootState::next_deadline);
+        streams.chain(roots).chain(self.store.next_deadline()).min()
+    }
+
+    /// Lets time pass: fetch timeouts and TTLs.
+    pub fn tick(&mut self, now: Now) {
+        for at in 0..self.streams.len() {
+            for (ty, name) in self.streams[at].mux.tick(now.instant) {
+                tracing::info!(ty = ty.short, name = &*name, "time to live is over");
+                self.store.expire(ty, &name);
+            }
+        }
+        self.store.tick(now.instant);
+        self.advance(now);
+    }
+
+    /// The state of every type, for people.
+    pub fn status(&self) -> Vec<TypeStatus> {
+        let mut types = self.store.types();
+        types.extend(self.roots.iter().map(|root| root.ty()));
+        types.sort_by_key(|ty| (ty.rank, ty.url));
+        types.dedup();
+        let status = |ty| {
+            let mut status = self.store.status_of(ty);
+            status.sources = self.sources_of(ty);
+            self.records.fill(&mut status);
+            status
+        };
+        types.into_iter().map(status).collect()
+    }
+
+    /// # Panics
+    /// A part is in a state that it must never be in; tests call this after each step.
+    pub fn check_invariants(&self) {
+        self.store.check_invariants();
+        self.streams.iter().for_each(|stream| stream.mux.check_invariants());
+    }
+
+    fn sources_of(&self, ty: ResourceType) -> Vec<String> {
+        let carrying = self
+            .streams
+            .iter()
+            .filter(|stream| stream.mux.types().any(|carried| carried == ty));
+        let mut sources: Vec<_> = carrying.map(|stream| describe(&stream.source)).collect();
+        sources.dedup();
+        sources
+    }
+
+    fn stream(&mut self, id: StreamId) -> Option<&mut Stream> {
+        self.streams.iter_mut().find(|stream| stream.id == id)
+    }
+
+    /// Carries out what the store wants of its sources.
+    fn route(&mut self) {
+        for change in self.store.take_subscription_changes() {
+            let per_name = self.stream_per_name(&change.source);
+            let name = per_name.then(|| change.name.clone());
+            let Some(at) = self.stream_for(&change.source, change.ty, name) else {
+                continue;
+            };
+            self.streams[at].change(&change);
+            let is_file = matches!(*change.source, Source::Path(_));
+            if is_file && change.action != Action::Unsubscribe {
+                self.rereads.push(self.streams[at].id);
+            }
+            // ADS may fall silent, and is kept: a reconnect would cost every type.
+            if !self.streams[at].mux.wants_anything() && *change.source != Source::Ads {
+                self.closed.push(self.streams[at].id);
+                self.streams.remove(at);
+            }
+        }
+    }
+
+    fn stream_per_name(&self, source: &Source) -> bool {
+        match source {
+            Source::Named(_) => {
+                (self.resolve)(source).is_some_and(|config| config.stream_per_name && !config.aggregated)
+            }
+            Source::Ads | Source::Path(_) => false,
+        }
+    }
+
+    /// The stream that carries a type (and name) of a source, made if there is none. `None`: there is no such source.
+    fn stream_for(&mut self, source: &Arc<Source>, ty: ResourceType, name: Option<Arc<str>>) -> Option<usize> {
+        let config = match **source {
+            Source::Path(_) => Some(SourceConfig {
+                stream_per_name: false,
+                ..SourceConfig::separate(Mode::Sotw)
+            }),
+            Source::Ads | Source::Named(_) => (self.resolve)(source),
+        };
+        let Some(config) = config else {
+            tracing::warn!(source = describe(source), ty = ty.short, "no such source is configured");
+            return None;
+        };
+        let ty = (!config.aggregated).then_some(ty);
+        let found = self
+            .streams
+            .iter()
+            .position(|stream| *stream.source == **source && stream.ty == ty && stream.name == name);
+        if found.is_some() {
+            return found;
+        }
+        let stats = match &**source {
+            Source::Named(name) => self.stats.source(name),
+            Source::Path(path) => self.stats.source(&path.path),
+            Source::Ads => self.stats.control_plane.clone(),
+        };
+        self.next_id += 1;
+        let mux = Mux::new(config.mux, self.rng.fork(), stats);
+        self.streams.push(Stream {
+            id: StreamId(self.next_id),
+            source: source.clone(),
+            ty,
+            name,
+            mux,
+        });
+        Some(self.streams.len() - 1)
+    }
+}
+
+impl Stream {
+    fn path(&self) -> &'static str {
+        match (&*self.source, self.ty, self.mux.mode()) {
+            (Source::Path(_), ..) => "",
+            (_, Some(ty), Mode::Sotw) => ty.sotw_path,
+            (_, Some(ty), Mode::Delta) => ty.delta_path,
+            (_, None, Mode::Sotw) => ADS_SOTW,
+            (_, None, Mode::Delta) => ADS_DELTA,
+        }
+    }
+
+    fn change(&mut self, change: &SubscriptionChange) {
+        match change.action {
+            Action::Subscribe => self.mux.subscribe(change.ty, change.name.clone()),
+            Action::Unsubscribe => self.mux.unsubscribe(change.ty, &change.name),
+            Action::Refresh => self.mux.refresh(change.ty, &change.name),
+        }
+    }
+
+    /// A file gets no requests; saying them to nobody keeps the machine going.
+    fn drain_file(&mut self, now: Instant) {
+        if matches!(*self.source, Source::Path(_)) {
+            while self.mux.poll_transmit(now).is_some() {}
+        }
+    }
+}
+
+/// A source as text.
+fn describe(source: &Source) -> String {
+    match source {
+        Source::Ads => "ads".to_owned(),
+        Source::Named(name) => name.to_string(),
+        Source::Path(PathSource { path, .. }) => path.to_string(),
+    }
+}

@@ -1,0 +1,84 @@
+//! What happened last to each type, for the status page.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hashbrown::HashMap;
+
+use crate::client::request;
+use crate::stats::Stats;
+use crate::store::status::{Nack, PushCost, TypeStatus};
+use crate::store::{Applied, Now};
+use crate::types::ResourceType;
+
+#[derive(Default)]
+pub(super) struct Records {
+    types: HashMap<&'static str, Record>,
+}
+
+#[derive(Default)]
+struct Record {
+    wanted: Arc<str>,
+    running: Arc<str>,
+    since: Option<SystemTime>,
+    last_nack: Option<Nack>,
+    last_push: PushCost,
+}
+
+impl Records {
+    /// Notes one answered response.
+    pub(super) fn note(
+        &mut self,
+        stats: &Stats,
+        ty: ResourceType,
+        version: Arc<str>,
+        bytes: usize,
+        decode: Duration,
+        no_op: bool,
+        applied: &Applied,
+        now: Now,
+    ) {
+        let counters = stats.of(ty);
+        counters.update_attempt.add(1);
+        counters.update_empty.add(u64::from(no_op));
+        let record = self.types.entry(ty.url).or_default();
+        record.wanted = version.clone();
+        record.last_push = PushCost {
+            bytes,
+            added: applied.added,
+            changed: applied.changed,
+            unchanged: applied.unchanged,
+            removed: applied.removed,
+            rejected: applied.failures.len(),
+            decode,
+            validate: applied.validating,
+            publish: applied.publishing,
+        };
+        if applied.failures.is_empty() {
+            let millis = now.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+            counters.accepted(&version, u64::try_from(millis).unwrap_or(u64::MAX));
+            record.running = version;
+            record.since = Some(now.wall);
+            return;
+        }
+        let reason = request::reason(&applied.failures);
+        tracing::warn!(ty = ty.short, version = &*version, reason, "update rejected");
+        counters.update_rejected.add(1);
+        record.last_nack = Some(Nack {
+            at: now.wall,
+            version,
+            reason,
+        });
+    }
+
+    pub(super) fn fill(&self, status: &mut TypeStatus) {
+        let Some(record) = self.types.get(status.ty.url) else {
+            return;
+        };
+        status.wanted_version = record.wanted.clone();
+        status.running_version = record.running.clone();
+        status.since = record.since;
+        status.last_nack = record.last_nack.clone();
+        status.last_push = record.last_push;
+    }
+}

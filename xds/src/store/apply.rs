@@ -1,0 +1,226 @@
+//! What a response does to the store: check, compare, accept, remove.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hashbrown::HashSet;
+use xxhash_rust::xxh64::xxh64;
+
+use super::resource::{ErrorState, Reference, Resource};
+use super::table::Key;
+use super::{Now, Store};
+use crate::bugs::{Bug, planted};
+use crate::client::Batch;
+use crate::client::message::Received;
+use crate::client::request::Failure;
+use crate::types::ResourceType;
+
+/// What became of one response.
+#[derive(Clone, Debug, Default)]
+pub struct Applied {
+    pub added: usize,
+    pub changed: usize,
+    pub unchanged: usize,
+    pub removed: usize,
+    /// In the order of the response; empty means ACK.
+    pub failures: Vec<Failure>,
+    /// Time spent in the interpreter.
+    pub validating: Duration,
+    /// Time from the last resource to the publication.
+    pub publishing: Duration,
+}
+
+enum Outcome {
+    Added,
+    Changed,
+    Unchanged,
+}
+
+impl Store {
+    /// Applies what is good of `batch`, and publishes it as far as it is warm. `clock` only measures.
+    pub fn apply(&mut self, batch: &mut Batch, now: Now, clock: &dyn Fn() -> Instant) -> Applied {
+        let table = self.table_of(batch.ty);
+        let mut applied = Applied {
+            failures: std::mem::take(&mut batch.failures),
+            ..Applied::default()
+        };
+        let push = &mut self.tables[usize::from(table)].push;
+        *push = push.wrapping_add(u32::from(batch.full));
+        let started = clock();
+        self.note_unread(table, batch, &applied.failures, now);
+        for received in &batch.resources {
+            match self.put(table, batch.ty, received, now) {
+                Ok(Outcome::Added) => applied.added += 1,
+                Ok(Outcome::Changed) => applied.changed += 1,
+                Ok(Outcome::Unchanged) => applied.unchanged += 1,
+                Err(reason) => applied.failures.push(Failure {
+                    name: received.name.clone(),
+                    reason,
+                }),
+            }
+        }
+        let validated = clock();
+        for name in &batch.removed {
+            applied.removed += usize::from(self.remove(&Key {
+                table,
+                name: name.clone(),
+            }));
+        }
+        if batch.full {
+            applied.removed += self.sweep(table, batch, &applied.failures);
+        }
+        self.commit();
+        applied.validating = validated.saturating_duration_since(started);
+        applied.publishing = clock().saturating_duration_since(validated);
+        applied
+    }
+
+    /// A resource whose TTL ran out is treated as a removed one.
+    pub fn expire(&mut self, ty: ResourceType, name: &Arc<str>) {
+        let table = self.table_of(ty);
+        self.remove(&Key {
+            table,
+            name: name.clone(),
+        });
+        self.commit();
+    }
+
+    fn put(&mut self, table: u8, ty: ResourceType, received: &Received, now: Now) -> Result<Outcome, String> {
+        let Some(payload) = &received.payload else {
+            return Ok(Outcome::Unchanged);
+        };
+        let key = Key {
+            table,
+            name: received.name.clone(),
+        };
+        if self.fixed.contains(&(ty.url, key.name.clone())) {
+            return Err("not modifiable: the bootstrap defines it".to_owned());
+        }
+        let hash = xxh64(payload, 0);
+        let push = self.tables[usize::from(table)].push;
+        let known = self.entry_mut(&key).is_some_and(|entry| {
+            entry.seen = push;
+            entry.newest().is_some()
+        });
+        if self.is_newest(&key, hash, payload) {
+            if let Some(entry) = self.entry_mut(&key) {
+                entry.error = None;
+            }
+            self.answered(&key);
+            return Ok(Outcome::Unchanged);
+        }
+        let references = match self.check(ty, &key.name, payload) {
+            Ok(references) => references,
+            Err(reason) => {
+                self.refuse(&key, payload.clone(), &received.version, &reason, now);
+                return Err(reason);
+            }
+        };
+        let resource = Resource {
+            ty,
+            name: key.name.clone(),
+            // Out of the response's buffer, which then can go.
+            bytes: Bytes::copy_from_slice(payload),
+            version: received.version.clone(),
+            hash,
+            updated_at: now.wall,
+        };
+        self.accept(key.clone(), Arc::new(resource), references, now);
+        if let Some(entry) = self.entry_mut(&key) {
+            entry.seen = push;
+        }
+        Ok(if known { Outcome::Changed } else { Outcome::Added })
+    }
+
+    /// Asks the interpreter. A panic in it is a reason to refuse the resource, not to lose the store.
+    fn check(&self, ty: ResourceType, name: &str, payload: &Bytes) -> Result<Vec<Reference>, String> {
+        let interpreter = &self.interpreter;
+        let check = AssertUnwindSafe(|| interpreter.check(ty.url, name, payload));
+        catch_unwind(check).unwrap_or_else(|_| Err("internal error: the check panicked".to_owned()))
+    }
+
+    fn is_newest(&self, key: &Key, hash: u64, payload: &Bytes) -> bool {
+        let newest = self.entry(key).and_then(|entry| entry.newest());
+        newest.is_some_and(|newest| newest.hash == hash && newest.bytes == *payload)
+    }
+
+    /// Remembers why a version is not in use. The last good one stays.
+    fn refuse(&mut self, key: &Key, failed: Bytes, version: &Arc<str>, reason: &str, now: Now) {
+        let push = self.tables[usize::from(key.table)].push;
+        let entry = self.entry_or_new(key);
+        entry.seen = push;
+        entry.error = Some(Box::new(ErrorState {
+            failed: Bytes::copy_from_slice(&failed),
+            details: reason.into(),
+            version: version.clone(),
+            at: now.wall,
+        }));
+        if planted(Bug::BadDropsGood) && entry.active.take().is_some() {
+            self.published.push(key.clone());
+        }
+        // A refused first version ends the wait for it, as in Envoy: the owner goes on without.
+        self.answered(key);
+    }
+
+    /// Failures found before the store saw them: whoever has the name gets the error.
+    fn note_unread(&mut self, table: u8, batch: &Batch, failures: &[Failure], now: Now) {
+        for failure in failures {
+            let key = Key {
+                table,
+                name: failure.name.clone(),
+            };
+            if self.entry(&key).is_some() {
+                self.refuse(&key, Bytes::new(), &batch.version, &failure.reason, now);
+            }
+        }
+    }
+
+    /// One explicit removal. Returns whether something went away.
+    fn remove(&mut self, key: &Key) -> bool {
+        let ty = self.tables[usize::from(key.table)].ty;
+        if ty.removal_deletes {
+            let deleted = self.delete(key);
+            self.answered(key);
+            return deleted;
+        }
+        // Only its owner can end an assignment, a route configuration or a secret. One that never came will not: stop waiting.
+        self.answered(key);
+        false
+    }
+
+    /// Deletes what a full push did not name. A resource that could not be read is not gone.
+    fn sweep(&mut self, table: u8, batch: &Batch, failures: &[Failure]) -> usize {
+        let careless = planted(Bug::BadIsDeleted);
+        if failures.iter().any(|failure| failure.name.is_empty()) && !careless {
+            return 0;
+        }
+        let spared: HashSet<&str> = if careless {
+            HashSet::new()
+        } else {
+            failures
+                .iter()
+                .map(|failure| &*failure.name)
+                .chain(batch.present.iter().map(|name| &**name))
+                .collect()
+        };
+        let bad: HashSet<&str> = failures
+            .iter()
+            .map(|failure| &*failure.name)
+            .filter(|_| careless)
+            .collect();
+        let index = usize::from(table);
+        let push = self.tables[index].push;
+        self.visits += self.tables[index].entries.len() as u64;
+        let entries = self.tables[index].entries.iter();
+        let gone: Vec<Key> = entries
+            .filter(|(name, entry)| (entry.seen != push && !spared.contains(&***name)) || bad.contains(&***name))
+            .map(|(name, _)| Key {
+                table,
+                name: name.clone(),
+            })
+            .collect();
+        gone.iter().filter(|key| self.delete(key)).count()
+    }
+}

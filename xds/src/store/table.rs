@@ -1,0 +1,91 @@
+//! The index of one resource type, and what an entry of it is made of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+
+use super::resource::{ErrorState, Resource, Source};
+use crate::types::ResourceType;
+
+/// A resource by table and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) table: u8,
+    pub(crate) name: Arc<str>,
+}
+
+/// A reference with its target's key.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(crate) target: Key,
+    pub(crate) source: Arc<Source>,
+    pub(crate) timeout: Duration,
+    pub(crate) required: bool,
+}
+
+/// A version that waits for what it refers to.
+pub(crate) struct Warming {
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) links: Box<[Link]>,
+    /// Tells this warming from an earlier one of the same name.
+    pub(crate) epoch: u64,
+    pub(crate) waiting: Vec<Key>,
+}
+
+/// The side of an entry that others refer to.
+pub(crate) struct Target {
+    /// Published and warming owners.
+    pub(crate) references: u32,
+    pub(crate) source: Arc<Source>,
+    pub(crate) subscribed: Option<Arc<Source>>,
+    /// The control plane has said something about it: a version, a bad one, or that there is none.
+    pub(crate) answered: bool,
+    pub(crate) waiters: Vec<(Key, u64)>,
+}
+
+#[derive(Default)]
+pub(crate) struct Entry {
+    pub(crate) active: Option<Arc<Resource>>,
+    /// What `active` refers to.
+    pub(crate) links: Box<[Link]>,
+    pub(crate) warming: Option<Box<Warming>>,
+    pub(crate) error: Option<Box<ErrorState>>,
+    pub(crate) target: Option<Box<Target>>,
+    /// The last full push that named it.
+    pub(crate) seen: u32,
+}
+
+impl Entry {
+    /// The newest accepted version.
+    pub(crate) fn newest(&self) -> Option<&Arc<Resource>> {
+        self.warming
+            .as_ref()
+            .map(|warming| &warming.resource)
+            .or(self.active.as_ref())
+    }
+
+    /// Nothing is left that would keep the entry.
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.active.is_none() && self.warming.is_none() && self.error.is_none() && self.target.is_none()
+    }
+}
+
+pub(crate) struct Table {
+    pub(crate) ty: ResourceType,
+    pub(crate) entries: HashMap<Arc<str>, Entry, foldhash::fast::RandomState>,
+    pub(crate) warming: usize,
+    /// Counts full pushes.
+    pub(crate) push: u32,
+}
+
+impl Table {
+    pub(crate) fn new(ty: ResourceType) -> Self {
+        Self {
+            ty,
+            entries: HashMap::default(),
+            warming: 0,
+            push: 0,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Files in place of streams.
+
+use std::path::Path;
+
+use futures_util::StreamExt;
+
+use super::*;
+use crate::client::file::watch;
+use crate::store::PathSource;
+use crate::types::CLUSTER;
+
+fn path_root(path: &Path) -> Root {
+    let source = PathSource {
+        path: path.to_str().unwrap().into(),
+        watched_directory: None,
+    };
+    Root {
+        source: Source::Path(source),
+        ..Root::new(&CLUSTER)
+    }
+}
+
+#[test]
+fn a_file_is_applied_without_requests_and_a_bad_one_keeps_the_last_good() {
+    let mut script = Script::with(SourceConfig::aggregated(Mode::Sotw), &[], 1);
+    script
+        .engine
+        .add_root(path_root(Path::new("/clusters.yaml")), script.now);
+    assert!(script.connect().is_empty());
+    assert!(script.receive(sotw(&CLUSTER, "1", "", &[res("a", "1")])).is_empty());
+    assert_eq!(script.has("cds"), ["a=1"]);
+    assert!(script.receive(sotw(&CLUSTER, "2", "", &[res("a", "BAD")])).is_empty());
+    script.engine.on_unreadable(script.streams[0]);
+    assert_eq!(script.has("cds"), ["a=1"]);
+    let stats = script.stats.of(&CLUSTER);
+    assert_eq!((stats.update_rejected.value(), stats.update_failure.value()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_rename_into_place_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, next) = (directory.path().join("cds.yaml"), directory.path().join("next"));
+    std::fs::write(&file, "1").unwrap();
+    let source = PathSource {
+        path: file.to_str().unwrap().into(),
+        watched_directory: None,
+    };
+    let mut changes = watch(&source);
+    assert!(changes.next().await.is_some(), "the file as it is");
+    std::fs::write(&next, "2").unwrap();
+    std::fs::rename(&next, &file).unwrap();
+    assert!(changes.next().await.is_some());
+}
+
+#[tokio::test]
+async fn a_swapped_symlink_of_the_watched_directory_is_noticed() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    for version in ["v1", "v2"] {
+        std::fs::create_dir(at(version)).unwrap();
+        std::fs::write(at(version).join("cds.yaml"), version).unwrap();
+    }
+    std::os::unix::fs::symlink("v1", at("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/cds.yaml", at("cds.yaml")).unwrap();
+    let source = PathSource {
+        path: at("cds.yaml").to_str().unwrap().into(),
+        watched_directory: Some(root.path().to_str().unwrap().into()),
+    };
+    let mut changes = watch(&source);
+    assert!(changes.next().await.is_some());
+    std::os::unix::fs::symlink("v2", at("..tmp")).unwrap();
+    std::fs::rename(at("..tmp"), at("..data")).unwrap();
+    assert!(changes.next().await.is_some());
+    assert_eq!(std::fs::read_to_string(at("cds.yaml")).unwrap(), "v2");
+}
+
+#[tokio::test]
+async fn without_a_directory_to_watch_the_file_is_polled() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("later");
+    let file = directory.join("cds.yaml");
+    let source = PathSource {
+        path: file.to_str().unwrap().into(),
+        watched_directory: None,
+    };
+    let mut changes = watch(&source);
+    assert!(changes.next().await.is_some());
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(&file, "1").unwrap();
+    assert!(changes.next().await.is_some());
+}
+
+#[tokio::test]
+async fn the_whole_client_follows_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, next) = (directory.path().join("cds"), directory.path().join("next"));
+    std::fs::write(&file, sotw(&CLUSTER, "1", "", &[res("a", "1")])).unwrap();
+    let node = remora_proto::pb::envoy::config::core::v3::Node::default();
+    let (client, driver) = crate::Client::builder(&node)
+        .decode_files(|content, _| Ok(Bytes::copy_from_slice(content)))
+        .root(path_root(&file))
+        .build();
+    let driver = tokio::spawn(driver.run());
+    let mut updates = client.updates().await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        assert!(updates.changed().await);
+        for change in updates.take().changes {
+            seen.push(read(&change.resource.unwrap().bytes).1);
+            if seen.len() == 1 {
+                std::fs::write(&next, sotw(&CLUSTER, "2", "", &[res("a", "2")])).unwrap();
+                std::fs::rename(&next, &file).unwrap();
+            }
+        }
+    }
+    assert_eq!(seen, ["1", "2"]);
+    client.stop().await;
+    driver.await.unwrap();
+}
