@@ -7,6 +7,7 @@ mod follow;
 mod interpreter;
 mod transport;
 
+use std::collections::HashMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ pub use control::ProxyControl;
 pub use transport::ClusterTransport;
 
 use crate::admin::{self, AdminState};
-use crate::bootstrap::{Bootstrap, Source};
+use crate::bootstrap::{AdsConfig, Bootstrap, Source};
 use crate::cli::Options;
 use crate::cluster::discovery::SystemResolver;
 use crate::cluster::maintain::maintain;
@@ -26,6 +27,7 @@ use crate::listener::manager::OnBindError;
 use crate::runtime::clock;
 use crate::runtime::spawn::{self, spawn};
 use crate::runtime::worker::Workers;
+use crate::snapshot::SnapshotCell;
 use crate::snapshot::build::{Builder, LISTENER_OWNER};
 use crate::telemetry::access_log::Sinks;
 use interpreter::Meaning;
@@ -97,9 +99,10 @@ impl Proxy {
         let control = Arc::new(ProxyControl::new(manager.clone(), options.clone(), started));
         let mut tasks = vec![spawn("cluster maintenance", maintain(context.hosts.clone(), Arc::new(resolver)))];
         let xds = client(&bootstrap, &context, &options, pins);
+        let last_root = if bootstrap.lds.is_some() { &types::LISTENER } else { &types::CLUSTER };
         let xds = xds.map(|(handle, driver)| {
             tasks.push(spawn("xds", driver.run()));
-            let follow = follow::follow(handle.clone(), builder, manager.clone(), control.clone());
+            let follow = follow::follow(handle.clone(), builder, manager.clone(), control.clone(), last_root);
             tasks.push(spawn("configuration", follow));
             handle
         });
@@ -177,27 +180,29 @@ fn client(
     if bootstrap.ads.is_none() && bootstrap.cds.is_none() && bootstrap.lds.is_none() && pins.is_empty() {
         return None;
     }
-    let connector = |snapshot: &Arc<crate::snapshot::SnapshotCell>, cluster: &str| {
-        let origin = http::Uri::try_from(format!("http://{cluster}")).unwrap_or_default();
-        GrpcConnector::new(ClusterTransport::new(snapshot.clone(), cluster)).origin(origin)
-    };
     let mut builder = Client::builder(&context.node)
         .interpreter(Meaning { context: context.clone(), unsupported: options.unsupported })
         .fixed(&types::CLUSTER, bootstrap.clusters.iter().map(|cluster| cluster.name.clone()))
         .fixed(&types::LISTENER, bootstrap.listeners.iter().map(|listener| listener.name.clone()))
         .decode_files(crate::bootstrap::decode_discovery_file);
     if let Some(ads) = &bootstrap.ads {
-        let mode = if ads.delta { Mode::Delta } else { Mode::Sotw };
-        builder = builder.ads(SourceConfig::aggregated(mode), connector(&context.snapshot, &ads.cluster_name));
+        let config = SourceConfig { mux: ads.mux(), ..SourceConfig::aggregated(Mode::Sotw) };
+        builder = builder.ads(config, connector(&context.snapshot, ads));
     }
+    let separate = separate_sources(bootstrap);
     let snapshot = context.snapshot.clone();
-    builder = builder.named(move |cluster| {
-        let connector: Arc<dyn remora_xds::Connect> = Arc::new(connector(&snapshot, cluster));
-        Some((SourceConfig::separate(Mode::Sotw), connector))
+    builder = builder.named(move |name| {
+        // A source that only a resource names speaks as Envoy's default does.
+        let default = || AdsConfig { cluster_name: Arc::from(name), ..AdsConfig::default() };
+        let source = separate.get(name).cloned().unwrap_or_else(default);
+        let config = SourceConfig { mux: source.mux(), ..SourceConfig::separate(Mode::Sotw) };
+        let connector: Arc<dyn remora_xds::Connect> = Arc::new(connector(&snapshot, &source));
+        Some((config, connector))
     });
     for (ty, source) in [(&types::CLUSTER, &bootstrap.cds), (&types::LISTENER, &bootstrap.lds)] {
         if let Some(source) = source {
-            builder = builder.root(Root { source: source_of(source), ..Root::new(ty) });
+            let initial_fetch_timeout = source.initial_fetch_timeout;
+            builder = builder.root(Root { source: source_of(&source.source), initial_fetch_timeout, ..Root::new(ty) });
         }
     }
     for (owner, references) in pins {
@@ -210,8 +215,34 @@ fn source_of(source: &Source) -> remora_xds::Source {
     match source {
         Source::Ads => remora_xds::Source::Ads,
         Source::Path(path) => remora_xds::Source::Path(path.clone()),
-        Source::Grpc { cluster } => remora_xds::Source::Named(cluster.clone()),
+        Source::Grpc(config) => remora_xds::Source::Named(config.cluster_name.clone()),
     }
+}
+
+/// The bootstrap's own gRPC sources that are not ADS, by cluster.
+fn separate_sources(bootstrap: &Bootstrap) -> HashMap<String, AdsConfig> {
+    let sources = [&bootstrap.cds, &bootstrap.lds].into_iter().flatten();
+    let grpc = sources.filter_map(|config| match &config.source {
+        Source::Grpc(config) => Some((config.cluster_name.to_string(), (**config).clone())),
+        _ => None,
+    });
+    grpc.collect()
+}
+
+fn connector(snapshot: &Arc<SnapshotCell>, config: &AdsConfig) -> GrpcConnector<ClusterTransport> {
+    let authority = if config.authority.is_empty() { &*config.cluster_name } else { &*config.authority };
+    // Names of clusters need not be valid authorities (`outbound|80||x`).
+    let origin = http::Uri::try_from(format!("http://{authority}"));
+    let origin = origin.unwrap_or_else(|_| http::Uri::from_static("http://control-plane"));
+    let mut metadata = tonic::metadata::MetadataMap::new();
+    for (name, value) in &config.initial_metadata {
+        let name = tonic::metadata::AsciiMetadataKey::from_bytes(name.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, value.parse()) {
+            metadata.append(name, value);
+        }
+    }
+    let transport = ClusterTransport::new(snapshot.clone(), config.cluster_name.clone());
+    GrpcConnector::new(transport).origin(origin).metadata(metadata)
 }
 
 /// Runs the process for `options` until it is told to quit.
