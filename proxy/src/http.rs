@@ -2,11 +2,18 @@
 //!
 //! In: an [`Io`](crate::runtime::io::Io) and a compiled connection manager. Out: each request answered once, recorded once. `pipeline.rs` is the life of a request.
 
+pub mod access_log;
 pub mod body;
 pub mod codec;
+pub mod connection_manager;
 pub mod exchange;
 pub mod failure;
+pub mod filters;
 pub mod header_policy;
 pub mod pipeline;
+pub mod respond;
+pub mod router;
+pub mod select_route;
 pub mod service;
+pub mod stats;
 pub mod upgrade;

@@ -20,6 +20,7 @@ pub mod demo;
 pub mod filters;
 pub mod http;
 pub mod listener;
+pub mod pool;
 pub mod route;
 pub mod runtime;
 pub mod snapshot;

@@ -1,11 +1,220 @@
 //! `HttpConnectionManager` → [`ConnectionManager`](crate::http::pipeline::ConnectionManager).
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{BuildContext, Compiled};
-use crate::http::pipeline::ConnectionManager;
+use prost::Message;
+use remora_proto::pb::envoy::config::core::v3 as pbc;
+use remora_proto::pb::envoy::extensions::filters::http::router::v3::Router as RouterConfig;
+use remora_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pbh;
+
+use super::route::{Under, duration, each, refuse};
+use super::{BuildContext, Compiled, Problems};
+use crate::filters::http::{self as filters, FilterList, Stage};
+use crate::http::codec::h1::H1Options;
+use crate::http::codec::h1::server::Timeouts;
+use crate::http::codec::h2::{H2Options, KeepaliveOptions};
+use crate::http::header_policy::HeaderPolicy;
+use crate::http::pipeline::{CodecType, ConnectionManager, Settings};
+use crate::http::respond::LocalReply;
+use crate::http::select_route::RouteSource;
+use crate::route::RouteTable;
+use crate::telemetry::access_log::AccessLog;
+
+const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+
+/// `common_http_protocol_options.idle_timeout` when unset.
+const IDLE: Duration = Duration::from_secs(3600);
+/// `stream_idle_timeout` when unset.
+const STREAM_IDLE: Duration = Duration::from_secs(300);
 
 /// Compiles an encoded `HttpConnectionManager`.
-pub fn compile(_bytes: &[u8], _cx: &BuildContext) -> Compiled<Arc<ConnectionManager>> {
-    Ok(Arc::new(ConnectionManager))
+///
+/// # Errors
+/// Every field that is wrong or that a connection manager cannot do, by its path.
+pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManager>> {
+    let value = pbh::HttpConnectionManager::decode(bytes).map_err(|error| Problems::one("", error.to_string()))?;
+    let codec = match pbh::http_connection_manager::CodecType::try_from(value.codec_type) {
+        Ok(pbh::http_connection_manager::CodecType::Auto) => CodecType::Auto,
+        Ok(pbh::http_connection_manager::CodecType::Http1) => CodecType::Http1,
+        Ok(pbh::http_connection_manager::CodecType::Http2) => CodecType::Http2,
+        _ => return Err(Problems::one("codec_type", "HTTP/3 is not supported")),
+    };
+    refuse("local_reply_config", value.local_reply_config.is_some(), "is not supported")?;
+    let (filter_list, router) = http_filters(&value.http_filters)?;
+    let idle = idle_timeout(&value)?;
+    let stream_idle = limit("stream_idle_timeout", value.stream_idle_timeout.as_ref(), Some(STREAM_IDLE))?;
+    let access_logs = each("access_log", &value.access_log, |log| AccessLog::compile(log, cx))?;
+    let settings = Settings {
+        codec,
+        h1: h1_options(&value),
+        h2: h2_options(&value, idle)?,
+        timeouts: Timeouts {
+            idle,
+            request_headers: limit("request_headers_timeout", value.request_headers_timeout.as_ref(), None)?,
+            stream_idle,
+        },
+        stats: cx.stats.group(&format!("http.{}.", value.stat_prefix)),
+        routes: routes(&value, cx)?,
+        snapshot: cx.snapshot.clone(),
+        filters: Arc::new(filter_list),
+        header_policy: Arc::new(HeaderPolicy::compile(&value, cx)?),
+        local_reply: Arc::new(LocalReply),
+        access_logs: access_logs.into(),
+        upgrades: upgrades(&value)?,
+        suppress_envoy_headers: router.suppress_envoy_headers,
+    };
+    Ok(ConnectionManager::new(settings))
+}
+
+fn http_filters(list: &[pbh::HttpFilter]) -> Compiled<(FilterList, RouterConfig)> {
+    let Some((last, before)) = list.split_last() else {
+        return Err(Problems::one("http_filters", "the last filter must be the router"));
+    };
+    let mut stages = Vec::with_capacity(before.len());
+    for (index, filter) in before.iter().enumerate() {
+        if let Some(stage) = http_filter(filter).under(&format!("http_filters[{index}]"))? {
+            stages.push(stage);
+        }
+    }
+    let path = format!("http_filters[{}]", before.len());
+    let router = router(last).under(&path)?;
+    Ok((FilterList::new(stages), router))
+}
+
+/// `None`: an optional filter that we do not have.
+fn http_filter(filter: &pbh::HttpFilter) -> Compiled<Option<Stage>> {
+    refuse("disabled", filter.disabled, "per-route activation is not supported")?;
+    let any = typed_config(filter)?;
+    let type_name = remora_proto::type_url::full_name(&any.type_url);
+    let content = remora_proto::any::content(any).map_err(|error| Problems::one("typed_config", error.to_string()))?;
+    let type_name = if content.0.is_empty() { type_name } else { content.0.as_ref() };
+    match filters::find(type_name) {
+        Some(registration) => (registration.compile)(&filter.name, &content.1).under("typed_config").map(Some),
+        None if filter.is_optional => Ok(None),
+        None if type_name == ROUTER => Err(Problems::one("", "the router must be the last filter")),
+        None => Err(Problems::one("typed_config", format!("filter {type_name} is not supported"))),
+    }
+}
+
+fn router(filter: &pbh::HttpFilter) -> Compiled<RouterConfig> {
+    let any = typed_config(filter)?;
+    if remora_proto::type_url::full_name(&any.type_url) != ROUTER {
+        return Err(Problems::one("typed_config", "the last filter must be the router"));
+    }
+    RouterConfig::decode(any.value.as_slice()).map_err(|error| Problems::one("typed_config", error.to_string()))
+}
+
+fn typed_config(filter: &pbh::HttpFilter) -> Compiled<&remora_proto::pb::google::protobuf::Any> {
+    match &filter.config_type {
+        Some(pbh::http_filter::ConfigType::TypedConfig(any)) => Ok(any),
+        Some(pbh::http_filter::ConfigType::ConfigDiscovery(_)) => {
+            Err(Problems::one("config_discovery", "extension discovery is not supported"))
+        }
+        None => Err(Problems::one("typed_config", "is required")),
+    }
+}
+
+fn routes(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> Compiled<RouteSource> {
+    use pbh::http_connection_manager::RouteSpecifier;
+    match &value.route_specifier {
+        Some(RouteSpecifier::Rds(rds)) => Ok(RouteSource::Rds(Arc::from(rds.route_config_name.as_str()))),
+        Some(RouteSpecifier::RouteConfig(config)) => {
+            let table = RouteTable::parse(config.encode_to_vec().into(), cx).under("route_config")?;
+            Ok(RouteSource::Inline(Arc::new(table)))
+        }
+        Some(RouteSpecifier::ScopedRoutes(_)) => Err(Problems::one("scoped_routes", "is not supported")),
+        None => Err(Problems::one("route_specifier", "is required")),
+    }
+}
+
+fn h1_options(value: &pbh::HttpConnectionManager) -> H1Options {
+    let default = H1Options::default();
+    let h1 = value.http_protocol_options.as_ref();
+    H1Options {
+        max_head_bytes: max_head_bytes(value, default.max_head_bytes),
+        max_headers: max_headers(value, default.max_headers),
+        accept_http_10: h1.is_some_and(|options| options.accept_http_10),
+        enable_trailers: h1.is_some_and(|options| options.enable_trailers),
+        ..default
+    }
+}
+
+fn h2_options(value: &pbh::HttpConnectionManager, idle: Option<Duration>) -> Compiled<H2Options> {
+    let default = H2Options::default();
+    let h2 = value.http2_protocol_options.clone().unwrap_or_default();
+    let number = |field: &Option<remora_proto::pb::google::protobuf::UInt32Value>, default: u32| {
+        field.as_ref().map_or(default, |value| value.value)
+    };
+    let common = value.common_http_protocol_options.clone().unwrap_or_default();
+    Ok(H2Options {
+        max_concurrent_streams: number(&h2.max_concurrent_streams, default.max_concurrent_streams),
+        initial_stream_window: number(&h2.initial_stream_window_size, default.initial_stream_window),
+        initial_connection_window: number(&h2.initial_connection_window_size, default.initial_connection_window),
+        header_table_size: number(&h2.hpack_table_size, default.header_table_size),
+        max_header_list_size: u32::try_from(max_head_bytes(value, default.max_header_list_size as usize))
+            .unwrap_or(u32::MAX),
+        max_headers_count: max_headers(value, default.max_headers_count),
+        allow_connect: h2.allow_connect,
+        idle_timeout: idle,
+        keepalive: keepalive(h2.connection_keepalive.as_ref()).under("http2_protocol_options.connection_keepalive")?,
+        max_requests_per_connection: common.max_requests_per_connection.map(|value| value.value).filter(|max| *max > 0),
+        max_connection_duration: limit(
+            "common_http_protocol_options.max_connection_duration",
+            common.max_connection_duration.as_ref(),
+            None,
+        )?,
+        ..default
+    })
+}
+
+fn keepalive(settings: Option<&pbc::KeepaliveSettings>) -> Compiled<Option<KeepaliveOptions>> {
+    let Some(settings) = settings else { return Ok(None) };
+    let interval = limit("interval", settings.interval.as_ref(), None)?;
+    let timeout = limit("timeout", settings.timeout.as_ref(), None)?;
+    match (interval, timeout) {
+        (Some(interval), Some(timeout)) => Ok(Some(KeepaliveOptions { interval, timeout })),
+        (None, _) => Ok(None),
+        (Some(_), None) => Err(Problems::one("timeout", "is required")),
+    }
+}
+
+fn max_head_bytes(value: &pbh::HttpConnectionManager, default: usize) -> usize {
+    value.max_request_headers_kb.as_ref().map_or(default, |kib| kib.value as usize * 1024)
+}
+
+fn max_headers(value: &pbh::HttpConnectionManager, default: usize) -> usize {
+    let common = value.common_http_protocol_options.as_ref();
+    common.and_then(|common| common.max_headers_count.as_ref()).map_or(default, |count| count.value as usize)
+}
+
+fn idle_timeout(value: &pbh::HttpConnectionManager) -> Compiled<Option<Duration>> {
+    let common = value.common_http_protocol_options.as_ref();
+    let idle = common.and_then(|common| common.idle_timeout.as_ref());
+    limit("common_http_protocol_options.idle_timeout", idle, Some(IDLE))
+}
+
+/// A time limit: `default` when unset, none when zero.
+fn limit(
+    path: &str,
+    value: Option<&remora_proto::pb::google::protobuf::Duration>,
+    default: Option<Duration>,
+) -> Compiled<Option<Duration>> {
+    match value {
+        None => Ok(default),
+        Some(_) => Ok(duration(path, value)?.filter(|limit| !limit.is_zero())),
+    }
+}
+
+/// Upgrade types that are allowed unless a route says otherwise, in lower case.
+fn upgrades(value: &pbh::HttpConnectionManager) -> Compiled<Vec<String>> {
+    let mut allowed = Vec::new();
+    for (index, upgrade) in value.upgrade_configs.iter().enumerate() {
+        refuse("filters", !upgrade.filters.is_empty(), "a filter chain of its own is not supported")
+            .under(&format!("upgrade_configs[{index}]"))?;
+        if upgrade.enabled.is_none_or(|enabled| enabled.value) {
+            allowed.push(upgrade.upgrade_type.to_ascii_lowercase());
+        }
+    }
+    Ok(allowed)
 }

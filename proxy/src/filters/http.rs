@@ -5,10 +5,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Extensions;
+use parking_lot::Mutex;
 
 use crate::config::Compiled;
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
+use crate::http::filters::TowerStage;
 
 /// What a phase says.
 pub enum Flow {
@@ -26,7 +29,8 @@ pub struct Phases {
     pub response_body: bool,
 }
 
-/// An HTTP filter, compiled once per filter chain and shared by its requests. State of one request lives in [`Exchange::extensions`].
+/// An HTTP filter, compiled once per filter chain and shared by its requests. State of one request lives in [`Exchange::extensions`];
+/// body and trailer phases, which run while the codecs own the stream, see the extensions as they were when the head went by.
 ///
 /// Request phases run in the order of the list, response phases and `log` in reverse.
 pub trait Filter: Send + Sync + 'static {
@@ -43,13 +47,13 @@ pub trait Filter: Send + Sync + 'static {
     }
 
     /// One chunk of the request body, which the filter may change; `end` with the last one.
-    fn request_body(&self, exchange: &mut Exchange, chunk: &mut Bytes, end: bool) -> Flow {
-        let _ = (exchange, chunk, end);
+    fn request_body(&self, state: &Extensions, chunk: &mut Bytes, end: bool) -> Flow {
+        let _ = (state, chunk, end);
         Flow::Continue
     }
 
-    fn request_trailers(&self, exchange: &mut Exchange, trailers: &mut http::HeaderMap) -> Flow {
-        let _ = (exchange, trailers);
+    fn request_trailers(&self, state: &Extensions, trailers: &mut http::HeaderMap) -> Flow {
+        let _ = (state, trailers);
         Flow::Continue
     }
 
@@ -59,13 +63,13 @@ pub trait Filter: Send + Sync + 'static {
     }
 
     /// One chunk of the response body, which the filter may change.
-    fn response_body(&self, exchange: &mut Exchange, chunk: &mut Bytes, end: bool) -> Flow {
-        let _ = (exchange, chunk, end);
+    fn response_body(&self, state: &Extensions, chunk: &mut Bytes, end: bool) -> Flow {
+        let _ = (state, chunk, end);
         Flow::Continue
     }
 
-    fn response_trailers(&self, exchange: &mut Exchange, trailers: &mut http::HeaderMap) -> Flow {
-        let _ = (exchange, trailers);
+    fn response_trailers(&self, state: &Extensions, trailers: &mut http::HeaderMap) -> Flow {
+        let _ = (state, trailers);
         Flow::Continue
     }
 
@@ -75,10 +79,68 @@ pub trait Filter: Send + Sync + 'static {
     }
 }
 
-/// How an extension is registered: by the type URL of its configuration.
+/// One entry of a chain's list.
+pub enum Stage {
+    Filter(Arc<dyn Filter>),
+    /// Any `tower::Layer`.
+    Tower(TowerStage),
+}
+
+/// A chain's HTTP filters in their order, without the router at the end.
+#[derive(Default)]
+pub struct FilterList {
+    stages: Vec<Stage>,
+    phases: Phases,
+}
+
+impl FilterList {
+    pub fn new(stages: Vec<Stage>) -> Self {
+        let wants = |phase: fn(Phases) -> bool| {
+            stages.iter().any(|stage| matches!(stage, Stage::Filter(filter) if phase(filter.phases())))
+        };
+        let phases = Phases {
+            request_body: wants(|phases| phases.request_body),
+            response_body: wants(|phases| phases.response_body),
+        };
+        Self { stages, phases }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.stages.is_empty()
+    }
+
+    pub fn stages(&self) -> &[Stage] {
+        &self.stages
+    }
+
+    /// What any of the filters wants.
+    pub fn phases(&self) -> Phases {
+        self.phases
+    }
+}
+
+/// How an extension is registered: by the type of its configuration.
+#[derive(Clone, Copy)]
 pub struct Registration {
     /// Full protobuf name, without `type.googleapis.com/`.
     pub type_name: &'static str,
-    /// Parses and validates the configuration and compiles the filter.
-    pub compile: fn(name: &str, config: &[u8]) -> Compiled<Arc<dyn Filter>>,
+    /// Parses and validates the encoded configuration and compiles the stage. The first argument is the configured name.
+    pub compile: fn(name: &str, config: &[u8]) -> Compiled<Stage>,
+}
+
+/// Ours, by type name.
+const BUILT_IN: &[Registration] = &[];
+
+static REGISTERED: Mutex<Vec<Registration>> = Mutex::new(Vec::new());
+
+/// Adds a user's extension. To be called before configuration is loaded; a later registration of the same type wins over an
+/// earlier one, and over ours.
+pub fn register(registration: Registration) {
+    REGISTERED.lock().push(registration);
+}
+
+/// The extension whose configuration has this type.
+pub fn find(type_name: &str) -> Option<Registration> {
+    let registered = REGISTERED.lock();
+    registered.iter().rev().chain(BUILT_IN).find(|registration| registration.type_name == type_name).copied()
 }

@@ -50,6 +50,8 @@ pub struct Exchange {
     pub upgrade: Option<super::upgrade::UpgradeKind>,
     /// One random number a stream: runtime fractions and weighted clusters agree on it.
     pub random: u64,
+    /// From the route's hash policies; the same for every attempt.
+    pub hash: Option<u64>,
     /// The response's headers, kept only if an access log asks for them (`AccessLog::needs_response_headers`).
     pub logged_response: Option<Box<http::HeaderMap>>,
     /// The response's trailers, kept only if an access log asks for them.
@@ -179,6 +181,7 @@ impl Exchange {
             close_downstream: false,
             upgrade: None,
             random: fastrand::u64(..),
+            hash: None,
             logged_response: None,
             logged_trailers: None,
         }

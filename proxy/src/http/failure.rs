@@ -1,5 +1,7 @@
 //! Failures: one enum, one table (D10).
 
+use std::borrow::Cow;
+
 use http::StatusCode;
 
 use crate::telemetry::flags::ResponseFlags;
@@ -77,8 +79,6 @@ impl Failure {
             ..row
         };
         use ResponseFlags as F;
-        const RESET: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
-        let _ = RESET;
         let none = F::default();
         match self {
             Self::RouteNotFound => row(StatusCode::NOT_FOUND, F::NO_ROUTE_FOUND, "route_not_found", ""),
@@ -222,7 +222,45 @@ impl Failure {
     pub fn details(&self) -> &'static str {
         self.row().details
     }
+
+    /// `%RESPONSE_CODE_DETAILS%` with the transport's reason in it; blanks become `_`, as Envoy prints them.
+    pub fn full_details(&self) -> Cow<'static, str> {
+        match self.transport_reason() {
+            Some(reason) => {
+                let text = format!("upstream_reset_before_response_started{{remote_connection_failure|{reason}}}");
+                Cow::Owned(text.replace(' ', "_"))
+            }
+            None => Cow::Borrowed(self.details()),
+        }
+    }
+
+    /// The body of the answer. After a retry Envoy says so in it.
+    pub fn body_text(&self, attempts: u32) -> Cow<'static, str> {
+        let body = self.row().body;
+        let retried = attempts > 1 && body.starts_with(RESET_BODY);
+        if !retried && self.transport_reason().is_none() {
+            return Cow::Borrowed(body);
+        }
+        let mut text = body.to_owned();
+        if retried {
+            text = text.replacen("reset reason:", "retried and the latest reset reason:", 1);
+        }
+        if let Some(reason) = self.transport_reason() {
+            text.push_str(", transport failure reason: ");
+            text.push_str(reason);
+        }
+        Cow::Owned(text)
+    }
+
+    fn transport_reason(&self) -> Option<&str> {
+        match self {
+            Self::ConnectFailure(reason) => reason.as_deref(),
+            _ => None,
+        }
+    }
 }
+
+const RESET_BODY: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
 
 fn bad_request_body(status: StatusCode) -> &'static str {
     match status {

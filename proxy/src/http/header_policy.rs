@@ -4,6 +4,7 @@
 //! address, internal or external, its id; on the way back a response that may be sent. Everything that does not depend on the request is compiled.
 
 pub mod compile;
+mod layer;
 pub mod mutations;
 pub mod path;
 pub mod remote;
@@ -16,6 +17,7 @@ use std::borrow::Cow;
 use http::header::{CONNECTION, DATE, HOST, REFERER, SERVER, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
+pub use layer::{HeaderPolicyLayer, Policed};
 pub use route::{auto_host, finalize_request, finalize_response};
 
 use super::exchange::Exchange;

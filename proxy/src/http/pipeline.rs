@@ -1,15 +1,85 @@
-//! The life of a request, outermost stage first.
+//! The life of a request, outermost stage first. Each stage sees the request on its way in, and the response on its way out.
 
-/// A compiled HTTP connection manager.
-pub struct ConnectionManager;
+use std::sync::Arc;
+
+use tower::ServiceBuilder;
+
+use super::access_log::AccessLogLayer;
+use super::codec::{h1, h2};
+use super::exchange::Exchange;
+use super::filters::FiltersLayer;
+use super::header_policy::HeaderPolicyLayer;
+use super::respond::RespondLayer;
+use super::router::Router;
+use super::select_route::SelectRouteLayer;
+use super::service::{Response, Service};
+use super::stats::StatsLayer;
+use crate::listener::ConnectionInfo;
+use crate::runtime::drain::DrainSignal;
+use crate::runtime::io::Io;
+
+pub use super::connection_manager::{CodecType, ConnectionManager, Settings};
+pub use super::stats::HcmStats;
+
+/// The stages as one type: a request passes through them without a box or an indirect call.
+pub type Pipeline = super::access_log::AccessLogs<
+    super::stats::Counted<
+        super::header_policy::Policed<
+            super::respond::Respond<super::select_route::SelectRoute<super::filters::Filtered<Router>>>,
+        >,
+    >,
+>;
+
+/// Stacks the stages. What a stage needs was compiled before; nothing here is built per request.
+pub fn pipeline(settings: &Settings, router: Router) -> Pipeline {
+    ServiceBuilder::new()
+        // Outermost, so that every request that was read is logged, whatever became of it.
+        .layer(AccessLogLayer::new(&settings.access_logs))
+        // Counts what the client sees: failures are responses by now.
+        .layer(StatsLayer::new(&settings.stats))
+        // Before routing, because routing must see clean headers; outside the filters, because none may undo it;
+        // outside the answers to failures, because those carry `date` and `server` too.
+        .layer(HeaderPolicyLayer::new(&settings.header_policy))
+        // A failure becomes a response here, so that the stages inside may just fail.
+        .layer(RespondLayer::new(&settings.local_reply))
+        // Fills the route cell, from one route table for the whole stream.
+        .layer(SelectRouteLayer::new(settings))
+        // The configured filters in their order, ours and a user's alike; the last one is the router.
+        .layer(FiltersLayer::new(&settings.filters))
+        // Timeout → retry → attempt: cluster → pick host → lease a connection → send → observe.
+        .service(router)
+}
 
 impl ConnectionManager {
-    /// Serves one downstream connection to its end.
-    pub async fn serve(
-        self: std::sync::Arc<Self>,
-        _io: crate::runtime::io::Io,
-        _connection: std::sync::Arc<crate::listener::ConnectionInfo>,
-        _drain: crate::runtime::drain::DrainSignal,
-    ) {
+    /// Serves one downstream connection to its end, with the codec that was configured or detected.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts the connection; what its streams hold is released, and they are logged.
+    pub async fn serve(self: Arc<Self>, io: Io, connection: Arc<ConnectionInfo>, drain: DrainSignal) {
+        let _open = self.settings.stats.open_connection();
+        let Some((codec, io)) = self.detect(io, &connection).await else { return };
+        let service = self.clone();
+        match codec {
+            CodecType::Http2 => {
+                self.settings.stats.downstream_cx_http2_total.inc();
+                h2::server::serve(io, service, connection, &self.settings.h2, drain).await;
+            }
+            CodecType::Http1 | CodecType::Auto => {
+                self.settings.stats.downstream_cx_http1_total.inc();
+                let options = self.settings.h1.clone();
+                let timeouts = self.settings.timeouts.clone();
+                h1::server::serve(io, service, connection, options, timeouts, drain).await;
+            }
+        }
+    }
+}
+
+impl Service for ConnectionManager {
+    async fn call(&self, exchange: &mut Exchange) -> Response {
+        self.pipeline.call(exchange).await
+    }
+
+    fn finish(&self, exchange: &mut Exchange) {
+        self.pipeline.finish(exchange);
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::header::LOCATION;
-use http::{HeaderValue, StatusCode};
+use http::HeaderValue;
 
 use super::body::Body;
 use super::exchange::Exchange;
@@ -130,7 +130,6 @@ impl Router {
 fn count_failure(stats: &ClusterStats, failure: &Failure, internal: bool) {
     match failure {
         Failure::DownstreamDisconnect | Failure::DownstreamReset => return,
-        Failure::NoHealthyUpstream => stats.upstream_cx_none_healthy.inc(),
         Failure::ResponseTimeout => stats.upstream_rq_timeout.inc(),
         _ => {}
     }
@@ -138,8 +137,3 @@ fn count_failure(stats: &ClusterStats, failure: &Failure, internal: bool) {
 }
 
 const SERVICE_TIME: http::HeaderName = http::HeaderName::from_static("x-envoy-upstream-service-time");
-
-/// A 5xx of ours and of the upstream alike, for outlier detection and retries.
-fn is_server_error(status: StatusCode) -> bool {
-    status.is_server_error()
-}

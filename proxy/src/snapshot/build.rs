@@ -1,1 +1,227 @@
 //! From resource changes to the next snapshot.
+//!
+//! In: static resources once, then changes in a safe order (what is referred to comes before what refers). Out: one publication per batch; what did not
+//! change is shared with the one before. Runs on a blocking thread: nothing here may be waited for by a worker.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use remora_proto::wire;
+use remora_xds::{Change, types};
+
+use super::{ClusterSlot, Snapshot};
+use crate::config::{BuildContext, Compiled, Problems, cluster, listener};
+use crate::listener::ListenerConfig;
+use crate::route::RouteTable;
+
+/// Owns the configuration that is being built; workers see what it publishes.
+pub struct Builder {
+    context: Arc<BuildContext>,
+    snapshot: Snapshot,
+    /// The newest endpoint assignments by name, also of clusters that are not here (yet).
+    assignments: HashMap<Arc<str>, Bytes>,
+    /// Assignments whose name is not their cluster's: service name → clusters.
+    service_names: HashMap<String, Vec<Arc<str>>>,
+    /// Static listeners that wait for what they refer to.
+    waiting: HashMap<Arc<str>, Arc<ListenerConfig>>,
+}
+
+/// What a batch did, for whoever acts on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Some listener came, changed or went.
+    pub listeners: bool,
+}
+
+impl Builder {
+    pub fn new(context: Arc<BuildContext>) -> Self {
+        Self {
+            context,
+            snapshot: Snapshot::default(),
+            assignments: HashMap::new(),
+            service_names: HashMap::new(),
+            waiting: HashMap::new(),
+        }
+    }
+
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Adds a cluster of the bootstrap.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn add_cluster(&mut self, bytes: Bytes) -> Compiled<cluster::ClusterNeeds> {
+        let needs = cluster::needs(&bytes)?;
+        if self.snapshot.clusters.get(&needs.name).is_some() {
+            return Err(Problems::one("name", format!("duplicate cluster '{}'", needs.name)));
+        }
+        self.put_cluster(Arc::from(needs.name.as_str()), bytes, needs.eager);
+        Ok(needs)
+    }
+
+    /// Adds a listener of the bootstrap; `hold`: it is not served before [`Self::release`].
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn add_listener(&mut self, bytes: &[u8], hold: bool) -> Compiled<()> {
+        let config = Arc::new(listener::compile(bytes, &self.context)?);
+        let name = config.name.clone();
+        if self.snapshot.listeners.get(&name).is_some() || self.waiting.contains_key(&name) {
+            return Err(Problems::one("name", format!("duplicate listener '{name}'")));
+        }
+        if hold {
+            self.waiting.insert(name, config);
+        } else {
+            self.snapshot.listeners.insert(name, config);
+        }
+        Ok(())
+    }
+
+    /// What the held listener refers to is there. Says whether there was one.
+    pub fn release(&mut self, name: &str) -> bool {
+        let Some(config) = self.waiting.remove(name) else { return false };
+        self.snapshot.listeners.insert(config.name.clone(), config);
+        true
+    }
+
+    /// Applies one batch of changes, in its order. A resource that was accepted does not fail here; if one does, its last good form stays and
+    /// the log says so.
+    pub fn apply(&mut self, changes: Vec<Change>) -> Applied {
+        let mut applied = Applied::default();
+        for Change { ty, name, resource } in changes {
+            let bytes = resource.map(|resource| resource.bytes.clone());
+            let result = if *ty == types::SECRET {
+                self.context.secrets.update(&name, bytes.as_deref())
+            } else if *ty == types::ASSIGNMENT {
+                self.set_assignment(&name, bytes)
+            } else if *ty == types::CLUSTER {
+                self.set_cluster(&name, bytes)
+            } else if *ty == types::ROUTE {
+                self.set_routes(&name, bytes)
+            } else if *ty == types::LISTENER {
+                applied.listeners = true;
+                self.set_listener(&name, bytes)
+            } else if *ty == types::PINNED {
+                applied.listeners |= name.strip_prefix(LISTENER_OWNER).is_some_and(|name| self.release(name));
+                Ok(())
+            } else {
+                Ok(())
+            };
+            if let Err(problems) = result {
+                tracing::error!(kind = ty.url, %name, %problems, "an accepted resource cannot be used");
+            }
+        }
+        applied
+    }
+
+    /// Makes what was built so far visible to the workers.
+    pub fn publish(&mut self) -> Arc<Snapshot> {
+        self.snapshot.generation += 1;
+        let snapshot = Arc::new(self.snapshot.clone());
+        self.context.snapshot.store(snapshot.clone());
+        snapshot
+    }
+
+    fn set_assignment(&mut self, name: &Arc<str>, bytes: Option<Bytes>) -> Compiled<()> {
+        // A removed assignment stays with its cluster until the cluster goes (spec A.7).
+        let Some(bytes) = bytes else {
+            self.assignments.remove(name);
+            return Ok(());
+        };
+        self.assignments.insert(name.clone(), bytes.clone());
+        if let Some(slot) = self.snapshot.clusters.get(name)
+            && service_name(&slot.config).is_none_or(|service| service == &**name)
+        {
+            slot.set_endpoints(bytes.clone())?;
+        }
+        for cluster in self.service_names.get(&**name).into_iter().flatten() {
+            if let Some(slot) = self.snapshot.clusters.get(cluster) {
+                slot.set_endpoints(bytes.clone())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_cluster(&mut self, name: &Arc<str>, bytes: Option<Bytes>) -> Compiled<()> {
+        self.forget_service_name(name);
+        match bytes {
+            None => {
+                self.snapshot.clusters.remove(name);
+            }
+            Some(bytes) => {
+                let eager = cluster::needs(&bytes)?.eager;
+                self.put_cluster(name.clone(), bytes, eager);
+            }
+        }
+        Ok(())
+    }
+
+    fn put_cluster(&mut self, name: Arc<str>, bytes: Bytes, eager: bool) {
+        let service = service_name(&bytes).filter(|service| *service != &*name).map(str::to_owned);
+        let assignment = self.assignments.get(service.as_deref().unwrap_or(&name)).cloned();
+        let slot = ClusterSlot::new(name.clone(), bytes, self.context.clone());
+        if let Some(assignment) = assignment {
+            // An unbuilt slot takes any bytes.
+            let _ = slot.set_endpoints(assignment);
+        }
+        if eager {
+            slot.cluster();
+        }
+        if let Some(service) = service {
+            self.service_names.entry(service).or_default().push(name.clone());
+        }
+        self.snapshot.clusters.insert(name, Arc::new(slot));
+    }
+
+    fn forget_service_name(&mut self, name: &str) {
+        let Some(slot) = self.snapshot.clusters.get(name) else { return };
+        let Some(service) = service_name(&slot.config) else { return };
+        if let Some(clusters) = self.service_names.get_mut(service) {
+            clusters.retain(|cluster| &**cluster != name);
+            if clusters.is_empty() {
+                self.service_names.remove(service);
+            }
+        }
+    }
+
+    fn set_routes(&mut self, name: &Arc<str>, bytes: Option<Bytes>) -> Compiled<()> {
+        match bytes {
+            None => {
+                self.snapshot.routes.remove(name);
+            }
+            Some(bytes) => {
+                let table = RouteTable::parse(bytes, &self.context)?;
+                self.snapshot.routes.insert(name.clone(), Arc::new(table));
+            }
+        }
+        Ok(())
+    }
+
+    fn set_listener(&mut self, name: &Arc<str>, bytes: Option<Bytes>) -> Compiled<()> {
+        match bytes {
+            None => {
+                self.snapshot.listeners.remove(name);
+            }
+            Some(bytes) => {
+                let config = listener::compile(&bytes, &self.context)?;
+                self.snapshot.listeners.insert(name.clone(), Arc::new(config));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Owner names of static listeners whose references are pinned start with this.
+pub const LISTENER_OWNER: &str = "listener/";
+
+/// `Cluster.eds_cluster_config.service_name`, if it is set.
+fn service_name(cluster: &[u8]) -> Option<&str> {
+    const EDS_CLUSTER_CONFIG: u32 = 3;
+    const SERVICE_NAME: u32 = 2;
+    let config = wire::bytes_field(cluster, EDS_CLUSTER_CONFIG).ok()??;
+    let name = wire::bytes_field(config, SERVICE_NAME).ok()??;
+    std::str::from_utf8(name).ok().filter(|name| !name.is_empty())
+}

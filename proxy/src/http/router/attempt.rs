@@ -59,6 +59,7 @@ pub(super) async fn run(
     let host = pick(exchange, forward, cluster, policy)?;
     attempt.host = Some(host.clone());
     exchange.upstream.host = Some(host.clone());
+    crate::http::header_policy::auto_host(exchange, forward, &host);
     let stats = &cluster.stats;
     let leased = pool::lease(cluster, &host, forward.high_priority, exchange.protocol).await;
     let lease = match leased {
@@ -73,7 +74,6 @@ pub(super) async fn run(
     };
     let guard = ActiveRequest::start(cluster, &host);
     exchange.upstream.protocol = Some(lease.protocol());
-    exchange.upstream.local = lease.local_address();
     let reused = lease.reused();
     let sent_at = clock::now();
     // The cell is this attempt's own: it is empty.

@@ -73,11 +73,6 @@ impl RequestStream {
         self.0.lock().kept = None;
     }
 
-    /// Whether more came than may be kept.
-    pub fn overflowed(&self) -> bool {
-        let state = self.0.lock();
-        state.kept.is_none() && state.kept_bytes > state.limit
-    }
 }
 
 impl State {

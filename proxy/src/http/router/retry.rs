@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::Router;
 use super::attempt::{self, Attempt};
 use super::deadline::{RouteTimeout, TimedBody, bounded};
@@ -22,7 +24,7 @@ const DEFAULT_KEPT: u64 = 1024 * 1024;
 
 /// The request's body, as each attempt can have it.
 enum Source {
-    Whole(Body),
+    Whole(Bytes),
     Stream(RequestStream),
 }
 
@@ -30,8 +32,7 @@ impl Source {
     /// `None`: it cannot be read again.
     fn body(&self) -> Option<Body> {
         match self {
-            Self::Whole(Body::Full(bytes)) => Some(Body::Full(bytes.clone())),
-            Self::Whole(_) => Some(Body::Empty),
+            Self::Whole(bytes) => Some(Body::from(bytes.clone())),
             Self::Stream(stream) => stream.reader(),
         }
     }
@@ -80,7 +81,8 @@ pub(super) async fn run(
 fn source(exchange: &mut Exchange, may_retry: bool) -> Source {
     let body = exchange.request.body_mut().take();
     match body {
-        Body::Empty | Body::Full(_) => Source::Whole(body),
+        Body::Empty => Source::Whole(Bytes::new()),
+        Body::Full(bytes) => Source::Whole(bytes),
         body if exchange.upgrade.is_some() => Source::Stream(RequestStream::new(body, None)),
         body => {
             let route = exchange.route.route.as_ref();

@@ -1,0 +1,56 @@
+//! From the xDS client's publications to the workers: build, publish, apply listeners.
+
+use std::sync::Arc;
+
+use remora_xds::{ClientHandle, types};
+
+use super::ProxyControl;
+use crate::listener::ListenerManager;
+use crate::listener::manager::OnBindError;
+use crate::snapshot::build::{Applied, Builder};
+
+/// Runs until the client stops.
+pub(super) async fn follow(
+    handle: ClientHandle,
+    mut builder: Builder,
+    manager: Arc<ListenerManager>,
+    control: Arc<ProxyControl>,
+) {
+    let Ok(mut updates) = handle.updates().await else { return };
+    while updates.changed().await {
+        let update = updates.take();
+        let initialized = update.initialized.iter().any(|ty| **ty == types::LISTENER || **ty == types::CLUSTER);
+        let listeners_initialized = update.initialized.iter().any(|ty| **ty == types::LISTENER);
+        // Compiling a push must not hold up admin and health checks.
+        let built = tokio::task::spawn_blocking(move || {
+            let applied = builder.apply(update.changes);
+            builder.publish();
+            (builder, applied)
+        })
+        .await;
+        let Ok((next, applied)) = built else {
+            tracing::error!("building the configuration panicked: the last one stays");
+            return;
+        };
+        builder = next;
+        apply_listeners(&builder, &manager, applied);
+        if listeners_initialized || initialized && !wants_listeners(&handle) {
+            control.set_live();
+        }
+    }
+}
+
+fn apply_listeners(builder: &Builder, manager: &ListenerManager, applied: Applied) {
+    if !applied.listeners {
+        return;
+    }
+    let listeners = builder.snapshot().listeners.iter().map(|(_, listener)| listener.clone());
+    for error in manager.apply(listeners, OnBindError::ApplyOthers).err().into_iter().flatten() {
+        tracing::error!(%error, "listener not applied");
+    }
+}
+
+/// Whether listeners are among what the client subscribes to.
+fn wants_listeners(handle: &ClientHandle) -> bool {
+    handle.stats().has(&types::LISTENER)
+}

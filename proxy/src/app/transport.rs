@@ -1,0 +1,83 @@
+//! gRPC to a control plane through one of our own clusters: TLS, pipes and balancing as the cluster says.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tonic::body::Body;
+use tower::{BoxError, Service};
+
+use crate::cluster::PickContext;
+use crate::runtime::spawn::spawn;
+use crate::snapshot::SnapshotCell;
+use crate::tcp::connect::connect;
+
+/// PINGs that find a half-open connection; Envoy leaves this to the cluster, and its silence means stale configuration for ever.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Flow-control window of a stream, bytes: a push of tens of MB should not crawl.
+const WINDOW: u32 = 4 << 20;
+
+/// A tower service that carries gRPC over the cluster called `cluster`.
+#[derive(Clone)]
+pub struct ClusterTransport {
+    snapshot: Arc<SnapshotCell>,
+    cluster: Arc<str>,
+    connection: Arc<Mutex<Option<SendRequest<Body>>>>,
+}
+
+impl ClusterTransport {
+    pub fn new(snapshot: Arc<SnapshotCell>, cluster: impl Into<Arc<str>>) -> Self {
+        Self { snapshot, cluster: cluster.into(), connection: Arc::default() }
+    }
+
+    async fn sender(&self) -> Result<SendRequest<Body>, BoxError> {
+        let open = self.connection.lock().clone().filter(|sender| !sender.is_closed());
+        if let Some(sender) = open {
+            return Ok(sender);
+        }
+        let cluster = self.snapshot.load().cluster(&self.cluster);
+        let cluster = cluster.ok_or_else(|| format!("there is no cluster '{}'", self.cluster))?;
+        let host = cluster.pick(&PickContext::default());
+        let host = host.map_err(|_| format!("cluster '{}' has no healthy host", self.cluster))?;
+        let connected = connect(&cluster, &host).await.map_err(|failure| failure.full_details().into_owned())?;
+        let (sender, connection) = http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEPALIVE)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .handshake(TokioIo::new(connected.io))
+            .await?;
+        spawn("control plane connection", async move {
+            // How it ends shows on its streams.
+            let _ = connection.await;
+        });
+        *self.connection.lock() = Some(sender.clone());
+        Ok(sender)
+    }
+}
+
+impl Service<Request<Body>> for ClusterTransport {
+    type Response = Response<Incoming>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            let mut sender = this.sender().await?;
+            sender.ready().await?;
+            Ok(sender.send_request(request).await?)
+        })
+    }
+}

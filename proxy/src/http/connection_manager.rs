@@ -1,0 +1,100 @@
+//! The compiled `HttpConnectionManager`: settings, the pipeline made from them, codec detection.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+
+use super::codec::{h1, h2};
+use super::header_policy::HeaderPolicy;
+use super::pipeline::{HcmStats, Pipeline, pipeline};
+use super::respond::LocalReply;
+use super::router::Router;
+use super::select_route::RouteSource;
+use crate::filters::http::FilterList;
+use crate::listener::ConnectionInfo;
+use crate::runtime::clock;
+use crate::runtime::io::Io;
+use crate::snapshot::SnapshotCell;
+use crate::telemetry::access_log::AccessLog;
+
+/// `codec_type`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CodecType {
+    /// ALPN decides, else the first bytes.
+    Auto,
+    Http1,
+    Http2,
+}
+
+/// What an `HttpConnectionManager` says, compiled.
+pub struct Settings {
+    pub codec: CodecType,
+    pub h1: h1::H1Options,
+    pub h2: h2::H2Options,
+    pub timeouts: h1::server::Timeouts,
+    pub stats: Arc<HcmStats>,
+    pub routes: RouteSource,
+    pub snapshot: Arc<SnapshotCell>,
+    pub filters: Arc<FilterList>,
+    pub header_policy: Arc<HeaderPolicy>,
+    pub local_reply: Arc<LocalReply>,
+    pub access_logs: Arc<[AccessLog]>,
+    /// `upgrade_configs` that are on: lower-case upgrade types, `connect` among them.
+    pub upgrades: Vec<String>,
+    pub suppress_envoy_headers: bool,
+}
+
+/// A connection manager in use; shared by the connections of its filter chain.
+pub struct ConnectionManager {
+    pub settings: Settings,
+    pub(super) pipeline: Pipeline,
+}
+
+/// RFC 9113 section 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+impl ConnectionManager {
+    pub fn new(settings: Settings) -> Arc<Self> {
+        let router = Router {
+            snapshot: settings.snapshot.clone(),
+            stats: settings.stats.clone(),
+            suppress_envoy_headers: settings.suppress_envoy_headers,
+        };
+        let pipeline = pipeline(&settings, router);
+        Arc::new(Self { settings, pipeline })
+    }
+
+    /// Which codec, and the stream with what was read to find out. `None`: the connection ended before it was clear.
+    pub(super) async fn detect(&self, mut io: Io, connection: &ConnectionInfo) -> Option<(CodecType, Io)> {
+        if self.settings.codec != CodecType::Auto {
+            return Some((self.settings.codec, io));
+        }
+        match connection.alpn.as_deref() {
+            Some(b"h2") => return Some((CodecType::Http2, io)),
+            Some(b"http/1.1" | b"http/1.0") => return Some((CodecType::Http1, io)),
+            _ => {}
+        }
+        let patience = self.settings.timeouts.idle;
+        let mut read = BytesMut::new();
+        loop {
+            if !PREFACE.starts_with(&read[..read.len().min(PREFACE.len())]) {
+                return Some((CodecType::Http1, Io::prefixed(read.freeze(), io)));
+            }
+            if read.len() >= PREFACE.len() {
+                return Some((CodecType::Http2, Io::prefixed(read.freeze(), io)));
+            }
+            let more = async { io.read_buf(&mut read).await.unwrap_or(0) };
+            let count = match patience {
+                Some(limit) => tokio::select! {
+                    count = more => count,
+                    () = clock::sleep(limit) => 0,
+                },
+                None => more.await,
+            };
+            if count == 0 {
+                return None;
+            }
+        }
+    }
+}

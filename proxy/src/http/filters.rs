@@ -1,0 +1,138 @@
+//! The filter stage: drives the chain's list of filters around the router.
+
+mod body;
+mod tower_stage;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tower::Layer;
+
+pub use tower_stage::{Next, TowerStage};
+
+use super::exchange::Exchange;
+use super::failure::Failure;
+use super::select_route;
+use super::service::{Response, TryService};
+use crate::filters::http::{FilterList, Flow, Stage};
+
+pub struct FiltersLayer {
+    filters: Arc<FilterList>,
+}
+
+impl FiltersLayer {
+    pub fn new(filters: &Arc<FilterList>) -> Self {
+        Self { filters: filters.clone() }
+    }
+}
+
+impl<S> Layer<S> for FiltersLayer {
+    type Service = Filtered<S>;
+
+    fn layer(&self, inner: S) -> Filtered<S> {
+        Filtered { filters: self.filters.clone(), inner }
+    }
+}
+
+/// See the module.
+pub struct Filtered<S> {
+    filters: Arc<FilterList>,
+    inner: S,
+}
+
+impl<S: TryService> TryService for Filtered<S> {
+    async fn try_call(&self, exchange: &mut Exchange) -> Result<Response, Failure> {
+        if self.filters.is_empty() {
+            return self.inner.try_call(exchange).await;
+        }
+        self.run(0, exchange).await
+    }
+
+    fn finish(&self, exchange: &mut Exchange) {
+        for stage in self.filters.stages().iter().rev() {
+            if let Stage::Filter(filter) = stage {
+                filter.log(exchange);
+            }
+        }
+        self.inner.finish(exchange);
+    }
+}
+
+/// A chain whose rest can be run from inside a tower layer.
+pub trait Chain: Send + Sync {
+    /// The stages from `from` on, then the router, then back through the same stages.
+    fn run<'a>(&'a self, from: usize, exchange: &'a mut Exchange) -> NextFuture<'a>;
+}
+
+impl<S: TryService> Chain for Filtered<S> {
+    fn run<'a>(&'a self, from: usize, exchange: &'a mut Exchange) -> NextFuture<'a> {
+        Box::pin(self.through(from, exchange))
+    }
+}
+
+impl<S: TryService> Filtered<S> {
+    async fn through(&self, from: usize, exchange: &mut Exchange) -> Result<Response, Failure> {
+        let stages = &self.filters.stages()[from..];
+        let mut passed = 0;
+        let mut answer = None;
+        for stage in stages {
+            passed += 1;
+            match stage {
+                Stage::Filter(filter) => {
+                    if let Some(response) = settle(filter.request_headers(exchange)).await {
+                        answer = Some(response);
+                        break;
+                    }
+                }
+                Stage::Tower(tower) => {
+                    passed -= 1;
+                    let rest = from + passed + 1;
+                    answer = Some(tower.call(exchange, self, rest).await?);
+                    break;
+                }
+            }
+        }
+        let mut response = match answer {
+            Some(response) => response,
+            None => self.route(exchange).await?,
+        };
+        for stage in stages[..passed].iter().rev() {
+            if let Stage::Filter(filter) = stage
+                && let Some(replacement) = settle(filter.response_headers(exchange, &mut response)).await
+            {
+                response = replacement;
+            }
+        }
+        if self.filters.phases().response_body && from == 0 {
+            body::filter_response(&self.filters, exchange, &mut response);
+        }
+        Ok(response)
+    }
+
+    async fn route(&self, exchange: &mut Exchange) -> Result<Response, Failure> {
+        // A filter that changed what routes match on has cleared the cell.
+        if exchange.route.route.is_none()
+            && let Some(table) = exchange.route.table.clone()
+        {
+            select_route::select(exchange, &table);
+        }
+        if self.filters.phases().request_body {
+            body::filter_request(&self.filters, exchange);
+        }
+        self.inner.try_call(exchange).await
+    }
+}
+
+/// The rest of the chain, as a tower stage runs it.
+pub type NextFuture<'a> = Pin<Box<dyn Future<Output = Result<Response, Failure>> + Send + 'a>>;
+
+/// Waits as long as the filter wants. `Some`: it answered.
+async fn settle(mut flow: Flow) -> Option<Response> {
+    loop {
+        match flow {
+            Flow::Continue => return None,
+            Flow::Respond(response) => return Some(*response),
+            Flow::Wait(future) => flow = future.await,
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The header-policy stage: the connection manager's policy before routing, the route's and the policy's on the response.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::{HOST, HeaderValue, LOCATION};
+use http::StatusCode;
+use tower::Layer;
+
+use super::{HeaderPolicy, Verdict, finalize_response};
+use crate::http::body::Body;
+use crate::http::exchange::Exchange;
+use crate::http::failure::Failure;
+use crate::http::service::{Response, Service};
+use crate::runtime::clock;
+
+pub struct HeaderPolicyLayer {
+    policy: Arc<HeaderPolicy>,
+}
+
+impl HeaderPolicyLayer {
+    pub fn new(policy: &Arc<HeaderPolicy>) -> Self {
+        Self { policy: policy.clone() }
+    }
+}
+
+impl<S> Layer<S> for HeaderPolicyLayer {
+    type Service = Policed<S>;
+
+    fn layer(&self, inner: S) -> Policed<S> {
+        Policed { policy: self.policy.clone(), inner }
+    }
+}
+
+/// See the module. Stands outside the respond stage's answers too: ours carry `date` and `server` as the upstream's do.
+pub struct Policed<S> {
+    policy: Arc<HeaderPolicy>,
+    inner: S,
+}
+
+impl<S: Service> Service for Policed<S> {
+    async fn call(&self, exchange: &mut Exchange) -> Response {
+        fill_authority(exchange);
+        let mut response = match self.policy.request(exchange) {
+            Verdict::Continue => self.inner.call(exchange).await,
+            Verdict::Reject { status, details } => {
+                exchange.details = details.into();
+                empty(status)
+            }
+            Verdict::Redirect { location, details } => {
+                exchange.details = details.into();
+                redirect(&location)
+            }
+        };
+        let status = response.status();
+        if let Some(route) = exchange.route.route.clone() {
+            finalize_response(exchange, &route, response.headers_mut());
+        }
+        with_date(|date| self.policy.response(exchange, status, response.headers_mut(), date));
+        response
+    }
+
+    fn finish(&self, exchange: &mut Exchange) {
+        self.inner.finish(exchange);
+    }
+}
+
+/// One source of truth for the authority: the URI's, else the `host` header, which from here on always agrees with it.
+fn fill_authority(exchange: &mut Exchange) {
+    if exchange.authority.is_some() {
+        return;
+    }
+    let of_uri = exchange.request.uri().authority().map(|authority| HeaderValue::from_str(authority.as_str()));
+    match of_uri {
+        Some(Ok(authority)) => {
+            exchange.request.headers_mut().insert(HOST, authority.clone());
+            exchange.authority = Some(authority);
+        }
+        _ => exchange.authority = exchange.headers().get(HOST).cloned(),
+    }
+}
+
+fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = status;
+    response
+}
+
+fn redirect(location: &str) -> Response {
+    let mut response = empty(StatusCode::TEMPORARY_REDIRECT);
+    match HeaderValue::from_str(location) {
+        Ok(location) => {
+            response.headers_mut().insert(LOCATION, location);
+            response
+        }
+        Err(_) => empty(Failure::RouteNotFound.row().status),
+    }
+}
+
+thread_local! {
+    static DATE: RefCell<Option<(Instant, HeaderValue)>> = const { RefCell::new(None) };
+}
+
+/// Calls `use_date` with the current `date`, formatted at most every half second on each thread.
+fn with_date(use_date: impl FnOnce(&HeaderValue)) {
+    const FRESH: Duration = Duration::from_millis(500);
+    DATE.with_borrow_mut(|cached| {
+        let now = clock::now();
+        let fresh = cached.as_ref().is_some_and(|(made, _)| now.saturating_duration_since(*made) < FRESH);
+        if !fresh {
+            *cached = Some((now, date_value(clock::system_now())));
+        }
+        if let Some((_, date)) = cached {
+            use_date(date);
+        }
+    });
+}
+
+fn date_value(now: SystemTime) -> HeaderValue {
+    HeaderValue::try_from(httpdate::fmt_http_date(now)).unwrap_or(HeaderValue::from_static(""))
+}

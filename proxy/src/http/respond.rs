@@ -1,0 +1,116 @@
+//! The respond stage: a failure becomes a response, by the failure table.
+
+use std::sync::Arc;
+
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, StatusCode};
+use tower::Layer;
+
+use super::body::Body;
+use super::codec::h1::server::RefusedHead;
+use super::exchange::Exchange;
+use super::failure::Failure;
+use super::service::{Response, Service, TryService};
+
+/// `local_reply_config`: what of it is supported so far is Envoy's default, plain text.
+#[derive(Debug, Default)]
+pub struct LocalReply;
+
+pub struct RespondLayer {
+    local_reply: Arc<LocalReply>,
+}
+
+impl RespondLayer {
+    pub fn new(local_reply: &Arc<LocalReply>) -> Self {
+        Self { local_reply: local_reply.clone() }
+    }
+}
+
+impl<S> Layer<S> for RespondLayer {
+    type Service = Respond<S>;
+
+    fn layer(&self, inner: S) -> Respond<S> {
+        Respond { local_reply: self.local_reply.clone(), inner }
+    }
+}
+
+/// See the module.
+pub struct Respond<S> {
+    local_reply: Arc<LocalReply>,
+    inner: S,
+}
+
+impl<S: TryService> Service for Respond<S> {
+    async fn call(&self, exchange: &mut Exchange) -> Response {
+        if let Some(RefusedHead(failure)) = exchange.extensions.remove::<RefusedHead>() {
+            return self.local_reply.respond(exchange, &failure);
+        }
+        match self.inner.try_call(exchange).await {
+            Ok(response) => response,
+            Err(failure) => self.local_reply.respond(exchange, &failure),
+        }
+    }
+
+    fn finish(&self, exchange: &mut Exchange) {
+        self.inner.finish(exchange);
+    }
+}
+
+impl LocalReply {
+    /// The response to a failure; records its flags and details.
+    pub fn respond(&self, exchange: &mut Exchange, failure: &Failure) -> Response {
+        let row = failure.row();
+        exchange.flags.set(row.flags);
+        exchange.details = failure.full_details();
+        exchange.close_downstream |= row.close_downstream;
+        let body = failure.body_text(exchange.upstream.attempts);
+        if is_grpc(exchange) {
+            return grpc_reply(row.status, &body);
+        }
+        let mut response = Response::new(if *exchange.request.method() == Method::HEAD {
+            Body::Empty
+        } else {
+            Body::from(bytes::Bytes::copy_from_slice(body.as_bytes()))
+        });
+        *response.status_mut() = row.status;
+        if *failure == Failure::Overflow || *failure == Failure::MaintenanceMode {
+            response.headers_mut().insert("x-envoy-overloaded", HeaderValue::from_static("true"));
+        }
+        if !body.is_empty() {
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        }
+        response
+    }
+}
+
+/// A gRPC client gets a trailers-only answer: HTTP 200 and the gRPC status that the HTTP status means (gRPC's http-grpc-status-mapping).
+fn grpc_reply(status: StatusCode, message: &str) -> Response {
+    let grpc = match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    };
+    let mut response = Response::new(Body::Empty);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from(grpc));
+    // The message is percent-encoded (gRPC over HTTP/2, "Responses").
+    let encoded = percent_encoding::utf8_percent_encode(message, GRPC_MESSAGE).to_string();
+    if let Ok(message) = HeaderValue::try_from(encoded)
+        && !message.is_empty()
+    {
+        headers.insert("grpc-message", message);
+    }
+    response
+}
+
+const GRPC_MESSAGE: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
+
+fn is_grpc(exchange: &Exchange) -> bool {
+    let Some(kind) = exchange.headers().get(CONTENT_TYPE) else { return false };
+    let kind = kind.as_bytes();
+    kind.starts_with(b"application/grpc") && matches!(kind.get(16), None | Some(b'+' | b';'))
+}

@@ -1,0 +1,119 @@
+//! The route-selection stage: fills the route cell, from one table for the whole stream.
+
+use std::sync::Arc;
+
+use tower::Layer;
+
+use super::exchange::Exchange;
+use super::failure::Failure;
+use super::pipeline::{HcmStats, Settings};
+use super::service::{Response, TryService};
+use super::upgrade::UpgradeKind;
+use crate::route::{Action, RequestView, RouteTable};
+use crate::snapshot::SnapshotCell;
+
+/// `route_specifier`
+#[derive(Clone)]
+pub enum RouteSource {
+    /// `route_config`
+    Inline(Arc<RouteTable>),
+    /// `rds`: by name, whatever the newest snapshot has.
+    Rds(Arc<str>),
+}
+
+pub struct SelectRouteLayer {
+    routes: RouteSource,
+    snapshot: Arc<SnapshotCell>,
+    stats: Arc<HcmStats>,
+    upgrades: Vec<String>,
+}
+
+impl SelectRouteLayer {
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            routes: settings.routes.clone(),
+            snapshot: settings.snapshot.clone(),
+            stats: settings.stats.clone(),
+            upgrades: settings.upgrades.clone(),
+        }
+    }
+}
+
+impl<S> Layer<S> for SelectRouteLayer {
+    type Service = SelectRoute<S>;
+
+    fn layer(&self, inner: S) -> SelectRoute<S> {
+        SelectRoute {
+            routes: self.routes.clone(),
+            snapshot: self.snapshot.clone(),
+            stats: self.stats.clone(),
+            upgrades: self.upgrades.clone(),
+            inner,
+        }
+    }
+}
+
+/// See the module.
+pub struct SelectRoute<S> {
+    routes: RouteSource,
+    snapshot: Arc<SnapshotCell>,
+    stats: Arc<HcmStats>,
+    upgrades: Vec<String>,
+    inner: S,
+}
+
+impl<S: TryService> TryService for SelectRoute<S> {
+    async fn try_call(&self, exchange: &mut Exchange) -> Result<Response, Failure> {
+        let table = match &self.routes {
+            RouteSource::Inline(table) => Some(table.clone()),
+            RouteSource::Rds(name) => self.snapshot.load().route_table(name),
+        };
+        let Some(table) = table else {
+            self.stats.no_route.inc();
+            return Err(Failure::RouteConfigurationNotFound);
+        };
+        select(exchange, &table);
+        exchange.route.table = Some(table);
+        if exchange.route.route.is_none() {
+            self.stats.no_route.inc();
+        }
+        self.admit_upgrade(exchange)?;
+        self.inner.try_call(exchange).await
+    }
+
+    fn finish(&self, exchange: &mut Exchange) {
+        self.inner.finish(exchange);
+    }
+}
+
+impl<S> SelectRoute<S> {
+    /// An upgrade that neither the route nor the connection manager allows is refused (`upgrade_failed`).
+    fn admit_upgrade(&self, exchange: &Exchange) -> Result<(), Failure> {
+        let Some(upgrade) = &exchange.upgrade else { return Ok(()) };
+        let kind = match upgrade {
+            UpgradeKind::Upgrade(token) => token.as_str(),
+            UpgradeKind::Connect => "connect",
+        };
+        let by_route = match exchange.route.route.as_ref().map(|route| &route.action) {
+            Some(Action::Forward(forward)) => forward.upgrades.iter().find(|upgrade| upgrade.kind == kind),
+            _ => None,
+        };
+        let allowed = match by_route {
+            Some(upgrade) => upgrade.enabled,
+            None => self.upgrades.iter().any(|allowed| allowed == kind),
+        };
+        if !allowed {
+            self.stats.downstream_rq_ws_on_non_ws_route.inc();
+            return Err(Failure::UpgradeFailed);
+        }
+        self.stats.downstream_cx_upgrades_total.inc();
+        Ok(())
+    }
+}
+
+/// Selects again, from the stream's own table: after a filter changed what routes match on.
+pub fn select(exchange: &mut Exchange, table: &Arc<RouteTable>) {
+    let (virtual_host, route) = table.select(&RequestView::of(exchange));
+    exchange.route.virtual_host = virtual_host;
+    exchange.route.route = route;
+}
