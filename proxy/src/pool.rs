@@ -92,6 +92,8 @@ impl Lease {
     }
 }
 
+pub use local::SWEEP_INTERVAL;
+
 /// Closes what is idle for too long, dead, or belongs to a host that is gone, on this thread. Run by each worker once a second.
 pub fn sweep() {
     local::sweep();
