@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{HOST, HeaderValue, LOCATION};
 use http::StatusCode;
+use http::header::{HOST, HeaderValue, LOCATION};
 use tower::Layer;
 
 use super::{HeaderPolicy, Verdict, finalize_response};
@@ -29,7 +29,10 @@ impl<S> Layer<S> for HeaderPolicyLayer {
     type Service = Policed<S>;
 
     fn layer(&self, inner: S) -> Policed<S> {
-        Policed { policy: self.policy.clone(), inner }
+        Policed {
+            policy: self.policy.clone(),
+            inner,
+        }
     }
 }
 
@@ -71,7 +74,11 @@ fn fill_authority(exchange: &mut Exchange) {
     if exchange.authority.is_some() {
         return;
     }
-    let of_uri = exchange.request.uri().authority().map(|authority| HeaderValue::from_str(authority.as_str()));
+    let of_uri = exchange
+        .request
+        .uri()
+        .authority()
+        .map(|authority| HeaderValue::from_str(authority.as_str()));
     match of_uri {
         Some(Ok(authority)) => {
             exchange.request.headers_mut().insert(HOST, authority.clone());
@@ -107,7 +114,9 @@ fn with_date(use_date: impl FnOnce(&HeaderValue)) {
     const FRESH: Duration = Duration::from_millis(500);
     DATE.with_borrow_mut(|cached| {
         let now = clock::now();
-        let fresh = cached.as_ref().is_some_and(|(made, _)| now.saturating_duration_since(*made) < FRESH);
+        let fresh = cached
+            .as_ref()
+            .is_some_and(|(made, _)| now.saturating_duration_since(*made) < FRESH);
         if !fresh {
             *cached = Some((now, date_value(clock::system_now())));
         }
