@@ -9,6 +9,9 @@ use http::Extensions;
 use parking_lot::Mutex;
 
 pub mod alpn;
+pub mod peer_metadata;
+pub mod per_route;
+pub mod rbac;
 
 use crate::config::{BuildContext, Compiled};
 use crate::http::body::Body;
@@ -153,7 +156,7 @@ pub struct PerRoute {
 }
 
 /// Ours, by type name.
-const BUILT_IN: &[Registration] = &[alpn::REGISTRATION];
+const BUILT_IN: &[Registration] = &[alpn::REGISTRATION, peer_metadata::REGISTRATION, rbac::REGISTRATION];
 
 static REGISTERED: Mutex<Vec<Registration>> = Mutex::new(Vec::new());
 
