@@ -112,6 +112,19 @@ impl AdsConfig {
         })
     }
 
+    /// What a source is when nothing but its cluster is known: state of the world, as Envoy's defaults have it.
+    pub fn of_cluster(name: &str) -> Self {
+        Self {
+            delta: false,
+            cluster_name: name.into(),
+            authority: String::new(),
+            initial_metadata: Vec::new(),
+            node_on_first_message_only: true,
+            rate_limit: None,
+            backoff: None,
+        }
+    }
+
     /// How the xDS client speaks to it.
     pub fn mux(&self) -> MuxConfig {
         let mode = if self.delta { Mode::Delta } else { Mode::Sotw };
