@@ -84,7 +84,11 @@ pub fn ledger() -> &'static Ledger {
 pub fn check(full_name: &str, bytes: &[u8], mode: Unsupported) -> Result<Vec<Warning>, Problems> {
     let mut report = Report::new();
     ledger::check(bytes, full_name, ledger(), &mut report);
-    let mut problems: Vec<Problem> = if full_name == CLUSTER { upstream_filters(bytes) } else { Vec::new() };
+    let mut problems: Vec<Problem> = if full_name == CLUSTER {
+        upstream_filters(bytes)
+    } else {
+        Vec::new()
+    };
     let mut warnings = Vec::new();
     for finding in report.findings {
         let (path, reason) = (finding.path, finding.reason);
@@ -103,14 +107,21 @@ pub fn check(full_name: &str, bytes: &[u8], mode: Unsupported) -> Result<Vec<War
             problems.push(Problem { path, reason });
         }
     }
-    if problems.is_empty() { Ok(warnings) } else { Err(Problems(problems)) }
+    if problems.is_empty() {
+        Ok(warnings)
+    } else {
+        Err(Problems(problems))
+    }
 }
 
 /// As [`check`], with what is tolerated instead of what is unknown: for reports to people.
 pub fn tolerated(full_name: &str, bytes: &[u8]) -> Vec<Warning> {
     let mut report = Report::detailed();
     ledger::check(bytes, full_name, ledger(), &mut report);
-    let tolerated = report.findings.into_iter().filter(|finding| finding.kind == FindingKind::Tolerated);
+    let tolerated = report
+        .findings
+        .into_iter()
+        .filter(|finding| finding.kind == FindingKind::Tolerated);
     let warning = |finding: ledger::Finding| Warning {
         path: finding.path,
         reason: finding.reason,
@@ -121,7 +132,9 @@ pub fn tolerated(full_name: &str, bytes: &[u8]) -> Vec<Warning> {
 
 /// A table is the same wherever its message stands; that no network filter works upstream is not in one.
 fn upstream_filters(cluster: &[u8]) -> Vec<Problem> {
-    let filters = wire::Fields::new(cluster).flatten().filter(|field| field.number == CLUSTER_FILTERS);
+    let filters = wire::Fields::new(cluster)
+        .flatten()
+        .filter(|field| field.number == CLUSTER_FILTERS);
     let mut problems = Vec::new();
     for (index, filter) in filters.enumerate() {
         let Value::Len(filter) = filter.value else { continue };

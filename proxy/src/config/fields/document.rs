@@ -42,7 +42,10 @@ fn section(out: &mut String, fields: &[(&str, Verdict)]) {
         out.push_str("Honoured; it has no fields.\n");
         return;
     }
-    for (title, verdict) in [("honoured", Verdict::Honoured), ("honoured whatever is in it", Verdict::Whole)] {
+    for (title, verdict) in [
+        ("honoured", Verdict::Honoured),
+        ("honoured whatever is in it", Verdict::Whole),
+    ] {
         let names = names(verdict);
         if !names.is_empty() {
             let _ = writeln!(out, "- {title}: {names}");

@@ -39,7 +39,9 @@ fn the_page_says_what_the_tables_say() {
 }
 
 fn checked(name: &str, yaml: &str, mode: Unsupported) -> String {
-    let bytes = remora_proto::json::encode_text(yaml, name, &Default::default()).expect("the text fits").bytes;
+    let bytes = remora_proto::json::encode_text(yaml, name, &Default::default())
+        .expect("the text fits")
+        .bytes;
     let show = |warnings: Vec<Warning>| warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     match check(name, &bytes, mode) {
         Ok(warnings) => format!("accepted {}", show(warnings)).trim_end().to_owned(),
@@ -51,8 +53,14 @@ fn checked(name: &str, yaml: &str, mode: Unsupported) -> String {
 fn warnings_take_the_place_of_refusals_but_not_where_security_would_suffer() {
     let watched = "{name: a, connect_timeout: 1s, track_cluster_stats: {timeout_budgets: true}}";
     let refused = "track_cluster_stats: these stats are not kept";
-    assert_eq!(checked(CLUSTER, watched, Unsupported::Refuse), format!("refused {refused}"));
-    assert_eq!(checked(CLUSTER, watched, Unsupported::Warn), format!("accepted {refused}"));
+    assert_eq!(
+        checked(CLUSTER, watched, Unsupported::Refuse),
+        format!("refused {refused}")
+    );
+    assert_eq!(
+        checked(CLUSTER, watched, Unsupported::Warn),
+        format!("accepted {refused}")
+    );
     let subset = "{name: a, connect_timeout: 1s, lb_subset_config: {fallback_policy: ANY_ENDPOINT}}";
     let refused = "refused lb_subset_config: subsets of a cluster are not supported";
     assert_eq!(checked(CLUSTER, subset, Unsupported::Refuse), refused);
@@ -61,7 +69,8 @@ fn warnings_take_the_place_of_refusals_but_not_where_security_would_suffer() {
 
 #[test]
 fn upstream_filters_are_refused_but_for_the_one_that_never_acts() {
-    let cluster = |filter: &str| format!("{{name: a, connect_timeout: 1s, filters: [{{name: f, typed_config: {filter}}}]}}");
+    let cluster =
+        |filter: &str| format!("{{name: a, connect_timeout: 1s, filters: [{{name: f, typed_config: {filter}}}]}}");
     let exchange = r#"{"@type": "type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange", protocol: istio-peer-exchange}"#;
     assert_eq!(checked(CLUSTER, &cluster(exchange), Unsupported::Refuse), "accepted");
     let echo = r#"{"@type": "type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo"}"#;
@@ -79,11 +88,16 @@ struct Recorded {
 
 fn recorded(file: &Path) -> Vec<Recorded> {
     let bytes = std::fs::read(file).expect("the fixture can be read");
-    let is_delta = file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("delta"));
+    let is_delta = file
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with("delta"));
     if is_delta {
         let response = DeltaDiscoveryResponse::decode(bytes.as_slice()).expect("a response");
         let resource = |resource: remora_proto::pb::envoy::service::discovery::v3::Resource| {
-            resource.resource.map(|any| Recorded { name: resource.name, any })
+            resource.resource.map(|any| Recorded {
+                name: resource.name,
+                any,
+            })
         };
         return response.resources.into_iter().filter_map(resource).collect();
     }
@@ -111,7 +125,10 @@ fn outcome(any: &Any, cx: &BuildContext) -> String {
     };
     match compiled {
         Ok(()) => "accepted".to_owned(),
-        Err(problems) => format!("refused by the builder\n    {}", problems.to_string().replace("; ", "\n    ")),
+        Err(problems) => format!(
+            "refused by the builder\n    {}",
+            problems.to_string().replace("; ", "\n    ")
+        ),
     }
 }
 
@@ -136,7 +153,10 @@ fn istiods_configuration_has_the_outcomes_that_are_written_down() {
     for file in &listing {
         let mut outcomes: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for resource in recorded(file) {
-            outcomes.entry(outcome(&resource.any, &cx)).or_default().push(resource.name);
+            outcomes
+                .entry(outcome(&resource.any, &cx))
+                .or_default()
+                .push(resource.name);
         }
         let name = file.strip_prefix(&fixtures).expect("it is below").display().to_string();
         text += &format!("{name}\n");
