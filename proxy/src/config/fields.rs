@@ -16,6 +16,7 @@ macro_rules! message {
 mod bootstrap;
 mod cluster;
 mod common;
+#[cfg(test)]
 mod document;
 mod http;
 mod listener;
@@ -57,6 +58,16 @@ pub struct Warning {
     pub is_unsupported: bool,
 }
 
+impl Warning {
+    pub fn new(path: &str, reason: impl Into<String>) -> Self {
+        Self {
+            path: path.to_owned(),
+            reason: reason.into(),
+            is_unsupported: false,
+        }
+    }
+}
+
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.path.is_empty() {
@@ -89,6 +100,17 @@ pub fn check(full_name: &str, bytes: &[u8], mode: Unsupported) -> Result<Vec<War
     } else {
         Vec::new()
     };
+    if report.dropped > 0 {
+        // What there was no room for may have been a refusal.
+        problems.push(Problem {
+            path: String::new(),
+            reason: format!(
+                "{} findings more than the {} that are kept",
+                report.dropped,
+                Report::LIMIT
+            ),
+        });
+    }
     let mut warnings = Vec::new();
     for finding in report.findings {
         let (path, reason) = (finding.path, finding.reason);
@@ -122,12 +144,9 @@ pub fn tolerated(full_name: &str, bytes: &[u8]) -> Vec<Warning> {
         .findings
         .into_iter()
         .filter(|finding| finding.kind == FindingKind::Tolerated);
-    let warning = |finding: ledger::Finding| Warning {
-        path: finding.path,
-        reason: finding.reason,
-        is_unsupported: false,
-    };
-    tolerated.map(warning).collect()
+    tolerated
+        .map(|finding| Warning::new(&finding.path, finding.reason))
+        .collect()
 }
 
 /// A table is the same wherever its message stands; that no network filter works upstream is not in one.

@@ -6,9 +6,7 @@ use remora_proto::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Di
 use remora_proto::pb::google::protobuf::Any;
 
 use super::*;
-use crate::config::{BuildContext, cluster, endpoint, listener};
-use crate::route::RouteTable;
-use crate::tls::SecretStore;
+use crate::config::BuildContext;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -68,6 +66,20 @@ fn warnings_take_the_place_of_refusals_but_not_where_security_would_suffer() {
 }
 
 #[test]
+fn a_refusal_cannot_hide_behind_many_harmless_findings() {
+    // 200 fields of a number that the schema lacks, then one that is refused.
+    let mut bytes = [0xfa, 0x7f, 0x00].repeat(200);
+    let yaml = "{name: a, connect_timeout: 1s, lb_subset_config: {list_as_any: true}}";
+    bytes.extend(
+        remora_proto::json::encode_text(yaml, CLUSTER, &Default::default())
+            .expect("the text fits")
+            .bytes,
+    );
+    let refused = check(CLUSTER, &bytes, Unsupported::Warn).expect_err("refused");
+    assert_eq!(refused.to_string(), "101 findings more than the 100 that are kept");
+}
+
+#[test]
 fn upstream_filters_are_refused_but_for_the_one_that_never_acts() {
     let cluster =
         |filter: &str| format!("{{name: a, connect_timeout: 1s, filters: [{{name: f, typed_config: {filter}}}]}}");
@@ -111,24 +123,9 @@ fn recorded(file: &Path) -> Vec<Recorded> {
 
 fn outcome(any: &Any, cx: &BuildContext) -> String {
     let name = remora_proto::type_url::full_name(&any.type_url);
-    if let Err(problems) = check(name, &any.value, Unsupported::Refuse) {
-        return format!("refused\n    {}", problems.to_string().replace("; ", "\n    "));
-    }
-    let bytes = any.value.as_slice();
-    let compiled = match name {
-        "envoy.config.cluster.v3.Cluster" => cluster::compile(bytes, cx).map(|_| ()),
-        "envoy.config.listener.v3.Listener" => listener::compile(bytes, cx).map(|_| ()),
-        "envoy.config.endpoint.v3.ClusterLoadAssignment" => endpoint::check(bytes),
-        "envoy.config.route.v3.RouteConfiguration" => RouteTable::parse(any.value.clone().into(), cx).map(|_| ()),
-        "envoy.extensions.transport_sockets.tls.v3.Secret" => SecretStore::compile(bytes).map(|_| ()),
-        other => panic!("no such resource: {other}"),
-    };
-    match compiled {
-        Ok(()) => "accepted".to_owned(),
-        Err(problems) => format!(
-            "refused by the builder\n    {}",
-            problems.to_string().replace("; ", "\n    ")
-        ),
+    match crate::validate::resource(name, &any.value.clone().into(), cx, Unsupported::Refuse) {
+        Ok(_) => "accepted".to_owned(),
+        Err(problems) => format!("refused\n    {}", problems.to_string().replace("; ", "\n    ")),
     }
 }
 
