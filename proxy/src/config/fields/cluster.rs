@@ -7,13 +7,13 @@ const NO_ZONES: &str = "zone-aware routing needs a local cluster, which is refus
 
 pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.cluster.v3.Cluster":
-        name alt_stat_name type cluster_type transport_socket transport_socket_matches eds_cluster_config connect_timeout
-        per_connection_buffer_limit_bytes lb_policy load_balancing_policy load_assignment health_checks
-        max_requests_per_connection circuit_breakers upstream_http_protocol_options common_http_protocol_options
-        http_protocol_options http2_protocol_options typed_extension_protocol_options protocol_selection dns_refresh_rate
-        dns_jitter dns_failure_refresh_rate respect_dns_ttl dns_lookup_family outlier_detection cleanup_interval
-        upstream_bind_config common_lb_config metadata upstream_connection_options ring_hash_lb_config maglev_lb_config
-        original_dst_lb_config least_request_lb_config round_robin_lb_config filters;
+        name alt_stat_name type cluster_type transport_socket transport_socket_matches eds_cluster_config
+        connect_timeout lb_policy load_balancing_policy load_assignment health_checks max_requests_per_connection
+        circuit_breakers upstream_http_protocol_options common_http_protocol_options http_protocol_options
+        http2_protocol_options typed_extension_protocol_options protocol_selection dns_refresh_rate dns_jitter
+        dns_failure_refresh_rate respect_dns_ttl dns_lookup_family outlier_detection cleanup_interval
+        upstream_bind_config common_lb_config metadata upstream_connection_options ring_hash_lb_config
+        maglev_lb_config original_dst_lb_config least_request_lb_config round_robin_lb_config filters;
         use_tcp_for_dns_lookups = OnlyDefault("lookups go over UDP first"),
         close_connections_on_host_health_failure = OnlyDefault("connections of a host that failed are kept"),
         ignore_health_on_host_removal = OnlyDefault("a host that is removed goes once it is unhealthy or idle"),
@@ -26,6 +26,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         lrs_server = Refused("loads are not reported"),
         preconnect_policy = Refused("connections are opened on demand"),
         track_cluster_stats = Refused("these stats are not kept"),
+        per_connection_buffer_limit_bytes = Harmless("buffers have a bound of their own: only memory use differs"),
     ),
     message!("envoy.config.cluster.v3.Filter":
         name typed_config;
@@ -41,9 +42,10 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.cluster.v3.Cluster.TransportSocketMatch": name transport_socket; match = Whole),
     message!("envoy.config.cluster.v3.Cluster.EdsClusterConfig": eds_config service_name),
     message!("envoy.config.cluster.v3.Cluster.CommonLbConfig":
-        healthy_panic_threshold ignore_new_hosts_until_first_hc close_connections_on_host_set_change
-        consistent_hashing_lb_config zone_aware_lb_config locality_weighted_lb_config;
+        healthy_panic_threshold ignore_new_hosts_until_first_hc consistent_hashing_lb_config zone_aware_lb_config
+        locality_weighted_lb_config;
         update_merge_window = Harmless("updates are applied as they come, which only is sooner"),
+        close_connections_on_host_set_change = OnlyDefault("connections outlive a change of the host set"),
     ),
     message!("envoy.config.cluster.v3.Cluster.CommonLbConfig.ConsistentHashingLbConfig":
         use_hostname_for_hashing hash_balance_factor
@@ -148,8 +150,10 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.config.endpoint.v3.LocalityLbEndpoints.LbEndpointList": lb_endpoints),
     message!("envoy.config.endpoint.v3.LbEndpoint": health_status metadata load_balancing_weight endpoint),
-    message!("envoy.config.endpoint.v3.Endpoint": address health_check_config hostname additional_addresses),
-    message!("envoy.config.endpoint.v3.Endpoint.AdditionalAddress": address),
+    message!("envoy.config.endpoint.v3.Endpoint":
+        address health_check_config hostname;
+        additional_addresses = Refused("only the first address of an endpoint is tried"),
+    ),
     message!("envoy.config.endpoint.v3.Endpoint.HealthCheckConfig":
         port_value hostname address disable_active_health_check
     ),

@@ -86,9 +86,9 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         upstream_log = Refused("upstream requests are not logged"),
     ),
     message!("envoy.config.core.v3.HttpProtocolOptions":
-        idle_timeout max_connection_duration max_headers_count max_response_headers_kb max_stream_duration
-        max_requests_per_connection;
+        idle_timeout max_connection_duration max_headers_count max_response_headers_kb max_requests_per_connection;
         headers_with_underscores_action = OnlyDefaultAlways("headers with underscores are always allowed"),
+        max_stream_duration = Refused("streams have no maximum duration"),
     ),
     message!("envoy.config.core.v3.Http1ProtocolOptions":
         accept_http_10 enable_trailers;
@@ -126,5 +126,9 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig":
         http_protocol_options http2_protocol_options
     ),
-    message!("envoy.config.core.v3.UpstreamHttpProtocolOptions": auto_sni auto_san_validation override_auto_sni_header),
+    message!("envoy.config.core.v3.UpstreamHttpProtocolOptions":;
+        auto_sni = OnlyDefaultAlways("the SNI is the transport socket's"),
+        auto_san_validation = OnlyDefaultAlways("certificates are not held against the request's authority"),
+        override_auto_sni_header = RefusedAlways("the SNI is the transport socket's"),
+    ),
 ];
