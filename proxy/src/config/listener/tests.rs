@@ -43,7 +43,9 @@ fn routed_only(listener: &[u8]) -> Vec<u8> {
 }
 
 /// Refused for what it would open if it were dropped, or for what would be missing.
-const REFUSED: [&str; 7] = [
+const REFUSED: [&str; 9] = [
+    "%FILTER_STATE% cannot print FIELD:",
+    "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig is not supported",
     "envoy.extensions.filters.network.rbac.v3.RBAC is not supported",
     "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz is not supported",
     "envoy.extensions.filters.listener.original_src.v3.OriginalSrc is not supported",

@@ -105,7 +105,7 @@ async fn a_drain_closes_idle_connections_and_says_close_on_busy_ones() {
     idle.drain.advance(DrainPhase::Draining);
     assert_eq!(read_all(&mut idle.client).await, "");
     let mut busy = served(4096);
-    busy.client.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n").await.expect("open");
+    busy.client.write_all(b"POST /collect HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n").await.expect("open");
     tokio::task::yield_now().await;
     busy.drain.advance(DrainPhase::Draining);
     busy.client.write_all(b"ok").await.expect("open");
