@@ -69,7 +69,12 @@ fn served_with(pipe: usize, options: H1Options, timeouts: Timeouts) -> Served {
     let connection = Arc::new(testing::connection(None));
     let serving = serve(Io::Duplex(server), service, connection, options, timeouts, signal);
     let task = crate::runtime::spawn::spawn("test connection", serving);
-    Served { client, finished, drain, task }
+    Served {
+        client,
+        finished,
+        drain,
+        task,
+    }
 }
 
 async fn read_all(stream: &mut DuplexStream) -> String {
