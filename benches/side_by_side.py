@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 
-from harness import scenarios
+from harness import processes, scenarios
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
@@ -37,17 +37,18 @@ def main():
                 results[name] = scenarios.ALL[name](bench)
             except (RuntimeError, subprocess.TimeoutExpired) as error:
                 print(f"  not measured: {error}")
-                scenarios.stop_all()
+                processes.stop_all()
                 failed = True
                 continue
             failed |= not show(name, results[name])
+            sys.stdout.flush()
     save(results, binaries)
     sys.exit(1 if failed and arguments.check else 0)
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("scenario", nargs="*", choices=[[], *scenarios.ALL], help="all, if none is named")
+    parser.add_argument("scenario", nargs="*", help=f"of {', '.join(scenarios.ALL)}; all, if none is named")
     parser.add_argument("--quick", action="store_true", help="slices of 2 s, three rounds")
     parser.add_argument("--seconds", type=int, help="length of a slice (5)")
     parser.add_argument("--rounds", type=int, help="how many slices each contender gets (5)")
@@ -56,6 +57,9 @@ def parse():
     parser.add_argument("--remora", help="a Remora binary to measure instead of building one")
     parser.add_argument("--check", action="store_true", help="fail when a budget is missed")
     arguments = parser.parse_args()
+    unknown = set(arguments.scenario) - set(scenarios.ALL)
+    if unknown:
+        parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
     arguments.seconds = arguments.seconds or (2 if arguments.quick else 5)
     arguments.rounds = arguments.rounds or (3 if arguments.quick else 5)
     return arguments

@@ -5,7 +5,7 @@ import statistics
 import time
 
 from . import configs, large, load
-from .processes import Process, free_port, stop_all, wait_for_answer, wait_for_port  # noqa: F401
+from .processes import Process, free_port, wait_for_answer, wait_for_port
 
 ENVOY_FLAGS = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]
 # Where things run: the proxies on one core, everything else on the other.
