@@ -82,7 +82,9 @@ async fn accept(listener: TcpListener, kind: Kind) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
         // Either way of ending is the client's business.
         match kind {
             Kind::Http => connections.spawn(async { answer(stream).await.unwrap_or_default() }),
@@ -186,7 +188,9 @@ async fn read_response(stream: &mut TcpStream, reply: &mut Vec<u8>) -> Outcome<(
         if stream.read_buf(reply).await? == 0 {
             return Err("the connection ended inside a response".into());
         }
-        let head = reply.windows(END_OF_HEAD.len()).position(|window| window == END_OF_HEAD);
+        let head = reply
+            .windows(END_OF_HEAD.len())
+            .position(|window| window == END_OF_HEAD);
         if head.is_some_and(|head| reply.len() >= head + END_OF_HEAD.len() + BODY) {
             break;
         }
