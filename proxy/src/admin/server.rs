@@ -14,6 +14,7 @@ use super::endpoints::{self, Handler};
 use super::query::Query;
 use super::reply::{self, Reply};
 use crate::runtime::drain::{DrainPhase, DrainSignal};
+use crate::runtime::io::Address;
 
 /// The bound socket of `admin.address`.
 pub enum Bound {
@@ -67,5 +68,34 @@ async fn dispatch(State(state): State<Arc<AdminState>>, request: Request) -> Rep
             .await
             .unwrap_or_else(|error| reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))),
         Handler::Async(handler) => handler(state, query).await,
+    }
+}
+
+impl Bound {
+    /// Binds the admin address.
+    ///
+    /// # Errors
+    /// The address is in use, or of a kind that nobody can listen on.
+    pub fn bind(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Ip(address) => {
+                let listener = std::net::TcpListener::bind(address)?;
+                listener.set_nonblocking(true)?;
+                Ok(Self::Tcp(TcpListener::from_std(listener)?))
+            }
+            Address::Pipe(path) => Ok(Self::Unix(UnixListener::bind(&**path)?)),
+            Address::Internal(_) => Err(io::ErrorKind::AddrNotAvailable.into()),
+        }
+    }
+
+    /// Where it really listens.
+    pub fn address(&self) -> Option<Address> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok().map(Address::Ip),
+            Self::Unix(listener) => {
+                let address = listener.local_addr().ok()?;
+                Some(Address::Pipe(address.as_pathname()?.to_str()?.into()))
+            }
+        }
     }
 }

@@ -71,20 +71,17 @@ impl<S: Service> Service for Policed<S> {
 
 /// One source of truth for the authority: the URI's, else the `host` header, which from here on always agrees with it.
 fn fill_authority(exchange: &mut Exchange) {
-    if exchange.authority.is_some() {
-        return;
+    if exchange.authority.is_none() {
+        let of_uri = exchange.request.uri().authority();
+        let of_uri = of_uri.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+        let Some(authority) = of_uri else {
+            exchange.authority = exchange.headers().get(HOST).cloned();
+            return;
+        };
+        exchange.authority = Some(authority);
     }
-    let of_uri = exchange
-        .request
-        .uri()
-        .authority()
-        .map(|authority| HeaderValue::from_str(authority.as_str()));
-    match of_uri {
-        Some(Ok(authority)) => {
-            exchange.request.headers_mut().insert(HOST, authority.clone());
-            exchange.authority = Some(authority);
-        }
-        _ => exchange.authority = exchange.headers().get(HOST).cloned(),
+    if let Some(authority) = exchange.authority.clone() {
+        exchange.request.headers_mut().insert(HOST, authority);
     }
 }
 
