@@ -21,5 +21,5 @@ pub use backend::Backend;
 pub use external::External;
 pub use http1::Http1;
 pub use http2::{Http2, Http2Stream};
-pub use sidecar::Sidecar;
+pub use sidecar::{Sidecar, admin as ask_admin};
 pub use wait::{PATIENCE, until, within};

@@ -72,8 +72,8 @@ impl Sidecar {
 pub(crate) const FLAGS: [&str; 6] =
     ["--concurrency", "1", "--file-flush-interval-msec", "10", "--drain-time-s", "5"];
 
-/// Asks an admin server.
-pub(crate) async fn admin(address: SocketAddr, method: &str, path: &str) -> Answer {
+/// One request to an admin server, and its answer.
+pub async fn admin(address: SocketAddr, method: &str, path: &str) -> Answer {
     let mut client = Http1::connect(address).await.unwrap();
     client.send(format!("{method} {path} HTTP/1.1\r\nhost: admin\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")).await;
     client.response(method).await
