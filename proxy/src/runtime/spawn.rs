@@ -42,11 +42,13 @@ pub fn panics() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
-/// Has every panic counted and logged with its place and task. Installs itself once; later calls do nothing.
+/// Has every panic counted and logged with its place and task; one outside a named task goes to the hook before, too (a program that
+/// embeds a proxy, a test). Installs itself once; later calls do nothing.
 pub fn install_panic_hook() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
-        std::panic::set_hook(Box::new(|panic| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
             PANICS.fetch_add(1, Ordering::Relaxed);
             let place = panic.location().map(ToString::to_string).unwrap_or_default();
             let payload = panic.payload();
@@ -55,6 +57,9 @@ pub fn install_panic_hook() {
                 .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
                 .unwrap_or("no message");
             tracing::error!(task = TASK.get(), place, message, "panic");
+            if TASK.get().is_empty() {
+                before(panic);
+            }
         }));
     });
 }
