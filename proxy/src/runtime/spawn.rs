@@ -56,8 +56,9 @@ pub fn install_panic_hook() {
             let message = text
                 .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
                 .unwrap_or("no message");
-            tracing::error!(task = TASK.get(), place, message, "panic");
-            if TASK.get().is_empty() {
+            let task = TASK.replace("");
+            tracing::error!(task, place, message, "panic");
+            if task.is_empty() {
                 before(panic);
             }
         }));
@@ -84,7 +85,9 @@ impl<F: Future> Future for Named<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         TASK.set(this.name);
-        this.future.poll(cx)
+        let polled = this.future.poll(cx);
+        TASK.set("");
+        polled
     }
 }
 
