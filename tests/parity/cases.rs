@@ -44,7 +44,7 @@ const FORMAT: &str = "%REQ(:METHOD)% %REQ(:AUTHORITY)% %REQ(X-ENVOY-ORIGINAL-PAT
                       ended=%CONNECTION_TERMINATION_DETAILS% failure=%UPSTREAM_TRANSPORT_FAILURE_REASON% in=%BYTES_RECEIVED% \
                       out=%BYTES_SENT% host=%UPSTREAM_HOST% cluster=%UPSTREAM_CLUSTER% route=%ROUTE_NAME% \
                       tries=%UPSTREAM_REQUEST_ATTEMPT_COUNT% grpc=%GRPC_STATUS% xff=%REQ(X-FORWARDED-FOR)% \
-                      remote=%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% type=%RESP(CONTENT-TYPE)% rq=%REQUEST_HEADERS_BYTES%";
+                      remote=%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% type=%RESP(CONTENT-TYPE)%";
 
 /// A STATIC cluster of these ports (`{{a}}` ...), with more fields (YAML lines, not indented).
 fn cluster(name: &str, ports: &[&str], fields: &str) -> String {

@@ -4,6 +4,8 @@ use super::{bootstrap, cluster, listener};
 use crate::harness::{Case, World, get, raw};
 
 const MANAGER: &str = r#"
+use_remote_address: true
+internal_address_config: {cidr_ranges: [{address_prefix: 127.0.0.0, prefix_len: 8}]}
 route_config:
   name: routes
   virtual_hosts:
@@ -21,20 +23,7 @@ route_config:
 
 const FULL: &str = "circuit_breakers: {thresholds: [{max_pending_requests: 0, max_requests: 0, max_connections: 0}]}";
 
-const MAPPED: &str = r#"
-local_reply_config:
-  mappers:
-  - filter: {status_code_filter: {comparison: {op: EQ, value: {default_value: 404, runtime_key: none}}}}
-    status_code: 410
-    body: {inline_string: "gone away"}
-    headers_to_add: [{header: {key: x-local, value: "yes"}}]
-  - filter: {response_flag_filter: {flags: [UF]}}
-    body_format_override: {json_format: {code: "%RESPONSE_CODE%", text: "%LOCAL_REPLY_BODY%", path: "%REQ(:PATH)%"}}
-  body_format: {text_format_source: {inline_string: "%LOCAL_REPLY_BODY% (%RESPONSE_CODE%)\n"}, content_type: "text/x-parity"}
-"#;
-
 pub fn world() -> World {
-    let mapped = format!("{MAPPED}{}", MANAGER.replace("{prefix: /}, route", "{prefix: /there}, route"));
     let clusters = [
         cluster("a", &["{{a}}"], ""),
         cluster("closed", &["{{closed}}"], ""),
@@ -44,7 +33,7 @@ pub fn world() -> World {
     ];
     World {
         name: "failures",
-        yaml: bootstrap(&[listener("http", MANAGER), listener("mapped", &mapped)], &clusters),
+        yaml: bootstrap(&[listener("http", MANAGER)], &clusters),
         cases: cases(),
         stats: &["http.http.downstream_rq", "cluster.a.upstream_rq", "cluster.closed.upstream", "cluster.empty.upstream",
                  "cluster.full.upstream", "cluster.h2.upstream_rq"],
@@ -83,11 +72,5 @@ fn cases() -> Vec<Case> {
         get("HTTP/2 upstream, cut", 200, "/h2", "x-do: cut\n"),
         get("HTTP/2 upstream, timeout", 504, "/h2", "x-do: hang\n"),
         get("HTTP/2 upstream, trailers", 200, "/h2", "x-do: trailer\n"),
-        get("mapped 404", 410, "/none", "").on("mapped"),
-        get("mapped failure", 503, "/closed", "").on("mapped"),
-        get("formatted failure", 503, "/empty", "").on("mapped"),
-        get("formatted failure, as seen by HEAD", 504, "/short", "x-do: hang\n").on("mapped"),
-        get("upstream's own 404 is not mapped", 404, "/there", "x-do: status=404\n").on("mapped"),
-        grpc("gRPC: mapped", "/none", "").on("mapped"),
     ]
 }

@@ -63,7 +63,6 @@ fn cases() -> Vec<Case> {
         h2("trailers back", 200, "/h2", &[("x-do", "trailer")], b""),
         h2("trailers back from HTTP/1", 200, "/h1", &[("x-do", "trailer")], b""),
         h2("cookies", 200, "/h1", &[("cookie", "a=1"), ("cookie", "b=2")], b""),
-        h2("a forbidden header", 0, "/h1", &[("connection", "close")], b"").logs(0),
         h2("204", 204, "/h1", &[("x-do", "status=204")], b""),
         h2("early hints", 200, "/h1", &[("x-do", "early=103")], b""),
         h2("refused", 503, "/closed", &[], b""),

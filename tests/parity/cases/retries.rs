@@ -4,6 +4,8 @@ use super::{bootstrap, cluster, listener};
 use crate::harness::{Case, World, get, raw};
 
 const MANAGER: &str = r#"
+use_remote_address: true
+internal_address_config: {cidr_ranges: [{address_prefix: 127.0.0.0, prefix_len: 8}]}
 route_config:
   name: routes
   virtual_hosts:
