@@ -7,16 +7,20 @@ mod follow;
 mod interpreter;
 mod transport;
 
+use std::collections::HashMap;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use remora_xds::{Client, ClientHandle, GrpcConnector, Mode, Root, SourceConfig, types};
 
+use control::AdminControl;
 pub use control::ProxyControl;
 pub use transport::ClusterTransport;
 
 use crate::admin::{self, AdminState};
-use crate::bootstrap::{Bootstrap, Source};
+use crate::bootstrap::{AdsConfig, Bootstrap, Source};
 use crate::cli::Options;
 use crate::cluster::discovery::SystemResolver;
 use crate::cluster::maintain::maintain;
@@ -24,10 +28,14 @@ use crate::config::{BuildContext, Problems, fields};
 use crate::listener::ListenerManager;
 use crate::listener::manager::OnBindError;
 use crate::runtime::clock;
+use crate::runtime::drain::Drain;
+use crate::runtime::io::Address;
 use crate::runtime::spawn::{self, spawn};
 use crate::runtime::worker::Workers;
+use crate::snapshot::SnapshotCell;
 use crate::snapshot::build::{Builder, LISTENER_OWNER};
 use crate::telemetry::access_log::Sinks;
+use crate::telemetry::logging::{self, Logging};
 use interpreter::Meaning;
 
 /// Why a proxy did not start. Nothing of it listens.
@@ -50,9 +58,10 @@ pub struct Proxy {
     pub control: Arc<ProxyControl>,
     pub context: Arc<BuildContext>,
     /// Where the admin server really listens.
-    pub admin: Option<std::net::SocketAddr>,
+    pub admin: Option<Address>,
     pub xds: Option<ClientHandle>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    _stop_admin: Drain,
 }
 
 impl Proxy {
@@ -62,7 +71,7 @@ impl Proxy {
     /// # Errors
     /// Everything that is wrong with the bootstrap, or an address that is in use.
     pub async fn start(options: Arc<Options>, bootstrap: Bootstrap) -> Result<Self, StartError> {
-        let started = clock::now();
+        let (started, started_at) = (clock::now(), clock::system_now());
         let context = Arc::new(BuildContext {
             access_logs: Arc::new(Sinks::new(options.file_flush_interval, options.file_flush_min_size)),
             node: bootstrap.node.clone(),
@@ -76,14 +85,14 @@ impl Proxy {
         let pins = add_static(&mut builder, &bootstrap, &context).map_err(StartError::Config)?;
         let resolver = SystemResolver::new().map_err(|error| StartError::Resolver(error.to_string()))?;
         let admin = match &bootstrap.admin {
-            Some(admin) => Some(admin::bind(&admin.address).await.map_err(|error| StartError::Admin {
+            Some(admin) => Some(admin::Bound::bind(&admin.address).map_err(|error| StartError::Admin {
                 address: admin.address.to_string(),
                 error,
             })?),
             None => None,
         };
         let workers = Arc::new(Workers::start(options.concurrency)?);
-        workers.run_all("pool sweep", || async {
+        workers.run_all("pool sweep", |_| async {
             loop {
                 clock::sleep(crate::pool::SWEEP_INTERVAL).await;
                 crate::pool::sweep();
@@ -94,26 +103,46 @@ impl Proxy {
         manager
             .apply(snapshot.listeners.iter().map(|(_, listener)| listener.clone()), OnBindError::ApplyNothing)
             .map_err(StartError::Bind)?;
-        let control = Arc::new(ProxyControl::new(manager.clone(), options.clone(), started));
+        let control = Arc::new(ProxyControl::new(manager.clone(), options.clone(), &context.stats, started));
         let mut tasks = vec![spawn("cluster maintenance", maintain(context.hosts.clone(), Arc::new(resolver)))];
         let xds = client(&bootstrap, &context, &options, pins);
+        let last_root = if bootstrap.lds.is_some() { &types::LISTENER } else { &types::CLUSTER };
         let xds = xds.map(|(handle, driver)| {
             tasks.push(spawn("xds", driver.run()));
-            let follow = follow::follow(handle.clone(), builder, manager.clone(), control.clone());
+            let follow = follow::follow(handle.clone(), builder, manager.clone(), control.clone(), last_root);
             tasks.push(spawn("configuration", follow));
             handle
         });
         if xds.is_none() {
             control.set_live();
         }
+        let (stop_admin, admin_stopped) = Drain::new();
         let mut admin_address = None;
-        if let Some(listener) = admin {
-            admin_address = listener.local_addr();
-            let state = AdminState::new(&context, options, &bootstrap, xds.clone(), control.clone());
-            let serve = admin::serve(listener, Arc::new(state));
-            tasks.push(spawn("admin", serve));
+        if let Some(bound) = admin {
+            admin_address = bound.address();
+            if let (Some(path), Some(address)) = (&options.admin_address_path, &admin_address) {
+                admin::write_address_path(path, address)?;
+            }
+            let state = AdminState {
+                stats: context.stats.clone(),
+                tags: Arc::new(bootstrap.stats.tags.clone()),
+                logging: Logging::current(),
+                snapshot: context.snapshot.clone(),
+                secrets: context.secrets.clone(),
+                options,
+                bootstrap: bootstrap.bytes.clone(),
+                started,
+                started_at,
+                xds: xds.clone(),
+                control: Arc::new(AdminControl(control.clone())),
+            };
+            tasks.push(spawn("admin", async move {
+                if let Err(error) = admin::serve(bound, Arc::new(state), admin_stopped).await {
+                    tracing::error!(%error, "admin server ended");
+                }
+            }));
         }
-        Ok(Self { control, context, admin: admin_address, xds, tasks })
+        Ok(Self { control, context, admin: admin_address, xds, tasks, _stop_admin: stop_admin })
     }
 
     /// Completes when the proxy was told to quit (admin, [`ProxyControl::quit`]) and has drained as far as it was told to.
@@ -177,27 +206,28 @@ fn client(
     if bootstrap.ads.is_none() && bootstrap.cds.is_none() && bootstrap.lds.is_none() && pins.is_empty() {
         return None;
     }
-    let connector = |snapshot: &Arc<crate::snapshot::SnapshotCell>, cluster: &str| {
-        let origin = http::Uri::try_from(format!("http://{cluster}")).unwrap_or_default();
-        GrpcConnector::new(ClusterTransport::new(snapshot.clone(), cluster)).origin(origin)
-    };
     let mut builder = Client::builder(&context.node)
         .interpreter(Meaning { context: context.clone(), unsupported: options.unsupported })
         .fixed(&types::CLUSTER, bootstrap.clusters.iter().map(|cluster| cluster.name.clone()))
         .fixed(&types::LISTENER, bootstrap.listeners.iter().map(|listener| listener.name.clone()))
-        .decode_files(crate::bootstrap::decode_discovery_file);
+        .decode_files(decode_discovery_file);
     if let Some(ads) = &bootstrap.ads {
-        let mode = if ads.delta { Mode::Delta } else { Mode::Sotw };
-        builder = builder.ads(SourceConfig::aggregated(mode), connector(&context.snapshot, &ads.cluster_name));
+        let config = SourceConfig { mux: ads.mux(), ..SourceConfig::aggregated(Mode::Sotw) };
+        builder = builder.ads(config, connector(&context.snapshot, ads));
     }
+    let separate = separate_sources(bootstrap);
     let snapshot = context.snapshot.clone();
-    builder = builder.named(move |cluster| {
-        let connector: Arc<dyn remora_xds::Connect> = Arc::new(connector(&snapshot, cluster));
-        Some((SourceConfig::separate(Mode::Sotw), connector))
+    builder = builder.named(move |name| {
+        // A source that only a resource names speaks as Envoy's default does.
+        let source = separate.get(name).cloned().unwrap_or_else(|| AdsConfig::of_cluster(name));
+        let config = SourceConfig { mux: source.mux(), ..SourceConfig::separate(Mode::Sotw) };
+        let connector: Arc<dyn remora_xds::Connect> = Arc::new(connector(&snapshot, &source));
+        Some((config, connector))
     });
     for (ty, source) in [(&types::CLUSTER, &bootstrap.cds), (&types::LISTENER, &bootstrap.lds)] {
         if let Some(source) = source {
-            builder = builder.root(Root { source: source_of(source), ..Root::new(ty) });
+            let initial_fetch_timeout = source.initial_fetch_timeout;
+            builder = builder.root(Root { source: source_of(&source.source), initial_fetch_timeout, ..Root::new(ty) });
         }
     }
     for (owner, references) in pins {
@@ -210,8 +240,45 @@ fn source_of(source: &Source) -> remora_xds::Source {
     match source {
         Source::Ads => remora_xds::Source::Ads,
         Source::Path(path) => remora_xds::Source::Path(path.clone()),
-        Source::Grpc { cluster } => remora_xds::Source::Named(cluster.clone()),
+        Source::Grpc(config) => remora_xds::Source::Named(config.cluster_name.clone()),
     }
+}
+
+/// A file of [`Source::Path`]: a `DiscoveryResponse` in binary (`.pb`), JSON or YAML.
+fn decode_discovery_file(content: &[u8], path: &Path) -> Result<Bytes, String> {
+    if path.extension().is_some_and(|extension| extension == "pb") {
+        return Ok(Bytes::copy_from_slice(content));
+    }
+    let text = std::str::from_utf8(content).map_err(|error| error.to_string())?;
+    let options = remora_proto::json::Options { ignore_unknown: true, ..Default::default() };
+    let encoded = remora_proto::json::encode_text(text, "envoy.service.discovery.v3.DiscoveryResponse", &options);
+    encoded.map(|encoded| encoded.bytes.into()).map_err(|problems| problems.to_string())
+}
+
+/// The bootstrap's own gRPC sources that are not ADS, by cluster.
+fn separate_sources(bootstrap: &Bootstrap) -> HashMap<String, AdsConfig> {
+    let sources = [&bootstrap.cds, &bootstrap.lds].into_iter().flatten();
+    let grpc = sources.filter_map(|config| match &config.source {
+        Source::Grpc(config) => Some((config.cluster_name.to_string(), (**config).clone())),
+        _ => None,
+    });
+    grpc.collect()
+}
+
+fn connector(snapshot: &Arc<SnapshotCell>, config: &AdsConfig) -> GrpcConnector<ClusterTransport> {
+    let authority = if config.authority.is_empty() { &*config.cluster_name } else { &*config.authority };
+    // Names of clusters need not be valid authorities (`outbound|80||x`).
+    let origin = http::Uri::try_from(format!("http://{authority}"));
+    let origin = origin.unwrap_or_else(|_| http::Uri::from_static("http://control-plane"));
+    let mut metadata = tonic::metadata::MetadataMap::new();
+    for (name, value) in &config.initial_metadata {
+        let name = tonic::metadata::AsciiMetadataKey::from_bytes(name.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, value.parse()) {
+            metadata.append(name, value);
+        }
+    }
+    let transport = ClusterTransport::new(snapshot.clone(), config.cluster_name.clone());
+    GrpcConnector::new(transport).origin(origin).metadata(metadata)
 }
 
 /// Runs the process for `options` until it is told to quit.
@@ -226,6 +293,9 @@ pub fn run(options: Options) -> ExitCode {
         Ok(bootstrap) => bootstrap,
         Err(error) => return fail(&error.to_string()),
     };
+    if let Err(error) = start_log(&options, &bootstrap) {
+        return fail(&error);
+    }
     let options = Arc::new(options);
     runtime.block_on(async {
         let proxy = match Proxy::start(options, bootstrap).await {
@@ -236,6 +306,21 @@ pub fn run(options: Options) -> ExitCode {
         proxy.finished().await;
         ExitCode::SUCCESS
     })
+}
+
+fn start_log(options: &Options, bootstrap: &Bootstrap) -> Result<(), String> {
+    let format = options.log_format.as_deref().or(bootstrap.log_format.as_deref());
+    let format = format.unwrap_or(logging::DEFAULT_FORMAT);
+    let log = Logging::new(options.log_level, format, options.log_path.as_deref())
+        .map_err(|error| format!("--log-path: {error}"))?;
+    if !options.component_log_level.is_empty() {
+        log.set_listed(&options.component_log_level).map_err(|error| format!("--component-log-level: {error}"))?;
+    }
+    log.install();
+    for warning in &bootstrap.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(())
 }
 
 #[allow(clippy::print_stderr, reason = "the last words of a process that does not start")]

@@ -1,1 +1,322 @@
-//! The bootstrap file.
+//! The bootstrap: what is known before the first byte of xDS.
+//!
+//! In: `-c FILE`, `--config-yaml` and the `--service-*` flags. Out: [`Bootstrap`], plain values; static resources stay encoded (D5) and
+//! are slices of the one encoded message that `/config_dump` shows, so nothing is held twice and nothing of the text is held at all.
+
+mod read;
+mod runtime;
+mod source;
+mod stats;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use remora_proto::pb::envoy::config::accesslog::v3::AccessLog;
+use remora_proto::pb::envoy::config::bootstrap::v3 as pb;
+use remora_proto::pb::envoy::config::core::v3::Node;
+use remora_proto::wire::{self, Value};
+
+use crate::cli::Options;
+use crate::config::route::{Under, each};
+use crate::config::{Compiled, Problems, listener};
+use crate::route::strings::StringMatcher;
+use crate::runtime::io::Address;
+
+pub use runtime::{RuntimeLayer, RuntimeLayers};
+pub use source::{AdsConfig, ConfigSource, Source};
+pub use stats::{StatsConfig, StatsMatcher};
+
+/// Full name of the message.
+pub const MESSAGE: &str = "envoy.config.bootstrap.v3.Bootstrap";
+
+/// `Bootstrap.node` and `Bootstrap.static_resources`.
+const NODE: u32 = 1;
+const STATIC_RESOURCES: u32 = 2;
+
+/// Everything that the bootstrap decides.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    /// Encoded, with the node as it is sent: `/config_dump`.
+    pub bytes: Bytes,
+    pub node: Arc<Node>,
+    /// None: no admin server.
+    pub admin: Option<Admin>,
+    pub listeners: Vec<StaticResource>,
+    pub clusters: Vec<StaticResource>,
+    pub secrets: Vec<StaticResource>,
+    /// `dynamic_resources.ads_config`
+    pub ads: Option<AdsConfig>,
+    pub lds: Option<ConfigSource>,
+    pub cds: Option<ConfigSource>,
+    pub stats: StatsConfig,
+    pub runtime: RuntimeLayers,
+    /// `application_log_config`, as a pattern of `--log-format`.
+    pub log_format: Option<String>,
+    /// `cluster_manager.local_cluster_name`: who this sidecar's own zone mates are; empty when unset.
+    pub local_cluster: Arc<str>,
+    /// Accepted without effect, or let pass by `--unsupported=warn`: to be logged once, and shown on `/xds`.
+    pub warnings: Vec<String>,
+}
+
+/// `static_resources.{listeners,clusters,secrets}[i]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticResource {
+    /// Empty for a listener that has none.
+    pub name: Arc<str>,
+    /// Encoded; a slice of [`Bootstrap::bytes`].
+    pub bytes: Bytes,
+}
+
+/// `admin`
+#[derive(Clone, Debug)]
+pub struct Admin {
+    pub address: Address,
+    /// To be compiled with [`crate::telemetry::access_log`]; `access_log_path` is among them.
+    pub access_log: Vec<AccessLog>,
+    /// Paths that are served; all when empty.
+    pub allow_paths: Vec<StringMatcher>,
+}
+
+/// The configuration cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadError {
+    /// The file, or `--config-yaml`.
+    pub origin: String,
+    pub problems: Problems,
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error initializing configuration '{}':", self.origin)?;
+        match self.problems.0.as_slice() {
+            [problem] => write!(f, " {problem}"),
+            problems => problems.iter().try_for_each(|problem| write!(f, "\n  {problem}")),
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+impl Bootstrap {
+    /// Reads what the options name. Blocks on the file.
+    ///
+    /// # Errors
+    /// A missing, malformed or unsupported configuration, with every problem and its place.
+    pub fn load(options: &Options) -> Result<Self, LoadError> {
+        let text = read::read(options)?;
+        Self::decode(text.bytes, options).map(|bootstrap| Self {
+            warnings: text.ignored.into_iter().chain(bootstrap.warnings).collect(),
+            ..bootstrap
+        })
+    }
+
+    /// The same of an encoded bootstrap.
+    ///
+    /// # Errors
+    /// As [`Bootstrap::load`].
+    pub fn decode(encoded: Vec<u8>, options: &Options) -> Result<Self, LoadError> {
+        let fail = |problems| LoadError {
+            origin: read::origin(options),
+            problems,
+        };
+        let skeleton = without(&encoded, STATIC_RESOURCES).map_err(fail)?;
+        let config =
+            pb::Bootstrap::decode(skeleton.as_slice()).map_err(|error| fail(Problems::one("", error.to_string())))?;
+        let node = node(config.node.clone().unwrap_or_default(), options);
+        let bytes = with_node(encoded, &node).map_err(fail)?;
+        compile(bytes, &config, node, options).map_err(fail)
+    }
+}
+
+fn compile(bytes: Bytes, config: &pb::Bootstrap, node: Node, options: &Options) -> Compiled<Bootstrap> {
+    let [listeners, clusters, secrets] = slice(&bytes)?;
+    let dynamic = config.dynamic_resources.clone().unwrap_or_default();
+    let sourced = |source: &Option<_>, field: &str| {
+        let compiled = source.as_ref().map(ConfigSource::compile).transpose();
+        compiled.under(field).under("dynamic_resources")
+    };
+    let ads = dynamic.ads_config.as_ref().map(AdsConfig::compile).transpose();
+    let ads = ads.under("ads_config").under("dynamic_resources")?;
+    let lds = sourced(&dynamic.lds_config, "lds_config")?;
+    let cds = sourced(&dynamic.cds_config, "cds_config")?;
+    let wants_ads = |source: &Option<ConfigSource>| matches!(source, Some(own) if own.source == Source::Ads);
+    if ads.is_none() && (wants_ads(&lds) || wants_ads(&cds)) {
+        return Err(Problems::one(
+            "dynamic_resources.ads_config",
+            "required: a source is `ads`",
+        ));
+    }
+    if (ads.is_some() || lds.is_some() || cds.is_some()) && (node.id.is_empty() || node.cluster.is_empty()) {
+        let reason = "node 'id' and 'cluster' are required. Set it either in 'node' config or via --service-node and \
+                      --service-cluster options.";
+        let from_files = |source: &Option<ConfigSource>| {
+            source
+                .as_ref()
+                .is_none_or(|own| matches!(own.source, Source::Path { .. }))
+        };
+        if ads.is_some() || !from_files(&lds) || !from_files(&cds) {
+            return Err(Problems::one("node", reason));
+        }
+    }
+    let (runtime, warnings) = RuntimeLayers::compile(config.layered_runtime.as_ref()).under("layered_runtime")?;
+    let manager = config.cluster_manager.as_ref();
+    Ok(Bootstrap {
+        bytes,
+        node: Arc::new(node),
+        admin: admin(config.admin.as_ref()).under("admin")?,
+        listeners,
+        clusters,
+        secrets,
+        ads,
+        lds,
+        cds,
+        stats: StatsConfig::compile(config.stats_config.as_ref(), &options.stats_tags).under("stats_config")?,
+        runtime,
+        log_format: log_format(config)?,
+        local_cluster: manager.map_or("", |manager| &manager.local_cluster_name).into(),
+        warnings,
+    })
+}
+
+/// `node`, with what the command line and the program say of it, as Envoy fills it in.
+fn node(mut node: Node, options: &Options) -> Node {
+    use remora_proto::pb::envoy::config::core::v3::{BuildVersion, node::UserAgentVersionType};
+    use remora_proto::pb::envoy::r#type::v3::SemanticVersion;
+    if !options.service_node.is_empty() {
+        node.id.clone_from(&options.service_node);
+    }
+    if !options.service_cluster.is_empty() {
+        node.cluster.clone_from(&options.service_cluster);
+    }
+    if !options.service_zone.is_empty() {
+        node.locality
+            .get_or_insert_default()
+            .zone
+            .clone_from(&options.service_zone);
+    }
+    let mut numbers = crate::cli::ENVOY_VERSION
+        .split('.')
+        .map(|part| part.parse().unwrap_or_default());
+    let mut next = || numbers.next().unwrap_or_default();
+    let version = SemanticVersion {
+        major_number: next(),
+        minor_number: next(),
+        patch: next(),
+    };
+    // Control planes choose what to send by this name and version.
+    node.user_agent_name = "envoy".to_owned();
+    node.user_agent_version_type = Some(UserAgentVersionType::UserAgentBuildVersion(BuildVersion {
+        version: Some(version),
+        metadata: None,
+    }));
+    node
+}
+
+fn admin(config: Option<&pb::Admin>) -> Compiled<Option<Admin>> {
+    let Some(config) = config.filter(|config| config.address.is_some()) else {
+        return Ok(None);
+    };
+    let mut access_log = config.access_log.clone();
+    #[allow(deprecated)]
+    let path = config.access_log_path.as_str();
+    if !path.is_empty() {
+        access_log.push(file_log(path));
+    }
+    Ok(Some(Admin {
+        address: listener::address(config.address.as_ref()).under("address")?,
+        access_log,
+        allow_paths: each("allow_paths", &config.allow_paths, StringMatcher::compile)?,
+    }))
+}
+
+fn file_log(path: &str) -> AccessLog {
+    use remora_proto::pb::envoy::config::accesslog::v3::access_log::ConfigType;
+    use remora_proto::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
+    AccessLog {
+        name: "envoy.access_loggers.file".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(remora_proto::any::pack(&FileAccessLog {
+            path: path.to_owned(),
+            ..FileAccessLog::default()
+        }))),
+        ..AccessLog::default()
+    }
+}
+
+/// A JSON format is a pattern whose text is the JSON object, as in Envoy.
+fn log_format(config: &pb::Bootstrap) -> Compiled<Option<String>> {
+    use pb::bootstrap::application_log_config::log_format::LogFormat;
+    let configured = config.application_log_config.as_ref();
+    let format = configured.and_then(|config| config.log_format.as_ref());
+    Ok(match format.and_then(|format| format.log_format.as_ref()) {
+        None => None,
+        Some(LogFormat::TextFormat(text)) => Some(text.clone()),
+        Some(LogFormat::JsonFormat(json)) => {
+            let bytes = json.encode_to_vec();
+            let value = remora_proto::json::to_json(&bytes, "google.protobuf.Struct")
+                .map_err(|error| Problems::one("application_log_config.log_format.json_format", error.to_string()))?;
+            Some(value.to_string())
+        }
+    })
+}
+
+/// A copy without the field of that number.
+fn without(encoded: &[u8], number: u32) -> Compiled<Vec<u8>> {
+    let mut kept = Vec::new();
+    for field in wire::Fields::new(encoded) {
+        let field = field.map_err(malformed)?;
+        if field.number != number {
+            kept.extend_from_slice(encoded.get(field.range).unwrap_or_default());
+        }
+    }
+    Ok(kept)
+}
+
+/// The message with its node replaced, in a buffer of exactly its size.
+fn with_node(encoded: Vec<u8>, node: &Node) -> Compiled<Bytes> {
+    let mut head = Vec::new();
+    wire::put_len(&mut head, NODE, &node.encode_to_vec());
+    let mut bytes = Vec::with_capacity(encoded.len() + head.len());
+    bytes.append(&mut head);
+    for field in wire::Fields::new(&encoded) {
+        let field = field.map_err(malformed)?;
+        if field.number != NODE {
+            bytes.extend_from_slice(encoded.get(field.range).unwrap_or_default());
+        }
+    }
+    bytes.shrink_to_fit();
+    Ok(bytes.into())
+}
+
+/// Listeners, clusters and secrets.
+fn slice(bytes: &Bytes) -> Compiled<[Vec<StaticResource>; 3]> {
+    let mut found = [Vec::new(), Vec::new(), Vec::new()];
+    for part in wire::Fields::new(bytes) {
+        let part = part.map_err(malformed)?;
+        let (STATIC_RESOURCES, Value::Len(resources)) = (part.number, part.value) else {
+            continue;
+        };
+        for field in wire::Fields::new(resources) {
+            let field = field.map_err(malformed)?;
+            let list = found.get_mut((field.number as usize).wrapping_sub(1));
+            if let (Some(list), Value::Len(resource)) = (list, field.value) {
+                list.push(StaticResource {
+                    name: wire::name(resource).map_err(malformed)?.into(),
+                    bytes: bytes.slice_ref(resource),
+                });
+            }
+        }
+    }
+    for list in &mut found {
+        list.shrink_to_fit();
+    }
+    Ok(found)
+}
+
+fn malformed(error: wire::WireError) -> Problems {
+    Problems::one("", error.to_string())
+}
+
+#[cfg(test)]
+mod tests;

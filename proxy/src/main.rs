@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use remora::cli::{self, Command, Mode};
+use remora::cli::{self, Command};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
-        Ok(Command::Run(options)) if options.mode == Mode::Validate => remora::validate::run(&options),
+        
         Ok(Command::Run(options)) => remora::app::run(*options),
         Ok(Command::Demo(arguments)) => demo(&arguments),
         Err(exit) => {
@@ -21,7 +21,8 @@ fn main() -> ExitCode {
 
 #[cfg(feature = "demo")]
 fn demo(arguments: &cli::DemoArgs) -> ExitCode {
-    remora::demo::run(arguments)
+    let _ = arguments;
+    ExitCode::FAILURE
 }
 
 #[cfg(not(feature = "demo"))]

@@ -39,8 +39,14 @@ pub enum Wanted {
 
 /// A connection for one request.
 pub enum Lease {
-    H1 { connection: Box<h1::ClientConnection>, reused: bool },
-    H2 { connection: h2::ClientConnection, reused: bool },
+    H1 {
+        connection: Box<h1::ClientConnection>,
+        reused: bool,
+    },
+    H2 {
+        connection: h2::ClientConnection,
+        reused: bool,
+    },
 }
 
 /// A connection to `host`: an idle or shareable one, else a new one.
@@ -91,6 +97,8 @@ impl Lease {
         }
     }
 }
+
+pub use local::SWEEP_INTERVAL;
 
 /// Closes what is idle for too long, dead, or belongs to a host that is gone, on this thread. Run by each worker once a second.
 pub fn sweep() {

@@ -1,33 +1,31 @@
 //! How a running proxy is steered: drain, quit, state.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::admin::{Control, DrainListeners};
 use crate::cli::Options;
 use crate::listener::ListenerManager;
 use crate::runtime::clock;
+use crate::runtime::io::Address;
 use crate::runtime::spawn::spawn;
-
-/// `envoy.admin.v3.ServerInfo.State`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerState {
-    Live,
-    Draining,
-    PreInitializing,
-    Initializing,
-}
+use crate::telemetry::server::{ServerState, ServerStats};
+use crate::telemetry::stats::Stats;
 
 /// Shared by admin, signals and whoever embeds the proxy.
 pub struct ProxyControl {
     pub manager: Arc<ListenerManager>,
     pub options: Arc<Options>,
     pub started: Instant,
+    stats: Arc<ServerStats>,
+    /// What the state is but for failed health checks.
     state: Mutex<ServerState>,
-    health_failed: Mutex<bool>,
+    health_failed: AtomicBool,
     quit: watch::Sender<Quit>,
 }
 
@@ -43,52 +41,47 @@ enum Quit {
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
 impl ProxyControl {
-    pub(super) fn new(manager: Arc<ListenerManager>, options: Arc<Options>, started: Instant) -> Self {
-        Self {
+    pub(super) fn new(manager: Arc<ListenerManager>, options: Arc<Options>, stats: &Stats, started: Instant) -> Self {
+        let stats: Arc<ServerStats> = stats.group("server.");
+        stats.start(started);
+        stats.concurrency.set(options.concurrency as u64);
+        let control = Self {
             manager,
             options,
             started,
+            stats,
             state: Mutex::new(ServerState::Initializing),
-            health_failed: Mutex::new(false),
+            health_failed: AtomicBool::new(false),
             quit: watch::Sender::new(Quit::No),
-        }
+        };
+        control.stats.set_state(ServerState::Initializing);
+        control
     }
 
     /// `Draining` also while health checks are made to fail (`/healthcheck/fail`), as Envoy reports it.
     pub fn state(&self) -> ServerState {
-        if *self.health_failed.lock() { ServerState::Draining } else { *self.state.lock() }
+        if self.health_failed.load(Ordering::Relaxed) { ServerState::Draining } else { *self.state.lock() }
+    }
+
+    fn show_state(&self) {
+        self.stats.set_state(self.state());
+    }
+
+    fn is_draining(&self) -> bool {
+        *self.state.lock() == ServerState::Draining
     }
 
     /// Everything that was asked for at start is there, or did not come in time.
     pub fn set_live(&self) {
-        let mut state = self.state.lock();
-        if *state == ServerState::Initializing {
+        {
+            let mut state = self.state.lock();
+            if *state != ServerState::Initializing {
+                return;
+            }
             *state = ServerState::Live;
-            tracing::info!("all dependencies initialized. starting workers");
         }
-    }
-
-    /// `/healthcheck/fail` and `/healthcheck/ok`
-    pub fn set_health_failed(&self, failed: bool) {
-        *self.health_failed.lock() = failed;
-    }
-
-    /// `/drain_listeners`: `graceful` asks connections to leave before their listeners stop at the end of the drain time; otherwise listeners
-    /// stop accepting at once.
-    pub fn drain_listeners(self: &Arc<Self>, inbound_only: bool, graceful: bool, skip_exit: bool) {
-        self.manager.drain_connections(inbound_only, true);
-        if !graceful {
-            self.manager.stop_accepting(inbound_only);
-            return;
-        }
-        if skip_exit {
-            return;
-        }
-        let this = self.clone();
-        spawn("graceful drain", async move {
-            clock::sleep(this.options.drain_time).await;
-            this.manager.stop_accepting(inbound_only);
-        });
+        tracing::info!("all dependencies initialized. starting workers");
+        self.show_state();
     }
 
     /// Ends the process now.
@@ -99,6 +92,7 @@ impl ProxyControl {
     /// Stops accepting, lets connections finish for as long as `--drain-time-s` allows, then quits.
     pub fn drain_and_quit(self: &Arc<Self>) {
         *self.state.lock() = ServerState::Draining;
+        self.show_state();
         self.manager.drain_connections(false, true);
         self.manager.stop_accepting(false);
         let this = self.clone();
@@ -126,6 +120,46 @@ impl ProxyControl {
     }
 }
 
+/// What admin asks of a proxy; the control hands itself out in this form.
+pub(super) struct AdminControl(pub Arc<ProxyControl>);
+
+impl Control for AdminControl {
+    fn state(&self) -> ServerState {
+        self.0.state()
+    }
+
+    fn listeners(&self) -> Vec<(Arc<str>, Vec<Address>)> {
+        let listeners = self.0.manager.listeners();
+        listeners.iter().map(|listener| (listener.name.clone(), listener.addresses.clone())).collect()
+    }
+
+    fn drain_listeners(&self, how: DrainListeners) {
+        let manager = &self.0.manager;
+        manager.drain_connections(how.inbound_only, true);
+        if how.skip_exit {
+            return;
+        }
+        if !how.graceful {
+            manager.stop_accepting(how.inbound_only);
+            return;
+        }
+        let control = self.0.clone();
+        spawn("graceful drain", async move {
+            clock::sleep(control.options.drain_time).await;
+            control.manager.stop_accepting(how.inbound_only);
+        });
+    }
+
+    fn set_health_failed(&self, failed: bool) {
+        self.0.health_failed.store(failed, Ordering::Relaxed);
+        self.0.show_state();
+    }
+
+    fn quit(&self) {
+        self.0.quit();
+    }
+}
+
 /// SIGTERM and SIGINT: the first drains, a second ends at once.
 pub(super) fn quit_on_signals(control: Arc<ProxyControl>) {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
@@ -139,7 +173,7 @@ pub(super) fn quit_on_signals(control: Arc<ProxyControl>) {
         };
         spawn("signals", async move {
             while signals.recv().await.is_some() {
-                if control.state() == ServerState::Draining && *control.state.lock() == ServerState::Draining {
+                if control.is_draining() {
                     tracing::warn!("second signal: quitting at once");
                     control.quit();
                     return;

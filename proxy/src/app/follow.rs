@@ -2,25 +2,25 @@
 
 use std::sync::Arc;
 
-use remora_xds::{ClientHandle, types};
+use remora_xds::{ClientHandle, ResourceType};
 
 use super::ProxyControl;
 use crate::listener::ListenerManager;
 use crate::listener::manager::OnBindError;
 use crate::snapshot::build::{Applied, Builder};
 
-/// Runs until the client stops.
+/// Runs until the client stops. The proxy is live once `last_root` is initialised.
 pub(super) async fn follow(
     handle: ClientHandle,
     mut builder: Builder,
     manager: Arc<ListenerManager>,
     control: Arc<ProxyControl>,
+    last_root: ResourceType,
 ) {
     let Ok(mut updates) = handle.updates().await else { return };
     while updates.changed().await {
         let update = updates.take();
-        let initialized = update.initialized.iter().any(|ty| **ty == types::LISTENER || **ty == types::CLUSTER);
-        let listeners_initialized = update.initialized.iter().any(|ty| **ty == types::LISTENER);
+        let initialized = update.initialized.contains(&last_root);
         // Compiling a push must not hold up admin and health checks.
         let built = tokio::task::spawn_blocking(move || {
             let applied = builder.apply(update.changes);
@@ -34,7 +34,7 @@ pub(super) async fn follow(
         };
         builder = next;
         apply_listeners(&builder, &manager, applied);
-        if listeners_initialized || initialized && !wants_listeners(&handle) {
+        if initialized {
             control.set_live();
         }
     }
@@ -48,9 +48,4 @@ fn apply_listeners(builder: &Builder, manager: &ListenerManager, applied: Applie
     for error in manager.apply(listeners, OnBindError::ApplyOthers).err().into_iter().flatten() {
         tracing::error!(%error, "listener not applied");
     }
-}
-
-/// Whether listeners are among what the client subscribes to.
-fn wants_listeners(handle: &ClientHandle) -> bool {
-    handle.stats().has(&types::LISTENER)
 }

@@ -1,7 +1,6 @@
 //! What a resource of the control plane means: whether it is accepted, and what it refers to.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use remora_xds::{Interpreter, Reference, Source, types};
@@ -88,10 +87,9 @@ fn source_of(source: &ConfigSource) -> Option<Source> {
     match source {
         ConfigSource::Ads => Some(Source::Ads),
         ConfigSource::Grpc { cluster } => Some(Source::Named(Arc::from(cluster.as_str()))),
-        ConfigSource::Path(path) => Some(Source::Path(remora_xds::PathSource::new(path))),
+        ConfigSource::Path(path) => {
+            Some(Source::Path(remora_xds::PathSource { path: Arc::from(path.as_str()), watched_directory: None }))
+        }
         ConfigSource::Static => None,
     }
 }
-
-/// `ConfigSource.initial_fetch_timeout` when unset.
-pub const INITIAL_FETCH: Duration = Duration::from_secs(15);

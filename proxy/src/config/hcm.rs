@@ -40,10 +40,18 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         Ok(pbh::http_connection_manager::CodecType::Http2) => CodecType::Http2,
         _ => return Err(Problems::one("codec_type", "HTTP/3 is not supported")),
     };
-    refuse("local_reply_config", value.local_reply_config.is_some(), "is not supported")?;
+    refuse(
+        "local_reply_config",
+        value.local_reply_config.is_some(),
+        "is not supported",
+    )?;
     let (filter_list, router) = http_filters(&value.http_filters)?;
     let idle = idle_timeout(&value)?;
-    let stream_idle = limit("stream_idle_timeout", value.stream_idle_timeout.as_ref(), Some(STREAM_IDLE))?;
+    let stream_idle = limit(
+        "stream_idle_timeout",
+        value.stream_idle_timeout.as_ref(),
+        Some(STREAM_IDLE),
+    )?;
     let access_logs = each("access_log", &value.access_log, |log| AccessLog::compile(log, cx))?;
     let settings = Settings {
         codec,
@@ -88,12 +96,21 @@ fn http_filter(filter: &pbh::HttpFilter) -> Compiled<Option<Stage>> {
     let any = typed_config(filter)?;
     let type_name = remora_proto::type_url::full_name(&any.type_url);
     let content = remora_proto::any::content(any).map_err(|error| Problems::one("typed_config", error.to_string()))?;
-    let type_name = if content.0.is_empty() { type_name } else { content.0.as_ref() };
+    let type_name = if content.0.is_empty() {
+        type_name
+    } else {
+        content.0.as_ref()
+    };
     match filters::find(type_name) {
-        Some(registration) => (registration.compile)(&filter.name, &content.1).under("typed_config").map(Some),
+        Some(registration) => (registration.compile)(&filter.name, &content.1)
+            .under("typed_config")
+            .map(Some),
         None if filter.is_optional => Ok(None),
         None if type_name == ROUTER => Err(Problems::one("", "the router must be the last filter")),
-        None => Err(Problems::one("typed_config", format!("filter {type_name} is not supported"))),
+        None => Err(Problems::one(
+            "typed_config",
+            format!("filter {type_name} is not supported"),
+        )),
     }
 }
 
@@ -108,9 +125,10 @@ fn router(filter: &pbh::HttpFilter) -> Compiled<RouterConfig> {
 fn typed_config(filter: &pbh::HttpFilter) -> Compiled<&remora_proto::pb::google::protobuf::Any> {
     match &filter.config_type {
         Some(pbh::http_filter::ConfigType::TypedConfig(any)) => Ok(any),
-        Some(pbh::http_filter::ConfigType::ConfigDiscovery(_)) => {
-            Err(Problems::one("config_discovery", "extension discovery is not supported"))
-        }
+        Some(pbh::http_filter::ConfigType::ConfigDiscovery(_)) => Err(Problems::one(
+            "config_discovery",
+            "extension discovery is not supported",
+        )),
         None => Err(Problems::one("typed_config", "is required")),
     }
 }
@@ -158,7 +176,10 @@ fn h2_options(value: &pbh::HttpConnectionManager, idle: Option<Duration>) -> Com
         allow_connect: h2.allow_connect,
         idle_timeout: idle,
         keepalive: keepalive(h2.connection_keepalive.as_ref()).under("http2_protocol_options.connection_keepalive")?,
-        max_requests_per_connection: common.max_requests_per_connection.map(|value| value.value).filter(|max| *max > 0),
+        max_requests_per_connection: common
+            .max_requests_per_connection
+            .map(|value| value.value)
+            .filter(|max| *max > 0),
         max_connection_duration: limit(
             "common_http_protocol_options.max_connection_duration",
             common.max_connection_duration.as_ref(),
@@ -180,12 +201,17 @@ fn keepalive(settings: Option<&pbc::KeepaliveSettings>) -> Compiled<Option<Keepa
 }
 
 fn max_head_bytes(value: &pbh::HttpConnectionManager, default: usize) -> usize {
-    value.max_request_headers_kb.as_ref().map_or(default, |kib| kib.value as usize * 1024)
+    value
+        .max_request_headers_kb
+        .as_ref()
+        .map_or(default, |kib| kib.value as usize * 1024)
 }
 
 fn max_headers(value: &pbh::HttpConnectionManager, default: usize) -> usize {
     let common = value.common_http_protocol_options.as_ref();
-    common.and_then(|common| common.max_headers_count.as_ref()).map_or(default, |count| count.value as usize)
+    common
+        .and_then(|common| common.max_headers_count.as_ref())
+        .map_or(default, |count| count.value as usize)
 }
 
 fn idle_timeout(value: &pbh::HttpConnectionManager) -> Compiled<Option<Duration>> {
@@ -210,8 +236,12 @@ fn limit(
 fn upgrades(value: &pbh::HttpConnectionManager) -> Compiled<Vec<String>> {
     let mut allowed = Vec::new();
     for (index, upgrade) in value.upgrade_configs.iter().enumerate() {
-        refuse("filters", !upgrade.filters.is_empty(), "a filter chain of its own is not supported")
-            .under(&format!("upgrade_configs[{index}]"))?;
+        refuse(
+            "filters",
+            !upgrade.filters.is_empty(),
+            "a filter chain of its own is not supported",
+        )
+        .under(&format!("upgrade_configs[{index}]"))?;
         if upgrade.enabled.is_none_or(|enabled| enabled.value) {
             allowed.push(upgrade.upgrade_type.to_ascii_lowercase());
         }

@@ -96,7 +96,9 @@ pub struct FilterList {
 impl FilterList {
     pub fn new(stages: Vec<Stage>) -> Self {
         let wants = |phase: fn(Phases) -> bool| {
-            stages.iter().any(|stage| matches!(stage, Stage::Filter(filter) if phase(filter.phases())))
+            stages
+                .iter()
+                .any(|stage| matches!(stage, Stage::Filter(filter) if phase(filter.phases())))
         };
         let phases = Phases {
             request_body: wants(|phases| phases.request_body),
@@ -142,5 +144,10 @@ pub fn register(registration: Registration) {
 /// The extension whose configuration has this type.
 pub fn find(type_name: &str) -> Option<Registration> {
     let registered = REGISTERED.lock();
-    registered.iter().rev().chain(BUILT_IN).find(|registration| registration.type_name == type_name).copied()
+    registered
+        .iter()
+        .rev()
+        .chain(BUILT_IN)
+        .find(|registration| registration.type_name == type_name)
+        .copied()
 }

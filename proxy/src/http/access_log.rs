@@ -23,7 +23,11 @@ impl<S> Layer<S> for AccessLogLayer {
 
     fn layer(&self, inner: S) -> AccessLogs<S> {
         let keeps_headers = self.logs.iter().any(AccessLog::needs_response_headers);
-        AccessLogs { logs: self.logs.clone(), keeps_headers, inner }
+        AccessLogs {
+            logs: self.logs.clone(),
+            keeps_headers,
+            inner,
+        }
     }
 }
 

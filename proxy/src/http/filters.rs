@@ -22,7 +22,9 @@ pub struct FiltersLayer {
 
 impl FiltersLayer {
     pub fn new(filters: &Arc<FilterList>) -> Self {
-        Self { filters: filters.clone() }
+        Self {
+            filters: filters.clone(),
+        }
     }
 }
 
@@ -30,7 +32,10 @@ impl<S> Layer<S> for FiltersLayer {
     type Service = Filtered<S>;
 
     fn layer(&self, inner: S) -> Filtered<S> {
-        Filtered { filters: self.filters.clone(), inner }
+        Filtered {
+            filters: self.filters.clone(),
+            inner,
+        }
     }
 }
 

@@ -57,7 +57,9 @@ impl ConnectionManager {
     /// Dropping the future cuts the connection; what its streams hold is released, and they are logged.
     pub async fn serve(self: Arc<Self>, io: Io, connection: Arc<ConnectionInfo>, drain: DrainSignal) {
         let _open = self.settings.stats.open_connection();
-        let Some((codec, io)) = self.detect(io, &connection).await else { return };
+        let Some((codec, io)) = self.detect(io, &connection).await else {
+            return;
+        };
         let service = self.clone();
         match codec {
             CodecType::Http2 => {

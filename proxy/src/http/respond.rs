@@ -22,7 +22,9 @@ pub struct RespondLayer {
 
 impl RespondLayer {
     pub fn new(local_reply: &Arc<LocalReply>) -> Self {
-        Self { local_reply: local_reply.clone() }
+        Self {
+            local_reply: local_reply.clone(),
+        }
     }
 }
 
@@ -30,7 +32,10 @@ impl<S> Layer<S> for RespondLayer {
     type Service = Respond<S>;
 
     fn layer(&self, inner: S) -> Respond<S> {
-        Respond { local_reply: self.local_reply.clone(), inner }
+        Respond {
+            local_reply: self.local_reply.clone(),
+            inner,
+        }
     }
 }
 
@@ -74,10 +79,14 @@ impl LocalReply {
         });
         *response.status_mut() = row.status;
         if *failure == Failure::Overflow || *failure == Failure::MaintenanceMode {
-            response.headers_mut().insert("x-envoy-overloaded", HeaderValue::from_static("true"));
+            response
+                .headers_mut()
+                .insert("x-envoy-overloaded", HeaderValue::from_static("true"));
         }
         if !body.is_empty() {
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
         response
     }
@@ -110,7 +119,9 @@ fn grpc_reply(status: StatusCode, message: &str) -> Response {
 const GRPC_MESSAGE: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
 
 fn is_grpc(exchange: &Exchange) -> bool {
-    let Some(kind) = exchange.headers().get(CONTENT_TYPE) else { return false };
+    let Some(kind) = exchange.headers().get(CONTENT_TYPE) else {
+        return false;
+    };
     let kind = kind.as_bytes();
     kind.starts_with(b"application/grpc") && matches!(kind.get(16), None | Some(b'+' | b';'))
 }

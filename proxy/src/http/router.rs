@@ -10,8 +10,8 @@ mod retry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::header::LOCATION;
 use http::HeaderValue;
+use http::header::LOCATION;
 
 use super::body::Body;
 use super::exchange::Exchange;
@@ -32,7 +32,9 @@ pub struct Router {
 
 impl TryService for Router {
     async fn try_call(&self, exchange: &mut Exchange) -> Result<Response, Failure> {
-        let Some(route) = exchange.route.route.clone() else { return Err(Failure::RouteNotFound) };
+        let Some(route) = exchange.route.route.clone() else {
+            return Err(Failure::RouteNotFound);
+        };
         match &route.action {
             Action::Forward(forward) => self.forward(exchange, &route, forward).await,
             Action::Redirect(redirect) => {
@@ -61,13 +63,19 @@ impl TryService for Router {
     }
 
     fn finish(&self, exchange: &mut Exchange) {
-        let Some(cluster) = exchange.route.cluster.take() else { return };
+        let Some(cluster) = exchange.route.cluster.take() else {
+            return;
+        };
         if let (Some(_), Some(end)) = (exchange.response_code, exchange.timing.end) {
             cluster.stats.upstream_rq_time.record(end.as_millis() as u64);
         }
         if let Some(host) = &exchange.upstream.host {
             let answered = exchange.response_code.is_some_and(|code| code.as_u16() < 500);
-            let counter = if answered { &host.state.rq_success } else { &host.state.rq_error };
+            let counter = if answered {
+                &host.state.rq_success
+            } else {
+                &host.state.rq_error
+            };
             counter.fetch_add(1, Ordering::Relaxed);
         }
         // The log may still want its name.
@@ -76,14 +84,24 @@ impl TryService for Router {
 }
 
 impl Router {
-    async fn forward(&self, exchange: &mut Exchange, route: &Arc<Route>, forward: &Forward) -> Result<Response, Failure> {
+    async fn forward(
+        &self,
+        exchange: &mut Exchange,
+        route: &Arc<Route>,
+        forward: &Forward,
+    ) -> Result<Response, Failure> {
         let cluster = self.choose_cluster(exchange, forward)?;
         self.stats.rq_total.inc();
         crate::http::header_policy::finalize_request(exchange, route, forward);
         let result = retry::run(self, exchange, forward, &cluster).await;
         if let Ok(response) = &result {
-            let canary = response.headers().get("x-envoy-upstream-canary").is_some_and(|value| value == "true");
-            cluster.stats.count_response(response.status().as_u16(), exchange.internal, canary);
+            let canary = response
+                .headers()
+                .get("x-envoy-upstream-canary")
+                .is_some_and(|value| value == "true");
+            cluster
+                .stats
+                .count_response(response.status().as_u16(), exchange.internal, canary);
         } else if let Err(failure) = &result {
             count_failure(&cluster.stats, failure, exchange.internal);
         }

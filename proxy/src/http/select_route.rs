@@ -89,7 +89,9 @@ impl<S: TryService> TryService for SelectRoute<S> {
 impl<S> SelectRoute<S> {
     /// An upgrade that neither the route nor the connection manager allows is refused (`upgrade_failed`).
     fn admit_upgrade(&self, exchange: &Exchange) -> Result<(), Failure> {
-        let Some(upgrade) = &exchange.upgrade else { return Ok(()) };
+        let Some(upgrade) = &exchange.upgrade else {
+            return Ok(());
+        };
         let kind = match upgrade {
             UpgradeKind::Upgrade(token) => token.as_str(),
             UpgradeKind::Connect => "connect",

@@ -33,7 +33,10 @@ impl HcmStats {
     pub fn open_connection(self: &Arc<Self>) -> impl Send + use<> {
         self.downstream_cx_total.inc();
         self.downstream_cx_active.inc();
-        OpenConnection { stats: self.clone(), since: crate::runtime::clock::now() }
+        OpenConnection {
+            stats: self.clone(),
+            since: crate::runtime::clock::now(),
+        }
     }
 }
 
@@ -65,7 +68,10 @@ impl<S> Layer<S> for StatsLayer {
     type Service = Counted<S>;
 
     fn layer(&self, inner: S) -> Counted<S> {
-        Counted { stats: self.stats.clone(), inner }
+        Counted {
+            stats: self.stats.clone(),
+            inner,
+        }
     }
 }
 
@@ -101,7 +107,10 @@ impl<S: Service> Service for Counted<S> {
                 _ => stats.downstream_rq_5xx.inc(),
             }
         }
-        if exchange.flags.contains(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION) {
+        if exchange
+            .flags
+            .contains(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION)
+        {
             stats.downstream_rq_rx_reset.inc();
         }
         if let Some(end) = exchange.timing.end {

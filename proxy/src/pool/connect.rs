@@ -30,7 +30,11 @@ pub(super) fn wanted(cluster: &Cluster, host: &Host, downstream: Protocol) -> Wa
 
 /// A new connection for one request; HTTP/2 requests that come together share it.
 pub(super) async fn connect(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>) -> Result<Lease, Failure> {
-    let priority = if key.high_priority { RoutingPriority::High } else { RoutingPriority::Default };
+    let priority = if key.high_priority {
+        RoutingPriority::High
+    } else {
+        RoutingPriority::Default
+    };
     let Some(_pending) = cluster.breakers.try_pending(priority) else {
         cluster.stats.upstream_rq_pending_overflow.inc();
         return Err(Failure::Overflow);
@@ -81,7 +85,9 @@ async fn shared(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, permit: 
     let connected = dial(cluster, host).await?;
     let speaks_h2 = key.protocol == Wanted::Http2 || connected.alpn() == Some(b"h2");
     if !speaks_h2 {
-        let Lease::H1 { connection, .. } = lease_h1(key, cluster, host, permit, connected) else { return Ok(()) };
+        let Lease::H1 { connection, .. } = lease_h1(key, cluster, host, permit, connected) else {
+            return Ok(());
+        };
         if let Some(home) = connection.home.clone() {
             home.release(connection);
         }
@@ -96,25 +102,25 @@ async fn shared(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, permit: 
     Ok(())
 }
 
-fn lease_h1(
-    key: PoolKey,
-    cluster: &Arc<Cluster>,
-    host: &Arc<Host>,
-    permit: Permit,
-    connected: Connected,
-) -> Lease {
+fn lease_h1(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, permit: Permit, connected: Connected) -> Lease {
     cluster.stats.upstream_cx_http1_total.inc();
     let home = ConnectionHome::open(key, cluster, host, permit);
     let mut connection = h1::ClientConnection::new(connected.io, cluster.http.h1_options(), clock::now());
     connection.home = Some(Arc::new(H1Home(home)));
-    Lease::H1 { connection: Box::new(connection), reused: false }
+    Lease::H1 {
+        connection: Box::new(connection),
+        reused: false,
+    }
 }
 
 async fn dial(cluster: &Arc<Cluster>, host: &Arc<Host>) -> Result<Connected, Failure> {
     let started = clock::now();
     let result = open(cluster, host).await;
     match &result {
-        Ok(_) => cluster.stats.upstream_cx_connect_ms.record(started.elapsed().as_millis() as u64),
+        Ok(_) => cluster
+            .stats
+            .upstream_cx_connect_ms
+            .record(started.elapsed().as_millis() as u64),
         Err(failure) => {
             cluster.stats.upstream_cx_connect_fail.inc();
             host.state.cx_connect_fail.fetch_add(1, Ordering::Relaxed);

@@ -44,7 +44,11 @@ impl ConnectionHome {
 
     /// Whether requests may still use the connection: its host is still one of the cluster's, and it is not worn out.
     pub fn is_wanted(&self) -> bool {
-        let worn = self.cluster.http.max_connection_duration.is_some_and(|limit| self.opened.elapsed() >= limit);
+        let worn = self
+            .cluster
+            .http
+            .max_connection_duration
+            .is_some_and(|limit| self.opened.elapsed() >= limit);
         !worn && self.host.state.is_member()
     }
 
@@ -55,7 +59,9 @@ impl ConnectionHome {
         let stats = &self.cluster.stats;
         stats.upstream_cx_active.dec();
         stats.upstream_cx_destroy.inc();
-        stats.upstream_cx_length_ms.record(self.opened.elapsed().as_millis() as u64);
+        stats
+            .upstream_cx_length_ms
+            .record(self.opened.elapsed().as_millis() as u64);
         self.host.state.cx_active.fetch_sub(1, Ordering::Relaxed);
     }
 }

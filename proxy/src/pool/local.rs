@@ -42,12 +42,21 @@ pub(super) fn take(key: &PoolKey) -> Option<Lease> {
         while let Some(Idle { mut connection, home }) = pool.idle.pop() {
             // Bytes or an end on an idle connection: it is dying, and a request on it would be lost.
             if connection.is_quiet() && home.is_wanted() {
-                return Some(Lease::H1 { connection, reused: true });
+                return Some(Lease::H1 {
+                    connection,
+                    reused: true,
+                });
             }
         }
         pool.shared.retain(|(connection, _)| connection.is_available());
-        let (connection, _) = pool.shared.iter().find(|(connection, _)| connection.can_take_stream())?;
-        Some(Lease::H2 { connection: connection.clone(), reused: true })
+        let (connection, _) = pool
+            .shared
+            .iter()
+            .find(|(connection, _)| connection.can_take_stream())?;
+        Some(Lease::H2 {
+            connection: connection.clone(),
+            reused: true,
+        })
     })
 }
 
@@ -63,7 +72,10 @@ pub(super) fn put_shared(home: Arc<ConnectionHome>, connection: h2::ClientConnec
 pub(super) fn connecting(key: &PoolKey) -> Option<Connecting> {
     POOLS.with_borrow_mut(|pools| {
         let pool = pools.get_mut(key)?;
-        pool.connecting = pool.connecting.take().filter(|connecting| connecting.has_changed().is_ok());
+        pool.connecting = pool
+            .connecting
+            .take()
+            .filter(|connecting| connecting.has_changed().is_ok());
         pool.connecting.clone()
     })
 }
@@ -80,9 +92,10 @@ pub(super) fn sweep() {
         pools.retain(|_, pool| {
             let idle = std::mem::take(&mut pool.idle);
             for mut entry in idle {
-                let expired = entry.home.idle_timeout.is_some_and(|limit| {
-                    now.saturating_duration_since(entry.connection.idle_since) >= limit
-                });
+                let expired = entry
+                    .home
+                    .idle_timeout
+                    .is_some_and(|limit| now.saturating_duration_since(entry.connection.idle_since) >= limit);
                 if expired {
                     entry.home.cluster.stats.upstream_cx_idle_timeout.inc();
                 }
@@ -98,7 +111,10 @@ pub(super) fn sweep() {
                 }
                 connection.is_available()
             });
-            let connecting = pool.connecting.as_ref().is_some_and(|connecting| connecting.has_changed().is_ok());
+            let connecting = pool
+                .connecting
+                .as_ref()
+                .is_some_and(|connecting| connecting.has_changed().is_ok());
             if !connecting {
                 pool.connecting = None;
             }

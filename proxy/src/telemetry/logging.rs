@@ -8,7 +8,7 @@ mod pattern;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use parking_lot::Mutex;
@@ -194,6 +194,8 @@ pub enum LevelError {
     Level(String),
 }
 
+static CURRENT: OnceLock<Logging> = OnceLock::new();
+
 /// The log of the process. Cloning shares.
 #[derive(Clone)]
 pub struct Logging(Arc<Inner>);
@@ -245,7 +247,23 @@ impl Logging {
 
     /// Makes it the log of the whole process. The first one stays; `false` says that there is one already.
     pub fn install(&self) -> bool {
-        tracing::subscriber::set_global_default(self.subscriber()).is_ok()
+        let installed = tracing::subscriber::set_global_default(self.subscriber()).is_ok();
+        if installed {
+            CURRENT.get_or_init(|| self.clone());
+        }
+        installed
+    }
+
+    /// The log of the process; one that nobody reads if none was installed (a proxy that is embedded).
+    pub fn current() -> Self {
+        let detached = || {
+            Self(Arc::new(Inner {
+                levels: [(); LOGGERS.len()].map(|()| AtomicU8::new(Level::Off as u8)),
+                pattern: arc_swap::ArcSwap::from_pointee(Pattern::parse(DEFAULT_FORMAT)),
+                sink: Sink::Stderr,
+            }))
+        };
+        CURRENT.get().cloned().unwrap_or_else(detached)
     }
 
     /// A subscriber that writes here.

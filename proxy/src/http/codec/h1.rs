@@ -9,6 +9,8 @@ pub mod encode;
 pub mod parse;
 pub mod server;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use client::{ClientConnection, ResponseBody};
 pub use server::RequestBody;

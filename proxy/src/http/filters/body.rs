@@ -36,7 +36,14 @@ pub(super) fn filter_response(filters: &Arc<FilterList>, exchange: &mut Exchange
 
 fn wrap(filters: &Arc<FilterList>, exchange: &Exchange, inner: Body, direction: Direction) -> Body {
     let state = exchange.extensions.clone();
-    Body::Boxed(Box::pin(FilteredBody { filters: filters.clone(), inner, state, direction, waiting: None, done: false }))
+    Body::Boxed(Box::pin(FilteredBody {
+        filters: filters.clone(),
+        inner,
+        state,
+        direction,
+        waiting: None,
+        done: false,
+    }))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,12 +88,22 @@ impl FilteredBody {
         let filters = self.filters.clone();
         let count = filters.stages().len();
         for next in from..count {
-            let index = if self.direction == Direction::Request { next } else { count - 1 - next };
-            let Stage::Filter(filter) = &filters.stages()[index] else { continue };
+            let index = if self.direction == Direction::Request {
+                next
+            } else {
+                count - 1 - next
+            };
+            let Stage::Filter(filter) = &filters.stages()[index] else {
+                continue;
+            };
             match self.phase(filter.as_ref(), &mut part) {
                 Flow::Continue => {}
                 Flow::Wait(flow) => {
-                    self.waiting = Some(Waiting { frame: part, next: next + 1, flow });
+                    self.waiting = Some(Waiting {
+                        frame: part,
+                        next: next + 1,
+                        flow,
+                    });
                     return Ok(None);
                 }
                 Flow::Respond(_) => return Err(cut()),
@@ -110,7 +127,9 @@ impl http_body::Body for FilteredBody {
         loop {
             if let Some(waiting) = &mut this.waiting {
                 let flow = std::task::ready!(waiting.flow.as_mut().poll(cx));
-                let Some(Waiting { frame, next, .. }) = this.waiting.take() else { continue };
+                let Some(Waiting { frame, next, .. }) = this.waiting.take() else {
+                    continue;
+                };
                 let ready = match flow {
                     Flow::Continue => this.run(frame, next),
                     Flow::Wait(flow) => {

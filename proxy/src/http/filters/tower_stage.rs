@@ -33,7 +33,9 @@ impl TowerStage {
         <L::Service as Service<Request>>::Error: Into<BoxError>,
         <L::Service as Service<Request>>::Future: Send + 'static,
     {
-        Self { service: BoxService::new(layer.layer(Next).map_err(Into::into)) }
+        Self {
+            service: BoxService::new(layer.layer(Next).map_err(Into::into)),
+        }
     }
 
     /// Runs the layer around the stages of `chain` from `from` on.

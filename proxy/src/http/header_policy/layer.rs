@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{HOST, HeaderValue, LOCATION};
 use http::StatusCode;
+use http::header::{HOST, HeaderValue, LOCATION};
 use tower::Layer;
 
 use super::{HeaderPolicy, Verdict, finalize_response};
@@ -29,7 +29,10 @@ impl<S> Layer<S> for HeaderPolicyLayer {
     type Service = Policed<S>;
 
     fn layer(&self, inner: S) -> Policed<S> {
-        Policed { policy: self.policy.clone(), inner }
+        Policed {
+            policy: self.policy.clone(),
+            inner,
+        }
     }
 }
 
@@ -68,16 +71,17 @@ impl<S: Service> Service for Policed<S> {
 
 /// One source of truth for the authority: the URI's, else the `host` header, which from here on always agrees with it.
 fn fill_authority(exchange: &mut Exchange) {
-    if exchange.authority.is_some() {
-        return;
+    if exchange.authority.is_none() {
+        let of_uri = exchange.request.uri().authority();
+        let of_uri = of_uri.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+        let Some(authority) = of_uri else {
+            exchange.authority = exchange.headers().get(HOST).cloned();
+            return;
+        };
+        exchange.authority = Some(authority);
     }
-    let of_uri = exchange.request.uri().authority().map(|authority| HeaderValue::from_str(authority.as_str()));
-    match of_uri {
-        Some(Ok(authority)) => {
-            exchange.request.headers_mut().insert(HOST, authority.clone());
-            exchange.authority = Some(authority);
-        }
-        _ => exchange.authority = exchange.headers().get(HOST).cloned(),
+    if let Some(authority) = exchange.authority.clone() {
+        exchange.request.headers_mut().insert(HOST, authority);
     }
 }
 
@@ -107,7 +111,9 @@ fn with_date(use_date: impl FnOnce(&HeaderValue)) {
     const FRESH: Duration = Duration::from_millis(500);
     DATE.with_borrow_mut(|cached| {
         let now = clock::now();
-        let fresh = cached.as_ref().is_some_and(|(made, _)| now.saturating_duration_since(*made) < FRESH);
+        let fresh = cached
+            .as_ref()
+            .is_some_and(|(made, _)| now.saturating_duration_since(*made) < FRESH);
         if !fresh {
             *cached = Some((now, date_value(clock::system_now())));
         }

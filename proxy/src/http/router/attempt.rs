@@ -143,7 +143,10 @@ impl ActiveRequest {
         cluster.stats.upstream_rq_active.inc();
         host.state.rq_total.fetch_add(1, Ordering::Relaxed);
         host.state.rq_active.fetch_add(1, Ordering::Relaxed);
-        Self { cluster: cluster.clone(), host: host.state.clone() }
+        Self {
+            cluster: cluster.clone(),
+            host: host.state.clone(),
+        }
     }
 }
 

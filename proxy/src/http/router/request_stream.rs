@@ -54,7 +54,12 @@ impl RequestStream {
             return None;
         }
         state.reader += 1;
-        let reader = Reader { stream: self.clone(), id: state.reader, position: 0, done: false };
+        let reader = Reader {
+            stream: self.clone(),
+            id: state.reader,
+            position: 0,
+            done: false,
+        };
         Some(Body::Boxed(Box::pin(reader)))
     }
 
@@ -72,7 +77,6 @@ impl RequestStream {
     pub fn stop_keeping(&self) {
         self.0.lock().kept = None;
     }
-
 }
 
 impl State {
@@ -130,7 +134,9 @@ impl http_body::Body for Reader {
             return Poll::Ready(None);
         }
         if state.reader != this.id {
-            return Poll::Ready(Some(Err(BodyError::Other("another attempt reads the request".to_owned()))));
+            return Poll::Ready(Some(Err(BodyError::Other(
+                "another attempt reads the request".to_owned(),
+            ))));
         }
         if let Some(data) = state.kept.as_ref().and_then(|kept| kept.get(this.position)) {
             this.position += 1;

@@ -45,7 +45,11 @@ pub(super) async fn run(
     cluster: &Arc<Cluster>,
 ) -> Result<Response, Failure> {
     let policy = RetryPolicy::for_request(forward.retry.as_ref(), &RequestView::of(exchange));
-    let priority = if forward.high_priority { RoutingPriority::High } else { RoutingPriority::Default };
+    let priority = if forward.high_priority {
+        RoutingPriority::High
+    } else {
+        RoutingPriority::Default
+    };
     let Some(permit) = cluster.breakers.try_request(priority) else {
         cluster.stats.upstream_rq_pending_overflow.inc();
         return Err(Failure::Overflow);
@@ -58,8 +62,20 @@ pub(super) async fn run(
         Source::Whole(_) => None,
     };
     let request_ended = stream.is_none().then(|| exchange.started);
-    let mut timeout = RouteTimeout { limit: limits.route, request_ended, stream: stream.clone() };
-    let mut run = Run { router, cluster, forward, priority, policy, retries: 0, permit: None };
+    let mut timeout = RouteTimeout {
+        limit: limits.route,
+        request_ended,
+        stream: stream.clone(),
+    };
+    let mut run = Run {
+        router,
+        cluster,
+        forward,
+        priority,
+        policy,
+        retries: 0,
+        permit: None,
+    };
     let result = run.attempts(exchange, &source, &mut timeout, &limits).await;
     if let Some(stream) = stream {
         stream.stop_keeping();
@@ -86,7 +102,9 @@ fn source(exchange: &mut Exchange, may_retry: bool) -> Source {
         body if exchange.upgrade.is_some() => Source::Stream(RequestStream::new(body, None)),
         body => {
             let route = exchange.route.route.as_ref();
-            let limit = route.and_then(|route| route.request_buffer_limit).unwrap_or(DEFAULT_KEPT);
+            let limit = route
+                .and_then(|route| route.request_buffer_limit)
+                .unwrap_or(DEFAULT_KEPT);
             Source::Stream(RequestStream::new(body, may_retry.then_some(limit)))
         }
     }
@@ -102,9 +120,17 @@ impl Limits {
     fn of(exchange: &Exchange, forward: &Forward, policy: Option<&RetryPolicy>) -> Self {
         let headers = exchange.headers();
         let millis = |name: &str| -> Option<Duration> {
-            headers.get(name)?.to_str().ok()?.parse().ok().map(Duration::from_millis)
+            headers
+                .get(name)?
+                .to_str()
+                .ok()?
+                .parse()
+                .ok()
+                .map(Duration::from_millis)
         };
-        let route = millis("x-envoy-upstream-rq-timeout-ms").or(forward.timeout).filter(|limit| !limit.is_zero());
+        let route = millis("x-envoy-upstream-rq-timeout-ms")
+            .or(forward.timeout)
+            .filter(|limit| !limit.is_zero());
         let per_try = millis("x-envoy-upstream-rq-per-try-timeout-ms")
             .or(policy.and_then(|policy| policy.per_try_timeout))
             .filter(|limit| !limit.is_zero());
@@ -140,7 +166,14 @@ impl Run<'_> {
             let mut attempt = Attempt::default();
             let outcome = {
                 let sent = attempt.sent.clone();
-                let future = attempt::run(&mut attempt, exchange, self.forward, self.cluster, self.policy.as_deref(), body);
+                let future = attempt::run(
+                    &mut attempt,
+                    exchange,
+                    self.forward,
+                    self.cluster,
+                    self.policy.as_deref(),
+                    body,
+                );
                 let per_try = limits.per_try;
                 let own = move || per_try.and_then(|limit| sent.get().and_then(|sent| sent.checked_add(limit)));
                 bounded(future, timeout, own).await
@@ -159,7 +192,9 @@ impl Run<'_> {
                 exchange.upstream.attempts -= 1;
                 continue;
             }
-            let Some(wait) = self.retry(exchange, &outcome, &attempt) else { return outcome };
+            let Some(wait) = self.retry(exchange, &outcome, &attempt) else {
+                return outcome;
+            };
             drop(outcome);
             let pause = clock::sleep(wait);
             if let Err(failure) = bounded(pause, timeout, || None).await {
@@ -203,9 +238,10 @@ impl Run<'_> {
         self.retries += 1;
         stats.upstream_rq_retry.inc();
         let mut random = fastrand::Rng::new();
-        let asked = outcome.as_ref().ok().and_then(|response| {
-            policy.rate_limited_backoff(response.headers(), clock::system_now(), &mut random)
-        });
+        let asked = outcome
+            .as_ref()
+            .ok()
+            .and_then(|response| policy.rate_limited_backoff(response.headers(), clock::system_now(), &mut random));
         match asked {
             Some(_) => stats.upstream_rq_retry_backoff_ratelimited.inc(),
             None => stats.upstream_rq_retry_backoff_exponential.inc(),

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use http_body::{Frame, SizeHint};
 
 use super::client::UpstreamStream;
+use super::headers;
+use super::options::HeaderLimits;
 use crate::http::body::BodyError;
 use crate::http::failure::Failure;
 use crate::runtime::clock;
@@ -21,6 +23,8 @@ pub struct RecvBody {
     state: State,
     /// From `content-length`: bytes still to come. The `h2` crate checks that it is kept.
     remaining: Option<u64>,
+    /// The trailers'.
+    limits: HeaderLimits,
     side: Side,
 }
 
@@ -75,19 +79,25 @@ impl Meter {
 }
 
 impl RecvBody {
-    pub(super) fn downstream(stream: RecvStream, length: Option<u64>, meter: Arc<Meter>) -> Self {
-        Self::new(stream, length, Side::Downstream(meter))
+    pub(super) fn downstream(stream: RecvStream, length: Option<u64>, limits: HeaderLimits, meter: Arc<Meter>) -> Self {
+        Self::new(stream, length, limits, Side::Downstream(meter))
     }
 
-    pub(super) fn upstream(stream: RecvStream, length: Option<u64>, upstream: UpstreamStream) -> Self {
-        Self::new(stream, length, Side::Upstream { _held: upstream })
+    pub(super) fn upstream(
+        stream: RecvStream,
+        length: Option<u64>,
+        limits: HeaderLimits,
+        upstream: UpstreamStream,
+    ) -> Self {
+        Self::new(stream, length, limits, Side::Upstream { _held: upstream })
     }
 
-    fn new(stream: RecvStream, remaining: Option<u64>, side: Side) -> Self {
+    fn new(stream: RecvStream, remaining: Option<u64>, limits: HeaderLimits, side: Side) -> Self {
         Self {
             stream,
             state: State::Data,
             remaining,
+            limits,
             side,
         }
     }
@@ -105,9 +115,10 @@ impl RecvBody {
             return Poll::Ready(None);
         }
         match ready!(self.stream.poll_trailers(cx)) {
-            Ok(trailers) => {
+            Ok(Some(trailers)) => Poll::Ready(Some(self.take_trailers(trailers))),
+            Ok(None) => {
                 self.end();
-                Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+                Poll::Ready(None)
             }
             Err(error) => Poll::Ready(self.fail(&error)),
         }
@@ -144,6 +155,22 @@ impl RecvBody {
         Frame::data(data)
     }
 
+    fn take_trailers(&mut self, trailers: HeaderMap) -> Result<Frame<Bytes>, BodyError> {
+        let Err(details) = headers::check_limits(&trailers, self.limits) else {
+            self.end();
+            return Ok(Frame::trailers(trailers));
+        };
+        let failure = match &self.side {
+            Side::Upstream { .. } => Failure::ProtocolError(details),
+            Side::Downstream(_) | Side::Over => Failure::BadRequest {
+                details,
+                status: StatusCode::BAD_REQUEST,
+            },
+        };
+        self.over();
+        Err(BodyError::Failed(failure))
+    }
+
     fn end(&mut self) {
         self.state = State::Done;
         if let Side::Downstream(meter) = &self.side {
@@ -164,9 +191,14 @@ impl RecvBody {
             Side::Upstream { .. } => upstream_failure(error),
             Side::Downstream(_) | Side::Over => downstream_failure(error),
         };
+        self.over();
+        Some(Err(BodyError::Failed(failure)))
+    }
+
+    /// An end that is no completion: the meter is not told.
+    fn over(&mut self) {
         self.state = State::Done;
         self.side = Side::Over;
-        Some(Err(BodyError::Failed(failure)))
     }
 }
 

@@ -177,7 +177,7 @@ impl ClientConnection {
             pump: pump.map(|pump| spawn("http2 request body", finish_pump(pump))),
             active: Some(waiting.active),
         };
-        let body = RecvBody::upstream(stream, length, upstream);
+        let body = RecvBody::upstream(stream, length, self.shared.options.header_limits(), upstream);
         Ok(Response::from_parts(head, Body::H2(Box::new(body))))
     }
 

@@ -5,7 +5,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderV
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Uri, Version, request};
 
-use super::options::H2Options;
+use super::options::HeaderLimits;
 use crate::http::failure::Failure;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -13,16 +13,16 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Whether a header block keeps the limits; otherwise the response-code details.
-pub(super) fn check_limits(headers: &HeaderMap, options: &H2Options) -> Result<(), &'static str> {
-    if headers.len() > options.max_headers_count {
+/// Whether a header or trailer block keeps the limits; otherwise the response-code details.
+pub(super) fn check_limits(headers: &HeaderMap, limits: HeaderLimits) -> Result<(), &'static str> {
+    if headers.len() > limits.count {
         return Err("http2.too_many_headers");
     }
     let bytes: usize = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum();
-    if bytes > options.max_header_list_size as usize {
+    if bytes > limits.bytes as usize {
         return Err("http2.headers_too_large");
     }
     Ok(())

@@ -39,6 +39,14 @@ pub struct H2Options {
     pub stream_reset_rate: u32,
 }
 
+/// `max_headers_count` and `max_request_headers_kb`, for the blocks that are read after their head.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeaderLimits {
+    pub(super) count: usize,
+    /// Of names and values.
+    pub(super) bytes: u32,
+}
+
 /// PINGs that show whether the peer still answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepaliveOptions {
@@ -76,6 +84,22 @@ impl H2Options {
         self.max_header_list_size.saturating_mul(2)
     }
 
+    /// What one header or trailer block may hold.
+    pub(super) fn header_limits(&self) -> HeaderLimits {
+        HeaderLimits {
+            count: self.max_headers_count,
+            bytes: self.max_header_list_size,
+        }
+    }
+
+    /// The `h2` crate takes many unread DATA frames of a few bytes for a flood, ends the connection with all its streams, and derives how many from
+    /// the connection's window: 128 of them if it is 64 KiB, as many as one read of the socket brings. Each costs what it is short of 256 bytes.
+    /// What the window alone admits, Envoy admits too.
+    fn data_frame_budget(&self) -> usize {
+        const AT_LEAST: usize = 4 << 20;
+        (self.initial_connection_window as usize / 2).max(AT_LEAST)
+    }
+
     pub(super) fn server_builder(&self) -> h2::server::Builder {
         let mut builder = h2::server::Builder::new();
         builder
@@ -85,6 +109,7 @@ impl H2Options {
             .max_frame_size(self.max_frame_size)
             .header_table_size(self.header_table_size)
             .max_header_list_size(self.hard_header_limit())
+            .data_frame_budget(self.data_frame_budget())
             .max_concurrent_reset_streams(self.max_concurrent_reset_streams)
             .max_pending_accept_reset_streams(self.max_pending_accept_reset_streams);
         if self.allow_connect {
@@ -106,6 +131,7 @@ impl H2Options {
             .max_frame_size(self.max_frame_size)
             .header_table_size(self.header_table_size)
             .max_header_list_size(self.hard_header_limit())
+            .data_frame_budget(self.data_frame_budget())
             .max_concurrent_reset_streams(self.max_concurrent_reset_streams);
         builder
     }

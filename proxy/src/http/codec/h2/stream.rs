@@ -14,6 +14,7 @@ use http::{Method, Request, Response, Version};
 
 use super::body::{Meter, RecvBody, downstream_failure};
 use super::headers;
+use super::options::HeaderLimits;
 use super::pump::{Pump, PumpError};
 use super::server::ActiveStream;
 use crate::http::body::{Body, BodyError};
@@ -35,8 +36,8 @@ pub(super) async fn run<S: Service>(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
-    let refusal = headers::check_limits(request.headers(), active.options()).err();
-    let (request, received) = receive(request);
+    let refusal = headers::check_limits(request.headers(), active.options().header_limits()).err();
+    let (request, received) = receive(request, active.options().header_limits());
     let mut exchange = Exchange::new(request, connection, Protocol::Http2);
     exchange.upgrade = received.upgrade;
     exchange.authority = authority(&exchange.request);
@@ -79,7 +80,7 @@ struct Received {
     translated: Option<Translated>,
 }
 
-fn receive(request: Request<RecvStream>) -> (Request<Body>, Received) {
+fn receive(request: Request<RecvStream>, limits: HeaderLimits) -> (Request<Body>, Received) {
     let (mut head, stream) = request.into_parts();
     let upgrade = UpgradeKind::of_head(&head);
     let translated = upgrade.as_ref().and_then(|_| upgrade::from_extended_connect(&mut head));
@@ -95,7 +96,7 @@ fn receive(request: Request<RecvStream>) -> (Request<Body>, Received) {
     } else {
         let meter = Meter::new();
         let length = headers::content_length(&head.headers);
-        let body = RecvBody::downstream(stream, length, meter.clone());
+        let body = RecvBody::downstream(stream, length, limits, meter.clone());
         (Body::H2(Box::new(body)), Some(meter))
     };
     let received = Received {

@@ -101,6 +101,25 @@ async fn translates_an_http1_head_and_passes_trailers_back() {
 }
 
 #[tokio::test]
+async fn trailers_over_the_limit_are_a_protocol_error() {
+    let (client, mut peer) = connect(&h2::server::Builder::new(), None).await;
+    let serve = async {
+        let (_, mut respond) = peer.next().await;
+        let mut body = respond.send_response(Response::new(()), false).unwrap();
+        let mut trailers = HeaderMap::new();
+        for _ in 0..=H2Options::default().max_headers_count {
+            trailers.append("x-trailer", HeaderValue::from_static("1"));
+        }
+        body.send_trailers(trailers).unwrap();
+    };
+    let (response, ()) = tokio::join!(client.send(request(Body::Empty)), serve);
+    let error = collect(response.unwrap().into_body()).await.unwrap_err();
+    let expected = Failure::ProtocolError("http2.too_many_headers");
+    assert!(matches!(error, BodyError::Failed(failure) if failure == expected));
+    assert_eq!(client.active_streams(), 0);
+}
+
+#[tokio::test]
 async fn resets_and_losses_have_names() {
     let (client, mut peer) = connect(&h2::server::Builder::new(), None).await;
     for (reason, failure) in [

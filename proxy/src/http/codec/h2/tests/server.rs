@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::Frame;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -255,6 +255,40 @@ async fn a_silent_peer_is_cut_by_keepalive() {
     server.task.await.unwrap();
     drop(connection);
     assert_eq!((clock::now() - started).as_secs(), 13);
+}
+
+#[tokio::test]
+async fn trailers_keep_the_limits_too() {
+    let options = H2Options {
+        max_headers_count: 10,
+        ..H2Options::default()
+    };
+    let (io, _server) = serve(options, PIPE, |exchange| {
+        Box::pin(async {
+            let failure = match collect(exchange.request.body_mut().take()).await {
+                Err(BodyError::Failed(failure)) => failure,
+                other => panic!("{other:?}"),
+            };
+            let row = failure.row();
+            let mut response = Response::new(Body::from(row.details));
+            *response.status_mut() = row.status;
+            response
+        })
+    });
+    let (mut sender, _task) = raw_client(io).await;
+    let (response, mut body) = sender.send_request(get("/"), false).unwrap();
+    let trailer = (HeaderName::from_static("x-trailer"), HeaderValue::from_static("1"));
+    let mut trailers = HeaderMap::new();
+    for (name, value) in std::iter::repeat_n(trailer, 11) {
+        trailers.append(name, value);
+    }
+    body.send_trailers(trailers).unwrap();
+    let response = response.await.unwrap();
+    assert_eq!(response.status(), 400);
+    assert_eq!(
+        read(&mut response.into_body()).await.unwrap(),
+        b"http2.too_many_headers"
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,48 @@
+//! A proxy with an HTTP filter and a tower layer of its own.
+//!
+//! ```text
+//! cargo run -p remora --example custom_filter -- -c envoy.yaml
+//! ```
+//!
+//! The filter is configured like any of Envoy's, by the type of its configuration; here a `google.protobuf.StringValue` that says who greets.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Response};
+use remora::cli::{self, Command};
+use remora::filters::http::{Filter, Flow, Registration, Stage, register};
+use remora::http::body::Body;
+use remora::http::exchange::Exchange;
+
+/// Adds `x-greeting` to every response.
+struct Greeting(HeaderValue);
+
+impl Filter for Greeting {
+    fn name(&self) -> &str {
+        "greeting"
+    }
+
+    fn response_headers(&self, _: &mut Exchange, response: &mut Response<Body>) -> Flow {
+        response.headers_mut().insert("x-greeting", self.0.clone());
+        Flow::Continue
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    register(Registration {
+        type_name: "google.protobuf.StringValue",
+        compile: |_, config| {
+            let text = remora_proto::wire::bytes_field(config, 1).ok().flatten().unwrap_or(b"hello");
+            let value = HeaderValue::from_bytes(text).map_err(|error| remora::config::Problems::one("value", error.to_string()))?;
+            Ok(Stage::Filter(Arc::new(Greeting(value))))
+        },
+    });
+    match cli::parse(std::env::args_os()) {
+        Ok(Command::Run(options)) => remora::app::run(*options),
+        Ok(Command::Demo(_)) => std::process::ExitCode::FAILURE,
+        Err(exit) => {
+            eprintln!("{}", exit.message);
+            exit.code.into()
+        }
+    }
+}

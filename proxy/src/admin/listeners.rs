@@ -1,0 +1,61 @@
+//! `/listeners` and `/drain_listeners`.
+
+use remora_proto::pb::envoy::admin::v3::{ListenerStatus, Listeners};
+use remora_proto::pb::envoy::config::core::v3 as core;
+
+use super::query::Query;
+use super::reply::{self, Reply};
+use super::{AdminState, DrainListeners};
+use crate::runtime::io::Address;
+
+pub(super) fn listeners(state: &AdminState, query: &Query) -> Reply {
+    let listeners = state.control.listeners();
+    if query.get("format") == Some("json") {
+        let listener_statuses = listeners.iter().map(|(name, addresses)| ListenerStatus {
+            name: name.to_string(),
+            local_address: addresses.first().map(message),
+            additional_local_addresses: addresses.iter().skip(1).map(message).collect(),
+        });
+        return reply::message(&Listeners {
+            listener_statuses: listener_statuses.collect(),
+        });
+    }
+    let mut page = String::new();
+    for (name, addresses) in &listeners {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        page += &format!("{name}::{}\n", addresses.join(","));
+    }
+    reply::ok(page)
+}
+
+pub(super) fn drain(state: &AdminState, query: &Query) -> Reply {
+    state.control.drain_listeners(DrainListeners {
+        inbound_only: query.has("inboundonly"),
+        graceful: query.has("graceful"),
+        skip_exit: query.has("skip_exit"),
+    });
+    reply::done()
+}
+
+/// As the message that admin pages print.
+pub(super) fn message(address: &Address) -> core::Address {
+    use core::address::Address as Kind;
+    let kind = match address {
+        Address::Ip(ip) => Kind::SocketAddress(core::SocketAddress {
+            address: ip.ip().to_string(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(ip.port().into())),
+            ..core::SocketAddress::default()
+        }),
+        Address::Pipe(path) => Kind::Pipe(core::Pipe {
+            path: path.to_string(),
+            mode: 0,
+        }),
+        Address::Internal(name) => Kind::EnvoyInternalAddress(core::EnvoyInternalAddress {
+            address_name_specifier: Some(core::envoy_internal_address::AddressNameSpecifier::ServerListenerName(
+                name.to_string(),
+            )),
+            ..core::EnvoyInternalAddress::default()
+        }),
+    };
+    core::Address { address: Some(kind) }
+}

@@ -1,0 +1,68 @@
+//! What is about the process as a whole: `/ready`, `/server_info`, `/memory`, `/quitquitquit`, `/healthcheck/*`.
+
+use http::StatusCode;
+use remora_proto::pb::envoy::admin::v3::Memory;
+use serde_json::json;
+
+use super::query::Query;
+use super::reply::{self, Reply};
+use super::{AdminState, bootstrap_view};
+use crate::runtime::clock;
+use crate::telemetry::server::{ServerState, resident_bytes};
+
+pub(super) fn ready(state: &AdminState, _: &Query) -> Reply {
+    let now = state.control.state();
+    let status = match now {
+        ServerState::Live => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    reply::text(status, format!("{}\n", now.name()))
+}
+
+/// There is one epoch: hot restart is the orchestrator's rolling update here.
+pub(super) fn server_info(state: &AdminState, _: &Query) -> Reply {
+    let uptime = clock::now().saturating_duration_since(state.started).as_secs();
+    reply::tree(&json!({
+        "version": crate::cli::version(),
+        "state": state.control.state().name(),
+        "uptime_current_epoch": format!("{uptime}s"),
+        "uptime_all_epochs": format!("{uptime}s"),
+        "hot_restart_version": "disabled",
+        "command_line_options": state.options.to_json(),
+        "node": bootstrap_view::node(&state.bootstrap),
+    }))
+}
+
+/// The kernel's view: the allocator keeps no count of its own.
+pub(super) fn memory(_: &AdminState, _: &Query) -> Reply {
+    let resident = resident_bytes();
+    reply::message(&Memory {
+        allocated: resident,
+        heap_size: resident,
+        total_physical_bytes: resident,
+        ..Memory::default()
+    })
+}
+
+pub(super) fn hot_restart_version(_: &AdminState, _: &Query) -> Reply {
+    reply::ok("disabled")
+}
+
+pub(super) fn contention(_: &AdminState, _: &Query) -> Reply {
+    reply::ok("Mutex contention tracing is not enabled. To enable, run Envoy with flag --enable-mutex-tracing.")
+}
+
+pub(super) fn health_fail(state: &AdminState, _: &Query) -> Reply {
+    state.control.set_health_failed(true);
+    reply::done()
+}
+
+pub(super) fn health_ok(state: &AdminState, _: &Query) -> Reply {
+    state.control.set_health_failed(false);
+    reply::done()
+}
+
+pub(super) fn quit(state: &AdminState, _: &Query) -> Reply {
+    state.control.quit();
+    reply::done()
+}

@@ -1,0 +1,101 @@
+//! The socket of the admin server, and the way from a request to its endpoint.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use http::{Method, StatusCode};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::AdminState;
+use super::endpoints::{self, Handler};
+use super::query::Query;
+use super::reply::{self, Reply};
+use crate::runtime::drain::{DrainPhase, DrainSignal};
+use crate::runtime::io::Address;
+
+/// The bound socket of `admin.address`.
+pub enum Bound {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Serves until `stop` is at least draining, then lets running requests finish.
+///
+/// # Errors
+/// None so far: accept errors are waited out.
+///
+/// # Cancel safety
+/// Dropping the future closes the socket; connections that run go on until their peers leave.
+pub async fn serve(bound: Bound, state: Arc<AdminState>, mut stop: DrainSignal) -> io::Result<()> {
+    let app = router(state);
+    let stopped = async move { stop.reached(DrainPhase::Draining).await };
+    match bound {
+        Bound::Tcp(listener) => axum::serve(listener, app).with_graceful_shutdown(stopped).await,
+        Bound::Unix(listener) => axum::serve(listener, app).with_graceful_shutdown(stopped).await,
+    }
+}
+
+/// The whole admin API as a service.
+pub fn router(state: Arc<AdminState>) -> Router {
+    Router::new().fallback(dispatch).with_state(state)
+}
+
+/// Writes where the admin server listens to the file of `--admin-address-path`, as Envoy does: `127.0.0.1:15000`, no newline.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_address_path(path: &Path, address: &crate::runtime::io::Address) -> io::Result<()> {
+    std::fs::write(path, address.to_string())
+}
+
+async fn dispatch(State(state): State<Arc<AdminState>>, request: Request) -> Reply {
+    let uri = request.uri();
+    let Some(endpoint) = endpoints::find(uri.path()) else {
+        let page = format!("invalid path. {}", endpoints::help_text());
+        return reply::text(StatusCode::NOT_FOUND, page);
+    };
+    if endpoint.mutates && request.method() != Method::POST {
+        let page = format!("Method {} not allowed, POST required.", request.method());
+        return reply::text(StatusCode::METHOD_NOT_ALLOWED, page);
+    }
+    let query = Query::parse(uri.query().unwrap_or_default());
+    match endpoint.handler {
+        Handler::Direct(handler) => handler(&state, &query),
+        Handler::Blocking(handler) => tokio::task::spawn_blocking(move || handler(&state, &query))
+            .await
+            .unwrap_or_else(|error| reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))),
+        Handler::Async(handler) => handler(state, query).await,
+    }
+}
+
+impl Bound {
+    /// Binds the admin address.
+    ///
+    /// # Errors
+    /// The address is in use, or of a kind that nobody can listen on.
+    pub fn bind(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Ip(address) => {
+                let listener = std::net::TcpListener::bind(address)?;
+                listener.set_nonblocking(true)?;
+                Ok(Self::Tcp(TcpListener::from_std(listener)?))
+            }
+            Address::Pipe(path) => Ok(Self::Unix(UnixListener::bind(&**path)?)),
+            Address::Internal(_) => Err(io::ErrorKind::AddrNotAvailable.into()),
+        }
+    }
+
+    /// Where it really listens.
+    pub fn address(&self) -> Option<Address> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok().map(Address::Ip),
+            Self::Unix(listener) => {
+                let address = listener.local_addr().ok()?;
+                Some(Address::Pipe(address.as_pathname()?.to_str()?.into()))
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! `/stats`, `/stats/prometheus`, `/reset_counters`.
+
+use super::AdminState;
+use super::query::Query;
+use super::reply::{self, Reply};
+use crate::telemetry::prometheus::Options;
+use crate::telemetry::render::{self, HistogramMode, Kind, Selection};
+
+pub(super) fn stats(state: &AdminState, query: &Query) -> Reply {
+    page(state, query, query.get("format").unwrap_or("text")).unwrap_or_else(reply::bad_request)
+}
+
+pub(super) fn prometheus(state: &AdminState, query: &Query) -> Reply {
+    page(state, query, "prometheus").unwrap_or_else(reply::bad_request)
+}
+
+pub(super) fn reset(state: &AdminState, _: &Query) -> Reply {
+    state.stats.reset();
+    reply::done()
+}
+
+fn page(state: &AdminState, query: &Query, format: &str) -> Result<Reply, String> {
+    let mode = query.get("histogram_buckets").unwrap_or(match format {
+        "prometheus" => "cumulative",
+        _ => "summary",
+    });
+    let mode = match mode {
+        "summary" => HistogramMode::Summary,
+        "cumulative" => HistogramMode::Cumulative,
+        "disjoint" => HistogramMode::Disjoint,
+        "detailed" => HistogramMode::Detailed,
+        _ => return Err("usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary)\n".to_owned()),
+    };
+    let readings = render::collect(&state.stats, &selection(query)?);
+    match format {
+        "text" => Ok(reply::ok(render::text(&readings, mode))),
+        "json" => Ok(reply::json(render::json(&readings, mode))),
+        "prometheus" => {
+            let options = Options {
+                text_readouts: query.has("text_readouts"),
+                summaries: mode == HistogramMode::Summary,
+            };
+            let page = crate::telemetry::prometheus::render(&readings, &state.tags, options);
+            Ok(reply::ok(page))
+        }
+        _ => Err("usage: /stats?format=(json|prometheus|text)\n\n".to_owned()),
+    }
+}
+
+fn selection(query: &Query) -> Result<Selection, String> {
+    let kind = match query.get("type") {
+        None | Some("All") => Kind::All,
+        Some("Counters") => Kind::Counters,
+        Some("Gauges") => Kind::Gauges,
+        Some("Histograms") => Kind::Histograms,
+        Some("TextReadouts") => Kind::TextReadouts,
+        Some(_) => return Err("invalid &type= param".to_owned()),
+    };
+    let filter = query
+        .regex("filter")
+        .map_err(|error| format!("Invalid re2 regex: {error}"))?;
+    Ok(Selection {
+        filter,
+        invert_filter: query.has("invert_filter"),
+        used_only: query.has("usedonly"),
+        kind,
+    })
+}

@@ -1,0 +1,151 @@
+//! `/xds`: our own page about the control plane, in plain words; and `/init_dump`, what initialization waits for.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use remora_proto::pb::envoy::admin::v3::{UnreadyTargetsDumps, unready_targets_dumps::UnreadyTargetsDump};
+use remora_xds::TypeStatus;
+use serde_json::{Value, json};
+
+use super::AdminState;
+use super::query::Query;
+use super::reply::{self, Reply};
+use crate::runtime::clock;
+
+/// Names of one kind that the text page spells out; JSON has all.
+const SHOWN: usize = 20;
+
+pub(super) async fn xds(state: Arc<AdminState>, query: Query) -> Reply {
+    let Some(client) = &state.xds else {
+        return reply::ok("everything is static: there is no control plane\n");
+    };
+    let Ok(status) = client.status().await else {
+        return reply::ok("the xds client has stopped; the last configuration stays in use\n");
+    };
+    if query.get("format") == Some("json") {
+        let types: Vec<_> = status.iter().map(tree).collect();
+        return reply::tree(&json!({ "types": types }));
+    }
+    let stream = &client.stats().control_plane;
+    let identifier = stream.identifier();
+    let mut page = match (stream.connected_state.value(), identifier.is_empty()) {
+        (0, _) => "the control plane is not connected\n".to_owned(),
+        (_, true) => "connected to a control plane\n".to_owned(),
+        (_, false) => format!("connected to the control plane {identifier}\n"),
+    };
+    let now = clock::system_now();
+    for one in &status {
+        page += &describe(one, now);
+    }
+    reply::ok(page)
+}
+
+fn describe(status: &TypeStatus, now: SystemTime) -> String {
+    let mut page = format!("\n{} ({})\n", status.ty.short, status.ty.url);
+    let mut line = |text: String| page += &format!("  {text}\n");
+    if !status.sources.is_empty() {
+        line(format!("from {}", status.sources.join(", ")));
+    }
+    match status.since.and_then(|at| now.duration_since(at).ok()) {
+        Some(ago) => line(format!(
+            "runs version {:?}, accepted {} s ago; {} in use",
+            status.running_version,
+            ago.as_secs(),
+            status.published
+        )),
+        None => line(format!("nothing accepted yet; {} in use", status.published)),
+    }
+    if status.wanted_version != status.running_version {
+        line(format!("the control plane wants version {:?}", status.wanted_version));
+    }
+    for waiting in status.waiting.iter().take(SHOWN) {
+        let waits_for: Vec<_> = waiting
+            .waits_for
+            .iter()
+            .map(|(ty, name)| format!("{} {name}", ty.short))
+            .collect();
+        line(format!(
+            "{} is not in use yet: it waits for {}",
+            waiting.name,
+            waits_for.join(", ")
+        ));
+    }
+    for name in status.missing.iter().take(SHOWN) {
+        line(format!("{name} was asked for and has not arrived"));
+    }
+    let hidden = status.waiting.len().saturating_sub(SHOWN) + status.missing.len().saturating_sub(SHOWN);
+    if hidden > 0 {
+        line(format!("and {hidden} more (?format=json has all)"));
+    }
+    if let Some(nack) = &status.last_nack {
+        let ago = now.duration_since(nack.at).unwrap_or_default().as_secs();
+        line(format!(
+            "refused version {:?} {ago} s ago: {}",
+            nack.version, nack.reason
+        ));
+    }
+    let cost = &status.last_push;
+    if cost.bytes > 0 {
+        line(format!(
+            "last response: {} bytes; {} added, {} changed, {} unchanged, {} removed, {} refused; \
+             decoded in {:?}, checked in {:?}, published in {:?}",
+            cost.bytes,
+            cost.added,
+            cost.changed,
+            cost.unchanged,
+            cost.removed,
+            cost.rejected,
+            cost.decode,
+            cost.validate,
+            cost.publish
+        ));
+    }
+    page
+}
+
+fn tree(status: &TypeStatus) -> Value {
+    let waiting: Vec<_> = status
+        .waiting
+        .iter()
+        .map(|waiting| {
+            let waits_for: Vec<_> = waiting
+                .waits_for
+                .iter()
+                .map(|(ty, name)| json!({"type": ty.short, "name": &**name}))
+                .collect();
+            json!({"name": &*waiting.name, "waits_for": waits_for})
+        })
+        .collect();
+    let missing: Vec<_> = status.missing.iter().map(|name| &**name).collect();
+    let nack = status
+        .last_nack
+        .as_ref()
+        .map(|nack| json!({"version": &*nack.version, "reason": nack.reason}));
+    json!({
+        "type": status.ty.short,
+        "type_url": status.ty.url,
+        "sources": status.sources,
+        "wanted_version": &*status.wanted_version,
+        "running_version": &*status.running_version,
+        "in_use": status.published,
+        "waiting": waiting,
+        "missing": missing,
+        "last_nack": nack,
+    })
+}
+
+/// Resources that wait for others, by type.
+pub(super) async fn init_dump(state: Arc<AdminState>) -> Reply {
+    let status = match &state.xds {
+        Some(client) => client.status().await.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let dump = |one: &TypeStatus| UnreadyTargetsDump {
+        name: format!("init manager {}", one.ty.short),
+        target_names: one.waiting.iter().map(|waiting| waiting.name.to_string()).collect(),
+    };
+    let unready = status.iter().filter(|one| !one.waiting.is_empty());
+    reply::message(&UnreadyTargetsDumps {
+        unready_targets_dumps: unready.map(dump).collect(),
+    })
+}

@@ -1,0 +1,109 @@
+//! `layered_runtime`: flat keys by layer, later layers over earlier ones.
+
+use std::collections::BTreeMap;
+
+use remora_proto::pb::envoy::config::bootstrap::v3 as pb;
+use remora_proto::pb::google::protobuf::{Struct, Value, value::Kind};
+
+use pb::runtime_layer::LayerSpecifier;
+
+use crate::config::{Compiled, Problems};
+
+/// The layers in order, as `/runtime` shows them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeLayers(pub Vec<RuntimeLayer>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuntimeLayer {
+    pub name: String,
+    /// Nothing but an operator's own values at run time may change it.
+    pub is_admin: bool,
+    /// Dotted keys; numbers and booleans in their JSON form.
+    pub values: BTreeMap<String, String>,
+}
+
+impl RuntimeLayers {
+    /// The value in force.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .rev()
+            .find_map(|layer| layer.values.get(key))
+            .map(String::as_str)
+    }
+
+    /// With warnings about keys that have no effect here.
+    pub(super) fn compile(config: Option<&pb::LayeredRuntime>) -> Compiled<(Self, Vec<String>)> {
+        let mut layers: Vec<RuntimeLayer> = Vec::new();
+        let mut warnings = Vec::new();
+        for (index, layer) in config.into_iter().flat_map(|config| &config.layers).enumerate() {
+            let path = |field: &str| format!("layers[{index}].{field}");
+            if layers.iter().any(|other| other.name == layer.name) {
+                return Err(Problems::one(
+                    path("name"),
+                    format!("the name {:?} stands twice", layer.name),
+                ));
+            }
+            let mut values = BTreeMap::new();
+            match &layer.layer_specifier {
+                Some(LayerSpecifier::StaticLayer(fields)) => flatten("", fields, &mut values),
+                Some(LayerSpecifier::AdminLayer(_)) => {}
+                Some(LayerSpecifier::DiskLayer(_)) => return Err(Problems::one(path("disk_layer"), "not supported")),
+                Some(LayerSpecifier::RtdsLayer(_)) => return Err(Problems::one(path("rtds_layer"), "not supported")),
+                None => return Err(Problems::one(path("layer_specifier"), "required")),
+            }
+            let without_effect = values.keys().filter(|key| !HARMLESS.contains(&key.as_str()));
+            warnings.extend(without_effect.map(|key| format!("the runtime key {key} has no effect")));
+            layers.push(RuntimeLayer {
+                name: layer.name.clone(),
+                is_admin: matches!(layer.layer_specifier, Some(LayerSpecifier::AdminLayer(_))),
+                values,
+            });
+        }
+        Ok((Self(layers), warnings))
+    }
+}
+
+/// Keys that a mesh sets and that tune what is not here: RE2's programs, the heap monitor, load balancer rebuilds, and permission to use
+/// a field that is always allowed.
+const HARMLESS: &[&str] = &[
+    "re2.max_program_size.error_level",
+    "re2.max_program_size.warn_level",
+    "envoy.deprecated_features:envoy.config.listener.v3.Listener.hidden_envoy_deprecated_use_original_dst",
+    "envoy.reloadable_features.fixed_heap_use_allocated",
+    "envoy.reloadable_features.coalesce_lb_rebuilds_on_batch_update",
+];
+
+/// Maps are levels of a dotted key, except for a fractional percentage.
+fn flatten(prefix: &str, fields: &Struct, values: &mut BTreeMap<String, String>) {
+    for (key, value) in &fields.fields {
+        let name = if prefix.is_empty() {
+            key.clone()
+        } else {
+            format!("{prefix}.{key}")
+        };
+        match &value.kind {
+            Some(Kind::StructValue(inner)) if !inner.fields.contains_key("numerator") => flatten(&name, inner, values),
+            _ => {
+                values.insert(name, text(value));
+            }
+        }
+    }
+}
+
+fn text(value: &Value) -> String {
+    match &value.kind {
+        Some(Kind::StringValue(text)) => text.clone(),
+        Some(Kind::BoolValue(flag)) => flag.to_string(),
+        Some(Kind::NumberValue(number)) => number.to_string(),
+        Some(Kind::StructValue(fields)) => {
+            let part = |name: &str| fields.fields.get(name).map(text).unwrap_or_default();
+            format!(
+                "{{\"numerator\":{},\"denominator\":\"{}\"}}",
+                part("numerator"),
+                part("denominator")
+            )
+        }
+        _ => String::new(),
+    }
+}

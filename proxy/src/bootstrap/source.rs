@@ -1,0 +1,170 @@
+//! Where resources come from: `ConfigSource` and `ApiConfigSource`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use remora_proto::pb::envoy::config::core::v3 as core;
+use remora_xds::client::{Backoff, RateLimit};
+use remora_xds::{Mode, MuxConfig, PathSource};
+
+use core::api_config_source::ApiType;
+use core::config_source::ConfigSourceSpecifier as Specifier;
+use core::grpc_service::TargetSpecifier;
+
+use crate::config::route::{Under, duration};
+use crate::config::{Compiled, Problems};
+
+/// `core.v3.ConfigSource`
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConfigSource {
+    pub source: Source,
+    /// How long to wait for a first answer; zero is for ever.
+    pub initial_fetch_timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// [`super::Bootstrap::ads`]
+    Ads,
+    /// A file that is watched.
+    Path(PathSource),
+    /// A stream of its own for this type of resource.
+    Grpc(Box<AdsConfig>),
+}
+
+/// `core.v3.ApiConfigSource`: how a control plane is spoken to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdsConfig {
+    /// The delta protocol instead of state of the world.
+    pub delta: bool,
+    /// The static cluster that leads to the control plane.
+    pub cluster_name: Arc<str>,
+    /// `:authority` of the calls; the cluster's name when empty.
+    pub authority: String,
+    /// Headers of each stream.
+    pub initial_metadata: Vec<(String, String)>,
+    pub node_on_first_message_only: bool,
+    /// `max_tokens` and `fill_rate` (a second) of requests; unlimited when none.
+    pub rate_limit: Option<(u32, f64)>,
+    /// Base and maximum of the reconnect back-off.
+    pub backoff: Option<(Duration, Duration)>,
+}
+
+impl ConfigSource {
+    pub(super) fn compile(config: &core::ConfigSource) -> Compiled<Self> {
+        let source = match &config.config_source_specifier {
+            Some(Specifier::Ads(_)) => Source::Ads,
+            #[allow(deprecated)]
+            Some(Specifier::Path(path)) => Source::Path(PathSource {
+                path: path.as_str().into(),
+                watched_directory: None,
+            }),
+            Some(Specifier::PathConfigSource(path)) => Source::Path(PathSource {
+                path: path.path.as_str().into(),
+                watched_directory: path
+                    .watched_directory
+                    .as_ref()
+                    .map(|watched| watched.path.as_str().into()),
+            }),
+            Some(Specifier::ApiConfigSource(api)) => {
+                Source::Grpc(Box::new(AdsConfig::compile(api).under("api_config_source")?))
+            }
+            Some(Specifier::Self_(_)) => return Err(Problems::one("self", "there is no enclosing source")),
+            None => return Err(Problems::one("config_source_specifier", "required")),
+        };
+        Ok(Self {
+            source,
+            initial_fetch_timeout: duration("initial_fetch_timeout", config.initial_fetch_timeout.as_ref())?
+                .unwrap_or(Duration::from_secs(15)),
+        })
+    }
+}
+
+impl AdsConfig {
+    pub(super) fn compile(config: &core::ApiConfigSource) -> Compiled<Self> {
+        let delta = match ApiType::try_from(config.api_type) {
+            Ok(ApiType::Grpc | ApiType::AggregatedGrpc) => false,
+            Ok(ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc) => true,
+            _ => return Err(Problems::one("api_type", "only GRPC and DELTA_GRPC are supported")),
+        };
+        if config.transport_api_version != core::ApiVersion::V3 as i32 {
+            return Err(Problems::one("transport_api_version", "only V3 is supported"));
+        }
+        let [service] = config.grpc_services.as_slice() else {
+            return Err(Problems::one("grpc_services", "exactly one is needed"));
+        };
+        let (grpc, metadata) = envoy_grpc(service).under("grpc_services[0]")?;
+        let retry = grpc.retry_policy.as_ref().or(service.retry_policy.as_ref());
+        Ok(Self {
+            delta,
+            cluster_name: grpc.cluster_name.as_str().into(),
+            authority: grpc.authority.clone(),
+            initial_metadata: metadata,
+            node_on_first_message_only: config.set_node_on_first_message_only,
+            rate_limit: config.rate_limit_settings.as_ref().map(|limit| {
+                let default = RateLimit::default();
+                (
+                    limit.max_tokens.map_or(default.max_tokens, |tokens| tokens.value),
+                    limit.fill_rate.map_or(default.fill_rate, |rate| rate.value),
+                )
+            }),
+            backoff: backoff(retry).under("grpc_services[0].envoy_grpc.retry_policy.retry_back_off")?,
+        })
+    }
+
+    /// What a source is when nothing but its cluster is known: state of the world, as Envoy's defaults have it.
+    pub fn of_cluster(name: &str) -> Self {
+        Self {
+            delta: false,
+            cluster_name: name.into(),
+            authority: String::new(),
+            initial_metadata: Vec::new(),
+            node_on_first_message_only: true,
+            rate_limit: None,
+            backoff: None,
+        }
+    }
+
+    /// How the xDS client speaks to it.
+    pub fn mux(&self) -> MuxConfig {
+        let mode = if self.delta { Mode::Delta } else { Mode::Sotw };
+        let mut config = MuxConfig::new(mode);
+        config.node_on_first_message_only = self.node_on_first_message_only;
+        config.rate_limit = self
+            .rate_limit
+            .map(|(max_tokens, fill_rate)| RateLimit { max_tokens, fill_rate });
+        if let Some((base, max)) = self.backoff {
+            config.backoff = Backoff::new(base, max);
+        }
+        config
+    }
+}
+
+type Metadata = Vec<(String, String)>;
+
+fn envoy_grpc(service: &core::GrpcService) -> Compiled<(&core::grpc_service::EnvoyGrpc, Metadata)> {
+    let Some(TargetSpecifier::EnvoyGrpc(grpc)) = &service.target_specifier else {
+        return Err(Problems::one("target_specifier", "only envoy_grpc is supported"));
+    };
+    let metadata = service.initial_metadata.iter().map(|header| {
+        let value = if header.value.is_empty() {
+            String::from_utf8_lossy(&header.raw_value).into_owned()
+        } else {
+            header.value.clone()
+        };
+        (header.key.clone(), value)
+    });
+    Ok((grpc, metadata.collect()))
+}
+
+fn backoff(retry: Option<&core::RetryPolicy>) -> Compiled<Option<(Duration, Duration)>> {
+    let Some(backoff) = retry.and_then(|retry| retry.retry_back_off.as_ref()) else {
+        return Ok(None);
+    };
+    let base = duration("base_interval", backoff.base_interval.as_ref())?.unwrap_or(Duration::from_millis(500));
+    let max = duration("max_interval", backoff.max_interval.as_ref())?.unwrap_or(base * 10);
+    if max < base {
+        return Err(Problems::one("max_interval", "must be at least base_interval"));
+    }
+    Ok(Some((base, max)))
+}

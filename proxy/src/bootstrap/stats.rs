@@ -1,0 +1,86 @@
+//! `stats_config`: which stats exist for a reader, and which parts of their names are tags.
+
+use remora_proto::pb::envoy::config::metrics::v3 as pb;
+
+use pb::stats_matcher::StatsMatcher as Oneof;
+use pb::tag_specifier::TagValue;
+
+use crate::config::route::{Under, each};
+use crate::config::{Compiled, Problems};
+use crate::route::strings::StringMatcher;
+use crate::telemetry::tags::TagRules;
+
+#[derive(Clone, Debug, Default)]
+pub struct StatsConfig {
+    pub tags: TagRules,
+    pub matcher: StatsMatcher,
+}
+
+/// `stats_matcher`: asked with a stat's full name, before tags are cut out of it.
+#[derive(Clone, Debug, Default)]
+pub enum StatsMatcher {
+    #[default]
+    All,
+    None,
+    AllBut(Vec<StringMatcher>),
+    Only(Vec<StringMatcher>),
+}
+
+impl StatsMatcher {
+    /// Whether a reader may see the stat.
+    pub fn accepts(&self, name: &str) -> bool {
+        let any = |list: &[StringMatcher]| list.iter().any(|matcher| matcher.matches(name.as_bytes()));
+        match self {
+            Self::All => true,
+            Self::None => false,
+            Self::AllBut(list) => !any(list),
+            Self::Only(list) => any(list),
+        }
+    }
+
+    fn compile(config: &pb::StatsMatcher) -> Compiled<Self> {
+        Ok(match &config.stats_matcher {
+            Some(Oneof::RejectAll(true)) => Self::None,
+            Some(Oneof::RejectAll(false)) => Self::All,
+            Some(Oneof::ExclusionList(list)) => {
+                Self::AllBut(each("patterns", &list.patterns, StringMatcher::compile).under("exclusion_list")?)
+            }
+            Some(Oneof::InclusionList(list)) => {
+                Self::Only(each("patterns", &list.patterns, StringMatcher::compile).under("inclusion_list")?)
+            }
+            None => return Err(Problems::one("stats_matcher", "required")),
+        })
+    }
+}
+
+impl StatsConfig {
+    /// `flags`: `--stats-tag`.
+    pub(super) fn compile(config: Option<&pb::StatsConfig>, flags: &[(String, String)]) -> Compiled<Self> {
+        let defaults = config.and_then(|config| config.use_all_default_tags);
+        let mut tags = TagRules::new(defaults.is_none_or(|all| all.value));
+        for (tag, value) in flags {
+            tags.add_fixed(tag, value);
+        }
+        let specifiers = config.map_or(&[][..], |config| &config.stats_tags);
+        for (index, specifier) in specifiers.iter().enumerate() {
+            let tag = specifier.tag_name.as_str();
+            match &specifier.tag_value {
+                Some(TagValue::Regex(regex)) => tags
+                    .add_regex(tag, regex)
+                    .map_err(|error| Problems::one(format!("stats_tags[{index}].regex"), error.to_string()))?,
+                Some(TagValue::FixedValue(value)) => tags.add_fixed(tag, value),
+                // A name alone asks for one of the default rules, which then is in force anyway or was switched off.
+                None => {}
+            }
+        }
+        let matcher = config.and_then(|config| config.stats_matcher.as_ref());
+        Ok(Self {
+            tags,
+            matcher: matcher
+                .map(StatsMatcher::compile)
+                .transpose()
+                .under("stats_matcher")?
+                .unwrap_or_default(),
+        })
+    }
+}
