@@ -38,7 +38,10 @@ pub fn run(arguments: &DemoArgs) -> ExitCode {
     };
     let mut screen = screen::Screen::stdout();
     // Two threads for what is not the proxies' workers: replicas, load, both control planes.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return screen.failed(&DemoError::Io(error)),

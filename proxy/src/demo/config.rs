@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use control_plane_mock::resources::*;
+use remora_proto::pb::envoy::config::core::v3::CidrRange;
 use remora_proto::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, HttpProtocolOptions as Common};
 use remora_proto::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
-use remora_proto::pb::envoy::config::core::v3::CidrRange;
-use remora_proto::pb::envoy::config::route::v3::{RouteConfiguration, retry_policy::RetryHostPredicate, retry_policy::retry_host_predicate};
+use remora_proto::pb::envoy::config::route::v3::{
+    RouteConfiguration, retry_policy::RetryHostPredicate, retry_policy::retry_host_predicate,
+};
 use remora_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use remora_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     ForwardClientCertDetails, SetCurrentClientCertDetails,
@@ -67,16 +69,26 @@ pub fn server(replicas: &[Replica]) -> Snapshot {
     let mut snapshot = Snapshot::new();
     for (name, replica) in NAMES.iter().zip(replicas) {
         let [http, tcp] = inbound_names(name);
-        let (h1, grpc, raw) = (format!("local-{name}"), format!("local-{name}-grpc"), format!("local-{name}-tcp"));
+        let (h1, grpc, raw) = (
+            format!("local-{name}"),
+            format!("local-{name}-grpc"),
+            format!("local-{name}-tcp"),
+        );
         let routes = route_config(&http).vhost(["*"]).route(GRPC_PATH, &grpc).route("/", &h1);
         let hcm = hcm(&http).inline(routes);
         let hcm = HttpConnectionManager {
             forward_client_cert_details: ForwardClientCertDetails::SanitizeSet.into(),
-            set_current_client_cert_details: Some(SetCurrentClientCertDetails { uri: true, ..Default::default() }),
+            set_current_client_cert_details: Some(SetCurrentClientCertDetails {
+                uri: true,
+                ..Default::default()
+            }),
             ..hcm.into()
         };
         let tls = || {
-            tls_downstream(SERVER_CERT).validation(CA).require_client_certificate().san_uri_exact(CLIENT_SPIFFE)
+            tls_downstream(SERVER_CERT)
+                .validation(CA)
+                .require_client_certificate()
+                .san_uri_exact(CLIENT_SPIFFE)
         };
         snapshot = snapshot
             .with(listener_http(&http, "127.0.0.1", 0, hcm).tls(tls().alpn(["h2", "http/1.1"])))
@@ -90,9 +102,21 @@ pub fn server(replicas: &[Replica]) -> Snapshot {
 
 /// Listeners, routes, clusters and endpoints of the client sidecar.
 pub fn client(inbound: &[Inbound]) -> Snapshot {
-    let tls = || tls_upstream(CLIENT_CERT, CA).sni(SERVER_NAME).san_uri_exact(SERVER_SPIFFE);
-    let limits = Limits { retries: Some(1000), ..Limits::default() };
-    let echo = |name: &str| cluster_eds(name).http2().circuit_breakers(limits).tls(tls().alpn(["h2"]));
+    let tls = || {
+        tls_upstream(CLIENT_CERT, CA)
+            .sni(SERVER_NAME)
+            .san_uri_exact(SERVER_SPIFFE)
+    };
+    let limits = Limits {
+        retries: Some(1000),
+        ..Limits::default()
+    };
+    let echo = |name: &str| {
+        cluster_eds(name)
+            .http2()
+            .circuit_breakers(limits)
+            .tls(tls().alpn(["h2"]))
+    };
     let fresh = cluster_eds(FRESH)
         .eds_service_name(ECHO)
         .http_options(one_request_per_connection())
@@ -109,7 +133,11 @@ pub fn client(inbound: &[Inbound]) -> Snapshot {
         .with(echo(CANARY))
         .with(fresh)
         .with(cluster_eds(ECHO_TCP).tls(tls()))
-        .with(endpoints_of(ECHO).locality(0, "here", http(first)).locality(1, "there", http(second)))
+        .with(
+            endpoints_of(ECHO)
+                .locality(0, "here", http(first))
+                .locality(1, "there", http(second)),
+        )
         .with(endpoints_of(CANARY).locality(0, "there", http(second.get(1..).unwrap_or_default())))
         // The two replicas that no scene takes down: nobody could save the connections of a lost one.
         .with(endpoints_of(ECHO_TCP).locality(0, "there", hosts(second.iter().map(|inbound| inbound.tcp))))
@@ -126,7 +154,11 @@ pub fn routes(weights: &[(&str, u32)], revision: u32) -> RouteConfiguration {
         weights => prefix("/").weighted(weights.iter().copied()),
     };
     let header = HeaderValueOption {
-        header: Some(HeaderValue { key: REVISION.to_owned(), value: revision.to_string(), ..HeaderValue::default() }),
+        header: Some(HeaderValue {
+            key: REVISION.to_owned(),
+            value: revision.to_string(),
+            ..HeaderValue::default()
+        }),
         ..HeaderValueOption::default()
     };
     route_config(ROUTES)
@@ -141,7 +173,9 @@ pub fn routes(weights: &[(&str, u32)], revision: u32) -> RouteConfiguration {
 fn resilient(route: RouteBuilder) -> RouteBuilder {
     let elsewhere = RetryHostPredicate {
         name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
-        config_type: Some(retry_host_predicate::ConfigType::TypedConfig(pack(&PreviousHostsPredicate {}))),
+        config_type: Some(retry_host_predicate::ConfigType::TypedConfig(pack(
+            &PreviousHostsPredicate {},
+        ))),
     };
     route
         .retry("5xx,unavailable", RETRIES)
@@ -162,16 +196,27 @@ pub fn listener_outbound_http(server_name: &str) -> Listener {
 
 /// The same with an HTTP filter that nobody has.
 pub fn listener_outbound_broken() -> Listener {
-    let unknown = StringValue { value: "no filter".to_owned() };
-    let hcm = hcm(OUTBOUND_HTTP).rds(ROUTES).http_filter("demo.no_such_filter", &unknown);
+    let unknown = StringValue {
+        value: "no filter".to_owned(),
+    };
+    let hcm = hcm(OUTBOUND_HTTP)
+        .rds(ROUTES)
+        .http_filter("demo.no_such_filter", &unknown);
     listener_http(OUTBOUND_HTTP, "127.0.0.1", 0, hcm).build()
 }
 
 /// The app's TCP listener with one more filter chain; the first one is as it was.
 pub fn listener_outbound_tcp_grown() -> Listener {
     let mut listener = listener_tcp(OUTBOUND_TCP, "127.0.0.1", 0, ECHO_TCP).build();
-    let elsewhere = CidrRange { address_prefix: "192.0.2.0".to_owned(), prefix_len: Some(UInt32Value { value: 24 }) };
-    let filters = listener.filter_chains.first().map(|chain| chain.filters.clone()).unwrap_or_default();
+    let elsewhere = CidrRange {
+        address_prefix: "192.0.2.0".to_owned(),
+        prefix_len: Some(UInt32Value { value: 24 }),
+    };
+    let filters = listener
+        .filter_chains
+        .first()
+        .map(|chain| chain.filters.clone())
+        .unwrap_or_default();
     listener.filter_chains.push(FilterChain {
         name: "elsewhere".to_owned(),
         filter_chain_match: Some(FilterChainMatch {
@@ -185,7 +230,9 @@ pub fn listener_outbound_tcp_grown() -> Listener {
 }
 
 fn one_request_per_connection() -> HttpProtocolOptions {
-    let explicit = ExplicitHttpConfig { protocol_config: Some(ProtocolConfig::HttpProtocolOptions(Default::default())) };
+    let explicit = ExplicitHttpConfig {
+        protocol_config: Some(ProtocolConfig::HttpProtocolOptions(Default::default())),
+    };
     HttpProtocolOptions {
         common_http_protocol_options: Some(Common {
             max_requests_per_connection: Some(UInt32Value { value: 1 }),

@@ -56,7 +56,10 @@ type Reply = Response<BoxBody<Bytes, Infallible>>;
 impl Replica {
     /// Listens on three free ports of 127.0.0.1.
     pub async fn start(name: &'static str) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { name, received: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            name,
+            received: AtomicU64::new(0),
+        });
         let mode = watch::Sender::new(Mode::Serving);
         let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); 3];
         for (protocol, address) in addresses.iter_mut().enumerate() {
@@ -64,13 +67,25 @@ impl Replica {
             *address = listener.local_addr()?;
             let (shared, watched) = (shared.clone(), mode.subscribe());
             match protocol {
-                0 => drop(spawn("replica", accept(listener, watched, move |socket| http1(shared.clone(), socket)))),
-                1 => drop(spawn("replica", accept(listener, watched, move |socket| http2(shared.clone(), socket)))),
+                0 => drop(spawn(
+                    "replica",
+                    accept(listener, watched, move |socket| http1(shared.clone(), socket)),
+                )),
+                1 => drop(spawn(
+                    "replica",
+                    accept(listener, watched, move |socket| http2(shared.clone(), socket)),
+                )),
                 _ => drop(spawn("replica", accept_tcp(listener, watched, shared))),
             }
         }
         let [http, grpc, tcp] = addresses;
-        Ok(Self { http, grpc, tcp, mode, shared })
+        Ok(Self {
+            http,
+            grpc,
+            tcp,
+            mode,
+            shared,
+        })
     }
 
     /// Takes effect at once, for open connections too.
@@ -115,7 +130,9 @@ fn http1(shared: Arc<Shared>, (socket, mode): (TcpStream, watch::Receiver<Mode>)
     let service = service_fn(move |request| answer(shared.clone(), mode.clone(), request, false));
     async move {
         // How a connection ends is the sidecar's affair.
-        let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service).await;
+        let _ = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(socket), service)
+            .await;
     }
 }
 
@@ -140,7 +157,11 @@ async fn answer(
     let body = body.collect().await?.to_bytes();
     let mut reply = match (*mode.borrow() == Mode::Serving, grpc) {
         (true, false) => Response::new(Full::new(body).boxed()),
-        (true, true) => Response::new(Full::new(body).with_trailers(std::future::ready(Some(Ok(status(0))))).boxed()),
+        (true, true) => Response::new(
+            Full::new(body)
+                .with_trailers(std::future::ready(Some(Ok(status(0)))))
+                .boxed(),
+        ),
         (false, true) => with_headers(status(14)),
         (false, false) => {
             let mut reply = Response::new(Full::new(Bytes::from_static(b"made to fail")).boxed());
@@ -185,7 +206,10 @@ async fn accept_tcp(listener: TcpListener, mut dropped: watch::Receiver<Mode>, s
         let Ok((socket, _)) = socket else { continue };
         let name = shared.name;
         // A cut connection shows at the other end, where it is counted.
-        spawn("replica connection", async move { drop(echo_lines(name, socket).await) });
+        spawn(
+            "replica connection",
+            async move { drop(echo_lines(name, socket).await) },
+        );
     }
 }
 
