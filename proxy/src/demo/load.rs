@@ -65,11 +65,11 @@ impl Load {
         };
         let mut tasks = Vec::new();
         for _ in 0..HTTP.0 {
-            tasks.push(spawn("http load", http(targets.http, HTTP.1, "/", generator())));
+            tasks.push(spawn("http load", http(targets.http, HTTP.1, Kind::Http, generator())));
         }
         tasks.push(spawn(
             "handshake load",
-            http(targets.http, SHORT, FRESH_PATH, generator()),
+            http(targets.http, SHORT, Kind::Fresh, generator()),
         ));
         for _ in 0..GRPC.0 {
             tasks.push(spawn("grpc load", grpc(targets.http, generator())));
@@ -122,30 +122,30 @@ async fn connect(target: SocketAddr) -> Result<TcpStream, String> {
 }
 
 /// One connection, kept as long as the proxy keeps it.
-async fn http(target: SocketAddr, period: Duration, path: &'static str, mut generator: Generator) {
+async fn http(target: SocketAddr, period: Duration, kind: Kind, mut generator: Generator) {
     let (mut ticks, mut open) = (ticks(period), None);
     let mut number = 0;
     while generator.due(&mut ticks).await {
         let (started, body) = (clock::now(), payload(number));
         number += 1;
-        let outcome = limited(http_exchange(target, &mut open, path, &body, &generator.tally)).await;
+        let outcome = limited(http_exchange(target, &mut open, kind, &body, &generator.tally)).await;
         if outcome.is_err() {
             open = None;
         }
-        generator.tally.record(Kind::Http, started, outcome);
+        generator.tally.record(kind, started, outcome);
     }
 }
 
 async fn http_exchange(
     target: SocketAddr,
     open: &mut Option<http1::SendRequest<Full<Bytes>>>,
-    path: &'static str,
+    kind: Kind,
     body: &Bytes,
     tally: &Tally,
 ) -> Result<Answer, String> {
     let mut request = Request::new(Full::new(body.clone()));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = http::Uri::from_static(path);
+    *request.uri_mut() = http::Uri::from_static(if kind == Kind::Fresh { FRESH_PATH } else { "/" });
     request.headers_mut().insert(header::HOST, authority());
     // A request that never left because the proxy had announced the end of the connection goes over the next one.
     for _ in 0..2 {
@@ -155,7 +155,7 @@ async fn http_exchange(
         };
         let Some(mut sender) = sender else { break };
         if sender.ready().await.is_err() {
-            tally.lost_connection(Kind::Http);
+            tally.lost_connection(kind);
             continue;
         }
         match sender.try_send_request(request).await {
@@ -166,7 +166,7 @@ async fn http_exchange(
             }
             Err(mut error) => {
                 request = error.take_message().ok_or_else(|| describe(error.error()))?;
-                tally.lost_connection(Kind::Http);
+                tally.lost_connection(kind);
             }
         }
     }

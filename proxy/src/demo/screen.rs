@@ -77,7 +77,7 @@ impl Screen {
             self.line(&format!("failed: {failure}"));
         }
         for kind in Kind::ALL {
-            self.line(&format!("{:<8}{:>8} answered", kind.name(), report.counts.of(kind)));
+            self.line(&format!("{:<24}{:>8} answered", kind.name(), report.counts.of(kind)));
         }
         self.line(&format!(
             "requests {}, failed {}, late (> 1 s) {}, in {:.1} s",

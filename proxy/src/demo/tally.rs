@@ -20,16 +20,19 @@ pub enum Kind {
     Http,
     Grpc,
     Tcp,
+    /// HTTP/1, with a connection and a handshake between the sidecars for each request: a cluster with ejections of its own.
+    Fresh,
 }
 
 impl Kind {
-    pub const ALL: [Self; 3] = [Self::Http, Self::Grpc, Self::Tcp];
+    pub const ALL: [Self; 4] = [Self::Http, Self::Grpc, Self::Tcp, Self::Fresh];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Http => "HTTP/1",
             Self::Grpc => "gRPC",
             Self::Tcp => "TCP",
+            Self::Fresh => "HTTP/1, handshake each",
         }
     }
 }
