@@ -20,8 +20,7 @@ fn main() -> ExitCode {
 
 #[cfg(feature = "demo")]
 fn demo(arguments: &cli::DemoArgs) -> ExitCode {
-    let _ = arguments;
-    ExitCode::FAILURE
+    remora::demo::run(arguments)
 }
 
 #[cfg(not(feature = "demo"))]
