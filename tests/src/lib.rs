@@ -6,7 +6,11 @@
 //! [`backend`] answers as the request tells it to, [`Http1`] and [`Http2`] are clients that hide nothing, [`Sidecar`] is a proxy in this
 //! process, [`External`] one in a process of its own (the real Envoy).
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a harness fails loudly, with the place")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a harness fails loudly, with the place"
+)]
 
 pub mod answer;
 pub mod backend;

@@ -57,7 +57,7 @@ impl Item {
 }
 
 pub(super) async fn config_dump(state: Arc<AdminState>, query: Query) -> Reply {
-    let names = match query.get("name_regex").map(|pattern| name_regex(pattern)).transpose() {
+    let names = match query.get("name_regex").map(name_regex).transpose() {
         Ok(names) => names,
         Err(error) => return refuse(StatusCode::BAD_REQUEST, error),
     };
@@ -78,7 +78,15 @@ pub(super) async fn config_dump(state: Arc<AdminState>, query: Query) -> Reply {
             },
             Err((status, reason)) => return refuse(status, reason),
         },
-        None => page::sections(sections, mask),
+        None => {
+            let fits = |mask: &Mask| sections.iter().any(|section| mask.fits(section.message));
+            if !mask.as_ref().is_none_or(fits) {
+                let mask = query.get("mask").unwrap_or_default();
+                let reason = format!("FieldMask {mask} could not be successfully applied to any configs.");
+                return refuse(StatusCode::BAD_REQUEST, reason);
+            }
+            page::sections(sections, mask)
+        }
     };
     let chunks = pieces
         .into_iter()
@@ -113,4 +121,16 @@ fn one_list(sections: Vec<Section>, resource: &str) -> Result<List, (StatusCode,
 
 fn refuse(status: StatusCode, reason: String) -> Reply {
     reply::text(status, reason)
+}
+
+/// The whole page for what a client holds.
+#[cfg(test)]
+pub(super) fn dump_page(state: &AdminState, dump: Vec<remora_xds::DumpEntry>) -> String {
+    let dynamic = collect::Dynamic {
+        dump,
+        ..collect::Dynamic::default()
+    };
+    let pieces = page::sections(collect::assemble(state, &dynamic, false), None);
+    let text = |piece: Piece| String::from_utf8_lossy(&piece.render()).into_owned();
+    pieces.into_iter().map(text).collect()
 }

@@ -1,1 +1,135 @@
+//! The pages next to what the real Envoy answered for the same bootstrap (`tests/`), and what is our own.
 
+mod dynamic;
+mod pages;
+
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use remora_proto::json::{Options as JsonOptions, encode_text};
+use tower::ServiceExt;
+
+use super::bootstrap_view::{Static, resources};
+use super::*;
+use crate::cli::Command;
+use crate::config::BuildContext;
+use crate::runtime::clock;
+use crate::snapshot::{ClusterSlot, Snapshot};
+use crate::telemetry::logging::{DEFAULT_FORMAT, Level};
+
+/// A process that only remembers what it was asked for.
+struct Puppet {
+    state: Mutex<ServerState>,
+    calls: Mutex<Vec<String>>,
+}
+
+impl Control for Puppet {
+    fn state(&self) -> ServerState {
+        *self.state.lock()
+    }
+
+    fn listeners(&self) -> Vec<(Arc<str>, Vec<Address>)> {
+        vec![(
+            "first".into(),
+            vec!["127.0.0.1:15001".parse::<std::net::SocketAddr>().unwrap().into()],
+        )]
+    }
+
+    fn drain_listeners(&self, how: DrainListeners) {
+        self.calls.lock().push(format!("{how:?}"));
+    }
+
+    fn set_health_failed(&self, failed: bool) {
+        *self.state.lock() = if failed {
+            ServerState::Draining
+        } else {
+            ServerState::Live
+        };
+    }
+
+    fn quit(&self) {
+        self.calls.lock().push("quit".to_owned());
+    }
+}
+
+struct World {
+    state: Arc<AdminState>,
+    puppet: Arc<Puppet>,
+}
+
+impl World {
+    fn new() -> Self {
+        let bootstrap = message(
+            "envoy.config.bootstrap.v3.Bootstrap",
+            include_str!("tests/bootstrap.yaml"),
+        );
+        let context = Arc::new(BuildContext::default());
+        let mut snapshot = Snapshot::default();
+        for (name, bytes) in resources(&bootstrap, Static::Clusters) {
+            let name: Arc<str> = name.into();
+            let slot = ClusterSlot::new(name.clone(), bytes, context.clone());
+            snapshot.clusters.insert(name, Arc::new(slot));
+        }
+        let options = match crate::cli::parse(["envoy", "-c", "envoy.yaml", "--concurrency", "1"]) {
+            Ok(Command::Run(options)) => options,
+            other => panic!("{other:?}"),
+        };
+        let puppet = Arc::new(Puppet {
+            state: Mutex::new(ServerState::Live),
+            calls: Mutex::default(),
+        });
+        let state = AdminState {
+            stats: context.stats.clone(),
+            tags: Arc::new(TagRules::new(true)),
+            logging: Logging::new(Level::Info, DEFAULT_FORMAT, None).unwrap(),
+            snapshot: Arc::new(SnapshotCell::from_pointee(snapshot)),
+            secrets: context.secrets.clone(),
+            options: Arc::from(options),
+            bootstrap,
+            started: clock::now(),
+            started_at: UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
+            xds: None,
+            control: puppet.clone(),
+        };
+        Self {
+            state: Arc::new(state),
+            puppet,
+        }
+    }
+
+    async fn get(&self, target: &str) -> (StatusCode, String) {
+        self.send("GET", target).await
+    }
+
+    async fn send(&self, method: &str, target: &str) -> (StatusCode, String) {
+        let request = Request::builder()
+            .method(method)
+            .uri(target)
+            .body(Body::empty())
+            .unwrap();
+        let reply = router(self.state.clone()).oneshot(request).await.unwrap();
+        let status = reply.status();
+        let body = reply.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn page(&self, target: &str) -> String {
+        let (status, body) = self.get(target).await;
+        assert_eq!(status, StatusCode::OK, "{target}: {body}");
+        body
+    }
+
+    async fn tree(&self, target: &str) -> serde_json::Value {
+        serde_json::from_str(&self.page(target).await).unwrap()
+    }
+}
+
+/// YAML as the encoded message of that name.
+fn message(name: &str, yaml: &str) -> Bytes {
+    encode_text(yaml, name, &JsonOptions::default()).unwrap().bytes.into()
+}

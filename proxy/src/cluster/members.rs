@@ -110,7 +110,7 @@ impl Cluster {
                 self.welcome(&host, now);
             }
             let was = host.state.health();
-            let is_failed = endpoint.health == Health::Unhealthy;
+            let is_failed = endpoint.health == Health::Unhealthy && !endpoint.draining;
             host.state.set(HealthFlag::FailedEdsHealth, is_failed);
             host.state.set(HealthFlag::EdsStatusDraining, endpoint.draining);
             host.state

@@ -155,12 +155,7 @@ fn health_from_the_control_plane_counts() {
     let flags: Vec<String> = cluster.explain().into_iter().map(|host| host.flags).collect();
     assert_eq!(
         flags[..4],
-        [
-            "healthy",
-            "/failed_eds_health",
-            "/failed_eds_health/eds_status_draining",
-            "healthy"
-        ]
+        ["healthy", "/failed_eds_health", "/eds_status_draining", "healthy"]
     );
     // Degraded hosts take what the healthy ones cannot.
     let cluster = with_endpoints(&[with(1, Status::Degraded), with(2, Status::Healthy)]);

@@ -26,8 +26,12 @@ pub(super) async fn sections(state: &AdminState, include_eds: bool) -> Vec<Secti
         ),
         None => Default::default(),
     };
-    let dynamic = Dynamic { dump, status };
-    let mut sections = vec![bootstrap(state), clusters(state, &dynamic)];
+    assemble(state, &Dynamic { dump, status }, include_eds)
+}
+
+/// As [`sections`], from what the client said.
+pub(super) fn assemble(state: &AdminState, dynamic: &Dynamic, include_eds: bool) -> Vec<Section> {
+    let mut sections = vec![bootstrap(state), clusters(state, dynamic)];
     let extensions = dynamic.items(&types::EXTENSION_CONFIG, extension);
     if !extensions.is_empty() {
         sections.push(section(
@@ -43,21 +47,22 @@ pub(super) async fn sections(state: &AdminState, include_eds: bool) -> Vec<Secti
     if include_eds {
         sections.push(endpoints::section(state));
     }
-    sections.push(listeners(state, &dynamic));
+    sections.push(listeners(state, dynamic));
     sections.push(section(
         "envoy.admin.v3.ScopedRoutesConfigDump",
         String::new(),
         Vec::new(),
     ));
-    sections.push(routes(state, &dynamic));
-    sections.push(secrets(state, &dynamic));
+    sections.push(routes(state, dynamic));
+    sections.push(secrets(state, dynamic));
     sections
 }
 
 /// What the xDS client holds.
-struct Dynamic {
-    dump: Vec<DumpEntry>,
-    status: Vec<TypeStatus>,
+#[derive(Default)]
+pub(super) struct Dynamic {
+    pub dump: Vec<DumpEntry>,
+    pub status: Vec<TypeStatus>,
 }
 
 impl Dynamic {

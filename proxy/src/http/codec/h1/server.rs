@@ -265,10 +265,9 @@ impl<S: Service> Driver<S> {
             // The upgrade was declined: nothing of the stream was read as a tunnel.
             self.conn.lock().body = BodyDecoder::length(0);
         }
-        let request_done = self.conn.lock().body.is_done();
         let closes =
             exchange.close_downstream || upgraded || framing == Framing::UntilClose || self.drain.is_draining();
-        reply.keep_alive &= !closes && request_done;
+        reply.keep_alive &= !closes;
         let connection = match (reply.keep_alive || upgraded, reply.version) {
             (false, _) => Some("close"),
             (true, Version::HTTP_10) => Some("keep-alive"),

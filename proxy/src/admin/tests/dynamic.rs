@@ -1,0 +1,137 @@
+use remora_xds::store::ErrorState;
+use remora_xds::types::{self, ResourceType};
+use remora_xds::{DumpEntry, Resource};
+use serde_json::json;
+
+use super::*;
+use crate::admin::config_dump::dump_page;
+
+const AT: &str = "2026-01-02T03:04:05.678Z";
+
+fn resource(ty: ResourceType, name: &str, version: &str, bytes: Bytes) -> Arc<Resource> {
+    Arc::new(Resource {
+        ty,
+        name: name.into(),
+        bytes,
+        version: version.into(),
+        hash: 0,
+        updated_at: UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
+    })
+}
+
+fn entry(resource: Arc<Resource>) -> DumpEntry {
+    DumpEntry {
+        ty: resource.ty,
+        name: resource.name.clone(),
+        active: Some(resource),
+        warming: None,
+        error: None,
+    }
+}
+
+fn cluster(name: &str) -> Bytes {
+    message(
+        "envoy.config.cluster.v3.Cluster",
+        &format!("{{name: {name}, type: EDS}}"),
+    )
+}
+
+fn dumped(world: &World, dump: Vec<DumpEntry>) -> serde_json::Value {
+    serde_json::from_str(&dump_page(&world.state, dump)).unwrap()
+}
+
+#[test]
+fn what_is_in_use_what_warms_and_what_was_refused_are_told_apart() {
+    let in_use = resource(&types::CLUSTER, "a", "7", cluster("a"));
+    let warms = resource(&types::CLUSTER, "b", "8", cluster("b"));
+    let refused = ErrorState {
+        failed: cluster("a2"),
+        details: "lb_policy: no".into(),
+        version: "8".into(),
+        at: in_use.updated_at,
+    };
+    let first = DumpEntry {
+        error: Some(refused),
+        ..entry(in_use)
+    };
+    let second = DumpEntry {
+        warming: Some(warms.clone()),
+        active: None,
+        ..entry(warms)
+    };
+    let dump = dumped(&World::new(), vec![first, second]);
+    let any = |name: &str| json!({"@type": types::CLUSTER.url, "name": name, "type": "EDS"});
+    let section = &dump["configs"][1];
+    let active = json!([{
+        "version_info": "7",
+        "cluster": any("a"),
+        "last_updated": AT,
+        "error_state": {
+            "failed_configuration": any("a2"),
+            "last_update_attempt": AT,
+            "details": "lb_policy: no",
+            "version_info": "8",
+        },
+    }]);
+    assert_eq!(section["dynamic_active_clusters"], active);
+    let warming = json!([{"version_info": "8", "cluster": any("b"), "last_updated": AT}]);
+    assert_eq!(section["dynamic_warming_clusters"], warming);
+}
+
+#[test]
+fn listeners_show_their_routes_and_secrets_do_not_show_their_keys() {
+    let listener = message(
+        "envoy.config.listener.v3.Listener",
+        "{name: l, filter_chains: [{filters: [{name: hcm, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.network.\
+         http_connection_manager.v3.HttpConnectionManager, stat_prefix: s, route_config: {name: inside}}}]}]}",
+    );
+    let secret = message(
+        "envoy.extensions.transport_sockets.tls.v3.Secret",
+        "{name: s, tls_certificate: {certificate_chain: {inline_string: chain}, private_key: {inline_string: hush}}}",
+    );
+    let dump = dumped(
+        &World::new(),
+        vec![
+            entry(resource(&types::LISTENER, "l", "3", listener)),
+            entry(resource(&types::SECRET, "s", "4", secret)),
+        ],
+    );
+    let [_, _, listeners, _, routes, secrets] = dump["configs"].as_array().unwrap().as_slice() else {
+        panic!("{dump}");
+    };
+    let state = &listeners["dynamic_listeners"][0];
+    assert_eq!(
+        (&state["name"], &state["active_state"]["version_info"]),
+        (&"l".into(), &"3".into())
+    );
+    let names = routes["static_route_configs"].as_array().unwrap().iter();
+    let names: Vec<_> = names.map(|route| route["route_config"]["name"].as_str()).collect();
+    assert_eq!(names, [Some("local"), Some("inside")]);
+    let secret = &secrets["dynamic_active_secrets"][0]["secret"]["tls_certificate"];
+    assert_eq!(secret["private_key"]["inline_string"], "[redacted]");
+    assert_eq!(secret["certificate_chain"]["inline_string"], "chain");
+}
+
+#[tokio::test]
+async fn endpoints_are_the_hosts_of_now_or_what_arrived() {
+    let world = World::new();
+    let ports = |dump: &serde_json::Value| -> Vec<(serde_json::Value, serde_json::Value)> {
+        let config = &dump["configs"][0]["endpoint_config"];
+        let endpoints = config["endpoints"][0]["lb_endpoints"].as_array().unwrap().iter();
+        let port = "/endpoint/address/socket_address/port_value";
+        endpoints
+            .map(|one| (one.pointer(port).unwrap().clone(), one["health_status"].clone()))
+            .collect()
+    };
+    let target = "/config_dump?include_eds&resource=static_endpoint_configs&name_regex=backend";
+    let unused = ports(&world.tree(target).await);
+    assert_eq!(unused, [(8080.into(), json!(null)), (8081.into(), "DRAINING".into())]);
+    assert!(world.state.snapshot.load().cluster("backend").is_some());
+    let used = ports(&world.tree(target).await);
+    assert_eq!(
+        used,
+        [(8080.into(), "HEALTHY".into()), (8081.into(), "UNHEALTHY".into())]
+    );
+    let (status, _) = world.get("/config_dump?resource=static_endpoint_configs").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
