@@ -17,6 +17,8 @@ pub mod backend;
 mod external;
 pub mod http1;
 mod http2;
+mod load;
+mod mesh;
 mod sidecar;
 mod wait;
 
@@ -25,5 +27,7 @@ pub use backend::Backend;
 pub use external::External;
 pub use http1::Http1;
 pub use http2::{Http2, Http2Stream};
+pub use load::Load;
+pub use mesh::Mesh;
 pub use sidecar::{Sidecar, admin as ask_admin};
 pub use wait::{PATIENCE, until, within};
