@@ -20,19 +20,44 @@ const IMPORTS: [(&str, &[&str]); 6] = [
     ("remora-xds", &["remora-proto"]),
     ("control-plane-mock", &["remora-proto"]),
     ("remora", &["remora-proto", "remora-xds", "control-plane-mock"]),
-    ("remora-tests", &["remora-proto", "remora-xds", "remora", "control-plane-mock"]),
-    ("remora-benches", &["remora-proto", "remora-xds", "remora", "control-plane-mock"]),
+    (
+        "remora-tests",
+        &["remora-proto", "remora-xds", "remora", "control-plane-mock"],
+    ),
+    (
+        "remora-benches",
+        &["remora-proto", "remora-xds", "remora", "control-plane-mock"],
+    ),
 ];
 
 /// One version of each of these is linked.
 const SINGLE: [&str; 13] = [
-    "http", "http-body", "http-body-util", "hyper", "hyper-util", "h2", "httparse", "tower", "tonic", "prost", "rustls", "tokio",
+    "http",
+    "http-body",
+    "http-body-util",
+    "hyper",
+    "hyper-util",
+    "h2",
+    "httparse",
+    "tower",
+    "tonic",
+    "prost",
+    "rustls",
+    "tokio",
     "bytes",
 ];
 
 /// Second TLS providers, TLS stacks and allocators.
-const FORBIDDEN: [&str; 8] =
-    ["ring", "openssl-sys", "native-tls", "boring-sys", "tikv-jemallocator", "jemallocator", "snmalloc-rs", "serde_yaml"];
+const FORBIDDEN: [&str; 8] = [
+    "ring",
+    "openssl-sys",
+    "native-tls",
+    "boring-sys",
+    "tikv-jemallocator",
+    "jemallocator",
+    "snmalloc-rs",
+    "serde_yaml",
+];
 
 #[test]
 fn imports_go_one_way() {
@@ -55,8 +80,15 @@ fn imports_go_one_way() {
 #[test]
 fn the_proxy_has_the_control_plane_for_the_demo_alone() {
     let metadata = metadata();
-    let proxy = metadata.workspace_packages().into_iter().find(|package| package.name.as_str() == "remora").unwrap();
-    let mut mock = proxy.dependencies.iter().filter(|dependency| dependency.name == "control-plane-mock");
+    let proxy = metadata
+        .workspace_packages()
+        .into_iter()
+        .find(|package| package.name.as_str() == "remora")
+        .unwrap();
+    let mut mock = proxy
+        .dependencies
+        .iter()
+        .filter(|dependency| dependency.name == "control-plane-mock");
     assert!(mock.all(|dependency| dependency.optional || dependency.kind == DependencyKind::Development));
     assert_eq!(proxy.features["demo"], ["dep:control-plane-mock"]);
 }
@@ -65,12 +97,29 @@ fn the_proxy_has_the_control_plane_for_the_demo_alone() {
 fn one_version_of_each_http_crate_and_one_tls_provider() {
     // `cargo tree` tells what this platform links; metadata and the lock file also name what others, or other features, would need.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = ["tree", "--workspace", "--offline", "--edges", "normal,build,dev", "--prefix", "none", "--format", "{p}"];
-    let output = std::process::Command::new(cargo).args(arguments).current_dir(root()).output().unwrap();
+    let arguments = [
+        "tree",
+        "--workspace",
+        "--offline",
+        "--edges",
+        "normal,build,dev",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
+    ];
+    let output = std::process::Command::new(cargo)
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (name, rest) in text.lines().filter_map(|line| line.split_once(' ')) {
-        versions.entry(name).or_default().insert(rest.split(' ').next().unwrap());
+        versions
+            .entry(name)
+            .or_default()
+            .insert(rest.split(' ').next().unwrap());
     }
     for name in SINGLE {
         let found = versions.get(name).cloned().unwrap_or_default();
@@ -79,7 +128,11 @@ fn one_version_of_each_http_crate_and_one_tls_provider() {
     for name in FORBIDDEN {
         assert!(!versions.contains_key(name), "{name} is linked");
     }
-    assert!(versions.contains_key("aws-lc-rs"), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        versions.contains_key("aws-lc-rs"),
+        "cargo tree: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -93,7 +146,10 @@ fn files_and_functions_are_short() {
         }
         for function in code.functions() {
             if function.lines > FUNCTION_LINES {
-                long.push(format!("{name}:{}: {} has {} lines, at most {FUNCTION_LINES}", function.line, function.name, function.lines));
+                long.push(format!(
+                    "{name}:{}: {} has {} lines, at most {FUNCTION_LINES}",
+                    function.line, function.name, function.lines
+                ));
             }
         }
     }
@@ -128,7 +184,9 @@ fn nothing_is_left_for_later() {
         if blank.contains("allow(dead_code") {
             wrong("dead code is allowed");
         }
-        if words(&blank).any(|(at, word)| matches!(word, "todo" | "unimplemented") && blank[at + word.len()..].starts_with('!')) {
+        if words(&blank)
+            .any(|(at, word)| matches!(word, "todo" | "unimplemented") && blank[at + word.len()..].starts_with('!'))
+        {
             wrong("not implemented");
         }
         if Path::new(&name).file_name().is_some_and(|file| file == "mod.rs") {
@@ -159,7 +217,11 @@ mod tests {
 }
 "###;
     let code = Code::of(text);
-    let found: Vec<_> = code.functions().into_iter().map(|function| (function.name, function.lines)).collect();
+    let found: Vec<_> = code
+        .functions()
+        .into_iter()
+        .map(|function| (function.name, function.lines))
+        .collect();
     assert_eq!(found, [("one".to_owned(), 5), ("two".to_owned(), 3)]);
     assert_eq!(code.lines_without_tests(), 12);
 }
@@ -167,7 +229,11 @@ mod tests {
 fn metadata() -> Metadata {
     let mut command = MetadataCommand::new();
     command.manifest_path(root().join("Cargo.toml"));
-    command.other_options(["--filter-platform".to_owned(), "x86_64-unknown-linux-gnu".to_owned(), "--offline".to_owned()]);
+    command.other_options([
+        "--filter-platform".to_owned(),
+        "x86_64-unknown-linux-gnu".to_owned(),
+        "--offline".to_owned(),
+    ]);
     command.exec().unwrap()
 }
 
@@ -234,14 +300,20 @@ impl Code {
         while let Some(at) = blank[from..].find("#[cfg(test)]").map(|at| at + from) {
             from = at + 1;
             let rest = &blank[at..];
-            let Some(open) = rest.find(['{', ';']).filter(|open| rest[*open..].starts_with('{')) else { continue };
+            let Some(open) = rest.find(['{', ';']).filter(|open| rest[*open..].starts_with('{')) else {
+                continue;
+            };
             tests.push(at..end_of_block(&blank, at + open));
         }
         Self { blank, tests }
     }
 
     fn lines_without_tests(&self) -> usize {
-        let of_tests: usize = self.tests.iter().map(|range| self.blank[range.clone()].lines().count()).sum();
+        let of_tests: usize = self
+            .tests
+            .iter()
+            .map(|range| self.blank[range.clone()].lines().count())
+            .sum();
         self.blank.lines().count().saturating_sub(of_tests)
     }
 
@@ -260,7 +332,11 @@ impl Code {
             let Some(open) = self.body(at) else { continue };
             let end = end_of_block(&self.blank, open);
             let line = self.blank[..at].lines().count().max(1);
-            functions.push(Function { name: name.to_owned(), line, lines: self.blank[at..end].lines().count() });
+            functions.push(Function {
+                name: name.to_owned(),
+                line,
+                lines: self.blank[at..end].lines().count(),
+            });
         }
         functions
     }
@@ -299,9 +375,10 @@ fn end_of_block(blank: &str, open: usize) -> usize {
 
 fn words(blank: &str) -> impl Iterator<Item = (usize, &str)> {
     let is_word = |character: char| character.is_alphanumeric() || character == '_';
-    blank.split(move |character| !is_word(character)).filter(|word| !word.is_empty()).map(move |word| {
-        (word.as_ptr() as usize - blank.as_ptr() as usize, word)
-    })
+    blank
+        .split(move |character| !is_word(character))
+        .filter(|word| !word.is_empty())
+        .map(move |word| (word.as_ptr() as usize - blank.as_ptr() as usize, word))
 }
 
 /// The text with comments, strings and characters replaced by spaces; line ends stay.
@@ -321,7 +398,11 @@ fn blanked(text: &str) -> String {
             }
             continue;
         }
-        out.extend(bytes[at..at + length].iter().map(|byte| if *byte == b'\n' { b'\n' } else { b' ' }));
+        out.extend(
+            bytes[at..at + length]
+                .iter()
+                .map(|byte| if *byte == b'\n' { b'\n' } else { b' ' }),
+        );
         at += length;
     }
     String::from_utf8(out).unwrap()
@@ -339,13 +420,18 @@ fn literal(text: &str, before: Option<u8>) -> Option<usize> {
     if text.starts_with('"') {
         return Some(quoted(text));
     }
-    let raw = ["r", "br", "cr"].into_iter().find(|prefix| text.starts_with(prefix)).filter(|_| !in_word);
+    let raw = ["r", "br", "cr"]
+        .into_iter()
+        .find(|prefix| text.starts_with(prefix))
+        .filter(|_| !in_word);
     if let Some(prefix) = raw {
         let hashes = text[prefix.len()..].bytes().take_while(|byte| *byte == b'#').count();
         let start = prefix.len() + hashes;
         if text[start..].starts_with('"') {
             let close = format!("\"{}", "#".repeat(hashes));
-            let end = text[start + 1..].find(&close).map_or(text.len(), |end| start + 1 + end + close.len());
+            let end = text[start + 1..]
+                .find(&close)
+                .map_or(text.len(), |end| start + 1 + end + close.len());
             return Some(end);
         }
     }

@@ -11,7 +11,11 @@ pub mod routing;
 /// A bootstrap around listeners and clusters.
 fn bootstrap(listeners: &[String], clusters: &[String]) -> String {
     let admin = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}\nstatic_resources:\n";
-    format!("{admin}  listeners:\n{}  clusters:\n{}", listeners.concat(), clusters.concat())
+    format!(
+        "{admin}  listeners:\n{}  clusters:\n{}",
+        listeners.concat(),
+        clusters.concat()
+    )
 }
 
 /// A listener with one connection manager of these fields (YAML, not indented); it logs to `{{log}}`.
@@ -52,8 +56,16 @@ fn cluster(name: &str, ports: &[&str], fields: &str) -> String {
         format!("        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: \"{port}\"}}}}}}\n")
     });
     let hosts = hosts.collect::<String>().replace("\"{{", "{{").replace("}}\"", "}}");
-    let lb = if ports.is_empty() { String::new() } else { format!("      - lb_endpoints:\n{hosts}") };
-    let endpoints = if ports.is_empty() { " []".to_owned() } else { format!("\n{lb}") };
+    let lb = if ports.is_empty() {
+        String::new()
+    } else {
+        format!("      - lb_endpoints:\n{hosts}")
+    };
+    let endpoints = if ports.is_empty() {
+        " []".to_owned()
+    } else {
+        format!("\n{lb}")
+    };
     let fields: String = fields.lines().map(|line| format!("    {line}\n")).collect();
     format!(
         "  - name: {name}\n    type: STATIC\n    connect_timeout: 1s\n    load_assignment:\n      cluster_name: {name}\n      \

@@ -42,7 +42,11 @@ pub enum Wire {
         trailers: Vec<(&'static str, &'static str)>,
     },
     /// A request to the admin server.
-    Admin { method: &'static str, path: &'static str, keep: fn(&str) -> bool },
+    Admin {
+        method: &'static str,
+        path: &'static str,
+        keep: fn(&str) -> bool,
+    },
 }
 
 /// A case of raw HTTP/1: `\n` stands for CRLF, `text` ends with its empty line and body.
@@ -52,27 +56,47 @@ pub fn raw(name: &'static str, status: u16, text: &str) -> Case {
         Some("CONNECT") => "CONNECT",
         _ => "GET",
     };
-    let wire = Wire::Http1 { bytes: text.replace('\n', "\r\n").into_bytes(), methods: vec![method] };
-    Case { name, listener: "http", wire, status, logs: 1 }
+    let wire = Wire::Http1 {
+        bytes: text.replace('\n', "\r\n").into_bytes(),
+        methods: vec![method],
+    };
+    Case {
+        name,
+        listener: "http",
+        wire,
+        status,
+        logs: 1,
+    }
 }
 
 /// A GET with more header lines (each with its `\n`).
 pub fn get(name: &'static str, status: u16, path: &str, headers: &str) -> Case {
-    raw(name, status, &format!("GET {path} HTTP/1.1\nhost: parity.test\n{headers}\n"))
+    raw(
+        name,
+        status,
+        &format!("GET {path} HTTP/1.1\nhost: parity.test\n{headers}\n"),
+    )
 }
 
-pub fn admin(name: &'static str, status: u16, method: &'static str, path: &'static str, keep: fn(&str) -> bool) -> Case {
-    Case { name, listener: "", wire: Wire::Admin { method, path, keep }, status, logs: 0 }
+pub fn admin(
+    name: &'static str,
+    status: u16,
+    method: &'static str,
+    path: &'static str,
+    keep: fn(&str) -> bool,
+) -> Case {
+    Case {
+        name,
+        listener: "",
+        wire: Wire::Admin { method, path, keep },
+        status,
+        logs: 0,
+    }
 }
 
 impl Case {
     pub fn on(mut self, listener: &'static str) -> Self {
         self.listener = listener;
-        self
-    }
-
-    pub fn logs(mut self, logs: usize) -> Self {
-        self.logs = logs;
         self
     }
 
@@ -104,7 +128,10 @@ enum Keep {
 pub async fn compare(world: World) {
     let Some(envoy) = std::env::var_os("ENVOY_BIN") else {
         let required = std::env::var_os("REMORA_REQUIRE_ALL").is_some_and(|value| value == "1");
-        assert!(!required, "ENVOY_BIN is not set, and REMORA_REQUIRE_ALL=1 says it must be");
+        assert!(
+            !required,
+            "ENVOY_BIN is not set, and REMORA_REQUIRE_ALL=1 says it must be"
+        );
         skipped(world.name);
         return;
     };
@@ -116,7 +143,9 @@ pub async fn compare(world: World) {
     let closed = refusing.local_addr().unwrap().port();
     let text = |log: &Path| {
         let ports = [("{{a}}", a.port()), ("{{b}}", b.port()), ("{{closed}}", closed)];
-        let text = ports.iter().fold(world.yaml.clone(), |text, (key, port)| text.replace(key, &port.to_string()));
+        let text = ports.iter().fold(world.yaml.clone(), |text, (key, port)| {
+            text.replace(key, &port.to_string())
+        });
         text.replace("{{log}}", &log.display().to_string())
     };
     let envoy = start_envoy(Path::new(&envoy), &directory, text).await;
@@ -124,7 +153,11 @@ pub async fn compare(world: World) {
     let mut report = Report::default();
     // Who of the two backends answered counts, not where it happens to listen.
     let ports = [(a.port(), "A"), (b.port(), "B"), (closed, "CLOSED")];
-    let masked = |text: String| ports.iter().fold(text, |text, (port, name)| text.replace(&format!(":{port}"), &format!(":{name}")));
+    let masked = |text: String| {
+        ports.iter().fold(text, |text, (port, name)| {
+            text.replace(&format!(":{port}"), &format!(":{name}"))
+        })
+    };
     for case in &world.cases {
         let case_name = format!("{}/{}", world.name, case.name);
         let (theirs, status) = play(&envoy, case).await;
@@ -132,7 +165,10 @@ pub async fn compare(world: World) {
         let (theirs, ours) = (masked(theirs), masked(ours));
         report.compare(&case_name, &theirs, &ours);
         if status != case.status {
-            report.wrong.push(format!("{case_name}: Envoy itself answers {status}, not {}:\n{theirs}", case.status));
+            report.wrong.push(format!(
+                "{case_name}: Envoy itself answers {status}, not {}:\n{theirs}",
+                case.status
+            ));
         }
     }
     if !world.stats.is_empty() {
@@ -143,7 +179,10 @@ pub async fn compare(world: World) {
     report.finish(world.name);
 }
 
-#[allow(clippy::print_stderr, reason = "whoever reads the output is to see what was not tested")]
+#[allow(
+    clippy::print_stderr,
+    reason = "whoever reads the output is to see what was not tested"
+)]
 fn skipped(world: &str) {
     // To the file descriptor itself: the test harness captures what `eprintln!` prints.
     let line = format!("SKIPPED: parity of {world} (set ENVOY_BIN)\n");
@@ -155,15 +194,29 @@ async fn start_envoy(program: &Path, directory: &TempDir, text: impl Fn(&Path) -
     let envoy = External::start(program, &text(&log)).await;
     let admin = envoy.admin_address();
     let listeners = listeners(&envoy.admin("GET", "/listeners?format=json").await);
-    Subject { name: "Envoy", admin, listeners, log, _keep: Keep::External { _envoy: envoy } }
+    Subject {
+        name: "Envoy",
+        admin,
+        listeners,
+        log,
+        _keep: Keep::External { _envoy: envoy },
+    }
 }
 
 async fn start_remora(directory: &TempDir, text: impl Fn(&Path) -> String) -> Subject {
     let log = directory.path().join("remora.log");
-    let remora = Sidecar::start(&text(&log)).await.unwrap_or_else(|error| panic!("Remora does not start: {error}"));
+    let remora = Sidecar::start(&text(&log))
+        .await
+        .unwrap_or_else(|error| panic!("Remora does not start: {error}"));
     let admin = remora.admin_address();
     let listeners = listeners(&remora.admin("GET", "/listeners?format=json").await);
-    Subject { name: "Remora", admin, listeners, log, _keep: Keep::Sidecar { _sidecar: remora } }
+    Subject {
+        name: "Remora",
+        admin,
+        listeners,
+        log,
+        _keep: Keep::Sidecar { _sidecar: remora },
+    }
 }
 
 /// Names and addresses out of `/listeners?format=json`.
@@ -197,7 +250,14 @@ async fn play(subject: &Subject, case: &Case) -> (String, u16) {
                 text.push_str(&answer.render());
             }
         }
-        Wire::Http2 { method, host, path, headers, body, trailers } => {
+        Wire::Http2 {
+            method,
+            host,
+            path,
+            headers,
+            body,
+            trailers,
+        } => {
             let mut client = Http2::connect(listener()).await;
             let answer = client.exchange(method, host, path, headers, body, trailers).await;
             status = answer.status;
@@ -210,7 +270,9 @@ async fn play(subject: &Subject, case: &Case) -> (String, u16) {
             let _ = writeln!(text, "content-type: {}", answer.header("content-type").unwrap_or(""));
             let ports: Vec<u16> = subject.listeners.values().map(SocketAddr::port).collect();
             for line in answer.text().lines().filter(|line| keep(line)) {
-                let masked = ports.iter().fold(line.to_owned(), |line, port| line.replace(&format!(":{port}"), ":PORT"));
+                let masked = ports
+                    .iter()
+                    .fold(line.to_owned(), |line, port| line.replace(&format!(":{port}"), ":PORT"));
                 let _ = writeln!(text, "| {masked}");
             }
         }
@@ -235,7 +297,9 @@ async fn log_lines(path: &Path, offset: usize, count: usize) -> Vec<String> {
 }
 
 async fn stats(subject: &Subject, prefixes: &[&str]) -> String {
-    let text = remora_tests::ask_admin(subject.admin, "GET", "/stats?usedonly").await.text();
+    let text = remora_tests::ask_admin(subject.admin, "GET", "/stats?usedonly")
+        .await
+        .text();
     let mut kept: Vec<&str> = text
         .lines()
         // Histograms measure time.
@@ -255,7 +319,11 @@ impl Report {
     fn compare(&mut self, case: &str, theirs: &str, ours: &str) {
         let mut missing = only_in(theirs, ours);
         let mut extra = only_in(ours, theirs);
-        for (index, accepted) in ACCEPTED.iter().enumerate().filter(|(_, accepted)| accepted.case == case) {
+        for (index, accepted) in ACCEPTED
+            .iter()
+            .enumerate()
+            .filter(|(_, accepted)| accepted.case == case)
+        {
             let matching = accepted.envoy.iter().all(|line| missing.contains(&(*line).to_owned()))
                 && accepted.remora.iter().all(|line| extra.contains(&(*line).to_owned()));
             if matching {
@@ -265,8 +333,17 @@ impl Report {
             }
         }
         if !missing.is_empty() || !extra.is_empty() {
-            let lines = |mark: &str, lines: &[String]| lines.iter().map(|line| format!("  {mark} {line}\n")).collect::<String>();
-            self.wrong.push(format!("{case}:\n{}{}", lines("- Envoy: ", &missing), lines("+ Remora:", &extra)));
+            let lines = |mark: &str, lines: &[String]| {
+                lines
+                    .iter()
+                    .map(|line| format!("  {mark} {line}\n"))
+                    .collect::<String>()
+            };
+            self.wrong.push(format!(
+                "{case}:\n{}{}",
+                lines("- Envoy: ", &missing),
+                lines("+ Remora:", &extra)
+            ));
         }
     }
 
@@ -274,7 +351,10 @@ impl Report {
         let mut wrong = self.wrong;
         for (index, accepted) in ACCEPTED.iter().enumerate() {
             if accepted.case.starts_with(&format!("{world}/")) && !self.used.contains(&index) {
-                wrong.push(format!("{}: accepted, but there is no such difference ({})", accepted.case, accepted.reason));
+                wrong.push(format!(
+                    "{}: accepted, but there is no such difference ({})",
+                    accepted.case, accepted.reason
+                ));
             }
         }
         assert!(wrong.is_empty(), "{} differences:\n\n{}", wrong.len(), wrong.join("\n"));

@@ -66,7 +66,11 @@ impl Answer {
         for line in self.text().lines() {
             let (name, value) = line.split_once(": ").unwrap_or((line, ""));
             let value = masked(name, value);
-            let _ = if value.is_empty() { writeln!(text, "| {name}") } else { writeln!(text, "| {name}: {value}") };
+            let _ = if value.is_empty() {
+                writeln!(text, "| {name}")
+            } else {
+                writeln!(text, "| {name}: {value}")
+            };
         }
         for (name, value) in sorted(&self.trailers) {
             let _ = writeln!(text, "trailer {name}: {value}");
@@ -80,7 +84,11 @@ impl Answer {
 const MASKED: [&str; 3] = ["date", "x-request-id", "x-envoy-upstream-service-time"];
 
 fn masked<'a>(name: &str, value: &'a str) -> &'a str {
-    if MASKED.iter().any(|masked| name.eq_ignore_ascii_case(masked)) { "*" } else { value }
+    if MASKED.iter().any(|masked| name.eq_ignore_ascii_case(masked)) {
+        "*"
+    } else {
+        value
+    }
 }
 
 fn sorted(headers: &[(String, String)]) -> Vec<(String, String)> {

@@ -95,7 +95,12 @@ impl Backend {
             gone: watch::Sender::new(false),
         });
         let accepting = spawn("backend", accept(listener, shared.clone()));
-        Self { address, name: name.into(), shared, accepting }
+        Self {
+            address,
+            name: name.into(),
+            shared,
+            accepting,
+        }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -135,16 +140,26 @@ impl Drop for Backend {
 
 impl Request {
     fn header(&self, name: &str) -> Option<&str> {
-        let mut named = self.headers.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
+        let mut named = self
+            .headers
+            .iter()
+            .filter(|(other, _)| other.eq_ignore_ascii_case(name));
         named.next().map(|(_, value)| value.as_str())
     }
 
     /// The steps for this attempt.
     fn plan(&self, shared: &Shared) -> Vec<Step> {
-        let attempt: usize = self.header("x-envoy-attempt-count").and_then(|count| count.parse().ok()).unwrap_or(1);
+        let attempt: usize = self
+            .header("x-envoy-attempt-count")
+            .and_then(|count| count.parse().ok())
+            .unwrap_or(1);
         let plans: Vec<&str> = self.header("x-do").unwrap_or("").split('|').collect();
         let plan = plans.get(attempt.max(1) - 1).or(plans.last()).copied().unwrap_or("");
-        let mut steps: Vec<Step> = plan.split(',').filter(|step| !step.is_empty()).map(Step::parse).collect();
+        let mut steps: Vec<Step> = plan
+            .split(',')
+            .filter(|step| !step.is_empty())
+            .map(Step::parse)
+            .collect();
         let failing = shared.failing.load(Ordering::SeqCst);
         if failing != 0 {
             steps.push(Step::Status(u16::try_from(failing).unwrap()));
@@ -154,8 +169,11 @@ impl Request {
 
     /// The request, shown: what a proxy made of it.
     fn shown(&self) -> Vec<u8> {
-        let mut headers: Vec<String> =
-            self.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+        let mut headers: Vec<String> = self
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\n"))
+            .collect();
         headers.sort();
         let mut text = format!("{}\n{}\n", self.line, headers.concat()).into_bytes();
         text.extend_from_slice(&self.body);

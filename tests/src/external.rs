@@ -38,11 +38,20 @@ impl External {
         let admin_address = until("the admin address", async || {
             let exited = process.try_wait().unwrap();
             assert!(exited.is_none(), "{} ended: {exited:?}", program.display());
-            std::fs::read_to_string(&address).ok().and_then(|text| text.trim().parse().ok())
+            std::fs::read_to_string(&address)
+                .ok()
+                .and_then(|text| text.trim().parse().ok())
         })
         .await;
-        let external = Self { process, admin: admin_address, _directory: directory };
-        until("readiness", async || (external.admin("GET", "/ready").await.status == 200).then_some(())).await;
+        let external = Self {
+            process,
+            admin: admin_address,
+            _directory: directory,
+        };
+        until("readiness", async || {
+            (external.admin("GET", "/ready").await.status == 200).then_some(())
+        })
+        .await;
         external
     }
 

@@ -31,7 +31,9 @@ impl Http1 {
 
     /// A client over a transport that is connected already.
     pub fn over(transport: Box<dyn Transport>) -> Self {
-        Self { reader: Reader::new(transport) }
+        Self {
+            reader: Reader::new(transport),
+        }
     }
 
     /// Sends these bytes. A peer that has closed already is no error here: what it answered is what counts.
@@ -52,7 +54,8 @@ impl Http1 {
 
     /// One GET, and its answer.
     pub async fn get(&mut self, host: &str, path: &str, headers: &str) -> Answer {
-        self.send(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n{headers}\r\n")).await;
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n{headers}\r\n"))
+            .await;
         self.response("GET").await
     }
 
@@ -83,7 +86,11 @@ impl Http1 {
         let mut interim = Vec::new();
         let head = loop {
             let Some(head) = self.reader.head().await else {
-                return Answer { interim, ending: Ending::Cut, ..Answer::default() };
+                return Answer {
+                    interim,
+                    ending: Ending::Cut,
+                    ..Answer::default()
+                };
             };
             let status = head.status();
             if (100..200).contains(&status) && status != 101 {
@@ -112,7 +119,9 @@ impl Http1 {
                 (true, false) => Ending::Closed,
             };
         }
-        let closing = answer.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        let closing = answer
+            .header("connection")
+            .is_some_and(|value| value.eq_ignore_ascii_case("close"));
         if closing && answer.ending == Ending::Open {
             while self.reader.fill().await.is_ok_and(|more| more > 0) {}
             answer.ending = Ending::Closed;
@@ -144,12 +153,16 @@ pub(crate) struct Body {
 
 impl Head {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let mut named = self.headers.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
+        let mut named = self
+            .headers
+            .iter()
+            .filter(|(other, _)| other.eq_ignore_ascii_case(name));
         named.next().map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn is_chunked(&self) -> bool {
-        self.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
+        self.header("transfer-encoding")
+            .is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
     }
 
     pub(crate) fn content_length(&self) -> Option<usize> {
@@ -157,7 +170,11 @@ impl Head {
     }
 
     fn status(&self) -> u16 {
-        self.first_line.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+        self.first_line
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .unwrap_or(0)
     }
 }
 
@@ -173,7 +190,10 @@ impl<T: AsyncRead + Unpin> Reader<T> {
 
     /// None if the connection ends first.
     pub(crate) async fn head(&mut self) -> Option<Head> {
-        let mut head = Head { first_line: self.line().await?, headers: Vec::new() };
+        let mut head = Head {
+            first_line: self.line().await?,
+            headers: Vec::new(),
+        };
         head.headers = self.fields().await?;
         Some(head)
     }

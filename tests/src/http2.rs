@@ -38,7 +38,9 @@ impl Http2 {
 
     /// A client over a transport that is connected already.
     pub async fn over(transport: Box<dyn Transport>) -> Self {
-        let (requests, connection) = within("an HTTP/2 handshake", h2::client::handshake(transport)).await.unwrap();
+        let (requests, connection) = within("an HTTP/2 handshake", h2::client::handshake(transport))
+            .await
+            .unwrap();
         let driver = spawn("HTTP/2 client", async {
             let _ = connection.await;
         });
@@ -46,15 +48,31 @@ impl Http2 {
     }
 
     /// Sends a head; the body follows on the stream.
-    pub async fn open(&mut self, method: &str, host: &str, path: &str, headers: &[(&str, &str)], end: bool) -> Http2Stream {
-        let mut request =
-            http::Request::builder().method(method).uri(format!("http://{host}{path}")).version(http::Version::HTTP_2);
+    pub async fn open(
+        &mut self,
+        method: &str,
+        host: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        end: bool,
+    ) -> Http2Stream {
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri(format!("http://{host}{path}"))
+            .version(http::Version::HTTP_2);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let mut requests = within("room for a stream", self.requests.clone().ready()).await.unwrap();
+        let mut requests = within("room for a stream", self.requests.clone().ready())
+            .await
+            .unwrap();
         let (response, send) = requests.send_request(request.body(()).unwrap(), end).unwrap();
-        Http2Stream { response, send, incoming: None, answer: Answer::default() }
+        Http2Stream {
+            response,
+            send,
+            incoming: None,
+            answer: Answer::default(),
+        }
     }
 
     /// A whole request, and its answer.
@@ -67,7 +85,9 @@ impl Http2 {
         body: &[u8],
         trailers: &[(&str, &str)],
     ) -> Answer {
-        let mut stream = self.open(method, host, path, headers, body.is_empty() && trailers.is_empty()).await;
+        let mut stream = self
+            .open(method, host, path, headers, body.is_empty() && trailers.is_empty())
+            .await;
         if !body.is_empty() {
             stream.data(body, trailers.is_empty()).await;
         }
@@ -97,7 +117,10 @@ impl Http2Stream {
 
     /// Ends the request with trailers.
     pub fn trailers(&mut self, trailers: &[(&str, &str)]) {
-        let owned: Vec<_> = trailers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let owned: Vec<_> = trailers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         // A stream that was reset meanwhile shows that in its answer.
         let _ = self.send.send_trailers(map_headers(&owned));
     }
@@ -131,7 +154,9 @@ impl Http2Stream {
 
     async fn read(&mut self) -> Result<(), h2::Error> {
         self.try_head().await?;
-        let Some(incoming) = &mut self.incoming else { return Ok(()) };
+        let Some(incoming) = &mut self.incoming else {
+            return Ok(());
+        };
         while let Some(data) = incoming.data().await {
             let data = data?;
             let _ = incoming.flow_control().release_capacity(data.len());

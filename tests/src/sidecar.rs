@@ -38,14 +38,21 @@ impl Sidecar {
             other => return Err(format!("{other:?}")),
         };
         let bootstrap = Bootstrap::load(&options).map_err(|error| error.to_string())?;
-        let proxy = Proxy::start(Arc::from(options), bootstrap).await.map_err(|error| error.to_string())?;
+        let proxy = Proxy::start(Arc::from(options), bootstrap)
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(Self { proxy })
     }
 
     /// Where a listener listens, as soon as it does.
     pub async fn listener(&self, name: &str) -> SocketAddr {
         until(&format!("listener {name}"), async || {
-            self.proxy.control.manager.addresses(name).first().and_then(|address| address.ip())
+            self.proxy
+                .control
+                .manager
+                .addresses(name)
+                .first()
+                .and_then(|address| address.ip())
         })
         .await
     }
@@ -63,18 +70,31 @@ impl Sidecar {
     /// Value of a stat; 0 if it does not exist.
     pub async fn stat(&self, name: &str) -> u64 {
         let text = self.admin("GET", "/stats").await.text();
-        let named = text.lines().filter_map(|line| line.split_once(": ")).find(|(other, _)| *other == name);
+        let named = text
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .find(|(other, _)| *other == name);
         named.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
     }
 }
 
 /// What every proxy of a test is started with.
-pub(crate) const FLAGS: [&str; 6] =
-    ["--concurrency", "1", "--file-flush-interval-msec", "10", "--drain-time-s", "5"];
+pub(crate) const FLAGS: [&str; 6] = [
+    "--concurrency",
+    "1",
+    "--file-flush-interval-msec",
+    "10",
+    "--drain-time-s",
+    "5",
+];
 
 /// One request to an admin server, and its answer.
 pub async fn admin(address: SocketAddr, method: &str, path: &str) -> Answer {
     let mut client = Http1::connect(address).await.unwrap();
-    client.send(format!("{method} {path} HTTP/1.1\r\nhost: admin\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")).await;
+    client
+        .send(format!(
+            "{method} {path} HTTP/1.1\r\nhost: admin\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        ))
+        .await;
     client.response(method).await
 }

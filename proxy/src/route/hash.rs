@@ -31,7 +31,7 @@ enum Source {
     Cookie(Cookie),
     SourceIp,
     Query(String),
-    FilterState(String),
+    State(String),
 }
 
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl HashPolicy {
                 return Err(Problems::one("connection_properties.source_ip", "must be true"));
             }
             Some(PolicySpecifier::QueryParameter(query)) => Source::Query(query.name.clone()),
-            Some(PolicySpecifier::FilterState(state)) => Source::FilterState(state.key.clone()),
+            Some(PolicySpecifier::FilterState(state)) => Source::State(state.key.clone()),
             None => return Err(Problems::one("policy_specifier", "is required")),
         };
         Ok(Self {
@@ -95,7 +95,7 @@ impl HashPolicy {
             },
             Source::SourceIp => remote.ip().map(|address| xxh64(address.ip().to_string().as_bytes(), 0)),
             Source::Query(name) => view.query_parameter(name).map(|value| xxh64(value.as_bytes(), 0)),
-            Source::FilterState(key) => view
+            Source::State(key) => view
                 .extensions
                 .get::<FilterState>()?
                 .0

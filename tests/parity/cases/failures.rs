@@ -35,8 +35,14 @@ pub fn world() -> World {
         name: "failures",
         yaml: bootstrap(&[listener("http", MANAGER)], &clusters),
         cases: cases(),
-        stats: &["http.http.downstream_rq", "cluster.a.upstream_rq", "cluster.closed.upstream", "cluster.empty.upstream",
-                 "cluster.full.upstream", "cluster.h2.upstream_rq"],
+        stats: &[
+            "http.http.downstream_rq",
+            "cluster.a.upstream_rq",
+            "cluster.closed.upstream",
+            "cluster.empty.upstream",
+            "cluster.full.upstream",
+            "cluster.h2.upstream_rq",
+        ],
     }
 }
 
@@ -47,18 +53,36 @@ fn grpc(name: &'static str, path: &str, plan: &str) -> Case {
 fn cases() -> Vec<Case> {
     vec![
         get("connection refused", 503, "/closed", ""),
-        raw("connection refused, to HEAD", 503, "HEAD /closed HTTP/1.1\nhost: parity.test\n\n"),
-        raw("connection refused, with a body", 503, "POST /closed HTTP/1.1\nhost: parity.test\ncontent-length: 3\n\nabc"),
+        raw(
+            "connection refused, to HEAD",
+            503,
+            "HEAD /closed HTTP/1.1\nhost: parity.test\n\n",
+        ),
+        raw(
+            "connection refused, with a body",
+            503,
+            "POST /closed HTTP/1.1\nhost: parity.test\ncontent-length: 3\n\nabc",
+        ),
         get("no host", 503, "/empty", ""),
         get("breaker open", 503, "/full", ""),
         get("timeout", 504, "/short", "x-do: hang\n"),
-        get("timeout by header", 504, "/", "x-do: hang\nx-envoy-upstream-rq-timeout-ms: 100\n"),
+        get(
+            "timeout by header",
+            504,
+            "/",
+            "x-do: hang\nx-envoy-upstream-rq-timeout-ms: 100\n",
+        ),
         get("timeout within the body", 200, "/short", "x-do: stall\n"),
         get("idle", 504, "/idle", "x-do: hang\n"),
         get("closed before the answer", 503, "/", "x-do: reset\n"),
         get("cut within the body", 200, "/", "x-do: cut\n"),
         get("garbage from upstream", 502, "/", "x-do: raw=nonsense\\n\\n\n"),
-        get("both lengths from upstream", 502, "/", "x-do: raw=HTTP/1.1 200 OK\\ncontent-length: 1\\ntransfer-encoding: chunked\\n\\n0\\n\\n\n"),
+        get(
+            "both lengths from upstream",
+            502,
+            "/",
+            "x-do: raw=HTTP/1.1 200 OK\\ncontent-length: 1\\ntransfer-encoding: chunked\\n\\n0\\n\\n\n",
+        ),
         get("5xx passes", 500, "/", "x-do: status=500\n"),
         get("599 passes", 599, "/", "x-do: status=599\n"),
         grpc("gRPC: connection refused", "/closed", ""),

@@ -37,30 +37,63 @@ route_config:
 
 pub fn world() -> World {
     let listeners = [
-        listener("http", &format!("server_name: parity\nvia: parity-via\nnormalize_path: true\nmerge_slashes: true\n\
-                                   path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT\n{ROUTES}")),
-        listener("edge", &format!("use_remote_address: true\nalways_set_request_id_in_response: true\n\
-                                   preserve_external_request_id: true\n{ROUTES}")),
-        listener("hops", &format!("xff_num_trusted_hops: 1\nuse_remote_address: false\nskip_xff_append: true\n\
+        listener(
+            "http",
+            &format!(
+                "server_name: parity\nvia: parity-via\nnormalize_path: true\nmerge_slashes: true\n\
+                                   path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT\n{ROUTES}"
+            ),
+        ),
+        listener(
+            "edge",
+            &format!(
+                "use_remote_address: true\nalways_set_request_id_in_response: true\n\
+                                   preserve_external_request_id: true\n{ROUTES}"
+            ),
+        ),
+        listener(
+            "hops",
+            &format!(
+                "xff_num_trusted_hops: 1\nuse_remote_address: false\nskip_xff_append: true\n\
                                    server_header_transformation: PASS_THROUGH\n\
-                                   path_with_escaped_slashes_action: REJECT_REQUEST\n{ROUTES}")),
-        listener("strict", &format!("generate_request_id: false\nproxy_100_continue: true\n{ROUTES}")),
+                                   path_with_escaped_slashes_action: REJECT_REQUEST\n{ROUTES}"
+            ),
+        ),
+        listener(
+            "strict",
+            &format!("generate_request_id: false\nproxy_100_continue: true\n{ROUTES}"),
+        ),
     ];
     World {
         name: "headers",
         yaml: bootstrap(&listeners, &[cluster("a", &["{{a}}"], "")]),
         cases: cases(),
-        stats: &["http.http.downstream_rq", "http.edge.downstream_rq", "http.hops.downstream_rq", "cluster.a.upstream_rq"],
+        stats: &[
+            "http.http.downstream_rq",
+            "http.edge.downstream_rq",
+            "http.hops.downstream_rq",
+            "cluster.a.upstream_rq",
+        ],
     }
 }
 
 fn cases() -> Vec<Case> {
     vec![
         get("plain", 200, "/", ""),
-        get("added, in order", 200, "/mutate", "x-order: client\nx-secret: s\nx-set: old\nx-exists: old\nx-kind: k\n"),
+        get(
+            "added, in order",
+            200,
+            "/mutate",
+            "x-order: client\nx-secret: s\nx-set: old\nx-exists: old\nx-kind: k\n",
+        ),
         get("added, where absent", 200, "/mutate", "x-absent: mine\n"),
         get("direct response with headers", 200, "/direct", ""),
-        get("hop by hop is dropped", 200, "/", "connection: x-mine, keep-alive\nx-mine: 1\nkeep-alive: 5\nproxy-connection: a\n"),
+        get(
+            "hop by hop is dropped",
+            200,
+            "/",
+            "connection: x-mine, keep-alive\nx-mine: 1\nkeep-alive: 5\nproxy-connection: a\n",
+        ),
         get("te trailers", 200, "/", "te: trailers, deflate\n"),
         get("te otherwise", 200, "/", "te: gzip\n"),
         get("cookies", 200, "/", "cookie: a=1\ncookie: b=2\n"),
@@ -69,11 +102,21 @@ fn cases() -> Vec<Case> {
         get("spaces around a value", 200, "/", "x-spaces:   a b  \n"),
         get("request id is replaced or kept", 200, "/", "x-request-id: mine\n"),
         get("forwarded for, appended", 200, "/", "x-forwarded-for: 1.2.3.4\n"),
-        get("forwarded for a private address", 200, "/", "x-forwarded-for: 10.0.0.1\nx-inside: 1\n"),
+        get(
+            "forwarded for a private address",
+            200,
+            "/",
+            "x-forwarded-for: 10.0.0.1\nx-inside: 1\n",
+        ),
         get("forwarded proto", 200, "/", "x-forwarded-proto: https\n"),
         get("forwarded proto, unknown", 200, "/", "x-forwarded-proto: gopher\n"),
         get("forwarded host", 200, "/", "x-forwarded-host: h\nx-forwarded-port: 1\n"),
-        get("envoy headers of a stranger", 200, "/", "x-forwarded-for: 1.2.3.4\nx-envoy-retry-on: 5xx\nx-envoy-upstream-rq-timeout-ms: 5\n"),
+        get(
+            "envoy headers of a stranger",
+            200,
+            "/",
+            "x-forwarded-for: 1.2.3.4\nx-envoy-retry-on: 5xx\nx-envoy-upstream-rq-timeout-ms: 5\n",
+        ),
         get("expected timeout", 200, "/", "x-envoy-upstream-rq-timeout-ms: 7000\n"),
         get("user agent", 200, "/", "user-agent: curl/8\n"),
         get("dots", 200, "/a/./b/../c", ""),
@@ -83,7 +126,13 @@ fn cases() -> Vec<Case> {
         get("escapes", 200, "/%7Euser/%41", ""),
         get("fragment", 400, "/a#frag", ""),
         get("edge", 200, "/", "").on("edge"),
-        get("edge, forwarded for", 200, "/", "x-forwarded-for: 1.2.3.4\nx-forwarded-proto: https\n").on("edge"),
+        get(
+            "edge, forwarded for",
+            200,
+            "/",
+            "x-forwarded-for: 1.2.3.4\nx-forwarded-proto: https\n",
+        )
+        .on("edge"),
         get("edge, request id", 200, "/", "x-request-id: mine\n").on("edge"),
         get("edge, escaped slashes", 200, "/a%2Fb//c/../d", "").on("edge"),
         get("edge, server", 200, "/", "x-do: header=server:mine\n").on("edge"),
@@ -93,7 +142,12 @@ fn cases() -> Vec<Case> {
         get("hops, escaped slashes", 400, "/a%2Fb", "").on("hops"),
         get("no request id", 200, "/", "").on("strict"),
         get("response of HTTP/1.0 style", 200, "/", "x-do: close\n"),
-        get("upstream's own headers", 200, "/", "x-do: header=x-envoy-upstream-healthchecked-cluster:c,header=date:never\n"),
+        get(
+            "upstream's own headers",
+            200,
+            "/",
+            "x-do: header=x-envoy-upstream-healthchecked-cluster:c,header=date:never\n",
+        ),
         get("absolute target", 200, "http://other.test/abs?x", ""),
         raw("options *", 404, "OPTIONS * HTTP/1.1\nhost: parity.test\n\n"),
         raw("trace", 200, "TRACE / HTTP/1.1\nhost: parity.test\n\n"),

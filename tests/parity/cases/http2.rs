@@ -29,14 +29,38 @@ pub fn world() -> World {
         name: "http2",
         yaml: bootstrap(&[listener("http", MANAGER)], &clusters),
         cases: cases(),
-        stats: &["http.http.downstream_rq", "http.http.downstream_cx_http2", "cluster.h1.upstream_rq", "cluster.h2.upstream_rq"],
+        stats: &[
+            "http.http.downstream_rq",
+            "http.http.downstream_cx_http2",
+            "cluster.h1.upstream_rq",
+            "cluster.h2.upstream_rq",
+        ],
     }
 }
 
-fn h2(name: &'static str, status: u16, path: &'static str, headers: &[(&'static str, &'static str)], body: &'static [u8]) -> Case {
+fn h2(
+    name: &'static str,
+    status: u16,
+    path: &'static str,
+    headers: &[(&'static str, &'static str)],
+    body: &'static [u8],
+) -> Case {
     let method = if body.is_empty() { "GET" } else { "POST" };
-    let wire = Wire::Http2 { method, host: "parity.test", path, headers: headers.to_vec(), body, trailers: Vec::new() };
-    Case { name, listener: "http", wire, status, logs: 1 }
+    let wire = Wire::Http2 {
+        method,
+        host: "parity.test",
+        path,
+        headers: headers.to_vec(),
+        body,
+        trailers: Vec::new(),
+    };
+    Case {
+        name,
+        listener: "http",
+        wire,
+        status,
+        logs: 1,
+    }
 }
 
 fn with_trailers(mut case: Case) -> Case {
@@ -54,7 +78,13 @@ fn cases() -> Vec<Case> {
         h2("direct", 200, "/direct", &[], b""),
         h2("no route", 404, "/none", &[], b""),
         h2("to HTTP/1", 200, "/h1/x?y=z", &[("x-a", "1")], b""),
-        h2("to HTTP/1 with a body", 200, "/h1", &[("content-length", "5")], b"hello"),
+        h2(
+            "to HTTP/1 with a body",
+            200,
+            "/h1",
+            &[("content-length", "5")],
+            b"hello",
+        ),
         h2("to HTTP/1 with a body of unknown length", 200, "/h1", &[], b"hello"),
         h2("to HTTP/2", 200, "/h2/x?y=z", &[("x-a", "1")], b""),
         h2("to HTTP/2 with a body", 200, "/h2", &[], b"hello"),
@@ -71,10 +101,22 @@ fn cases() -> Vec<Case> {
         h2("cut by HTTP/2", 200, "/h2", &[("x-do", "cut")], b""),
         h2("closed", 503, "/h1", &[("x-do", "reset")], b""),
         h2("gRPC", 200, "/grpc", &[GRPC, TE], b"\0\0\0\0\x02hi"),
-        h2("gRPC status", 200, "/grpc", &[GRPC, TE, ("x-do", "grpc=5")], b"\0\0\0\0\0"),
+        h2(
+            "gRPC status",
+            200,
+            "/grpc",
+            &[GRPC, TE, ("x-do", "grpc=5")],
+            b"\0\0\0\0\0",
+        ),
         h2("gRPC: no route", 200, "/none", &[GRPC, TE], b"\0\0\0\0\0"),
         h2("gRPC: refused", 200, "/closed", &[GRPC, TE], b"\0\0\0\0\0"),
-        h2("gRPC: timeout", 200, "/grpc", &[GRPC, TE, ("grpc-timeout", "100m"), ("x-do", "hang")], b"\0\0\0\0\0"),
+        h2(
+            "gRPC: timeout",
+            200,
+            "/grpc",
+            &[GRPC, TE, ("grpc-timeout", "100m"), ("x-do", "hang")],
+            b"\0\0\0\0\0",
+        ),
         h2("large answer", 200, "/h1", &[("x-do", "body=200000")], b""),
     ]
 }

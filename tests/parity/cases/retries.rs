@@ -36,7 +36,12 @@ pub fn world() -> World {
         name: "retries",
         yaml: bootstrap(&[listener("http", MANAGER)], &clusters),
         cases: cases(),
-        stats: &["cluster.a.upstream_rq", "cluster.a.retry", "cluster.closed.upstream_rq", "cluster.h2.upstream_rq"],
+        stats: &[
+            "cluster.a.upstream_rq",
+            "cluster.a.retry",
+            "cluster.closed.upstream_rq",
+            "cluster.h2.upstream_rq",
+        ],
     }
 }
 
@@ -48,22 +53,61 @@ fn cases() -> Vec<Case> {
         get("too often", 503, "/5xx", "x-do: status=503\n"),
         get("not for 404", 404, "/5xx", "x-do: status=404|status=200\n"),
         get("after a reset", 200, "/5xx", "x-do: reset|status=200\n"),
-        raw("with a body", 200, "POST /5xx HTTP/1.1\nhost: parity.test\nx-do: status=503|status=200\ncontent-length: 5\n\nhello"),
+        raw(
+            "with a body",
+            200,
+            "POST /5xx HTTP/1.1\nhost: parity.test\nx-do: status=503|status=200\ncontent-length: 5\n\nhello",
+        ),
         get("gateway errors", 200, "/gateway", "x-do: status=502|status=200\n"),
-        get("500 is no gateway error", 500, "/gateway", "x-do: status=500|status=200\n"),
+        get(
+            "500 is no gateway error",
+            500,
+            "/gateway",
+            "x-do: status=500|status=200\n",
+        ),
         get("reset", 200, "/reset", "x-do: reset|status=200\n"),
         get("reset is no status", 503, "/reset", "x-do: status=503|status=200\n"),
         get("a code of the list", 200, "/codes", "x-do: status=418|status=200\n"),
         get("a code beside the list", 503, "/codes", "x-do: status=503|status=200\n"),
-        get("a header", 201, "/headers", "x-do: header=x-again:1|status=201,header=x-done:1\n"),
+        get(
+            "a header",
+            201,
+            "/headers",
+            "x-do: header=x-again:1|status=201,header=x-done:1\n",
+        ),
         get("time for one try", 200, "/pertry", "x-do: hang|status=200\n"),
         get("time for every try", 504, "/pertry", "x-do: hang\n"),
         get("connect failure", 503, "/connect", ""),
         get("refused stream", 200, "/refused", "x-do: reset|status=200\n"),
-        get("policy by header", 200, "/", "x-do: status=503|status=200\nx-envoy-retry-on: 5xx\n"),
-        get("policy by header, more often", 200, "/", "x-do: status=503|status=503|status=503|status=200\nx-envoy-retry-on: 5xx\nx-envoy-max-retries: 3\n"),
-        get("policy by header, codes", 200, "/", "x-do: status=409|status=200\nx-envoy-retry-on: retriable-4xx\n"),
-        get("gRPC status", 200, "/grpc", "content-type: application/grpc\nx-do: grpc=14|grpc=0\n"),
-        get("gRPC status of another kind", 200, "/grpc", "content-type: application/grpc\nx-do: grpc=5|grpc=0\n"),
+        get(
+            "policy by header",
+            200,
+            "/",
+            "x-do: status=503|status=200\nx-envoy-retry-on: 5xx\n",
+        ),
+        get(
+            "policy by header, more often",
+            200,
+            "/",
+            "x-do: status=503|status=503|status=503|status=200\nx-envoy-retry-on: 5xx\nx-envoy-max-retries: 3\n",
+        ),
+        get(
+            "policy by header, codes",
+            200,
+            "/",
+            "x-do: status=409|status=200\nx-envoy-retry-on: retriable-4xx\n",
+        ),
+        get(
+            "gRPC status",
+            200,
+            "/grpc",
+            "content-type: application/grpc\nx-do: grpc=14|grpc=0\n",
+        ),
+        get(
+            "gRPC status of another kind",
+            200,
+            "/grpc",
+            "content-type: application/grpc\nx-do: grpc=5|grpc=0\n",
+        ),
     ]
 }

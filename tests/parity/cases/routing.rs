@@ -82,9 +82,18 @@ route_config:
 pub fn world() -> World {
     World {
         name: "routing",
-        yaml: bootstrap(&[listener("http", MANAGER)], &[cluster("a", &["{{a}}"], ""), cluster("b", &["{{b}}"], "")]),
+        yaml: bootstrap(
+            &[listener("http", MANAGER)],
+            &[cluster("a", &["{{a}}"], ""), cluster("b", &["{{b}}"], "")],
+        ),
         cases: cases(),
-        stats: &["http.http.downstream_rq", "http.http.no_", "http.http.rq_", "cluster.a.upstream_rq", "cluster.b.upstream_rq"],
+        stats: &[
+            "http.http.downstream_rq",
+            "http.http.no_",
+            "http.http.rq_",
+            "cluster.a.upstream_rq",
+            "cluster.b.upstream_rq",
+        ],
     }
 }
 
@@ -136,7 +145,11 @@ fn cases() -> Vec<Case> {
         get("redirect with a regex", 308, "/rr/abc/d?q", ""),
         get("empty direct response", 204, "/empty", ""),
         get("direct response with a body", 403, "/forbidden", ""),
-        raw("direct response to HEAD", 403, "HEAD /forbidden HTTP/1.1\nhost: parity.test\n\n"),
+        raw(
+            "direct response to HEAD",
+            403,
+            "HEAD /forbidden HTTP/1.1\nhost: parity.test\n\n",
+        ),
         get("prefix rewrite", 200, "/strip/a/b?c", ""),
         get("regex rewrite", 200, "/rx/one/two?c", ""),
         get("host rewrite", 200, "/hl", ""),

@@ -26,8 +26,12 @@ pub(super) async fn serve(stream: TcpStream, first: Vec<u8>, shared: Arc<Shared>
         if !body.whole {
             return;
         }
-        let request =
-            Request { line: head.first_line, headers: head.headers, body: body.data, trailers: body.trailers };
+        let request = Request {
+            line: head.first_line,
+            headers: head.headers,
+            body: body.data,
+            trailers: body.trailers,
+        };
         let plan = request.plan(&shared);
         if !answer(&mut reader.io, &request, &plan, &shared).await {
             return;
@@ -57,7 +61,11 @@ async fn answer(stream: &mut TcpStream, request: &Request, plan: &[Step], shared
     let chunked = plan.contains(&Step::Chunked) || !response.trailers.is_empty();
     let close = plan.contains(&Step::Close);
     let mut bytes = head(&response, chunked, close);
-    let body = if request.line.starts_with("HEAD ") { &[][..] } else { &response.body[..] };
+    let body = if request.line.starts_with("HEAD ") {
+        &[][..]
+    } else {
+        &response.body[..]
+    };
     if plan.contains(&Step::Cut) || plan.contains(&Step::Stall) {
         bytes.extend_from_slice(&body[..body.len() / 2]);
         let _ = stream.write_all(&bytes).await;

@@ -18,8 +18,13 @@ use super::{Request, Response, Shared, Step};
 
 /// Serves one connection whose first bytes were read already.
 pub(super) async fn serve(stream: TcpStream, first: &[u8], shared: Arc<Shared>) {
-    let rewound = Rewound { first: first.to_vec(), stream };
-    let Ok(mut connection) = h2::server::handshake(rewound).await else { return };
+    let rewound = Rewound {
+        first: first.to_vec(),
+        stream,
+    };
+    let Ok(mut connection) = h2::server::handshake(rewound).await else {
+        return;
+    };
     while let Some(Ok((request, respond))) = connection.accept().await {
         shared.requests.fetch_add(1, Ordering::SeqCst);
         spawn("backend stream", exchange(request, respond, shared.clone()));
@@ -29,12 +34,21 @@ pub(super) async fn serve(stream: TcpStream, first: &[u8], shared: Arc<Shared>) 
 async fn exchange(request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>, shared: Arc<Shared>) {
     let (head, mut incoming) = request.into_parts();
     let mut shown = Request {
-        line: format!("{} {} HTTP/2", head.method, head.uri.path_and_query().map_or("", |path| path.as_str())),
+        line: format!(
+            "{} {} HTTP/2",
+            head.method,
+            head.uri.path_and_query().map_or("", |path| path.as_str())
+        ),
         headers: pairs(&head.headers),
         ..Request::default()
     };
-    shown.headers.push((":authority".to_owned(), head.uri.authority().map_or("", |host| host.as_str()).to_owned()));
-    shown.headers.push((":scheme".to_owned(), head.uri.scheme_str().unwrap_or("").to_owned()));
+    shown.headers.push((
+        ":authority".to_owned(),
+        head.uri.authority().map_or("", |host| host.as_str()).to_owned(),
+    ));
+    shown
+        .headers
+        .push((":scheme".to_owned(), head.uri.scheme_str().unwrap_or("").to_owned()));
     let plan = shown.plan(&shared);
     for step in &plan {
         match step {
@@ -44,12 +58,17 @@ async fn exchange(request: http::Request<RecvStream>, mut respond: SendResponse<
             }
             Step::Reset => return respond.send_reset(Reason::REFUSED_STREAM),
             Step::Early(status) => {
-                let interim = http::Response::builder().status(*status).header("link", "</a.css>").body(());
+                let interim = http::Response::builder()
+                    .status(*status)
+                    .header("link", "</a.css>")
+                    .body(());
                 let _ = respond.send_informational(interim.unwrap());
             }
             Step::Grpc(status) => {
                 let mut response = http::Response::new(());
-                response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+                response
+                    .headers_mut()
+                    .insert("content-type", HeaderValue::from_static("application/grpc"));
                 response.headers_mut().insert("grpc-status", HeaderValue::from(*status));
                 let _ = respond.send_response(response, true);
                 return;
@@ -57,7 +76,11 @@ async fn exchange(request: http::Request<RecvStream>, mut respond: SendResponse<
             _ => {}
         }
     }
-    if shown.header("content-type").is_some_and(|kind| kind.starts_with("application/grpc")) && plan.is_empty() {
+    if shown
+        .header("content-type")
+        .is_some_and(|kind| kind.starts_with("application/grpc"))
+        && plan.is_empty()
+    {
         return echo(&mut incoming, respond, &shared).await;
     }
     while let Some(Ok(data)) = incoming.data().await {
@@ -75,7 +98,9 @@ async fn respond_with(response: &Response, plan: &[Step], mut respond: SendRespo
     for (name, value) in &response.headers {
         head = head.header(name, value);
     }
-    let Ok(mut stream) = respond.send_response(head.body(()).unwrap(), false) else { return };
+    let Ok(mut stream) = respond.send_response(head.body(()).unwrap(), false) else {
+        return;
+    };
     if plan.contains(&Step::Cut) || plan.contains(&Step::Stall) {
         send(&mut stream, &response.body[..response.body.len() / 2], false).await;
         if plan.contains(&Step::Stall) {
@@ -90,8 +115,12 @@ async fn respond_with(response: &Response, plan: &[Step], mut respond: SendRespo
 }
 
 async fn echo(incoming: &mut RecvStream, mut respond: SendResponse<Bytes>, shared: &Shared) {
-    let head = http::Response::builder().header("content-type", "application/grpc").header("x-backend", &*shared.name);
-    let Ok(mut stream) = respond.send_response(head.body(()).unwrap(), false) else { return };
+    let head = http::Response::builder()
+        .header("content-type", "application/grpc")
+        .header("x-backend", &*shared.name);
+    let Ok(mut stream) = respond.send_response(head.body(()).unwrap(), false) else {
+        return;
+    };
     while let Some(Ok(data)) = incoming.data().await {
         let _ = incoming.flow_control().release_capacity(data.len());
         send(&mut stream, &data, false).await;
@@ -104,9 +133,14 @@ pub(crate) async fn send(stream: &mut SendStream<Bytes>, data: &[u8], end: bool)
     let mut rest = data;
     while !rest.is_empty() {
         stream.reserve_capacity(rest.len());
-        let Some(Ok(capacity)) = std::future::poll_fn(|context| stream.poll_capacity(context)).await else { return };
+        let Some(Ok(capacity)) = std::future::poll_fn(|context| stream.poll_capacity(context)).await else {
+            return;
+        };
         let (now, later) = rest.split_at(capacity.min(rest.len()));
-        if stream.send_data(Bytes::copy_from_slice(now), end && later.is_empty()).is_err() {
+        if stream
+            .send_data(Bytes::copy_from_slice(now), end && later.is_empty())
+            .is_err()
+        {
             return;
         }
         rest = later;
@@ -118,12 +152,18 @@ pub(crate) async fn send(stream: &mut SendStream<Bytes>, data: &[u8], end: bool)
 
 pub(crate) fn pairs(headers: &HeaderMap) -> Vec<(String, String)> {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
+    headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), text(value)))
+        .collect()
 }
 
 pub(crate) fn map(pairs: &[(String, String)]) -> HeaderMap {
     let parsed = |(name, value): &(String, String)| {
-        (HeaderName::try_from(name.as_str()).unwrap(), HeaderValue::try_from(value.as_str()).unwrap())
+        (
+            HeaderName::try_from(name.as_str()).unwrap(),
+            HeaderValue::try_from(value.as_str()).unwrap(),
+        )
     };
     pairs.iter().map(parsed).collect()
 }
@@ -135,7 +175,11 @@ struct Rewound {
 }
 
 impl AsyncRead for Rewound {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         if self.first.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buffer);
         }

@@ -61,7 +61,7 @@ pub(super) async fn run(
         Source::Stream(stream) => Some(stream.clone()),
         Source::Whole(_) => None,
     };
-    let request_ended = stream.is_none().then(|| exchange.started);
+    let request_ended = stream.is_none().then_some(exchange.started);
     let mut timeout = RouteTimeout {
         limit: limits.route,
         request_ended,
