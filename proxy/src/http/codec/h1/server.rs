@@ -1,5 +1,7 @@
 //! The server driver: reads heads, lets a service answer them, writes the answers, until either side has enough.
 
+mod leave;
+
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,8 +25,9 @@ use crate::http::service::{Response, Service};
 use crate::http::upgrade::UpgradeKind;
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
-use crate::runtime::drain::{DrainPhase, DrainSignal};
+use crate::runtime::drain::DrainSignal;
 use crate::runtime::io::Io;
+use leave::Leave;
 
 /// Timers of a downstream connection; `None` switches one off.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,11 +105,9 @@ enum Next {
 
 impl<S: Service> Driver<S> {
     async fn run(&mut self) {
-        let mut drain = self.drain.clone();
-        let mut drained = Box::pin(async move { drain.reached(DrainPhase::Draining).await });
-        let mut draining_since = None;
+        let mut leave = Leave::new(&self.drain);
         loop {
-            let next = self.next_head(drained.as_mut(), &mut draining_since).await;
+            let next = self.next_head(&mut leave).await;
             let keep = match next {
                 Next::Head(head) => Box::pin(self.handle(*head)).await,
                 Next::Bad(failure) => {
@@ -125,11 +126,7 @@ impl<S: Service> Driver<S> {
     }
 
     /// Waits for the next request head. Cancel safe: what was read stays in the connection's buffer.
-    async fn next_head(
-        &mut self,
-        mut drained: Pin<&mut (impl Future<Output = ()> + Send)>,
-        draining_since: &mut Option<Instant>,
-    ) -> Next {
+    async fn next_head(&mut self, leave: &mut Leave) -> Next {
         let idle_since = clock::now();
         let mut head_since: Option<Instant> = None;
         poll_fn(|cx| {
@@ -146,14 +143,16 @@ impl<S: Service> Driver<S> {
                     Poll::Pending => break,
                 }
             }
-            if draining_since.is_none() && drained.as_mut().poll(cx).is_ready() {
-                *draining_since = Some(clock::now());
-            }
             let partial = !conn.stream.read.is_empty();
-            let deadline = match (head_since, *draining_since) {
-                (Some(since), _) if partial => self.timeouts.request_headers.map(|limit| since + limit),
-                (_, Some(since)) => Some(since + DRAIN_LINGER),
-                (_, None) => self.timeouts.idle.map(|limit| idle_since + limit),
+            if leave.poll_over(cx) && !partial {
+                return Poll::Ready(Next::Close);
+            }
+            let deadline = match head_since {
+                Some(since) if partial => self.timeouts.request_headers.map(|limit| since + limit),
+                _ => {
+                    let idle = self.timeouts.idle.map(|limit| idle_since + limit);
+                    idle.into_iter().chain(leave.deadline()).min()
+                }
             };
             drop(conn);
             if !poll_deadline(self.timer.as_mut(), deadline, cx) {
@@ -526,10 +525,6 @@ fn record_cut(exchange: &mut Exchange, failure: &Failure) {
     exchange.flags.set(row.flags);
     exchange.details = row.details.into();
 }
-
-/// How long a connection between two requests outlives the start of a drain. A client may be sending its next request at that very moment:
-/// closing at once would lose it; answered, it learns by `connection: close` that this was the last.
-const DRAIN_LINGER: Duration = Duration::from_secs(1);
 
 const HEADERS_TIMEOUT: Failure = Failure::BadRequest {
     details: "request_header_timeout",
