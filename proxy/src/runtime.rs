@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod drain;
+pub mod internal;
 pub mod io;
 pub mod spawn;
 pub mod sys;

@@ -12,7 +12,7 @@ use crate::cluster::{Cluster, Host, SocketOptions};
 use crate::http::failure::Failure;
 use crate::listener::bind::set_keepalive;
 use crate::runtime::io::{Address, Io};
-use crate::runtime::sys;
+use crate::runtime::{internal, sys};
 use crate::tls::{PeerInfo, UpstreamTls};
 
 /// What one connection wants otherwise than its cluster says.
@@ -125,7 +125,7 @@ async fn transport(address: &Address, options: &SocketOptions) -> std::io::Resul
             }
             None => Ok(Io::Unix(UnixStream::connect(&**path).await?)),
         },
-        Address::Internal(_) => Err(std::io::ErrorKind::Unsupported.into()),
+        Address::Internal(name) => internal::connect(name).map(Io::Duplex),
     }
 }
 

@@ -93,7 +93,7 @@ fn what_istiod_sends_compiles_or_is_refused_for_a_known_reason() {
             };
             let (inner, value) = remora_proto::any::content(any).expect("decodes");
             let outer = remora_proto::type_url::full_name(&any.type_url);
-            let type_name = if inner.is_empty() { outer } else { &*inner };
+            let type_name = if inner.is_empty() { outer } else { inner };
             let cx = FilterContext {
                 name: &filter.name,
                 stat_prefix: "http.in.",

@@ -1,5 +1,7 @@
 //! The server driver: reads heads, lets a service answer them, writes the answers, until either side has enough.
 
+mod leave;
+
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,8 +25,9 @@ use crate::http::service::{Response, Service};
 use crate::http::upgrade::UpgradeKind;
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
-use crate::runtime::drain::{DrainPhase, DrainSignal};
+use crate::runtime::drain::DrainSignal;
 use crate::runtime::io::Io;
+use leave::Leave;
 
 /// Timers of a downstream connection; `None` switches one off.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,11 +105,9 @@ enum Next {
 
 impl<S: Service> Driver<S> {
     async fn run(&mut self) {
-        let mut drain = self.drain.clone();
-        let mut drained = Box::pin(async move { drain.reached(DrainPhase::Draining).await });
-        let mut is_draining = false;
+        let mut leave = Leave::new(&self.drain);
         loop {
-            let next = self.next_head(drained.as_mut(), &mut is_draining).await;
+            let next = self.next_head(&mut leave).await;
             let keep = match next {
                 Next::Head(head) => Box::pin(self.handle(*head)).await,
                 Next::Bad(failure) => {
@@ -125,11 +126,7 @@ impl<S: Service> Driver<S> {
     }
 
     /// Waits for the next request head. Cancel safe: what was read stays in the connection's buffer.
-    async fn next_head(
-        &mut self,
-        mut drained: Pin<&mut (impl Future<Output = ()> + Send)>,
-        draining: &mut bool,
-    ) -> Next {
+    async fn next_head(&mut self, leave: &mut Leave) -> Next {
         let idle_since = clock::now();
         let mut head_since: Option<Instant> = None;
         poll_fn(|cx| {
@@ -146,16 +143,16 @@ impl<S: Service> Driver<S> {
                     Poll::Pending => break,
                 }
             }
-            if !*draining && drained.as_mut().poll(cx).is_ready() {
-                *draining = true;
-            }
             let partial = !conn.stream.read.is_empty();
-            if *draining && !partial {
+            if leave.poll_over(cx) && !partial {
                 return Poll::Ready(Next::Close);
             }
             let deadline = match head_since {
                 Some(since) if partial => self.timeouts.request_headers.map(|limit| since + limit),
-                _ => self.timeouts.idle.map(|limit| idle_since + limit),
+                _ => {
+                    let idle = self.timeouts.idle.map(|limit| idle_since + limit);
+                    idle.into_iter().chain(leave.deadline()).min()
+                }
             };
             drop(conn);
             if !poll_deadline(self.timer.as_mut(), deadline, cx) {
