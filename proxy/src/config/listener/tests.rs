@@ -14,8 +14,9 @@ fn istio() -> Vec<(String, Vec<u8>)> {
 fn raw_istio() -> Vec<(String, Vec<u8>)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/istio");
     let mut listeners = Vec::new();
-    for scenario in std::fs::read_dir(root).unwrap() {
-        for node in std::fs::read_dir(scenario.unwrap().path()).unwrap() {
+    let scenarios = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    for scenario in scenarios.filter(|path| path.is_dir()) {
+        for node in std::fs::read_dir(scenario).unwrap() {
             let file = node.unwrap().path().join("delta-lds.pb");
             let response = DeltaDiscoveryResponse::decode(std::fs::read(&file).unwrap().as_slice()).unwrap();
             for resource in response.resources {
@@ -33,7 +34,12 @@ pub fn managers() -> Vec<Vec<u8>> {
     let mut managers = Vec::new();
     for (_, bytes) in raw_istio() {
         let listener = decode(&bytes).unwrap();
-        for filter in listener.filter_chains.iter().chain(&listener.default_filter_chain).flat_map(|chain| &chain.filters) {
+        for filter in listener
+            .filter_chains
+            .iter()
+            .chain(&listener.default_filter_chain)
+            .flat_map(|chain| &chain.filters)
+        {
             if let Some(ConfigType::TypedConfig(any)) = &filter.config_type
                 && any.type_url.ends_with(".HttpConnectionManager")
             {
