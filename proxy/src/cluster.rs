@@ -12,6 +12,7 @@ pub mod discovery;
 pub mod explain;
 pub mod health_check;
 pub mod host;
+pub mod istio;
 pub mod lb;
 pub mod maintain;
 mod members;
@@ -55,6 +56,8 @@ pub struct Cluster {
     pub health_checks: Vec<health_check::HealthCheck>,
     /// `cluster.metadata`, for access logs and subset matching.
     pub metadata: Option<Arc<remora_proto::pb::envoy::config::core::v3::Metadata>>,
+    /// What Istio's own filters read of `metadata`.
+    pub istio: istio::ClusterFacts,
     pub(crate) registry: Arc<HostRegistry>,
     pub(crate) members: Members,
     pub(crate) destinations: lb::original_dst::Destinations,

@@ -92,6 +92,20 @@ impl DynamicMetadata {
     }
 }
 
+impl DynamicMetadata {
+    /// Sets one text field of a namespace.
+    pub fn set_text(&mut self, namespace: &str, key: String, text: &str) {
+        use remora_proto::pb::google::protobuf::{Value, value::Kind};
+        let kind = Some(Kind::StringValue(text.to_owned()));
+        self.fields_mut(namespace).fields.insert(key, Value { kind });
+    }
+
+    /// A namespace's fields, made if need be.
+    pub fn fields_mut(&mut self, namespace: &str) -> &mut remora_proto::pb::google::protobuf::Struct {
+        self.0.entry(namespace.to_owned()).or_default()
+    }
+}
+
 /// Filter state that prints as text, by key. Lives in [`Exchange::extensions`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FilterState(pub std::collections::BTreeMap<String, String>);
@@ -190,6 +204,11 @@ impl Exchange {
     /// Time since the stream began.
     pub fn elapsed(&self) -> Duration {
         crate::runtime::clock::now().saturating_duration_since(self.started)
+    }
+
+    /// The client's address: after XFF processing, else the connection's.
+    pub fn remote_address(&self) -> &crate::runtime::io::Address {
+        self.remote.as_ref().unwrap_or(&self.connection.remote)
     }
 
     pub fn headers(&self) -> &http::HeaderMap {

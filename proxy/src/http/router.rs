@@ -19,6 +19,7 @@ use super::failure::Failure;
 use super::pipeline::HcmStats;
 use super::service::{Response, TryService};
 use crate::cluster::{Cluster, ClusterStats};
+use crate::route::clusters::Chosen;
 use crate::route::{Action, Forward, RequestView, Route};
 use crate::snapshot::SnapshotCell;
 
@@ -112,14 +113,8 @@ impl Router {
 
     fn choose_cluster(&self, exchange: &mut Exchange, forward: &Forward) -> Result<Arc<Cluster>, Failure> {
         let missing = Failure::ClusterNotFound(forward.cluster_not_found);
-        let view = RequestView::of(exchange);
-        let remote = exchange.remote.as_ref().unwrap_or(&exchange.connection.remote);
-        let hash = if forward.hash_policies.is_empty() {
-            None
-        } else {
-            crate::route::hash::hash(&forward.hash_policies, &view, remote).hash
-        };
-        let Some(chosen) = forward.cluster.choose(&view, hash) else {
+        let (hash, chosen) = choose(exchange, forward);
+        let Some(chosen) = chosen else {
             self.stats.no_cluster.inc();
             return Err(missing);
         };
@@ -133,6 +128,17 @@ impl Router {
         exchange.route.cluster = Some(cluster.clone());
         Ok(cluster)
     }
+}
+
+/// The request's hash and the cluster that it chooses; the same each time it is asked, for filters that must know before the router does.
+pub fn choose(exchange: &Exchange, forward: &Forward) -> (Option<u64>, Option<Chosen>) {
+    let view = RequestView::of(exchange);
+    let hash = if forward.hash_policies.is_empty() {
+        None
+    } else {
+        crate::route::hash::hash(&forward.hash_policies, &view, exchange.remote_address()).hash
+    };
+    (hash, forward.cluster.choose(&view, hash))
 }
 
 /// A failure that the router answers counts as the response code it becomes.

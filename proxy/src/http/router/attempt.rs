@@ -11,6 +11,7 @@ use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
 use crate::http::service::Response;
 use crate::pool;
+use crate::pool::alpn::UpstreamAlpn;
 use crate::route::{Forward, RetryPolicy};
 use crate::runtime::clock;
 
@@ -61,7 +62,8 @@ pub(super) async fn run(
     exchange.upstream.host = Some(host.clone());
     crate::http::header_policy::auto_host(exchange, forward, &host);
     let stats = &cluster.stats;
-    let leased = pool::lease(cluster, &host, forward.high_priority, exchange.protocol).await;
+    let alpn = exchange.extensions.get::<UpstreamAlpn>();
+    let leased = pool::lease(cluster, &host, forward.high_priority, exchange.protocol, alpn).await;
     let lease = match leased {
         Ok(lease) => lease,
         Err(failure) => {
