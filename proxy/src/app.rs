@@ -77,7 +77,11 @@ impl Proxy {
             node: bootstrap.node.clone(),
             ..BuildContext::default()
         });
-        let check = fields::check("envoy.config.bootstrap.v3.Bootstrap", &bootstrap.bytes, options.unsupported);
+        let check = fields::check(
+            "envoy.config.bootstrap.v3.Bootstrap",
+            &bootstrap.bytes,
+            options.unsupported,
+        );
         for warning in check.map_err(StartError::Config)? {
             tracing::warn!(path = %warning.path, reason = %warning.reason, "tolerated");
         }
@@ -101,12 +105,27 @@ impl Proxy {
         let manager = Arc::new(ListenerManager::new(workers, &context.stats, options.drain_time));
         let snapshot = builder.publish();
         manager
-            .apply(snapshot.listeners.iter().map(|(_, listener)| listener.clone()), OnBindError::ApplyNothing)
+            .apply(
+                snapshot.listeners.iter().map(|(_, listener)| listener.clone()),
+                OnBindError::ApplyNothing,
+            )
             .map_err(StartError::Bind)?;
-        let control = Arc::new(ProxyControl::new(manager.clone(), options.clone(), &context.stats, started));
-        let mut tasks = vec![spawn("cluster maintenance", maintain(context.hosts.clone(), Arc::new(resolver)))];
+        let control = Arc::new(ProxyControl::new(
+            manager.clone(),
+            options.clone(),
+            &context.stats,
+            started,
+        ));
+        let mut tasks = vec![spawn(
+            "cluster maintenance",
+            maintain(context.hosts.clone(), Arc::new(resolver)),
+        )];
         let xds = client(&bootstrap, &context, &options, pins);
-        let last_root = if bootstrap.lds.is_some() { &types::LISTENER } else { &types::CLUSTER };
+        let last_root = if bootstrap.lds.is_some() {
+            &types::LISTENER
+        } else {
+            &types::CLUSTER
+        };
         let xds = xds.map(|(handle, driver)| {
             tasks.push(spawn("xds", driver.run()));
             let follow = follow::follow(handle.clone(), builder, manager.clone(), control.clone(), last_root);
@@ -142,7 +161,14 @@ impl Proxy {
                 }
             }));
         }
-        Ok(Self { control, context, admin: admin_address, xds, tasks, _stop_admin: stop_admin })
+        Ok(Self {
+            control,
+            context,
+            admin: admin_address,
+            xds,
+            tasks,
+            _stop_admin: stop_admin,
+        })
     }
 
     /// Completes when the proxy was told to quit (admin, [`ProxyControl::quit`]) and has drained as far as it was told to.
@@ -169,15 +195,21 @@ fn add_static(builder: &mut Builder, bootstrap: &Bootstrap, context: &BuildConte
     let mut pins = Pins::new();
     for (index, secret) in bootstrap.secrets.iter().enumerate() {
         if let Err(wrong) = context.secrets.update(&secret.name, Some(&secret.bytes)) {
-            problems.0.extend(wrong.under(&format!("static_resources.secrets[{index}]")).0);
+            problems
+                .0
+                .extend(wrong.under(&format!("static_resources.secrets[{index}]")).0);
         }
     }
     for (index, cluster) in bootstrap.clusters.iter().enumerate() {
-        let added = builder.add_cluster(cluster.bytes.clone()).and_then(|needs| interpreter::cluster_references(&needs));
+        let added = builder
+            .add_cluster(cluster.bytes.clone())
+            .and_then(|needs| interpreter::cluster_references(&needs));
         match added {
             Ok(references) if references.is_empty() => {}
             Ok(references) => pins.push((format!("cluster/{}", cluster.name), references)),
-            Err(wrong) => problems.0.extend(wrong.under(&format!("static_resources.clusters[{index}]")).0),
+            Err(wrong) => problems
+                .0
+                .extend(wrong.under(&format!("static_resources.clusters[{index}]")).0),
         }
     }
     for (index, listener) in bootstrap.listeners.iter().enumerate() {
@@ -190,7 +222,9 @@ fn add_static(builder: &mut Builder, bootstrap: &Bootstrap, context: &BuildConte
         match added {
             Ok(references) if references.is_empty() => {}
             Ok(references) => pins.push((format!("{LISTENER_OWNER}{}", listener.name), references)),
-            Err(wrong) => problems.0.extend(wrong.under(&format!("static_resources.listeners[{index}]")).0),
+            Err(wrong) => problems
+                .0
+                .extend(wrong.under(&format!("static_resources.listeners[{index}]")).0),
         }
     }
     if problems.0.is_empty() { Ok(pins) } else { Err(problems) }
@@ -207,27 +241,49 @@ fn client(
         return None;
     }
     let mut builder = Client::builder(&context.node)
-        .interpreter(Meaning { context: context.clone(), unsupported: options.unsupported })
-        .fixed(&types::CLUSTER, bootstrap.clusters.iter().map(|cluster| cluster.name.clone()))
-        .fixed(&types::LISTENER, bootstrap.listeners.iter().map(|listener| listener.name.clone()))
+        .interpreter(Meaning {
+            context: context.clone(),
+            unsupported: options.unsupported,
+        })
+        .fixed(
+            &types::CLUSTER,
+            bootstrap.clusters.iter().map(|cluster| cluster.name.clone()),
+        )
+        .fixed(
+            &types::LISTENER,
+            bootstrap.listeners.iter().map(|listener| listener.name.clone()),
+        )
         .decode_files(decode_discovery_file);
     if let Some(ads) = &bootstrap.ads {
-        let config = SourceConfig { mux: ads.mux(), ..SourceConfig::aggregated(Mode::Sotw) };
+        let config = SourceConfig {
+            mux: ads.mux(),
+            ..SourceConfig::aggregated(Mode::Sotw)
+        };
         builder = builder.ads(config, connector(&context.snapshot, ads));
     }
     let separate = separate_sources(bootstrap);
     let snapshot = context.snapshot.clone();
     builder = builder.named(move |name| {
         // A source that only a resource names speaks as Envoy's default does.
-        let source = separate.get(name).cloned().unwrap_or_else(|| AdsConfig::of_cluster(name));
-        let config = SourceConfig { mux: source.mux(), ..SourceConfig::separate(Mode::Sotw) };
+        let source = separate
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| AdsConfig::of_cluster(name));
+        let config = SourceConfig {
+            mux: source.mux(),
+            ..SourceConfig::separate(Mode::Sotw)
+        };
         let connector: Arc<dyn remora_xds::Connect> = Arc::new(connector(&snapshot, &source));
         Some((config, connector))
     });
     for (ty, source) in [(&types::CLUSTER, &bootstrap.cds), (&types::LISTENER, &bootstrap.lds)] {
         if let Some(source) = source {
             let initial_fetch_timeout = source.initial_fetch_timeout;
-            builder = builder.root(Root { source: source_of(&source.source), initial_fetch_timeout, ..Root::new(ty) });
+            builder = builder.root(Root {
+                source: source_of(&source.source),
+                initial_fetch_timeout,
+                ..Root::new(ty)
+            });
         }
     }
     for (owner, references) in pins {
@@ -250,9 +306,14 @@ fn decode_discovery_file(content: &[u8], path: &Path) -> Result<Bytes, String> {
         return Ok(Bytes::copy_from_slice(content));
     }
     let text = std::str::from_utf8(content).map_err(|error| error.to_string())?;
-    let options = remora_proto::json::Options { ignore_unknown: true, ..Default::default() };
+    let options = remora_proto::json::Options {
+        ignore_unknown: true,
+        ..Default::default()
+    };
     let encoded = remora_proto::json::encode_text(text, "envoy.service.discovery.v3.DiscoveryResponse", &options);
-    encoded.map(|encoded| encoded.bytes.into()).map_err(|problems| problems.to_string())
+    encoded
+        .map(|encoded| encoded.bytes.into())
+        .map_err(|problems| problems.to_string())
 }
 
 /// The bootstrap's own gRPC sources that are not ADS, by cluster.
@@ -266,7 +327,11 @@ fn separate_sources(bootstrap: &Bootstrap) -> HashMap<String, AdsConfig> {
 }
 
 fn connector(snapshot: &Arc<SnapshotCell>, config: &AdsConfig) -> GrpcConnector<ClusterTransport> {
-    let authority = if config.authority.is_empty() { &*config.cluster_name } else { &*config.authority };
+    let authority = if config.authority.is_empty() {
+        &*config.cluster_name
+    } else {
+        &*config.authority
+    };
     // Names of clusters need not be valid authorities (`outbound|80||x`).
     let origin = http::Uri::try_from(format!("http://{authority}"));
     let origin = origin.unwrap_or_else(|_| http::Uri::from_static("http://control-plane"));
@@ -314,7 +379,8 @@ fn start_log(options: &Options, bootstrap: &Bootstrap) -> Result<(), String> {
     let log = Logging::new(options.log_level, format, options.log_path.as_deref())
         .map_err(|error| format!("--log-path: {error}"))?;
     if !options.component_log_level.is_empty() {
-        log.set_listed(&options.component_log_level).map_err(|error| format!("--component-log-level: {error}"))?;
+        log.set_listed(&options.component_log_level)
+            .map_err(|error| format!("--component-log-level: {error}"))?;
     }
     log.install();
     for warning in &bootstrap.warnings {

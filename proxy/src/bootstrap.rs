@@ -24,6 +24,7 @@ use crate::config::{Compiled, Problems, listener};
 use crate::route::strings::StringMatcher;
 use crate::runtime::io::Address;
 
+pub use read::origin;
 pub use runtime::{RuntimeLayer, RuntimeLayers};
 pub use source::{AdsConfig, ConfigSource, Source};
 pub use stats::{StatsConfig, StatsMatcher};
@@ -117,16 +118,46 @@ impl Bootstrap {
     /// # Errors
     /// As [`Bootstrap::load`].
     pub fn decode(encoded: Vec<u8>, options: &Options) -> Result<Self, LoadError> {
-        let fail = |problems| LoadError {
-            origin: read::origin(options),
+        let decoded = Self::decode_detached(encoded, options);
+        let whole = decoded.and_then(|bootstrap| bootstrap.check_clusters().map(|()| bootstrap));
+        whole.map_err(|problems| LoadError {
+            origin: origin(options),
             problems,
-        };
-        let skeleton = without(&encoded, STATIC_RESOURCES).map_err(fail)?;
+        })
+    }
+
+    /// As [`Bootstrap::decode`], of one whose static clusters may stand elsewhere (in a dump).
+    ///
+    /// # Errors
+    /// Every problem by path.
+    pub fn decode_detached(encoded: Vec<u8>, options: &Options) -> Compiled<Self> {
+        let skeleton = without(&encoded, STATIC_RESOURCES)?;
         let config =
-            pb::Bootstrap::decode(skeleton.as_slice()).map_err(|error| fail(Problems::one("", error.to_string())))?;
+            pb::Bootstrap::decode(skeleton.as_slice()).map_err(|error| Problems::one("", error.to_string()))?;
         let node = node(config.node.clone().unwrap_or_default(), options);
-        let bytes = with_node(encoded, &node).map_err(fail)?;
-        compile(bytes, &config, node, options).map_err(fail)
+        let bytes = with_node(encoded, &node)?;
+        compile(bytes, &config, node, options)
+    }
+
+    /// Control planes are reached through static clusters.
+    fn check_clusters(&self) -> Compiled<()> {
+        let grpc = |source: &Option<ConfigSource>| match source.as_ref().map(|own| &own.source) {
+            Some(Source::Grpc(grpc)) => Some(grpc.cluster_name.clone()),
+            _ => None,
+        };
+        let named = [
+            ("ads_config", self.ads.as_ref().map(|ads| ads.cluster_name.clone())),
+            ("lds_config.api_config_source", grpc(&self.lds)),
+            ("cds_config.api_config_source", grpc(&self.cds)),
+        ];
+        for (field, name) in named {
+            let Some(name) = name else { continue };
+            if !self.clusters.iter().any(|cluster| cluster.name == name) {
+                let path = format!("dynamic_resources.{field}.grpc_services[0].envoy_grpc.cluster_name");
+                return Err(Problems::one(path, format!("unknown gRPC client cluster '{name}'")));
+            }
+        }
+        Ok(())
     }
 }
 

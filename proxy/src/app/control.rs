@@ -60,7 +60,11 @@ impl ProxyControl {
 
     /// `Draining` also while health checks are made to fail (`/healthcheck/fail`), as Envoy reports it.
     pub fn state(&self) -> ServerState {
-        if self.health_failed.load(Ordering::Relaxed) { ServerState::Draining } else { *self.state.lock() }
+        if self.health_failed.load(Ordering::Relaxed) {
+            ServerState::Draining
+        } else {
+            *self.state.lock()
+        }
     }
 
     fn show_state(&self) {
@@ -130,7 +134,10 @@ impl Control for AdminControl {
 
     fn listeners(&self) -> Vec<(Arc<str>, Vec<Address>)> {
         let listeners = self.0.manager.listeners();
-        listeners.iter().map(|listener| (listener.name.clone(), listener.addresses.clone())).collect()
+        listeners
+            .iter()
+            .map(|listener| (listener.name.clone(), listener.addresses.clone()))
+            .collect()
     }
 
     fn drain_listeners(&self, how: DrainListeners) {

@@ -17,7 +17,9 @@ pub(super) async fn follow(
     control: Arc<ProxyControl>,
     last_root: ResourceType,
 ) {
-    let Ok(mut updates) = handle.updates().await else { return };
+    let Ok(mut updates) = handle.updates().await else {
+        return;
+    };
     while updates.changed().await {
         let update = updates.take();
         let initialized = update.initialized.contains(&last_root);
@@ -44,8 +46,17 @@ fn apply_listeners(builder: &Builder, manager: &ListenerManager, applied: Applie
     if !applied.listeners {
         return;
     }
-    let listeners = builder.snapshot().listeners.iter().map(|(_, listener)| listener.clone());
-    for error in manager.apply(listeners, OnBindError::ApplyOthers).err().into_iter().flatten() {
+    let listeners = builder
+        .snapshot()
+        .listeners
+        .iter()
+        .map(|(_, listener)| listener.clone());
+    for error in manager
+        .apply(listeners, OnBindError::ApplyOthers)
+        .err()
+        .into_iter()
+        .flatten()
+    {
         tracing::error!(%error, "listener not applied");
     }
 }

@@ -19,7 +19,9 @@ pub struct Meaning {
 
 impl Interpreter for Meaning {
     fn check(&self, type_url: &str, name: &str, bytes: &Bytes) -> Result<Vec<Reference>, String> {
-        let checked = self.tables(type_url, name, bytes).and_then(|()| self.compile(type_url, bytes));
+        let checked = self
+            .tables(type_url, name, bytes)
+            .and_then(|()| self.compile(type_url, bytes));
         checked.map_err(|problems| problems.to_string())
     }
 }
@@ -58,8 +60,12 @@ impl Meaning {
 pub fn cluster_references(needs: &cluster::ClusterNeeds) -> Compiled<Vec<Reference>> {
     let mut references = secret_references(&needs.secrets);
     if let Some((name, source)) = &needs.eds {
-        let source = source_of(source).ok_or_else(|| Problems::one("eds_cluster_config.eds_config", "has no source"))?;
-        references.push(Reference { source, ..Reference::new(&types::ASSIGNMENT, name.as_str()) });
+        let source =
+            source_of(source).ok_or_else(|| Problems::one("eds_cluster_config.eds_config", "has no source"))?;
+        references.push(Reference {
+            source,
+            ..Reference::new(&types::ASSIGNMENT, name.as_str())
+        });
     }
     Ok(references)
 }
@@ -69,7 +75,10 @@ pub fn listener_references(needs: &listener::ListenerNeeds) -> Compiled<Vec<Refe
     let mut references = secret_references(&needs.secrets);
     for route in &needs.routes {
         let source = source_of(&route.source).ok_or_else(|| Problems::one("rds.config_source", "has no source"))?;
-        references.push(Reference { source, ..Reference::new(&types::ROUTE, route.name.as_str()) });
+        references.push(Reference {
+            source,
+            ..Reference::new(&types::ROUTE, route.name.as_str())
+        });
     }
     Ok(references)
 }
@@ -77,7 +86,10 @@ pub fn listener_references(needs: &listener::ListenerNeeds) -> Compiled<Vec<Refe
 fn secret_references(secrets: &[SecretRef]) -> Vec<Reference> {
     let reference = |secret: &SecretRef| {
         let source = source_of(&secret.source)?;
-        Some(Reference { source, ..Reference::new(&types::SECRET, secret.name.as_str()) })
+        Some(Reference {
+            source,
+            ..Reference::new(&types::SECRET, secret.name.as_str())
+        })
     };
     secrets.iter().filter_map(reference).collect()
 }
@@ -87,9 +99,10 @@ fn source_of(source: &ConfigSource) -> Option<Source> {
     match source {
         ConfigSource::Ads => Some(Source::Ads),
         ConfigSource::Grpc { cluster } => Some(Source::Named(Arc::from(cluster.as_str()))),
-        ConfigSource::Path(path) => {
-            Some(Source::Path(remora_xds::PathSource { path: Arc::from(path.as_str()), watched_directory: None }))
-        }
+        ConfigSource::Path(path) => Some(Source::Path(remora_xds::PathSource {
+            path: Arc::from(path.as_str()),
+            watched_directory: None,
+        })),
         ConfigSource::Static => None,
     }
 }

@@ -33,7 +33,11 @@ pub struct ClusterTransport {
 
 impl ClusterTransport {
     pub fn new(snapshot: Arc<SnapshotCell>, cluster: impl Into<Arc<str>>) -> Self {
-        Self { snapshot, cluster: cluster.into(), connection: Arc::default() }
+        Self {
+            snapshot,
+            cluster: cluster.into(),
+            connection: Arc::default(),
+        }
     }
 
     async fn sender(&self) -> Result<SendRequest<Body>, BoxError> {
@@ -45,7 +49,9 @@ impl ClusterTransport {
         let cluster = cluster.ok_or_else(|| format!("there is no cluster '{}'", self.cluster))?;
         let host = cluster.pick(&PickContext::default());
         let host = host.map_err(|_| format!("cluster '{}' has no healthy host", self.cluster))?;
-        let connected = connect(&cluster, &host).await.map_err(|failure| failure.full_details().into_owned())?;
+        let connected = connect(&cluster, &host)
+            .await
+            .map_err(|failure| failure.full_details().into_owned())?;
         let (sender, connection) = http2::Builder::new(hyper_util::rt::TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEPALIVE)

@@ -15,7 +15,7 @@ pub(super) struct Text {
 }
 
 /// What messages call the configuration.
-pub(super) fn origin(options: &Options) -> String {
+pub fn origin(options: &Options) -> String {
     match &options.config_path {
         Some(path) => path.display().to_string(),
         None => "--config-yaml".to_owned(),

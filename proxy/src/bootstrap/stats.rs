@@ -69,8 +69,12 @@ impl StatsConfig {
                     .add_regex(tag, regex)
                     .map_err(|error| Problems::one(format!("stats_tags[{index}].regex"), error.to_string()))?,
                 Some(TagValue::FixedValue(value)) => tags.add_fixed(tag, value),
-                // A name alone asks for one of the default rules, which then is in force anyway or was switched off.
-                None => {}
+                // A name alone asks for one of the default rules, which is in force anyway.
+                None if defaults.is_none_or(|all| all.value) => {}
+                None => {
+                    let reason = "a default tag by its name is not supported without use_all_default_tags";
+                    return Err(Problems::one(format!("stats_tags[{index}].tag_value"), reason));
+                }
             }
         }
         let matcher = config.and_then(|config| config.stats_matcher.as_ref());

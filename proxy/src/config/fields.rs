@@ -1,24 +1,180 @@
-//! The field tables (D8): for each message we read, what becomes of each field; the walk over them; the compatibility page made from them.
+//! Which fields are honoured, harmless or refused (D8), and the check that holds every resource against that before it is decoded.
+//!
+//! In: encoded bytes and the full name of their message. Out: nothing to say, warnings, or every problem by path. The tables are one file
+//! per family of resources; `docs/compatibility.md` is written from them. A field that is not in a table is refused.
 
-use remora_proto::ledger::Report;
+/// One message: its honoured fields, then the others with their verdicts.
+macro_rules! message {
+    ($name:literal: $($honoured:ident)* $(; $($field:ident = $verdict:expr),* $(,)?)?) => {
+        ($name, &[
+            $((stringify!($honoured), remora_proto::ledger::Verdict::Honoured),)*
+            $($((stringify!($field), $verdict),)*)?
+        ])
+    };
+}
 
-use super::{Compiled, Problem, Problems};
+mod bootstrap;
+mod cluster;
+mod common;
+#[cfg(test)]
+mod document;
+mod http;
+mod listener;
+mod route;
+mod tls;
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use remora_proto::ledger::{self, FindingKind, Ledger, MessageEntry, Report};
+use remora_proto::wire::{self, Value};
+
+use super::{Problem, Problems};
 use crate::cli::Unsupported;
 
-/// A set field that is let pass.
+/// The tables, with what each family is called.
+const FAMILIES: &[(&str, &[MessageEntry])] = &[
+    ("Bootstrap and control planes", bootstrap::ENTRIES),
+    ("Listeners", listener::ENTRIES),
+    ("HTTP", http::ENTRIES),
+    ("Routes", route::ENTRIES),
+    ("Clusters and endpoints", cluster::ENTRIES),
+    ("TLS and secrets", tls::ENTRIES),
+    ("Common types and access logs", common::ENTRIES),
+];
+
+const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
+/// `Cluster.filters`
+const CLUSTER_FILTERS: u32 = 40;
+/// The one upstream network filter that may be passed over, for the reasons in its own table.
+const METADATA_EXCHANGE: &str = "envoy.tcp.metadataexchange.config.MetadataExchange";
+
+/// Something that is accepted without doing what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     pub path: String,
     pub reason: String,
+    /// Refused unless the operator asks for warnings; else unknown to this version.
+    pub is_unsupported: bool,
 }
 
-/// Walks one encoded resource.
-pub fn check(message: &str, bytes: &[u8], _mode: Unsupported) -> Compiled<Vec<Warning>> {
-    let mut report = Report::new();
-    remora_proto::validate::validate(bytes, message, &mut report);
-    if report.is_clean() {
-        return Ok(Vec::new());
+impl Warning {
+    pub fn new(path: &str, reason: impl Into<String>) -> Self {
+        Self {
+            path: path.to_owned(),
+            reason: reason.into(),
+            is_unsupported: false,
+        }
     }
-    let problem = |finding: &remora_proto::ledger::Finding| Problem { path: finding.path.clone(), reason: finding.reason.to_string() };
-    Err(Problems(report.findings.iter().map(problem).collect()))
 }
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+/// The resolved tables. A millisecond at the first call.
+pub fn ledger() -> &'static Ledger {
+    static LEDGER: OnceLock<Ledger> = OnceLock::new();
+    LEDGER.get_or_init(|| {
+        let entries: Vec<MessageEntry> = FAMILIES.iter().flat_map(|(_, entries)| *entries).copied().collect();
+        Ledger::new(&entries).expect("a test resolves the same constant tables")
+    })
+}
+
+/// Holds an encoded message against the tables and PGV, through everything it holds. What passes can be decoded, and no field of it is
+/// ignored in silence.
+///
+/// # Errors
+/// Whatever is malformed, invalid or refused, by path. [`Unsupported::Warn`] turns refusals into warnings, but for those that would weaken
+/// access control, TLS or routing.
+pub fn check(full_name: &str, bytes: &[u8], mode: Unsupported) -> Result<Vec<Warning>, Problems> {
+    let mut report = Report::new();
+    ledger::check(bytes, full_name, ledger(), &mut report);
+    let mut problems: Vec<Problem> = if full_name == CLUSTER {
+        upstream_filters(bytes)
+    } else {
+        Vec::new()
+    };
+    if report.dropped > 0 {
+        // What there was no room for may have been a refusal.
+        problems.push(Problem {
+            path: String::new(),
+            reason: format!(
+                "{} findings more than the {} that are kept",
+                report.dropped,
+                Report::LIMIT
+            ),
+        });
+    }
+    let mut warnings = Vec::new();
+    for finding in report.findings {
+        let (path, reason) = (finding.path, finding.reason);
+        let is_warning = match finding.kind {
+            FindingKind::Unknown | FindingKind::Tolerated | FindingKind::Deprecated | FindingKind::Disallowed => true,
+            FindingKind::Refused => mode == Unsupported::Warn,
+            FindingKind::RefusedAlways | FindingKind::Invalid | FindingKind::Malformed => false,
+        };
+        if is_warning {
+            warnings.push(Warning {
+                path,
+                reason,
+                is_unsupported: finding.kind == FindingKind::Refused,
+            });
+        } else {
+            problems.push(Problem { path, reason });
+        }
+    }
+    if problems.is_empty() {
+        Ok(warnings)
+    } else {
+        Err(Problems(problems))
+    }
+}
+
+/// As [`check`], with what is tolerated instead of what is unknown: for reports to people.
+pub fn tolerated(full_name: &str, bytes: &[u8]) -> Vec<Warning> {
+    let mut report = Report::detailed();
+    ledger::check(bytes, full_name, ledger(), &mut report);
+    let tolerated = report
+        .findings
+        .into_iter()
+        .filter(|finding| finding.kind == FindingKind::Tolerated);
+    tolerated
+        .map(|finding| Warning::new(&finding.path, finding.reason))
+        .collect()
+}
+
+/// A table is the same wherever its message stands; that no network filter works upstream is not in one.
+fn upstream_filters(cluster: &[u8]) -> Vec<Problem> {
+    let filters = wire::Fields::new(cluster)
+        .flatten()
+        .filter(|field| field.number == CLUSTER_FILTERS);
+    let mut problems = Vec::new();
+    for (index, filter) in filters.enumerate() {
+        let Value::Len(filter) = filter.value else { continue };
+        let any = wire::bytes_field(filter, 2).ok().flatten().unwrap_or_default();
+        let inner = wire::bytes_field(any, 2).ok().flatten().unwrap_or_default();
+        let name = full_name(any);
+        let is_typed_struct = remora_proto::type_url::is_typed_struct(name);
+        let name = if is_typed_struct { full_name(inner) } else { name };
+        if name != METADATA_EXCHANGE {
+            problems.push(Problem {
+                path: format!("filters[{index}].typed_config"),
+                reason: format!("{name} is not supported as an upstream filter"),
+            });
+        }
+    }
+    problems
+}
+
+fn full_name(any: &[u8]) -> &str {
+    remora_proto::type_url::full_name(wire::name(any).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;

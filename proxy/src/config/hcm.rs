@@ -96,11 +96,7 @@ fn http_filter(filter: &pbh::HttpFilter) -> Compiled<Option<Stage>> {
     let any = typed_config(filter)?;
     let type_name = remora_proto::type_url::full_name(&any.type_url);
     let content = remora_proto::any::content(any).map_err(|error| Problems::one("typed_config", error.to_string()))?;
-    let type_name = if content.0.is_empty() {
-        type_name
-    } else {
-        content.0.as_ref()
-    };
+    let type_name = if content.0.is_empty() { type_name } else { content.0 };
     match filters::find(type_name) {
         Some(registration) => (registration.compile)(&filter.name, &content.1)
             .under("typed_config")
@@ -164,7 +160,7 @@ fn h2_options(value: &pbh::HttpConnectionManager, idle: Option<Duration>) -> Com
     let number = |field: &Option<remora_proto::pb::google::protobuf::UInt32Value>, default: u32| {
         field.as_ref().map_or(default, |value| value.value)
     };
-    let common = value.common_http_protocol_options.clone().unwrap_or_default();
+    let common = value.common_http_protocol_options.unwrap_or_default();
     Ok(H2Options {
         max_concurrent_streams: number(&h2.max_concurrent_streams, default.max_concurrent_streams),
         initial_stream_window: number(&h2.initial_stream_window_size, default.initial_stream_window),

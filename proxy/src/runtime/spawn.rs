@@ -42,11 +42,13 @@ pub fn panics() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
-/// Has every panic counted and logged with its place and task. Installs itself once; later calls do nothing.
+/// Has every panic counted and logged with its place and task; one outside a named task goes to the hook before, too (a program that
+/// embeds a proxy, a test). Installs itself once; later calls do nothing.
 pub fn install_panic_hook() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
-        std::panic::set_hook(Box::new(|panic| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
             PANICS.fetch_add(1, Ordering::Relaxed);
             let place = panic.location().map(ToString::to_string).unwrap_or_default();
             let payload = panic.payload();
@@ -54,7 +56,11 @@ pub fn install_panic_hook() {
             let message = text
                 .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
                 .unwrap_or("no message");
-            tracing::error!(task = TASK.get(), place, message, "panic");
+            let task = TASK.replace("");
+            tracing::error!(task, place, message, "panic");
+            if task.is_empty() {
+                before(panic);
+            }
         }));
     });
 }
@@ -79,7 +85,9 @@ impl<F: Future> Future for Named<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         TASK.set(this.name);
-        this.future.poll(cx)
+        let polled = this.future.poll(cx);
+        TASK.set("");
+        polled
     }
 }
 

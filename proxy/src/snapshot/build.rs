@@ -82,7 +82,9 @@ impl Builder {
 
     /// What the held listener refers to is there. Says whether there was one.
     pub fn release(&mut self, name: &str) -> bool {
-        let Some(config) = self.waiting.remove(name) else { return false };
+        let Some(config) = self.waiting.remove(name) else {
+            return false;
+        };
         self.snapshot.listeners.insert(config.name.clone(), config);
         true
     }
@@ -160,7 +162,9 @@ impl Builder {
     }
 
     fn put_cluster(&mut self, name: Arc<str>, bytes: Bytes, eager: bool) {
-        let service = service_name(&bytes).filter(|service| *service != &*name).map(str::to_owned);
+        let service = service_name(&bytes)
+            .filter(|service| *service != &*name)
+            .map(str::to_owned);
         let assignment = self.assignments.get(service.as_deref().unwrap_or(&name)).cloned();
         let slot = ClusterSlot::new(name.clone(), bytes, self.context.clone());
         if let Some(assignment) = assignment {
@@ -177,8 +181,12 @@ impl Builder {
     }
 
     fn forget_service_name(&mut self, name: &str) {
-        let Some(slot) = self.snapshot.clusters.get(name) else { return };
-        let Some(service) = service_name(&slot.config) else { return };
+        let Some(slot) = self.snapshot.clusters.get(name) else {
+            return;
+        };
+        let Some(service) = service_name(&slot.config) else {
+            return;
+        };
         if let Some(clusters) = self.service_names.get_mut(service) {
             clusters.retain(|cluster| &**cluster != name);
             if clusters.is_empty() {

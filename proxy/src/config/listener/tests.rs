@@ -26,7 +26,10 @@ fn istio() -> Vec<(String, Vec<u8>)> {
 fn routed_only(listener: &[u8]) -> Vec<u8> {
     use remora_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
     let mut listener = decode(listener).unwrap();
-    let chains = listener.filter_chains.iter_mut().chain(&mut listener.default_filter_chain);
+    let chains = listener
+        .filter_chains
+        .iter_mut()
+        .chain(&mut listener.default_filter_chain);
     for filter in chains.flat_map(|chain| &mut chain.filters) {
         let Some(remora_proto::pb::envoy::config::listener::v3::filter::ConfigType::TypedConfig(any)) =
             &mut filter.config_type
@@ -35,7 +38,9 @@ fn routed_only(listener: &[u8]) -> Vec<u8> {
         };
         if any.type_url.ends_with(".HttpConnectionManager") {
             let mut manager = HttpConnectionManager::decode(any.value.as_slice()).unwrap();
-            manager.http_filters.drain(..manager.http_filters.len().saturating_sub(1));
+            manager
+                .http_filters
+                .drain(..manager.http_filters.len().saturating_sub(1));
             any.value = manager.encode_to_vec();
         }
     }
@@ -43,7 +48,9 @@ fn routed_only(listener: &[u8]) -> Vec<u8> {
 }
 
 /// Refused for what it would open if it were dropped, or for what would be missing.
-const REFUSED: [&str; 7] = [
+const REFUSED: [&str; 9] = [
+    "%FILTER_STATE% cannot print FIELD:",
+    "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig is not supported",
     "envoy.extensions.filters.network.rbac.v3.RBAC is not supported",
     "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz is not supported",
     "envoy.extensions.filters.listener.original_src.v3.OriginalSrc is not supported",

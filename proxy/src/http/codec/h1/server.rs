@@ -104,9 +104,9 @@ impl<S: Service> Driver<S> {
     async fn run(&mut self) {
         let mut drain = self.drain.clone();
         let mut drained = Box::pin(async move { drain.reached(DrainPhase::Draining).await });
-        let mut is_draining = false;
+        let mut draining_since = None;
         loop {
-            let next = self.next_head(drained.as_mut(), &mut is_draining).await;
+            let next = self.next_head(drained.as_mut(), &mut draining_since).await;
             let keep = match next {
                 Next::Head(head) => Box::pin(self.handle(*head)).await,
                 Next::Bad(failure) => {
@@ -128,7 +128,7 @@ impl<S: Service> Driver<S> {
     async fn next_head(
         &mut self,
         mut drained: Pin<&mut (impl Future<Output = ()> + Send)>,
-        draining: &mut bool,
+        draining_since: &mut Option<Instant>,
     ) -> Next {
         let idle_since = clock::now();
         let mut head_since: Option<Instant> = None;
@@ -146,16 +146,14 @@ impl<S: Service> Driver<S> {
                     Poll::Pending => break,
                 }
             }
-            if !*draining && drained.as_mut().poll(cx).is_ready() {
-                *draining = true;
+            if draining_since.is_none() && drained.as_mut().poll(cx).is_ready() {
+                *draining_since = Some(clock::now());
             }
             let partial = !conn.stream.read.is_empty();
-            if *draining && !partial {
-                return Poll::Ready(Next::Close);
-            }
-            let deadline = match head_since {
-                Some(since) if partial => self.timeouts.request_headers.map(|limit| since + limit),
-                _ => self.timeouts.idle.map(|limit| idle_since + limit),
+            let deadline = match (head_since, *draining_since) {
+                (Some(since), _) if partial => self.timeouts.request_headers.map(|limit| since + limit),
+                (_, Some(since)) => Some(since + DRAIN_LINGER),
+                (_, None) => self.timeouts.idle.map(|limit| idle_since + limit),
             };
             drop(conn);
             if !poll_deadline(self.timer.as_mut(), deadline, cx) {
@@ -528,6 +526,10 @@ fn record_cut(exchange: &mut Exchange, failure: &Failure) {
     exchange.flags.set(row.flags);
     exchange.details = row.details.into();
 }
+
+/// How long a connection between two requests outlives the start of a drain. A client may be sending its next request at that very moment:
+/// closing at once would lose it; answered, it learns by `connection: close` that this was the last.
+const DRAIN_LINGER: Duration = Duration::from_secs(1);
 
 const HEADERS_TIMEOUT: Failure = Failure::BadRequest {
     details: "request_header_timeout",

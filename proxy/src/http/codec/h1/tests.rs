@@ -17,7 +17,7 @@ use crate::runtime::drain::Drain;
 use crate::runtime::io::Io;
 use crate::testing;
 
-/// Answers with the request's body; `/reset` fails within the body, `/early` answers without reading.
+/// Answers with the request's body; `/collect` reads all of it first, `/early` nothing.
 struct Echo {
     finished: mpsc::Sender<(String, u64)>,
 }
@@ -34,6 +34,10 @@ impl Service for Echo {
         let body = exchange.request.body_mut().take();
         match exchange.request.uri().path() {
             "/early" => Response::new(Body::from("early")),
+            "/collect" => match http_body_util::BodyExt::collect(body).await {
+                Ok(whole) => Response::new(Body::from(whole.to_bytes())),
+                Err(error) => Response::new(Body::from(error.to_string())),
+            },
             "/never" => std::future::pending().await,
             _ => Response::new(body),
         }
@@ -65,7 +69,12 @@ fn served_with(pipe: usize, options: H1Options, timeouts: Timeouts) -> Served {
     let connection = Arc::new(testing::connection(None));
     let serving = serve(Io::Duplex(server), service, connection, options, timeouts, signal);
     let task = crate::runtime::spawn::spawn("test connection", serving);
-    Served { client, finished, drain, task }
+    Served {
+        client,
+        finished,
+        drain,
+        task,
+    }
 }
 
 async fn read_all(stream: &mut DuplexStream) -> String {

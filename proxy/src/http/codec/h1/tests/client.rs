@@ -1,6 +1,5 @@
-use std::sync::Mutex;
-
 use http_body_util::BodyExt;
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -11,7 +10,7 @@ use crate::runtime::clock;
 
 /// Keeps what comes home.
 #[derive(Default)]
-#[allow(clippy::disallowed_types, reason = "test")]
+#[allow(clippy::vec_box, reason = "connections travel in their boxes")]
 struct Shelf {
     idle: Mutex<Vec<Box<ClientConnection>>>,
     closed: Mutex<u32>,
@@ -19,11 +18,11 @@ struct Shelf {
 
 impl Home for Shelf {
     fn release(&self, connection: Box<ClientConnection>) {
-        self.idle.lock().expect("one thread").push(connection);
+        self.idle.lock().push(connection);
     }
 
     fn closed(&self) {
-        *self.closed.lock().expect("one thread") += 1;
+        *self.closed.lock() += 1;
     }
 }
 
@@ -38,8 +37,16 @@ fn connection() -> (Box<ClientConnection>, DuplexStream, Arc<Shelf>) {
 /// Sends one request, lets `upstream` answer with these bytes, and gives back what came of it.
 async fn send(body: Body, answer: &[u8], close: bool) -> (Result<Response, SendError>, String, Arc<Shelf>) {
     let (connection, mut far, shelf) = connection();
-    let request = http::Request::post("/path?q=1").header("host", "up").header("a", "b").body(()).expect("valid");
-    let head = Head { method: request.method(), uri: request.uri(), headers: request.headers() };
+    let request = http::Request::post("/path?q=1")
+        .header("host", "up")
+        .header("a", "b")
+        .body(())
+        .expect("valid");
+    let head = Head {
+        method: request.method(),
+        uri: request.uri(),
+        headers: request.headers(),
+    };
     let upstream = async {
         let mut seen = vec![0; 4096];
         let count = far.read(&mut seen).await.expect("open");
@@ -58,8 +65,11 @@ async fn send(body: Body, answer: &[u8], close: bool) -> (Result<Response, SendE
 async fn a_short_answer_frees_the_connection_at_once() {
     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: keep-alive\r\n\r\nok";
     let (response, seen, shelf) = send(Body::from("hi"), answer, false).await;
-    assert_eq!(seen, "POST /path?q=1 HTTP/1.1\r\nhost: up\r\na: b\r\ncontent-length: 2\r\n\r\nhi");
-    assert_eq!(shelf.idle.lock().expect("one thread").len(), 1);
+    assert_eq!(
+        seen,
+        "POST /path?q=1 HTTP/1.1\r\nhost: up\r\na: b\r\ncontent-length: 2\r\n\r\nhi"
+    );
+    assert_eq!(shelf.idle.lock().len(), 1);
     let response = response.expect("answered");
     assert!(!response.headers().contains_key("connection"));
     assert_eq!(response.into_body().collect().await.expect("whole").to_bytes(), "ok");
@@ -73,7 +83,7 @@ async fn a_chunked_answer_frees_it_at_its_end_and_keeps_trailers() {
     let body = response.into_body().collect().await.expect("whole");
     assert_eq!(body.trailers().expect("trailers")["grpc-status"], "0");
     assert_eq!(body.to_bytes(), "ok");
-    assert_eq!(shelf.idle.lock().expect("one thread").len(), 1);
+    assert_eq!(shelf.idle.lock().len(), 1);
 }
 
 #[tokio::test]
@@ -81,15 +91,30 @@ async fn an_answer_that_ends_with_the_connection_does_not_free_it() {
     let (response, _, shelf) = send(Body::Empty, b"HTTP/1.1 200 OK\r\n\r\nall of it", true).await;
     let body = response.expect("answered").into_body().collect().await.expect("whole");
     assert_eq!(body.to_bytes(), "all of it");
-    assert_eq!((shelf.idle.lock().expect("one thread").len(), *shelf.closed.lock().expect("one thread")), (0, 1));
+    assert_eq!(
+        (
+            shelf.idle.lock().len(),
+            *shelf.closed.lock()
+        ),
+        (0, 1)
+    );
 }
 
 #[tokio::test]
 async fn bytes_behind_the_answer_put_the_connection_out_of_step() {
     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
     let (response, _, shelf) = send(Body::Empty, answer, false).await;
-    assert_eq!(response.expect("answered").into_body().collect().await.expect("whole").to_bytes(), "ok");
-    assert_eq!(shelf.idle.lock().expect("one thread").len(), 0);
+    assert_eq!(
+        response
+            .expect("answered")
+            .into_body()
+            .collect()
+            .await
+            .expect("whole")
+            .to_bytes(),
+        "ok"
+    );
+    assert_eq!(shelf.idle.lock().len(), 0);
 }
 
 #[tokio::test]
@@ -98,7 +123,7 @@ async fn a_connection_that_ends_before_an_answer_gives_the_body_back() {
     let error = result.expect_err("no answer");
     assert_eq!(error.failure, Failure::ConnectionTermination);
     assert!(matches!(error.body, Some(Body::Full(bytes)) if &bytes[..] == b"hi"));
-    assert_eq!(*shelf.closed.lock().expect("one thread"), 1);
+    assert_eq!(*shelf.closed.lock(), 1);
 }
 
 #[tokio::test]
@@ -109,7 +134,10 @@ async fn answers_that_break_the_protocol_are_protocol_errors() {
         b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
     ] {
         let (result, _, _) = send(Body::Empty, answer, false).await;
-        assert!(matches!(result.expect_err("refused").failure, Failure::ProtocolError(_)), "{answer:?}");
+        assert!(
+            matches!(result.expect_err("refused").failure, Failure::ProtocolError(_)),
+            "{answer:?}"
+        );
     }
 }
 
@@ -121,10 +149,11 @@ async fn a_truncated_answer_is_an_error_within_the_body() {
 
 #[tokio::test]
 async fn interim_answers_are_skipped() {
-    let answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n";
+    let answer =
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n";
     let (response, _, shelf) = send(Body::Empty, answer, false).await;
     assert_eq!(response.expect("answered").status(), 204);
-    assert_eq!(shelf.idle.lock().expect("one thread").len(), 1);
+    assert_eq!(shelf.idle.lock().len(), 1);
 }
 
 #[tokio::test]
@@ -135,6 +164,8 @@ async fn an_idle_connection_that_hears_anything_is_not_quiet() {
     drop(far);
     assert!(!ended.is_quiet());
     let (mut spoken, mut far, _shelf) = connection();
-    far.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").await.expect("open");
+    far.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+        .await
+        .expect("open");
     assert!(!spoken.is_quiet());
 }

@@ -25,17 +25,41 @@ async fn what_is_no_request_is_refused_once_and_the_connection_closes() {
     for (request, status, details) in [
         ("GARBAGE\r\n\r\n", "400 Bad Request", "http1.codec_error"),
         ("GET / HTTP/1.1\r\n\r\n", "400 Bad Request", "missing_host_header"),
-        ("GET / HTTP/1.0\r\nhost: x\r\n\r\n", "426 Upgrade Required", "low_version"),
-        ("GET /#f HTTP/1.1\r\nhost: x\r\n\r\n", "400 Bad Request", "path_with_fragment"),
-        ("GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n", "400 Bad Request", "http1.codec_error"),
-        ("GET / HTTP/1.1\r\nhost: x\r\na b: c\r\n\r\n", "400 Bad Request", "http1.codec_error"),
+        (
+            "GET / HTTP/1.0\r\nhost: x\r\n\r\n",
+            "426 Upgrade Required",
+            "low_version",
+        ),
+        (
+            "GET /#f HTTP/1.1\r\nhost: x\r\n\r\n",
+            "400 Bad Request",
+            "path_with_fragment",
+        ),
+        (
+            "GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n",
+            "400 Bad Request",
+            "http1.codec_error",
+        ),
+        (
+            "GET / HTTP/1.1\r\nhost: x\r\na b: c\r\n\r\n",
+            "400 Bad Request",
+            "http1.codec_error",
+        ),
         (
             "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
             "400 Bad Request",
             "http1.content_length_and_chunked_not_allowed",
         ),
-        ("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\n", "400 Bad Request", "http1.codec_error"),
-        ("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: +4\r\n\r\n", "400 Bad Request", "http1.codec_error"),
+        (
+            "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\n",
+            "400 Bad Request",
+            "http1.codec_error",
+        ),
+        (
+            "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: +4\r\n\r\n",
+            "400 Bad Request",
+            "http1.codec_error",
+        ),
         (
             "POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
             "501 Not Implemented",
@@ -46,10 +70,16 @@ async fn what_is_no_request_is_refused_once_and_the_connection_closes() {
         let both = format!("{request}GET /second HTTP/1.1\r\nhost: x\r\n\r\n");
         served.client.write_all(both.as_bytes()).await.expect("open");
         let answer = read_all(&mut served.client).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{request:?}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+            "{request:?}: {answer}"
+        );
         assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{request:?}: {answer}");
         assert!(answer.contains("connection: close\r\n"), "{answer}");
-        assert_eq!(served.finished.recv().await.map(|record| record.0).as_deref(), Some(details));
+        assert_eq!(
+            served.finished.recv().await.map(|record| record.0).as_deref(),
+            Some(details)
+        );
     }
 }
 
@@ -63,7 +93,10 @@ async fn heads_over_the_limits_are_431() {
         served.client.write_all(request.as_bytes()).await.expect("open");
         let answer = read_all(&mut served.client).await;
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
-        assert_eq!(served.finished.recv().await.map(|record| record.0).as_deref(), Some(details));
+        assert_eq!(
+            served.finished.recv().await.map(|record| record.0).as_deref(),
+            Some(details)
+        );
     }
 }
 
@@ -92,7 +125,11 @@ async fn an_answer_before_the_end_of_the_request_closes_behind_it() {
 #[tokio::test]
 async fn a_client_that_leaves_cancels_its_request() {
     let mut served = served(4096);
-    served.client.write_all(b"GET /never HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("open");
+    served
+        .client
+        .write_all(b"GET /never HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .expect("open");
     drop(served.client);
     let record = served.finished.recv().await.expect("finished");
     assert_eq!(record.0, "downstream_remote_disconnect");
@@ -105,7 +142,10 @@ async fn a_drain_closes_idle_connections_and_says_close_on_busy_ones() {
     idle.drain.advance(DrainPhase::Draining);
     assert_eq!(read_all(&mut idle.client).await, "");
     let mut busy = served(4096);
-    busy.client.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n").await.expect("open");
+    busy.client
+        .write_all(b"POST /collect HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n")
+        .await
+        .expect("open");
     tokio::task::yield_now().await;
     busy.drain.advance(DrainPhase::Draining);
     busy.client.write_all(b"ok").await.expect("open");
@@ -116,7 +156,11 @@ async fn a_drain_closes_idle_connections_and_says_close_on_busy_ones() {
 #[tokio::test(start_paused = true)]
 async fn idle_connections_and_slow_heads_are_timed_out() {
     let limit = Some(Duration::from_secs(10));
-    let timeouts = Timeouts { idle: limit, request_headers: limit, stream_idle: limit };
+    let timeouts = Timeouts {
+        idle: limit,
+        request_headers: limit,
+        stream_idle: limit,
+    };
     let mut idle = served_with(4096, H1Options::default(), timeouts.clone());
     assert_eq!(read_all(&mut idle.client).await, "");
     let mut slow = served_with(4096, H1Options::default(), timeouts.clone());
@@ -124,9 +168,16 @@ async fn idle_connections_and_slow_heads_are_timed_out() {
     let answer = read_all(&mut slow.client).await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     let mut stuck = served_with(4096, H1Options::default(), timeouts);
-    stuck.client.write_all(b"GET /never HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("open");
+    stuck
+        .client
+        .write_all(b"GET /never HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .expect("open");
     read_all(&mut stuck.client).await;
-    assert_eq!(stuck.finished.recv().await.map(|record| record.0).as_deref(), Some("stream_idle_timeout"));
+    assert_eq!(
+        stuck.finished.recv().await.map(|record| record.0).as_deref(),
+        Some("stream_idle_timeout")
+    );
 }
 
 /// Whatever the pieces, the bytes that come back are the bytes that went in.
@@ -135,13 +186,18 @@ async fn echoes(pipe: usize, chunks: Vec<Vec<u8>>, chunked: bool) {
     let body: Vec<u8> = chunks.concat();
     let mut wire = Vec::new();
     if chunked {
-        wire.extend_from_slice(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n");
+        wire.extend_from_slice(
+            b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n",
+        );
         for chunk in &chunks {
             super::super::encode::chunk(&mut wire, chunk);
         }
         super::super::encode::last_chunk(&mut wire, None);
     } else {
-        let head = format!("POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
         wire.extend_from_slice(head.as_bytes());
         wire.extend_from_slice(&body);
     }

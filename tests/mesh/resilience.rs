@@ -1,0 +1,126 @@
+//! Timeouts, retries, breakers, ejection, drain.
+
+use std::time::Duration;
+
+use control_plane_mock::resources::{Limits, cluster_static, prefix};
+use remora_tests::{Backend, Http1, Http2, until};
+
+use super::{One, Refusing, all_to_a, cluster, everything};
+
+#[tokio::test]
+async fn a_route_timeout_is_a_504() {
+    let a = Backend::start("a").await;
+    let routes = everything().with_route(prefix("/").cluster("a").timeout(Duration::from_millis(50)));
+    let one = One::start([cluster(&a)], routes).await;
+    let answer = one.get("/", "x-do: hang\r\n").await;
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (504, "upstream request timeout")
+    );
+    assert_eq!(one.sidecar.stat("cluster.a.upstream_rq_timeout").await, 1);
+}
+
+#[tokio::test]
+async fn a_connect_failure_is_retried_on_another_host() {
+    let a = Backend::start("a").await;
+    let refusing = Refusing::new();
+    let both = cluster_static("a", [("127.0.0.1", refusing.port()), ("127.0.0.1", a.port())]);
+    let routes = everything().with_route(prefix("/").cluster("a").retry("connect-failure", 3));
+    let one = One::start([both], routes).await;
+    for _ in 0..6 {
+        assert_eq!(one.get("/", "").await.status, 200);
+    }
+    assert!(one.sidecar.stat("cluster.a.upstream_rq_retry").await > 0);
+}
+
+#[tokio::test]
+async fn a_5xx_is_retried_as_often_as_allowed() {
+    let a = Backend::start("a").await;
+    let routes = everything()
+        .with_route(prefix("/").cluster("a").retry("5xx", 2))
+        .edit(|routes| {
+            routes.virtual_hosts[0].include_request_attempt_count = true;
+        });
+    let one = One::start([cluster(&a)], routes).await;
+    assert_eq!(
+        one.get("/", "x-do: status=503|status=500|status=200\r\n").await.status,
+        200
+    );
+    assert_eq!(a.requests(), 3);
+    assert_eq!(one.get("/", "x-do: status=503\r\n").await.status, 503);
+    assert_eq!(a.requests(), 6);
+}
+
+#[tokio::test]
+async fn a_full_breaker_answers_503_at_once() {
+    let a = Backend::start("a").await;
+    let limited = cluster(&a)
+        .circuit_breakers(Limits {
+            requests: Some(1),
+            ..Limits::default()
+        })
+        .http2();
+    let one = One::start([limited], all_to_a()).await;
+    let mut client = Http2::connect(one.address).await;
+    let held = client.open("GET", "m", "/", &[("x-do", "hang")], true).await;
+    until("the first request", async || (a.requests() == 1).then_some(())).await;
+    let answer = one.get("/", "").await;
+    assert_eq!(
+        (answer.status, answer.header("x-envoy-overloaded")),
+        (503, Some("true"))
+    );
+    assert_eq!(one.sidecar.stat("cluster.a.upstream_rq_pending_overflow").await, 1);
+    drop(held);
+    // The permit comes back when the stream ends.
+    until("room again", async || {
+        (one.get("/", "").await.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_failing_host_is_ejected_and_comes_back() {
+    let (a, b) = (Backend::start("good").await, Backend::start("bad").await);
+    let both = cluster_static("a", [("127.0.0.1", a.port()), ("127.0.0.1", b.port())]);
+    let both = both.outlier(3, Duration::from_millis(300), Duration::from_millis(50));
+    let one = One::start([both], all_to_a()).await;
+    b.fail_with(Some(500));
+    let mut client = one.client().await;
+    until("the ejection", async || {
+        client.get("m", "/", "").await;
+        (one.sidecar.stat("cluster.a.outlier_detection.ejections_active").await == 1).then_some(())
+    })
+    .await;
+    b.fail_with(None);
+    let before = b.requests();
+    until("its return", async || {
+        let answer = client.get("m", "/", "").await;
+        assert_eq!(answer.status, 200, "an ejected host gets nothing");
+        (b.requests() > before).then_some(())
+    })
+    .await;
+    assert_eq!(
+        one.sidecar.stat("cluster.a.outlier_detection.ejections_active").await,
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_drain_lets_requests_finish_and_asks_connections_to_leave() {
+    let a = Backend::start("a").await;
+    let one = One::start([cluster(&a)], all_to_a()).await;
+    let mut idle = one.client().await;
+    assert_eq!(idle.get("m", "/", "").await.status, 200);
+    let mut busy = one.client().await;
+    busy.send("GET / HTTP/1.1\r\nhost: m\r\nx-do: delay=200\r\n\r\n").await;
+    until("the request under way", async || (a.requests() == 2).then_some(())).await;
+    one.sidecar.proxy.control.drain_and_quit();
+    let answer = busy.response("GET").await;
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    until("the end of listening", async || {
+        Http1::connect(one.address).await.is_err().then_some(())
+    })
+    .await;
+    // Idle connections have nothing to wait for, so this does not take the whole drain time.
+    remora_tests::within("the end", one.sidecar.proxy.finished()).await;
+}

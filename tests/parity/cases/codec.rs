@@ -1,0 +1,183 @@
+//! HTTP/1 to the letter: framing, errors, versions, connections.
+
+use super::{bootstrap, cluster, listener};
+use crate::harness::{Case, World, get, raw};
+
+const ROUTES: &str = r#"
+route_config:
+  name: routes
+  virtual_hosts:
+  - name: all
+    domains: ["*"]
+    routes:
+    - {name: direct, match: {prefix: /direct}, direct_response: {status: 200, body: {inline_string: ok}}}
+    - {name: all, match: {prefix: /}, route: {cluster: a}}
+"#;
+
+pub fn world() -> World {
+    let listeners = [
+        listener("http", ROUTES),
+        listener(
+            "old",
+            &format!(
+                "http_protocol_options: {{accept_http_10: true, default_host_for_http_10: old.test, enable_trailers: true}}\n{ROUTES}"
+            ),
+        ),
+        listener(
+            "small",
+            &format!(
+                "max_request_headers_kb: 8\ncommon_http_protocol_options: {{max_headers_count: 10, headers_with_underscores_action: \
+             REJECT_REQUEST, max_requests_per_connection: 2}}\n{ROUTES}"
+            ),
+        ),
+        listener(
+            "dropping",
+            &format!(
+                "common_http_protocol_options: {{headers_with_underscores_action: DROP_HEADER}}\n\
+             http_protocol_options: {{allow_absolute_url: false}}\n{ROUTES}"
+            ),
+        ),
+    ];
+    World {
+        name: "codec",
+        yaml: bootstrap(&listeners, &[cluster("a", &["{{a}}"], "")]),
+        cases: cases(),
+        stats: &[
+            "http.http.downstream_cx_protocol",
+            "http.http.downstream_rq",
+            "http.small.downstream_rq",
+            "http1.",
+        ],
+    }
+}
+
+fn post(name: &'static str, status: u16, headers_and_body: &str) -> Case {
+    raw(
+        name,
+        status,
+        &format!("POST /x HTTP/1.1\nhost: parity.test\n{headers_and_body}"),
+    )
+}
+
+fn cases() -> Vec<Case> {
+    let long = "y".repeat(61 * 1024);
+    vec![
+        post("content length", 200, "content-length: 5\n\nhello"),
+        post(
+            "chunked",
+            200,
+            "transfer-encoding: chunked\n\n5\nhello\n6;ext=1\n world\n0\n\n",
+        ),
+        post("chunked in capitals", 200, "Transfer-Encoding: Chunked\n\n1\nx\n0\n\n"),
+        post(
+            "trailers are dropped",
+            200,
+            "transfer-encoding: chunked\n\n1\nx\n0\nx-trailer: 1\n\n",
+        ),
+        post(
+            "trailers are kept",
+            200,
+            "transfer-encoding: chunked\n\n1\nx\n0\nx-trailer: 1\n\n",
+        )
+        .on("old"),
+        post("no body", 200, "\n"),
+        post("empty body", 200, "content-length: 0\n\n"),
+        post(
+            "both lengths",
+            400,
+            "content-length: 5\ntransfer-encoding: chunked\n\n0\n\n",
+        ),
+        post("two lengths", 400, "content-length: 5\ncontent-length: 6\n\nhello!"),
+        post("a length that is none", 400, "content-length: 5x\n\nhello"),
+        post("a negative length", 400, "content-length: -1\n\n"),
+        post("a coding that is unknown", 501, "transfer-encoding: gzip\n\n"),
+        post(
+            "a coding before chunked",
+            501,
+            "transfer-encoding: gzip, chunked\n\n0\n\n",
+        ),
+        post("a chunk size that is none", 400, "transfer-encoding: chunked\n\nzz\n"),
+        get("garbage in a name", 400, "/", "na me: x\n"),
+        get("space before the colon", 400, "/", "name : x\n"),
+        get("no colon", 400, "/", "name\n"),
+        get("zero byte in a value", 400, "/", "name: a\0b\n"),
+        get("folded header", 200, "/", "name: a\n b\n"),
+        raw("garbage", 400, "\u{1}\u{2}\u{3}\n\n"),
+        raw("no version", 426, "GET /\n\n"),
+        raw("a version that is none", 426, "GET / HTTP/3.7\nhost: parity.test\n\n"),
+        raw("HTTP/1.0 refused", 426, "GET / HTTP/1.0\nhost: parity.test\n\n"),
+        raw("HTTP/1.0", 200, "GET / HTTP/1.0\nhost: parity.test\n\n").on("old"),
+        raw("HTTP/1.0 without host", 200, "GET / HTTP/1.0\n\n").on("old"),
+        raw(
+            "HTTP/1.0 kept alive",
+            200,
+            "GET / HTTP/1.0\nhost: parity.test\nconnection: keep-alive\n\n",
+        )
+        .on("old"),
+        raw("no host", 400, "GET / HTTP/1.1\n\n"),
+        raw("two hosts", 200, "GET / HTTP/1.1\nhost: a\nhost: b\n\n"),
+        raw("an empty host", 200, "GET / HTTP/1.1\nhost:\n\n"),
+        raw("a host with a path in it", 400, "GET / HTTP/1.1\nhost: a/b\n\n"),
+        raw(
+            "an empty line first",
+            200,
+            "\nGET /direct HTTP/1.1\nhost: parity.test\n\n",
+        ),
+        raw(
+            "connect",
+            404,
+            "CONNECT parity.test:443 HTTP/1.1\nhost: parity.test:443\n\n",
+        ),
+        raw("head", 200, "HEAD / HTTP/1.1\nhost: parity.test\n\n"),
+        raw(
+            "head, chunked upstream",
+            200,
+            "HEAD / HTTP/1.1\nhost: parity.test\nx-do: chunked\n\n",
+        ),
+        get("relative target", 400, "noslash", ""),
+        get("too many bytes of header", 431, "/", &format!("x-long: {long}\n")),
+        get(
+            "too many bytes for the small one",
+            431,
+            "/",
+            &format!("x-long: {}\n", &long[..9000]),
+        )
+        .on("small"),
+        get("too many headers", 431, "/", &"x-many: 1\n".repeat(12)).on("small"),
+        get("underscore refused", 400, "/", "x_y: 1\n").on("small"),
+        get("underscore dropped", 200, "/", "x_y: 1\n").on("dropping"),
+        get("underscore kept", 200, "/", "x_y: 1\n"),
+        get("absolute target not allowed", 404, "http://other.test/abs", "").on("dropping"),
+        raw(
+            "two in a row",
+            200,
+            "GET /direct HTTP/1.1\nhost: parity.test\n\nGET /direct HTTP/1.1\nhost: parity.test\n\n",
+        )
+        .answers(2),
+        raw(
+            "the last of a connection",
+            200,
+            "GET /direct HTTP/1.1\nhost: s\n\nGET /direct HTTP/1.1\nhost: s\n\n",
+        )
+        .on("small")
+        .answers(2),
+        get("close", 200, "/direct", "connection: close\n"),
+        get("close, forwarded", 200, "/", "connection: close\n"),
+        get("chunked answer", 200, "/", "x-do: chunked\n"),
+        get("answer with trailers", 200, "/", "x-do: trailer\n"),
+        get("answer with trailers kept", 200, "/", "x-do: trailer\nte: trailers\n").on("old"),
+        get("204", 204, "/", "x-do: status=204\n"),
+        get("304", 304, "/", "x-do: status=304\n"),
+        get("early hints", 200, "/", "x-do: early=103\n"),
+        post("expect continue", 200, "expect: 100-continue\ncontent-length: 2\n\nhi"),
+        get("upgrade refused", 403, "/", "connection: upgrade\nupgrade: websocket\n"),
+        get(
+            "upgrade to h2c is ignored",
+            200,
+            "/",
+            "connection: upgrade, http2-settings\nupgrade: h2c\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\n",
+        ),
+        get("large answer", 200, "/", "x-do: body=100000\n"),
+        get("until close", 200, "/", "x-do: raw=HTTP/1.1 200 OK\\n\\nall\n"),
+    ]
+}

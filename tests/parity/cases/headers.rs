@@ -1,0 +1,155 @@
+//! What the connection manager and the routes make of headers and paths.
+
+use super::{bootstrap, cluster, listener};
+use crate::harness::{Case, World, get, raw};
+
+const ROUTES: &str = r#"
+route_config:
+  name: routes
+  request_headers_to_add: [{header: {key: x-order, value: config}, append_action: APPEND_IF_EXISTS_OR_ADD}]
+  response_headers_to_add: [{header: {key: x-answer, value: config}, append_action: APPEND_IF_EXISTS_OR_ADD}]
+  request_headers_to_remove: [x-secret]
+  response_headers_to_remove: [x-backend]
+  virtual_hosts:
+  - name: all
+    domains: ["*"]
+    request_headers_to_add: [{header: {key: x-order, value: host}, append_action: APPEND_IF_EXISTS_OR_ADD}]
+    response_headers_to_add: [{header: {key: x-answer, value: host}, append_action: APPEND_IF_EXISTS_OR_ADD}]
+    include_request_attempt_count: true
+    include_attempt_count_in_response: true
+    routes:
+    - name: mutate
+      match: {prefix: /mutate}
+      request_headers_to_add:
+      - {header: {key: x-order, value: route}, append_action: APPEND_IF_EXISTS_OR_ADD}
+      - {header: {key: x-set, value: "new"}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}
+      - {header: {key: x-absent, value: "added"}, append_action: ADD_IF_ABSENT}
+      - {header: {key: x-exists, value: "replaced"}, append_action: OVERWRITE_IF_EXISTS}
+      - {header: {key: x-formatted, value: "%PROTOCOL% %REQ(:METHOD)% %REQ(x-none?x-kind)% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% 100%%"}}
+      response_headers_to_add:
+      - {header: {key: x-answer, value: route}, append_action: APPEND_IF_EXISTS_OR_ADD}
+      - {header: {key: x-code, value: "%RESPONSE_CODE% %ROUTE_NAME%"}}
+      route: {cluster: a}
+    - {name: direct, match: {prefix: /direct}, direct_response: {status: 200, body: {inline_string: ok}}}
+    - {name: all, match: {prefix: /}, route: {cluster: a}}
+"#;
+
+pub fn world() -> World {
+    let listeners = [
+        listener(
+            "http",
+            &format!(
+                "server_name: parity\nvia: parity-via\nnormalize_path: true\nmerge_slashes: true\n\
+                                   path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT\n{ROUTES}"
+            ),
+        ),
+        listener(
+            "edge",
+            &format!(
+                "use_remote_address: true\nalways_set_request_id_in_response: true\n\
+                                   preserve_external_request_id: true\n{ROUTES}"
+            ),
+        ),
+        listener(
+            "hops",
+            &format!(
+                "xff_num_trusted_hops: 1\nuse_remote_address: false\nskip_xff_append: true\n\
+                                   server_header_transformation: PASS_THROUGH\n\
+                                   path_with_escaped_slashes_action: REJECT_REQUEST\n{ROUTES}"
+            ),
+        ),
+        listener(
+            "strict",
+            &format!("generate_request_id: false\nproxy_100_continue: true\n{ROUTES}"),
+        ),
+    ];
+    World {
+        name: "headers",
+        yaml: bootstrap(&listeners, &[cluster("a", &["{{a}}"], "")]),
+        cases: cases(),
+        stats: &[
+            "http.http.downstream_rq",
+            "http.edge.downstream_rq",
+            "http.hops.downstream_rq",
+            "cluster.a.upstream_rq",
+        ],
+    }
+}
+
+fn cases() -> Vec<Case> {
+    vec![
+        get("plain", 200, "/", ""),
+        get(
+            "added, in order",
+            200,
+            "/mutate",
+            "x-order: client\nx-secret: s\nx-set: old\nx-exists: old\nx-kind: k\n",
+        ),
+        get("added, where absent", 200, "/mutate", "x-absent: mine\n"),
+        get("direct response with headers", 200, "/direct", ""),
+        get(
+            "hop by hop is dropped",
+            200,
+            "/",
+            "connection: x-mine, keep-alive\nx-mine: 1\nkeep-alive: 5\nproxy-connection: a\n",
+        ),
+        get("te trailers", 200, "/", "te: trailers, deflate\n"),
+        get("te otherwise", 200, "/", "te: gzip\n"),
+        get("cookies", 200, "/", "cookie: a=1\ncookie: b=2\n"),
+        get("same header twice", 200, "/", "x-two: a\nx-two: b\n"),
+        get("empty value", 200, "/", "x-empty:\n"),
+        get("spaces around a value", 200, "/", "x-spaces:   a b  \n"),
+        get("request id is replaced or kept", 200, "/", "x-request-id: mine\n"),
+        get("forwarded for, appended", 200, "/", "x-forwarded-for: 1.2.3.4\n"),
+        get(
+            "forwarded for a private address",
+            200,
+            "/",
+            "x-forwarded-for: 10.0.0.1\nx-inside: 1\n",
+        ),
+        get("forwarded proto", 200, "/", "x-forwarded-proto: https\n"),
+        get("forwarded proto, unknown", 200, "/", "x-forwarded-proto: gopher\n"),
+        get("forwarded host", 200, "/", "x-forwarded-host: h\nx-forwarded-port: 1\n"),
+        get(
+            "envoy headers of a stranger",
+            200,
+            "/",
+            "x-forwarded-for: 1.2.3.4\nx-envoy-retry-on: 5xx\nx-envoy-upstream-rq-timeout-ms: 5\n",
+        ),
+        get("expected timeout", 200, "/", "x-envoy-upstream-rq-timeout-ms: 7000\n"),
+        get("user agent", 200, "/", "user-agent: curl/8\n"),
+        get("dots", 200, "/a/./b/../c", ""),
+        get("dots beyond the root", 200, "/../../a", ""),
+        get("slashes", 200, "/a//b///c", ""),
+        get("escaped slashes", 307, "/a%2Fb%5cc?q=%2F", ""),
+        get("escapes", 200, "/%7Euser/%41", ""),
+        get("fragment", 400, "/a#frag", ""),
+        get("edge", 200, "/", "").on("edge"),
+        get(
+            "edge, forwarded for",
+            200,
+            "/",
+            "x-forwarded-for: 1.2.3.4\nx-forwarded-proto: https\n",
+        )
+        .on("edge"),
+        get("edge, request id", 200, "/", "x-request-id: mine\n").on("edge"),
+        get("edge, escaped slashes", 200, "/a%2Fb//c/../d", "").on("edge"),
+        get("edge, server", 200, "/", "x-do: header=server:mine\n").on("edge"),
+        get("hops", 200, "/", "x-forwarded-for: 1.1.1.1, 2.2.2.2, 3.3.3.3\n").on("hops"),
+        get("hops, one", 200, "/", "x-forwarded-for: 10.0.0.1\n").on("hops"),
+        get("hops, server", 200, "/", "x-do: header=server:mine\n").on("hops"),
+        get("hops, escaped slashes", 400, "/a%2Fb", "").on("hops"),
+        get("no request id", 200, "/", "").on("strict"),
+        get("response of HTTP/1.0 style", 200, "/", "x-do: close\n"),
+        get(
+            "upstream's own headers",
+            200,
+            "/",
+            "x-do: header=x-envoy-upstream-healthchecked-cluster:c,header=date:never\n",
+        ),
+        get("absolute target", 200, "http://other.test/abs?x", ""),
+        raw("options *", 404, "OPTIONS * HTTP/1.1\nhost: parity.test\n\n"),
+        raw("trace", 200, "TRACE / HTTP/1.1\nhost: parity.test\n\n"),
+        raw("custom method", 200, "PURGE /x HTTP/1.1\nhost: parity.test\n\n"),
+    ]
+}

@@ -1,0 +1,377 @@
+//! Starts the two proxies of a world in front of the same backends, plays its cases, and reports every line that differs.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use remora_tests::{Answer, Backend, External, Http1, Http2, Sidecar, until};
+use tempfile::TempDir;
+
+use crate::accepted::ACCEPTED;
+
+/// One configuration and what is sent to it.
+pub struct World {
+    pub name: &'static str,
+    /// A bootstrap. `{{a}}` and `{{b}}` are ports of backends, `{{closed}}` a port nobody listens on, `{{log}}` the access log's path.
+    pub yaml: String,
+    pub cases: Vec<Case>,
+    /// Prefixes of stats to compare when all cases are done.
+    pub stats: &'static [&'static str],
+}
+
+pub struct Case {
+    pub name: &'static str,
+    pub listener: &'static str,
+    pub wire: Wire,
+    /// What Envoy answers: a case that means something else than it meant to fails. 0 for no answer.
+    pub status: u16,
+    /// Access log lines that it leaves.
+    pub logs: usize,
+}
+
+pub enum Wire {
+    /// Bytes of one connection, and the method of each request in it.
+    Http1 { bytes: Vec<u8>, methods: Vec<&'static str> },
+    Http2 {
+        method: &'static str,
+        host: &'static str,
+        path: &'static str,
+        headers: Vec<(&'static str, &'static str)>,
+        body: &'static [u8],
+        trailers: Vec<(&'static str, &'static str)>,
+    },
+    /// A request to the admin server.
+    Admin {
+        method: &'static str,
+        path: &'static str,
+        keep: fn(&str) -> bool,
+    },
+}
+
+/// A case of raw HTTP/1: `\n` stands for CRLF, `text` ends with its empty line and body.
+pub fn raw(name: &'static str, status: u16, text: &str) -> Case {
+    let method = match text.split(' ').next() {
+        Some("HEAD") => "HEAD",
+        Some("CONNECT") => "CONNECT",
+        _ => "GET",
+    };
+    let wire = Wire::Http1 {
+        bytes: text.replace('\n', "\r\n").into_bytes(),
+        methods: vec![method],
+    };
+    Case {
+        name,
+        listener: "http",
+        wire,
+        status,
+        logs: 1,
+    }
+}
+
+/// A GET with more header lines (each with its `\n`).
+pub fn get(name: &'static str, status: u16, path: &str, headers: &str) -> Case {
+    raw(
+        name,
+        status,
+        &format!("GET {path} HTTP/1.1\nhost: parity.test\n{headers}\n"),
+    )
+}
+
+pub fn admin(
+    name: &'static str,
+    status: u16,
+    method: &'static str,
+    path: &'static str,
+    keep: fn(&str) -> bool,
+) -> Case {
+    Case {
+        name,
+        listener: "",
+        wire: Wire::Admin { method, path, keep },
+        status,
+        logs: 0,
+    }
+}
+
+impl Case {
+    pub fn on(mut self, listener: &'static str) -> Self {
+        self.listener = listener;
+        self
+    }
+
+    /// Several requests are in the bytes.
+    pub fn answers(mut self, count: usize) -> Self {
+        if let Wire::Http1 { methods, .. } = &mut self.wire {
+            *methods = vec![methods[0]; count];
+        }
+        self.logs = count;
+        self
+    }
+}
+
+/// One of the two proxies.
+struct Subject {
+    name: &'static str,
+    admin: SocketAddr,
+    listeners: HashMap<String, SocketAddr>,
+    log: PathBuf,
+    _keep: Keep,
+}
+
+enum Keep {
+    External { _envoy: External },
+    Sidecar { _sidecar: Sidecar },
+}
+
+/// Plays `world` on both and panics with all that differs and is not accepted.
+pub async fn compare(world: World) {
+    let Some(envoy) = std::env::var_os("ENVOY_BIN") else {
+        let required = std::env::var_os("REMORA_REQUIRE_ALL").is_some_and(|value| value == "1");
+        assert!(
+            !required,
+            "ENVOY_BIN is not set, and REMORA_REQUIRE_ALL=1 says it must be"
+        );
+        skipped(world.name);
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    // Bound and not listening: nobody else can take the port, and connections to it are refused.
+    let refusing = tokio::net::TcpSocket::new_v4().unwrap();
+    refusing.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let closed = refusing.local_addr().unwrap().port();
+    let text = |log: &Path| {
+        let ports = [("{{a}}", a.port()), ("{{b}}", b.port()), ("{{closed}}", closed)];
+        let text = ports.iter().fold(world.yaml.clone(), |text, (key, port)| {
+            text.replace(key, &port.to_string())
+        });
+        text.replace("{{log}}", &log.display().to_string())
+    };
+    let envoy = start_envoy(Path::new(&envoy), &directory, text).await;
+    let remora = start_remora(&directory, text).await;
+    let mut report = Report::default();
+    // Who of the two backends answered counts, not where it happens to listen.
+    let ports = [(a.port(), "A"), (b.port(), "B"), (closed, "CLOSED")];
+    let masked = |text: String| {
+        ports.iter().fold(text, |text, (port, name)| {
+            text.replace(&format!(":{port}"), &format!(":{name}"))
+        })
+    };
+    for case in &world.cases {
+        let case_name = format!("{}/{}", world.name, case.name);
+        let (theirs, status) = play(&envoy, case).await;
+        let (ours, _) = play(&remora, case).await;
+        let (theirs, ours) = (masked(theirs), masked(ours));
+        report.compare(&case_name, &theirs, &ours);
+        if status != case.status {
+            report.wrong.push(format!(
+                "{case_name}: Envoy itself answers {status}, not {}:\n{theirs}",
+                case.status
+            ));
+        }
+    }
+    if !world.stats.is_empty() {
+        let theirs = stats(&envoy, world.stats).await;
+        let ours = stats(&remora, world.stats).await;
+        report.compare(&format!("{}/stats", world.name), &theirs, &ours);
+    }
+    report.finish(world.name);
+}
+
+#[allow(
+    clippy::print_stderr,
+    reason = "whoever reads the output is to see what was not tested"
+)]
+fn skipped(world: &str) {
+    // To the file descriptor itself: the test harness captures what `eprintln!` prints.
+    let line = format!("SKIPPED: parity of {world} (set ENVOY_BIN)\n");
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+}
+
+async fn start_envoy(program: &Path, directory: &TempDir, text: impl Fn(&Path) -> String) -> Subject {
+    let log = directory.path().join("envoy.log");
+    let envoy = External::start(program, &text(&log)).await;
+    let admin = envoy.admin_address();
+    let listeners = listeners(&envoy.admin("GET", "/listeners?format=json").await);
+    Subject {
+        name: "Envoy",
+        admin,
+        listeners,
+        log,
+        _keep: Keep::External { _envoy: envoy },
+    }
+}
+
+async fn start_remora(directory: &TempDir, text: impl Fn(&Path) -> String) -> Subject {
+    let log = directory.path().join("remora.log");
+    let remora = Sidecar::start(&text(&log))
+        .await
+        .unwrap_or_else(|error| panic!("Remora does not start: {error}"));
+    let admin = remora.admin_address();
+    let listeners = listeners(&remora.admin("GET", "/listeners?format=json").await);
+    Subject {
+        name: "Remora",
+        admin,
+        listeners,
+        log,
+        _keep: Keep::Sidecar { _sidecar: remora },
+    }
+}
+
+/// Names and addresses out of `/listeners?format=json`.
+fn listeners(answer: &Answer) -> HashMap<String, SocketAddr> {
+    let json: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    let statuses = json["listener_statuses"].as_array().cloned().unwrap_or_default();
+    let parsed = statuses.iter().map(|status| {
+        let address = &status["local_address"]["socket_address"];
+        let text = format!("{}:{}", address["address"].as_str().unwrap(), address["port_value"]);
+        (status["name"].as_str().unwrap().to_owned(), text.parse().unwrap())
+    });
+    parsed.collect()
+}
+
+/// What the case leaves at one proxy, as lines, and the status of the last answer.
+async fn play(subject: &Subject, case: &Case) -> (String, u16) {
+    let before = std::fs::read_to_string(&subject.log).unwrap_or_default().len();
+    let mut text = String::new();
+    let mut status = 0;
+    let listener = || {
+        let known = subject.listeners.get(case.listener);
+        *known.unwrap_or_else(|| panic!("{} has no listener {}", subject.name, case.listener))
+    };
+    match &case.wire {
+        Wire::Http1 { bytes, methods } => {
+            let mut client = Http1::connect(listener()).await.unwrap();
+            client.send(bytes).await;
+            for method in methods {
+                let answer = client.response(method).await;
+                status = answer.status;
+                text.push_str(&answer.render());
+            }
+        }
+        Wire::Http2 {
+            method,
+            host,
+            path,
+            headers,
+            body,
+            trailers,
+        } => {
+            let mut client = Http2::connect(listener()).await;
+            let answer = client.exchange(method, host, path, headers, body, trailers).await;
+            status = answer.status;
+            text.push_str(&answer.render());
+        }
+        Wire::Admin { method, path, keep } => {
+            let answer = remora_tests::ask_admin(subject.admin, method, path).await;
+            status = answer.status;
+            let _ = writeln!(text, "{}", answer.status_line);
+            let _ = writeln!(text, "content-type: {}", answer.header("content-type").unwrap_or(""));
+            let ports: Vec<u16> = subject.listeners.values().map(SocketAddr::port).collect();
+            for line in answer.text().lines().filter(|line| keep(line)) {
+                let masked = ports
+                    .iter()
+                    .fold(line.to_owned(), |line, port| line.replace(&format!(":{port}"), ":PORT"));
+                let _ = writeln!(text, "| {masked}");
+            }
+        }
+    }
+    for line in log_lines(&subject.log, before, case.logs).await {
+        let _ = writeln!(text, "log: {line}");
+    }
+    (text, status)
+}
+
+async fn log_lines(path: &Path, offset: usize, count: usize) -> Vec<String> {
+    if count == 0 {
+        return Vec::new();
+    }
+    until("access log lines", async || {
+        let text = std::fs::read_to_string(path).ok()?;
+        let new = text.get(offset..)?;
+        let lines: Vec<String> = new.lines().map(str::to_owned).collect();
+        (new.ends_with('\n') && lines.len() >= count).then_some(lines)
+    })
+    .await
+}
+
+async fn stats(subject: &Subject, prefixes: &[&str]) -> String {
+    let text = remora_tests::ask_admin(subject.admin, "GET", "/stats?usedonly")
+        .await
+        .text();
+    let mut kept: Vec<&str> = text
+        .lines()
+        // Histograms measure time.
+        .filter(|line| prefixes.iter().any(|prefix| line.starts_with(prefix)) && !line.contains("P0("))
+        .collect();
+    kept.sort_unstable();
+    kept.join("\n")
+}
+
+#[derive(Default)]
+struct Report {
+    wrong: Vec<String>,
+    used: Vec<usize>,
+}
+
+impl Report {
+    fn compare(&mut self, case: &str, theirs: &str, ours: &str) {
+        let mut missing = only_in(theirs, ours);
+        let mut extra = only_in(ours, theirs);
+        for (index, accepted) in ACCEPTED
+            .iter()
+            .enumerate()
+            .filter(|(_, accepted)| accepted.case == case)
+        {
+            let matching = accepted.envoy.iter().all(|line| missing.contains(&(*line).to_owned()))
+                && accepted.remora.iter().all(|line| extra.contains(&(*line).to_owned()));
+            if matching {
+                missing.retain(|line| !accepted.envoy.contains(&line.as_str()));
+                extra.retain(|line| !accepted.remora.contains(&line.as_str()));
+                self.used.push(index);
+            }
+        }
+        if !missing.is_empty() || !extra.is_empty() {
+            let lines = |mark: &str, lines: &[String]| {
+                lines
+                    .iter()
+                    .map(|line| format!("  {mark} {line}\n"))
+                    .collect::<String>()
+            };
+            self.wrong.push(format!(
+                "{case}:\n{}{}",
+                lines("- Envoy: ", &missing),
+                lines("+ Remora:", &extra)
+            ));
+        }
+    }
+
+    fn finish(self, world: &str) {
+        let mut wrong = self.wrong;
+        for (index, accepted) in ACCEPTED.iter().enumerate() {
+            if accepted.case.starts_with(&format!("{world}/")) && !self.used.contains(&index) {
+                wrong.push(format!(
+                    "{}: accepted, but there is no such difference ({})",
+                    accepted.case, accepted.reason
+                ));
+            }
+        }
+        assert!(wrong.is_empty(), "{} differences:\n\n{}", wrong.len(), wrong.join("\n"));
+    }
+}
+
+/// Lines of `one` that `other` lacks, each as often as it is lacking.
+fn only_in(one: &str, other: &str) -> Vec<String> {
+    let mut rest: Vec<&str> = other.lines().collect();
+    let mut only = Vec::new();
+    for line in one.lines() {
+        match rest.iter().position(|candidate| *candidate == line) {
+            Some(index) => {
+                rest.swap_remove(index);
+            }
+            None => only.push(line.to_owned()),
+        }
+    }
+    only
+}

