@@ -100,7 +100,6 @@ impl ClientConnection {
             keepalive,
             max_age: options.max_connection_duration.map(Timer::after),
             settled: false,
-            waited: false,
             shared: shared.clone(),
         };
         spawn("http2 upstream", driver);
@@ -317,19 +316,7 @@ struct Driver {
     keepalive: Option<Keepalive>,
     max_age: Option<Timer>,
     settled: bool,
-    /// Whether this wake has let the others go first.
-    waited: bool,
     shared: Arc<Shared>,
-}
-
-impl Driver {
-    /// Lets the worker's ready sockets and tasks go first, once per wake: their requests then leave in one write, and one TLS record.
-    /// Without it a busy worker writes every request by itself, and wakes the peer for each.
-    fn lets_others_go_first(&mut self, cx: &mut Context<'_>) -> bool {
-        self.waited = !self.waited;
-        // The first poll of a yield asks for a wake after the next look at the sockets; that is all that is wanted of it.
-        self.waited && pin!(tokio::task::yield_now()).poll(cx).is_pending()
-    }
 }
 
 impl Future for Driver {
@@ -337,9 +324,6 @@ impl Future for Driver {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if this.lets_others_go_first(cx) {
-            return Poll::Pending;
-        }
         let end = match pin!(&mut this.connection).poll(cx) {
             Poll::Ready(Ok(())) => None,
             Poll::Ready(Err(error)) => Some(upstream_failure(&error)),
