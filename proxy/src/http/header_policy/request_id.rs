@@ -4,7 +4,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::X_REQUEST_ID;
 
-const X_ENVOY_FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
+/// A static: a name given as text is parsed anew by every look-up.
+static X_ENVOY_FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
 
 /// What a connection manager does about request ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

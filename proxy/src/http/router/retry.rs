@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderName;
 
 use super::Router;
 use super::attempt::{self, Attempt, SentAt};
@@ -22,6 +23,10 @@ use crate::telemetry::flags::ResponseFlags;
 
 /// Bytes kept for retries where nothing else is configured: the connection's buffer limit (`per_connection_buffer_limit_bytes`).
 const DEFAULT_KEPT: u64 = 1024 * 1024;
+
+// As statics: a name given as text is parsed anew by every look-up.
+static TIMEOUT_MS: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
+static PER_TRY_TIMEOUT_MS: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
 
 /// The request's body, as each attempt can have it.
 enum Source {
@@ -128,7 +133,7 @@ impl Limits {
     /// `hinted`: the request has `x-envoy-` headers.
     fn of(exchange: &Exchange, forward: &Forward, policy: Option<&RetryPolicy>, hinted: bool) -> Self {
         let headers = hinted.then(|| exchange.headers());
-        let millis = |name: &str| -> Option<Duration> {
+        let millis = |name: &HeaderName| -> Option<Duration> {
             headers?
                 .get(name)?
                 .to_str()
@@ -137,10 +142,10 @@ impl Limits {
                 .ok()
                 .map(Duration::from_millis)
         };
-        let route = millis("x-envoy-upstream-rq-timeout-ms")
+        let route = millis(&TIMEOUT_MS)
             .or(forward.timeout)
             .filter(|limit| !limit.is_zero());
-        let per_try = millis("x-envoy-upstream-rq-per-try-timeout-ms")
+        let per_try = millis(&PER_TRY_TIMEOUT_MS)
             .or(policy.and_then(|policy| policy.per_try_timeout))
             .filter(|limit| !limit.is_zero());
         // An attempt's limit at or over the whole's means nothing.
