@@ -69,31 +69,37 @@ impl LocalReply {
         exchange.details = failure.full_details();
         exchange.close_downstream |= row.close_downstream;
         let body = failure.body_text(exchange.upstream.attempts);
-        if is_grpc(exchange) {
-            return grpc_reply(row.status, &body);
-        }
-        let mut response = Response::new(if *exchange.request.method() == Method::HEAD {
-            Body::Empty
+        let mut response = if is_grpc(exchange) {
+            grpc_reply(row.status, &body)
         } else {
-            Body::from(bytes::Bytes::copy_from_slice(body.as_bytes()))
-        });
-        *response.status_mut() = row.status;
+            plain_reply(exchange, row.status, &body)
+        };
         if *failure == Failure::Overflow || *failure == Failure::MaintenanceMode {
             response
                 .headers_mut()
                 .insert("x-envoy-overloaded", HeaderValue::from_static("true"));
         }
-        if !body.is_empty() {
-            response
-                .headers_mut()
-                .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        }
         response
     }
 }
 
+fn plain_reply(exchange: &Exchange, status: StatusCode, body: &str) -> Response {
+    let mut response = Response::new(if *exchange.request.method() == Method::HEAD {
+        Body::Empty
+    } else {
+        Body::from(bytes::Bytes::copy_from_slice(body.as_bytes()))
+    });
+    *response.status_mut() = status;
+    if !body.is_empty() {
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    response
+}
+
 /// A gRPC client gets a trailers-only answer: HTTP 200 and the gRPC status that the HTTP status means (gRPC's http-grpc-status-mapping).
-fn grpc_reply(status: StatusCode, message: &str) -> Response {
+pub(super) fn grpc_reply(status: StatusCode, message: &str) -> Response {
     let grpc = match status.as_u16() {
         400 => 13,
         401 => 16,
@@ -118,7 +124,7 @@ fn grpc_reply(status: StatusCode, message: &str) -> Response {
 
 const GRPC_MESSAGE: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
 
-fn is_grpc(exchange: &Exchange) -> bool {
+pub(super) fn is_grpc(exchange: &Exchange) -> bool {
     let Some(kind) = exchange.headers().get(CONTENT_TYPE) else {
         return false;
     };
