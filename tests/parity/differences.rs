@@ -147,4 +147,21 @@ pub const DIFFERENCES: &[Difference] = &[
         "codec/stats",
         "protocol errors of a connection, and requests answered before their end, are not counted",
     ),
+    missing(
+        "failures/connection refused, to HEAD",
+        "a local reply to HEAD tells the length of its body",
+    ),
+    missing(
+        "routing/direct response to HEAD",
+        "a local reply to HEAD tells the length of its body",
+    ),
+    missing(
+        "headers/custom method",
+        "a method of unknown meaning goes upstream with content-length: 0",
+    ),
+    missing("http2/direct", "local replies over HTTP/2 tell their length"),
+    missing("http2/refused", "local replies over HTTP/2 tell their length"),
+    missing("http2/timeout", "local replies over HTTP/2 tell their length"),
+    missing("http2/cut by HTTP/2", "local replies over HTTP/2 tell their length"),
+    missing("http2/closed", "local replies over HTTP/2 tell their length"),
 ];
