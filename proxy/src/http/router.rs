@@ -18,6 +18,7 @@ use super::body::Body;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::pipeline::HcmStats;
+use super::respond;
 use super::service::{Response, TryService};
 use crate::cluster::{Cluster, ClusterStats};
 use crate::route::clusters::Chosen;
@@ -34,13 +35,15 @@ pub struct Router {
 
 impl TryService for Router {
     async fn try_call(&self, exchange: &mut Exchange) -> Result<Response, Failure> {
+        self.stats.rq_total.inc();
         let Some(route) = exchange.route.route.clone() else {
             return Err(Failure::RouteNotFound);
         };
         match &route.action {
             Action::Forward(forward) => self.forward(exchange, &route, forward).await,
             Action::Redirect(redirect) => {
-                self.stats.rq_redirect.inc();
+                // As Envoy counts them: a redirect is a direct response.
+                self.stats.rq_direct_response.inc();
                 exchange.details = "direct_response".into();
                 let location = redirect.location(&route.matcher.path, &RequestView::of(exchange));
                 let mut response = Response::new(Body::Empty);
@@ -52,6 +55,12 @@ impl TryService for Router {
             Action::DirectResponse(direct) => {
                 self.stats.rq_direct_response.inc();
                 exchange.details = "direct_response".into();
+                if respond::is_grpc(exchange) {
+                    return Ok(respond::grpc_reply(
+                        direct.status,
+                        &String::from_utf8_lossy(&direct.body),
+                    ));
+                }
                 let mut response = Response::new(Body::from(direct.body.clone()));
                 *response.status_mut() = direct.status;
                 if !direct.body.is_empty() {
@@ -84,7 +93,6 @@ impl Router {
         forward: &Forward,
     ) -> Result<Response, Failure> {
         let cluster = self.choose_cluster(exchange, forward)?;
-        self.stats.rq_total.inc();
         crate::http::header_policy::finalize_request(exchange, route, forward);
         let result = retry::run(self, exchange, forward, &cluster).await;
         if let Ok(response) = &result {

@@ -108,7 +108,17 @@ impl HeaderMatcher {
     }
 
     pub fn matches(&self, view: &RequestView<'_>) -> bool {
-        self.decide(self.key.of(view).as_deref())
+        match &self.key {
+            // Of several values each stands for itself: one that matches is enough.
+            HeaderKey::Name(name) if !matches!(self.test, Test::Present(_)) && is_repeated(view.headers, name) => {
+                view.headers
+                    .get_all(name)
+                    .iter()
+                    .any(|value| self.test(value.as_bytes()))
+                    != self.invert
+            }
+            _ => self.decide(self.key.of(view).as_deref()),
+        }
     }
 
     /// As [`matches`](Self::matches), for access control: a header of several lines matches when all of them joined do, or any one of them.
@@ -144,7 +154,11 @@ impl HeaderMatcher {
             // Missing is no match, inverted or not.
             None => return false,
         };
-        let matched = match &self.test {
+        self.test(value) != self.invert
+    }
+
+    fn test(&self, value: &[u8]) -> bool {
+        match &self.test {
             Test::Present(_) => true,
             Test::Range(start, end) => {
                 let number = std::str::from_utf8(value)
@@ -153,9 +167,12 @@ impl HeaderMatcher {
                 number.is_some_and(|number| number >= *start && number < *end)
             }
             Test::String(matcher) => matcher.matches(value),
-        };
-        matched != self.invert
+        }
     }
+}
+
+fn is_repeated(headers: &HeaderMap, name: &http::HeaderName) -> bool {
+    headers.get_all(name).iter().nth(1).is_some()
 }
 
 /// `envoy.config.route.v3.QueryParameterMatcher`

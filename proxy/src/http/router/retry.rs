@@ -62,6 +62,7 @@ pub(super) async fn run(
     };
     let Some(permit) = cluster.breakers.try_request(priority) else {
         cluster.stats.upstream_rq_pending_overflow.inc();
+        exchange.upstream.attempts += 1;
         return Err(Failure::Overflow);
     };
     exchange.permit = Some(permit);

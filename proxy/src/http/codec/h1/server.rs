@@ -420,7 +420,12 @@ impl<S: Service> Driver<S> {
 
     /// Answers bytes that are no request. The pipeline sees it too: it is logged and counted like any other.
     async fn refuse(&mut self, failure: Failure) {
-        let request = http::Request::new(Body::Empty);
+        let mut request = http::Request::new(Body::Empty);
+        // Nothing of the head counts as understood: logs show `-` for method, authority and path.
+        if let Ok(method) = http::Method::from_bytes(b"-") {
+            *request.method_mut() = method;
+        }
+        *request.uri_mut() = http::Uri::from_static("-");
         let mut exchange = Exchange::new(request, self.connection.clone(), Protocol::Http11);
         exchange.extensions.insert(RefusedHead(failure));
         exchange.close_downstream = true;
