@@ -3,6 +3,7 @@
 use control_plane_mock::resources::{
     Variant, cluster_dns, cluster_eds, cluster_static, endpoint, endpoints, endpoints_of,
 };
+use remora_proto::pb::envoy::config::cluster::v3::cluster::DnsLookupFamily;
 use remora_proto::pb::envoy::config::core::v3::HealthStatus;
 use remora_tests::{Backend, Http2, until};
 
@@ -23,7 +24,9 @@ async fn round_robin_is_even() {
 #[tokio::test]
 async fn least_request_avoids_the_busy_host() {
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
-    let both = cluster_static("a", [("127.0.0.1", a.port()), ("127.0.0.1", b.port())]).least_request().http2();
+    let both = cluster_static("a", [("127.0.0.1", a.port()), ("127.0.0.1", b.port())])
+        .least_request()
+        .http2();
     let one = One::start([both], all_to_a()).await;
     let mut client = Http2::connect(one.address).await;
     let mut held = Vec::new();
@@ -32,14 +35,25 @@ async fn least_request_avoids_the_busy_host() {
     }
     until("all of them", async || (a.requests() + b.requests() == 8).then_some(())).await;
     // With two choices, hosts as busy as each other are never far apart.
-    assert!(a.requests().abs_diff(b.requests()) <= 4, "{} {}", a.requests(), b.requests());
+    assert!(
+        a.requests().abs_diff(b.requests()) <= 4,
+        "{} {}",
+        a.requests(),
+        b.requests()
+    );
 }
 
 #[tokio::test]
 async fn names_are_resolved() {
     let a = Backend::start("a").await;
-    let one = One::start([cluster_dns("a", [("localhost", a.port())])], all_to_a()).await;
-    until("an address", async || (one.get("/", "").await.status == 200).then_some(())).await;
+    let named = cluster_dns("a", [("localhost", a.port())]).edit(|cluster| {
+        cluster.set_dns_lookup_family(DnsLookupFamily::V4Only);
+    });
+    let one = One::start([named], all_to_a()).await;
+    until("an address", async || {
+        (one.get("/", "").await.status == 200).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -51,8 +65,13 @@ async fn endpoints_come_and_go_in_both_variants() {
         })
         .await;
         assert_eq!(one.get("/", "").await.header("x-backend"), Some("a"));
-        one.mesh.control_plane.push_endpoints(endpoints("a", [("127.0.0.1", b.port())]));
-        until("the new host", async || (one.get("/", "").await.header("x-backend") == Some("b")).then_some(())).await;
+        one.mesh
+            .control_plane
+            .push_endpoints(endpoints("a", [("127.0.0.1", b.port())]));
+        until("the new host", async || {
+            (one.get("/", "").await.header("x-backend") == Some("b")).then_some(())
+        })
+        .await;
         let before = a.requests();
         for _ in 0..4 {
             assert_eq!(one.get("/", "").await.header("x-backend"), Some("b"));
@@ -77,7 +96,13 @@ async fn the_second_priority_takes_over_when_the_first_is_down() {
         assert_eq!(one.get("/", "").await.header("x-backend"), Some("a"));
     }
     one.mesh.control_plane.push_endpoints(with(HealthStatus::Unhealthy));
-    until("failover", async || (one.get("/", "").await.header("x-backend") == Some("b")).then_some(())).await;
+    until("failover", async || {
+        (one.get("/", "").await.header("x-backend") == Some("b")).then_some(())
+    })
+    .await;
     one.mesh.control_plane.push_endpoints(with(HealthStatus::Healthy));
-    until("the way back", async || (one.get("/", "").await.header("x-backend") == Some("a")).then_some(())).await;
+    until("the way back", async || {
+        (one.get("/", "").await.header("x-backend") == Some("a")).then_some(())
+    })
+    .await;
 }

@@ -42,7 +42,12 @@ impl One {
             mesh.control_plane.push_cluster(cluster);
         }
         mesh.control_plane.push_route(routes);
-        mesh.control_plane.push_listener(listener_http("http", "127.0.0.1", 0, hcm("http").rds("routes").websocket()));
+        mesh.control_plane.push_listener(listener_http(
+            "http",
+            "127.0.0.1",
+            0,
+            hcm("http").rds("routes").websocket(),
+        ));
         more(&mesh.control_plane);
         let sidecar = mesh.sidecar("one").await;
         let address = sidecar.listener("http").await;

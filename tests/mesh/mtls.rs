@@ -26,9 +26,16 @@ async fn pair(expected: &str, accepted: &str) -> Pair {
     let backend = Backend::start("a").await;
     let server_plane = Mesh::start(Variant::Delta).await;
     publish(&server_plane, &authority, &identity(&authority, "web"));
-    server_plane.control_plane.push_cluster(cluster_static("local", [("127.0.0.1", backend.port())]));
-    let routes = route_config("inbound").vhost(["*"]).with_route(prefix("/").cluster("local"));
-    let tls = tls_downstream("cert").validation("ca").require_client_certificate().alpn(["h2", "http/1.1"]);
+    server_plane
+        .control_plane
+        .push_cluster(cluster_static("local", [("127.0.0.1", backend.port())]));
+    let routes = route_config("inbound")
+        .vhost(["*"])
+        .with_route(prefix("/").cluster("local"));
+    let tls = tls_downstream("cert")
+        .validation("ca")
+        .require_client_certificate()
+        .alpn(["h2", "http/1.1"]);
     let tls = tls.san_uri_exact(&spiffe(accepted));
     let inbound = listener_http("inbound", "127.0.0.1", 0, hcm("inbound").inline(routes)).tls(tls);
     server_plane.control_plane.push_listener(inbound);
@@ -38,14 +45,26 @@ async fn pair(expected: &str, accepted: &str) -> Pair {
     let client_plane = Mesh::start(Variant::Sotw).await;
     publish(&client_plane, &authority, &identity(&authority, "client"));
     let tls = tls_upstream("cert", "ca").alpn(["h2"]).san_uri_exact(&spiffe(expected));
-    let remote = cluster_static("remote", [("127.0.0.1", address.port())]).http2().tls(tls);
+    let remote = cluster_static("remote", [("127.0.0.1", address.port())])
+        .http2()
+        .tls(tls);
     client_plane.control_plane.push_cluster(remote);
-    let routes = route_config("outbound").vhost(["*"]).with_route(prefix("/").cluster("remote"));
+    let routes = route_config("outbound")
+        .vhost(["*"])
+        .with_route(prefix("/").cluster("remote"));
     let outbound = listener_http("outbound", "127.0.0.1", 0, hcm("outbound").inline(routes));
     client_plane.control_plane.push_listener(outbound);
     let client = client_plane.sidecar("client").await;
     let outbound = client.listener("outbound").await;
-    Pair { authority, server_plane, client_plane, server, _client: client, outbound, backend }
+    Pair {
+        authority,
+        server_plane,
+        client_plane,
+        server,
+        _client: client,
+        outbound,
+        backend,
+    }
 }
 
 fn spiffe(account: &str) -> String {
@@ -63,7 +82,11 @@ fn publish(mesh: &Mesh, authority: &Authority, identity: &Identity) {
 
 impl Pair {
     async fn get(&self) -> Answer {
-        Http1::connect(self.outbound).await.unwrap().get("mesh.test", "/", "").await
+        Http1::connect(self.outbound)
+            .await
+            .unwrap()
+            .get("mesh.test", "/", "")
+            .await
     }
 }
 
@@ -71,9 +94,19 @@ impl Pair {
 async fn traffic_passes_between_the_right_identities() {
     let pair = pair("web", "client").await;
     let answer = pair.get().await;
-    assert_eq!((answer.status, answer.header("x-backend")), (200, Some("a")), "{answer:?}");
+    assert_eq!(
+        (answer.status, answer.header("x-backend")),
+        (200, Some("a")),
+        "{answer:?}"
+    );
     assert_eq!(pair.server.stat("http.inbound.downstream_cx_http2_total").await, 1);
-    assert!(pair.server.admin("GET", "/stats").await.text().contains("ssl.handshake: 1"));
+    assert!(
+        pair.server
+            .admin("GET", "/stats")
+            .await
+            .text()
+            .contains("ssl.handshake: 1")
+    );
 }
 
 #[tokio::test]
@@ -122,5 +155,10 @@ async fn certificates_rotate_under_traffic() {
     .await;
     load.more(20).await;
     let (failed, sent) = load.finish().await;
-    assert!(failed.is_empty(), "{} of {sent} failed:\n{}", failed.len(), failed.join("\n"));
+    assert!(
+        failed.is_empty(),
+        "{} of {sent} failed:\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
 }

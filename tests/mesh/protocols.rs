@@ -15,7 +15,10 @@ async fn http1_to_http1_keeps_connections_on_both_sides() {
     for _ in 0..3 {
         let answer = client.get("mesh.test", "/x?y", "x-mine: 1\n").await;
         assert_eq!(answer.status, 200);
-        assert!(answer.text().contains("GET /x?y HTTP/1.1") && answer.text().contains("x-mine: 1"), "{answer:?}");
+        assert!(
+            answer.text().contains("GET /x?y HTTP/1.1") && answer.text().contains("x-mine: 1"),
+            "{answer:?}"
+        );
     }
     assert_eq!((a.requests(), a.connections()), (3, 1));
 }
@@ -26,25 +29,45 @@ async fn bodies_pass_whole_in_both_directions() {
     let one = One::start([cluster(&a)], all_to_a()).await;
     let mut client = one.client().await;
     let body = "z".repeat(300_000);
-    client.send(format!("POST / HTTP/1.1\r\nhost: mesh.test\r\ncontent-length: {}\r\n\r\n{body}", body.len())).await;
+    client
+        .send(format!(
+            "POST / HTTP/1.1\r\nhost: mesh.test\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+        .await;
     let answer = client.response("POST").await;
     assert!(answer.is_whole() && answer.text().ends_with(&body));
-    client.send("POST / HTTP/1.1\r\nhost: mesh.test\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n").await;
+    client
+        .send(
+            "POST / HTTP/1.1\r\nhost: mesh.test\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
+        )
+        .await;
     assert!(client.response("POST").await.text().ends_with("abcde"));
 }
 
 #[tokio::test]
 async fn http2_to_http1_and_http1_to_http2() {
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
-    let routes = everything().with_route(prefix("/h2").cluster("b")).with_route(prefix("/").cluster("a"));
+    let routes = everything()
+        .with_route(prefix("/h2").cluster("b"))
+        .with_route(prefix("/").cluster("a"));
     let one = One::start([cluster(&a), cluster(&b).http2()], routes).await;
     let mut client = Http2::connect(one.address).await;
     let answer = client.get("mesh.test", "/x", &[]).await;
-    assert!(answer.status == 200 && answer.text().contains("GET /x HTTP/1.1"), "{answer:?}");
+    assert!(
+        answer.status == 200 && answer.text().contains("GET /x HTTP/1.1"),
+        "{answer:?}"
+    );
     let answer = client.get("mesh.test", "/h2", &[]).await;
-    assert!(answer.status == 200 && answer.text().contains("GET /h2 HTTP/2"), "{answer:?}");
+    assert!(
+        answer.status == 200 && answer.text().contains("GET /h2 HTTP/2"),
+        "{answer:?}"
+    );
     let answer = one.get("/h2", "").await;
-    assert!(answer.status == 200 && answer.text().contains(":authority: mesh.test"), "{answer:?}");
+    assert!(
+        answer.status == 200 && answer.text().contains(":authority: mesh.test"),
+        "{answer:?}"
+    );
     assert_eq!((a.connections(), b.connections()), (1, 1), "streams share connections");
 }
 
@@ -54,8 +77,13 @@ async fn grpc_in_all_four_kinds() {
     let one = One::start([cluster(&a).http2()], all_to_a()).await;
     let mut client = Http2::connect(one.address).await;
     let message = b"\0\0\0\0\x05hello";
-    let unary = client.exchange("POST", "mesh.test", "/s/Unary", &GRPC, message, &[]).await;
-    assert_eq!((unary.body.as_slice(), unary.trailer("grpc-status")), (&message[..], Some("0")));
+    let unary = client
+        .exchange("POST", "mesh.test", "/s/Unary", &GRPC, message, &[])
+        .await;
+    assert_eq!(
+        (unary.body.as_slice(), unary.trailer("grpc-status")),
+        (&message[..], Some("0"))
+    );
 
     let mut streaming = client.open("POST", "mesh.test", "/s/Client", &GRPC, false).await;
     for last in [false, false, true] {
@@ -74,7 +102,16 @@ async fn grpc_in_all_four_kinds() {
     both.data(b"", true).await;
     assert_eq!(both.answer().await.trailer("grpc-status"), Some("0"));
 
-    let only = client.exchange("POST", "mesh.test", "/s/F", &[GRPC[0], GRPC[1], ("x-do", "grpc=7")], message, &[]).await;
+    let only = client
+        .exchange(
+            "POST",
+            "mesh.test",
+            "/s/F",
+            &[GRPC[0], GRPC[1], ("x-do", "grpc=7")],
+            message,
+            &[],
+        )
+        .await;
     assert_eq!(only.header("grpc-status"), Some("7"));
 }
 
@@ -83,7 +120,16 @@ async fn trailers_pass_in_both_directions_over_http2() {
     let a = Backend::start("a").await;
     let one = One::start([cluster(&a).http2()], all_to_a()).await;
     let mut client = Http2::connect(one.address).await;
-    let answer = client.exchange("POST", "mesh.test", "/", &[("x-do", "trailer")], b"hi", &[("x-sent", "1")]).await;
+    let answer = client
+        .exchange(
+            "POST",
+            "mesh.test",
+            "/",
+            &[("x-do", "trailer")],
+            b"hi",
+            &[("x-sent", "1")],
+        )
+        .await;
     assert!(answer.text().contains("trailer x-sent: 1"), "{answer:?}");
     assert_eq!(answer.trailer("x-trailer"), Some("yes"));
 }
@@ -93,7 +139,9 @@ async fn a_websocket_is_a_tunnel() {
     let a = Backend::start("a").await;
     let one = One::start([cluster(&a)], all_to_a()).await;
     let mut client = one.client().await;
-    client.send("GET /ws HTTP/1.1\r\nhost: mesh.test\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    client
+        .send("GET /ws HTTP/1.1\r\nhost: mesh.test\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n")
+        .await;
     let answer = client.response("GET").await;
     assert_eq!((answer.status, answer.header("upgrade")), (101, Some("websocket")));
     for text in ["first", "second"] {

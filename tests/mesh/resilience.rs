@@ -13,7 +13,10 @@ async fn a_route_timeout_is_a_504() {
     let routes = everything().with_route(prefix("/").cluster("a").timeout(Duration::from_millis(50)));
     let one = One::start([cluster(&a)], routes).await;
     let answer = one.get("/", "x-do: hang\r\n").await;
-    assert_eq!((answer.status, answer.text().as_str()), (504, "upstream request timeout"));
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (504, "upstream request timeout")
+    );
     assert_eq!(one.sidecar.stat("cluster.a.upstream_rq_timeout").await, 1);
 }
 
@@ -33,11 +36,16 @@ async fn a_connect_failure_is_retried_on_another_host() {
 #[tokio::test]
 async fn a_5xx_is_retried_as_often_as_allowed() {
     let a = Backend::start("a").await;
-    let routes = everything().with_route(prefix("/").cluster("a").retry("5xx", 2)).edit(|routes| {
-        routes.virtual_hosts[0].include_request_attempt_count = true;
-    });
+    let routes = everything()
+        .with_route(prefix("/").cluster("a").retry("5xx", 2))
+        .edit(|routes| {
+            routes.virtual_hosts[0].include_request_attempt_count = true;
+        });
     let one = One::start([cluster(&a)], routes).await;
-    assert_eq!(one.get("/", "x-do: status=503|status=500|status=200\r\n").await.status, 200);
+    assert_eq!(
+        one.get("/", "x-do: status=503|status=500|status=200\r\n").await.status,
+        200
+    );
     assert_eq!(a.requests(), 3);
     assert_eq!(one.get("/", "x-do: status=503\r\n").await.status, 503);
     assert_eq!(a.requests(), 6);
@@ -46,17 +54,28 @@ async fn a_5xx_is_retried_as_often_as_allowed() {
 #[tokio::test]
 async fn a_full_breaker_answers_503_at_once() {
     let a = Backend::start("a").await;
-    let limited = cluster(&a).circuit_breakers(Limits { requests: Some(1), ..Limits::default() }).http2();
+    let limited = cluster(&a)
+        .circuit_breakers(Limits {
+            requests: Some(1),
+            ..Limits::default()
+        })
+        .http2();
     let one = One::start([limited], all_to_a()).await;
     let mut client = Http2::connect(one.address).await;
     let held = client.open("GET", "m", "/", &[("x-do", "hang")], true).await;
     until("the first request", async || (a.requests() == 1).then_some(())).await;
     let answer = one.get("/", "").await;
-    assert_eq!((answer.status, answer.header("x-envoy-overloaded")), (503, Some("true")));
+    assert_eq!(
+        (answer.status, answer.header("x-envoy-overloaded")),
+        (503, Some("true"))
+    );
     assert_eq!(one.sidecar.stat("cluster.a.upstream_rq_pending_overflow").await, 1);
     drop(held);
     // The permit comes back when the stream ends.
-    until("room again", async || (one.get("/", "").await.status == 200).then_some(())).await;
+    until("room again", async || {
+        (one.get("/", "").await.status == 200).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -80,7 +99,10 @@ async fn a_failing_host_is_ejected_and_comes_back() {
         (b.requests() > before).then_some(())
     })
     .await;
-    assert_eq!(one.sidecar.stat("cluster.a.outlier_detection.ejections_active").await, 0);
+    assert_eq!(
+        one.sidecar.stat("cluster.a.outlier_detection.ejections_active").await,
+        0
+    );
 }
 
 #[tokio::test]
@@ -95,7 +117,10 @@ async fn a_drain_lets_requests_finish_and_asks_connections_to_leave() {
     one.sidecar.proxy.control.drain_and_quit();
     let answer = busy.response("GET").await;
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
-    until("the end of listening", async || Http1::connect(one.address).await.is_err().then_some(())).await;
+    until("the end of listening", async || {
+        Http1::connect(one.address).await.is_err().then_some(())
+    })
+    .await;
     // Idle connections have nothing to wait for, so this does not take the whole drain time.
     remora_tests::within("the end", one.sidecar.proxy.finished()).await;
 }

@@ -1,11 +1,9 @@
 //! Virtual hosts, routes, weights; access logs.
 
-use control_plane_mock::resources::{
-    Variant, access_log_file, exact, hcm, listener_http, prefix, route_config,
-};
+use control_plane_mock::resources::{Variant, access_log_file, exact, hcm, listener_http, prefix, route_config};
+use remora_proto::pb::envoy::config::route::v3::HeaderMatcher;
 use remora_proto::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use remora_proto::pb::envoy::config::route::v3::route_match::PathSpecifier;
-use remora_proto::pb::envoy::config::route::v3::HeaderMatcher;
 use remora_proto::pb::envoy::r#type::matcher::v3::RegexMatcher;
 use remora_tests::{Backend, until};
 
@@ -22,7 +20,10 @@ async fn the_first_route_that_matches_wins() {
         });
     });
     let by_regex = prefix("/").cluster("b").edit(|route| {
-        let regex = RegexMatcher { regex: "/[0-9]+".to_owned(), ..RegexMatcher::default() };
+        let regex = RegexMatcher {
+            regex: "/[0-9]+".to_owned(),
+            ..RegexMatcher::default()
+        };
         route.r#match.as_mut().unwrap().path_specifier = Some(PathSpecifier::SafeRegex(regex));
     });
     let routes = route_config("routes")
@@ -74,7 +75,10 @@ async fn no_route_no_host_and_direct_answers() {
     let answer = client.get("only.test", "/direct", "").await;
     assert_eq!((answer.status, answer.text().as_str()), (418, "teapot"));
     let answer = client.get("only.test", "/old", "").await;
-    assert_eq!((answer.status, answer.header("location")), (301, Some("http://only.test/new")));
+    assert_eq!(
+        (answer.status, answer.header("location")),
+        (301, Some("http://only.test/new"))
+    );
 }
 
 #[tokio::test]
@@ -85,7 +89,9 @@ async fn an_access_log_has_one_line_a_request() {
     let text = path.display().to_string();
     let one = One::start_with(Variant::Delta, [cluster(&a)], all_to_a(), |control_plane| {
         let format = "%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %UPSTREAM_CLUSTER% %BYTES_SENT%\n";
-        let manager = hcm("logged").rds("routes").access_log(access_log_file(&text, Some(format)));
+        let manager = hcm("logged")
+            .rds("routes")
+            .access_log(access_log_file(&text, Some(format)));
         control_plane.push_listener(listener_http("logged", "127.0.0.1", 0, manager));
     })
     .await;

@@ -39,7 +39,10 @@ impl Load {
     /// Waits for that many more requests to have been answered.
     pub async fn more(&self, count: u64) {
         let target = self.shared.done.load(Ordering::SeqCst) + count;
-        until("more requests", async || (self.shared.done.load(Ordering::SeqCst) >= target).then_some(())).await;
+        until("more requests", async || {
+            (self.shared.done.load(Ordering::SeqCst) >= target).then_some(())
+        })
+        .await;
     }
 
     /// Stops, waits for what is under way, and returns what failed, and how many were sent.

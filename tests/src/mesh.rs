@@ -16,7 +16,10 @@ pub struct Mesh {
 impl Mesh {
     /// A control plane with nothing to serve.
     pub async fn start(variant: Variant) -> Self {
-        Self { control_plane: ControlPlane::start().await.unwrap(), variant }
+        Self {
+            control_plane: ControlPlane::start().await.unwrap(),
+            variant,
+        }
     }
 
     /// A sidecar that takes everything from the control plane.
@@ -32,6 +35,9 @@ impl Mesh {
 
     /// Another control plane at the same address with the same resources, as after a crash.
     pub async fn restart(self) -> Self {
-        Self { control_plane: self.control_plane.restart().await.unwrap(), variant: self.variant }
+        Self {
+            control_plane: self.control_plane.restart().await.unwrap(),
+            variant: self.variant,
+        }
     }
 }

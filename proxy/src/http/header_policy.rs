@@ -240,6 +240,7 @@ impl HeaderPolicy {
 
 fn remove_hop_by_hop(headers: &mut HeaderMap, is_upgrade: bool) {
     if !is_upgrade {
+        remove_nominated(headers);
         headers.remove(CONNECTION);
         headers.remove(UPGRADE);
         sanitize_te(headers);
@@ -251,6 +252,35 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, is_upgrade: bool) {
 }
 
 /// `te` keeps nothing but `trailers`.
+/// Removes the headers that `connection` names as meant for this hop alone (RFC 9110, 7.6.1). `te` has rules of its own, and what tells who
+/// the client is may not be taken away by it.
+fn remove_nominated(headers: &mut HeaderMap) {
+    const KEPT: [&str; 6] = [
+        "te",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "host",
+        "cookie",
+    ];
+    let is_plain = |value: &HeaderValue| {
+        let value = value.as_bytes();
+        value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
+    };
+    if headers.get_all(CONNECTION).iter().all(is_plain) {
+        return;
+    }
+    let values: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
+    let tokens = values
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim);
+    for name in tokens.filter(|token| !KEPT.iter().any(|kept| token.eq_ignore_ascii_case(kept))) {
+        headers.remove(name);
+    }
+}
+
 fn sanitize_te(headers: &mut HeaderMap) {
     let Some(te) = headers.get(TE) else { return };
     if te.as_bytes() == b"trailers" {

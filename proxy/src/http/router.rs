@@ -4,11 +4,11 @@
 
 mod attempt;
 mod deadline;
+pub(super) mod envoy_headers;
 mod request_stream;
 mod retry;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use http::HeaderValue;
 use http::header::LOCATION;
@@ -68,15 +68,6 @@ impl TryService for Router {
         };
         if let (Some(_), Some(end)) = (exchange.response_code, exchange.timing.end) {
             cluster.stats.upstream_rq_time.record(end.as_millis() as u64);
-        }
-        if let Some(host) = &exchange.upstream.host {
-            let answered = exchange.response_code.is_some_and(|code| code.as_u16() < 500);
-            let counter = if answered {
-                &host.state.rq_success
-            } else {
-                &host.state.rq_error
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
         }
         // The log may still want its name.
         exchange.route.cluster = Some(cluster);

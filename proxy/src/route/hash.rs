@@ -29,7 +29,7 @@ enum Source {
         rewrite: Option<Substitution>,
     },
     Cookie(Cookie),
-    SourceIp,
+    Address,
     Query(String),
     State(String),
 }
@@ -66,7 +66,7 @@ impl HashPolicy {
                     .map(|attribute| (attribute.name.clone(), attribute.value.clone()))
                     .collect(),
             }),
-            Some(PolicySpecifier::ConnectionProperties(properties)) if properties.source_ip => Source::SourceIp,
+            Some(PolicySpecifier::ConnectionProperties(properties)) if properties.source_ip => Source::Address,
             Some(PolicySpecifier::ConnectionProperties(_)) => {
                 return Err(Problems::one("connection_properties.source_ip", "must be true"));
             }
@@ -93,7 +93,7 @@ impl HashPolicy {
                 Some(value) => Some(xxh64(value, 0)),
                 None => cookie.generate(view, set_cookies),
             },
-            Source::SourceIp => remote.ip().map(|address| xxh64(address.ip().to_string().as_bytes(), 0)),
+            Source::Address => remote.ip().map(|address| xxh64(address.ip().to_string().as_bytes(), 0)),
             Source::Query(name) => view.query_parameter(name).map(|value| xxh64(value.as_bytes(), 0)),
             Source::State(key) => view
                 .extensions

@@ -10,7 +10,6 @@ route_config:
   response_headers_to_add: [{header: {key: x-answer, value: config}, append_action: APPEND_IF_EXISTS_OR_ADD}]
   request_headers_to_remove: [x-secret]
   response_headers_to_remove: [x-backend]
-  internal_only_headers: [x-inside]
   virtual_hosts:
   - name: all
     domains: ["*"]

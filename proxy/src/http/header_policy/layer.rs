@@ -12,6 +12,7 @@ use super::{HeaderPolicy, Verdict, finalize_response};
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
+use crate::http::router::envoy_headers::{ATTEMPT_COUNT, attempt_count};
 use crate::http::service::{Response, Service};
 use crate::runtime::clock;
 
@@ -57,6 +58,17 @@ impl<S: Service> Service for Policed<S> {
             }
         };
         let status = response.status();
+        // What is added to the response may speak of its code.
+        exchange.response_code = Some(status);
+        let tells_attempts = exchange
+            .route
+            .virtual_host
+            .as_ref()
+            .is_some_and(|host| host.settings.include_attempt_count_in_response);
+        if tells_attempts && exchange.upstream.attempts > 0 {
+            let count = attempt_count(exchange.upstream.attempts);
+            response.headers_mut().insert(ATTEMPT_COUNT, count);
+        }
         if let Some(route) = exchange.route.route.clone() {
             finalize_response(exchange, &route, response.headers_mut());
         }

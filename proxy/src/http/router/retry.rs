@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::Router;
 use super::attempt::{self, Attempt};
 use super::deadline::{RouteTimeout, TimedBody, bounded};
+use super::envoy_headers;
 use super::request_stream::RequestStream;
 use crate::cluster::Cluster;
 use crate::cluster::breaker::RoutingPriority;
@@ -56,6 +57,7 @@ pub(super) async fn run(
     };
     exchange.guards.push(Box::new(permit));
     let limits = Limits::of(exchange, forward, policy.as_deref());
+    envoy_headers::consume(exchange.request.headers_mut());
     let source = source(exchange, policy.is_some());
     let stream = match &source {
         Source::Stream(stream) => Some(stream.clone()),
@@ -163,6 +165,7 @@ impl Run<'_> {
         loop {
             let body = source.body().ok_or(Failure::RetryBufferExceeded)?;
             exchange.upstream.attempts += 1;
+            envoy_headers::announce(exchange, self.expected(timeout, limits));
             let mut attempt = Attempt::default();
             let outcome = {
                 let sent = attempt.sent.clone();
@@ -202,6 +205,22 @@ impl Run<'_> {
                 return Err(failure);
             }
         }
+    }
+
+    /// The time that the next attempt has, for the upstream to know.
+    fn expected(&self, timeout: &RouteTimeout, limits: &Limits) -> Option<Duration> {
+        if self.router.suppress_envoy_headers {
+            return None;
+        }
+        if let Some(per_try) = limits.per_try.filter(|_| !self.forward.hedge_on_per_try_timeout) {
+            return Some(per_try);
+        }
+        let limit = limits.route?;
+        let spent = match timeout.request_ended {
+            Some(ended) if self.retries > 0 => clock::now().saturating_duration_since(ended),
+            _ => Duration::ZERO,
+        };
+        Some(limit.saturating_sub(spent))
     }
 
     /// Whether and after which wait there is another attempt; counts why not.
@@ -246,7 +265,6 @@ impl Run<'_> {
             Some(_) => stats.upstream_rq_retry_backoff_ratelimited.inc(),
             None => stats.upstream_rq_retry_backoff_exponential.inc(),
         }
-        let _ = self.router;
         Some(asked.unwrap_or_else(|| policy.backoff(self.retries, &mut random)))
     }
 }

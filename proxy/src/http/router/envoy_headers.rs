@@ -1,0 +1,67 @@
+//! The `x-envoy-*` request headers that are between a client and this router: read, removed, or added for the upstream.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::http::exchange::Exchange;
+
+/// What the router acts on and does not pass on.
+const CONSUMED: [&str; 11] = [
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-max-retries",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-expected-rq-timeout-ms",
+];
+
+const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+pub(in crate::http) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+
+/// Removes what only this router was meant to read. To be called once it was read.
+pub(super) fn consume(headers: &mut HeaderMap) {
+    // Most requests have none: one look over the names is less than a lookup of each.
+    if headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
+        for name in CONSUMED {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Tells the upstream which attempt this is, and how long it has; `expected`: none for no limit, or where it is not to be told.
+pub(super) fn announce(exchange: &mut Exchange, expected: Option<Duration>) {
+    let wants_count = exchange
+        .route
+        .virtual_host
+        .as_ref()
+        .is_some_and(|host| host.settings.include_request_attempt_count);
+    let attempt = exchange.upstream.attempts;
+    let headers = exchange.request.headers_mut();
+    if wants_count {
+        headers.insert(ATTEMPT_COUNT, attempt_count(attempt));
+    }
+    if let Some(expected) = expected {
+        let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
+        // The route timeout where none is configured: no need to print it anew for each request.
+        let value = if millis == 15_000 {
+            HeaderValue::from_static("15000")
+        } else {
+            HeaderValue::from(millis)
+        };
+        headers.insert(EXPECTED_TIMEOUT, value);
+    }
+}
+
+pub(in crate::http) fn attempt_count(attempts: u32) -> HeaderValue {
+    if attempts == 1 {
+        HeaderValue::from_static("1")
+    } else {
+        HeaderValue::from(attempts)
+    }
+}
