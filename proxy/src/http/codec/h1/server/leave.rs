@@ -37,8 +37,7 @@ impl Leave {
             self.since = Some(clock::now());
             self.next = Box::pin(reached(self.signal.clone(), DrainPhase::Closed));
         }
-        self.since.is_some()
-            && (self.signal.phase() == DrainPhase::Closed || self.next.as_mut().poll(cx).is_ready())
+        self.since.is_some() && (self.signal.phase() == DrainPhase::Closed || self.next.as_mut().poll(cx).is_ready())
     }
 
     /// When an idle connection leaves; none while there is no drain.
