@@ -32,8 +32,12 @@ fn main() -> std::process::ExitCode {
     register(Registration {
         type_name: "google.protobuf.StringValue",
         compile: |config, _| {
-            let text = remora_proto::wire::bytes_field(config, 1).ok().flatten().unwrap_or(b"hello");
-            let value = HeaderValue::from_bytes(text).map_err(|error| remora::config::Problems::one("value", error.to_string()))?;
+            let text = remora_proto::wire::bytes_field(config, 1)
+                .ok()
+                .flatten()
+                .unwrap_or(b"hello");
+            let value = HeaderValue::from_bytes(text)
+                .map_err(|error| remora::config::Problems::one("value", error.to_string()))?;
             Ok(Stage::Filter(Arc::new(Greeting(value))))
         },
         per_route: &[],

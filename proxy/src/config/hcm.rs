@@ -97,11 +97,7 @@ fn http_filter(filter: &pbh::HttpFilter, stat_prefix: &str, cx: &BuildContext) -
     let any = typed_config(filter)?;
     let type_name = remora_proto::type_url::full_name(&any.type_url);
     let content = remora_proto::any::content(any).map_err(|error| Problems::one("typed_config", error.to_string()))?;
-    let type_name = if content.0.is_empty() {
-        type_name
-    } else {
-        content.0
-    };
+    let type_name = if content.0.is_empty() { type_name } else { content.0 };
     let context = FilterContext {
         name: &filter.name,
         stat_prefix,

@@ -57,7 +57,7 @@ impl TryService for Router {
                 exchange.details = "direct_response".into();
                 if respond::is_grpc(exchange) {
                     return Ok(respond::grpc_reply(
-                        direct.status,
+                        crate::telemetry::format::grpc_of_http(direct.status.as_u16()),
                         &String::from_utf8_lossy(&direct.body),
                     ));
                 }
