@@ -91,7 +91,10 @@ mod tests {
     #[test]
     fn facts_are_read_from_istios_metadata() {
         let string = |text: &str| value(Kind::StringValue(text.to_owned()));
-        let service = object([("host", string("web.shop.svc.cluster.local")), ("namespace", string("shop"))]);
+        let service = object([
+            ("host", string("web.shop.svc.cluster.local")),
+            ("namespace", string("shop")),
+        ]);
         let list = remora_proto::pb::google::protobuf::ListValue {
             values: vec![value(Kind::StructValue(service))],
         };

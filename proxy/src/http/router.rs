@@ -96,10 +96,7 @@ impl Router {
         crate::http::header_policy::finalize_request(exchange, route, forward);
         let result = retry::run(self, exchange, forward, &cluster).await;
         if let Ok(response) = &result {
-            let canary = response
-                .headers()
-                .get(CANARY)
-                .is_some_and(|value| value == "true");
+            let canary = response.headers().get(CANARY).is_some_and(|value| value == "true");
             cluster
                 .stats
                 .count_response(response.status().as_u16(), exchange.internal, canary);

@@ -85,7 +85,10 @@ mod tests {
         assert_ne!(one.id(), 0);
         let id = one.id();
         drop((one, same));
-        assert!(list(&["a", "b"]).id() != id, "an id is never given to another life of a list");
+        assert!(
+            list(&["a", "b"]).id() != id,
+            "an id is never given to another life of a list"
+        );
     }
 
     #[test]

@@ -20,7 +20,10 @@ thread_local! {
 
 /// Polls, and gives back the earliest time at which something inside wants to be polled again.
 pub fn lend<T>(poll: impl FnOnce() -> Poll<T>) -> (Poll<T>, Option<Instant>) {
-    let before = LOAN.replace(Loan { lent: true, earliest: None });
+    let before = LOAN.replace(Loan {
+        lent: true,
+        earliest: None,
+    });
     let polled = poll();
     let after = LOAN.replace(before);
     (polled, after.earliest)

@@ -33,7 +33,12 @@ pub fn managers() -> Vec<Vec<u8>> {
     let mut managers = Vec::new();
     for (_, bytes) in raw_istio() {
         let listener = decode(&bytes).unwrap();
-        for filter in listener.filter_chains.iter().chain(&listener.default_filter_chain).flat_map(|chain| &chain.filters) {
+        for filter in listener
+            .filter_chains
+            .iter()
+            .chain(&listener.default_filter_chain)
+            .flat_map(|chain| &chain.filters)
+        {
             if let Some(ConfigType::TypedConfig(any)) = &filter.config_type
                 && any.type_url.ends_with(".HttpConnectionManager")
             {

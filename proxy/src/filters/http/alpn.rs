@@ -92,12 +92,18 @@ mod tests {
     #[test]
     fn each_protocol_has_its_list_without_the_preamble() {
         let lists = run(&[
-            (Protocol::Http11, &["istio-peer-exchange", "istio-http/1.1", "istio", "http/1.1"]),
+            (
+                Protocol::Http11,
+                &["istio-peer-exchange", "istio-http/1.1", "istio", "http/1.1"],
+            ),
             (Protocol::Http2, &["istio-h2", "istio", "h2"]),
         ]);
         let lists = lists.expect("compiles");
         let http11 = lists.http11.expect("a list");
-        assert_eq!(http11.protocols(), [b"istio-http/1.1".to_vec(), b"istio".to_vec(), b"http/1.1".to_vec()]);
+        assert_eq!(
+            http11.protocols(),
+            [b"istio-http/1.1".to_vec(), b"istio".to_vec(), b"http/1.1".to_vec()]
+        );
         assert!(lists.http10.is_none());
         assert_ne!(lists.http2.expect("a list").id(), http11.id());
     }

@@ -80,7 +80,11 @@ impl Policy {
     fn compile(config: &[u8]) -> Compiled<Self> {
         let value = pb::CorsPolicy::decode(config).map_err(|error| Problems::one("", error.to_string()))?;
         Ok(Self {
-            origins: each("allow_origin_string_match", &value.allow_origin_string_match, StringMatcher::compile)?,
+            origins: each(
+                "allow_origin_string_match",
+                &value.allow_origin_string_match,
+                StringMatcher::compile,
+            )?,
             methods: text("allow_methods", &value.allow_methods)?,
             headers: text("allow_headers", &value.allow_headers)?,
             expose: text("expose_headers", &value.expose_headers)?,
@@ -108,7 +112,11 @@ impl Policy {
         put(ACCESS_CONTROL_ALLOW_METHODS, &self.methods);
         put(ACCESS_CONTROL_ALLOW_HEADERS, &self.headers);
         put(ACCESS_CONTROL_MAX_AGE, &self.max_age);
-        if self.private_network && request.get(REQUEST_PRIVATE_NETWORK).is_some_and(|value| value == "true") {
+        if self.private_network
+            && request
+                .get(REQUEST_PRIVATE_NETWORK)
+                .is_some_and(|value| value == "true")
+        {
             headers.insert(ALLOW_PRIVATE_NETWORK, TRUE);
         }
         response
@@ -129,7 +137,12 @@ impl Filter for Cors {
     }
 
     fn request_headers(&self, exchange: &mut Exchange) -> Flow {
-        let Some(origin) = exchange.headers().get(ORIGIN).filter(|origin| !origin.is_empty()).cloned() else {
+        let Some(origin) = exchange
+            .headers()
+            .get(ORIGIN)
+            .filter(|origin| !origin.is_empty())
+            .cloned()
+        else {
             return Flow::Continue;
         };
         let Setting::Own(policy) = setting(exchange, &self.name, POLICY, Policy::compile) else {
@@ -141,7 +154,11 @@ impl Filter for Cors {
             return Flow::Continue;
         }
         let allowed = policy.origins.iter().any(|matcher| matcher.matches(origin.as_bytes()));
-        let counter = if allowed { &self.stats.origin_valid } else { &self.stats.origin_invalid };
+        let counter = if allowed {
+            &self.stats.origin_valid
+        } else {
+            &self.stats.origin_invalid
+        };
         counter.inc();
         if !enabled {
             return Flow::Continue;
@@ -261,6 +278,9 @@ mod tests {
             ..policy()
         };
         let problems = tests::route_with(POLICY, &bad).err().expect("refused").to_string();
-        assert!(problems.contains("typed_per_filter_config[\"filter\"].allow_methods"), "{problems}");
+        assert!(
+            problems.contains("typed_per_filter_config[\"filter\"].allow_methods"),
+            "{problems}"
+        );
     }
 }

@@ -92,7 +92,10 @@ impl Fault {
         if delay.is_none() && abort.is_none() {
             return Flow::Continue;
         }
-        if faults.max_active.is_some_and(|max| self.stats.active_faults.value() >= max) {
+        if faults
+            .max_active
+            .is_some_and(|max| self.stats.active_faults.value() >= max)
+        {
             self.stats.faults_overflow.inc();
             return Flow::Continue;
         }
@@ -171,7 +174,9 @@ impl Delay {
         };
         let fraction = match self.by {
             DelayBy::Fixed(_) => self.fraction,
-            DelayBy::Header => self.fraction.capped(number(headers, "x-envoy-fault-delay-request-percentage")),
+            DelayBy::Header => self
+                .fraction
+                .capped(number(headers, "x-envoy-fault-delay-request-percentage")),
         };
         (!delay.is_zero() && fraction.contains(fastrand::u64(..))).then_some(delay)
     }
@@ -185,7 +190,9 @@ impl Abort {
         };
         let fraction = match self.with {
             Some(_) => self.fraction,
-            None => self.fraction.capped(number(headers, "x-envoy-fault-abort-request-percentage")),
+            None => self
+                .fraction
+                .capped(number(headers, "x-envoy-fault-abort-request-percentage")),
         };
         fraction.contains(fastrand::u64(..)).then_some(with)
     }

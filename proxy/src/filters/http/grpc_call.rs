@@ -79,7 +79,9 @@ impl GrpcCall {
     }
 
     fn read_status(&self, headers: &HeaderMap) {
-        let status = headers.get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
+        let status = headers
+            .get("grpc-status")
+            .and_then(|value| value.to_str().ok()?.parse().ok());
         if let Some(status) = status {
             self.0.status.store(status, Ordering::Relaxed);
         }
@@ -194,7 +196,8 @@ mod tests {
     async fn a_calls_status_is_in_its_trailers() {
         let mut exchange = crate::testing::exchange("POST", "/s/M", &[("content-type", "application/grpc")]);
         let call = GrpcCall::watch_request(&mut exchange).expect("a call");
-        let trailers = HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), http::HeaderValue::from(5))]);
+        let trailers =
+            HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), http::HeaderValue::from(5))]);
         let data = Bytes::from_static(&[0, 0, 0, 0, 0]);
         let mut response = Response::new(Body::Trailers(Some(data), Box::new(trailers)));
         GrpcCall::watch_response(&exchange, &mut response);

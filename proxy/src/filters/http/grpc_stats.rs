@@ -71,14 +71,21 @@ struct Counters {
 fn compile(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage> {
     use pb::filter_config::PerMethodStatSpecifier as Specifier;
     let config = pb::FilterConfig::decode(config).map_err(|error| Problems::one("", error.to_string()))?;
-    refuse("enable_upstream_stats", config.enable_upstream_stats, "is not supported")?;
+    refuse(
+        "enable_upstream_stats",
+        config.enable_upstream_stats,
+        "is not supported",
+    )?;
     let methods = match config.per_method_stat_specifier {
         None => Methods::None,
         Some(Specifier::StatsForAllMethods(all)) if all.value => Methods::All,
         Some(Specifier::StatsForAllMethods(_)) => Methods::None,
-        Some(Specifier::IndividualMethodStatsAllowlist(list)) => {
-            Methods::Listed(list.services.into_iter().map(|one| (one.name, one.method_names)).collect())
-        }
+        Some(Specifier::IndividualMethodStatsAllowlist(list)) => Methods::Listed(
+            list.services
+                .into_iter()
+                .map(|one| (one.name, one.method_names))
+                .collect(),
+        ),
     };
     Ok(Stage::Filter(Arc::new(GrpcStatsFilter {
         name: cx.name.into(),
@@ -111,7 +118,10 @@ impl Filter for GrpcStatsFilter {
         let Some(cluster) = &exchange.route.cluster else {
             return;
         };
-        let path = exchange.original_path.as_ref().map_or(exchange.request.uri().path(), |path| path.path());
+        let path = exchange
+            .original_path
+            .as_ref()
+            .map_or(exchange.request.uri().path(), |path| path.path());
         let key = Key {
             cluster: cluster.id,
             path: self.counts(path).then(|| path.into()),
@@ -141,7 +151,9 @@ impl GrpcStatsFilter {
     }
 
     fn learn(&self, key: Key, cluster: &str) -> Arc<Counters> {
-        let group = self.stats.group::<GrpcStats>(&format!("cluster.{}.grpc.", cluster.replace(':', "_")));
+        let group = self
+            .stats
+            .group::<GrpcStats>(&format!("cluster.{}.grpc.", cluster.replace(':', "_")));
         let prefix = match key.path.as_deref().and_then(split) {
             Some((service, method)) if self.replace_dots => format!("{}.{method}.", service.replace('.', "_")),
             Some((service, method)) => format!("{service}.{method}."),
@@ -203,7 +215,9 @@ mod tests {
         let mut exchange = crate::testing::exchange("POST", "/a.Svc/Get", &[("content-type", "application/grpc")]);
         filter.request_headers(&mut exchange);
         let mut response = http::Response::new(Body::Empty);
-        response.headers_mut().insert("grpc-status", http::HeaderValue::from(status));
+        response
+            .headers_mut()
+            .insert("grpc-status", http::HeaderValue::from(status));
         exchange.route.cluster = Some(cluster.clone());
         filter.response_headers(&mut exchange, &mut response);
         filter.log(&mut exchange);
@@ -222,10 +236,15 @@ mod tests {
                 ..Default::default()
             };
             let filter = tests::compile(REGISTRATION, &config, &build).expect("compiles");
-            [0, 0, 14].into_iter().for_each(|status| call(&filter, &cluster, status));
+            [0, 0, 14]
+                .into_iter()
+                .for_each(|status| call(&filter, &cluster, status));
             let group = build.stats.group::<GrpcStats>("cluster.backend.grpc.");
             let count = |name: &str| group.dynamic.counter(&format!("{prefix}{name}")).value();
-            assert_eq!((count("success"), count("failure"), count("total"), count("14")), (2, 1, 3, 1));
+            assert_eq!(
+                (count("success"), count("failure"), count("total"), count("14")),
+                (2, 1, 3, 1)
+            );
         }
     }
 

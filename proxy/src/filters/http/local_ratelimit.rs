@@ -144,7 +144,11 @@ fn unsupported(config: &Config) -> Compiled<()> {
         config.local_rate_limit_per_downstream_connection,
         NO,
     )?;
-    refuse("local_cluster_rate_limit", config.local_cluster_rate_limit.is_some(), NO)?;
+    refuse(
+        "local_cluster_rate_limit",
+        config.local_cluster_rate_limit.is_some(),
+        NO,
+    )?;
     refuse("enable_x_ratelimit_headers", config.enable_x_ratelimit_headers != 0, NO)
 }
 
@@ -187,7 +191,10 @@ mod tests {
             stat_prefix: "limiter".into(),
             token_bucket: Some(TokenBucket {
                 max_tokens,
-                fill_interval: Some(remora_proto::pb::google::protobuf::Duration { seconds: 3600, nanos: 0 }),
+                fill_interval: Some(remora_proto::pb::google::protobuf::Duration {
+                    seconds: 3600,
+                    nanos: 0,
+                }),
                 ..Default::default()
             }),
             filter_enabled: always(),
@@ -207,9 +214,15 @@ mod tests {
             panic!("an answer");
         };
         assert_eq!(response.status(), 429);
-        assert_eq!((second.flags.short().as_str(), &*second.details), ("RL", "local_rate_limited"));
+        assert_eq!(
+            (second.flags.short().as_str(), &*second.details),
+            ("RL", "local_rate_limited")
+        );
         let stats = build.stats.group::<LimitStats>("limiter.http_local_rate_limit.");
-        assert_eq!((stats.enabled.value(), stats.ok.value(), stats.enforced.value()), (2, 1, 1));
+        assert_eq!(
+            (stats.enabled.value(), stats.ok.value(), stats.enforced.value()),
+            (2, 1, 1)
+        );
     }
 
     #[test]

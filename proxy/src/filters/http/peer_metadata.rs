@@ -252,7 +252,10 @@ mod tests {
         });
         let mut outbound = exchange("GET", "/", &[]);
         client.request_headers(&mut outbound);
-        assert_eq!(outbound.headers()["x-envoy-peer-metadata-id"], "sidecar~10.0.0.9~web-1.shop~shop.svc.cluster.local");
+        assert_eq!(
+            outbound.headers()["x-envoy-peer-metadata-id"],
+            "sidecar~10.0.0.9~web-1.shop~shop.svc.cluster.local"
+        );
         let mut inbound = exchange("GET", "/", &[]);
         *inbound.request.headers_mut() = outbound.headers().clone();
         server.request_headers(&mut inbound);
@@ -288,7 +291,11 @@ mod tests {
             downstream_discovery: find(),
             ..Config::default()
         });
-        let mut odd = exchange("GET", "/", &[("x-envoy-peer-metadata", "%%%"), ("x-envoy-peer-metadata-id", "x")]);
+        let mut odd = exchange(
+            "GET",
+            "/",
+            &[("x-envoy-peer-metadata", "%%%"), ("x-envoy-peer-metadata-id", "x")],
+        );
         server.request_headers(&mut odd);
         assert!(odd.headers().is_empty() && odd.extensions.get::<DownstreamPeer>().is_none());
     }

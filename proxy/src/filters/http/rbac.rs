@@ -104,7 +104,11 @@ impl Rules {
     fn apply(&self, exchange: &mut Exchange, stats: &Counters) -> Flow {
         if let Some(shadow) = &self.shadow {
             let decision = shadow.decide(&Subject::of(exchange));
-            let counter = if decision.allowed { &stats.shadow_allowed } else { &stats.shadow_denied };
+            let counter = if decision.allowed {
+                &stats.shadow_allowed
+            } else {
+                &stats.shadow_denied
+            };
             counter.inc();
             tell(exchange, &self.shadow_keys, decision.policy, decision.as_str());
         }
@@ -253,8 +257,14 @@ mod tests {
         let filter = filter(&config, &build);
         let mut checked = exchange("GET", "/checked", &[]);
         assert!(matches!(filter.request_headers(&mut checked), Flow::Continue));
-        assert_eq!(read(&checked, "istio_ext_authz_shadow_effective_policy_id").as_deref(), Some("deny it"));
-        assert_eq!(read(&checked, "istio_ext_authz_shadow_engine_result").as_deref(), Some("denied"));
+        assert_eq!(
+            read(&checked, "istio_ext_authz_shadow_effective_policy_id").as_deref(),
+            Some("deny it")
+        );
+        assert_eq!(
+            read(&checked, "istio_ext_authz_shadow_engine_result").as_deref(),
+            Some("denied")
+        );
         let mut other = exchange("GET", "/", &[]);
         assert!(matches!(filter.request_headers(&mut other), Flow::Continue));
         assert_eq!(read(&other, "istio_ext_authz_shadow_effective_policy_id"), None);

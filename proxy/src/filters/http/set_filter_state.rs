@@ -49,10 +49,22 @@ impl Value {
         let Some(pbs::filter_state_value::Key::ObjectKey(key)) = &value.key else {
             return Err(Problems::one("object_key", "is required"));
         };
-        let kind = if value.factory_key.is_empty() { key } else { &value.factory_key };
-        refuse("factory_key", !TEXT.contains(&kind.as_str()), "only strings are supported")?;
+        let kind = if value.factory_key.is_empty() {
+            key
+        } else {
+            &value.factory_key
+        };
+        refuse(
+            "factory_key",
+            !TEXT.contains(&kind.as_str()),
+            "only strings are supported",
+        )?;
         refuse("read_only", value.read_only, "is not supported")?;
-        refuse("shared_with_upstream", value.shared_with_upstream != 0, "is not supported")?;
+        refuse(
+            "shared_with_upstream",
+            value.shared_with_upstream != 0,
+            "is not supported",
+        )?;
         let Some(pbs::filter_state_value::Value::FormatString(format)) = &value.value else {
             return Err(Problems::one("format_string", "is required"));
         };
@@ -143,7 +155,9 @@ mod tests {
     #[test]
     fn an_object_with_a_meaning_of_its_own_is_refused() {
         let build = BuildContext::default();
-        let problems = tests::compile(REGISTRATION, &config(""), &build).err().expect("refused");
+        let problems = tests::compile(REGISTRATION, &config(""), &build)
+            .err()
+            .expect("refused");
         assert_eq!(problems.0[0].path, "on_request_headers[0].factory_key");
     }
 }

@@ -109,7 +109,11 @@ fn what_istiod_sends_compiles_or_is_refused_for_a_known_reason() {
                 Err(problems) => {
                     refused += 1;
                     let text = problems.to_string();
-                    assert!(REFUSED.iter().any(|known| text.contains(known)), "{}: {text}", filter.name);
+                    assert!(
+                        REFUSED.iter().any(|known| text.contains(known)),
+                        "{}: {text}",
+                        filter.name
+                    );
                 }
             }
         }

@@ -67,7 +67,11 @@ impl NetworkFilter for Rbac {
     fn on_new_connection(&self, connection: &ConnectionInfo) -> Verdict {
         let subject = Subject::of_connection(connection);
         if let Some(shadow) = &self.shadow {
-            let counter = if shadow.decide(&subject).allowed { &self.shadow_allowed } else { &self.shadow_denied };
+            let counter = if shadow.decide(&subject).allowed {
+                &self.shadow_allowed
+            } else {
+                &self.shadow_denied
+            };
             counter.inc();
         }
         let Some(enforced) = &self.enforced else {
@@ -113,6 +117,13 @@ mod tests {
             panic!("closed");
         };
         assert_eq!(reason, "rbac_access_denied_matched_policy[none]");
-        assert_eq!(cx.stats.group::<RbacStats>("tcp.rbac.").dynamic.counter("denied").value(), 1);
+        assert_eq!(
+            cx.stats
+                .group::<RbacStats>("tcp.rbac.")
+                .dynamic
+                .counter("denied")
+                .value(),
+            1
+        );
     }
 }

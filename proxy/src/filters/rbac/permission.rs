@@ -42,7 +42,9 @@ impl Permission {
             }
             Rule::Header(header) => Self::Header(HeaderMatcher::compile(header).under("header")?),
             Rule::UrlPath(url) => Self::UrlPath(path(url).under("url_path")?),
-            Rule::UriTemplate(template) => Self::UriTemplate(Template::of_match_policy(template).under("uri_template")?),
+            Rule::UriTemplate(template) => {
+                Self::UriTemplate(Template::of_match_policy(template).under("uri_template")?)
+            }
             Rule::DestinationIp(range) => Self::DestinationIp(network(range).under("destination_ip")?),
             Rule::DestinationPort(port) => {
                 refuse("destination_port", *port > 65_535, "is no port")?;

@@ -76,7 +76,10 @@ impl Principal {
             Self::Or(ids) => ids.iter().any(|id| id.matches(subject)),
             Self::Any => true,
             Self::Not(id) => !id.matches(subject),
-            Self::Authenticated(name) => connection.tls.as_deref().is_some_and(|tls| is_authenticated(tls, name.as_ref())),
+            Self::Authenticated(name) => connection
+                .tls
+                .as_deref()
+                .is_some_and(|tls| is_authenticated(tls, name.as_ref())),
             Self::SourceIp(network) => contains(network, &connection.remote),
             Self::DirectRemoteIp(network) => contains(network, &connection.direct_remote),
             Self::RemoteIp(network) => contains(network, subject.remote),

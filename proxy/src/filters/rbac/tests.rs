@@ -98,7 +98,10 @@ fn actions_decide_and_name_the_first_policy_by_name() {
     assert_eq!(decision.denial_details(), "rbac_access_denied_matched_policy[a_b]");
     assert!(engine(Action::Allow, both()).decide(&subject).allowed);
     let nobody = engine(Action::Allow, Vec::new());
-    assert_eq!(nobody.decide(&subject).denial_details(), "rbac_access_denied_matched_policy[none]");
+    assert_eq!(
+        nobody.decide(&subject).denial_details(),
+        "rbac_access_denied_matched_policy[none]"
+    );
     assert_eq!(engine(Action::Log, both()).decide(&subject).log, Some(true));
     assert!(engine(Action::Deny, Vec::new()).decide(&subject).allowed);
 }
@@ -156,9 +159,15 @@ fn principals_are_sans_addresses_and_headers() {
 fn a_connection_without_http_has_no_headers() {
     let info = connection(None);
     let subject = Subject::of_connection(&info);
-    let by_path = engine(Action::Allow, vec![("p", Rule::UrlPath(url("/")), Identifier::Any(true))]);
+    let by_path = engine(
+        Action::Allow,
+        vec![("p", Rule::UrlPath(url("/")), Identifier::Any(true))],
+    );
     assert!(!by_path.decide(&subject).allowed);
-    let by_port = engine(Action::Allow, vec![("p", Rule::DestinationPort(80), Identifier::Any(true))]);
+    let by_port = engine(
+        Action::Allow,
+        vec![("p", Rule::DestinationPort(80), Identifier::Any(true))],
+    );
     assert!(by_port.decide(&subject).allowed);
 }
 

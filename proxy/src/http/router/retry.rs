@@ -143,9 +143,7 @@ impl Limits {
                 .ok()
                 .map(Duration::from_millis)
         };
-        let route = millis(&TIMEOUT_MS)
-            .or(forward.timeout)
-            .filter(|limit| !limit.is_zero());
+        let route = millis(&TIMEOUT_MS).or(forward.timeout).filter(|limit| !limit.is_zero());
         let per_try = millis(&PER_TRY_TIMEOUT_MS)
             .or(policy.and_then(|policy| policy.per_try_timeout))
             .filter(|limit| !limit.is_zero());

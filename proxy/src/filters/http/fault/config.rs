@@ -75,13 +75,20 @@ fn unsupported(value: &pb::HttpFault) -> Compiled<()> {
         ("delay_duration_runtime", &value.delay_duration_runtime),
         ("abort_http_status_runtime", &value.abort_http_status_runtime),
         ("max_active_faults_runtime", &value.max_active_faults_runtime),
-        ("response_rate_limit_percent_runtime", &value.response_rate_limit_percent_runtime),
+        (
+            "response_rate_limit_percent_runtime",
+            &value.response_rate_limit_percent_runtime,
+        ),
         ("abort_grpc_status_runtime", &value.abort_grpc_status_runtime),
     ];
     for (field, key) in keys {
         refuse(field, !key.is_empty(), RUNTIME)?;
     }
-    refuse("response_rate_limit", value.response_rate_limit.is_some(), "is not supported")?;
+    refuse(
+        "response_rate_limit",
+        value.response_rate_limit.is_some(),
+        "is not supported",
+    )?;
     refuse("filter_metadata", value.filter_metadata.is_some(), "is not supported")
 }
 

@@ -52,7 +52,10 @@ fn an_abort_is_flagged_counted_and_answered() {
     let filter = filter(&abort(ErrorType::HttpStatus(418), percent(100)), &build);
     let mut request = exchange("GET", "/", &[("x-envoy-downstream-service-cluster", "web")]);
     assert_eq!(answer(filter.request_headers(&mut request)), Some(418));
-    assert_eq!((request.flags.short().as_str(), &*request.details), ("FI", "fault_filter_abort"));
+    assert_eq!(
+        (request.flags.short().as_str(), &*request.details),
+        ("FI", "fault_filter_abort")
+    );
     let stats = build.stats.group::<FaultStats>("http.in.fault.");
     assert_eq!((stats.aborts_injected.value(), stats.active_faults.value()), (1, 1));
     assert_eq!(stats.dynamic.counter("web.aborts_injected").value(), 1);
@@ -107,7 +110,10 @@ fn headers_ask_within_what_is_configured() {
     assert_eq!(ask(percent(100), &[("x-envoy-fault-abort-request", "99")]), None);
     assert_eq!(ask(percent(100), &[]), None);
     assert_eq!(ask(percent(0), &[("x-envoy-fault-abort-request", "404")]), None);
-    let none = [("x-envoy-fault-abort-request", "404"), ("x-envoy-fault-abort-request-percentage", "0")];
+    let none = [
+        ("x-envoy-fault-abort-request", "404"),
+        ("x-envoy-fault-abort-request-percentage", "0"),
+    ];
     assert_eq!(ask(percent(100), &none), None);
 }
 

@@ -83,7 +83,10 @@ impl Peer {
             ("app", &*self.app),
             ("version", &*self.version),
         ];
-        let asked = self.labels.iter().filter(|(key, _)| additional.iter().any(|one| **one == **key));
+        let asked = self
+            .labels
+            .iter()
+            .filter(|(key, _)| additional.iter().any(|one| **one == **key));
         labels.extend(asked.map(|(key, value)| (&**key, &**value)));
         let mut fields = vec![
             ("NAME", &*self.name),
@@ -149,7 +152,10 @@ pub(super) mod tests {
             kind: Some(Kind::StringValue(text.to_owned())),
         };
         Struct {
-            fields: pairs.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect(),
+            fields: pairs
+                .iter()
+                .map(|(key, text)| ((*key).to_owned(), value(text)))
+                .collect(),
         }
     }
 
@@ -182,7 +188,10 @@ pub(super) mod tests {
     #[test]
     fn what_is_encoded_is_decoded_and_always_the_same() {
         let own = Peer::of_node(&node());
-        assert_eq!((&*own.app, &*own.canonical_revision, own.labels.len()), ("web", "v1", 1));
+        assert_eq!(
+            (&*own.app, &*own.canonical_revision, own.labels.len()),
+            ("web", "v1", 1)
+        );
         let with_team = Peer::decode(own.encode(&["team".to_owned()]).as_bytes());
         assert_eq!(with_team.as_ref(), Some(&own));
         let plain = Peer::decode(own.encode(&[]).as_bytes()).expect("decodes");

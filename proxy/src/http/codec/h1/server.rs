@@ -25,9 +25,9 @@ use crate::http::service::{Response, Service};
 use crate::http::upgrade::UpgradeKind;
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
-use crate::runtime::wake;
 use crate::runtime::drain::DrainSignal;
 use crate::runtime::io::Io;
+use crate::runtime::wake;
 use leave::Leave;
 
 /// Timers of a downstream connection; `None` switches one off.

@@ -106,7 +106,9 @@ thread_local! {
 
 /// An empty buffer for a head and what fits behind it: one that another message used before, if there is one.
 pub(super) fn take_buffer() -> Vec<u8> {
-    SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(BUFFER))
+    SPARE
+        .with_borrow_mut(Vec::pop)
+        .unwrap_or_else(|| Vec::with_capacity(BUFFER))
 }
 
 /// Gives a buffer to the next message, unless it has grown or there are enough.

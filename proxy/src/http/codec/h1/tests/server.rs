@@ -146,7 +146,10 @@ async fn a_drain_answers_one_more_request_and_closes_what_stays_idle() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     crossing.client.write_all(get).await.expect("still open");
     let answer = read_all(&mut crossing.client).await;
-    assert!(answer.starts_with("HTTP/1.1 ") && answer.contains("connection: close\r\n"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 ") && answer.contains("connection: close\r\n"),
+        "{answer}"
+    );
     let started = tokio::time::Instant::now();
     let mut idle = served(4096);
     idle.drain.advance(DrainPhase::Draining);
