@@ -7,6 +7,7 @@
 //! either way the hosts are sorted anew into one immutable [`priority::PrioritySet`] that picks read. What runs by the clock (ejections that
 //! end, DNS, health checks) is driven by [`maintain::maintain`] on the main runtime.
 
+mod active;
 pub mod breaker;
 pub mod discovery;
 pub mod explain;
@@ -25,6 +26,7 @@ pub mod stats;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use active::ActiveRequest;
 pub use host::{Host, HostState};
 pub use options::{HttpOptions, SocketOptions, UpstreamProtocol};
 pub use stats::ClusterStats;

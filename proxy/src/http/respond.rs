@@ -72,7 +72,7 @@ impl LocalReply {
         exchange.close_downstream |= row.close_downstream;
         let body = failure.body_text(exchange.upstream.attempts);
         let mut response = plain_or_grpc(exchange, row.status, None, &body);
-        if response.status() == row.status && (*failure == Failure::Overflow || *failure == Failure::MaintenanceMode) {
+        if *failure == Failure::Overflow || *failure == Failure::MaintenanceMode {
             response
                 .headers_mut()
                 .insert("x-envoy-overloaded", HeaderValue::from_static("true"));
@@ -112,7 +112,7 @@ fn plain_or_grpc(exchange: &Exchange, status: StatusCode, grpc: Option<u32>, bod
 }
 
 /// A gRPC client gets a trailers-only answer: HTTP 200 and a gRPC status.
-fn grpc_reply(grpc: u32, message: &str) -> Response {
+pub(super) fn grpc_reply(grpc: u32, message: &str) -> Response {
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -129,7 +129,7 @@ fn grpc_reply(grpc: u32, message: &str) -> Response {
 
 const GRPC_MESSAGE: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
 
-fn is_grpc(exchange: &Exchange) -> bool {
+pub(super) fn is_grpc(exchange: &Exchange) -> bool {
     let Some(kind) = exchange.headers().get(CONTENT_TYPE) else {
         return false;
     };
