@@ -14,6 +14,7 @@ pub mod fault;
 pub mod grpc_call;
 pub mod grpc_stats;
 pub mod istio_stats;
+pub mod jwt_authn;
 pub mod local_ratelimit;
 pub mod peer_metadata;
 pub mod per_route;
@@ -169,6 +170,7 @@ const BUILT_IN: &[Registration] = &[
     fault::REGISTRATION,
     grpc_stats::REGISTRATION,
     istio_stats::REGISTRATION,
+    jwt_authn::REGISTRATION,
     local_ratelimit::REGISTRATION,
     peer_metadata::REGISTRATION,
     rbac::REGISTRATION,

@@ -52,6 +52,37 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         metadata_source = OnlyDefaultAlways("only dynamic metadata is matched"),
     ),
     message!("envoy.type.matcher.v3.PathMatcher": path),
+    message!("envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication":
+        providers rules bypass_cors_preflight requirement_map strip_failure_response stat_prefix;
+        filter_state_rules = RefusedAlways("requirements are not chosen by filter state"),
+    ),
+    message!("envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig": disabled requirement_name),
+    message!("envoy.extensions.filters.http.jwt_authn.v3.JwtProvider":
+        issuer audiences subjects require_expiration max_lifetime local_jwks forward from_headers from_params from_cookies
+        forward_payload_header pad_forward_payload_header payload_in_metadata normalize_payload_in_metadata
+        header_in_metadata clock_skew_seconds claim_to_headers clear_route_cache;
+        remote_jwks = RefusedAlways("key sets are not fetched"),
+        failed_status_in_metadata = Refused("a refusal leaves no metadata"),
+        jwt_cache_config = Harmless("tokens are verified anew each time"),
+    ),
+    message!("envoy.extensions.filters.http.jwt_authn.v3.JwtProvider.NormalizePayload": space_delimited_claims),
+    message!("envoy.extensions.filters.http.jwt_authn.v3.JwtCacheConfig":;
+        jwt_cache_size = Harmless("tokens are verified anew each time"),
+        jwt_max_token_size = Harmless("tokens are verified anew each time"),
+    ),
+    message!("envoy.extensions.filters.http.jwt_authn.v3.JwtHeader": name value_prefix),
+    message!("envoy.extensions.filters.http.jwt_authn.v3.JwtClaimToHeader":
+        header_name claim_name;
+        claim_path = Refused("claims are found by claim_name"),
+    ),
+    message!("envoy.extensions.filters.http.jwt_authn.v3.RequirementRule": match requires requirement_name),
+    message!("envoy.extensions.filters.http.jwt_authn.v3.JwtRequirement":
+        provider_name provider_and_audiences requires_any requires_all allow_missing_or_failed allow_missing;
+        extract_only_without_validation = RefusedAlways("tokens are never believed unverified"),
+    ),
+    message!("envoy.extensions.filters.http.jwt_authn.v3.JwtRequirementOrList": requirements),
+    message!("envoy.extensions.filters.http.jwt_authn.v3.JwtRequirementAndList": requirements),
+    message!("envoy.extensions.filters.http.jwt_authn.v3.ProviderWithAudiences": provider_name audiences),
     message!("envoy.extensions.filters.http.cors.v3.Cors":),
     message!("envoy.extensions.filters.http.cors.v3.CorsPolicy":
         allow_origin_string_match allow_methods allow_headers expose_headers max_age allow_credentials filter_enabled

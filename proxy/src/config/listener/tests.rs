@@ -79,7 +79,7 @@ fn routed_only(listener: &[u8]) -> Vec<u8> {
 const REFUSED: [&str; 9] = [
     "envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig is not supported",
     "%FILTER_STATE% cannot print FIELD:",
-    "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig is not supported",
+    "envoy.extensions.access_loggers.grpc.v3.",
     "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz is not supported",
     "envoy.extensions.filters.listener.original_src.v3.OriginalSrc is not supported",
     "config_discovery: not supported",

@@ -1,0 +1,250 @@
+//! `envoy.filters.http.jwt_authn`: requests prove who sent them with JSON Web Tokens.
+//!
+//! In: requests with tokens, and the keys of those who issue them (local ones: remote key sets are refused). Out: a request whose claims can be
+//! believed, in dynamic metadata and headers; or 401.
+
+mod keys;
+mod provider;
+mod requirement;
+mod token;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::header::{HeaderValue, WWW_AUTHENTICATE};
+use http::{Method, StatusCode};
+use prost::Message;
+use remora_proto::pb::envoy::extensions::filters::http::jwt_authn::v3 as pb;
+use remora_proto::pb::envoy::extensions::filters::http::jwt_authn::v3::requirement_rule::RequirementType;
+
+use super::per_route::{Setting, setting};
+use super::{Filter, FilterContext, Flow, PerRoute, Registration, Stage};
+use crate::config::route::{Under, each, refuse};
+use crate::config::{Compiled, Problems};
+use crate::http::exchange::Exchange;
+use crate::http::respond::local_reply;
+use crate::route::RequestView;
+use crate::route::matcher::RouteMatcher;
+use provider::Provider;
+use requirement::Requirement;
+use token::Refusal;
+
+pub const REGISTRATION: Registration = Registration {
+    type_name: "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+    compile,
+    per_route: &[PerRoute {
+        type_name: PER_ROUTE,
+        check: |config| RouteRule::compile(config).map(drop),
+    }],
+};
+
+const PER_ROUTE: &str = "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig";
+
+crate::stat_group! {
+    /// Under `http.<prefix>.jwt_authn.<stat_prefix>`.
+    pub struct JwtStats {
+        counters: { allowed, cors_preflight_bypassed, denied, jwks_fetch_success, jwks_fetch_failed, jwt_cache_hit, jwt_cache_miss }
+        gauges: {}
+        histograms: {}
+    }
+}
+
+struct JwtAuthn {
+    name: Box<str>,
+    providers: Vec<Provider>,
+    rules: Vec<Rule>,
+    /// `requirement_map`, for routes.
+    named: HashMap<String, Requirement>,
+    bypass_preflight: bool,
+    /// A refusal says nothing of its reason.
+    strip_response: bool,
+    stats: Arc<JwtStats>,
+}
+
+struct Rule {
+    matcher: RouteMatcher,
+    /// `None`: matching requests need no token.
+    requirement: Option<Requirement>,
+}
+
+/// `PerRouteConfig`
+enum RouteRule {
+    Disabled,
+    Named(String),
+}
+
+fn compile(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage> {
+    let config = pb::JwtAuthentication::decode(config).map_err(|error| Problems::one("", error.to_string()))?;
+    refuse(
+        "filter_state_rules",
+        config.filter_state_rules.is_some(),
+        "is not supported",
+    )?;
+    let mut providers = Vec::with_capacity(config.providers.len());
+    for (name, provider) in &config.providers {
+        providers.push(Provider::compile(name, provider).under(&format!("providers[{name:?}]"))?);
+    }
+    // The order in which a token that may be anybody's is tried.
+    providers.sort_by(|left, right| left.name.cmp(&right.name));
+    let mut named = HashMap::new();
+    for (name, requirement) in &config.requirement_map {
+        let path = format!("requirement_map[{name:?}]");
+        named.insert(
+            name.clone(),
+            Requirement::compile(requirement, &providers).under(&path)?,
+        );
+    }
+    let rules = each("rules", &config.rules, |rule| {
+        Rule::compile(rule, &providers, &config.requirement_map)
+    })?;
+    Ok(Stage::Filter(Arc::new(JwtAuthn {
+        name: cx.name.into(),
+        rules,
+        named,
+        providers,
+        bypass_preflight: config.bypass_cors_preflight,
+        strip_response: config.strip_failure_response,
+        stats: cx
+            .build
+            .stats
+            .group(&format!("{}jwt_authn.{}", cx.stat_prefix, config.stat_prefix)),
+    })))
+}
+
+impl Rule {
+    fn compile(
+        value: &pb::RequirementRule,
+        providers: &[Provider],
+        named: &HashMap<String, pb::JwtRequirement>,
+    ) -> Compiled<Self> {
+        let Some(matcher) = &value.r#match else {
+            return Err(Problems::one("match", "is required"));
+        };
+        let requirement = match &value.requirement_type {
+            None => None,
+            Some(RequirementType::Requires(requirement)) => {
+                Requirement::compile_optional(requirement, providers).under("requires")?
+            }
+            Some(RequirementType::RequirementName(name)) => {
+                let Some(requirement) = named.get(name) else {
+                    return Err(Problems::one(
+                        "requirement_name",
+                        format!("there is no requirement {name:?}"),
+                    ));
+                };
+                Requirement::compile_optional(requirement, providers).under("requirement_name")?
+            }
+        };
+        Ok(Self {
+            matcher: RouteMatcher::compile(matcher).under("match")?,
+            requirement,
+        })
+    }
+}
+
+impl RouteRule {
+    fn compile(config: &[u8]) -> Compiled<Self> {
+        use pb::per_route_config::RequirementSpecifier as Specifier;
+        let config = pb::PerRouteConfig::decode(config).map_err(|error| Problems::one("", error.to_string()))?;
+        match config.requirement_specifier {
+            Some(Specifier::Disabled(true)) => Ok(Self::Disabled),
+            Some(Specifier::RequirementName(name)) => Ok(Self::Named(name)),
+            Some(Specifier::Disabled(false)) => Err(Problems::one("disabled", "must be true")),
+            None => Err(Problems::one("requirement_specifier", "is required")),
+        }
+    }
+}
+
+impl Filter for JwtAuthn {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn request_headers(&self, exchange: &mut Exchange) -> Flow {
+        if self.bypass_preflight && is_preflight(exchange) {
+            self.stats.cors_preflight_bypassed.inc();
+            return Flow::Continue;
+        }
+        let requirement = match setting(exchange, &self.name, PER_ROUTE, RouteRule::compile) {
+            Setting::Disabled => None,
+            Setting::None => {
+                let view = RequestView::of(exchange);
+                let rule = self.rules.iter().find(|rule| rule.matcher.matches(&view, false));
+                rule.and_then(|rule| rule.requirement.as_ref())
+            }
+            Setting::Own(own) => match &*own {
+                RouteRule::Disabled => None,
+                RouteRule::Named(name) => match self.named.get(name) {
+                    Some(requirement) => Some(requirement),
+                    None => return self.misconfigured(exchange),
+                },
+            },
+            Setting::Broken => return self.misconfigured(exchange),
+        };
+        let Some(requirement) = requirement else {
+            self.stats.allowed.inc();
+            return Flow::Continue;
+        };
+        // What we vouch for is never what a client sent.
+        self.providers
+            .iter()
+            .for_each(|provider| provider.sanitize(exchange.request.headers_mut()));
+        match requirement.check(&self.providers, exchange) {
+            Ok(()) => {
+                self.stats.allowed.inc();
+                Flow::Continue
+            }
+            Err(refusal) => self.deny(exchange, refusal),
+        }
+    }
+}
+
+impl JwtAuthn {
+    fn deny(&self, exchange: &mut Exchange, refusal: Refusal) -> Flow {
+        self.stats.denied.inc();
+        let text = refusal.text();
+        let status = match refusal {
+            Refusal::AudienceNotAllowed => StatusCode::FORBIDDEN,
+            _ => StatusCode::UNAUTHORIZED,
+        };
+        let challenge = (status == StatusCode::UNAUTHORIZED).then(|| challenge(exchange, refusal));
+        let details = format!("jwt_authn_access_denied{{{}}}", text.replace(' ', "_"));
+        let body = if self.strip_response { "" } else { text };
+        let mut response = local_reply(exchange, status, None, body, details);
+        if let Some(Ok(challenge)) = challenge
+            && !self.strip_response
+        {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
+        Flow::Respond(Box::new(response))
+    }
+
+    /// The route asks for what the filter does not have: nobody passes.
+    fn misconfigured(&self, exchange: &mut Exchange) -> Flow {
+        self.stats.denied.inc();
+        let text = "Failed JWT authentication: wrong requirement_name";
+        let details = "jwt_authn_access_denied{wrong_requirement_name}";
+        let response = local_reply(exchange, StatusCode::FORBIDDEN, None, text, details);
+        Flow::Respond(Box::new(response))
+    }
+}
+
+fn challenge(exchange: &Exchange, refusal: Refusal) -> Result<HeaderValue, http::Error> {
+    let view = RequestView::of(exchange);
+    let (host, path) = (view.authority.unwrap_or_default(), view.path().unwrap_or_default());
+    let host = String::from_utf8_lossy(host);
+    let error = match refusal {
+        Refusal::Missing => "",
+        _ => ", error=\"invalid_token\"",
+    };
+    let realm = format!("{}://{host}{path}", view.scheme()).replace(['"', '\\'], "");
+    Ok(HeaderValue::try_from(format!("Bearer realm=\"{realm}\"{error}"))?)
+}
+
+fn is_preflight(exchange: &Exchange) -> bool {
+    let has = |name: &str| exchange.headers().get(name).is_some_and(|value| !value.is_empty());
+    *exchange.request.method() == Method::OPTIONS && has("origin") && has("access-control-request-method")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! What a request must have: `JwtRequirement`.
+
+use remora_proto::pb::envoy::extensions::filters::http::jwt_authn::v3 as pb;
+use remora_proto::pb::envoy::extensions::filters::http::jwt_authn::v3::jwt_requirement::RequiresType;
+
+use super::provider::Provider;
+use super::token::{Refusal, Token};
+use crate::config::route::{Under, each, refuse};
+use crate::config::{Compiled, Problems};
+use crate::http::exchange::Exchange;
+
+pub(super) enum Requirement {
+    /// A good token of one issuer; its place in the list of providers.
+    Provider {
+        index: usize,
+        audiences: Option<Vec<String>>,
+    },
+    Any(Vec<Requirement>),
+    All(Vec<Requirement>),
+    /// A token that is there must be good, whoever issued it.
+    AllowMissing,
+    /// Good tokens are read, others do not matter.
+    AllowMissingOrFailed,
+}
+
+impl Requirement {
+    /// `None`: nothing is required.
+    pub fn compile_optional(value: &pb::JwtRequirement, providers: &[Provider]) -> Compiled<Option<Self>> {
+        match value.requires_type {
+            None => Ok(None),
+            Some(_) => Self::compile(value, providers).map(Some),
+        }
+    }
+
+    pub fn compile(value: &pb::JwtRequirement, providers: &[Provider]) -> Compiled<Self> {
+        let index = |field: &str, name: &str| {
+            let found = providers.iter().position(|provider| provider.name == name);
+            found.ok_or_else(|| Problems::one(field, format!("there is no provider {name:?}")))
+        };
+        let list = |requirements: &[pb::JwtRequirement]| {
+            refuse("requirements", requirements.len() < 2, "needs at least two")?;
+            each("requirements", requirements, |inner| Self::compile(inner, providers))
+        };
+        Ok(match &value.requires_type {
+            None => return Err(Problems::one("requires_type", "is required")),
+            Some(RequiresType::ProviderName(name)) => Self::Provider {
+                index: index("provider_name", name)?,
+                audiences: None,
+            },
+            Some(RequiresType::ProviderAndAudiences(both)) => Self::Provider {
+                index: index("provider_and_audiences.provider_name", &both.provider_name)?,
+                audiences: Some(both.audiences.clone()),
+            },
+            Some(RequiresType::RequiresAny(any)) => Self::Any(list(&any.requirements).under("requires_any")?),
+            Some(RequiresType::RequiresAll(all)) => Self::All(list(&all.requirements).under("requires_all")?),
+            Some(RequiresType::AllowMissing(_)) => Self::AllowMissing,
+            Some(RequiresType::AllowMissingOrFailed(_)) => Self::AllowMissingOrFailed,
+            Some(RequiresType::ExtractOnlyWithoutValidation(_)) => {
+                return Err(Problems::one("extract_only_without_validation", "is not supported"));
+            }
+        })
+    }
+
+    /// Whether the request has what it must; claims of good tokens are passed on.
+    pub fn check(&self, providers: &[Provider], exchange: &mut Exchange) -> Result<(), Refusal> {
+        match self {
+            Self::Provider { index, audiences } => provided(&providers[*index], audiences.as_deref(), exchange),
+            Self::All(all) => all.iter().try_for_each(|one| one.check(providers, exchange)),
+            Self::Any(any) => any_of(any, providers, exchange),
+            Self::AllowMissing => anybodys(providers, exchange),
+            Self::AllowMissingOrFailed => {
+                // Only what a good token says is of interest.
+                let _ = anybodys(providers, exchange);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn any_of(any: &[Requirement], providers: &[Provider], exchange: &mut Exchange) -> Result<(), Refusal> {
+    let of_tokens = |one: &&Requirement| !matches!(one, Requirement::AllowMissing | Requirement::AllowMissingOrFailed);
+    let mut refusal = Refusal::Missing;
+    for one in any.iter().filter(of_tokens) {
+        match one.check(providers, exchange) {
+            Ok(()) => return Ok(()),
+            // That a token is another's says less than that it is bad.
+            Err(Refusal::Missing) => {}
+            Err(Refusal::UnknownIssuer) if refusal != Refusal::Missing => {}
+            Err(other) => refusal = other,
+        }
+    }
+    let allows = |wanted: fn(&Requirement) -> bool| any.iter().any(wanted);
+    let missing_is_fine = allows(|one| matches!(one, Requirement::AllowMissing));
+    if allows(|one| matches!(one, Requirement::AllowMissingOrFailed))
+        || (missing_is_fine && refusal == Refusal::Missing)
+    {
+        return Ok(());
+    }
+    Err(refusal)
+}
+
+/// Every token that stands where the issuer's tokens stand must be good.
+fn provided(provider: &Provider, audiences: Option<&[String]>, exchange: &mut Exchange) -> Result<(), Refusal> {
+    let texts = provider.tokens(exchange);
+    if texts.is_empty() {
+        return Err(Refusal::Missing);
+    }
+    let tokens = texts
+        .iter()
+        .map(|text| Token::parse(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    tokens.iter().try_for_each(|token| provider.verify(token, audiences))?;
+    tokens.iter().for_each(|token| provider.accept(token, exchange));
+    Ok(())
+}
+
+/// Every token anywhere must be good, by the keys of whoever it says has issued it.
+fn anybodys(providers: &[Provider], exchange: &mut Exchange) -> Result<(), Refusal> {
+    let mut texts: Vec<String> = Vec::new();
+    for text in providers.iter().flat_map(|provider| provider.tokens(exchange)) {
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    for text in &texts {
+        let token = Token::parse(text)?;
+        let issuer = token.claim("iss").unwrap_or_default();
+        let provider = providers
+            .iter()
+            .find(|provider| provider.issuer.is_empty() || provider.issuer == issuer);
+        let provider = provider.ok_or(Refusal::UnknownIssuer)?;
+        provider.verify(&token, None)?;
+        provider.accept(&token, exchange);
+    }
+    Ok(())
+}
