@@ -159,6 +159,14 @@ impl Policy {
     }
 }
 
+/// A counter's name behind a configured prefix, which Envoy ends with a dot unless it has one.
+pub(super) fn stat_name(prefix: &str, name: &str) -> String {
+    match prefix {
+        "" => name.to_owned(),
+        prefix => format!("{}.{name}", prefix.strip_suffix('.').unwrap_or(prefix)),
+    }
+}
+
 fn network(value: &CidrRange) -> Compiled<IpNet> {
     let address = value
         .address_prefix

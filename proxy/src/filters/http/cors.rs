@@ -7,7 +7,7 @@ use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD,
     ORIGIN,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use prost::Message;
 use remora_proto::pb::envoy::extensions::filters::http::cors::v3 as pb;
 
@@ -97,10 +97,11 @@ impl Policy {
         })
     }
 
-    fn preflight(&self, request: &HeaderMap, origin: HeaderValue) -> Response<Body> {
+    /// The answer to a preflight; `origin`: the one that is allowed.
+    fn preflight(&self, request: &HeaderMap, origin: Option<HeaderValue>) -> Response<Body> {
         let mut response = Response::new(Body::Empty);
         let headers = response.headers_mut();
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.extend(origin.map(|origin| (ACCESS_CONTROL_ALLOW_ORIGIN, origin)));
         if self.credentials {
             headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
         }
@@ -145,6 +146,15 @@ impl Filter for Cors {
         else {
             return Flow::Continue;
         };
+        // As in Envoy, what a route answers itself has no policy.
+        let forwards = exchange
+            .route
+            .route
+            .as_ref()
+            .is_some_and(|route| route.forward().is_some());
+        if !forwards {
+            return Flow::Continue;
+        }
         let Setting::Own(policy) = setting(exchange, &self.name, POLICY, Policy::compile) else {
             return Flow::Continue;
         };
@@ -165,23 +175,16 @@ impl Filter for Cors {
         }
         let asked = exchange.headers().get(ACCESS_CONTROL_REQUEST_METHOD);
         let preflight = *exchange.request.method() == Method::OPTIONS && asked.is_some_and(|method| !method.is_empty());
-        match (preflight, allowed) {
-            (true, true) => {
-                exchange.details = "cors_response".into();
-                Flow::Respond(Box::new(policy.preflight(exchange.headers(), origin)))
-            }
-            (true, false) if !policy.forward_not_matching => {
-                exchange.details = "cors_response".into();
-                let mut response = Response::new(Body::Empty);
-                *response.status_mut() = StatusCode::OK;
-                Flow::Respond(Box::new(response))
-            }
-            (false, true) => {
-                exchange.extensions.insert(Allowed { origin, policy });
-                Flow::Continue
-            }
-            _ => Flow::Continue,
+        let answer = (preflight && (allowed || !policy.forward_not_matching))
+            .then(|| policy.preflight(exchange.headers(), allowed.then(|| origin.clone())));
+        if allowed {
+            exchange.extensions.insert(Allowed { origin, policy });
         }
+        let Some(response) = answer else {
+            return Flow::Continue;
+        };
+        exchange.details = "cors_response".into();
+        Flow::Respond(Box::new(response))
     }
 
     fn response_headers(&self, exchange: &mut Exchange, response: &mut Response<Body>) -> Flow {
@@ -241,7 +244,9 @@ mod tests {
         };
         assert_eq!(response.headers()["access-control-allow-methods"], "GET,POST");
         assert_eq!(response.headers()["access-control-allow-origin"], "https://a.test");
-        assert!(!response.headers().contains_key("access-control-expose-headers"));
+        let mut response = *response;
+        filter.response_headers(&mut known, &mut response);
+        assert_eq!(response.headers()["access-control-expose-headers"], "x-b");
         let mut unknown = request("OPTIONS", "https://b.test", &policy());
         assert!(matches!(filter.request_headers(&mut unknown), Flow::Continue));
         let strict = pb::CorsPolicy {
@@ -252,7 +257,8 @@ mod tests {
         let Flow::Respond(response) = filter.request_headers(&mut unknown) else {
             panic!("an answer");
         };
-        assert!(response.status() == StatusCode::OK && response.headers().is_empty());
+        assert_eq!(response.status(), 200);
+        assert!(!response.headers().contains_key("access-control-allow-origin"));
         let stats = build.stats.group::<CorsStats>("http.in.cors.");
         assert_eq!((stats.origin_valid.value(), stats.origin_invalid.value()), (1, 2));
     }

@@ -124,7 +124,8 @@ impl Fault {
         exchange.flags.set(ResponseFlags::FAULT_INJECTED);
         let (status, grpc) = match with {
             AbortWith::Http(status) => (status, None),
-            AbortWith::Grpc(code) => (http_of_grpc(code), Some(code)),
+            // Also to clients that do not speak gRPC, as in Envoy.
+            AbortWith::Grpc(code) => (StatusCode::OK, Some(code)),
         };
         let response = local_reply(exchange, status, grpc, body, "fault_filter_abort");
         Flow::Respond(Box::new(response))
@@ -210,24 +211,6 @@ fn asked(headers: &HeaderMap) -> Option<AbortWith> {
 
 fn number(headers: &HeaderMap, name: &'static str) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.parse().ok()
-}
-
-/// The HTTP status of a gRPC code, for clients that do not speak gRPC (Envoy's table).
-fn http_of_grpc(code: u32) -> StatusCode {
-    match code {
-        0 => StatusCode::OK,
-        1 => StatusCode::from_u16(499).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-        3 | 9 | 11 => StatusCode::BAD_REQUEST,
-        4 => StatusCode::GATEWAY_TIMEOUT,
-        5 => StatusCode::NOT_FOUND,
-        6 | 10 => StatusCode::CONFLICT,
-        7 => StatusCode::FORBIDDEN,
-        8 => StatusCode::TOO_MANY_REQUESTS,
-        12 => StatusCode::NOT_IMPLEMENTED,
-        14 => StatusCode::SERVICE_UNAVAILABLE,
-        16 => StatusCode::UNAUTHORIZED,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
-    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,8 @@ pub const REGISTRATION: Registration = Registration {
     }],
 };
 
+/// Bytes of a path that a challenge repeats.
+const REALM_PATH: usize = 256;
 const PER_ROUTE: &str = "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig";
 
 crate::stat_group! {
@@ -189,7 +191,7 @@ impl Filter for JwtAuthn {
         self.providers
             .iter()
             .for_each(|provider| provider.sanitize(exchange.request.headers_mut()));
-        match requirement.check(&self.providers, exchange) {
+        match requirement.check(self, exchange) {
             Ok(()) => {
                 self.stats.allowed.inc();
                 Flow::Continue
@@ -231,7 +233,9 @@ impl JwtAuthn {
 
 fn challenge(exchange: &Exchange, refusal: Refusal) -> Result<HeaderValue, http::Error> {
     let view = RequestView::of(exchange);
-    let (host, path) = (view.authority.unwrap_or_default(), view.path().unwrap_or_default());
+    let host = view.authority.unwrap_or_default();
+    let path = view.path_and_query().unwrap_or_default();
+    let path = &path[..path.floor_char_boundary(REALM_PATH)];
     let host = String::from_utf8_lossy(host);
     let error = match refusal {
         Refusal::Missing => "",

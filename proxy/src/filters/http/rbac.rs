@@ -10,7 +10,7 @@ use super::per_route::{Setting, setting};
 use super::{Filter, FilterContext, Flow, PerRoute, Registration, Stage};
 use crate::config::route::{optional, refuse};
 use crate::config::{Compiled, Problems};
-use crate::filters::rbac::{Engine, Subject};
+use crate::filters::rbac::{Engine, Subject, stat_name};
 use crate::http::exchange::{DynamicMetadata, Exchange};
 use crate::http::respond::local_reply;
 use crate::telemetry::stats::Counter;
@@ -62,7 +62,7 @@ struct Counters {
 fn compile(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage> {
     let config = pb::Rbac::decode(config).map_err(|error| Problems::one("", error.to_string()))?;
     let stats = cx.build.stats.group::<RbacStats>(&format!("{}rbac.", cx.stat_prefix));
-    let counter = |prefix: &str, name: &str| stats.dynamic.counter(&format!("{prefix}{name}"));
+    let counter = |prefix: &str, name: &str| stats.dynamic.counter(&stat_name(prefix, name));
     let (own, shadow) = (&config.rules_stat_prefix, &config.shadow_rules_stat_prefix);
     Ok(Stage::Filter(Arc::new(Rbac {
         name: cx.name.into(),
@@ -269,7 +269,7 @@ mod tests {
         assert!(matches!(filter.request_headers(&mut other), Flow::Continue));
         assert_eq!(read(&other, "istio_ext_authz_shadow_effective_policy_id"), None);
         let stats = build.stats.group::<RbacStats>("http.in.rbac.");
-        assert_eq!(stats.dynamic.counter("istio_ext_authz_shadow_denied").value(), 1);
+        assert_eq!(stats.dynamic.counter("istio_ext_authz_.shadow_denied").value(), 1);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{NetworkFilter, Verdict};
 use crate::config::listener::duration;
 use crate::config::route::{optional, refuse};
 use crate::config::{BuildContext, Compiled, Problems};
-use crate::filters::rbac::{Engine, Subject};
+use crate::filters::rbac::{Engine, Subject, stat_name};
 use crate::listener::ConnectionInfo;
 use crate::telemetry::stats::Counter;
 
@@ -49,7 +49,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilte
     )?;
     let stats = cx.stats.group::<RbacStats>(&format!("{}rbac.", config.stat_prefix));
     let counter = |name: &str| stats.dynamic.counter(name);
-    let shadow = |name: &str| counter(&format!("{}{name}", config.shadow_rules_stat_prefix));
+    let shadow = |name: &str| counter(&stat_name(&config.shadow_rules_stat_prefix, name));
     Ok(Arc::new(Rbac {
         enforced: optional("rules", config.rules.as_ref(), Engine::compile)?,
         shadow: optional("shadow_rules", config.shadow_rules.as_ref(), Engine::compile)?,

@@ -3,6 +3,7 @@
 use remora_proto::pb::envoy::extensions::filters::http::jwt_authn::v3 as pb;
 use remora_proto::pb::envoy::extensions::filters::http::jwt_authn::v3::jwt_requirement::RequiresType;
 
+use super::JwtAuthn;
 use super::provider::Provider;
 use super::token::{Refusal, Token};
 use crate::config::route::{Under, each, refuse};
@@ -62,26 +63,26 @@ impl Requirement {
     }
 
     /// Whether the request has what it must; claims of good tokens are passed on.
-    pub fn check(&self, providers: &[Provider], exchange: &mut Exchange) -> Result<(), Refusal> {
+    pub fn check(&self, filter: &JwtAuthn, exchange: &mut Exchange) -> Result<(), Refusal> {
         match self {
-            Self::Provider { index, audiences } => provided(&providers[*index], audiences.as_deref(), exchange),
-            Self::All(all) => all.iter().try_for_each(|one| one.check(providers, exchange)),
-            Self::Any(any) => any_of(any, providers, exchange),
-            Self::AllowMissing => anybodys(providers, exchange),
+            Self::Provider { index, audiences } => provided(*index, audiences.as_deref(), filter, exchange),
+            Self::All(all) => all.iter().try_for_each(|one| one.check(filter, exchange)),
+            Self::Any(any) => any_of(any, filter, exchange),
+            Self::AllowMissing => anybodys(filter, exchange),
             Self::AllowMissingOrFailed => {
                 // Only what a good token says is of interest.
-                let _ = anybodys(providers, exchange);
+                let _ = anybodys(filter, exchange);
                 Ok(())
             }
         }
     }
 }
 
-fn any_of(any: &[Requirement], providers: &[Provider], exchange: &mut Exchange) -> Result<(), Refusal> {
+fn any_of(any: &[Requirement], filter: &JwtAuthn, exchange: &mut Exchange) -> Result<(), Refusal> {
     let of_tokens = |one: &&Requirement| !matches!(one, Requirement::AllowMissing | Requirement::AllowMissingOrFailed);
     let mut refusal = Refusal::Missing;
     for one in any.iter().filter(of_tokens) {
-        match one.check(providers, exchange) {
+        match one.check(filter, exchange) {
             Ok(()) => return Ok(()),
             // That a token is another's says less than that it is bad.
             Err(Refusal::Missing) => {}
@@ -100,7 +101,13 @@ fn any_of(any: &[Requirement], providers: &[Provider], exchange: &mut Exchange) 
 }
 
 /// Every token that stands where the issuer's tokens stand must be good.
-fn provided(provider: &Provider, audiences: Option<&[String]>, exchange: &mut Exchange) -> Result<(), Refusal> {
+fn provided(
+    index: usize,
+    audiences: Option<&[String]>,
+    filter: &JwtAuthn,
+    exchange: &mut Exchange,
+) -> Result<(), Refusal> {
+    let provider = &filter.providers[index];
     let texts = provider.tokens(exchange);
     if texts.is_empty() {
         return Err(Refusal::Missing);
@@ -109,15 +116,18 @@ fn provided(provider: &Provider, audiences: Option<&[String]>, exchange: &mut Ex
         .iter()
         .map(|text| Token::parse(text))
         .collect::<Result<Vec<_>, _>>()?;
-    tokens.iter().try_for_each(|token| provider.verify(token, audiences))?;
+    for token in &tokens {
+        filter.stats.jwt_cache_miss.inc();
+        provider.verify(token, audiences)?;
+    }
     tokens.iter().for_each(|token| provider.accept(token, exchange));
     Ok(())
 }
 
 /// Every token anywhere must be good, by the keys of whoever it says has issued it.
-fn anybodys(providers: &[Provider], exchange: &mut Exchange) -> Result<(), Refusal> {
+fn anybodys(filter: &JwtAuthn, exchange: &mut Exchange) -> Result<(), Refusal> {
     let mut texts: Vec<String> = Vec::new();
-    for text in providers.iter().flat_map(|provider| provider.tokens(exchange)) {
+    for text in filter.providers.iter().flat_map(|provider| provider.tokens(exchange)) {
         if !texts.contains(&text) {
             texts.push(text);
         }
@@ -129,6 +139,7 @@ fn anybodys(providers: &[Provider], exchange: &mut Exchange) -> Result<(), Refus
             .iter()
             .find(|provider| provider.issuer.is_empty() || provider.issuer == issuer);
         let provider = provider.ok_or(Refusal::UnknownIssuer)?;
+        filter.stats.jwt_cache_miss.inc();
         provider.verify(&token, None)?;
         provider.accept(&token, exchange);
     }

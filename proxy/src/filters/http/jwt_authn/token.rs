@@ -1,8 +1,17 @@
 //! A token, taken apart and not yet believed.
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::alphabet::URL_SAFE;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::{Map, Value};
+
+/// Decodes as Envoy's library does: bits that do not matter may be set.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone),
+);
 
 /// Why a token is not believed; the words are those of Envoy's JWT library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,8 +21,10 @@ pub(super) enum Refusal {
     Expired,
     LivesTooLong,
     BadFormat,
+    BadHeaderEncoding,
     BadHeader,
     UnknownAlgorithm,
+    BadPayloadEncoding,
     BadPayload,
     BadSignature,
     UnknownIssuer,
@@ -30,8 +41,10 @@ impl Refusal {
             Self::Expired => "Jwt is expired",
             Self::LivesTooLong => "Jwt exceeds the max lifetime",
             Self::BadFormat => "Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections",
+            Self::BadHeaderEncoding => "Jwt header is an invalid Base64url encoded",
             Self::BadHeader => "Jwt header is an invalid JSON",
             Self::UnknownAlgorithm => "Jwt header [alg] is not supported",
+            Self::BadPayloadEncoding => "Jwt payload is an invalid Base64url encoded",
             Self::BadPayload => "Jwt payload is an invalid JSON",
             Self::BadSignature => "Jwt signature is an invalid Base64url encoded",
             Self::UnknownIssuer => "Jwt issuer is not configured",
@@ -100,16 +113,18 @@ impl<'a> Token<'a> {
         if payload_text.contains('.') {
             return Err(Refusal::BadFormat);
         }
-        let header = object(header).ok_or(Refusal::BadHeader)?;
+        let header = BASE64.decode(header).map_err(|_| Refusal::BadHeaderEncoding)?;
+        let header = object(&header).ok_or(Refusal::BadHeader)?;
         let algorithm = header.get("alg").and_then(Value::as_str).ok_or(Refusal::BadHeader)?;
         let algorithm = Algorithm::parse(algorithm).ok_or(Refusal::UnknownAlgorithm)?;
         // Whatever must be understood to be safe (RFC 7515, 4.1.11) is not.
         if header.contains_key("crit") {
             return Err(Refusal::BadHeader);
         }
+        let payload = BASE64.decode(payload_text).map_err(|_| Refusal::BadPayloadEncoding)?;
         Ok(Self {
-            payload: object(payload_text).ok_or(Refusal::BadPayload)?,
-            signature: URL_SAFE_NO_PAD.decode(signature).map_err(|_| Refusal::BadSignature)?,
+            payload: object(&payload).ok_or(Refusal::BadPayload)?,
+            signature: BASE64.decode(signature).map_err(|_| Refusal::BadSignature)?,
             header,
             payload_text,
             signed,
@@ -140,7 +155,6 @@ impl<'a> Token<'a> {
     }
 }
 
-fn object(text: &str) -> Option<Map<String, Value>> {
-    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-    serde_json::from_slice(&bytes).ok()
+fn object(bytes: &[u8]) -> Option<Map<String, Value>> {
+    serde_json::from_slice(bytes).ok()
 }
