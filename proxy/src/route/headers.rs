@@ -123,7 +123,7 @@ impl HeaderMatcher {
 
     /// As [`matches`](Self::matches), for access control: a header of several lines matches when all of them joined do, or any one of them.
     pub fn matches_any_line(&self, view: &RequestView<'_>) -> bool {
-        let joined = self.matches(view);
+        let joined = self.decide(self.key.of(view).as_deref());
         let HeaderKey::Name(name) = &self.key else {
             return joined;
         };
