@@ -47,8 +47,10 @@ pub fn run(arguments: &DemoArgs) -> ExitCode {
         Err(error) => return screen.failed(&DemoError::Io(error)),
     };
     if arguments.serve {
-        let served = runtime.block_on(serve(&settings, &mut |event| screen.show(event)));
-        return served.map_or_else(|error| screen.failed(&error), |()| ExitCode::SUCCESS);
+        return match runtime.block_on(serve(&settings, &mut |event| screen.show(event))) {
+            Ok(counts) => screen.served(&counts),
+            Err(error) => screen.failed(&error),
+        };
     }
     match runtime.block_on(scenes(&settings, &mut |event| screen.show(event))) {
         Ok(report) => screen.summary(&report),

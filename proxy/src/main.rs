@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use remora::cli::{self, Command};
+use remora::cli::{self, Command, Mode};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
+        Ok(Command::Run(options)) if options.mode == Mode::Validate => remora::validate::run(&options),
         Ok(Command::Run(options)) => remora::app::run(*options),
         Ok(Command::Demo(arguments)) => demo(&arguments),
         Err(exit) => {

@@ -100,11 +100,6 @@ impl Case {
         self
     }
 
-    pub fn logs(mut self, logs: usize) -> Self {
-        self.logs = logs;
-        self
-    }
-
     /// Several requests are in the bytes.
     pub fn answers(mut self, count: usize) -> Self {
         if let Wire::Http1 { methods, .. } = &mut self.wire {

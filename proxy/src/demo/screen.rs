@@ -93,6 +93,21 @@ impl Screen {
         }
     }
 
+    /// The end of a demo that served until it was interrupted.
+    pub fn served(&mut self, counts: &Counts) -> ExitCode {
+        self.line(&format!(
+            "requests {}, failed {}, late (> 1 s) {}",
+            counts.requests(),
+            counts.failed,
+            counts.late
+        ));
+        if counts.failed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+
     /// The last words of a demo that could not go on.
     pub fn failed(&mut self, error: &DemoError) -> ExitCode {
         self.line(&format!("remora demo: {error}"));

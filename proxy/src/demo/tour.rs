@@ -95,11 +95,11 @@ pub async fn scenes(settings: &Settings, observe: &mut dyn FnMut(Event<'_>)) -> 
     })
 }
 
-/// Keeps the mesh and its traffic running until SIGINT.
+/// Keeps the mesh and its traffic running until SIGINT, and says what became of the traffic.
 ///
 /// # Errors
 /// The mesh does not come up, or signals cannot be listened to.
-pub async fn serve(settings: &Settings, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), DemoError> {
+pub async fn serve(settings: &Settings, observe: &mut dyn FnMut(Event<'_>)) -> Result<Counts, DemoError> {
     let (tour, load) = begin(settings, observe).await?;
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
@@ -113,7 +113,7 @@ pub async fn serve(settings: &Settings, observe: &mut dyn FnMut(Event<'_>)) -> R
         }
     }
     load.finish().await;
-    Ok(())
+    Ok(tour.tally.counts())
 }
 
 async fn begin(settings: &Settings, observe: &mut dyn FnMut(Event<'_>)) -> Result<(Tour, Load), DemoError> {

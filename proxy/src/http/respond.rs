@@ -1,5 +1,6 @@
 //! The respond stage: a failure becomes a response, by the failure table.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -69,11 +70,7 @@ impl LocalReply {
         exchange.details = failure.full_details();
         exchange.close_downstream |= row.close_downstream;
         let body = failure.body_text(exchange.upstream.attempts);
-        let mut response = if is_grpc(exchange) {
-            grpc_reply(row.status, &body)
-        } else {
-            plain_reply(exchange, row.status, &body)
-        };
+        let mut response = plain_or_grpc(exchange, row.status, None, &body);
         if *failure == Failure::Overflow || *failure == Failure::MaintenanceMode {
             response
                 .headers_mut()
@@ -83,7 +80,22 @@ impl LocalReply {
     }
 }
 
-fn plain_reply(exchange: &Exchange, status: StatusCode, body: &str) -> Response {
+/// A filter's own answer (Envoy's `sendLocalReply`): records the details; a gRPC client gets `grpc`, or what the HTTP status means.
+pub fn local_reply(
+    exchange: &mut Exchange,
+    status: StatusCode,
+    grpc: Option<u32>,
+    body: &str,
+    details: impl Into<Cow<'static, str>>,
+) -> Response {
+    exchange.details = details.into();
+    plain_or_grpc(exchange, status, grpc, body)
+}
+
+pub(super) fn plain_or_grpc(exchange: &Exchange, status: StatusCode, grpc: Option<u32>, body: &str) -> Response {
+    if is_grpc(exchange) {
+        return grpc_reply(grpc.unwrap_or_else(|| grpc_of(status)), body);
+    }
     let mut response = Response::new(if *exchange.request.method() == Method::HEAD {
         Body::Empty
     } else {
@@ -98,16 +110,20 @@ fn plain_reply(exchange: &Exchange, status: StatusCode, body: &str) -> Response 
     response
 }
 
-/// A gRPC client gets a trailers-only answer: HTTP 200 and the gRPC status that the HTTP status means (gRPC's http-grpc-status-mapping).
-pub(super) fn grpc_reply(status: StatusCode, message: &str) -> Response {
-    let grpc = match status.as_u16() {
+/// What an HTTP status means to a gRPC client (gRPC's http-grpc-status-mapping).
+fn grpc_of(status: StatusCode) -> u32 {
+    match status.as_u16() {
         400 => 13,
         401 => 16,
         403 => 7,
         404 => 12,
         429 | 502 | 503 | 504 => 14,
         _ => 2,
-    };
+    }
+}
+
+/// A gRPC client gets a trailers-only answer: HTTP 200 and a gRPC status.
+fn grpc_reply(grpc: u32, message: &str) -> Response {
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

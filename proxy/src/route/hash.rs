@@ -29,9 +29,9 @@ enum Source {
         rewrite: Option<Substitution>,
     },
     Cookie(Cookie),
-    SourceIp,
+    Address,
     Query(String),
-    FilterState(String),
+    State(String),
 }
 
 #[derive(Debug)]
@@ -66,12 +66,12 @@ impl HashPolicy {
                     .map(|attribute| (attribute.name.clone(), attribute.value.clone()))
                     .collect(),
             }),
-            Some(PolicySpecifier::ConnectionProperties(properties)) if properties.source_ip => Source::SourceIp,
+            Some(PolicySpecifier::ConnectionProperties(properties)) if properties.source_ip => Source::Address,
             Some(PolicySpecifier::ConnectionProperties(_)) => {
                 return Err(Problems::one("connection_properties.source_ip", "must be true"));
             }
             Some(PolicySpecifier::QueryParameter(query)) => Source::Query(query.name.clone()),
-            Some(PolicySpecifier::FilterState(state)) => Source::FilterState(state.key.clone()),
+            Some(PolicySpecifier::FilterState(state)) => Source::State(state.key.clone()),
             None => return Err(Problems::one("policy_specifier", "is required")),
         };
         Ok(Self {
@@ -93,9 +93,9 @@ impl HashPolicy {
                 Some(value) => Some(xxh64(value, 0)),
                 None => cookie.generate(view, set_cookies),
             },
-            Source::SourceIp => remote.ip().map(|address| xxh64(address.ip().to_string().as_bytes(), 0)),
+            Source::Address => remote.ip().map(|address| xxh64(address.ip().to_string().as_bytes(), 0)),
             Source::Query(name) => view.query_parameter(name).map(|value| xxh64(value.as_bytes(), 0)),
-            Source::FilterState(key) => view
+            Source::State(key) => view
                 .extensions
                 .get::<FilterState>()?
                 .0

@@ -1,8 +1,11 @@
 //! `x-request-id`: made, kept, and marked with why a request is traced (spec C.8).
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::X_REQUEST_ID;
+
+/// A static: a name given as text is parsed anew by every look-up.
+static X_ENVOY_FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
 
 /// What a connection manager does about request ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +54,7 @@ impl RequestIdPolicy {
     }
 
     pub(super) fn response(self, request: &HeaderMap, response: &mut HeaderMap) {
-        if !self.always_in_response && !request.contains_key("x-envoy-force-trace") {
+        if !self.always_in_response && !request.contains_key(&X_ENVOY_FORCE_TRACE) {
             return;
         }
         if let Some(id) = request.get(&X_REQUEST_ID) {

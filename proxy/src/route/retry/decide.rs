@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::{RetryOn, RetryPolicy};
 use crate::http::failure::Failure;
@@ -20,6 +20,11 @@ const GRPC_CONDITIONS: [(u32, RetryOn); 5] = [
 impl RetryPolicy {
     /// The policy for one request: the route's, with what the request's `x-envoy-*` headers add. `None`: no retries.
     pub fn for_request(route: Option<&Arc<Self>>, view: &RequestView<'_>) -> Option<Arc<Self>> {
+        // One pass over the names there are costs less than five look-ups of names that hardly ever are.
+        let asks = |name: &HeaderName| name.as_str().starts_with("x-envoy-retr") || name == "x-envoy-max-retries";
+        if !view.headers.keys().any(asks) {
+            return route.filter(|route| route.may_retry(view)).cloned();
+        }
         let text = |name: &str| view.headers.get(name).and_then(|value| value.to_str().ok());
         let asked = text("x-envoy-retry-on").map(RetryOn::parse).unwrap_or_default()
             | text("x-envoy-retry-grpc-on").map(RetryOn::parse).unwrap_or_default();
@@ -50,7 +55,11 @@ impl RetryPolicy {
                 Arc::new(merged)
             }
         };
-        (!policy.retry_on.is_empty() && policy.num_retries > 0 && policy.wants(view)).then_some(policy)
+        policy.may_retry(view).then_some(policy)
+    }
+
+    fn may_retry(&self, view: &RequestView<'_>) -> bool {
+        !self.retry_on.is_empty() && self.num_retries > 0 && self.wants(view)
     }
 
     fn wants(&self, view: &RequestView<'_>) -> bool {

@@ -244,7 +244,8 @@ impl<S: Service> Driver<S> {
         self.opened += 1;
         let active = ActiveStream::new(&self.shared);
         let run = stream::run(self.service.clone(), self.connection.clone(), active, request, respond);
-        spawn("http2 stream", run);
+        // Boxed: a task's future is moved several times on its way in and out of the runtime, and this one is kilobytes.
+        spawn("http2 stream", Box::pin(run));
         if self.shared.options.max_requests_per_connection == Some(self.opened) {
             self.drain();
         }
