@@ -164,9 +164,4 @@ pub const DIFFERENCES: &[Difference] = &[
     missing("http2/timeout", "local replies over HTTP/2 tell their length"),
     missing("http2/cut by HTTP/2", "local replies over HTTP/2 tell their length"),
     missing("http2/closed", "local replies over HTTP/2 tell their length"),
-    missing(
-        "routing/header exact, twice",
-        "of several values of a header each is matched for itself, and one that matches is enough",
-    ),
-    missing("routing/stats", "follows from the case with a header sent twice"),
 ];
