@@ -9,9 +9,15 @@ use http::Extensions;
 use parking_lot::Mutex;
 
 pub mod alpn;
+pub mod cors;
+pub mod fault;
+pub mod grpc_call;
+pub mod grpc_stats;
+pub mod local_ratelimit;
 pub mod peer_metadata;
 pub mod per_route;
 pub mod rbac;
+pub mod set_filter_state;
 
 use crate::config::{BuildContext, Compiled};
 use crate::http::body::Body;
@@ -156,7 +162,16 @@ pub struct PerRoute {
 }
 
 /// Ours, by type name.
-const BUILT_IN: &[Registration] = &[alpn::REGISTRATION, peer_metadata::REGISTRATION, rbac::REGISTRATION];
+const BUILT_IN: &[Registration] = &[
+    alpn::REGISTRATION,
+    cors::REGISTRATION,
+    fault::REGISTRATION,
+    grpc_stats::REGISTRATION,
+    local_ratelimit::REGISTRATION,
+    peer_metadata::REGISTRATION,
+    rbac::REGISTRATION,
+    set_filter_state::REGISTRATION,
+];
 
 static REGISTERED: Mutex<Vec<Registration>> = Mutex::new(Vec::new());
 
@@ -188,3 +203,6 @@ pub fn find_per_route(type_name: &str) -> Option<PerRoute> {
         .find(|per_route| per_route.type_name == type_name)
         .copied()
 }
+
+#[cfg(test)]
+mod tests;

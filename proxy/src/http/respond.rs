@@ -12,6 +12,7 @@ use super::codec::h1::server::RefusedHead;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::service::{Response, Service, TryService};
+use crate::telemetry::format::grpc_of_http;
 
 /// `local_reply_config`: what of it is supported so far is Envoy's default, plain text.
 #[derive(Debug, Default)]
@@ -92,9 +93,9 @@ pub fn local_reply(
     plain_or_grpc(exchange, status, grpc, body)
 }
 
-pub(super) fn plain_or_grpc(exchange: &Exchange, status: StatusCode, grpc: Option<u32>, body: &str) -> Response {
+fn plain_or_grpc(exchange: &Exchange, status: StatusCode, grpc: Option<u32>, body: &str) -> Response {
     if is_grpc(exchange) {
-        return grpc_reply(grpc.unwrap_or_else(|| grpc_of(status)), body);
+        return grpc_reply(grpc.unwrap_or_else(|| grpc_of_http(status.as_u16())), body);
     }
     let mut response = Response::new(if *exchange.request.method() == Method::HEAD {
         Body::Empty
@@ -110,20 +111,8 @@ pub(super) fn plain_or_grpc(exchange: &Exchange, status: StatusCode, grpc: Optio
     response
 }
 
-/// What an HTTP status means to a gRPC client (gRPC's http-grpc-status-mapping).
-fn grpc_of(status: StatusCode) -> u32 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
-    }
-}
-
 /// A gRPC client gets a trailers-only answer: HTTP 200 and a gRPC status.
-fn grpc_reply(grpc: u32, message: &str) -> Response {
+pub(super) fn grpc_reply(grpc: u32, message: &str) -> Response {
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

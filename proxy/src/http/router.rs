@@ -56,8 +56,10 @@ impl TryService for Router {
                 self.stats.rq_direct_response.inc();
                 exchange.details = "direct_response".into();
                 if respond::is_grpc(exchange) {
-                    let text = String::from_utf8_lossy(&direct.body);
-                    return Ok(respond::plain_or_grpc(exchange, direct.status, None, &text));
+                    return Ok(respond::grpc_reply(
+                        crate::telemetry::format::grpc_of_http(direct.status.as_u16()),
+                        &String::from_utf8_lossy(&direct.body),
+                    ));
                 }
                 let mut response = Response::new(Body::from(direct.body.clone()));
                 *response.status_mut() = direct.status;
