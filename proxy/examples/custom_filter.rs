@@ -31,7 +31,7 @@ impl Filter for Greeting {
 fn main() -> std::process::ExitCode {
     register(Registration {
         type_name: "google.protobuf.StringValue",
-        compile: |_, config| {
+        compile: |config, _| {
             let text = remora_proto::wire::bytes_field(config, 1)
                 .ok()
                 .flatten()
@@ -40,6 +40,7 @@ fn main() -> std::process::ExitCode {
                 .map_err(|error| remora::config::Problems::one("value", error.to_string()))?;
             Ok(Stage::Filter(Arc::new(Greeting(value))))
         },
+        per_route: &[],
     });
     match cli::parse(std::env::args_os()) {
         Ok(Command::Run(options)) => remora::app::run(*options),

@@ -7,11 +7,13 @@
 //! either way the hosts are sorted anew into one immutable [`priority::PrioritySet`] that picks read. What runs by the clock (ejections that
 //! end, DNS, health checks) is driven by [`maintain::maintain`] on the main runtime.
 
+mod active;
 pub mod breaker;
 pub mod discovery;
 pub mod explain;
 pub mod health_check;
 pub mod host;
+pub mod istio;
 pub mod lb;
 pub mod maintain;
 mod members;
@@ -24,6 +26,7 @@ pub mod stats;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use active::ActiveRequest;
 pub use host::{Host, HostState};
 pub use options::{HttpOptions, SocketOptions, UpstreamProtocol};
 pub use stats::ClusterStats;
@@ -55,6 +58,8 @@ pub struct Cluster {
     pub health_checks: Vec<health_check::HealthCheck>,
     /// `cluster.metadata`, for access logs and subset matching.
     pub metadata: Option<Arc<remora_proto::pb::envoy::config::core::v3::Metadata>>,
+    /// What Istio's own filters read of `metadata`.
+    pub istio: istio::ClusterFacts,
     pub(crate) registry: Arc<HostRegistry>,
     pub(crate) members: Members,
     pub(crate) destinations: lb::original_dst::Destinations,

@@ -3,6 +3,7 @@
 //! In: a picked host. Out: a [`Lease`] on a connection to it, which comes home by itself when its response has ended. A pool belongs to its thread:
 //! leasing an idle connection takes no lock and makes no system call.
 
+pub mod alpn;
 mod connect;
 mod home;
 mod local;
@@ -26,6 +27,8 @@ pub struct PoolKey {
     /// `RoutingPriority::HIGH` has pools of its own, as in Envoy.
     pub high_priority: bool,
     pub protocol: Wanted,
+    /// [`Alpn::id`](alpn::Alpn::id) of what the request wants offered; 0: what the transport socket says.
+    pub alpn: u64,
 }
 
 /// Which protocol the connection must speak.
@@ -49,7 +52,8 @@ pub enum Lease {
     },
 }
 
-/// A connection to `host`: an idle or shareable one, else a new one.
+/// A connection to `host`: an idle or shareable one, else a new one. `alpn` replaces the ALPN list of the host's TLS context, unless the
+/// cluster keeps its own.
 ///
 /// # Errors
 /// Connect failure or timeout, or a circuit breaker's overflow; counted in the cluster's stats.
@@ -61,17 +65,23 @@ pub async fn lease(
     host: &Arc<Host>,
     high_priority: bool,
     downstream: Protocol,
+    alpn: Option<&alpn::UpstreamAlpn>,
 ) -> Result<Lease, Failure> {
+    let protocol = connect::wanted(cluster, host, downstream);
+    let alpn = alpn
+        .filter(|_| host.tls.is_some() && !cluster.istio.keeps_alpn)
+        .and_then(|lists| lists.of(protocol, downstream));
     let key = PoolKey {
         cluster: cluster.id,
         host: host.state.id,
         high_priority,
-        protocol: connect::wanted(cluster, host, downstream),
+        protocol,
+        alpn: alpn.map_or(0, |list| list.id()),
     };
     if let Some(lease) = local::take(&key) {
         return Ok(lease);
     }
-    Box::pin(connect::connect(key, cluster, host)).await
+    Box::pin(connect::connect(key, cluster, host, alpn)).await
 }
 
 impl Lease {

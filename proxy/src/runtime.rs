@@ -9,4 +9,5 @@ pub mod internal;
 pub mod io;
 pub mod spawn;
 pub mod sys;
+pub mod wake;
 pub mod worker;

@@ -6,8 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod accepted;
 mod cases;
+mod differences;
 mod harness;
 
 use harness::World;

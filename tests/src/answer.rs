@@ -65,7 +65,7 @@ impl Answer {
         }
         for line in self.text().lines() {
             let (name, value) = line.split_once(": ").unwrap_or((line, ""));
-            let value = masked(name, value);
+            let value = &rounded(name, masked(name, value));
             let _ = if value.is_empty() {
                 writeln!(text, "| {name}")
             } else {
@@ -88,6 +88,16 @@ fn masked<'a>(name: &str, value: &'a str) -> &'a str {
         "*"
     } else {
         value
+    }
+}
+
+/// The time that a retry has left, in whole seconds begun: what the first try took differs from run to run.
+fn rounded(name: &str, value: &str) -> String {
+    match value.parse::<u64>() {
+        Ok(millis) if name == "x-envoy-expected-rq-timeout-ms" && millis > 1000 => {
+            millis.next_multiple_of(1000).to_string()
+        }
+        _ => value.to_owned(),
     }
 }
 

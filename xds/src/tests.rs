@@ -4,7 +4,10 @@
 //! that starts with `BAD` is refused.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
-#![allow(clippy::disallowed_methods, reason = "the first instant of a simulation comes from somewhere")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the first instant of a simulation comes from somewhere"
+)]
 
 mod delta;
 mod files;

@@ -1,7 +1,10 @@
 //! The whole client against a scripted control plane over TCP.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
-#![allow(clippy::disallowed_methods, reason = "a test is its own runtime and has no injected clock")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test is its own runtime and has no injected clock"
+)]
 
 use std::pin::Pin;
 use std::sync::Arc;

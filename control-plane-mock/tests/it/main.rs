@@ -1,7 +1,10 @@
 //! The control plane as a client sees it, through tonic's own gRPC client.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
-#![allow(clippy::disallowed_methods, reason = "a test is its own runtime and has no injected clock")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test is its own runtime and has no injected clock"
+)]
 
 mod binary;
 mod client;

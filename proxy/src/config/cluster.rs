@@ -143,6 +143,7 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         outlier: plan.outlier.map(|outlier| Detector::new(outlier, stats.clone())),
         discovery: plan.discovery,
         health_checks: plan.health_checks,
+        istio: crate::cluster::istio::ClusterFacts::of(config.metadata.as_ref()),
         metadata: config.metadata.clone().map(Arc::new),
         registry: cx.hosts.clone(),
         members: Default::default(),

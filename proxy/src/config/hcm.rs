@@ -10,7 +10,7 @@ use remora_proto::pb::envoy::extensions::filters::network::http_connection_manag
 
 use super::route::{Under, duration, each, refuse};
 use super::{BuildContext, Compiled, Problems};
-use crate::filters::http::{self as filters, FilterList, Stage};
+use crate::filters::http::{self as filters, FilterContext, FilterList, Stage};
 use crate::http::codec::h1::H1Options;
 use crate::http::codec::h1::server::Timeouts;
 use crate::http::codec::h2::{H2Options, KeepaliveOptions};
@@ -45,7 +45,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         value.local_reply_config.is_some(),
         "is not supported",
     )?;
-    let (filter_list, router) = http_filters(&value.http_filters)?;
+    let (filter_list, router) = http_filters(&value, cx)?;
     let idle = idle_timeout(&value)?;
     let stream_idle = limit(
         "stream_idle_timeout",
@@ -75,13 +75,14 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
     Ok(ConnectionManager::new(settings))
 }
 
-fn http_filters(list: &[pbh::HttpFilter]) -> Compiled<(FilterList, RouterConfig)> {
-    let Some((last, before)) = list.split_last() else {
+fn http_filters(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> Compiled<(FilterList, RouterConfig)> {
+    let Some((last, before)) = value.http_filters.split_last() else {
         return Err(Problems::one("http_filters", "the last filter must be the router"));
     };
+    let stat_prefix = format!("http.{}.", value.stat_prefix);
     let mut stages = Vec::with_capacity(before.len());
     for (index, filter) in before.iter().enumerate() {
-        if let Some(stage) = http_filter(filter).under(&format!("http_filters[{index}]"))? {
+        if let Some(stage) = http_filter(filter, &stat_prefix, cx).under(&format!("http_filters[{index}]"))? {
             stages.push(stage);
         }
     }
@@ -91,14 +92,19 @@ fn http_filters(list: &[pbh::HttpFilter]) -> Compiled<(FilterList, RouterConfig)
 }
 
 /// `None`: an optional filter that we do not have.
-fn http_filter(filter: &pbh::HttpFilter) -> Compiled<Option<Stage>> {
+fn http_filter(filter: &pbh::HttpFilter, stat_prefix: &str, cx: &BuildContext) -> Compiled<Option<Stage>> {
     refuse("disabled", filter.disabled, "per-route activation is not supported")?;
     let any = typed_config(filter)?;
     let type_name = remora_proto::type_url::full_name(&any.type_url);
     let content = remora_proto::any::content(any).map_err(|error| Problems::one("typed_config", error.to_string()))?;
     let type_name = if content.0.is_empty() { type_name } else { content.0 };
+    let context = FilterContext {
+        name: &filter.name,
+        stat_prefix,
+        build: cx,
+    };
     match filters::find(type_name) {
-        Some(registration) => (registration.compile)(&filter.name, &content.1)
+        Some(registration) => (registration.compile)(&content.1, &context)
             .under("typed_config")
             .map(Some),
         None if filter.is_optional => Ok(None),

@@ -153,4 +153,4 @@ fn unsupported(config: &Listener) -> Vec<Problem> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -93,6 +93,15 @@ impl Fraction {
         }
     }
 
+    /// As this, but not more than `numerator`.
+    pub fn capped(self, numerator: Option<u64>) -> Self {
+        let asked = numerator.and_then(|asked| u32::try_from(asked).ok());
+        Self {
+            numerator: asked.map_or(self.numerator, |asked| asked.min(self.numerator)),
+            ..self
+        }
+    }
+
     /// Whether the stream whose random number is `random` is among the chosen.
     pub fn contains(self, random: u64) -> bool {
         random % u64::from(self.denominator) < u64::from(self.numerator)

@@ -284,9 +284,11 @@ async fn listener_in_place(tour: &mut Tour, evidence: &mut Vec<String>) -> Resul
         tour.tally.seen("server", NAME) > 0
     })
     .await?;
-    let counts = tour.sample(SAMPLE).await?;
+    tour.sample(SAMPLE).await?;
+    let counts = tour.tally.counts().since(&before);
     evidence.push(format!(
-        "{OUTBOUND_HTTP} with another filter chain: 'server: {NAME}' on new connections, old ones asked to leave, {} of {} requests failed",
+        "{OUTBOUND_HTTP} with another filter chain: 'server: {NAME}' on new connections, {} old ones asked to leave, {} of {} requests failed",
+        counts.lost.iter().sum::<u64>(),
         counts.failed,
         counts.requests()
     ));

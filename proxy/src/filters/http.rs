@@ -8,7 +8,18 @@ use bytes::Bytes;
 use http::Extensions;
 use parking_lot::Mutex;
 
-use crate::config::Compiled;
+pub mod alpn;
+pub mod cors;
+pub mod fault;
+pub mod grpc_call;
+pub mod grpc_stats;
+pub mod local_ratelimit;
+pub mod peer_metadata;
+pub mod per_route;
+pub mod rbac;
+pub mod set_filter_state;
+
+use crate::config::{BuildContext, Compiled};
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
 use crate::http::filters::TowerStage;
@@ -121,17 +132,46 @@ impl FilterList {
     }
 }
 
+/// Where a filter stands: what it is compiled with beside its own configuration.
+pub struct FilterContext<'a> {
+    /// The configured name, by which routes override its configuration.
+    pub name: &'a str,
+    /// `http.<stat_prefix>.` of its connection manager.
+    pub stat_prefix: &'a str,
+    pub build: &'a BuildContext,
+}
+
 /// How an extension is registered: by the type of its configuration.
 #[derive(Clone, Copy)]
 pub struct Registration {
     /// Full protobuf name, without `type.googleapis.com/`.
     pub type_name: &'static str,
-    /// Parses and validates the encoded configuration and compiles the stage. The first argument is the configured name.
-    pub compile: fn(name: &str, config: &[u8]) -> Compiled<Stage>,
+    /// Parses and validates the encoded configuration and compiles the stage.
+    pub compile: fn(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage>,
+    /// What routes may say of the filter.
+    pub per_route: &'static [PerRoute],
+}
+
+/// A type of configuration that stands in `typed_per_filter_config`.
+#[derive(Clone, Copy)]
+pub struct PerRoute {
+    /// Full protobuf name, without `type.googleapis.com/`.
+    pub type_name: &'static str,
+    /// Validates it when its route configuration arrives: what passes here compiles later.
+    pub check: fn(config: &[u8]) -> Compiled<()>,
 }
 
 /// Ours, by type name.
-const BUILT_IN: &[Registration] = &[];
+const BUILT_IN: &[Registration] = &[
+    alpn::REGISTRATION,
+    cors::REGISTRATION,
+    fault::REGISTRATION,
+    grpc_stats::REGISTRATION,
+    local_ratelimit::REGISTRATION,
+    peer_metadata::REGISTRATION,
+    rbac::REGISTRATION,
+    set_filter_state::REGISTRATION,
+];
 
 static REGISTERED: Mutex<Vec<Registration>> = Mutex::new(Vec::new());
 
@@ -151,3 +191,18 @@ pub fn find(type_name: &str) -> Option<Registration> {
         .find(|registration| registration.type_name == type_name)
         .copied()
 }
+
+/// The per-route configuration of this type, whichever filter it belongs to.
+pub fn find_per_route(type_name: &str) -> Option<PerRoute> {
+    let registered = REGISTERED.lock();
+    registered
+        .iter()
+        .rev()
+        .chain(BUILT_IN)
+        .flat_map(|registration| registration.per_route)
+        .find(|per_route| per_route.type_name == type_name)
+        .copied()
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 pub mod connection_limit;
 pub mod istio;
 pub mod local_ratelimit;
+pub mod rbac;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub type Compile = fn(&[u8], &BuildContext) -> Compiled<Arc<dyn NetworkFilter>>;
 pub const REGISTRY: &[(&str, Compile)] = &[
     (connection_limit::TYPE_URL, connection_limit::compile),
     (local_ratelimit::TYPE_URL, local_ratelimit::compile),
+    (rbac::TYPE_URL, rbac::compile),
     (istio::STATS, istio::compile),
     (istio::METADATA_EXCHANGE, istio::compile),
 ];

@@ -22,8 +22,6 @@ pub struct Exchange {
     pub connection: Arc<ConnectionInfo>,
     pub protocol: Protocol,
     pub started: Instant,
-    /// Wall clock at the first byte, for `%START_TIME%`.
-    pub start_time: SystemTime,
     /// The route cell (D6): a filter may clear it, the router selects again.
     pub route: RouteCell,
     pub upstream: Upstream,
@@ -44,6 +42,10 @@ pub struct Exchange {
     pub extensions: Extensions,
     /// Dropped when the stream ends.
     pub guards: Vec<Box<dyn Send>>,
+    /// The request's place in its cluster's circuit breaker, given back when the stream ends.
+    pub permit: Option<crate::cluster::breaker::Permit>,
+    /// Counts the request as active on its cluster and host until the stream ends.
+    pub active: Option<crate::cluster::ActiveRequest>,
     /// Ask the codec to close the downstream connection after this response.
     pub close_downstream: bool,
     /// The request's upgrade, if it asks for one and the connection manager allows it.
@@ -89,6 +91,20 @@ impl DynamicMetadata {
             }
         }
         fields.fields.get(last)
+    }
+}
+
+impl DynamicMetadata {
+    /// Sets one text field of a namespace.
+    pub fn set_text(&mut self, namespace: &str, key: String, text: &str) {
+        use remora_proto::pb::google::protobuf::{Value, value::Kind};
+        let kind = Some(Kind::StringValue(text.to_owned()));
+        self.fields_mut(namespace).fields.insert(key, Value { kind });
+    }
+
+    /// A namespace's fields, made if need be.
+    pub fn fields_mut(&mut self, namespace: &str) -> &mut remora_proto::pb::google::protobuf::Struct {
+        self.0.entry(namespace.to_owned()).or_default()
     }
 }
 
@@ -164,7 +180,6 @@ impl Exchange {
             connection,
             protocol,
             started: crate::runtime::clock::now(),
-            start_time: crate::runtime::clock::system_now(),
             route: RouteCell::default(),
             upstream: Upstream::default(),
             flags: ResponseFlags::default(),
@@ -178,6 +193,8 @@ impl Exchange {
             internal: false,
             extensions: Extensions::new(),
             guards: Vec::new(),
+            permit: None,
+            active: None,
             close_downstream: false,
             upgrade: None,
             random: fastrand::u64(..),
@@ -190,6 +207,16 @@ impl Exchange {
     /// Time since the stream began.
     pub fn elapsed(&self) -> Duration {
         crate::runtime::clock::now().saturating_duration_since(self.started)
+    }
+
+    /// The client's address: after XFF processing, else the connection's.
+    pub fn remote_address(&self) -> &crate::runtime::io::Address {
+        self.remote.as_ref().unwrap_or(&self.connection.remote)
+    }
+
+    /// Wall clock at the first byte (`%START_TIME%`); worked out when a log asks, not for each request.
+    pub fn start_time(&self) -> SystemTime {
+        crate::runtime::clock::wall_of(self.started)
     }
 
     pub fn headers(&self) -> &http::HeaderMap {

@@ -79,114 +79,111 @@ impl Failure {
             ..row
         };
         use ResponseFlags as F;
+        use StatusCode as S;
+        /// The upstream stream ended before its response began.
+        macro_rules! reset {
+            ($status:ident, $flag:ident, $details:literal, $reason:literal) => {
+                row(
+                    S::$status,
+                    F::$flag,
+                    concat!("upstream_reset_before_response_started{", $details, "}"),
+                    concat!(
+                        "upstream connect error or disconnect/reset before headers. reset reason: ",
+                        $reason
+                    ),
+                )
+            };
+        }
         let none = F::default();
         match self {
-            Self::RouteNotFound => row(StatusCode::NOT_FOUND, F::NO_ROUTE_FOUND, "route_not_found", ""),
-            Self::RouteConfigurationNotFound => row(
-                StatusCode::NOT_FOUND,
-                F::NO_ROUTE_FOUND,
-                "route_configuration_not_found",
-                "",
-            ),
+            Self::RouteNotFound => row(S::NOT_FOUND, F::NO_ROUTE_FOUND, "route_not_found", ""),
+            Self::RouteConfigurationNotFound => {
+                row(S::NOT_FOUND, F::NO_ROUTE_FOUND, "route_configuration_not_found", "")
+            }
             Self::ClusterNotFound(status) => row(*status, F::NO_CLUSTER_FOUND, "cluster_not_found", ""),
             Self::MaintenanceMode => row(
-                StatusCode::SERVICE_UNAVAILABLE,
+                S::SERVICE_UNAVAILABLE,
                 F::UPSTREAM_OVERFLOW,
                 "maintenance_mode",
                 "maintenance mode",
             ),
             Self::NoHealthyUpstream => row(
-                StatusCode::SERVICE_UNAVAILABLE,
+                S::SERVICE_UNAVAILABLE,
                 F::NO_HEALTHY_UPSTREAM,
                 "no_healthy_upstream",
                 "no healthy upstream",
             ),
-            Self::Overflow => row(
-                StatusCode::SERVICE_UNAVAILABLE,
-                F::UPSTREAM_OVERFLOW,
-                "upstream_reset_before_response_started{overflow}",
-                "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+            Self::Overflow => reset!(SERVICE_UNAVAILABLE, UPSTREAM_OVERFLOW, "overflow", "overflow"),
+            Self::ConnectFailure(_) => reset!(
+                SERVICE_UNAVAILABLE,
+                UPSTREAM_CONNECTION_FAILURE,
+                "remote_connection_failure",
+                "remote connection failure"
             ),
-            Self::ConnectFailure(_) => row(
-                StatusCode::SERVICE_UNAVAILABLE,
-                F::UPSTREAM_CONNECTION_FAILURE,
-                "upstream_reset_before_response_started{remote_connection_failure}",
-                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure",
+            Self::ConnectTimeout => reset!(
+                SERVICE_UNAVAILABLE,
+                UPSTREAM_CONNECTION_FAILURE,
+                "connection_timeout",
+                "connection timeout"
             ),
-            Self::ConnectTimeout => row(
-                StatusCode::SERVICE_UNAVAILABLE,
-                F::UPSTREAM_CONNECTION_FAILURE,
-                "upstream_reset_before_response_started{connection_timeout}",
-                "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
+            Self::ConnectionTermination => reset!(
+                SERVICE_UNAVAILABLE,
+                UPSTREAM_CONNECTION_TERMINATION,
+                "connection_termination",
+                "connection termination"
             ),
-            Self::ConnectionTermination => row(
-                StatusCode::SERVICE_UNAVAILABLE,
-                F::UPSTREAM_CONNECTION_TERMINATION,
-                "upstream_reset_before_response_started{connection_termination}",
-                "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+            Self::RemoteReset => reset!(
+                SERVICE_UNAVAILABLE,
+                UPSTREAM_REMOTE_RESET,
+                "remote_reset",
+                "remote reset"
             ),
-            Self::RemoteReset => row(
-                StatusCode::SERVICE_UNAVAILABLE,
-                F::UPSTREAM_REMOTE_RESET,
-                "upstream_reset_before_response_started{remote_reset}",
-                "upstream connect error or disconnect/reset before headers. reset reason: remote reset",
+            Self::RemoteRefused => reset!(
+                SERVICE_UNAVAILABLE,
+                UPSTREAM_REMOTE_RESET,
+                "remote_refused_stream_reset",
+                "remote refused stream reset"
             ),
-            Self::RemoteRefused => row(
-                StatusCode::SERVICE_UNAVAILABLE,
-                F::UPSTREAM_REMOTE_RESET,
-                "upstream_reset_before_response_started{remote_refused_stream_reset}",
-                "upstream connect error or disconnect/reset before headers. reset reason: remote refused stream reset",
-            ),
-            Self::LocalReset => row(
-                StatusCode::SERVICE_UNAVAILABLE,
-                F::LOCAL_RESET,
-                "upstream_reset_before_response_started{local_reset}",
-                "upstream connect error or disconnect/reset before headers. reset reason: local reset",
-            ),
-            Self::ProtocolError(_) => row(
-                StatusCode::BAD_GATEWAY,
-                F::UPSTREAM_PROTOCOL_ERROR,
-                "upstream_reset_before_response_started{protocol_error}",
-                "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
-            ),
+            Self::LocalReset => reset!(SERVICE_UNAVAILABLE, LOCAL_RESET, "local_reset", "local reset"),
+            Self::ProtocolError(_) => reset!(BAD_GATEWAY, UPSTREAM_PROTOCOL_ERROR, "protocol_error", "protocol error"),
             Self::ResponseTimeout => row(
-                StatusCode::GATEWAY_TIMEOUT,
+                S::GATEWAY_TIMEOUT,
                 F::UPSTREAM_REQUEST_TIMEOUT,
                 "response_timeout",
                 "upstream request timeout",
             ),
             Self::PerTryTimeout => row(
-                StatusCode::GATEWAY_TIMEOUT,
+                S::GATEWAY_TIMEOUT,
                 F::UPSTREAM_REQUEST_TIMEOUT,
                 "upstream_per_try_timeout",
                 "upstream request timeout",
             ),
             Self::MaxStreamDuration => row(
-                StatusCode::REQUEST_TIMEOUT,
+                S::REQUEST_TIMEOUT,
                 F::UPSTREAM_MAX_STREAM_DURATION_REACHED,
                 "upstream_max_stream_duration_reached",
                 "upstream max stream duration reached",
             ),
             Self::StreamIdleTimeout => close(row(
-                StatusCode::REQUEST_TIMEOUT,
+                S::REQUEST_TIMEOUT,
                 F::STREAM_IDLE_TIMEOUT,
                 "stream_idle_timeout",
                 "stream timeout",
             )),
             Self::RequestTimeout => close(row(
-                StatusCode::REQUEST_TIMEOUT,
+                S::REQUEST_TIMEOUT,
                 none,
                 "request_overall_timeout",
                 "request timeout",
             )),
             Self::DownstreamDisconnect => close(row(
-                StatusCode::SERVICE_UNAVAILABLE,
+                S::SERVICE_UNAVAILABLE,
                 F::DOWNSTREAM_CONNECTION_TERMINATION,
                 "downstream_remote_disconnect",
                 "",
             )),
             Self::DownstreamReset => row(
-                StatusCode::SERVICE_UNAVAILABLE,
+                S::SERVICE_UNAVAILABLE,
                 F::DOWNSTREAM_REMOTE_RESET | F::DOWNSTREAM_CONNECTION_TERMINATION,
                 "http2.remote_reset",
                 "",
@@ -197,21 +194,21 @@ impl Failure {
                 details,
                 bad_request_body(*status),
             )),
-            Self::UpgradeFailed => row(StatusCode::FORBIDDEN, none, "upgrade_failed", ""),
+            Self::UpgradeFailed => row(S::FORBIDDEN, none, "upgrade_failed", ""),
             Self::PayloadTooLarge => row(
-                StatusCode::PAYLOAD_TOO_LARGE,
+                S::PAYLOAD_TOO_LARGE,
                 none,
                 "request_payload_too_large",
                 "Payload Too Large",
             ),
             Self::RetryBufferExceeded => row(
-                StatusCode::INSUFFICIENT_STORAGE,
+                S::INSUFFICIENT_STORAGE,
                 none,
                 "request_payload_exceeded_retry_buffer_limit",
                 "exceeded request buffer limit while retrying upstream",
             ),
             Self::Overload => row(
-                StatusCode::SERVICE_UNAVAILABLE,
+                S::SERVICE_UNAVAILABLE,
                 F::OVERLOAD_MANAGER_TERMINATED,
                 "overload",
                 "envoy overloaded",
@@ -238,14 +235,18 @@ impl Failure {
     pub fn body_text(&self, attempts: u32) -> Cow<'static, str> {
         let body = self.row().body;
         let retried = attempts > 1 && body.starts_with(RESET_BODY);
-        if !retried && self.transport_reason().is_none() {
+        // Clients are told of TLS errors; that a connection was refused is for the log alone.
+        let told = self
+            .transport_reason()
+            .filter(|reason| !reason.starts_with("delayed connect error"));
+        if !retried && told.is_none() {
             return Cow::Borrowed(body);
         }
         let mut text = body.to_owned();
         if retried {
             text = text.replacen("reset reason:", "retried and the latest reset reason:", 1);
         }
-        if let Some(reason) = self.transport_reason() {
+        if let Some(reason) = told {
             text.push_str(", transport failure reason: ");
             text.push_str(reason);
         }
@@ -266,6 +267,7 @@ fn bad_request_body(status: StatusCode) -> &'static str {
     match status {
         StatusCode::BAD_REQUEST => "Bad Request",
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "Request Header Fields Too Large",
+        StatusCode::NOT_IMPLEMENTED => "Not Implemented",
         StatusCode::UPGRADE_REQUIRED => "Upgrade Required",
         StatusCode::HTTP_VERSION_NOT_SUPPORTED => "HTTP Version Not Supported",
         _ => "",

@@ -21,6 +21,7 @@ pub use layer::{HeaderPolicyLayer, Policed};
 pub use route::{auto_host, finalize_request, finalize_response};
 
 use super::exchange::Exchange;
+use crate::http::codec::h1::parse::is_hop_by_hop;
 use crate::runtime::io::Address;
 use remote::{Found, RemoteRule};
 
@@ -122,8 +123,11 @@ impl HeaderPolicy {
     pub fn request(&self, exchange: &mut Exchange) -> Verdict {
         let is_upgrade = exchange.upgrade.is_some();
         let headers = exchange.request.headers_mut();
-        remove_hop_by_hop(headers, is_upgrade);
-        sanitize_referer(headers);
+        // Most requests carry none of these: one pass over what there is beats a dozen look-ups.
+        if headers.keys().any(is_sanitized) {
+            remove_hop_by_hop(headers, is_upgrade);
+            sanitize_referer(headers);
+        }
         self.host.apply(exchange);
         let verdict = self.path.apply(exchange);
         if verdict != Verdict::Continue {
@@ -214,13 +218,15 @@ impl HeaderPolicy {
     /// Applies to a response before it is sent: upstream's and our own. `date`: the current one, cached by the caller.
     pub fn response(&self, exchange: &Exchange, status: StatusCode, headers: &mut HeaderMap, date: &HeaderValue) {
         let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS && exchange.upgrade.is_some();
-        if !is_upgrade {
-            headers.remove(CONNECTION);
-            headers.remove(UPGRADE);
+        if headers.keys().any(is_hop_by_hop) {
+            if !is_upgrade {
+                headers.remove(CONNECTION);
+                headers.remove(UPGRADE);
+            }
+            headers.remove(TRANSFER_ENCODING);
+            headers.remove(KEEP_ALIVE);
+            headers.remove(PROXY_CONNECTION);
         }
-        headers.remove(TRANSFER_ENCODING);
-        headers.remove(KEEP_ALIVE);
-        headers.remove(PROXY_CONNECTION);
         self.request_id.response(exchange.request.headers(), headers);
         if let Some(via) = &self.via {
             append_list(headers, &VIA, via.as_bytes());
@@ -238,6 +244,11 @@ impl HeaderPolicy {
     }
 }
 
+/// What [`remove_hop_by_hop`] and [`sanitize_referer`] act on.
+fn is_sanitized(name: &HeaderName) -> bool {
+    is_hop_by_hop(name) || name == TE || name == REFERER || name == X_ENVOY_INTERNAL
+}
+
 fn remove_hop_by_hop(headers: &mut HeaderMap, is_upgrade: bool) {
     if !is_upgrade {
         remove_nominated(headers);
@@ -251,7 +262,6 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, is_upgrade: bool) {
     headers.remove(TRANSFER_ENCODING);
 }
 
-/// `te` keeps nothing but `trailers`.
 /// Removes the headers that `connection` names as meant for this hop alone (RFC 9110, 7.6.1). `te` has rules of its own, and what tells who
 /// the client is may not be taken away by it.
 fn remove_nominated(headers: &mut HeaderMap) {
@@ -281,6 +291,7 @@ fn remove_nominated(headers: &mut HeaderMap) {
     }
 }
 
+/// `te` keeps nothing but `trailers`.
 fn sanitize_te(headers: &mut HeaderMap) {
     let Some(te) = headers.get(TE) else { return };
     if te.as_bytes() == b"trailers" {

@@ -1,5 +1,6 @@
 //! The respond stage: a failure becomes a response, by the failure table.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -11,6 +12,7 @@ use super::codec::h1::server::RefusedHead;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::service::{Response, Service, TryService};
+use crate::telemetry::format::grpc_of_http;
 
 /// `local_reply_config`: what of it is supported so far is Envoy's default, plain text.
 #[derive(Debug, Default)]
@@ -69,39 +71,48 @@ impl LocalReply {
         exchange.details = failure.full_details();
         exchange.close_downstream |= row.close_downstream;
         let body = failure.body_text(exchange.upstream.attempts);
-        if is_grpc(exchange) {
-            return grpc_reply(row.status, &body);
-        }
-        let mut response = Response::new(if *exchange.request.method() == Method::HEAD {
-            Body::Empty
-        } else {
-            Body::from(bytes::Bytes::copy_from_slice(body.as_bytes()))
-        });
-        *response.status_mut() = row.status;
+        let mut response = plain_or_grpc(exchange, row.status, None, &body);
         if *failure == Failure::Overflow || *failure == Failure::MaintenanceMode {
             response
                 .headers_mut()
                 .insert("x-envoy-overloaded", HeaderValue::from_static("true"));
         }
-        if !body.is_empty() {
-            response
-                .headers_mut()
-                .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        }
         response
     }
 }
 
-/// A gRPC client gets a trailers-only answer: HTTP 200 and the gRPC status that the HTTP status means (gRPC's http-grpc-status-mapping).
-fn grpc_reply(status: StatusCode, message: &str) -> Response {
-    let grpc = match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
-    };
+/// A filter's own answer (Envoy's `sendLocalReply`): records the details; a gRPC client gets `grpc`, or what the HTTP status means.
+pub fn local_reply(
+    exchange: &mut Exchange,
+    status: StatusCode,
+    grpc: Option<u32>,
+    body: &str,
+    details: impl Into<Cow<'static, str>>,
+) -> Response {
+    exchange.details = details.into();
+    plain_or_grpc(exchange, status, grpc, body)
+}
+
+fn plain_or_grpc(exchange: &Exchange, status: StatusCode, grpc: Option<u32>, body: &str) -> Response {
+    if is_grpc(exchange) {
+        return grpc_reply(grpc.unwrap_or_else(|| grpc_of_http(status.as_u16())), body);
+    }
+    let mut response = Response::new(if *exchange.request.method() == Method::HEAD {
+        Body::Empty
+    } else {
+        Body::from(bytes::Bytes::copy_from_slice(body.as_bytes()))
+    });
+    *response.status_mut() = status;
+    if !body.is_empty() {
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    response
+}
+
+/// A gRPC client gets a trailers-only answer: HTTP 200 and a gRPC status.
+pub(super) fn grpc_reply(grpc: u32, message: &str) -> Response {
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -118,7 +129,7 @@ fn grpc_reply(status: StatusCode, message: &str) -> Response {
 
 const GRPC_MESSAGE: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
 
-fn is_grpc(exchange: &Exchange) -> bool {
+pub(super) fn is_grpc(exchange: &Exchange) -> bool {
     let Some(kind) = exchange.headers().get(CONTENT_TYPE) else {
         return false;
     };

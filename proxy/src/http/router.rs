@@ -9,6 +9,7 @@ mod request_stream;
 mod retry;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 use http::header::LOCATION;
@@ -17,8 +18,10 @@ use super::body::Body;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::pipeline::HcmStats;
+use super::respond;
 use super::service::{Response, TryService};
 use crate::cluster::{Cluster, ClusterStats};
+use crate::route::clusters::Chosen;
 use crate::route::{Action, Forward, RequestView, Route};
 use crate::snapshot::SnapshotCell;
 
@@ -32,13 +35,15 @@ pub struct Router {
 
 impl TryService for Router {
     async fn try_call(&self, exchange: &mut Exchange) -> Result<Response, Failure> {
+        self.stats.rq_total.inc();
         let Some(route) = exchange.route.route.clone() else {
             return Err(Failure::RouteNotFound);
         };
         match &route.action {
             Action::Forward(forward) => self.forward(exchange, &route, forward).await,
             Action::Redirect(redirect) => {
-                self.stats.rq_redirect.inc();
+                // As Envoy counts them: a redirect is a direct response.
+                self.stats.rq_direct_response.inc();
                 exchange.details = "direct_response".into();
                 let location = redirect.location(&route.matcher.path, &RequestView::of(exchange));
                 let mut response = Response::new(Body::Empty);
@@ -50,6 +55,12 @@ impl TryService for Router {
             Action::DirectResponse(direct) => {
                 self.stats.rq_direct_response.inc();
                 exchange.details = "direct_response".into();
+                if respond::is_grpc(exchange) {
+                    return Ok(respond::grpc_reply(
+                        crate::telemetry::format::grpc_of_http(direct.status.as_u16()),
+                        &String::from_utf8_lossy(&direct.body),
+                    ));
+                }
                 let mut response = Response::new(Body::from(direct.body.clone()));
                 *response.status_mut() = direct.status;
                 if !direct.body.is_empty() {
@@ -82,14 +93,10 @@ impl Router {
         forward: &Forward,
     ) -> Result<Response, Failure> {
         let cluster = self.choose_cluster(exchange, forward)?;
-        self.stats.rq_total.inc();
         crate::http::header_policy::finalize_request(exchange, route, forward);
         let result = retry::run(self, exchange, forward, &cluster).await;
         if let Ok(response) = &result {
-            let canary = response
-                .headers()
-                .get("x-envoy-upstream-canary")
-                .is_some_and(|value| value == "true");
+            let canary = response.headers().get(CANARY).is_some_and(|value| value == "true");
             cluster
                 .stats
                 .count_response(response.status().as_u16(), exchange.internal, canary);
@@ -101,25 +108,15 @@ impl Router {
         if !self.suppress_envoy_headers
             && let Some(time) = exchange.upstream.service_time
         {
-            let mut digits = itoa::Buffer::new();
-            let text = digits.format(time.as_millis() as u64);
-            if let Ok(value) = HeaderValue::from_str(text) {
-                response.headers_mut().insert(SERVICE_TIME, value);
-            }
+            response.headers_mut().insert(SERVICE_TIME, millis(time));
         }
         Ok(response)
     }
 
     fn choose_cluster(&self, exchange: &mut Exchange, forward: &Forward) -> Result<Arc<Cluster>, Failure> {
         let missing = Failure::ClusterNotFound(forward.cluster_not_found);
-        let view = RequestView::of(exchange);
-        let remote = exchange.remote.as_ref().unwrap_or(&exchange.connection.remote);
-        let hash = if forward.hash_policies.is_empty() {
-            None
-        } else {
-            crate::route::hash::hash(&forward.hash_policies, &view, remote).hash
-        };
-        let Some(chosen) = forward.cluster.choose(&view, hash) else {
+        let (hash, chosen) = choose(exchange, forward);
+        let Some(chosen) = chosen else {
             self.stats.no_cluster.inc();
             return Err(missing);
         };
@@ -135,6 +132,17 @@ impl Router {
     }
 }
 
+/// The request's hash and the cluster that it chooses; the same each time it is asked, for filters that must know before the router does.
+pub fn choose(exchange: &Exchange, forward: &Forward) -> (Option<u64>, Option<Chosen>) {
+    let view = RequestView::of(exchange);
+    let hash = if forward.hash_policies.is_empty() {
+        None
+    } else {
+        crate::route::hash::hash(&forward.hash_policies, &view, exchange.remote_address()).hash
+    };
+    (hash, forward.cluster.choose(&view, hash))
+}
+
 /// A failure that the router answers counts as the response code it becomes.
 fn count_failure(stats: &ClusterStats, failure: &Failure, internal: bool) {
     match failure {
@@ -146,3 +154,14 @@ fn count_failure(stats: &ClusterStats, failure: &Failure, internal: bool) {
 }
 
 const SERVICE_TIME: http::HeaderName = http::HeaderName::from_static("x-envoy-upstream-service-time");
+const CANARY: http::HeaderName = http::HeaderName::from_static("x-envoy-upstream-canary");
+
+/// A duration in milliseconds; the usual ones cost no allocation.
+fn millis(time: Duration) -> HeaderValue {
+    const SHORT: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    match SHORT.get(usize::try_from(millis).unwrap_or(usize::MAX)) {
+        Some(text) => HeaderValue::from_static(text),
+        None => HeaderValue::from(millis),
+    }
+}

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::watch;
 
+use super::alpn::Alpn;
 use super::home::{ConnectionHome, H1Home, H2Home};
 use super::local;
 use super::{Lease, PoolKey, Wanted};
@@ -15,7 +16,7 @@ use crate::http::exchange::Protocol;
 use crate::http::failure::Failure;
 use crate::runtime::clock;
 use crate::runtime::spawn::spawn;
-use crate::tcp::connect::{Connected, connect as open};
+use crate::tcp::connect::{Connected, Overrides, connect_with};
 
 /// What the cluster's configuration and the downstream ask for.
 pub(super) fn wanted(cluster: &Cluster, host: &Host, downstream: Protocol) -> Wanted {
@@ -29,7 +30,12 @@ pub(super) fn wanted(cluster: &Cluster, host: &Host, downstream: Protocol) -> Wa
 }
 
 /// A new connection for one request; HTTP/2 requests that come together share it.
-pub(super) async fn connect(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>) -> Result<Lease, Failure> {
+pub(super) async fn connect(
+    key: PoolKey,
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    alpn: Option<&Arc<Alpn>>,
+) -> Result<Lease, Failure> {
     let priority = if key.high_priority {
         RoutingPriority::High
     } else {
@@ -41,14 +47,14 @@ pub(super) async fn connect(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Hos
     };
     cluster.stats.upstream_rq_pending_total.inc();
     if key.protocol == Wanted::Http1 {
-        let connected = dial(cluster, host).await?;
+        let connected = dial(cluster, host, alpn).await?;
         return Ok(lease_h1(key, cluster, host, permit(cluster, priority)?, connected));
     }
     // A stream may find the shared connection full by the time it is up: then one more is opened.
     loop {
         let mut connecting = match local::connecting(&key) {
             Some(connecting) => connecting,
-            None => start(key, cluster, host, permit(cluster, priority)?),
+            None => start(key, cluster, host, alpn.cloned(), permit(cluster, priority)?),
         };
         let result = match connecting.wait_for(Option::is_some).await {
             Ok(result) => result.clone().unwrap_or(Ok(())),
@@ -69,20 +75,32 @@ fn permit(cluster: &Cluster, priority: RoutingPriority) -> Result<Permit, Failur
 }
 
 /// Connects in a task of its own: the request that started it may be cancelled, those that joined it may not suffer.
-fn start(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, permit: Permit) -> local::Connecting {
+fn start(
+    key: PoolKey,
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    alpn: Option<Arc<Alpn>>,
+    permit: Permit,
+) -> local::Connecting {
     let (done, connecting) = watch::channel(None);
     local::set_connecting(&key, connecting.clone());
     let (cluster, host) = (cluster.clone(), host.clone());
     spawn("upstream connect", async move {
-        let result = shared(key, &cluster, &host, permit).await;
+        let result = shared(key, &cluster, &host, alpn.as_ref(), permit).await;
         // Nobody may be left to hear.
         let _ = done.send(Some(result));
     });
     connecting
 }
 
-async fn shared(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, permit: Permit) -> Result<(), Failure> {
-    let connected = dial(cluster, host).await?;
+async fn shared(
+    key: PoolKey,
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    alpn: Option<&Arc<Alpn>>,
+    permit: Permit,
+) -> Result<(), Failure> {
+    let connected = dial(cluster, host, alpn).await?;
     let speaks_h2 = key.protocol == Wanted::Http2 || connected.alpn() == Some(b"h2");
     if !speaks_h2 {
         let Lease::H1 { connection, .. } = lease_h1(key, cluster, host, permit, connected) else {
@@ -113,9 +131,13 @@ fn lease_h1(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, permit: Perm
     }
 }
 
-async fn dial(cluster: &Arc<Cluster>, host: &Arc<Host>) -> Result<Connected, Failure> {
+async fn dial(cluster: &Arc<Cluster>, host: &Arc<Host>, alpn: Option<&Arc<Alpn>>) -> Result<Connected, Failure> {
     let started = clock::now();
-    let result = open(cluster, host).await;
+    let overrides = Overrides {
+        alpn: alpn.map(|list| list.protocols()),
+        ..Overrides::default()
+    };
+    let result = connect_with(cluster, host, overrides).await;
     match &result {
         Ok(_) => cluster
             .stats

@@ -108,7 +108,31 @@ impl HeaderMatcher {
     }
 
     pub fn matches(&self, view: &RequestView<'_>) -> bool {
-        self.decide(self.key.of(view).as_deref())
+        match &self.key {
+            // Of several values each stands for itself: one that matches is enough.
+            HeaderKey::Name(name) if !matches!(self.test, Test::Present(_)) && is_repeated(view.headers, name) => {
+                view.headers
+                    .get_all(name)
+                    .iter()
+                    .any(|value| self.test(value.as_bytes()))
+                    != self.invert
+            }
+            _ => self.decide(self.key.of(view).as_deref()),
+        }
+    }
+
+    /// As [`matches`](Self::matches), for access control: a header of several lines matches when all of them joined do, or any one of them.
+    pub fn matches_any_line(&self, view: &RequestView<'_>) -> bool {
+        let joined = self.matches(view);
+        let HeaderKey::Name(name) = &self.key else {
+            return joined;
+        };
+        let mut lines = view.headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
+        if self.invert {
+            // Not one line may be what it must not be.
+            return joined && lines.all(|line| self.decide(Some(line)));
+        }
+        joined || lines.any(|line| self.decide(Some(line)))
     }
 
     /// As [`matches`](Self::matches), over a response's head.
@@ -130,7 +154,11 @@ impl HeaderMatcher {
             // Missing is no match, inverted or not.
             None => return false,
         };
-        let matched = match &self.test {
+        self.test(value) != self.invert
+    }
+
+    fn test(&self, value: &[u8]) -> bool {
+        match &self.test {
             Test::Present(_) => true,
             Test::Range(start, end) => {
                 let number = std::str::from_utf8(value)
@@ -139,9 +167,12 @@ impl HeaderMatcher {
                 number.is_some_and(|number| number >= *start && number < *end)
             }
             Test::String(matcher) => matcher.matches(value),
-        };
-        matched != self.invert
+        }
     }
+}
+
+fn is_repeated(headers: &HeaderMap, name: &http::HeaderName) -> bool {
+    headers.get_all(name).iter().nth(1).is_some()
 }
 
 /// `envoy.config.route.v3.QueryParameterMatcher`

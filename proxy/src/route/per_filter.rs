@@ -22,7 +22,7 @@ pub struct PerFilterEntry {
     pub config: Bytes,
     /// The filter is off here.
     pub disabled: bool,
-    compiled: OnceLock<Arc<dyn Any + Send + Sync>>,
+    compiled: OnceLock<Option<Arc<dyn Any + Send + Sync>>>,
 }
 
 impl PerFilter {
@@ -38,6 +38,10 @@ impl PerFilter {
 
     pub fn find(&self, filter: &str) -> Option<&PerFilterEntry> {
         self.0.get(filter)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &PerFilterEntry)> {
@@ -56,16 +60,31 @@ impl PerFilterEntry {
             compiled: OnceLock::new(),
         };
         if any.type_url.rsplit('/').next() != Some(WRAPPER) {
-            return Ok(plain(any, false));
+            return plain(any, false).check(false);
         }
         let wrapped =
             FilterConfig::decode(any.value.as_slice()).map_err(|error| Problems::one("", error.to_string()))?;
-        Ok(plain(&wrapped.config.unwrap_or_default(), wrapped.disabled))
+        plain(&wrapped.config.unwrap_or_default(), wrapped.disabled)
+            .check(wrapped.is_optional)
+            .map_err(|problems| problems.under("config"))
     }
 
-    /// What `compile` makes of the configuration, made once. `None`: another type was made of it before.
-    pub fn compiled<T: Any + Send + Sync>(&self, compile: impl FnOnce(&[u8]) -> T) -> Option<Arc<T>> {
-        let compiled = self.compiled.get_or_init(|| Arc::new(compile(&self.config)));
-        compiled.clone().downcast().ok()
+    /// What `compile` makes of the configuration, made once. `None`: it fails, or another type was made of it before.
+    pub fn compiled<T: Any + Send + Sync>(&self, compile: impl FnOnce(&[u8]) -> Compiled<T>) -> Option<Arc<T>> {
+        let compiled = self.compiled.get_or_init(|| match compile(&self.config) {
+            Ok(compiled) => Some(Arc::new(compiled)),
+            Err(_) => None,
+        });
+        compiled.clone()?.downcast().ok()
+    }
+
+    /// A type that no filter has is refused, and so is what its filter cannot do.
+    fn check(self, optional: bool) -> Compiled<Self> {
+        match crate::filters::http::find_per_route(&self.type_name) {
+            Some(known) => (known.check)(&self.config).map(|()| self),
+            // `disabled` alone needs no configuration.
+            None if optional || (self.disabled && self.type_name.is_empty()) => Ok(self),
+            None => Err(Problems::one("", format!("{} is not supported", self.type_name))),
+        }
     }
 }

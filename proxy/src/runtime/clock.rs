@@ -14,6 +14,11 @@ pub fn system_now() -> SystemTime {
     SystemTime::now()
 }
 
+/// The wall-clock time of a monotonic one.
+pub fn wall_of(instant: Instant) -> SystemTime {
+    system_now() - now().saturating_duration_since(instant)
+}
+
 /// Completes after `duration`; cancel safe.
 pub async fn sleep(duration: Duration) {
     tokio::time::sleep(duration).await;

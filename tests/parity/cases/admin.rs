@@ -12,7 +12,7 @@ route_config:
 
 pub fn world() -> World {
     let clusters = [
-        cluster("a", &["{{a}}", "{{b}}"], "outlier_detection: {}"),
+        cluster("a", &["{{a}}"], "outlier_detection: {}"),
         cluster(
             "b",
             &["{{b}}"],

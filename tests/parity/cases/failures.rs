@@ -16,7 +16,6 @@ route_config:
     - {name: empty, match: {prefix: /empty}, route: {cluster: empty}}
     - {name: full, match: {prefix: /full}, route: {cluster: full}}
     - {name: short, match: {prefix: /short}, route: {cluster: a, timeout: 0.1s}}
-    - {name: idle, match: {prefix: /idle}, route: {cluster: a, idle_timeout: 0.1s}}
     - {name: h2, match: {prefix: /h2}, route: {cluster: h2, timeout: 0.3s}}
     - {name: all, match: {prefix: /}, route: {cluster: a}}
 "#;
@@ -73,7 +72,6 @@ fn cases() -> Vec<Case> {
             "x-do: hang\nx-envoy-upstream-rq-timeout-ms: 100\n",
         ),
         get("timeout within the body", 200, "/short", "x-do: stall\n"),
-        get("idle", 504, "/idle", "x-do: hang\n"),
         get("closed before the answer", 503, "/", "x-do: reset\n"),
         get("cut within the body", 200, "/", "x-do: cut\n"),
         get("garbage from upstream", 502, "/", "x-do: raw=nonsense\\n\\n\n"),
@@ -93,7 +91,7 @@ fn cases() -> Vec<Case> {
         get("HTTP/2 upstream", 200, "/h2", ""),
         get("HTTP/2 upstream, 404", 404, "/h2", "x-do: status=404\n"),
         get("HTTP/2 upstream, refused stream", 503, "/h2", "x-do: reset\n"),
-        get("HTTP/2 upstream, cut", 200, "/h2", "x-do: cut\n"),
+        get("HTTP/2 upstream, cut", 503, "/h2", "x-do: cut\n"),
         get("HTTP/2 upstream, timeout", 504, "/h2", "x-do: hang\n"),
         get("HTTP/2 upstream, trailers", 200, "/h2", "x-do: trailer\n"),
     ]

@@ -51,8 +51,8 @@ route_config:
     - {name: redirect-path, match: {path: /old}, redirect: {path_redirect: /new}}
     - {name: redirect-query, match: {path: /oldq}, redirect: {path_redirect: "/new?x=1"}}
     - {name: redirect-strip, match: {path: /olds}, redirect: {path_redirect: /new, strip_query: true}}
-    - {name: redirect-host, match: {prefix: /host}, redirect: {host_redirect: other.test, response_code: TEMPORARY_REDIRECT}}
-    - {name: redirect-https, match: {prefix: /https}, redirect: {https_redirect: true, port_redirect: 8443, response_code: FOUND}}
+    - {name: redirect-host, match: {prefix: /to/host}, redirect: {host_redirect: other.test, response_code: TEMPORARY_REDIRECT}}
+    - {name: redirect-https, match: {prefix: /to/tls}, redirect: {https_redirect: true, port_redirect: 8443, response_code: FOUND}}
     - {name: redirect-prefix, match: {prefix: /rp/}, redirect: {prefix_rewrite: /moved/, response_code: SEE_OTHER}}
     - name: redirect-regex
       match: {prefix: /rr/}
@@ -139,8 +139,8 @@ fn cases() -> Vec<Case> {
         get("redirect to a path", 301, "/old?a=b", ""),
         get("redirect to a path with a query", 301, "/oldq?a=b", ""),
         get("redirect without query", 301, "/olds?a=b", ""),
-        get("redirect to a host", 307, "/host/x?y=z", ""),
-        get("redirect to https with a port", 302, "/https/x", ""),
+        get("redirect to a host", 307, "/to/host/x?y=z", ""),
+        get("redirect to https with a port", 302, "/to/tls/x", ""),
         get("redirect with a prefix", 303, "/rp/x/y?q", ""),
         get("redirect with a regex", 308, "/rr/abc/d?q", ""),
         get("empty direct response", 204, "/empty", ""),

@@ -23,7 +23,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.route.v3.VirtualHost":
         name domains routes require_tls request_headers_to_add request_headers_to_remove response_headers_to_add
         response_headers_to_remove typed_per_filter_config include_request_attempt_count retry_policy
-        per_request_buffer_limit_bytes request_body_buffer_limit metadata;
+        per_request_buffer_limit_bytes request_body_buffer_limit metadata include_attempt_count_in_response;
         rate_limits = Harmless(UNLIMITED),
         matcher = RefusedAlways("match trees are not supported"),
         cors = RefusedAlways("use typed_per_filter_config"),
@@ -31,7 +31,6 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         request_mirror_policies = Refused("requests are not mirrored"),
         hedge_policy = Refused("requests are not hedged"),
         virtual_clusters = Refused("virtual clusters have no stats"),
-        include_attempt_count_in_response = OnlyDefault("responses do not tell the number of attempts"),
         include_is_timeout_retry_header = OnlyDefault("a retry does not tell why it is one"),
     ),
     message!("envoy.config.route.v3.Route":

@@ -7,6 +7,11 @@ use crate::config::tls::Source;
 
 /// Every encoded listener that a real istiod has sent, with where it is from.
 fn istio() -> Vec<(String, Vec<u8>)> {
+    let sent = raw_istio().into_iter();
+    sent.map(|(place, bytes)| (place, routed_only(&bytes))).collect()
+}
+
+fn raw_istio() -> Vec<(String, Vec<u8>)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/istio");
     let mut listeners = Vec::new();
     for scenario in std::fs::read_dir(root).unwrap() {
@@ -15,11 +20,33 @@ fn istio() -> Vec<(String, Vec<u8>)> {
             let response = DeltaDiscoveryResponse::decode(std::fs::read(&file).unwrap().as_slice()).unwrap();
             for resource in response.resources {
                 let place = format!("{} in {}", resource.name, file.display());
-                listeners.push((place, routed_only(&resource.resource.unwrap().value)));
+                listeners.push((place, resource.resource.unwrap().value));
             }
         }
     }
     listeners
+}
+
+/// Every HTTP connection manager that istiod sends, encoded.
+pub fn managers() -> Vec<Vec<u8>> {
+    use remora_proto::pb::envoy::config::listener::v3::filter::ConfigType;
+    let mut managers = Vec::new();
+    for (_, bytes) in raw_istio() {
+        let listener = decode(&bytes).unwrap();
+        for filter in listener
+            .filter_chains
+            .iter()
+            .chain(&listener.default_filter_chain)
+            .flat_map(|chain| &chain.filters)
+        {
+            if let Some(ConfigType::TypedConfig(any)) = &filter.config_type
+                && any.type_url.ends_with(".HttpConnectionManager")
+            {
+                managers.push(any.value.clone());
+            }
+        }
+    }
+    managers
 }
 
 /// The listener without the HTTP filters in front of its routers: those have tests of their own.
@@ -48,10 +75,9 @@ fn routed_only(listener: &[u8]) -> Vec<u8> {
 }
 
 /// Refused for what it would open if it were dropped, or for what would be missing.
-const REFUSED: [&str; 9] = [
+const REFUSED: [&str; 8] = [
     "%FILTER_STATE% cannot print FIELD:",
     "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig is not supported",
-    "envoy.extensions.filters.network.rbac.v3.RBAC is not supported",
     "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz is not supported",
     "envoy.extensions.filters.listener.original_src.v3.OriginalSrc is not supported",
     "config_discovery: not supported",

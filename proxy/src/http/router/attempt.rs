@@ -4,21 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crate::cluster::{Cluster, Host, HostState, PickContext};
+use crate::cluster::{ActiveRequest, Cluster, Host, PickContext};
 use crate::http::body::Body;
 use crate::http::codec::Head;
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
 use crate::http::service::Response;
 use crate::pool;
+use crate::pool::alpn::UpstreamAlpn;
 use crate::route::{Forward, RetryPolicy};
 use crate::runtime::clock;
 
 /// What is known of an attempt while it runs.
 #[derive(Default)]
 pub(super) struct Attempt {
-    /// When its request went out.
-    pub sent: Arc<SentAt>,
     /// It failed on a connection that another request had used before, and got no byte of an answer.
     pub died_unnoticed: bool,
     host: Option<Arc<Host>>,
@@ -50,6 +49,7 @@ impl Attempt {
 
 pub(super) async fn run(
     attempt: &mut Attempt,
+    sent: &SentAt,
     exchange: &mut Exchange,
     forward: &Forward,
     cluster: &Arc<Cluster>,
@@ -61,7 +61,8 @@ pub(super) async fn run(
     exchange.upstream.host = Some(host.clone());
     crate::http::header_policy::auto_host(exchange, forward, &host);
     let stats = &cluster.stats;
-    let leased = pool::lease(cluster, &host, forward.high_priority, exchange.protocol).await;
+    let alpn = exchange.extensions.get::<UpstreamAlpn>();
+    let leased = pool::lease(cluster, &host, forward.high_priority, exchange.protocol, alpn).await;
     let lease = match leased {
         Ok(lease) => lease,
         Err(failure) => {
@@ -77,7 +78,7 @@ pub(super) async fn run(
     let reused = lease.reused();
     let sent_at = clock::now();
     // The cell is this attempt's own: it is empty.
-    let _ = attempt.sent.0.set(sent_at);
+    let _ = sent.0.set(sent_at);
     exchange.timing.first_upstream_tx = Some(sent_at.saturating_duration_since(exchange.started));
     let head = Head {
         method: exchange.request.method(),
@@ -90,7 +91,7 @@ pub(super) async fn run(
         Ok(response) => {
             exchange.upstream.service_time = Some(now.saturating_duration_since(sent_at));
             exchange.timing.first_upstream_rx = Some(now.saturating_duration_since(exchange.started));
-            exchange.guards.push(Box::new(guard));
+            exchange.active = Some(guard);
             cluster.observe_response(&host, response.status(), now);
             Ok(response)
         }
@@ -129,30 +130,4 @@ fn pick(
         exchange.upstream.attempted.push(host.clone());
     }
     Ok(host)
-}
-
-/// A request in flight, for the cluster's and the host's gauges; over when dropped.
-struct ActiveRequest {
-    cluster: Arc<Cluster>,
-    host: Arc<HostState>,
-}
-
-impl ActiveRequest {
-    fn start(cluster: &Arc<Cluster>, host: &Arc<Host>) -> Self {
-        cluster.stats.upstream_rq_total.inc();
-        cluster.stats.upstream_rq_active.inc();
-        host.state.rq_total.fetch_add(1, Ordering::Relaxed);
-        host.state.rq_active.fetch_add(1, Ordering::Relaxed);
-        Self {
-            cluster: cluster.clone(),
-            host: host.state.clone(),
-        }
-    }
-}
-
-impl Drop for ActiveRequest {
-    fn drop(&mut self) {
-        self.cluster.stats.upstream_rq_active.dec();
-        self.host.rq_active.fetch_sub(1, Ordering::Relaxed);
-    }
 }

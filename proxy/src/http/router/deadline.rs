@@ -11,6 +11,7 @@ use http_body::{Frame, SizeHint};
 use super::request_stream::RequestStream;
 use crate::http::body::{Body, BodyError};
 use crate::http::failure::Failure;
+use crate::runtime::{clock, wake};
 
 /// The route's timeout. It runs from the end of the request, so for a streaming request its start is not known at first.
 pub(super) struct RouteTimeout {
@@ -38,6 +39,7 @@ pub(super) async fn bounded<F: Future>(
 ) -> Result<F::Output, Failure> {
     let mut future = std::pin::pin!(future);
     let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
+    let mut waited = false;
     std::future::poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
@@ -49,6 +51,13 @@ pub(super) async fn bounded<F: Future>(
             (None, Some(attempt)) => (attempt, Failure::PerTryTimeout),
             (None, None) => return Poll::Pending,
         };
+        // The first wait cannot be over yet: no look at the clock.
+        if std::mem::replace(&mut waited, true) && clock::now() >= deadline {
+            return Poll::Ready(Err(failure));
+        }
+        if wake::at(deadline) {
+            return Poll::Pending;
+        }
         let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
         if timer.deadline() != deadline.into() {
             timer.as_mut().reset(deadline.into());

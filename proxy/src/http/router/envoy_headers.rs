@@ -24,13 +24,15 @@ const CONSUMED: [&str; 11] = [
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 pub(in crate::http) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 
+/// Whether a request says anything to the router. Most do not: one look over the names is less than a lookup of each.
+pub(super) fn any(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with("x-envoy-"))
+}
+
 /// Removes what only this router was meant to read. To be called once it was read.
 pub(super) fn consume(headers: &mut HeaderMap) {
-    // Most requests have none: one look over the names is less than a lookup of each.
-    if headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
-        for name in CONSUMED {
-            headers.remove(name);
-        }
+    for name in CONSUMED {
+        headers.remove(name);
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::HeaderName;
 
 use super::Router;
-use super::attempt::{self, Attempt};
+use super::attempt::{self, Attempt, SentAt};
 use super::deadline::{RouteTimeout, TimedBody, bounded};
 use super::envoy_headers;
 use super::request_stream::RequestStream;
@@ -50,7 +50,11 @@ pub(super) async fn run(
     forward: &Forward,
     cluster: &Arc<Cluster>,
 ) -> Result<Response, Failure> {
-    let policy = RetryPolicy::for_request(forward.retry.as_ref(), &RequestView::of(exchange));
+    let hinted = envoy_headers::any(exchange.headers());
+    let policy = match (hinted, &forward.retry) {
+        (false, None) => None,
+        (_, retry) => RetryPolicy::for_request(retry.as_ref(), &RequestView::of(exchange)),
+    };
     let priority = if forward.high_priority {
         RoutingPriority::High
     } else {
@@ -58,11 +62,14 @@ pub(super) async fn run(
     };
     let Some(permit) = cluster.breakers.try_request(priority) else {
         cluster.stats.upstream_rq_pending_overflow.inc();
+        exchange.upstream.attempts += 1;
         return Err(Failure::Overflow);
     };
-    exchange.guards.push(Box::new(permit));
-    let limits = Limits::of(exchange, forward, policy.as_deref());
-    envoy_headers::consume(exchange.request.headers_mut());
+    exchange.permit = Some(permit);
+    let limits = Limits::of(exchange, forward, policy.as_deref(), hinted);
+    if hinted {
+        envoy_headers::consume(exchange.request.headers_mut());
+    }
     let source = source(exchange, policy.is_some());
     let stream = match &source {
         Source::Stream(stream) => Some(stream.clone()),
@@ -124,10 +131,11 @@ struct Limits {
 }
 
 impl Limits {
-    fn of(exchange: &Exchange, forward: &Forward, policy: Option<&RetryPolicy>) -> Self {
-        let headers = exchange.headers();
+    /// `hinted`: the request has `x-envoy-` headers.
+    fn of(exchange: &Exchange, forward: &Forward, policy: Option<&RetryPolicy>, hinted: bool) -> Self {
+        let headers = hinted.then(|| exchange.headers());
         let millis = |name: &HeaderName| -> Option<Duration> {
-            headers
+            headers?
                 .get(name)?
                 .to_str()
                 .ok()?
@@ -135,9 +143,7 @@ impl Limits {
                 .ok()
                 .map(Duration::from_millis)
         };
-        let route = millis(&TIMEOUT_MS)
-            .or(forward.timeout)
-            .filter(|limit| !limit.is_zero());
+        let route = millis(&TIMEOUT_MS).or(forward.timeout).filter(|limit| !limit.is_zero());
         let per_try = millis(&PER_TRY_TIMEOUT_MS)
             .or(policy.and_then(|policy| policy.per_try_timeout))
             .filter(|limit| !limit.is_zero());
@@ -171,11 +177,12 @@ impl Run<'_> {
             let body = source.body().ok_or(Failure::RetryBufferExceeded)?;
             exchange.upstream.attempts += 1;
             envoy_headers::announce(exchange, self.expected(timeout, limits));
-            let mut attempt = Attempt::default();
+            let (mut attempt, sent) = (Attempt::default(), SentAt::default());
             let outcome = {
-                let sent = attempt.sent.clone();
+                let sent = &sent;
                 let future = attempt::run(
                     &mut attempt,
+                    sent,
                     exchange,
                     self.forward,
                     self.cluster,
@@ -200,7 +207,7 @@ impl Run<'_> {
                 exchange.upstream.attempts -= 1;
                 continue;
             }
-            let Some(wait) = self.retry(exchange, &outcome, &attempt) else {
+            let Some(wait) = self.retry(exchange, &outcome, &sent) else {
                 return outcome;
             };
             drop(outcome);
@@ -233,7 +240,7 @@ impl Run<'_> {
         &mut self,
         exchange: &mut Exchange,
         outcome: &Result<Response, Failure>,
-        attempt: &Attempt,
+        sent: &SentAt,
     ) -> Option<Duration> {
         let stats = &self.cluster.stats;
         self.permit = None;
@@ -241,7 +248,7 @@ impl Run<'_> {
         let wanted = match outcome {
             Ok(response) => policy.retry_on_response(response.status(), response.headers()),
             Err(Failure::ResponseTimeout) => false,
-            Err(failure) => policy.retry_on_failure(failure, attempt.sent.get().is_some()),
+            Err(failure) => policy.retry_on_failure(failure, sent.get().is_some()),
         };
         if !wanted {
             if self.retries > 0 && outcome.is_ok() {

@@ -17,7 +17,6 @@ fn finished() -> Exchange {
         ("x-envoy-original-path", "/old?q=1"),
     ];
     let mut exchange = exchange("GET", "/new?a=1&b=", &headers);
-    exchange.start_time = std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(1_709_208_000_123);
     exchange.response_code = Some(http::StatusCode::OK);
     exchange.details = "via_upstream and more".into();
     exchange.flags = ResponseFlags::UPSTREAM_REQUEST_TIMEOUT | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
@@ -49,11 +48,20 @@ fn string(text: &str) -> Value {
     }
 }
 
+/// The view of [`finished`], with a start time that goldens can name.
+fn view(exchange: &Exchange) -> LogView<'_> {
+    let start_time = std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(1_709_208_000_123);
+    LogView {
+        start_time,
+        ..LogView::of(exchange)
+    }
+}
+
 fn print(format: &str) -> String {
     let mut out = Vec::new();
     Format::text(format)
         .expect("compiles")
-        .write(&LogView::of(&finished()), &mut out);
+        .write(&view(&finished()), &mut out);
     String::from_utf8(out).expect("text")
 }
 
@@ -143,7 +151,7 @@ fn json_keeps_types_and_prints_null_for_nothing() {
         let mut out = Vec::new();
         JsonFormat::compile(&fields, omit_empty)
             .expect("compiles")
-            .write(&LogView::of(&finished()), &mut out);
+            .write(&view(&finished()), &mut out);
         String::from_utf8(out).expect("text")
     };
     let with_null =
@@ -159,7 +167,7 @@ fn grpc_status_comes_from_trailers_headers_or_the_http_status() {
         let format = Format::text("%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS_NUMBER%").expect("compiles");
         assert!(format.needs_trailers());
         let mut out = Vec::new();
-        format.write(&LogView::of(exchange), &mut out);
+        format.write(&view(exchange), &mut out);
         String::from_utf8(out).expect("text")
     };
     exchange.response_code = Some(http::StatusCode::SERVICE_UNAVAILABLE);
@@ -180,7 +188,7 @@ proptest::proptest! {
     #[test]
     fn arbitrary_formats_never_panic(format in "[%A-Z(:)a?_0-9]{0,24}") {
         if let Ok(format) = Format::text(&format) {
-            format.write(&LogView::of(&finished()), &mut Vec::new());
+            format.write(&view(&finished()), &mut Vec::new());
         }
     }
 }

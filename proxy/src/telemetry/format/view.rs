@@ -71,7 +71,7 @@ impl<'a> LogView<'a> {
             bytes: exchange.bytes,
             timing: exchange.timing,
             started: exchange.started,
-            start_time: exchange.start_time,
+            start_time: exchange.start_time(),
             cluster: exchange.route.cluster.as_ref().map(|cluster| cluster.name.as_ref()),
             termination: "",
             remote: exchange.remote.as_ref().unwrap_or(&exchange.connection.remote),

@@ -13,7 +13,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use super::decode::{BodyDecoder, Decoded};
 use super::encode::{self, Framing};
 use super::parse::{self, ResponseHead};
-use super::stream::Stream;
+use super::stream::{Stream, give_buffer, take_buffer};
 use super::{H1Options, MAX_READ};
 use crate::http::body::{Body, BodyError};
 use crate::http::codec::{Head, SendError};
@@ -74,6 +74,7 @@ impl ClientConnection {
     pub async fn send(mut self: Box<Self>, head: Head<'_>, body: Body) -> Result<Response, SendError> {
         let upgrade = head.is_upgrade();
         let framing = request_framing(head.method, &body, upgrade);
+        self.out = take_buffer();
         encode::request_head(&mut self.out, head.method, head.uri, head.headers, framing, upgrade);
         self.requests += 1;
         let replay = match &body {
@@ -243,9 +244,10 @@ impl RequestPump {
             if std::task::ready!(written).is_err() {
                 return Poll::Ready(Err(PumpError::Write));
             }
-            connection.out.clear();
-            if connection.out.capacity() > MAX_READ {
-                connection.out = Vec::new();
+            if self.ended {
+                give_buffer(std::mem::take(&mut connection.out));
+            } else {
+                connection.out.clear();
             }
             self.written = 0;
         }

@@ -1,5 +1,7 @@
 //! The server driver: reads heads, lets a service answer them, writes the answers, until either side has enough.
 
+mod leave;
+
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use parking_lot::Mutex;
 use super::decode::{BodyDecoder, Decoded};
 use super::encode::{self, Framing};
 use super::parse::{self, RequestHead};
-use super::stream::Stream;
+use super::stream::{Stream, give_buffer, take_buffer};
 use super::{H1Options, MAX_READ};
 use crate::http::body::{Body, BodyError};
 use crate::http::exchange::{Exchange, Protocol};
@@ -23,8 +25,10 @@ use crate::http::service::{Response, Service};
 use crate::http::upgrade::UpgradeKind;
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
-use crate::runtime::drain::{DrainPhase, DrainSignal};
+use crate::runtime::drain::DrainSignal;
 use crate::runtime::io::Io;
+use crate::runtime::wake;
+use leave::Leave;
 
 /// Timers of a downstream connection; `None` switches one off.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,6 +64,7 @@ pub async fn serve<S: Service>(
         timeouts,
         timer,
         drain,
+        idle_since: clock::now(),
     };
     driver.run().await;
 }
@@ -90,6 +95,8 @@ struct Driver<S> {
     /// One timer for the connection's life, moved only when it fires: a request costs it nothing.
     timer: Pin<Box<tokio::time::Sleep>>,
     drain: DrainSignal,
+    /// When the last exchange ended.
+    idle_since: Instant,
 }
 
 /// How the wait for a head ended.
@@ -102,11 +109,9 @@ enum Next {
 
 impl<S: Service> Driver<S> {
     async fn run(&mut self) {
-        let mut drain = self.drain.clone();
-        let mut drained = Box::pin(async move { drain.reached(DrainPhase::Draining).await });
-        let mut draining_since = None;
+        let mut leave = Leave::new(&self.drain);
         loop {
-            let next = self.next_head(drained.as_mut(), &mut draining_since).await;
+            let next = self.next_head(&mut leave).await;
             let keep = match next {
                 Next::Head(head) => Box::pin(self.handle(*head)).await,
                 Next::Bad(failure) => {
@@ -118,19 +123,15 @@ impl<S: Service> Driver<S> {
             if !keep {
                 break;
             }
-            self.out = Vec::new();
+            give_buffer(std::mem::take(&mut self.out));
         }
         let conn = self.conn.clone();
         poll_fn(|cx| conn.lock().stream.poll_shutdown(cx)).await;
     }
 
     /// Waits for the next request head. Cancel safe: what was read stays in the connection's buffer.
-    async fn next_head(
-        &mut self,
-        mut drained: Pin<&mut (impl Future<Output = ()> + Send)>,
-        draining_since: &mut Option<Instant>,
-    ) -> Next {
-        let idle_since = clock::now();
+    async fn next_head(&mut self, leave: &mut Leave) -> Next {
+        let idle_since = self.idle_since;
         let mut head_since: Option<Instant> = None;
         poll_fn(|cx| {
             let mut conn = self.conn.lock();
@@ -142,18 +143,23 @@ impl<S: Service> Driver<S> {
                 }
                 match conn.stream.poll_fill(cx) {
                     Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Next::Close),
-                    Poll::Ready(Ok(_)) => head_since = head_since.or_else(|| Some(clock::now())),
+                    Poll::Ready(Ok(_)) if self.timeouts.request_headers.is_some() => {
+                        head_since = head_since.or_else(|| Some(clock::now()));
+                    }
+                    Poll::Ready(Ok(_)) => {}
                     Poll::Pending => break,
                 }
             }
-            if draining_since.is_none() && drained.as_mut().poll(cx).is_ready() {
-                *draining_since = Some(clock::now());
-            }
             let partial = !conn.stream.read.is_empty();
-            let deadline = match (head_since, *draining_since) {
-                (Some(since), _) if partial => self.timeouts.request_headers.map(|limit| since + limit),
-                (_, Some(since)) => Some(since + DRAIN_LINGER),
-                (_, None) => self.timeouts.idle.map(|limit| idle_since + limit),
+            if leave.poll_over(cx) && !partial {
+                return Poll::Ready(Next::Close);
+            }
+            let deadline = match head_since {
+                Some(since) if partial => self.timeouts.request_headers.map(|limit| since + limit),
+                _ => {
+                    let idle = self.timeouts.idle.map(|limit| idle_since + limit);
+                    idle.into_iter().chain(leave.deadline()).min()
+                }
             };
             drop(conn);
             if !poll_deadline(self.timer.as_mut(), deadline, cx) {
@@ -212,7 +218,9 @@ impl<S: Service> Driver<S> {
                 false
             }
         };
-        exchange.timing.end = Some(exchange.elapsed());
+        let end = exchange.elapsed();
+        exchange.timing.end = Some(end);
+        self.idle_since = exchange.started + end;
         self.service.finish(&mut exchange);
         keep && self.conn.lock().body.is_done()
     }
@@ -232,7 +240,8 @@ impl<S: Service> Driver<S> {
         let stream_idle = self.timeouts.stream_idle;
         let mut call = std::pin::pin!(service.call(exchange));
         poll_fn(|cx| {
-            if let Poll::Ready(response) = call.as_mut().poll(cx) {
+            let (polled, wanted) = wake::lend(|| call.as_mut().poll(cx));
+            if let Poll::Ready(response) = polled {
                 return Poll::Ready(Ok(response));
             }
             let mut conn = self.conn.lock();
@@ -248,6 +257,9 @@ impl<S: Service> Driver<S> {
             drop(conn);
             if poll_deadline(self.timer.as_mut(), deadline, cx) {
                 return Poll::Ready(Err(Failure::StreamIdleTimeout));
+            }
+            if poll_deadline(self.timer.as_mut(), wanted, cx) {
+                cx.waker().wake_by_ref();
             }
             Poll::Pending
         })
@@ -271,6 +283,9 @@ impl<S: Service> Driver<S> {
             (true, Version::HTTP_10) => Some("keep-alive"),
             (true, _) => None,
         };
+        if self.out.capacity() == 0 {
+            self.out = take_buffer();
+        }
         let before = self.out.len();
         let version = if reply.version == Version::HTTP_10 {
             Version::HTTP_10
@@ -306,11 +321,14 @@ impl<S: Service> Driver<S> {
         loop {
             let out_is_empty = self.out.is_empty();
             let stream_idle = self.timeouts.stream_idle;
-            let waiting_since = clock::now();
+            let mut waiting_since = None;
             let frame = poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Ready(frame) => Poll::Ready(Step::Frame(frame)),
                 Poll::Pending if !out_is_empty => Poll::Ready(Step::Flush),
-                Poll::Pending => self.poll_cut(cx, stream_idle.map(|limit| waiting_since + limit)),
+                Poll::Pending => {
+                    let since = *waiting_since.get_or_insert_with(clock::now);
+                    self.poll_cut(cx, stream_idle.map(|limit| since + limit))
+                }
             });
             match frame.await {
                 Step::Flush => self.flush(body).await?,
@@ -379,7 +397,7 @@ impl<S: Service> Driver<S> {
 
     /// Writes `out`; the request side of `body` goes on meanwhile, or two peers that only write would wait for ever.
     async fn flush(&mut self, body: &mut Body) -> Result<(), Failure> {
-        let deadline = self.timeouts.stream_idle.map(|limit| clock::now() + limit);
+        let mut blocked_since = None;
         let mut written = 0;
         let result = poll_fn(|cx| {
             let mut conn = self.conn.lock();
@@ -387,6 +405,8 @@ impl<S: Service> Driver<S> {
             drop(conn);
             if result.is_pending() {
                 body.poll_progress(cx);
+                let since = *blocked_since.get_or_insert_with(clock::now);
+                let deadline = self.timeouts.stream_idle.map(|limit| since + limit);
                 if poll_deadline(self.timer.as_mut(), deadline, cx) {
                     return Poll::Ready(Err(Failure::StreamIdleTimeout));
                 }
@@ -400,7 +420,12 @@ impl<S: Service> Driver<S> {
 
     /// Answers bytes that are no request. The pipeline sees it too: it is logged and counted like any other.
     async fn refuse(&mut self, failure: Failure) {
-        let request = http::Request::new(Body::Empty);
+        let mut request = http::Request::new(Body::Empty);
+        // Nothing of the head counts as understood: logs show `-` for method, authority and path.
+        if let Ok(method) = http::Method::from_bytes(b"-") {
+            *request.method_mut() = method;
+        }
+        *request.uri_mut() = http::Uri::from_static("-");
         let mut exchange = Exchange::new(request, self.connection.clone(), Protocol::Http11);
         exchange.extensions.insert(RefusedHead(failure));
         exchange.close_downstream = true;
@@ -526,10 +551,6 @@ fn record_cut(exchange: &mut Exchange, failure: &Failure) {
     exchange.flags.set(row.flags);
     exchange.details = row.details.into();
 }
-
-/// How long a connection between two requests outlives the start of a drain. A client may be sending its next request at that very moment:
-/// closing at once would lose it; answered, it learns by `connection: close` that this was the last.
-const DRAIN_LINGER: Duration = Duration::from_secs(1);
 
 const HEADERS_TIMEOUT: Failure = Failure::BadRequest {
     details: "request_header_timeout",

@@ -99,3 +99,27 @@ impl Stream {
         &self.io
     }
 }
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty buffer for a head and what fits behind it: one that another message used before, if there is one.
+pub(super) fn take_buffer() -> Vec<u8> {
+    SPARE
+        .with_borrow_mut(Vec::pop)
+        .unwrap_or_else(|| Vec::with_capacity(BUFFER))
+}
+
+/// Gives a buffer to the next message, unless it has grown or there are enough.
+pub(super) fn give_buffer(mut buffer: Vec<u8>) {
+    buffer.clear();
+    SPARE.with_borrow_mut(|spare| {
+        if buffer.capacity() >= BUFFER && buffer.capacity() <= MAX_READ && spare.len() < 64 {
+            spare.push(buffer);
+        }
+    });
+}
+
+/// Bytes that a head rarely exceeds.
+const BUFFER: usize = 2048;

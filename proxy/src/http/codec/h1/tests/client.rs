@@ -91,13 +91,7 @@ async fn an_answer_that_ends_with_the_connection_does_not_free_it() {
     let (response, _, shelf) = send(Body::Empty, b"HTTP/1.1 200 OK\r\n\r\nall of it", true).await;
     let body = response.expect("answered").into_body().collect().await.expect("whole");
     assert_eq!(body.to_bytes(), "all of it");
-    assert_eq!(
-        (
-            shelf.idle.lock().len(),
-            *shelf.closed.lock()
-        ),
-        (0, 1)
-    );
+    assert_eq!((shelf.idle.lock().len(), *shelf.closed.lock()), (0, 1));
 }
 
 #[tokio::test]

@@ -136,11 +136,31 @@ async fn a_client_that_leaves_cancels_its_request() {
     served.task.await.expect("no panic");
 }
 
-#[tokio::test]
-async fn a_drain_closes_idle_connections_and_says_close_on_busy_ones() {
+#[tokio::test(start_paused = true)]
+async fn a_drain_answers_one_more_request_and_closes_what_stays_idle() {
+    let get = b"GET /sized HTTP/1.1\r\nhost: x\r\n\r\n";
+    // A request that was on its way when the drain began.
+    let mut crossing = served(4096);
+    tokio::task::yield_now().await;
+    crossing.drain.advance(DrainPhase::Draining);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    crossing.client.write_all(get).await.expect("still open");
+    let answer = read_all(&mut crossing.client).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 ") && answer.contains("connection: close\r\n"),
+        "{answer}"
+    );
+    let started = tokio::time::Instant::now();
     let mut idle = served(4096);
     idle.drain.advance(DrainPhase::Draining);
     assert_eq!(read_all(&mut idle.client).await, "");
+    assert_eq!(started.elapsed().as_secs(), 5);
+    let mut ended = served(4096);
+    ended.drain.advance(DrainPhase::Draining);
+    tokio::task::yield_now().await;
+    ended.drain.advance(DrainPhase::Closed);
+    assert_eq!(read_all(&mut ended.client).await, "");
+    assert_eq!(started.elapsed().as_secs(), 5);
     let mut busy = served(4096);
     busy.client
         .write_all(b"POST /collect HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n")

@@ -1,0 +1,53 @@
+//! What the selected route says of a filter.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use crate::config::Compiled;
+use crate::http::exchange::Exchange;
+use crate::http::router;
+use crate::route::Route;
+use crate::route::clusters::ClusterSpecifier;
+
+/// A filter's most specific per-route configuration.
+pub enum Setting<T> {
+    /// The route says nothing.
+    None,
+    Disabled,
+    Own(Arc<T>),
+    /// It is another filter's configuration under this filter's name: whoever guards something should refuse.
+    Broken,
+}
+
+/// The setting of the filter called `name` for this request; compiled by the first request that needs it.
+pub fn setting<T: Any + Send + Sync>(
+    exchange: &mut Exchange,
+    name: &str,
+    type_name: &str,
+    compile: impl FnOnce(&[u8]) -> Compiled<T>,
+) -> Setting<T> {
+    let Some(route) = exchange.route.route.clone() else {
+        return Setting::None;
+    };
+    choose_weighted(exchange, &route);
+    let Some(entry) = route.per_filter(name, exchange.route.weighted) else {
+        return Setting::None;
+    };
+    if entry.disabled {
+        return Setting::Disabled;
+    }
+    let own = (*entry.type_name == *type_name).then(|| entry.compiled(compile));
+    own.flatten().map_or(Setting::Broken, Setting::Own)
+}
+
+/// An entry of a weighted cluster may configure filters: then it is chosen now, as the router will choose it.
+fn choose_weighted(exchange: &mut Exchange, route: &Route) {
+    let Some(forward) = route.forward().filter(|_| exchange.route.weighted.is_none()) else {
+        return;
+    };
+    if let ClusterSpecifier::Weighted(weighted) = &forward.cluster
+        && weighted.entries.iter().any(|entry| !entry.per_filter.is_empty())
+    {
+        exchange.route.weighted = router::choose(exchange, forward).1.and_then(|chosen| chosen.weighted);
+    }
+}

@@ -1,0 +1,129 @@
+//! `envoy.filters.network.rbac`: who may connect. Envoy decides at the first byte; here, when the connection is accepted (and its
+//! handshake done), since nothing that these rules look at comes later.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use remora_proto::pb::envoy::extensions::filters::network::rbac::v3 as pb;
+
+use super::{NetworkFilter, Verdict};
+use crate::config::listener::duration;
+use crate::config::route::{optional, refuse};
+use crate::config::{BuildContext, Compiled, Problems};
+use crate::filters::rbac::{Engine, Subject};
+use crate::listener::ConnectionInfo;
+use crate::telemetry::stats::Counter;
+
+pub const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
+
+crate::stat_group! {
+    /// Under `<stat_prefix>rbac.`; names carry a configured prefix, so they are made at run time.
+    pub struct RbacStats {
+        counters: {}
+        gauges: {}
+        histograms: {}
+    }
+}
+
+struct Rbac {
+    enforced: Option<Engine>,
+    shadow: Option<Engine>,
+    delay: Duration,
+    allowed: Arc<Counter>,
+    denied: Arc<Counter>,
+    shadow_allowed: Arc<Counter>,
+    shadow_denied: Arc<Counter>,
+    logged: Arc<Counter>,
+    not_logged: Arc<Counter>,
+}
+
+pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilter>> {
+    let config = pb::Rbac::decode(bytes).map_err(|error| Problems::one("", error.to_string()))?;
+    refuse("matcher", config.matcher.is_some(), "is not supported")?;
+    refuse("shadow_matcher", config.shadow_matcher.is_some(), "is not supported")?;
+    refuse(
+        "enforcement_type",
+        config.enforcement_type != pb::rbac::EnforcementType::OneTimeOnFirstByte as i32,
+        "only ONE_TIME_ON_FIRST_BYTE is supported",
+    )?;
+    let stats = cx.stats.group::<RbacStats>(&format!("{}rbac.", config.stat_prefix));
+    let counter = |name: &str| stats.dynamic.counter(name);
+    let shadow = |name: &str| counter(&format!("{}{name}", config.shadow_rules_stat_prefix));
+    Ok(Arc::new(Rbac {
+        enforced: optional("rules", config.rules.as_ref(), Engine::compile)?,
+        shadow: optional("shadow_rules", config.shadow_rules.as_ref(), Engine::compile)?,
+        delay: duration(config.delay_deny.as_ref()).unwrap_or_default(),
+        allowed: counter("allowed"),
+        denied: counter("denied"),
+        shadow_allowed: shadow("shadow_allowed"),
+        shadow_denied: shadow("shadow_denied"),
+        logged: counter("logged"),
+        not_logged: counter("not_logged"),
+    }))
+}
+
+impl NetworkFilter for Rbac {
+    fn on_new_connection(&self, connection: &ConnectionInfo) -> Verdict {
+        let subject = Subject::of_connection(connection);
+        if let Some(shadow) = &self.shadow {
+            let counter = if shadow.decide(&subject).allowed {
+                &self.shadow_allowed
+            } else {
+                &self.shadow_denied
+            };
+            counter.inc();
+        }
+        let Some(enforced) = &self.enforced else {
+            return Verdict::Continue;
+        };
+        let decision = enforced.decide(&subject);
+        match decision.log {
+            Some(true) => self.logged.inc(),
+            Some(false) => self.not_logged.inc(),
+            None => {}
+        }
+        if decision.allowed {
+            self.allowed.inc();
+            return Verdict::Continue;
+        }
+        self.denied.inc();
+        Verdict::Close {
+            reason: decision.denial_details(),
+            delay: self.delay,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use remora_proto::pb::envoy::config::rbac::v3 as pbr;
+
+    #[test]
+    fn absent_rules_let_pass_and_empty_ones_do_not() {
+        let cx = BuildContext::default();
+        let verdict = |rules: Option<pbr::Rbac>| {
+            let config = pb::Rbac {
+                rules,
+                stat_prefix: "tcp.".into(),
+                ..Default::default()
+            };
+            let filter = compile(&config.encode_to_vec(), &cx).expect("compiles");
+            filter.on_new_connection(&crate::testing::connection(None))
+        };
+        assert!(matches!(verdict(None), Verdict::Continue));
+        let Verdict::Close { reason, .. } = verdict(Some(pbr::Rbac::default())) else {
+            panic!("closed");
+        };
+        assert_eq!(reason, "rbac_access_denied_matched_policy[none]");
+        assert_eq!(
+            cx.stats
+                .group::<RbacStats>("tcp.rbac.")
+                .dynamic
+                .counter("denied")
+                .value(),
+            1
+        );
+    }
+}

@@ -1,0 +1,202 @@
+//! The engine of role-based access control, for HTTP and for plain connections.
+//!
+//! In: `envoy.config.rbac.v3.RBAC`. Out: an [`Engine`] that decides about a [`Subject`]. What the engine cannot evaluate does not compile: a rule
+//! that is left out would let somebody in.
+
+mod permission;
+mod principal;
+
+use ipnet::IpNet;
+use remora_proto::pb::envoy::config::core::v3::CidrRange;
+use remora_proto::pb::envoy::config::rbac::v3 as pb;
+use remora_proto::pb::envoy::config::rbac::v3::rbac::Action;
+use remora_proto::pb::envoy::r#type::matcher::v3::{PathMatcher, path_matcher};
+
+use crate::config::route::{Under, each, refuse};
+use crate::config::{Compiled, Problems};
+use crate::http::exchange::{DynamicMetadata, Exchange};
+use crate::listener::ConnectionInfo;
+use crate::route::RequestView;
+use crate::route::strings::{MetadataMatcher, StringMatcher};
+use crate::runtime::io::Address;
+use permission::Permission;
+use principal::Principal;
+
+/// Who wants what.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    pub connection: &'a ConnectionInfo,
+    /// After XFF processing, if there is a request.
+    pub remote: &'a Address,
+    /// `None`: a connection without HTTP; whatever asks for a header then finds none.
+    pub request: Option<RequestView<'a>>,
+}
+
+impl<'a> Subject<'a> {
+    pub fn of(exchange: &'a Exchange) -> Self {
+        Self {
+            connection: &exchange.connection,
+            remote: exchange.remote_address(),
+            request: Some(RequestView::of(exchange)),
+        }
+    }
+
+    pub fn of_connection(connection: &'a ConnectionInfo) -> Self {
+        Self {
+            connection,
+            remote: &connection.remote,
+            request: None,
+        }
+    }
+
+    fn path(&self) -> Option<&'a str> {
+        self.request?.path()
+    }
+
+    fn metadata(&self) -> Option<&'a DynamicMetadata> {
+        self.request?.extensions.get::<DynamicMetadata>()
+    }
+}
+
+/// What an engine says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision<'a> {
+    pub allowed: bool,
+    /// The policy that matched.
+    pub policy: Option<&'a str>,
+    /// Of a LOG engine: whether the access log is asked to log (`access_log_hint`).
+    pub log: Option<bool>,
+}
+
+/// A compiled set of rules.
+#[derive(Debug)]
+pub struct Engine {
+    action: Action,
+    /// By name, the order in which they are asked.
+    policies: Vec<Policy>,
+}
+
+#[derive(Debug)]
+struct Policy {
+    name: Box<str>,
+    permissions: Vec<Permission>,
+    principals: Vec<Principal>,
+}
+
+impl Engine {
+    /// # Errors
+    /// Whatever is wrong or cannot be evaluated, by path.
+    pub fn compile(value: &pb::Rbac) -> Compiled<Self> {
+        let action = Action::try_from(value.action).map_err(|_| Problems::one("action", "unknown value"))?;
+        let audits = value.audit_logging_options.as_ref();
+        refuse(
+            "audit_logging_options.logger_configs",
+            audits.is_some_and(|options| !options.logger_configs.is_empty()),
+            "audit loggers are not supported",
+        )?;
+        let mut policies = Vec::with_capacity(value.policies.len());
+        for (name, policy) in &value.policies {
+            policies.push(Policy::compile(name, policy).under(&format!("policies[{name:?}]"))?);
+        }
+        policies.sort_by(|left, right| left.name.cmp(&right.name));
+        Ok(Self { action, policies })
+    }
+
+    pub fn decide(&self, subject: &Subject<'_>) -> Decision<'_> {
+        let matched = self.policies.iter().find(|policy| policy.matches(subject));
+        let policy = matched.map(|policy| &*policy.name);
+        match self.action {
+            Action::Allow => Decision {
+                allowed: policy.is_some(),
+                policy,
+                log: None,
+            },
+            Action::Deny => Decision {
+                allowed: policy.is_none(),
+                policy,
+                log: None,
+            },
+            Action::Log => Decision {
+                allowed: true,
+                policy,
+                log: Some(policy.is_some()),
+            },
+        }
+    }
+}
+
+impl Decision<'_> {
+    /// `%RESPONSE_CODE_DETAILS%` or `%CONNECTION_TERMINATION_DETAILS%` of a denial; blanks would break the columns of a log.
+    pub fn denial_details(&self) -> String {
+        let policy = self.policy.unwrap_or("none").replace(char::is_whitespace, "_");
+        format!("rbac_access_denied_matched_policy[{policy}]")
+    }
+
+    /// As dynamic metadata says it.
+    pub fn as_str(&self) -> &'static str {
+        if self.allowed { "allowed" } else { "denied" }
+    }
+}
+
+impl Policy {
+    fn compile(name: &str, value: &pb::Policy) -> Compiled<Self> {
+        const CEL: &str = "CEL conditions are not supported";
+        refuse("condition", value.condition.is_some(), CEL)?;
+        refuse("checked_condition", value.checked_condition.is_some(), CEL)?;
+        refuse("cel_config", value.cel_config.is_some(), CEL)?;
+        refuse("permissions", value.permissions.is_empty(), "needs at least one")?;
+        refuse("principals", value.principals.is_empty(), "needs at least one")?;
+        Ok(Self {
+            name: name.into(),
+            permissions: each("permissions", &value.permissions, Permission::compile)?,
+            principals: each("principals", &value.principals, Principal::compile)?,
+        })
+    }
+
+    fn matches(&self, subject: &Subject<'_>) -> bool {
+        self.permissions.iter().any(|permission| permission.matches(subject))
+            && self.principals.iter().any(|principal| principal.matches(subject))
+    }
+}
+
+fn network(value: &CidrRange) -> Compiled<IpNet> {
+    let address = value
+        .address_prefix
+        .parse::<std::net::IpAddr>()
+        .map_err(|_| Problems::one("address_prefix", "is not an IP address"))?;
+    let length = value.prefix_len.as_ref().map_or(0, |length| length.value);
+    let network = u8::try_from(length)
+        .ok()
+        .and_then(|length| IpNet::new(address, length).ok());
+    network
+        .map(|network| network.trunc())
+        .ok_or_else(|| Problems::one("prefix_len", "is longer than the address"))
+}
+
+fn contains(network: &IpNet, address: &Address) -> bool {
+    address
+        .ip()
+        .is_some_and(|address| network.contains(&address.ip().to_canonical()))
+}
+
+fn path(value: &PathMatcher) -> Compiled<StringMatcher> {
+    match &value.rule {
+        Some(path_matcher::Rule::Path(path)) => StringMatcher::compile(path).under("path"),
+        None => Err(Problems::one("path", "is required")),
+    }
+}
+
+fn sourced(value: &pb::SourcedMetadata) -> Compiled<MetadataMatcher> {
+    refuse(
+        "metadata_source",
+        value.metadata_source != pb::MetadataSource::Dynamic as i32,
+        "only dynamic metadata is supported",
+    )?;
+    match &value.metadata_matcher {
+        Some(matcher) => MetadataMatcher::compile(matcher).under("metadata_matcher"),
+        None => Err(Problems::one("metadata_matcher", "is required")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

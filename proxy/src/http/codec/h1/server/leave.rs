@@ -1,0 +1,55 @@
+//! When a connection between two requests leaves a draining listener.
+//!
+//! Not at once: a request may be on its way, and its client could not tell whether it was taken. The next response says `connection: close`;
+//! a connection that no request comes over is closed after a grace, or when the drain ends.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::Context;
+use std::time::{Duration, Instant};
+
+use crate::runtime::clock;
+use crate::runtime::drain::{DrainPhase, DrainSignal};
+
+/// How long an idle connection is kept for one more request (Envoy's default of `drain_timeout`, which does the same for HTTP/2).
+const GRACE: Duration = Duration::from_secs(5);
+
+/// One connection's view of its drain.
+pub(super) struct Leave {
+    signal: DrainSignal,
+    /// The next phase that matters: first `Draining`, then `Closed`.
+    next: Pin<Box<dyn Future<Output = ()> + Send>>,
+    since: Option<Instant>,
+}
+
+impl Leave {
+    pub fn new(signal: &DrainSignal) -> Self {
+        Self {
+            signal: signal.clone(),
+            next: Box::pin(reached(signal.clone(), DrainPhase::Draining)),
+            since: None,
+        }
+    }
+
+    /// Whether the drain is over. Wakes when that, or [`Leave::deadline`], changes.
+    pub fn poll_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.since.is_none() && self.next.as_mut().poll(cx).is_ready() {
+            self.since = Some(clock::now());
+            self.next = Box::pin(reached(self.signal.clone(), DrainPhase::Closed));
+        }
+        self.since.is_some() && (self.signal.phase() == DrainPhase::Closed || self.next.as_mut().poll(cx).is_ready())
+    }
+
+    /// When an idle connection leaves; none while there is no drain.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.since.map(|since| since + GRACE)
+    }
+}
+
+/// A drain whose owner is gone gets no further than `Draining`.
+async fn reached(mut signal: DrainSignal, phase: DrainPhase) {
+    signal.reached(phase).await;
+    if signal.phase() < phase {
+        std::future::pending::<()>().await;
+    }
+}
