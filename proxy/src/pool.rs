@@ -16,6 +16,8 @@ use crate::http::codec::{Head, SendError, h1, h2};
 use crate::http::exchange::Protocol;
 use crate::http::failure::Failure;
 use crate::http::service::Response;
+use crate::runtime::io::Address;
+use crate::tls::PeerInfo;
 
 /// What two requests must have in common to share a connection. Compared field by field; ids are unique in the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,11 +47,20 @@ pub enum Lease {
     H1 {
         connection: Box<h1::ClientConnection>,
         reused: bool,
+        origin: Arc<Origin>,
     },
     H2 {
         connection: h2::ClientConnection,
         reused: bool,
+        origin: Arc<Origin>,
     },
+}
+
+/// What a connection learned while it was made.
+#[derive(Debug, Default)]
+pub struct Origin {
+    pub tls: Option<Arc<PeerInfo>>,
+    pub local: Option<Address>,
 }
 
 /// A connection to `host`: an idle or shareable one, else a new one. `alpn` replaces the ALPN list of the host's TLS context, unless the
@@ -89,6 +100,12 @@ impl Lease {
         match self {
             Self::H1 { .. } => Protocol::Http11,
             Self::H2 { .. } => Protocol::Http2,
+        }
+    }
+
+    pub fn origin(&self) -> &Arc<Origin> {
+        match self {
+            Self::H1 { origin, .. } | Self::H2 { origin, .. } => origin,
         }
     }
 

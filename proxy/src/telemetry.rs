@@ -6,6 +6,7 @@ pub mod access_log;
 pub mod flags;
 pub mod format;
 pub mod histogram;
+pub mod labelled;
 pub mod logging;
 pub mod number;
 pub mod prometheus;

@@ -18,6 +18,7 @@ mod cluster;
 mod common;
 #[cfg(test)]
 mod document;
+mod filters;
 mod http;
 mod listener;
 mod route;
@@ -37,6 +38,7 @@ const FAMILIES: &[(&str, &[MessageEntry])] = &[
     ("Bootstrap and control planes", bootstrap::ENTRIES),
     ("Listeners", listener::ENTRIES),
     ("HTTP", http::ENTRIES),
+    ("Filters", filters::ENTRIES),
     ("Routes", route::ENTRIES),
     ("Clusters and endpoints", cluster::ENTRIES),
     ("TLS and secrets", tls::ENTRIES),

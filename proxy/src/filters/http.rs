@@ -13,6 +13,7 @@ pub mod cors;
 pub mod fault;
 pub mod grpc_call;
 pub mod grpc_stats;
+pub mod istio_stats;
 pub mod local_ratelimit;
 pub mod peer_metadata;
 pub mod per_route;
@@ -167,6 +168,7 @@ const BUILT_IN: &[Registration] = &[
     cors::REGISTRATION,
     fault::REGISTRATION,
     grpc_stats::REGISTRATION,
+    istio_stats::REGISTRATION,
     local_ratelimit::REGISTRATION,
     peer_metadata::REGISTRATION,
     rbac::REGISTRATION,

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::alpn::Alpn;
 use super::home::{ConnectionHome, H1Home, H2Home};
 use super::local;
-use super::{Lease, PoolKey, Wanted};
+use super::{Lease, Origin, PoolKey, Wanted};
 use crate::cluster::breaker::{Permit, RoutingPriority};
 use crate::cluster::{Cluster, Host, UpstreamProtocol};
 use crate::http::codec::{h1, h2};
@@ -111,7 +111,7 @@ async fn shared(
         }
         return Ok(());
     }
-    let home = ConnectionHome::open(key, cluster, host, permit);
+    let home = ConnectionHome::open(key, cluster, host, origin(&connected), permit);
     cluster.stats.upstream_cx_http2_total.inc();
     let hooks = Arc::new(H2Home(home.clone()));
     let options = cluster.http.h2_options();
@@ -122,12 +122,21 @@ async fn shared(
 
 fn lease_h1(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, permit: Permit, connected: Connected) -> Lease {
     cluster.stats.upstream_cx_http1_total.inc();
-    let home = ConnectionHome::open(key, cluster, host, permit);
+    let home = ConnectionHome::open(key, cluster, host, origin(&connected), permit);
+    let origin = home.origin.clone();
     let mut connection = h1::ClientConnection::new(connected.io, cluster.http.h1_options(), clock::now());
     connection.home = Some(Arc::new(H1Home(home)));
     Lease::H1 {
         connection: Box::new(connection),
         reused: false,
+        origin,
+    }
+}
+
+fn origin(connected: &Connected) -> Origin {
+    Origin {
+        tls: connected.peer.clone(),
+        local: connected.local.clone(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{PoolKey, local};
+use super::{Origin, PoolKey, local};
 use crate::cluster::breaker::Permit;
 use crate::cluster::{Cluster, Host};
 use crate::http::codec::{h1, h2};
@@ -17,6 +17,7 @@ pub(super) struct ConnectionHome {
     pub cluster: Arc<Cluster>,
     pub host: Arc<Host>,
     pub idle_timeout: Option<Duration>,
+    pub origin: Arc<Origin>,
     opened: Instant,
     closed: AtomicBool,
     /// The `max_connections` breaker's.
@@ -25,7 +26,7 @@ pub(super) struct ConnectionHome {
 
 impl ConnectionHome {
     /// Counts a connection that is up.
-    pub fn open(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, permit: Permit) -> Arc<Self> {
+    pub fn open(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, origin: Origin, permit: Permit) -> Arc<Self> {
         let stats = &cluster.stats;
         stats.upstream_cx_total.inc();
         stats.upstream_cx_active.inc();
@@ -36,6 +37,7 @@ impl ConnectionHome {
             cluster: cluster.clone(),
             host: host.clone(),
             idle_timeout: cluster.http.idle_timeout,
+            origin: Arc::new(origin),
             opened: clock::now(),
             closed: AtomicBool::new(false),
             _permit: permit,

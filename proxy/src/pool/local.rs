@@ -45,17 +45,19 @@ pub(super) fn take(key: &PoolKey) -> Option<Lease> {
                 return Some(Lease::H1 {
                     connection,
                     reused: true,
+                    origin: home.origin.clone(),
                 });
             }
         }
         pool.shared.retain(|(connection, _)| connection.is_available());
-        let (connection, _) = pool
+        let (connection, home) = pool
             .shared
             .iter()
             .find(|(connection, _)| connection.can_take_stream())?;
         Some(Lease::H2 {
             connection: connection.clone(),
             reused: true,
+            origin: home.origin.clone(),
         })
     })
 }

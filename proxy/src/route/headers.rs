@@ -121,20 +121,6 @@ impl HeaderMatcher {
         }
     }
 
-    /// As [`matches`](Self::matches), for access control: a header of several lines matches when all of them joined do, or any one of them.
-    pub fn matches_any_line(&self, view: &RequestView<'_>) -> bool {
-        let joined = self.decide(self.key.of(view).as_deref());
-        let HeaderKey::Name(name) = &self.key else {
-            return joined;
-        };
-        let mut lines = view.headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
-        if self.invert {
-            // Not one line may be what it must not be.
-            return joined && lines.all(|line| self.decide(Some(line)));
-        }
-        joined || lines.any(|line| self.decide(Some(line)))
-    }
-
     /// As [`matches`](Self::matches), over a response's head.
     pub fn matches_response(&self, status: http::StatusCode, headers: &HeaderMap) -> bool {
         match &self.key {

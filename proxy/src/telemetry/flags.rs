@@ -1,7 +1,7 @@
 //! Response flags: Envoy's short and long names (spec: `%RESPONSE_FLAGS%`, `%RESPONSE_FLAGS_LONG%`).
 
 /// A set of response flags.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ResponseFlags(u64);
 
 macro_rules! response_flags {

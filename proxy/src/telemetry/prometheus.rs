@@ -33,7 +33,7 @@ pub fn render(readings: &[(String, Reading)], rules: &TagRules, options: Options
             Reading::Text(_) => continue,
             Reading::Histogram(_) => 3,
         };
-        let mut tagged = rules.extract(name);
+        let mut tagged = super::labelled::split(name).unwrap_or_else(|| rules.extract(name));
         if let Reading::Text(value) = reading {
             tagged.tags.push(("text_value".to_owned(), value.clone()));
         }

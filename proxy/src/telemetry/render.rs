@@ -4,6 +4,7 @@ use regex::Regex;
 use serde_json::json;
 
 use super::histogram::{DEFAULT_BUCKETS, QUANTILES, Summary};
+use super::labelled::plain;
 use super::number::general;
 use super::stats::{Stats, Value};
 
@@ -79,7 +80,7 @@ pub fn collect(stats: &Stats, selection: &Selection) -> Vec<(String, Reading)> {
             Value::Histogram(histogram) => Reading::Histogram(histogram.summary()),
             Value::Text(text) => Reading::Text(text),
         };
-        if selection.wants(&full, &reading) {
+        if selection.wants(&plain(&full), &reading) {
             readings.push((full, reading));
         }
     });
@@ -97,7 +98,7 @@ pub fn text(readings: &[(String, Reading)], mode: HistogramMode) -> String {
     }
     for (name, reading) in readings {
         if let Reading::Counter(value) | Reading::Gauge(value) = reading {
-            page += name;
+            page += &plain(name);
             page += ": ";
             page += itoa::Buffer::new().format(*value);
             page.push('\n');
@@ -105,7 +106,7 @@ pub fn text(readings: &[(String, Reading)], mode: HistogramMode) -> String {
     }
     for (name, reading) in readings {
         if let Reading::Histogram(summary) = reading {
-            page += &format!("{name}: {}\n", histogram_text(summary, mode));
+            page += &format!("{}: {}\n", plain(name), histogram_text(summary, mode));
         }
     }
     page

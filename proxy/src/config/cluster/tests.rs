@@ -13,8 +13,10 @@ use crate::cluster::breaker::{Resource, RoutingPriority};
 fn recorded(file: &str) -> Vec<(String, DeltaDiscoveryResponse)> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/istio");
     let mut found = Vec::new();
-    for scenario in std::fs::read_dir(root).expect("the fixtures are part of the repository") {
-        for node in std::fs::read_dir(scenario.expect("an entry").path()).expect("a directory") {
+    let entries = std::fs::read_dir(root).expect("the fixtures are part of the repository");
+    let scenarios = entries.map(|entry| entry.expect("an entry").path());
+    for scenario in scenarios.filter(|path| path.is_dir()) {
+        for node in std::fs::read_dir(scenario).expect("a directory") {
             let path = node.expect("an entry").path().join(file);
             let Ok(bytes) = std::fs::read(&path) else {
                 continue;

@@ -3,7 +3,8 @@
 use remora_proto::ledger::{MessageEntry, Verdict::*};
 
 /// Why the keys of runtime values have no effect.
-const NO_RUNTIME: &str = "no runtime layer overrides the default; a bootstrap that sets such keys is warned about";
+pub(super) const NO_RUNTIME: &str =
+    "no runtime layer overrides the default; a bootstrap that sets such keys is warned about";
 
 pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.core.v3.Address":

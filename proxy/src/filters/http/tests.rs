@@ -122,10 +122,9 @@ fn what_istiod_sends_compiles_or_is_refused_for_a_known_reason() {
 }
 
 /// Filters that are not here: what needs them is refused as a whole.
-const MISSING: [&str; 3] = [
+const MISSING: [&str; 2] = [
     "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
     "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
-    "stats.PluginConfig",
 ];
 
 /// Only for HBONE, whose listeners are refused anyway.

@@ -72,7 +72,7 @@ impl Permission {
             Self::Or(rules) => rules.iter().any(|rule| rule.matches(subject)),
             Self::Any => true,
             Self::Not(rule) => !rule.matches(subject),
-            Self::Header(header) => subject.request.is_some_and(|view| header.matches_any_line(&view)),
+            Self::Header(header) => subject.request.is_some_and(|view| header.matches(&view)),
             Self::UrlPath(matcher) => subject.path().is_some_and(|path| matcher.matches(path.as_bytes())),
             Self::UriTemplate(template) => subject.path().is_some_and(|path| template.matches(path)),
             Self::DestinationIp(network) => contains(network, &subject.connection.local),

@@ -83,7 +83,7 @@ impl Principal {
             Self::SourceIp(network) => contains(network, &connection.remote),
             Self::DirectRemoteIp(network) => contains(network, &connection.direct_remote),
             Self::RemoteIp(network) => contains(network, subject.remote),
-            Self::Header(header) => subject.request.is_some_and(|view| header.matches_any_line(&view)),
+            Self::Header(header) => subject.request.is_some_and(|view| header.matches(&view)),
             Self::UrlPath(matcher) => subject.path().is_some_and(|path| matcher.matches(path.as_bytes())),
             Self::Metadata(matcher) => matcher.matches(subject.metadata()),
             Self::FilterState(key, matcher) => {

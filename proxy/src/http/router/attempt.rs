@@ -75,6 +75,8 @@ pub(super) async fn run(
     };
     let guard = ActiveRequest::start(cluster, &host);
     exchange.upstream.protocol = Some(lease.protocol());
+    exchange.upstream.tls.clone_from(&lease.origin().tls);
+    exchange.upstream.local.clone_from(&lease.origin().local);
     let reused = lease.reused();
     let sent_at = clock::now();
     // The cell is this attempt's own: it is empty.

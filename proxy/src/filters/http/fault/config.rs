@@ -68,22 +68,6 @@ impl Faults {
 }
 
 fn unsupported(value: &pb::HttpFault) -> Compiled<()> {
-    const RUNTIME: &str = "runtime keys are not supported";
-    let keys = [
-        ("delay_percent_runtime", &value.delay_percent_runtime),
-        ("abort_percent_runtime", &value.abort_percent_runtime),
-        ("delay_duration_runtime", &value.delay_duration_runtime),
-        ("abort_http_status_runtime", &value.abort_http_status_runtime),
-        ("max_active_faults_runtime", &value.max_active_faults_runtime),
-        (
-            "response_rate_limit_percent_runtime",
-            &value.response_rate_limit_percent_runtime,
-        ),
-        ("abort_grpc_status_runtime", &value.abort_grpc_status_runtime),
-    ];
-    for (field, key) in keys {
-        refuse(field, !key.is_empty(), RUNTIME)?;
-    }
     refuse(
         "response_rate_limit",
         value.response_rate_limit.is_some(),

@@ -1,0 +1,138 @@
+//! Filters: HTTP ones, what routes say of them, and the access control that connections share with them.
+
+use remora_proto::ledger::{MessageEntry, Verdict::*};
+
+use super::common::NO_RUNTIME;
+
+const NO_CEL: &str = "CEL expressions are not evaluated";
+const NO_MATCHERS: &str = "match trees are not supported";
+const NO_DESCRIPTORS: &str = "requests have no descriptors: there is one bucket";
+const LEGACY: &str = "of a WebAssembly filter that came before; Istio's own proxy ignores it too";
+
+pub(super) const ENTRIES: &[MessageEntry] = &[
+    message!("envoy.extensions.filters.http.rbac.v3.RBAC":
+        rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix;
+        matcher = RefusedAlways(NO_MATCHERS),
+        shadow_matcher = RefusedAlways(NO_MATCHERS),
+        track_per_rule_stats = OnlyDefault("policies have no stats of their own"),
+    ),
+    message!("envoy.extensions.filters.http.rbac.v3.RBACPerRoute": rbac),
+    message!("envoy.extensions.filters.network.rbac.v3.RBAC":
+        rules shadow_rules shadow_rules_stat_prefix stat_prefix delay_deny;
+        matcher = RefusedAlways(NO_MATCHERS),
+        shadow_matcher = RefusedAlways(NO_MATCHERS),
+        enforcement_type = OnlyDefaultAlways("a connection is decided about once"),
+    ),
+    message!("envoy.config.rbac.v3.RBAC": action policies audit_logging_options),
+    message!("envoy.config.rbac.v3.RBAC.AuditLoggingOptions":;
+        audit_condition = Harmless("without a logger nothing is written, and loggers are refused"),
+        logger_configs = RefusedAlways("audit loggers are not supported"),
+    ),
+    message!("envoy.config.rbac.v3.Policy":
+        permissions principals;
+        condition = RefusedAlways(NO_CEL),
+        checked_condition = RefusedAlways(NO_CEL),
+        cel_config = RefusedAlways(NO_CEL),
+    ),
+    message!("envoy.config.rbac.v3.Permission":
+        and_rules or_rules any header url_path destination_ip destination_port destination_port_range metadata not_rule
+        requested_server_name uri_template sourced_metadata;
+        matcher = RefusedAlways("matchers that are extensions are not supported"),
+    ),
+    message!("envoy.config.rbac.v3.Permission.Set": rules),
+    message!("envoy.config.rbac.v3.Principal":
+        and_ids or_ids any authenticated source_ip direct_remote_ip remote_ip header url_path metadata filter_state not_id
+        sourced_metadata;
+        custom = RefusedAlways("principals that are extensions are not supported"),
+    ),
+    message!("envoy.config.rbac.v3.Principal.Set": ids),
+    message!("envoy.config.rbac.v3.Principal.Authenticated": principal_name),
+    message!("envoy.config.rbac.v3.SourcedMetadata":
+        metadata_matcher;
+        metadata_source = OnlyDefaultAlways("only dynamic metadata is matched"),
+    ),
+    message!("envoy.type.matcher.v3.PathMatcher": path),
+    message!("envoy.extensions.filters.http.cors.v3.Cors":),
+    message!("envoy.extensions.filters.http.cors.v3.CorsPolicy":
+        allow_origin_string_match allow_methods allow_headers expose_headers max_age allow_credentials filter_enabled
+        shadow_enabled allow_private_network_access forward_not_matching_preflights
+    ),
+    message!("envoy.extensions.filters.http.fault.v3.HTTPFault":
+        delay abort upstream_cluster headers downstream_nodes max_active_faults disable_downstream_cluster_stats;
+        response_rate_limit = Refused("responses are not slowed down"),
+        filter_metadata = Refused("faults leave no metadata"),
+        delay_percent_runtime = Harmless(NO_RUNTIME),
+        abort_percent_runtime = Harmless(NO_RUNTIME),
+        delay_duration_runtime = Harmless(NO_RUNTIME),
+        abort_http_status_runtime = Harmless(NO_RUNTIME),
+        max_active_faults_runtime = Harmless(NO_RUNTIME),
+        response_rate_limit_percent_runtime = Harmless(NO_RUNTIME),
+        abort_grpc_status_runtime = Harmless(NO_RUNTIME),
+    ),
+    message!("envoy.extensions.filters.http.fault.v3.FaultAbort":
+        http_status grpc_status header_abort percentage response_body
+    ),
+    message!("envoy.extensions.filters.http.fault.v3.FaultAbort.HeaderAbort":),
+    message!("envoy.extensions.filters.common.fault.v3.FaultDelay": fixed_delay header_delay percentage),
+    message!("envoy.extensions.filters.common.fault.v3.FaultDelay.HeaderDelay":),
+    message!("envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit":
+        stat_prefix status token_bucket filter_enabled filter_enforced request_headers_to_add_when_not_enforced
+        response_headers_to_add rate_limited_as_resource_exhausted;
+        descriptors = RefusedAlways(NO_DESCRIPTORS),
+        rate_limits = RefusedAlways(NO_DESCRIPTORS),
+        stage = OnlyDefaultAlways(NO_DESCRIPTORS),
+        vh_rate_limits = Harmless(NO_DESCRIPTORS),
+        always_consume_default_token_bucket = Harmless(NO_DESCRIPTORS),
+        max_dynamic_descriptors = Harmless(NO_DESCRIPTORS),
+        local_rate_limit_per_downstream_connection = OnlyDefaultAlways("a bucket is for all connections"),
+        local_cluster_rate_limit = RefusedAlways("a bucket is not shared between proxies"),
+        enable_x_ratelimit_headers = OnlyDefault("clients are not told what is left"),
+    ),
+    message!("envoy.extensions.filters.http.grpc_stats.v3.FilterConfig":
+        individual_method_stats_allowlist stats_for_all_methods replace_dots_in_grpc_service_name;
+        emit_filter_state = Harmless("istio.stats, its reader, counts messages without it"),
+        enable_upstream_stats = OnlyDefault("calls are not timed"),
+    ),
+    message!("envoy.config.core.v3.GrpcMethodList": services),
+    message!("envoy.config.core.v3.GrpcMethodList.Service": name method_names),
+    message!("envoy.extensions.filters.http.set_filter_state.v3.Config": on_request_headers clear_route_cache),
+    message!("envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue":
+        object_key factory_key format_string skip_if_empty;
+        read_only = OnlyDefaultAlways("every value can be overwritten"),
+        shared_with_upstream = OnlyDefaultAlways("filter state ends with its stream"),
+    ),
+    message!("istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig": alpn_override),
+    message!("istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig.AlpnOverride": upstream_protocol alpn_override),
+    message!("io.istio.http.peer_metadata.Config":
+        downstream_discovery upstream_discovery downstream_propagation upstream_propagation additional_labels;
+        shared_with_upstream = OnlyDefault("peers are known to their own stream only"),
+    ),
+    message!("io.istio.http.peer_metadata.Config.DiscoveryMethod":
+        istio_headers;
+        workload_discovery = Harmless("finds nobody, as in Istio's proxy where no workloads are served to it"),
+        baggage = Refused("baggage is not read"),
+    ),
+    message!("io.istio.http.peer_metadata.Config.WorkloadDiscovery":),
+    message!("io.istio.http.peer_metadata.Config.PropagationMethod":
+        istio_headers;
+        baggage = Refused("baggage is not written"),
+    ),
+    message!("io.istio.http.peer_metadata.Config.IstioHeaders": skip_external_clusters),
+    message!("stats.PluginConfig":
+        disable_host_header_fallback metrics;
+        debug = Harmless(LEGACY),
+        max_peer_cache_size = Harmless(LEGACY),
+        stat_prefix = Harmless(LEGACY),
+        field_separator = Harmless(LEGACY),
+        value_separator = Harmless(LEGACY),
+        tcp_reporting_duration = Harmless("when TCP connections are reported changes no sum"),
+        definitions = Refused("there are no metrics but the standard ones"),
+        reporter = OnlyDefault("gateways and waypoints are not told apart"),
+        rotation_interval = Refused("metrics live as long as the process"),
+        graceful_deletion_interval = Refused("metrics live as long as the process"),
+    ),
+    message!("stats.MetricConfig":
+        name dimensions tags_to_remove drop;
+        match = Refused(NO_CEL),
+    ),
+];

@@ -1,0 +1,162 @@
+//! Istio's standard labels, in the order in which its proxy prints them.
+
+use std::borrow::Cow;
+
+use remora_proto::pb::google::protobuf::value::Kind;
+
+use super::key::{Facts, Nowhere};
+use crate::cluster::Host;
+use crate::filters::http::peer_metadata::Peer;
+
+const UNKNOWN: &str = "unknown";
+/// What a revision is when nobody says.
+const LATEST: &str = "latest";
+
+pub(super) type Label<'a> = (&'static str, Cow<'a, str>);
+
+/// The labels of a combination; `own` is who we are.
+pub(super) fn of<'a>(facts: &'a Facts<'_>, own: &'a Peer) -> Vec<Label<'a>> {
+    let fallback = facts.host.and_then(|host| endpoint(host));
+    let nobody = Peer::default();
+    let peer = match facts.peer {
+        Some(peer) => (**peer).clone(),
+        None => fallback.unwrap_or(nobody),
+    };
+    let namespace = namespace_of(facts.peer_principal).map_or_else(|| peer.namespace.to_string(), str::to_owned);
+    let peer = Peer {
+        namespace: namespace.into(),
+        ..peer
+    };
+    let (source, destination) = if facts.inbound { (&peer, own) } else { (own, &peer) };
+    let (from, to) = if facts.inbound {
+        (facts.peer_principal, facts.own_principal)
+    } else {
+        (facts.own_principal, facts.peer_principal)
+    };
+    let known = |text: &str| Cow::<str>::Owned(or(text, UNKNOWN).to_owned());
+    let revision = |text: &str| Cow::<str>::Owned(or(text, LATEST).to_owned());
+    let (service, service_name) = service(facts, own);
+    vec![
+        (
+            "reporter",
+            Cow::Borrowed(if facts.inbound { "destination" } else { "source" }),
+        ),
+        ("source_workload", known(&source.workload)),
+        ("source_canonical_service", known(&source.canonical_name)),
+        ("source_canonical_revision", revision(&source.canonical_revision)),
+        ("source_workload_namespace", known(&source.namespace)),
+        ("source_principal", known(from)),
+        ("source_app", known(&source.app)),
+        ("source_version", known(&source.version)),
+        ("source_cluster", known(&source.cluster)),
+        ("destination_workload", known(&destination.workload)),
+        ("destination_workload_namespace", known(&destination.namespace)),
+        ("destination_principal", known(to)),
+        ("destination_app", known(&destination.app)),
+        ("destination_version", known(&destination.version)),
+        ("destination_service", known(&service)),
+        ("destination_canonical_service", known(&destination.canonical_name)),
+        (
+            "destination_canonical_revision",
+            revision(&destination.canonical_revision),
+        ),
+        ("destination_service_name", known(&service_name)),
+        ("destination_service_namespace", known(&destination.namespace)),
+        ("destination_cluster", known(&destination.cluster)),
+        (
+            "request_protocol",
+            Cow::Borrowed(if facts.grpc.is_some() { "grpc" } else { "http" }),
+        ),
+        ("response_code", Cow::Owned(facts.code.to_string())),
+        (
+            "grpc_response_status",
+            Cow::Owned(facts.grpc.map(|status| status.to_string()).unwrap_or_default()),
+        ),
+        ("response_flags", Cow::Owned(facts.flags.short())),
+        ("connection_security_policy", Cow::Borrowed(security(facts))),
+    ]
+}
+
+fn or<'a>(text: &'a str, default: &'a str) -> &'a str {
+    if text.is_empty() { default } else { text }
+}
+
+/// Only the server's side knows for sure.
+fn security(facts: &Facts<'_>) -> &'static str {
+    match facts.inbound {
+        false => UNKNOWN,
+        true if !facts.peer_principal.is_empty() && !facts.own_principal.is_empty() => "mutual_tls",
+        true => "none",
+    }
+}
+
+/// `destination_service` and `destination_service_name`.
+fn service<'a>(facts: &'a Facts<'_>, own: &'a Peer) -> (Cow<'a, str>, Cow<'a, str>) {
+    let authority = String::from_utf8_lossy(facts.authority);
+    let (mut host, mut name) = (authority.clone(), authority);
+    let cluster = facts.cluster.map_or("", |cluster| &*cluster.name);
+    match facts.nowhere {
+        Nowhere::BlackHole => name = "BlackHoleCluster".into(),
+        Nowhere::Passthrough => name = "PassthroughCluster".into(),
+        Nowhere::No if cluster == "BlackHoleCluster" || cluster == "PassthroughCluster" => name = cluster.into(),
+        Nowhere::No if cluster.starts_with("InboundPassthroughCluster") => name = cluster.into(),
+        Nowhere::No => {
+            if let Some(service) = facts.cluster.and_then(|cluster| cluster.istio.service.as_ref()) {
+                host = service.host.as_str().into();
+                name = service.name.as_str().into();
+            }
+        }
+    }
+    if facts.inbound {
+        let or_own = |text: Cow<'a, str>| {
+            if text.is_empty() {
+                Cow::Borrowed(&*own.canonical_name)
+            } else {
+                text
+            }
+        };
+        return (or_own(host), or_own(name));
+    }
+    (host, name)
+}
+
+/// `spiffe://<trust domain>/ns/<namespace>/sa/<account>`
+fn namespace_of(principal: &str) -> Option<&str> {
+    let mut parts = principal.strip_prefix("spiffe://")?.split('/').skip(1);
+    while let Some(part) = parts.next() {
+        if part == "ns" {
+            return parts.next();
+        }
+    }
+    None
+}
+
+/// What istiod says of an endpoint's workload: `name;namespace;canonical-name;canonical-revision;cluster`.
+fn endpoint(host: &Host) -> Option<Peer> {
+    let istio = host.metadata.as_ref()?.filter_metadata.get("istio")?;
+    let Some(Kind::StringValue(text)) = &istio.fields.get("workload")?.kind else {
+        return None;
+    };
+    let mut parts = text.split(';').map(Into::into);
+    let mut next = || parts.next().unwrap_or_default();
+    Some(Peer {
+        workload: next(),
+        namespace: next(),
+        canonical_name: next(),
+        canonical_revision: next(),
+        cluster: next(),
+        ..Peer::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_principal_names_its_namespace() {
+        assert_eq!(namespace_of("spiffe://cluster.local/ns/shop/sa/web"), Some("shop"));
+        assert_eq!(namespace_of("spiffe://cluster.local/sa/web"), None);
+        assert_eq!(namespace_of(""), None);
+    }
+}
