@@ -67,7 +67,9 @@ pub struct Row {
 impl Failure {
     /// The row of the failure table.
     pub fn row(&self) -> Row {
-        self.routing_row().unwrap_or_else(|| self.stream_row())
+        (self.routing_row())
+            .or_else(|| self.timeout_row())
+            .unwrap_or_else(|| self.client_row())
     }
 
     /// Rows of what routing and the upstream's connection do not give; none for the others.
@@ -143,12 +145,11 @@ impl Failure {
         })
     }
 
-    /// Rows of time limits, of the client's doing, and of our own limits.
-    fn stream_row(&self) -> Row {
+    /// Rows of time limits; none for the others.
+    fn timeout_row(&self) -> Option<Row> {
         use ResponseFlags as F;
         use StatusCode as S;
-        let none = F::default();
-        match self {
+        Some(match self {
             Self::ResponseTimeout => row(
                 S::GATEWAY_TIMEOUT,
                 F::UPSTREAM_REQUEST_TIMEOUT,
@@ -175,10 +176,20 @@ impl Failure {
             )),
             Self::RequestTimeout => close(row(
                 S::REQUEST_TIMEOUT,
-                none,
+                F::default(),
                 "request_overall_timeout",
                 "request timeout",
             )),
+            _ => return None,
+        })
+    }
+
+    /// Rows of the client's doing and of our own limits.
+    fn client_row(&self) -> Row {
+        use ResponseFlags as F;
+        use StatusCode as S;
+        let none = F::default();
+        match self {
             Self::DownstreamDisconnect => close(row(
                 S::SERVICE_UNAVAILABLE,
                 F::DOWNSTREAM_CONNECTION_TERMINATION,
@@ -229,7 +240,12 @@ impl Failure {
             | Self::RemoteReset
             | Self::RemoteRefused
             | Self::LocalReset
-            | Self::ProtocolError(_) => row(S::SERVICE_UNAVAILABLE, F::LOCAL_RESET, "local_reset", ""),
+            | Self::ProtocolError(_)
+            | Self::ResponseTimeout
+            | Self::PerTryTimeout
+            | Self::MaxStreamDuration
+            | Self::StreamIdleTimeout
+            | Self::RequestTimeout => row(S::SERVICE_UNAVAILABLE, F::LOCAL_RESET, "local_reset", ""),
         }
     }
 
