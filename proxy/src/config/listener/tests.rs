@@ -80,6 +80,7 @@ const REFUSED: &[&str] = &[
     "envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig is not supported",
     "%FILTER_STATE% cannot print FIELD:",
     "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig is not supported",
+    "envoy.access_loggers.extension_filters.cel is not supported",
     "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig is not supported",
     "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz is not supported",
     "envoy.extensions.filters.listener.original_src.v3.OriginalSrc is not supported",
