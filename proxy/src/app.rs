@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use remora_xds::{Client, ClientHandle, GrpcConnector, Mode, Root, SourceConfig, types};
@@ -71,38 +72,19 @@ impl Proxy {
     /// # Errors
     /// Everything that is wrong with the bootstrap, or an address that is in use.
     pub async fn start(options: Arc<Options>, bootstrap: Bootstrap) -> Result<Self, StartError> {
-        let (started, started_at) = (clock::now(), clock::system_now());
+        let times = (clock::now(), clock::system_now());
         let context = Arc::new(BuildContext {
             access_logs: Arc::new(Sinks::new(options.file_flush_interval, options.file_flush_min_size)),
             node: bootstrap.node.clone(),
             ..BuildContext::default()
         });
-        let check = fields::check(
-            "envoy.config.bootstrap.v3.Bootstrap",
-            &bootstrap.bytes,
-            options.unsupported,
-        );
-        for warning in check.map_err(StartError::Config)? {
-            tracing::warn!(path = %warning.path, reason = %warning.reason, "tolerated");
-        }
         let mut builder = Builder::new(context.clone());
-        let pins = add_static(&mut builder, &bootstrap, &context).map_err(StartError::Config)?;
+        let pins = check(&bootstrap, &options)
+            .and_then(|()| add_static(&mut builder, &bootstrap, &context))
+            .map_err(StartError::Config)?;
         let resolver = SystemResolver::new().map_err(|error| StartError::Resolver(error.to_string()))?;
-        let admin = match &bootstrap.admin {
-            Some(admin) => Some(admin::Bound::bind(&admin.address).map_err(|error| StartError::Admin {
-                address: admin.address.to_string(),
-                error,
-            })?),
-            None => None,
-        };
-        let workers = Arc::new(Workers::start(options.concurrency)?);
-        workers.run_all("pool sweep", |_| async {
-            loop {
-                clock::sleep(crate::pool::SWEEP_INTERVAL).await;
-                crate::pool::sweep();
-            }
-        });
-        let manager = Arc::new(ListenerManager::new(workers, &context.stats, options.drain_time));
+        let admin = bind_admin(&bootstrap)?;
+        let manager = start_workers(&options, &context)?;
         let snapshot = builder.publish();
         manager
             .apply(
@@ -110,23 +92,16 @@ impl Proxy {
                 OnBindError::ApplyNothing,
             )
             .map_err(StartError::Bind)?;
-        let control = Arc::new(ProxyControl::new(
-            manager.clone(),
-            options.clone(),
-            &context.stats,
-            started,
-        ));
-        let mut tasks = vec![spawn(
-            "cluster maintenance",
-            maintain(context.hosts.clone(), Arc::new(resolver)),
-        )];
-        let xds = client(&bootstrap, &context, &options, pins);
+        let control = ProxyControl::new(manager.clone(), options.clone(), &context.stats, times.0);
+        let control = Arc::new(control);
+        let maintenance = maintain(context.hosts.clone(), Arc::new(resolver));
+        let mut tasks = vec![spawn("cluster maintenance", maintenance)];
         let last_root = if bootstrap.lds.is_some() {
             &types::LISTENER
         } else {
             &types::CLUSTER
         };
-        let xds = xds.map(|(handle, driver)| {
+        let xds = client(&bootstrap, &context, &options, pins).map(|(handle, driver)| {
             tasks.push(spawn("xds", driver.run()));
             let follow = follow::follow(handle.clone(), builder, manager.clone(), control.clone(), last_root);
             tasks.push(spawn("configuration", follow));
@@ -136,25 +111,12 @@ impl Proxy {
             control.set_live();
         }
         let (stop_admin, admin_stopped) = Drain::new();
-        let mut admin_address = None;
+        let admin_address = admin.as_ref().and_then(admin::Bound::address);
         if let Some(bound) = admin {
-            admin_address = bound.address();
             if let (Some(path), Some(address)) = (&options.admin_address_path, &admin_address) {
                 admin::write_address_path(path, address)?;
             }
-            let state = AdminState {
-                stats: context.stats.clone(),
-                tags: Arc::new(bootstrap.stats.tags.clone()),
-                logging: Logging::current(),
-                snapshot: context.snapshot.clone(),
-                secrets: context.secrets.clone(),
-                options,
-                bootstrap: bootstrap.bytes.clone(),
-                started,
-                started_at,
-                xds: xds.clone(),
-                control: Arc::new(AdminControl(control.clone())),
-            };
+            let state = admin_state(&context, options, &bootstrap, times, xds.clone(), &control);
             tasks.push(spawn("admin", async move {
                 if let Err(error) = admin::serve(bound, Arc::new(state), admin_stopped).await {
                     tracing::error!(%error, "admin server ended");
@@ -184,6 +146,58 @@ impl Drop for Proxy {
             task.abort();
         }
         self.control.close();
+    }
+}
+
+/// The field tables over the whole bootstrap.
+fn check(bootstrap: &Bootstrap, options: &Options) -> Result<(), Problems> {
+    for warning in fields::check(crate::bootstrap::MESSAGE, &bootstrap.bytes, options.unsupported)? {
+        tracing::warn!(path = %warning.path, reason = %warning.reason, "tolerated");
+    }
+    Ok(())
+}
+
+fn bind_admin(bootstrap: &Bootstrap) -> Result<Option<admin::Bound>, StartError> {
+    let Some(admin) = &bootstrap.admin else { return Ok(None) };
+    let bound = admin::Bound::bind(&admin.address).map_err(|error| StartError::Admin {
+        address: admin.address.to_string(),
+        error,
+    })?;
+    Ok(Some(bound))
+}
+
+fn start_workers(options: &Options, context: &BuildContext) -> Result<Arc<ListenerManager>, StartError> {
+    let workers = Arc::new(Workers::start(options.concurrency)?);
+    workers.run_all("pool sweep", |_| async {
+        loop {
+            clock::sleep(crate::pool::SWEEP_INTERVAL).await;
+            crate::pool::sweep();
+        }
+    });
+    let manager = ListenerManager::new(workers, &context.stats, options.drain_time);
+    Ok(Arc::new(manager))
+}
+
+fn admin_state(
+    context: &BuildContext,
+    options: Arc<Options>,
+    bootstrap: &Bootstrap,
+    (started, started_at): (Instant, SystemTime),
+    xds: Option<ClientHandle>,
+    control: &Arc<ProxyControl>,
+) -> AdminState {
+    AdminState {
+        stats: context.stats.clone(),
+        tags: Arc::new(bootstrap.stats.tags.clone()),
+        logging: Logging::current(),
+        snapshot: context.snapshot.clone(),
+        secrets: context.secrets.clone(),
+        options,
+        bootstrap: bootstrap.bytes.clone(),
+        started,
+        started_at,
+        xds,
+        control: Arc::new(AdminControl(control.clone())),
     }
 }
 

@@ -262,6 +262,12 @@ fn options(args: Args) -> Result<Options, Exit> {
         socket_path: args.socket_path,
         socket_mode: args.socket_mode,
     };
+    consistent(&options)?;
+    Ok(options)
+}
+
+/// Flags that exclude each other.
+fn consistent(options: &Options) -> Result<(), Exit> {
     if options.use_dynamic_base_id && options.restart_epoch > 0 {
         return Err(Exit::refused(
             "error: cannot use --restart-epoch=1 with --use-dynamic-base-id\n",
@@ -270,7 +276,7 @@ fn options(args: Args) -> Result<Options, Exit> {
     if options.config_dump.is_some() && options.mode != Mode::Validate {
         return Err(Exit::refused("error: --config-dump needs --mode validate\n"));
     }
-    Ok(options)
+    Ok(())
 }
 
 fn stats_tags(arguments: &[String]) -> Result<Vec<(String, String)>, Exit> {

@@ -7,12 +7,20 @@ pub struct Difference {
     pub why: Why,
 }
 
-#[derive(Debug)]
 pub enum Why {
     /// The reason.
     OnPurpose(&'static str),
     /// What of Envoy is missing.
     Missing(&'static str),
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::OnPurpose(reason) => write!(f, "on purpose: {reason}"),
+            Self::Missing(what) => write!(f, "missing: {what}"),
+        }
+    }
 }
 
 const fn on_purpose(case: &'static str, reason: &'static str) -> Difference {

@@ -343,7 +343,7 @@ impl Report {
         for (index, listed) in DIFFERENCES.iter().enumerate() {
             if listed.case.starts_with(&format!("{world}/")) && !self.used.contains(&index) {
                 wrong.push(format!(
-                    "{}: listed, but there is no difference ({:?})",
+                    "{}: listed, but there is no difference ({})",
                     listed.case, listed.why
                 ));
             }

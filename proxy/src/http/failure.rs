@@ -67,17 +67,13 @@ pub struct Row {
 impl Failure {
     /// The row of the failure table.
     pub fn row(&self) -> Row {
-        let row = |status, flags, details, body| Row {
-            status,
-            flags,
-            details,
-            body,
-            close_downstream: false,
-        };
-        let close = |row: Row| Row {
-            close_downstream: true,
-            ..row
-        };
+        (self.routing_row())
+            .or_else(|| self.timeout_row())
+            .unwrap_or_else(|| self.client_row())
+    }
+
+    /// Rows of what routing and the upstream's connection do not give; none for the others.
+    fn routing_row(&self) -> Option<Row> {
         use ResponseFlags as F;
         use StatusCode as S;
         /// The upstream stream ended before its response began.
@@ -94,8 +90,7 @@ impl Failure {
                 )
             };
         }
-        let none = F::default();
-        match self {
+        Some(match self {
             Self::RouteNotFound => row(S::NOT_FOUND, F::NO_ROUTE_FOUND, "route_not_found", ""),
             Self::RouteConfigurationNotFound => {
                 row(S::NOT_FOUND, F::NO_ROUTE_FOUND, "route_configuration_not_found", "")
@@ -146,6 +141,15 @@ impl Failure {
             ),
             Self::LocalReset => reset!(SERVICE_UNAVAILABLE, LOCAL_RESET, "local_reset", "local reset"),
             Self::ProtocolError(_) => reset!(BAD_GATEWAY, UPSTREAM_PROTOCOL_ERROR, "protocol_error", "protocol error"),
+            _ => return None,
+        })
+    }
+
+    /// Rows of time limits; none for the others.
+    fn timeout_row(&self) -> Option<Row> {
+        use ResponseFlags as F;
+        use StatusCode as S;
+        Some(match self {
             Self::ResponseTimeout => row(
                 S::GATEWAY_TIMEOUT,
                 F::UPSTREAM_REQUEST_TIMEOUT,
@@ -172,10 +176,20 @@ impl Failure {
             )),
             Self::RequestTimeout => close(row(
                 S::REQUEST_TIMEOUT,
-                none,
+                F::default(),
                 "request_overall_timeout",
                 "request timeout",
             )),
+            _ => return None,
+        })
+    }
+
+    /// Rows of the client's doing and of our own limits.
+    fn client_row(&self) -> Row {
+        use ResponseFlags as F;
+        use StatusCode as S;
+        let none = F::default();
+        match self {
             Self::DownstreamDisconnect => close(row(
                 S::SERVICE_UNAVAILABLE,
                 F::DOWNSTREAM_CONNECTION_TERMINATION,
@@ -213,6 +227,25 @@ impl Failure {
                 "overload",
                 "envoy overloaded",
             ),
+            // These have their rows above; named, so that a new failure cannot be forgotten in both.
+            Self::RouteNotFound
+            | Self::RouteConfigurationNotFound
+            | Self::ClusterNotFound(_)
+            | Self::MaintenanceMode
+            | Self::NoHealthyUpstream
+            | Self::Overflow
+            | Self::ConnectFailure(_)
+            | Self::ConnectTimeout
+            | Self::ConnectionTermination
+            | Self::RemoteReset
+            | Self::RemoteRefused
+            | Self::LocalReset
+            | Self::ProtocolError(_)
+            | Self::ResponseTimeout
+            | Self::PerTryTimeout
+            | Self::MaxStreamDuration
+            | Self::StreamIdleTimeout
+            | Self::RequestTimeout => row(S::SERVICE_UNAVAILABLE, F::LOCAL_RESET, "local_reset", ""),
         }
     }
 
@@ -258,6 +291,23 @@ impl Failure {
             Self::ConnectFailure(reason) => reason.as_deref(),
             _ => None,
         }
+    }
+}
+
+fn row(status: StatusCode, flags: ResponseFlags, details: &'static str, body: &'static str) -> Row {
+    Row {
+        status,
+        flags,
+        details,
+        body,
+        close_downstream: false,
+    }
+}
+
+fn close(row: Row) -> Row {
+    Row {
+        close_downstream: true,
+        ..row
     }
 }
 

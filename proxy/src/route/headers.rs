@@ -109,7 +109,7 @@ impl HeaderMatcher {
 
     pub fn matches(&self, view: &RequestView<'_>) -> bool {
         match &self.key {
-            // Of several values each stands for itself: one that matches is enough.
+            // Of several values each stands for itself: one that matches is enough. Their list as a whole matches nothing.
             HeaderKey::Name(name) if !matches!(self.test, Test::Present(_)) && is_repeated(view.headers, name) => {
                 view.headers
                     .get_all(name)

@@ -36,6 +36,9 @@ route_config:
     - name: header-exact
       match: {prefix: /h, headers: [{name: x-kind, string_match: {exact: one}}]}
       direct_response: {status: 200, body: {inline_string: header exact}}
+    - name: header-list
+      match: {prefix: /h, headers: [{name: x-kind, string_match: {exact: "three,four"}}]}
+      direct_response: {status: 200, body: {inline_string: header list}}
     - name: header-range
       match: {prefix: /h, headers: [{name: x-number, range_match: {start: 10, end: 20}}]}
       direct_response: {status: 200, body: {inline_string: header range}}
@@ -128,6 +131,7 @@ fn cases() -> Vec<Case> {
         get("separated prefix, not", 404, "/separate", ""),
         get("header exact", 200, "/h", "x-kind: one\n"),
         get("header exact, twice", 200, "/h", "x-kind: one\nx-kind: two\n"),
+        get("header exact, as a list", 404, "/h", "x-kind: three\nx-kind: four\n"),
         get("header range", 200, "/h", "x-number: 19\n"),
         get("header range ends before", 200, "/h", "x-number: 20\n"),
         get("header absent", 200, "/h", ""),

@@ -165,5 +165,5 @@ fn istiods_configuration_has_the_outcomes_that_are_written_down() {
             };
         }
     }
-    equals_file("tests/fixtures/istio/outcomes.txt", &text);
+    equals_file("tests/fixtures/istio-outcomes.txt", &text);
 }

@@ -76,10 +76,11 @@ fn routed_only(listener: &[u8]) -> Vec<u8> {
 }
 
 /// Refused for what it would open if it were dropped, or for what would be missing.
-const REFUSED: [&str; 9] = [
+const REFUSED: &[&str] = &[
     "envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig is not supported",
     "%FILTER_STATE% cannot print FIELD:",
     "envoy.extensions.access_loggers.grpc.v3.",
+    "envoy.access_loggers.extension_filters.cel is not supported",
     "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz is not supported",
     "envoy.extensions.filters.listener.original_src.v3.OriginalSrc is not supported",
     "config_discovery: not supported",

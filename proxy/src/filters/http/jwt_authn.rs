@@ -235,7 +235,7 @@ fn challenge(exchange: &Exchange, refusal: Refusal) -> Result<HeaderValue, http:
     let view = RequestView::of(exchange);
     let host = view.authority.unwrap_or_default();
     let path = view.path_and_query().unwrap_or_default();
-    let path = &path[..path.floor_char_boundary(REALM_PATH)];
+    let path = path.get(..REALM_PATH).unwrap_or(path);
     let host = String::from_utf8_lossy(host);
     let error = match refusal {
         Refusal::Missing => "",

@@ -135,7 +135,8 @@ fn anybodys(filter: &JwtAuthn, exchange: &mut Exchange) -> Result<(), Refusal> {
     for text in &texts {
         let token = Token::parse(text)?;
         let issuer = token.claim("iss").unwrap_or_default();
-        let provider = providers
+        let provider = filter
+            .providers
             .iter()
             .find(|provider| provider.issuer.is_empty() || provider.issuer == issuer);
         let provider = provider.ok_or(Refusal::UnknownIssuer)?;

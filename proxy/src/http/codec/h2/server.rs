@@ -209,7 +209,11 @@ impl<S: Service> Driver<S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match self.h2.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => self.accept(request, respond),
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    self.accept(request, respond);
+                    // More streams may have come with this one, and only a pending poll asks to be woken for them.
+                    continue;
+                }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(connection = self.connection.id, %error, "http2 connection failed");
                     self.shared.cut.store(!error.is_io(), Ordering::Relaxed);

@@ -1,0 +1,74 @@
+//! The body of the running request, read from the connection that its driver shares with it.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
+
+use super::Conn;
+use crate::http::body::BodyError;
+use crate::http::codec::h1::decode::{BodyDecoder, Decoded};
+use crate::http::failure::Failure;
+
+/// A request body read from a downstream connection.
+pub struct RequestBody {
+    pub(super) conn: Arc<Mutex<Conn>>,
+    pub(super) max_headers: usize,
+    pub(super) ended: bool,
+}
+
+impl RequestBody {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let mut conn = self.conn.lock();
+        let conn = &mut *conn;
+        loop {
+            match conn.body.decode(&mut conn.stream.read, self.max_headers) {
+                Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Ok(Decoded::Trailers(trailers)) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Ok(Decoded::End) => {
+                    self.ended = true;
+                    return Poll::Ready(None);
+                }
+                Ok(Decoded::NeedMore) => {}
+                Err(_) => {
+                    self.ended = true;
+                    let status = StatusCode::BAD_REQUEST;
+                    let failure = Failure::BadRequest {
+                        details: "http1.codec_error",
+                        status,
+                    };
+                    return Poll::Ready(Some(Err(BodyError::Failed(failure))));
+                }
+            }
+            match std::task::ready!(conn.stream.poll_fill(cx)) {
+                Ok(0) if conn.body == BodyDecoder::UntilClose => {
+                    conn.body = BodyDecoder::length(0);
+                    self.ended = true;
+                    return Poll::Ready(None);
+                }
+                Ok(0) | Err(_) => {
+                    self.ended = true;
+                    return Poll::Ready(Some(Err(BodyError::Failed(Failure::DownstreamDisconnect))));
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+
+    pub fn is_end_stream(&self) -> bool {
+        self.ended || self.conn.lock().body.is_done()
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        match self.conn.lock().body.remaining() {
+            Some(remaining) => SizeHint::with_exact(remaining),
+            None => SizeHint::default(),
+        }
+    }
+}
