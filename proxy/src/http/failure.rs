@@ -249,6 +249,11 @@ impl Failure {
         }
     }
 
+    /// Whether anybody is left to hear an answer.
+    pub fn is_answered(&self) -> bool {
+        !matches!(self, Self::DownstreamDisconnect | Self::DownstreamReset)
+    }
+
     pub fn details(&self) -> &'static str {
         self.row().details
     }

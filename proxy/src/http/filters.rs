@@ -12,18 +12,21 @@ pub use tower_stage::{Next, TowerStage};
 
 use super::exchange::Exchange;
 use super::failure::Failure;
+use super::respond::LocalReply;
 use super::select_route;
 use super::service::{Response, TryService};
 use crate::filters::http::{FilterList, Flow, Stage};
 
 pub struct FiltersLayer {
     filters: Arc<FilterList>,
+    local_reply: Arc<LocalReply>,
 }
 
 impl FiltersLayer {
-    pub fn new(filters: &Arc<FilterList>) -> Self {
+    pub fn new(filters: &Arc<FilterList>, local_reply: &Arc<LocalReply>) -> Self {
         Self {
             filters: filters.clone(),
+            local_reply: local_reply.clone(),
         }
     }
 }
@@ -34,6 +37,7 @@ impl<S> Layer<S> for FiltersLayer {
     fn layer(&self, inner: S) -> Filtered<S> {
         Filtered {
             filters: self.filters.clone(),
+            local_reply: self.local_reply.clone(),
             inner,
         }
     }
@@ -42,6 +46,7 @@ impl<S> Layer<S> for FiltersLayer {
 /// See the module.
 pub struct Filtered<S> {
     filters: Arc<FilterList>,
+    local_reply: Arc<LocalReply>,
     inner: S,
 }
 
@@ -78,28 +83,14 @@ impl<S: TryService> Chain for Filtered<S> {
 impl<S: TryService> Filtered<S> {
     async fn through(&self, from: usize, exchange: &mut Exchange) -> Result<Response, Failure> {
         let stages = &self.filters.stages()[from..];
-        let mut passed = 0;
-        let mut answer = None;
-        for stage in stages {
-            passed += 1;
-            match stage {
-                Stage::Filter(filter) => {
-                    if let Some(response) = settle(filter.request_headers(exchange)).await {
-                        answer = Some(response);
-                        break;
-                    }
-                }
-                Stage::Tower(tower) => {
-                    passed -= 1;
-                    let rest = from + passed + 1;
-                    answer = Some(tower.call(exchange, self, rest).await?);
-                    break;
-                }
-            }
-        }
+        let (passed, answer) = self.toward(from, exchange).await;
         let mut response = match answer {
-            Some(response) => response,
-            None => self.route(exchange).await?,
+            Ok(response) => response,
+            // Filters see the answers to failures too, as in Envoy; a tower layer around them sees the failure itself.
+            Err(failure) if from == 0 && passed > 0 && failure.is_answered() => {
+                self.local_reply.respond(exchange, &failure)
+            }
+            Err(failure) => return Err(failure),
         };
         for stage in stages[..passed].iter().rev() {
             if let Stage::Filter(filter) = stage
@@ -112,6 +103,22 @@ impl<S: TryService> Filtered<S> {
             body::filter_response(&self.filters, exchange, &mut response);
         }
         Ok(response)
+    }
+
+    /// Through the request phases to whatever answers; with how many stages saw the request themselves.
+    async fn toward(&self, from: usize, exchange: &mut Exchange) -> (usize, Result<Response, Failure>) {
+        let stages = &self.filters.stages()[from..];
+        for (index, stage) in stages.iter().enumerate() {
+            match stage {
+                Stage::Filter(filter) => {
+                    if let Some(response) = settle(filter.request_headers(exchange)).await {
+                        return (index + 1, Ok(response));
+                    }
+                }
+                Stage::Tower(tower) => return (index, tower.call(exchange, self, from + index + 1).await),
+            }
+        }
+        (stages.len(), self.route(exchange).await)
     }
 
     async fn route(&self, exchange: &mut Exchange) -> Result<Response, Failure> {

@@ -45,7 +45,7 @@ pub fn pipeline(settings: &Settings, router: Router) -> Pipeline {
         // Fills the route cell, from one route table for the whole stream.
         .layer(SelectRouteLayer::new(settings))
         // The configured filters in their order, ours and a user's alike; the last one is the router.
-        .layer(FiltersLayer::new(&settings.filters))
+        .layer(FiltersLayer::new(&settings.filters, &settings.local_reply))
         // Timeout → retry → attempt: cluster → pick host → lease a connection → send → observe.
         .service(router)
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
 use tower::Layer;
 
@@ -103,6 +103,10 @@ fn plain_or_grpc(exchange: &Exchange, status: StatusCode, grpc: Option<u32>, bod
         Body::from(bytes::Bytes::copy_from_slice(body.as_bytes()))
     });
     *response.status_mut() = status;
+    if !body.is_empty() && *exchange.request.method() == Method::HEAD {
+        let length = HeaderValue::from(body.len());
+        response.headers_mut().insert(CONTENT_LENGTH, length);
+    }
     if !body.is_empty() {
         response
             .headers_mut()

@@ -112,12 +112,12 @@ fn provided(
     if texts.is_empty() {
         return Err(Refusal::Missing);
     }
+    filter.stats.jwt_cache_miss.add(texts.len() as u64);
     let tokens = texts
         .iter()
         .map(|text| Token::parse(text))
         .collect::<Result<Vec<_>, _>>()?;
     for token in &tokens {
-        filter.stats.jwt_cache_miss.inc();
         provider.verify(token, audiences)?;
     }
     tokens.iter().for_each(|token| provider.accept(token, exchange));
@@ -133,6 +133,7 @@ fn anybodys(filter: &JwtAuthn, exchange: &mut Exchange) -> Result<(), Refusal> {
         }
     }
     for text in &texts {
+        filter.stats.jwt_cache_miss.inc();
         let token = Token::parse(text)?;
         let issuer = token.claim("iss").unwrap_or_default();
         let provider = filter
@@ -140,7 +141,6 @@ fn anybodys(filter: &JwtAuthn, exchange: &mut Exchange) -> Result<(), Refusal> {
             .iter()
             .find(|provider| provider.issuer.is_empty() || provider.issuer == issuer);
         let provider = provider.ok_or(Refusal::UnknownIssuer)?;
-        filter.stats.jwt_cache_miss.inc();
         provider.verify(&token, None)?;
         provider.accept(&token, exchange);
     }
