@@ -33,6 +33,8 @@ pub struct ListenerConfig {
     pub bind_to_port: bool,
     pub reuse_port: bool,
     pub chains: chain_match::ChainTable,
+    /// `access_log`: a line for each connection, however it ends.
+    pub access_logs: Arc<[crate::telemetry::access_log::AccessLog]>,
     pub settings: ListenerSettings,
 }
 

@@ -15,9 +15,11 @@ use xxhash_rust::xxh64::xxh64;
 
 pub use needs::{ListenerNeeds, RouteRef, needs};
 
+use super::route::each;
 use super::{BuildContext, Compiled, Problem, Problems};
 use crate::listener::ListenerConfig;
 use crate::runtime::io::Address;
+use crate::telemetry::access_log::AccessLog;
 
 /// Compiles an encoded `Listener`, everything in it included.
 ///
@@ -30,6 +32,9 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ListenerConfig> {
     let mut settings = None;
     let mut chains = None;
     let mut addresses = Vec::new();
+    let mut access_logs = Vec::new();
+    let logs = each("access_log", &config.access_log, |log| AccessLog::compile(log, cx));
+    collect(logs.map(|compiled| access_logs = compiled));
     collect(settings::compile(&config).map(|compiled| settings = Some(compiled)));
     collect(chains::compile(&config, bytes, cx).map(|compiled| chains = Some(compiled)));
     collect(self::addresses(&config).map(|compiled| addresses = compiled));
@@ -49,6 +54,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ListenerConfig> {
         bind_to_port: bind.is_none_or(|wrapped| wrapped.value),
         reuse_port: config.enable_reuse_port.as_ref().is_none_or(|wrapped| wrapped.value),
         chains,
+        access_logs: access_logs.into(),
         settings,
     })
 }

@@ -12,6 +12,7 @@ use super::stats::{InspectorStats, Scope};
 use super::{ListenerConfig, ListenerSettings};
 use crate::runtime::drain::Drain;
 use crate::runtime::io::Address;
+use crate::telemetry::access_log::AccessLog;
 
 /// One listener by name; an update swaps [`state`](Self::state), the sockets stay.
 pub struct ActiveListener {
@@ -32,6 +33,7 @@ pub struct ListenerState {
     pub hash: u64,
     pub settings: ListenerSettings,
     pub chains: ChainTable,
+    pub access_logs: Arc<[AccessLog]>,
 }
 
 impl ListenerState {
@@ -41,6 +43,7 @@ impl ListenerState {
         Self {
             hash: config.hash,
             settings: config.settings.clone(),
+            access_logs: config.access_logs.clone(),
             chains: config.chains.adopting(old.map_or(&empty, |old| &old.chains)),
         }
     }

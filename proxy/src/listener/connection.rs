@@ -17,6 +17,8 @@ use crate::filters::network::Verdict;
 use crate::runtime::drain::{DrainPhase, DrainSignal};
 use crate::runtime::io::{Address, Io};
 use crate::runtime::{clock, worker};
+use crate::telemetry::access_log::TcpJournal;
+use crate::telemetry::flags::ResponseFlags;
 use crate::tls::TlsError;
 
 /// Serves one accepted connection to its end.
@@ -37,6 +39,7 @@ pub async fn serve(shared: Arc<Shared>, listener: Arc<ActiveListener>, io: Io, l
         connection,
         guard,
         holds,
+        journal,
     } = *open;
     let drain = chain.drain.signal();
     match &chain.terminal {
@@ -47,7 +50,7 @@ pub async fn serve(shared: Arc<Shared>, listener: Arc<ActiveListener>, io: Io, l
         Terminal::DirectResponse(bytes) => until_closed(drain, respond(io, bytes.clone())).await,
         Terminal::Close => {}
     }
-    drop((holds, guard));
+    drop((holds, guard, journal));
 }
 
 struct Arrival {
@@ -64,6 +67,13 @@ struct Opened {
     connection: Arc<ConnectionInfo>,
     guard: OpenConnection,
     holds: Vec<Box<dyn Send>>,
+    /// Written when the connection ends.
+    journal: Option<Box<TcpJournal>>,
+}
+
+/// The listener's own log of a connection, if it keeps one.
+fn journal(state: &ListenerState, connection: Arc<ConnectionInfo>) -> Option<Box<TcpJournal>> {
+    (!state.access_logs.is_empty()).then(|| TcpJournal::new(&state.access_logs, connection))
 }
 
 impl Arrival {
@@ -96,11 +106,7 @@ impl Arrival {
             _ => (listener, state, io, findings),
         };
         let place = Place::new(local, remote, &findings);
-        let Some(chain) = find_chain(&state, &place, &findings) else {
-            listener.stats.listener.no_filter_chain_match.inc();
-            return None;
-        };
-        let guard = OpenConnection::start(listener.clone(), accepted_at);
+        let chain = find_chain(&state, &place, &findings);
         let mut connection = ConnectionInfo {
             id: shared.next_connection_id(),
             local: place.local,
@@ -108,14 +114,26 @@ impl Arrival {
             direct_remote: place.direct_remote,
             original_destination: findings.original_destination,
             sni: findings.server_name.map(Arc::from),
-            transport_protocol: if chain.tls.is_some() { "tls" } else { "raw_buffer" },
+            transport_protocol: match &chain {
+                Some(chain) if chain.tls.is_some() => "tls",
+                _ => "raw_buffer",
+            },
             alpn: None,
             tls: None,
             listener_name: listener.name.clone(),
-            filter_chain_name: chain.name.clone(),
+            filter_chain_name: chain.as_ref().map_or_else(|| Arc::from(""), |chain| chain.name.clone()),
             direction: state.settings.direction,
             accepted_at,
         };
+        let Some(chain) = chain else {
+            listener.stats.listener.no_filter_chain_match.inc();
+            if let Some(mut journal) = journal(&state, Arc::new(connection)) {
+                journal.record.flags = ResponseFlags::NO_ROUTE_FOUND;
+                journal.record.termination = "filter_chain_not_found".into();
+            }
+            return None;
+        };
+        let guard = OpenConnection::start(listener.clone(), accepted_at);
         let io = handshake(&listener, &chain, io, &mut connection).await?;
         let mut holds = Vec::new();
         for filter in &chain.filters {
@@ -129,12 +147,15 @@ impl Arrival {
                 }
             }
         }
+        let connection = Arc::new(connection);
+        let journal = journal(&state, connection.clone());
         Some(Box::new(Opened {
             io,
             chain,
-            connection: Arc::new(connection),
+            connection,
             guard,
             holds,
+            journal,
         }))
     }
 }
@@ -355,6 +376,7 @@ mod tests {
                 hash: 0,
                 settings: crate::listener::ListenerSettings::default(),
                 chains: crate::listener::chain_match::ChainTable::default(),
+                access_logs: Arc::new([]),
             }),
             stats: Scope::new(&stats, None, None, 1),
             stop: crate::runtime::drain::Drain::new().0,

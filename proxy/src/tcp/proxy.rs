@@ -12,6 +12,7 @@ use super::copy::{Ended, Meter, Side, both_ways};
 use crate::cluster::breaker::{Permit, RoutingPriority};
 use crate::cluster::{Cluster, Host, PickContext};
 use crate::config::listener::duration;
+use crate::config::route::each;
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::http::failure::Failure;
 use crate::listener::ConnectionInfo;
@@ -19,7 +20,9 @@ use crate::runtime::clock;
 use crate::runtime::drain::{DrainPhase, DrainSignal};
 use crate::runtime::io::Io;
 use crate::snapshot::SnapshotCell;
+use crate::telemetry::access_log::{AccessLog, TcpJournal};
 use crate::telemetry::flags::ResponseFlags;
+use crate::telemetry::format::TcpRecord;
 
 crate::stat_group! {
     /// Under `tcp.<stat_prefix>.`.
@@ -46,29 +49,13 @@ pub struct TcpProxy {
     hash_source_ip: bool,
     stats: Arc<TcpStats>,
     snapshot: Arc<SnapshotCell>,
+    access_logs: Arc<[AccessLog]>,
 }
 
 enum Clusters {
     One(Arc<str>),
     /// Name and the upper end of its share; the last end is the total.
     Weighted(Vec<(Arc<str>, u64)>),
-}
-
-/// How a proxied connection went, for its access log.
-#[derive(Default)]
-pub struct Record {
-    pub cluster: Option<Arc<Cluster>>,
-    pub host: Option<Arc<Host>>,
-    pub upstream_local: Option<crate::runtime::io::Address>,
-    pub upstream_peer: Option<Arc<crate::tls::PeerInfo>>,
-    pub flags: ResponseFlags,
-    /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`
-    pub failure_reason: Option<String>,
-    /// `%BYTES_RECEIVED%`
-    pub received: u64,
-    /// `%BYTES_SENT%`
-    pub sent: u64,
-    pub attempts: u32,
 }
 
 impl TcpProxy {
@@ -108,6 +95,7 @@ impl TcpProxy {
             hash_source_ip: hashes_source_ip(&config)?,
             stats: cx.stats.group(&format!("tcp.{}.", config.stat_prefix)),
             snapshot: cx.snapshot.clone(),
+            access_logs: each("access_log", &config.access_log, |log| AccessLog::compile(log, cx))?.into(),
         }))
     }
 
@@ -117,26 +105,26 @@ impl TcpProxy {
     /// Dropping the future closes both sides.
     pub async fn serve(self: Arc<Self>, io: Io, connection: Arc<ConnectionInfo>, drain: DrainSignal) {
         self.stats.downstream_cx_total.inc();
-        let mut record = Record::default();
-        // Boxed: only needed until the upstream is there, while the tunnel may stand for days.
-        let connected = Box::pin(self.open(&connection, &mut record)).await;
+        // Boxed, as what follows is: the tunnel may stand for days.
+        let mut journal = TcpJournal::new(&self.access_logs, connection.clone());
+        let connected = Box::pin(self.open(&connection, &mut journal.record)).await;
         let Ok((connected, lease)) = connected else { return };
-        self.tunnel(io, connected, &lease, drain, &mut record).await;
+        self.tunnel(io, connected, &lease, drain, &mut journal.record).await;
     }
 
     /// Cluster, host, connection; as many attempts as configured, each with a pick of its own.
-    async fn open(&self, connection: &ConnectionInfo, record: &mut Record) -> Result<(Connected, Lease), ()> {
+    async fn open(&self, connection: &ConnectionInfo, record: &mut TcpRecord) -> Result<(Connected, Lease), ()> {
         let Some(cluster) = self.snapshot.load().cluster(self.clusters.choose()) else {
             self.stats.downstream_cx_no_route.inc();
             record.flags.set(ResponseFlags::NO_CLUSTER_FOUND);
             return Err(());
         };
-        record.cluster = Some(cluster.clone());
+        record.cluster = Some(cluster.name.clone());
         let hash = match (self.hash_source_ip, connection.remote.ip()) {
             (true, Some(remote)) => Some(xxhash_rust::xxh64::xxh64(remote.ip().to_string().as_bytes(), 0)),
             _ => None,
         };
-        while record.attempts < self.max_connect_attempts {
+        while record.upstream.attempts < self.max_connect_attempts {
             let Some(permit) = cluster.breakers.try_connection(RoutingPriority::Default) else {
                 cluster.stats.upstream_cx_overflow.inc();
                 record.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
@@ -151,8 +139,8 @@ impl TcpProxy {
                 record.flags.set(ResponseFlags::NO_HEALTHY_UPSTREAM);
                 return Err(());
             };
-            record.attempts += 1;
-            record.host = Some(host.clone());
+            record.upstream.attempts += 1;
+            record.upstream.host = Some(host.clone());
             let lease = Lease::open(&cluster, &host, permit);
             match connect(&cluster, &host).await {
                 Ok(connected) => {
@@ -161,8 +149,8 @@ impl TcpProxy {
                         .stats
                         .upstream_cx_connect_ms
                         .record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-                    record.upstream_local = connected.local.clone();
-                    record.upstream_peer = connected.peer.clone();
+                    record.upstream.local = connected.local.clone();
+                    record.upstream.tls = connected.peer.clone();
                     return Ok((connected, lease));
                 }
                 Err(failure) => {
@@ -172,7 +160,7 @@ impl TcpProxy {
                         cluster.stats.upstream_cx_connect_timeout.inc();
                     }
                     if let Failure::ConnectFailure(reason) = failure {
-                        record.failure_reason = reason;
+                        record.upstream.failure_reason = reason;
                     }
                 }
             }
@@ -190,7 +178,7 @@ impl TcpProxy {
         connected: Connected,
         lease: &Lease,
         mut drain: DrainSignal,
-        record: &mut Record,
+        record: &mut TcpRecord,
     ) {
         let mut upstream = connected.io;
         let meter = Bytes {
@@ -229,8 +217,8 @@ impl TcpProxy {
                 record.flags.set(ResponseFlags::DURATION_TIMEOUT);
             }
         }
-        record.received = meter.totals[0].load(Ordering::Relaxed);
-        record.sent = meter.totals[1].load(Ordering::Relaxed);
+        record.bytes.received = meter.totals[0].load(Ordering::Relaxed);
+        record.bytes.sent = meter.totals[1].load(Ordering::Relaxed);
     }
 }
 

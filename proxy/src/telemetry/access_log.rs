@@ -21,13 +21,51 @@ pub use sink::{FilesystemStats, Sink, Sinks};
 use super::format::{self, Format, JsonFormat, LogView, TcpRecord};
 use crate::config::route::{Under, data_source, each, refuse};
 use crate::config::{BuildContext, Compiled, Problems};
-use crate::http::exchange::Exchange;
+use crate::http::exchange::{ByteCounts, Exchange, Timing, Upstream};
+use crate::listener::ConnectionInfo;
+use crate::runtime::clock;
+use crate::telemetry::flags::ResponseFlags;
 
 /// A compiled access logger.
 pub struct AccessLog {
     filter: Option<Filter>,
     format: LineFormat,
     sink: Arc<Sink>,
+}
+
+/// The record of a connection without HTTP, written to its logs when it is dropped: however the connection ends, it is logged once.
+pub struct TcpJournal {
+    logs: Arc<[AccessLog]>,
+    pub record: TcpRecord,
+}
+
+impl TcpJournal {
+    pub fn new(logs: &Arc<[AccessLog]>, connection: Arc<ConnectionInfo>) -> Box<Self> {
+        let record = TcpRecord {
+            start_time: clock::wall_of(connection.accepted_at),
+            connection,
+            upstream: Upstream::default(),
+            flags: ResponseFlags::default(),
+            bytes: ByteCounts::default(),
+            timing: Timing::default(),
+            cluster: None,
+            termination: "".into(),
+        };
+        Box::new(Self {
+            logs: logs.clone(),
+            record,
+        })
+    }
+}
+
+impl Drop for TcpJournal {
+    fn drop(&mut self) {
+        let accepted = self.record.connection.accepted_at;
+        self.record.timing.end = Some(clock::now().saturating_duration_since(accepted));
+        for log in self.logs.iter() {
+            log.log_tcp(&self.record);
+        }
+    }
 }
 
 /// A text or JSON format as loggers and local replies take it.

@@ -7,13 +7,12 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         name address additional_addresses stat_prefix filter_chains use_original_dst default_filter_chain
         per_connection_buffer_limit_bytes deprecated_v1 drain_type listener_filters listener_filters_timeout
         continue_on_listener_filters_timeout transparent freebind socket_options traffic_direction enable_reuse_port
-        tcp_backlog_size max_connections_to_accept_per_socket_event bind_to_port tcp_keepalive;
+        tcp_backlog_size max_connections_to_accept_per_socket_event bind_to_port tcp_keepalive access_log;
         metadata = Harmless("read by no filter and no access-log operator that is supported"),
         connection_balance_config = Harmless("says which thread serves a connection, not how"),
         ignore_global_conn_limit = Harmless("there is no global connection limit"),
         bypass_overload_manager = Harmless("there is no overload manager"),
         enable_mptcp = OnlyDefault("multipath TCP is not supported"),
-        access_log = Refused("connections that no filter chain takes are not logged"),
         fcds_config = RefusedAlways("filter chains cannot be discovered one by one"),
         filter_chain_matcher = RefusedAlways("match trees are not supported"),
         internal_listener = RefusedAlways("internal listeners are not supported"),
@@ -59,8 +58,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy":
         stat_prefix cluster weighted_clusters idle_timeout max_connect_attempts max_downstream_connection_duration
-        hash_policy;
-        access_log = Refused("TCP connections are not logged"),
+        hash_policy access_log;
         metadata_match = RefusedAlways("subsets of a cluster are not supported"),
         tunneling_config = RefusedAlways("tunnelling is not supported"),
         on_demand = Refused("on-demand discovery is not supported"),
