@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod codec;
 pub mod failures;
+pub mod filters;
 pub mod headers;
 pub mod http2;
 pub mod retries;

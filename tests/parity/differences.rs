@@ -156,10 +156,6 @@ pub const DIFFERENCES: &[Difference] = &[
         "protocol errors of a connection, and requests answered before their end, are not counted",
     ),
     missing(
-        "failures/connection refused, to HEAD",
-        "a local reply to HEAD tells the length of its body",
-    ),
-    missing(
         "routing/direct response to HEAD",
         "a local reply to HEAD tells the length of its body",
     ),

@@ -59,12 +59,12 @@ impl<S: TryService> TryService for Filtered<S> {
     }
 
     fn finish(&self, exchange: &mut Exchange) {
+        self.inner.finish(exchange);
         for stage in self.filters.stages().iter().rev() {
             if let Stage::Filter(filter) = stage {
                 filter.log(exchange);
             }
         }
-        self.inner.finish(exchange);
     }
 }
 

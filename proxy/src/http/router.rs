@@ -75,6 +75,8 @@ impl TryService for Router {
 
     fn finish(&self, exchange: &mut Exchange) {
         let Some(cluster) = exchange.route.cluster.take() else {
+            // A filter answered: logs and metrics still name where the request would have gone.
+            exchange.route.cluster = self.routed(exchange);
             return;
         };
         if let (Some(_), Some(end)) = (exchange.response_code, exchange.timing.end) {
@@ -111,6 +113,11 @@ impl Router {
             response.headers_mut().insert(SERVICE_TIME, millis(time));
         }
         Ok(response)
+    }
+
+    fn routed(&self, exchange: &Exchange) -> Option<Arc<Cluster>> {
+        let forward = exchange.route.route.as_ref()?.forward()?;
+        self.snapshot.load().cluster(&choose(exchange, forward).1?.cluster)
     }
 
     fn choose_cluster(&self, exchange: &mut Exchange, forward: &Forward) -> Result<Arc<Cluster>, Failure> {
