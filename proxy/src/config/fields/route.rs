@@ -73,6 +73,9 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         internal_redirect_policy = Refused("redirects go back to the client"),
         idle_timeout = Refused("only the connection manager's stream_idle_timeout counts"),
     ),
+    message!("envoy.config.route.v3.RouteAction.MaxStreamDuration":
+        max_stream_duration grpc_timeout_header_max grpc_timeout_header_offset
+    ),
     message!("envoy.config.route.v3.WeightedCluster":
         clusters total_weight header_name use_hash_policy;
         runtime_key_prefix = Harmless("no runtime layer overrides a weight; a bootstrap that sets such keys is warned about"),

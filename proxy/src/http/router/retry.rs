@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderName;
 
 use super::Router;
 use super::attempt::{self, Attempt, SentAt};
