@@ -1,7 +1,7 @@
 //! A backend that does what the request tells it to, in HTTP/1.1 and (by prior knowledge) HTTP/2, so that two proxies can share it.
 //!
 //! The request header `x-do` holds one plan per attempt (`x-envoy-attempt-count` chooses; the last one repeats), separated by `|`; a plan is
-//! a list of [`Step`]s separated by `,`. Without it the backend answers 200 and shows the request it got.
+//! a list of `Step`s separated by `,`. Without it the backend answers 200 and shows the request it got.
 
 mod http1;
 mod http2;

@@ -1,4 +1,4 @@
-//! `envoy.config.cluster.v3.Cluster` → [`Cluster`](crate::cluster::Cluster).
+//! `envoy.config.cluster.v3.Cluster` → [`Cluster`].
 //!
 //! In: encoded bytes. Out: a cluster with its static endpoints, or every problem by path. [`needs`] runs the same validation without
 //! touching any long-lived object, so that what was acknowledged builds later.

@@ -1,4 +1,4 @@
-//! `HttpConnectionManager` → [`ConnectionManager`](crate::http::pipeline::ConnectionManager).
+//! `HttpConnectionManager` → [`ConnectionManager`].
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -35,6 +35,10 @@ pub enum Failure {
     PerTryTimeout,
     MaxStreamDuration,
     StreamIdleTimeout,
+    /// `max_stream_duration` of the route ran out.
+    StreamDuration {
+        request_complete: bool,
+    },
     RequestTimeout,
     /// The client went away: nothing is answered, code 0 is logged.
     DownstreamDisconnect,
@@ -168,6 +172,16 @@ impl Failure {
                 "upstream_max_stream_duration_reached",
                 "upstream max stream duration reached",
             ),
+            Self::StreamDuration { request_complete } => row(
+                if *request_complete {
+                    S::GATEWAY_TIMEOUT
+                } else {
+                    S::REQUEST_TIMEOUT
+                },
+                F::DURATION_TIMEOUT,
+                "max_duration_timeout",
+                "downstream duration timeout",
+            ),
             Self::StreamIdleTimeout => close(row(
                 S::REQUEST_TIMEOUT,
                 F::STREAM_IDLE_TIMEOUT,
@@ -245,6 +259,7 @@ impl Failure {
             | Self::PerTryTimeout
             | Self::MaxStreamDuration
             | Self::StreamIdleTimeout
+            | Self::StreamDuration { .. }
             | Self::RequestTimeout => row(S::SERVICE_UNAVAILABLE, F::LOCAL_RESET, "local_reset", ""),
         }
     }

@@ -5,6 +5,7 @@
 mod attempt;
 mod deadline;
 pub(super) mod envoy_headers;
+mod limits;
 mod request_stream;
 mod retry;
 

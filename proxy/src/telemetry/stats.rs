@@ -1,6 +1,6 @@
 //! The stats tree: handles resolved when a target is built, names only at scrape time.
 //!
-//! A target (cluster, connection manager, listener) has one struct of counters, declared with [`stat_group!`], allocated once
+//! A target (cluster, connection manager, listener) has one struct of counters, declared with [`stat_group!`](crate::stat_group), allocated once
 //! and registered under its prefix; a request touches an atomic, never a name. Groups survive configuration changes by prefix.
 
 use std::collections::BTreeMap;
@@ -65,7 +65,7 @@ pub enum Value<'a> {
     Text(String),
 }
 
-/// A struct of stats; see [`stat_group!`].
+/// A struct of stats; see [`stat_group!`](crate::stat_group).
 pub trait StatGroup: Send + Sync + 'static {
     /// Calls `visit` with each stat's name behind the prefix.
     fn visit(&self, visit: &mut dyn FnMut(&str, Value<'_>));

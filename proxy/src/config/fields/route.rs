@@ -60,7 +60,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         cluster cluster_header weighted_clusters cluster_not_found_response_code metadata_match prefix_rewrite
         regex_rewrite path_rewrite_policy host_rewrite_literal auto_host_rewrite host_rewrite_header
         host_rewrite_path_regex append_x_forwarded_host timeout retry_policy priority hash_policy max_grpc_timeout
-        grpc_timeout_offset upgrade_configs;
+        grpc_timeout_offset max_stream_duration upgrade_configs;
         rate_limits = Harmless(UNLIMITED),
         include_vh_rate_limits = Harmless(UNLIMITED),
         cluster_specifier_plugin = RefusedAlways("cluster specifier plugins are not supported"),
@@ -72,7 +72,9 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         hedge_policy = Refused("requests are not hedged"),
         internal_redirect_policy = Refused("redirects go back to the client"),
         idle_timeout = Refused("only the connection manager's stream_idle_timeout counts"),
-        max_stream_duration = Refused("streams have no maximum duration"),
+    ),
+    message!("envoy.config.route.v3.RouteAction.MaxStreamDuration":
+        max_stream_duration grpc_timeout_header_max grpc_timeout_header_offset
     ),
     message!("envoy.config.route.v3.WeightedCluster":
         clusters total_weight header_name use_hash_policy;

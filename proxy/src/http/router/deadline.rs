@@ -18,16 +18,28 @@ pub(super) struct RouteTimeout {
     pub limit: Option<Duration>,
     pub request_ended: Option<Instant>,
     pub stream: Option<RequestStream>,
+    /// `max_stream_duration`: when the stream must be over, whatever has come of it.
+    pub stream_end: Option<Instant>,
 }
 
 impl RouteTimeout {
-    /// When it runs out; `None`: not running (yet).
-    pub fn deadline(&mut self) -> Option<Instant> {
-        let limit = self.limit?;
+    /// What runs out first, and what that is; `None`: nothing runs (yet).
+    pub fn deadline(&mut self) -> Option<(Instant, Failure)> {
         if self.request_ended.is_none() {
             self.request_ended = self.stream.as_ref().and_then(RequestStream::ended_at);
         }
-        self.request_ended.and_then(|ended| ended.checked_add(limit))
+        let request_complete = self.request_ended.is_some();
+        let route = match (self.limit, self.request_ended) {
+            (Some(limit), Some(ended)) => ended.checked_add(limit),
+            _ => None,
+        };
+        match (route, self.stream_end) {
+            (Some(route), Some(stream)) if stream < route => {
+                Some((stream, Failure::StreamDuration { request_complete }))
+            }
+            (Some(route), _) => Some((route, Failure::ResponseTimeout)),
+            (None, stream) => stream.map(|stream| (stream, Failure::StreamDuration { request_complete })),
+        }
     }
 }
 
@@ -46,8 +58,8 @@ pub(super) async fn bounded<F: Future>(
         }
         let (route_end, attempt_end) = (route.deadline(), attempt());
         let (deadline, failure) = match (route_end, attempt_end) {
-            (Some(route), Some(attempt)) if attempt < route => (attempt, Failure::PerTryTimeout),
-            (Some(route), _) => (route, Failure::ResponseTimeout),
+            (Some((route, _)), Some(attempt)) if attempt < route => (attempt, Failure::PerTryTimeout),
+            (Some(route), _) => route,
             (None, Some(attempt)) => (attempt, Failure::PerTryTimeout),
             (None, None) => return Poll::Pending,
         };
@@ -71,6 +83,7 @@ pub(super) async fn bounded<F: Future>(
 pub(super) struct TimedBody {
     pub inner: Body,
     pub timer: Pin<Box<tokio::time::Sleep>>,
+    pub failure: Failure,
 }
 
 impl http_body::Body for TimedBody {
@@ -83,7 +96,7 @@ impl http_body::Body for TimedBody {
             return Poll::Ready(frame);
         }
         std::task::ready!(this.timer.as_mut().poll(cx));
-        Poll::Ready(Some(Err(BodyError::Failed(Failure::ResponseTimeout))))
+        Poll::Ready(Some(Err(BodyError::Failed(this.failure.clone()))))
     }
 
     fn is_end_stream(&self) -> bool {

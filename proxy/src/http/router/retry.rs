@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderName;
 
 use super::Router;
 use super::attempt::{self, Attempt, SentAt};
 use super::deadline::{RouteTimeout, TimedBody, bounded};
 use super::envoy_headers;
+use super::limits::Limits;
 use super::request_stream::RequestStream;
 use crate::cluster::Cluster;
 use crate::cluster::breaker::RoutingPriority;
@@ -25,8 +25,6 @@ use crate::telemetry::flags::ResponseFlags;
 const DEFAULT_KEPT: u64 = 1024 * 1024;
 
 // As statics: a name given as text is parsed anew by every look-up.
-static TIMEOUT_MS: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
-static PER_TRY_TIMEOUT_MS: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
 
 /// The request's body, as each attempt can have it.
 enum Source {
@@ -80,6 +78,7 @@ pub(super) async fn run(
         limit: limits.route,
         request_ended,
         stream: stream.clone(),
+        stream_end: limits.stream.and_then(|limit| exchange.started.checked_add(limit)),
     };
     let mut run = Run {
         router,
@@ -97,13 +96,13 @@ pub(super) async fn run(
         exchange.guards.push(Box::new(stream));
     }
     let mut response = result?;
-    if let Some(deadline) = timeout.deadline()
+    if let Some((deadline, failure)) = timeout.deadline()
         && !matches!(response.body(), Body::Empty | Body::Full(_))
         && exchange.upgrade.is_none()
     {
         let timer = Box::pin(tokio::time::sleep_until(deadline.into()));
         let inner = std::mem::take(response.body_mut());
-        *response.body_mut() = Body::Boxed(Box::pin(TimedBody { inner, timer }));
+        *response.body_mut() = Body::Boxed(Box::pin(TimedBody { inner, timer, failure }));
     }
     Ok(response)
 }
@@ -121,35 +120,6 @@ fn source(exchange: &mut Exchange, may_retry: bool) -> Source {
                 .unwrap_or(DEFAULT_KEPT);
             Source::Stream(RequestStream::new(body, may_retry.then_some(limit)))
         }
-    }
-}
-
-/// The time limits of one request (spec: route timeout, per-try timeout, and the headers that override them).
-struct Limits {
-    route: Option<Duration>,
-    per_try: Option<Duration>,
-}
-
-impl Limits {
-    /// `hinted`: the request has `x-envoy-` headers.
-    fn of(exchange: &Exchange, forward: &Forward, policy: Option<&RetryPolicy>, hinted: bool) -> Self {
-        let headers = hinted.then(|| exchange.headers());
-        let millis = |name: &HeaderName| -> Option<Duration> {
-            headers?
-                .get(name)?
-                .to_str()
-                .ok()?
-                .parse()
-                .ok()
-                .map(Duration::from_millis)
-        };
-        let route = millis(&TIMEOUT_MS).or(forward.timeout).filter(|limit| !limit.is_zero());
-        let per_try = millis(&PER_TRY_TIMEOUT_MS)
-            .or(policy.and_then(|policy| policy.per_try_timeout))
-            .filter(|limit| !limit.is_zero());
-        // An attempt's limit at or over the whole's means nothing.
-        let per_try = per_try.filter(|per_try| route.is_none_or(|route| *per_try < route));
-        Self { route, per_try }
     }
 }
 

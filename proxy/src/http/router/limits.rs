@@ -1,0 +1,127 @@
+//! The time limits of one request: the route's, and the headers that override them (spec D.6).
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::http::exchange::Exchange;
+use crate::route::forward::MaxStreamDuration;
+use crate::route::{Forward, RetryPolicy};
+
+static TIMEOUT_MS: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
+static PER_TRY_TIMEOUT_MS: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// See the module; `None` is no limit.
+pub(super) struct Limits {
+    /// From the end of the request to the end of the response, all attempts included.
+    pub route: Option<Duration>,
+    /// From an attempt's request to its response's head.
+    pub per_try: Option<Duration>,
+    /// From the first byte of the stream to its last.
+    pub stream: Option<Duration>,
+}
+
+impl Limits {
+    /// `hinted`: the request has `x-envoy-` headers.
+    pub fn of(exchange: &Exchange, forward: &Forward, policy: Option<&RetryPolicy>, hinted: bool) -> Self {
+        let headers = exchange.headers();
+        let millis = |name: &HeaderName| -> Option<Duration> {
+            let text = hinted.then(|| headers.get(name))??.to_str().ok()?;
+            text.parse().ok().map(Duration::from_millis)
+        };
+        let some = |limit: Duration| Some(limit).filter(|limit| !limit.is_zero());
+        let route = millis(&TIMEOUT_MS)
+            .or_else(|| deprecated_grpc(forward, headers))
+            .map_or(forward.timeout, some);
+        let per_try = millis(&PER_TRY_TIMEOUT_MS)
+            .or(policy.and_then(|policy| policy.per_try_timeout))
+            .and_then(some);
+        Self {
+            route,
+            // An attempt's limit at or over the whole's means nothing.
+            per_try: per_try.filter(|per_try| route.is_none_or(|route| *per_try < route)),
+            stream: forward
+                .max_stream_duration
+                .and_then(|limits| of_stream(limits, headers)),
+        }
+    }
+}
+
+/// `max_grpc_timeout` and `grpc_timeout_offset`: the client's `grpc-timeout`, at most so much, less the offset if something is left.
+fn deprecated_grpc(forward: &Forward, headers: &HeaderMap) -> Option<Duration> {
+    let (max, offset) = forward.grpc_timeout?;
+    let asked = headers
+        .get(&GRPC_TIMEOUT)
+        .map_or(Duration::ZERO, |value| grpc_timeout(value).unwrap_or_default());
+    let offset = offset.unwrap_or_default();
+    let asked = if asked > offset { asked - offset } else { asked };
+    let capped = !max.is_zero() && (asked > max || asked.is_zero());
+    Some(if capped { max } else { asked })
+}
+
+/// With `grpc_timeout_header_max`, a `grpc-timeout` takes the place of the configured duration, up to that maximum (zero: none). An offset that
+/// leaves nothing ends the stream at once.
+fn of_stream(limits: MaxStreamDuration, headers: &HeaderMap) -> Option<Duration> {
+    let asked = headers.get(&GRPC_TIMEOUT).and_then(grpc_timeout);
+    let (Some(max), Some(asked)) = (limits.grpc_header_max, asked) else {
+        return limits.max.filter(|max| !max.is_zero());
+    };
+    let asked = if max.is_zero() { asked } else { asked.min(max) };
+    if asked.is_zero() {
+        return None;
+    }
+    Some(asked.saturating_sub(limits.grpc_header_offset.unwrap_or_default()))
+}
+
+/// At most eight digits and a unit (gRPC over HTTP/2, "Timeout"); anything else is no timeout.
+fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
+    let (unit, digits) = value.as_bytes().split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let count: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(count * 3600),
+        b'M' => Duration::from_secs(count * 60),
+        b'S' => Duration::from_secs(count),
+        b'm' => Duration::from_millis(count),
+        b'u' => Duration::from_micros(count),
+        b'n' => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts_are_digits_and_a_unit() {
+        let parse = |text: &str| grpc_timeout(&HeaderValue::from_str(text).expect("a value"));
+        assert_eq!(parse("1S"), Some(Duration::from_secs(1)));
+        assert_eq!(parse("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(parse("5m"), Some(Duration::from_millis(5)));
+        for nothing in ["", "S", "1", "1x", "-1S", "123456789S", "1 S"] {
+            assert_eq!(parse(nothing), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn the_grpc_header_takes_the_place_of_the_streams_duration() {
+        let seconds = |count| Some(Duration::from_secs(count));
+        let limits = |max, grpc_header_max, grpc_header_offset| MaxStreamDuration {
+            max,
+            grpc_header_max,
+            grpc_header_offset,
+        };
+        let mut headers = HeaderMap::new();
+        assert_eq!(of_stream(limits(seconds(0), seconds(0), None), &headers), None);
+        assert_eq!(of_stream(limits(seconds(3), None, None), &headers), seconds(3));
+        headers.insert(GRPC_TIMEOUT.clone(), HeaderValue::from_static("10S"));
+        assert_eq!(of_stream(limits(seconds(3), None, None), &headers), seconds(3));
+        assert_eq!(of_stream(limits(seconds(3), seconds(0), None), &headers), seconds(10));
+        assert_eq!(of_stream(limits(None, seconds(4), None), &headers), seconds(4));
+        assert_eq!(of_stream(limits(None, seconds(0), seconds(11)), &headers), seconds(0));
+    }
+}
