@@ -156,6 +156,7 @@ fn h1_options(value: &pbh::HttpConnectionManager) -> H1Options {
         max_headers: max_headers(value, default.max_headers),
         accept_http_10: h1.is_some_and(|options| options.accept_http_10),
         enable_trailers: h1.is_some_and(|options| options.enable_trailers),
+        max_requests: max_requests(value),
         ..default
     }
 }
@@ -178,10 +179,7 @@ fn h2_options(value: &pbh::HttpConnectionManager, idle: Option<Duration>) -> Com
         allow_connect: h2.allow_connect,
         idle_timeout: idle,
         keepalive: keepalive(h2.connection_keepalive.as_ref()).under("http2_protocol_options.connection_keepalive")?,
-        max_requests_per_connection: common
-            .max_requests_per_connection
-            .map(|value| value.value)
-            .filter(|max| *max > 0),
+        max_requests_per_connection: max_requests(value),
         max_connection_duration: limit(
             "common_http_protocol_options.max_connection_duration",
             common.max_connection_duration.as_ref(),
@@ -214,6 +212,13 @@ fn max_headers(value: &pbh::HttpConnectionManager, default: usize) -> usize {
     common
         .and_then(|common| common.max_headers_count.as_ref())
         .map_or(default, |count| count.value as usize)
+}
+
+/// `common_http_protocol_options.max_requests_per_connection`; zero is none.
+fn max_requests(value: &pbh::HttpConnectionManager) -> Option<u32> {
+    let common = value.common_http_protocol_options.as_ref()?;
+    let limit = common.max_requests_per_connection.as_ref()?.value;
+    (limit > 0).then_some(limit)
 }
 
 fn idle_timeout(value: &pbh::HttpConnectionManager) -> Compiled<Option<Duration>> {

@@ -222,7 +222,8 @@ impl Failure {
                 details,
                 bad_request_body(*status),
             )),
-            Self::UpgradeFailed => row(S::FORBIDDEN, none, "upgrade_failed", ""),
+            // What follows may be the payload of the upgrade: it must not be read as a request.
+            Self::UpgradeFailed => close(row(S::FORBIDDEN, none, "upgrade_failed", "")),
             Self::PayloadTooLarge => row(
                 S::PAYLOAD_TOO_LARGE,
                 none,
@@ -267,6 +268,18 @@ impl Failure {
     /// Whether anybody is left to hear an answer.
     pub fn is_answered(&self) -> bool {
         !matches!(self, Self::DownstreamDisconnect | Self::DownstreamReset)
+    }
+
+    /// `%RESPONSE_CODE_DETAILS%` of a stream that ended when its response had begun.
+    pub fn details_after_start(&self) -> &'static str {
+        match self {
+            Self::RemoteReset => "upstream_reset_after_response_started{remote_reset}",
+            Self::RemoteRefused => "upstream_reset_after_response_started{remote_refused_stream_reset}",
+            Self::ConnectionTermination => "upstream_reset_after_response_started{connection_termination}",
+            Self::ProtocolError(_) => "upstream_reset_after_response_started{protocol_error}",
+            Self::LocalReset => "upstream_reset_after_response_started{local_reset}",
+            other => other.row().details,
+        }
     }
 
     pub fn details(&self) -> &'static str {

@@ -22,5 +22,5 @@ mod stream;
 mod tests;
 
 pub use body::RecvBody;
-pub use client::{ClientConnection, ClientHooks};
+pub use client::{ClientConnection, ClientHooks, Outcome};
 pub use options::{H2Options, KeepaliveOptions};

@@ -14,19 +14,22 @@ use http::{Method, StatusCode, Version};
 use parking_lot::Mutex;
 
 use super::decode::BodyDecoder;
+use super::encode::{self, Framing};
 use super::parse::{self, RequestHead};
 use super::stream::{Stream, give_buffer};
 use super::{H1Options, MAX_READ};
 use crate::http::body::Body;
-use crate::http::exchange::{Exchange, Protocol};
+use crate::http::exchange::{Exchange, Protocol, Reset};
 use crate::http::failure::Failure;
-use crate::http::service::{Response, Service};
+use crate::http::header_policy::path::TargetWithFragment;
+use crate::http::service::{ConnectionEvent, Response, Service};
 use crate::http::upgrade::UpgradeKind;
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
 use crate::runtime::drain::DrainSignal;
 use crate::runtime::io::Io;
 use crate::runtime::wake;
+use crate::telemetry::flags::ResponseFlags;
 use leave::Leave;
 pub use request_body::RequestBody;
 use response::Reply;
@@ -66,6 +69,7 @@ pub async fn serve<S: Service>(
         timer,
         drain,
         idle_since: clock::now(),
+        requests: 0,
     };
     driver.run().await;
 }
@@ -91,6 +95,7 @@ struct Driver<S> {
     drain: DrainSignal,
     /// When the last exchange ended.
     idle_since: Instant,
+    requests: u32,
 }
 
 /// How the wait for a head ended.
@@ -176,7 +181,9 @@ impl<S: Service> Driver<S> {
         let tunnel = upgrade.is_some() || method == Method::CONNECT;
         let has_body = tunnel || !head.body.is_done();
         self.conn.lock().body = if tunnel { BodyDecoder::UntilClose } else { head.body };
-        if head.expect_continue && has_body {
+        let proxies_interim = self.service.proxies_interim();
+        if head.expect_continue && has_body && !proxies_interim {
+            self.service.event(ConnectionEvent::Interim);
             self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             if self.flush(&mut Body::Empty).await.is_err() {
                 return false;
@@ -191,10 +198,19 @@ impl<S: Service> Driver<S> {
         let request = head.request.map(|()| body);
         let mut exchange = Exchange::new(request, self.connection.clone(), protocol);
         exchange.upgrade = upgrade;
+        if let Some(target) = head.fragment {
+            exchange.extensions.insert(TargetWithFragment(target));
+        }
+        exchange.interim = proxies_interim.then(Arc::default);
+        self.requests += 1;
+        if self.options.max_requests.is_some_and(|max| self.requests >= max) {
+            exchange.last_of_connection = true;
+            exchange.close_downstream = true;
+        }
         exchange.bytes.request_headers = head.wire_bytes as u64;
         if !has_body {
             exchange.timing.request_end = Some(Duration::ZERO);
-        } else if head.expect_continue {
+        } else if head.expect_continue && !proxies_interim {
             exchange.request.headers_mut().remove(http::header::EXPECT);
         }
         let keep = match self.call(&mut exchange).await {
@@ -212,6 +228,9 @@ impl<S: Service> Driver<S> {
                 false
             }
         };
+        if exchange.flags.contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR) {
+            self.service.event(ConnectionEvent::ProtocolError);
+        }
         let end = exchange.elapsed();
         exchange.timing.end = Some(end);
         self.idle_since = exchange.started + end;
@@ -223,6 +242,7 @@ impl<S: Service> Driver<S> {
         Body::H1Request(RequestBody {
             conn: self.conn.clone(),
             max_headers: self.options.max_headers,
+            keep_trailers: self.options.enable_trailers,
             ended: false,
         })
     }
@@ -232,13 +252,24 @@ impl<S: Service> Driver<S> {
         let service = self.service.clone();
         let started = exchange.started;
         let stream_idle = self.timeouts.stream_idle;
+        let interim = exchange.interim.clone();
+        let mut written = 0;
         let mut call = std::pin::pin!(service.call(exchange));
-        poll_fn(|cx| {
+        let response = poll_fn(|cx| {
             let (polled, wanted) = wake::lend(|| call.as_mut().poll(cx));
+            if let Some((status, headers)) = interim.as_ref().and_then(|interim| interim.take()) {
+                service.event(ConnectionEvent::Interim);
+                let version = Version::HTTP_11;
+                encode::response_head(&mut self.out, version, status, &headers, Framing::None, None);
+            }
             if let Poll::Ready(response) = polled {
                 return Poll::Ready(Ok(response));
             }
             let mut conn = self.conn.lock();
+            if self.out.len() > written {
+                // Of an error the read side tells.
+                let _ = conn.stream.poll_write_all(cx, &self.out, &mut written);
+            }
             // Pipelined bytes are kept, up to one read's worth; the next head waits for its turn.
             while conn.body.is_done() && conn.stream.read.len() < MAX_READ {
                 match conn.stream.poll_fill(cx) {
@@ -257,11 +288,14 @@ impl<S: Service> Driver<S> {
             }
             Poll::Pending
         })
-        .await
+        .await;
+        self.out.drain(..written);
+        response
     }
 
     /// Answers bytes that are no request. The pipeline sees it too: it is logged and counted like any other.
     async fn refuse(&mut self, failure: Failure) {
+        self.service.event(ConnectionEvent::ProtocolError);
         let mut request = http::Request::new(Body::Empty);
         // Nothing of the head counts as understood: logs show `-` for method, authority and path.
         if let Ok(method) = http::Method::from_bytes(b"-") {
@@ -271,6 +305,7 @@ impl<S: Service> Driver<S> {
         let mut exchange = Exchange::new(request, self.connection.clone(), Protocol::Http11);
         exchange.extensions.insert(RefusedHead(failure));
         exchange.close_downstream = true;
+        exchange.answered_early = true;
         let response = self.service.call(&mut exchange).await;
         let mut reply = Reply {
             version: Version::HTTP_11,
@@ -307,7 +342,8 @@ fn poll_deadline(mut timer: Pin<&mut tokio::time::Sleep>, deadline: Option<Insta
 fn record_cut(exchange: &mut Exchange, failure: &Failure) {
     let row = failure.row();
     exchange.flags.set(row.flags);
-    exchange.details = row.details.into();
+    exchange.reset = Some(Reset::of(failure));
+    exchange.details = failure.details_after_start().into();
 }
 
 const HEADERS_TIMEOUT: Failure = Failure::BadRequest {

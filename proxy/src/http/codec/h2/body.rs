@@ -10,7 +10,7 @@ use h2::{Reason, RecvStream};
 use http::{HeaderMap, StatusCode};
 use http_body::{Frame, SizeHint};
 
-use super::client::UpstreamStream;
+use super::client::{Outcome, UpstreamStream};
 use super::headers;
 use super::options::HeaderLimits;
 use crate::http::body::BodyError;
@@ -39,7 +39,7 @@ enum State {
 enum Side {
     Downstream(Arc<Meter>),
     Upstream {
-        _held: UpstreamStream,
+        held: UpstreamStream,
     },
     /// The end was reached and all that hung on it is given back.
     Over,
@@ -89,7 +89,7 @@ impl RecvBody {
         limits: HeaderLimits,
         upstream: UpstreamStream,
     ) -> Self {
-        Self::new(stream, length, limits, Side::Upstream { _held: upstream })
+        Self::new(stream, length, limits, Side::Upstream { held: upstream })
     }
 
     fn new(stream: RecvStream, remaining: Option<u64>, limits: HeaderLimits, side: Side) -> Self {
@@ -173,8 +173,10 @@ impl RecvBody {
 
     fn end(&mut self) {
         self.state = State::Done;
-        if let Side::Downstream(meter) = &self.side {
-            meter.end();
+        match &mut self.side {
+            Side::Downstream(meter) => meter.end(),
+            Side::Upstream { held } => held.ends(Outcome::Complete),
+            Side::Over => {}
         }
         self.side = Side::Over;
     }
@@ -191,6 +193,9 @@ impl RecvBody {
             Side::Upstream { .. } => upstream_failure(error),
             Side::Downstream(_) | Side::Over => downstream_failure(error),
         };
+        if let Side::Upstream { held } = &mut self.side {
+            held.ends(Outcome::of(&failure));
+        }
         self.over();
         Some(Err(BodyError::Failed(failure)))
     }

@@ -11,7 +11,7 @@ use futures_util::task::AtomicWaker;
 use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream};
 use http::header::UPGRADE;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -21,7 +21,7 @@ use super::keepalive::{Keepalive, Timer};
 use super::options::H2Options;
 use super::pump::{Pump, PumpError};
 use crate::http::body::{Body, BodyError};
-use crate::http::codec::SendError;
+use crate::http::codec::{Interim, InterimStatus, SendError};
 use crate::http::failure::Failure;
 use crate::http::upgrade::{self, Translated};
 use crate::runtime::io::Io;
@@ -40,11 +40,36 @@ pub struct ClientConnection {
 /// What a pool wants to hear. Called on the worker's thread, never with a lock held.
 pub trait ClientHooks: Send + Sync + 'static {
     /// A stream is over: there may be room for another.
-    fn stream_ended(&self) {}
+    fn stream_ended(&self, outcome: Outcome) {
+        let _ = outcome;
+    }
 
     /// The connection is over, for this reason; `None`: as it should be.
     fn closed(&self, failure: Option<Failure>) {
         let _ = failure;
+    }
+}
+
+/// How an upstream stream ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outcome {
+    Complete,
+    /// By us: nobody wanted the rest.
+    #[default]
+    Cancelled,
+    /// The peer reset it.
+    Reset,
+    /// Otherwise: refused, or with its connection.
+    Failed,
+}
+
+impl Outcome {
+    pub(super) fn of(failure: &Failure) -> Self {
+        match failure {
+            Failure::RemoteReset => Self::Reset,
+            Failure::LocalReset => Self::Cancelled,
+            _ => Self::Failed,
+        }
     }
 }
 
@@ -156,13 +181,17 @@ impl ClientConnection {
     /// # Cancel safety
     ///
     /// Dropping the future resets the stream (CANCEL).
-    pub async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+    pub async fn send(&self, request: Request<Body>, sink: Option<&Interim>) -> Result<Response<Body>, SendError> {
         if request.headers().contains_key(UPGRADE) {
             self.settled().await;
         }
         let mut waiting = self.start(request)?;
-        let (response, pump) = poll_fn(|cx| waiting.poll(cx)).await?;
+        let mut interim = None;
+        let (response, pump) = poll_fn(|cx| waiting.poll(cx, sink, &mut interim)).await?;
         let (mut head, stream) = response.into_parts();
+        if let Some(status) = interim {
+            head.extensions.insert(InterimStatus(status));
+        }
         if head.headers.len() > self.shared.options.max_headers_count {
             return Err(lost(Failure::ProtocolError("http2.too_many_headers")));
         }
@@ -170,6 +199,7 @@ impl ClientConnection {
             upgrade::from_extended_connect_response(translated, &mut head);
         }
         if stream.is_end_stream() {
+            waiting.active.outcome = Outcome::Complete;
             return Ok(Response::from_parts(head, Body::Empty));
         }
         let length = headers::content_length(&head.headers).filter(|_| !waiting.head_only);
@@ -246,7 +276,12 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Response<RecvStream>, Option<Pump>), SendError>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: Option<&Interim>,
+        interim: &mut Option<StatusCode>,
+    ) -> Poll<Result<(Response<RecvStream>, Option<Pump>), SendError>> {
         if let Some(pump) = &mut self.pump
             && let Poll::Ready(done) = pump.poll(cx)
         {
@@ -261,9 +296,20 @@ impl Waiting {
             // Of a reset or a lost connection the response tells, and it may be there in full.
             self.pump = None;
         }
+        while let Poll::Ready(Some(Ok(head))) = self.response.poll_informational(cx) {
+            let (parts, ()) = head.into_parts();
+            interim.get_or_insert(parts.status);
+            if let Some(sink) = sink {
+                sink.put(parts.status, parts.headers);
+            }
+        }
         match Pin::new(&mut self.response).poll(cx) {
             Poll::Ready(Ok(response)) => Poll::Ready(Ok((response, self.pump.take()))),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(lost(upstream_failure(&error)))),
+            Poll::Ready(Err(error)) => {
+                let failure = upstream_failure(&error);
+                self.active.outcome = Outcome::of(&failure);
+                Poll::Ready(Err(lost(failure)))
+            }
             Poll::Pending => Poll::Pending,
         }
     }
@@ -282,6 +328,14 @@ pub(super) struct UpstreamStream {
     active: Option<ActiveStream>,
 }
 
+impl UpstreamStream {
+    pub(super) fn ends(&mut self, outcome: Outcome) {
+        if let Some(active) = &mut self.active {
+            active.outcome = outcome;
+        }
+    }
+}
+
 impl Drop for UpstreamStream {
     fn drop(&mut self) {
         // A response that is over, or that nobody wants, needs no more of its request.
@@ -292,20 +346,26 @@ impl Drop for UpstreamStream {
     }
 }
 
-struct ActiveStream(Arc<Shared>);
+struct ActiveStream {
+    shared: Arc<Shared>,
+    outcome: Outcome,
+}
 
 impl ActiveStream {
     fn new(shared: &Arc<Shared>) -> Self {
         shared.active.fetch_add(1, Ordering::Relaxed);
-        Self(shared.clone())
+        Self {
+            shared: shared.clone(),
+            outcome: Outcome::default(),
+        }
     }
 }
 
 impl Drop for ActiveStream {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
-        if let Some(hooks) = &self.0.hooks {
-            hooks.stream_ended();
+        self.shared.active.fetch_sub(1, Ordering::Relaxed);
+        if let Some(hooks) = &self.shared.hooks {
+            hooks.stream_ended(self.outcome);
         }
     }
 }

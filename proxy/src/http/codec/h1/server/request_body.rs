@@ -17,6 +17,8 @@ use crate::http::failure::Failure;
 pub struct RequestBody {
     pub(super) conn: Arc<Mutex<Conn>>,
     pub(super) max_headers: usize,
+    /// `enable_trailers`: without it they are read and dropped.
+    pub(super) keep_trailers: bool,
     pub(super) ended: bool,
 }
 
@@ -30,7 +32,10 @@ impl RequestBody {
         loop {
             match conn.body.decode(&mut conn.stream.read, self.max_headers) {
                 Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                Ok(Decoded::Trailers(trailers)) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Ok(Decoded::Trailers(trailers)) if self.keep_trailers => {
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+                Ok(Decoded::Trailers(_)) => {}
                 Ok(Decoded::End) => {
                     self.ended = true;
                     return Poll::Ready(None);

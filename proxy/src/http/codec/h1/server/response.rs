@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{StatusCode, Version};
 use http_body::{Body as _, Frame};
 
@@ -24,14 +25,20 @@ impl<S: Service> Driver<S> {
     /// Writes the response. Says whether all of it went out.
     pub(super) async fn respond(&mut self, exchange: &mut Exchange, response: Response, reply: &mut Reply) -> bool {
         let (parts, mut body) = response.into_parts();
-        let framing = reply.framing(parts.status, &body);
+        let framing = reply.framing(&parts, &body);
         let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS || (reply.tunnel && parts.status.is_success());
         if reply.tunnel && !upgraded {
             // The upgrade was declined: nothing of the stream was read as a tunnel.
             self.conn.lock().body = BodyDecoder::length(0);
         }
-        let closes =
-            exchange.close_downstream || upgraded || framing == Framing::UntilClose || self.drain.is_draining();
+        // A request whose rest nobody will read ends its connection (Envoy's `downstream_rq_response_before_rq_complete`).
+        let unread = !self.conn.lock().body.is_done();
+        exchange.answered_early |= unread;
+        let closes = exchange.close_downstream
+            || upgraded
+            || unread
+            || framing == Framing::UntilClose
+            || self.drain.is_draining();
         reply.keep_alive &= !closes;
         let connection = match (reply.keep_alive || upgraded, reply.version) {
             (false, _) => Some("close"),
@@ -66,7 +73,7 @@ impl<S: Service> Driver<S> {
     }
 
     async fn send_body(&mut self, exchange: &mut Exchange, body: &mut Body, framing: Framing) -> Result<(), Failure> {
-        if framing == Framing::None || body.is_end_stream() {
+        if matches!(framing, Framing::None | Framing::HeadChunked) || body.is_end_stream() {
             if framing == Framing::Chunked {
                 encode::last_chunk(&mut self.out, None);
             }
@@ -125,6 +132,7 @@ impl<S: Service> Driver<S> {
             }
             Err(frame) => {
                 let trailers = frame.into_trailers().unwrap_or_default();
+                exchange.log_trailers(&trailers);
                 if framing == Framing::Chunked {
                     encode::last_chunk(&mut self.out, self.options.enable_trailers.then_some(&trailers));
                 }
@@ -189,13 +197,16 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    fn framing(&self, status: StatusCode, body: &Body) -> Framing {
-        let bodiless = self.is_head
-            || status.is_informational()
-            || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED;
+    fn framing(&self, head: &http::response::Parts, body: &Body) -> Framing {
+        let status = head.status;
+        let bodiless =
+            status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
         if bodiless {
             return Framing::None;
+        }
+        if self.is_head {
+            let untold = self.version != Version::HTTP_10 && !head.headers.contains_key(CONTENT_LENGTH);
+            return if untold { Framing::HeadChunked } else { Framing::None };
         }
         match body.size_hint().exact() {
             Some(length) => Framing::Length(length),

@@ -21,7 +21,7 @@ impl Home for Shelf {
         self.idle.lock().push(connection);
     }
 
-    fn closed(&self) {
+    fn closed(&self, _: Closed) {
         *self.closed.lock() += 1;
     }
 }
@@ -43,6 +43,7 @@ async fn send(body: Body, answer: &[u8], close: bool) -> (Result<Response, SendE
         .body(())
         .expect("valid");
     let head = Head {
+        interim: None,
         method: request.method(),
         uri: request.uri(),
         headers: request.headers(),
