@@ -28,6 +28,9 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// `stream_idle_timeout` when unset.
 const STREAM_IDLE: Duration = Duration::from_secs(300);
 
+/// `delayed_close_timeout` when unset.
+const DELAYED_CLOSE: Duration = Duration::from_secs(1);
+
 /// Compiles an encoded `HttpConnectionManager`.
 ///
 /// # Errors
@@ -52,14 +55,25 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         value.stream_idle_timeout.as_ref(),
         Some(STREAM_IDLE),
     )?;
+    let request_timeout = limit("request_timeout", value.request_timeout.as_ref(), None)?;
     let access_logs = each("access_log", &value.access_log, |log| AccessLog::compile(log, cx))?;
     let settings = Settings {
         codec,
         h1: h1_options(&value),
-        h2: h2_options(&value, idle)?,
+        h2: H2Options {
+            stream_idle,
+            request_timeout,
+            ..h2_options(&value, idle)?
+        },
         timeouts: Timeouts {
             idle,
             request_headers: limit("request_headers_timeout", value.request_headers_timeout.as_ref(), None)?,
+            request: request_timeout,
+            delayed_close: limit(
+                "delayed_close_timeout",
+                value.delayed_close_timeout.as_ref(),
+                Some(DELAYED_CLOSE),
+            )?,
             stream_idle,
         },
         stats: cx.stats.group(&format!("http.{}.", value.stat_prefix)),

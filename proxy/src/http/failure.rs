@@ -34,12 +34,18 @@ pub enum Failure {
     ResponseTimeout,
     PerTryTimeout,
     MaxStreamDuration,
-    StreamIdleTimeout,
+    /// `stream_idle_timeout`
+    StreamIdleTimeout {
+        request_complete: bool,
+    },
     /// `max_stream_duration` of the route ran out.
     StreamDuration {
         request_complete: bool,
     },
+    /// `request_timeout`
     RequestTimeout,
+    /// `request_headers_timeout`
+    RequestHeadersTimeout,
     /// The client went away: nothing is answered, code 0 is logged.
     DownstreamDisconnect,
     /// The client reset the stream (HTTP/2).
@@ -182,11 +188,21 @@ impl Failure {
                 "max_duration_timeout",
                 "downstream duration timeout",
             ),
-            Self::StreamIdleTimeout => close(row(
-                S::REQUEST_TIMEOUT,
+            Self::StreamIdleTimeout { request_complete } => row(
+                if *request_complete {
+                    S::GATEWAY_TIMEOUT
+                } else {
+                    S::REQUEST_TIMEOUT
+                },
                 F::STREAM_IDLE_TIMEOUT,
                 "stream_idle_timeout",
                 "stream timeout",
+            ),
+            Self::RequestHeadersTimeout => close(row(
+                S::REQUEST_TIMEOUT,
+                F::default(),
+                "request_header_timeout",
+                "request header timeout",
             )),
             Self::RequestTimeout => close(row(
                 S::REQUEST_TIMEOUT,
@@ -259,7 +275,8 @@ impl Failure {
             | Self::ResponseTimeout
             | Self::PerTryTimeout
             | Self::MaxStreamDuration
-            | Self::StreamIdleTimeout
+            | Self::StreamIdleTimeout { .. }
+            | Self::RequestHeadersTimeout
             | Self::StreamDuration { .. }
             | Self::RequestTimeout => row(S::SERVICE_UNAVAILABLE, F::LOCAL_RESET, "local_reset", ""),
         }

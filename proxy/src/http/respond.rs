@@ -1,7 +1,9 @@
 //! The respond stage: a failure becomes a response, by the failure table.
 
 use std::borrow::Cow;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
@@ -9,6 +11,7 @@ use tower::Layer;
 
 use super::body::Body;
 use super::codec::h1::server::RefusedHead;
+use super::cut;
 use super::exchange::{Exchange, Reset};
 use super::failure::Failure;
 use super::service::{Response, Service, TryService};
@@ -52,7 +55,15 @@ impl<S: TryService> Service for Respond<S> {
         if let Some(RefusedHead(failure)) = exchange.extensions.remove::<RefusedHead>() {
             return self.local_reply.respond(exchange, &failure);
         }
-        match self.inner.try_call(exchange).await {
+        let result = {
+            let mut call = std::pin::pin!(self.inner.try_call(exchange));
+            poll_fn(|cx| match call.as_mut().poll(cx) {
+                Poll::Pending => cut::take().map_or(Poll::Pending, |failure| Poll::Ready(Err(failure))),
+                ready => ready,
+            })
+            .await
+        };
+        match result {
             Ok(response) => response,
             Err(failure) => self.local_reply.respond(exchange, &failure),
         }

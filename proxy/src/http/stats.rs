@@ -21,7 +21,7 @@ crate::stat_group! {
             downstream_rq_idle_timeout, downstream_rq_header_timeout, downstream_rq_response_before_rq_complete,
             downstream_rq_ws_on_non_ws_route, downstream_rq_non_relative_path,
             downstream_rq_failed_path_normalization, downstream_rq_redirected_with_normalized_path,
-            downstream_rq_rejected_via_ip_detection, downstream_cx_max_requests_reached,
+            downstream_rq_rejected_via_ip_detection, downstream_rq_max_duration_reached, downstream_cx_max_requests_reached,
             rq_total, rq_direct_response, rq_redirect, no_route, no_cluster,
         }
         gauges: { downstream_cx_active, downstream_cx_http1_active, downstream_cx_http2_active, downstream_rq_active, downstream_cx_upgrades_active }
@@ -38,6 +38,16 @@ impl HcmStats {
                 self.downstream_rq_completed.inc();
                 self.downstream_rq_1xx.inc();
             }
+        }
+    }
+
+    fn count_timeout(&self, details: &str) {
+        match details {
+            "stream_idle_timeout" => self.downstream_rq_idle_timeout.inc(),
+            "request_overall_timeout" => self.downstream_rq_timeout.inc(),
+            "request_header_timeout" => self.downstream_rq_header_timeout.inc(),
+            "max_duration_timeout" => self.downstream_rq_max_duration_reached.inc(),
+            _ => {}
         }
     }
 
@@ -130,6 +140,9 @@ impl<S: Service> Service for Counted<S> {
         }
         if exchange.answered_early {
             stats.downstream_rq_response_before_rq_complete.inc();
+        }
+        if exchange.response_code.is_none_or(|code| code.is_client_error() || code.is_server_error()) || exchange.reset.is_some() {
+            stats.count_timeout(&exchange.details);
         }
         if let Some(end) = exchange.timing.end {
             stats.downstream_rq_time.record(end.as_millis() as u64);

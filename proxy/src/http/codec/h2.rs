@@ -14,6 +14,7 @@ pub mod client;
 mod headers;
 mod keepalive;
 mod options;
+mod patience;
 mod pump;
 pub mod server;
 mod stream;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode, Version};
+use http::{Method, Version};
 use parking_lot::Mutex;
 
 use super::decode::BodyDecoder;
@@ -19,6 +19,7 @@ use super::parse::{self, RequestHead};
 use super::stream::{Stream, give_buffer};
 use super::{H1Options, MAX_READ};
 use crate::http::body::Body;
+use crate::http::cut;
 use crate::http::exchange::{Exchange, Protocol, Reset};
 use crate::http::failure::Failure;
 use crate::http::header_policy::path::TargetWithFragment;
@@ -41,6 +42,10 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// From the first byte of a head to its last (`request_headers_timeout`).
     pub request_headers: Option<Duration>,
+    /// From the beginning of a request to its last byte (`request_timeout`).
+    pub request: Option<Duration>,
+    /// How long the client may take to close when we have (`delayed_close_timeout`, 1 s).
+    pub delayed_close: Option<Duration>,
     /// Without a byte in either direction inside a stream (`stream_idle_timeout`, 5 min).
     pub stream_idle: Option<Duration>,
 }
@@ -70,6 +75,7 @@ pub async fn serve<S: Service>(
         drain,
         idle_since: clock::now(),
         requests: 0,
+        linger: false,
     };
     driver.run().await;
 }
@@ -96,6 +102,8 @@ struct Driver<S> {
     /// When the last exchange ended.
     idle_since: Instant,
     requests: u32,
+    /// We end the connection, and the client may still be sending.
+    linger: bool,
 }
 
 /// How the wait for a head ended.
@@ -126,6 +134,31 @@ impl<S: Service> Driver<S> {
         }
         let conn = self.conn.clone();
         poll_fn(|cx| conn.lock().stream.poll_shutdown(cx)).await;
+        if let Some(limit) = self.timeouts.delayed_close.filter(|_| self.linger) {
+            self.discard(limit).await;
+        }
+    }
+
+    /// Reads what the client still sends, for a while: closing over unread bytes would reset the connection, and take our answer back
+    /// before the client has read it.
+    async fn discard(&mut self, limit: Duration) {
+        let deadline = clock::now() + limit;
+        poll_fn(|cx| {
+            let mut conn = self.conn.lock();
+            loop {
+                match conn.stream.poll_fill(cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Ok(_)) => conn.stream.read.clear(),
+                    Poll::Pending => break,
+                }
+            }
+            drop(conn);
+            if poll_deadline(self.timer.as_mut(), Some(deadline), cx) {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Waits for the next request head. Cancel safe: what was read stays in the connection's buffer.
@@ -165,7 +198,7 @@ impl<S: Service> Driver<S> {
                 return Poll::Pending;
             }
             Poll::Ready(if partial {
-                Next::Bad(HEADERS_TIMEOUT)
+                Next::Bad(Failure::RequestHeadersTimeout)
             } else {
                 Next::Close
             })
@@ -251,7 +284,7 @@ impl<S: Service> Driver<S> {
     async fn call(&mut self, exchange: &mut Exchange) -> Result<Response, Failure> {
         let service = self.service.clone();
         let started = exchange.started;
-        let stream_idle = self.timeouts.stream_idle;
+        let (stream_idle, whole_request) = (self.timeouts.stream_idle, self.timeouts.request);
         let interim = exchange.interim.clone();
         let mut written = 0;
         let mut call = std::pin::pin!(service.call(exchange));
@@ -278,10 +311,22 @@ impl<S: Service> Driver<S> {
                     Poll::Pending => break,
                 }
             }
-            let deadline = stream_idle.map(|limit| started.max(conn.stream.last_activity.unwrap_or(started)) + limit);
+            let request_complete = conn.body.is_done();
+            let idle = stream_idle.map(|limit| started.max(conn.stream.last_activity.unwrap_or(started)) + limit);
+            let whole = whole_request.filter(|_| !request_complete).map(|limit| started + limit);
             drop(conn);
-            if poll_deadline(self.timer.as_mut(), deadline, cx) {
-                return Poll::Ready(Err(Failure::StreamIdleTimeout));
+            let failure = if poll_deadline(self.timer.as_mut(), idle, cx) {
+                Some(Failure::StreamIdleTimeout { request_complete })
+            } else if poll_deadline(self.timer.as_mut(), whole, cx) {
+                Some(Failure::RequestTimeout)
+            } else {
+                None
+            };
+            if let Some(failure) = failure {
+                return match cut::with(failure.clone(), || call.as_mut().poll(cx)) {
+                    Poll::Ready(response) => Poll::Ready(Ok(response)),
+                    Poll::Pending => Poll::Ready(Err(failure)),
+                };
             }
             if poll_deadline(self.timer.as_mut(), wanted, cx) {
                 cx.waker().wake_by_ref();
@@ -295,7 +340,10 @@ impl<S: Service> Driver<S> {
 
     /// Answers bytes that are no request. The pipeline sees it too: it is logged and counted like any other.
     async fn refuse(&mut self, failure: Failure) {
-        self.service.event(ConnectionEvent::ProtocolError);
+        if failure != Failure::RequestHeadersTimeout {
+            self.service.event(ConnectionEvent::ProtocolError);
+        }
+        self.linger = true;
         let mut request = http::Request::new(Body::Empty);
         // Nothing of the head counts as understood: logs show `-` for method, authority and path.
         if let Ok(method) = http::Method::from_bytes(b"-") {
@@ -345,8 +393,3 @@ fn record_cut(exchange: &mut Exchange, failure: &Failure) {
     exchange.reset = Some(Reset::of(failure));
     exchange.details = failure.details_after_start().into();
 }
-
-const HEADERS_TIMEOUT: Failure = Failure::BadRequest {
-    details: "request_header_timeout",
-    status: StatusCode::REQUEST_TIMEOUT,
-};

@@ -49,6 +49,8 @@ enum Side {
 pub(super) struct Meter {
     started: Instant,
     bytes: AtomicU64,
+    /// Nanoseconds since `started` at the last of them.
+    moved: AtomicU64,
     /// Nanoseconds since `started`, plus one; 0: not ended.
     ended: AtomicU64,
 }
@@ -58,6 +60,7 @@ impl Meter {
         Arc::new(Self {
             started: clock::now(),
             bytes: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
             ended: AtomicU64::new(0),
         })
     }
@@ -71,10 +74,23 @@ impl Meter {
         mark.checked_sub(1).map(Duration::from_nanos)
     }
 
+    /// When data last came, or the stream began.
+    pub(super) fn last_moved(&self) -> Instant {
+        self.started + Duration::from_nanos(self.moved.load(Ordering::Relaxed))
+    }
+
+    fn count(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.moved.store(self.elapsed(), Ordering::Relaxed);
+    }
+
     fn end(&self) {
+        self.ended.store(self.elapsed().saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn elapsed(&self) -> u64 {
         let elapsed = clock::now().saturating_duration_since(self.started).as_nanos();
-        let mark = u64::try_from(elapsed).unwrap_or(u64::MAX - 1) + 1;
-        self.ended.store(mark, Ordering::Relaxed);
+        u64::try_from(elapsed).unwrap_or(u64::MAX)
     }
 }
 
@@ -147,7 +163,7 @@ impl RecvBody {
             *remaining = remaining.saturating_sub(length);
         }
         if let Side::Downstream(meter) = &self.side {
-            meter.bytes.fetch_add(length, Ordering::Relaxed);
+            meter.count(length);
         }
         if self.stream.is_end_stream() {
             self.end();

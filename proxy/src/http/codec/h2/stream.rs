@@ -5,24 +5,28 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::header::{COOKIE, EXPECT, HOST, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 
 use super::body::{Meter, RecvBody, downstream_failure};
 use super::headers;
 use super::options::HeaderLimits;
+use super::patience::{self, Patience, Progress};
 use super::pump::{Pump, PumpError};
 use super::server::ActiveStream;
 use crate::http::body::{Body, BodyError};
+use crate::http::cut;
 use crate::http::exchange::{Exchange, Protocol, Reset};
 use crate::http::failure::Failure;
 use crate::http::service::{ConnectionEvent, Service};
 use crate::http::upgrade::{self, Translated, UpgradeKind};
 use crate::listener::ConnectionInfo;
+use crate::runtime::{clock, wake};
 use crate::telemetry::flags::ResponseFlags;
 
 /// A known body up to this size is handed to the codec with the head, whatever the window: it is in memory either way.
@@ -52,6 +56,9 @@ pub(super) async fn run<S: Service>(
             head_only: exchange.request.method() == Method::HEAD,
             translated: received.translated,
             meter: received.meter.clone(),
+            stream_idle: active.options().stream_idle,
+            request_timeout: active.options().request_timeout,
+            patience: Patience::default(),
             respond,
         };
         let end = sender.answer(&*service, &mut exchange).await;
@@ -163,6 +170,9 @@ struct Sender {
     respond: SendResponse<Bytes>,
     /// Tells whether the request has ended; `None`: it had no body.
     meter: Option<Arc<Meter>>,
+    stream_idle: Option<Duration>,
+    request_timeout: Option<Duration>,
+    patience: Patience,
     /// The answer to HEAD has no body, whatever the service says.
     head_only: bool,
     translated: Option<Translated>,
@@ -172,23 +182,51 @@ impl Sender {
     async fn answer<S: Service>(mut self, service: &S, exchange: &mut Exchange) -> Result<(), Failure> {
         let response = {
             let interim = exchange.interim.clone();
+            let started = exchange.started;
             let mut call = pin!(service.call(exchange));
-            let respond = &mut self.respond;
             // The response first: a reset that comes with it changes nothing any more. A reset drops the call, which cancels the request.
             poll_fn(|cx| {
-                let polled = call.as_mut().poll(cx);
+                let (polled, wanted) = wake::lend(|| call.as_mut().poll(cx));
                 if let Some((status, headers)) = interim.as_ref().and_then(|interim| interim.take()) {
-                    send_interim(service, respond, status, headers);
+                    send_interim(service, &mut self.respond, status, headers);
                 }
                 if let Poll::Ready(response) = polled {
                     return Poll::Ready(Ok(response));
                 }
-                respond.poll_reset(cx).map(|reset| Err(gone(reset)))
+                if let Poll::Ready(reset) = self.respond.poll_reset(cx) {
+                    return Poll::Ready(Err(gone(reset)));
+                }
+                let limit = self.limit(started);
+                let deadline = limit.as_ref().map(|(at, _)| *at).into_iter().chain(wanted).min();
+                if !deadline.is_some_and(|deadline| self.patience.is_over(deadline, cx)) {
+                    return Poll::Pending;
+                }
+                match limit.filter(|(at, _)| *at <= clock::now()) {
+                    Some((_, failure)) => match cut::with(failure.clone(), || call.as_mut().poll(cx)) {
+                        Poll::Ready(response) => Poll::Ready(Ok(response)),
+                        Poll::Pending => Poll::Ready(Err(failure)),
+                    },
+                    None => {
+                        cx.waker().wake_by_ref();
+                        Poll::Pending
+                    }
+                }
             })
             .await?
         };
         exchange.response_code = Some(response.status());
         self.send(response, exchange).await
+    }
+
+    /// When the wait for a response ends, and what that is.
+    fn limit(&self, started: Instant) -> Option<(Instant, Failure)> {
+        let request_complete = self.request_over();
+        let moved = self.meter.as_ref().map_or(started, |meter| meter.last_moved());
+        let idle = patience::after(moved, self.stream_idle)
+            .map(|at| (at, Failure::StreamIdleTimeout { request_complete }));
+        let whole = patience::after(started, self.request_timeout.filter(|_| !request_complete))
+            .map(|at| (at, Failure::RequestTimeout));
+        idle.into_iter().chain(whole).min_by_key(|(at, _)| *at)
     }
 
     fn request_over(&self) -> bool {
@@ -218,6 +256,7 @@ impl Sender {
         }
         if let Body::Full(bytes) = &mut body
             && bytes.len() <= AT_ONCE
+            && has_room(&mut stream, bytes.len())
         {
             exchange.bytes.sent = bytes.len() as u64;
             let bytes = std::mem::take(bytes);
@@ -226,7 +265,24 @@ impl Sender {
                 .map_err(|error| downstream_failure(&error));
         }
         let mut pump = Pump::new(stream, body).keeping_trailers(exchange.logged_response.is_some());
-        let sent = poll_fn(|cx| pump.poll(cx)).await;
+        let mut progress = Progress::new();
+        let sent = poll_fn(|cx| {
+            if let Poll::Ready(sent) = pump.poll(cx) {
+                return Poll::Ready(sent);
+            }
+            let moved = self.meter.as_ref().map(|meter| meter.last_moved());
+            let since = progress.since(pump.sent()).max(moved.unwrap_or(exchange.started));
+            let Some(deadline) = patience::after(since, self.stream_idle) else {
+                return Poll::Pending;
+            };
+            if !self.patience.is_over(deadline, cx) {
+                return Poll::Pending;
+            }
+            let request_complete = self.request_over();
+            let failure = Failure::StreamIdleTimeout { request_complete };
+            Poll::Ready(Err(PumpError::Body(BodyError::Failed(failure))))
+        })
+        .await;
         if matches!(sent, Err(PumpError::Body(_))) {
             // A reset takes back what is queued: what came is to go out first, as far as the client takes it.
             tokio::task::yield_now().await;
@@ -245,6 +301,16 @@ impl Sender {
             }
         })
     }
+}
+
+/// Whether the client's window takes all of it now. What is small is handed over anyway: it costs more to ask than to keep.
+fn has_room(stream: &mut SendStream<Bytes>, length: usize) -> bool {
+    const SMALL: usize = 1024;
+    if length <= SMALL {
+        return true;
+    }
+    stream.reserve_capacity(length);
+    stream.capacity() >= length
 }
 
 fn gone(reset: Result<Reason, h2::Error>) -> Failure {

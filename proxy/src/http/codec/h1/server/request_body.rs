@@ -12,6 +12,7 @@ use super::Conn;
 use crate::http::body::BodyError;
 use crate::http::codec::h1::decode::{BodyDecoder, Decoded};
 use crate::http::failure::Failure;
+use crate::runtime::clock;
 
 /// A request body read from a downstream connection.
 pub struct RequestBody {
@@ -61,7 +62,7 @@ impl RequestBody {
                     self.ended = true;
                     return Poll::Ready(Some(Err(BodyError::Failed(Failure::DownstreamDisconnect))));
                 }
-                Ok(_) => {}
+                Ok(_) => conn.stream.last_activity = Some(clock::now()),
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -34,6 +34,7 @@ impl<S: Service> Driver<S> {
         // A request whose rest nobody will read ends its connection (Envoy's `downstream_rq_response_before_rq_complete`).
         let unread = !self.conn.lock().body.is_done();
         exchange.answered_early |= unread;
+        self.linger |= unread;
         let closes = exchange.close_downstream
             || upgraded
             || unread
@@ -89,7 +90,7 @@ impl<S: Service> Driver<S> {
                 Poll::Pending if !out_is_empty => Poll::Ready(Step::Flush),
                 Poll::Pending => {
                     let since = *waiting_since.get_or_insert_with(clock::now);
-                    self.poll_cut(cx, stream_idle.map(|limit| since + limit))
+                    self.poll_cut(cx, since, stream_idle)
                 }
             });
             match frame.await {
@@ -142,7 +143,7 @@ impl<S: Service> Driver<S> {
     }
 
     /// While waiting for the upstream: has the client gone, or has nothing moved for too long?
-    fn poll_cut(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<Step> {
+    fn poll_cut(&mut self, cx: &mut Context<'_>, since: Instant, idle: Option<Duration>) -> Poll<Step> {
         let mut conn = self.conn.lock();
         while conn.body.is_done() && conn.stream.read.len() < MAX_READ {
             match conn.stream.poll_fill(cx) {
@@ -151,9 +152,12 @@ impl<S: Service> Driver<S> {
                 Poll::Pending => break,
             }
         }
+        let request_complete = conn.body.is_done();
+        // What goes up counts too: a tunnel may be busy in one direction alone.
+        let since = conn.stream.last_activity.map_or(since, |at| at.max(since));
         drop(conn);
-        if poll_deadline(self.timer.as_mut(), deadline, cx) {
-            return Poll::Ready(Step::Cut(Failure::StreamIdleTimeout));
+        if poll_deadline(self.timer.as_mut(), idle.map(|limit| since + limit), cx) {
+            return Poll::Ready(Step::Cut(Failure::StreamIdleTimeout { request_complete }));
         }
         Poll::Pending
     }
@@ -171,7 +175,8 @@ impl<S: Service> Driver<S> {
                 let since = *blocked_since.get_or_insert_with(clock::now);
                 let deadline = self.timeouts.stream_idle.map(|limit| since + limit);
                 if poll_deadline(self.timer.as_mut(), deadline, cx) {
-                    return Poll::Ready(Err(Failure::StreamIdleTimeout));
+                    let request_complete = self.conn.lock().body.is_done();
+                    return Poll::Ready(Err(Failure::StreamIdleTimeout { request_complete }));
                 }
             }
             result.map_err(|_| Failure::DownstreamDisconnect)

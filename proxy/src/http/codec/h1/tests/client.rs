@@ -3,7 +3,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::http::codec::h1::client::{ClientConnection, Home};
+use crate::http::codec::h1::client::{ClientConnection, Closed, Home};
 use crate::http::codec::{Head, SendError};
 use crate::http::failure::Failure;
 use crate::runtime::clock;

@@ -180,6 +180,7 @@ async fn idle_connections_and_slow_heads_are_timed_out() {
         idle: limit,
         request_headers: limit,
         stream_idle: limit,
+        ..Timeouts::default()
     };
     let mut idle = served_with(4096, H1Options::default(), timeouts.clone());
     assert_eq!(read_all(&mut idle.client).await, "");
