@@ -64,7 +64,7 @@ pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<Requ
             status: StatusCode::UPGRADE_REQUIRED,
         });
     }
-    let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes()).map_err(|_| CODEC_ERROR)?;
+    let method = method(parsed.method.unwrap_or_default())?;
     let base = buffer.as_ptr() as usize;
     let target = parsed.path.map_or(0..0, |path| span(base, path.as_bytes()));
     let spans = Spans::of(base, parsed.headers);
@@ -299,6 +299,34 @@ fn parse_length(value: &[u8]) -> Option<u64> {
         return None;
     }
     std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// Methods that Envoy's parser knows, but for those that [`Method`] has a name for; others are refused (`allow_custom_methods`).
+const KNOWN_METHODS: [&str; 24] = [
+    "ACL", "BIND", "CHECKOUT", "COPY", "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "NOTIFY",
+    "PROPFIND", "PROPPATCH", "PURGE", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "UNBIND", "UNLINK", "UNLOCK",
+    "UNSUBSCRIBE",
+];
+
+fn method(name: &str) -> Result<Method, Failure> {
+    let method = Method::from_bytes(name.as_bytes()).map_err(|_| CODEC_ERROR)?;
+    let standard = matches!(
+        method,
+        Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::DELETE
+            | Method::CONNECT
+            | Method::OPTIONS
+            | Method::TRACE
+            | Method::PATCH
+    );
+    if standard || KNOWN_METHODS.contains(&name) {
+        Ok(method)
+    } else {
+        Err(CODEC_ERROR)
+    }
 }
 
 fn uri(method: &Method, target: Bytes) -> Result<Uri, Failure> {

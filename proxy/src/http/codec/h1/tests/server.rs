@@ -9,7 +9,7 @@ use crate::runtime::drain::DrainPhase;
 #[tokio::test]
 async fn requests_on_one_connection_are_answered_in_order() {
     let answers = exchange(
-        "POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\noneGET /b HTTP/1.1\r\nhost: x\r\n\r\n\
+        "POST /collect HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\noneGET /b HTTP/1.1\r\nhost: x\r\n\r\n\
          POST /c HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n",
     )
     .await;
@@ -24,16 +24,25 @@ async fn requests_on_one_connection_are_answered_in_order() {
 async fn what_is_no_request_is_refused_once_and_the_connection_closes() {
     for (request, status, details) in [
         ("GARBAGE\r\n\r\n", "400 Bad Request", "http1.codec_error"),
-        ("GET / HTTP/1.1\r\n\r\n", "400 Bad Request", "missing_host_header"),
         (
             "GET / HTTP/1.0\r\nhost: x\r\n\r\n",
             "426 Upgrade Required",
             "low_version",
         ),
         (
-            "GET /#f HTTP/1.1\r\nhost: x\r\n\r\n",
+            "FROBNICATE / HTTP/1.1\r\nhost: x\r\n\r\n",
             "400 Bad Request",
-            "path_with_fragment",
+            "http1.codec_error",
+        ),
+        (
+            "GET / HTTP/1.1\r\nhost: x/y\r\n\r\n",
+            "400 Bad Request",
+            "http.invalid_authority",
+        ),
+        (
+            "GET / HTTP/1.1\r\nhost: x\r\na: b\0c\r\n\r\n",
+            "400 Bad Request",
+            "http1.invalid_characters",
         ),
         (
             "GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n",
