@@ -37,7 +37,10 @@ async fn be_the_proxy() {
 impl Proxy {
     pub async fn start(bootstrap: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let (config, addresses) = (directory.path().join("bootstrap.yaml"), directory.path().join("addresses"));
+        let (config, addresses) = (
+            directory.path().join("bootstrap.yaml"),
+            directory.path().join("addresses"),
+        );
         std::fs::write(&config, bootstrap).unwrap();
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child::be_the_proxy", "--nocapture"])
@@ -87,7 +90,10 @@ impl Proxy {
     pub async fn stat(&self, name: &str) -> u64 {
         let text = ask_admin(self.admin, "GET", "/stats").await.text();
         let named = text.lines().filter_map(|line| line.split_once(": "));
-        let value = named.into_iter().find(|(other, _)| *other == name).map(|(_, value)| value.to_owned());
+        let value = named
+            .into_iter()
+            .find(|(other, _)| *other == name)
+            .map(|(_, value)| value.to_owned());
         value.and_then(|value| value.parse().ok()).unwrap_or(0)
     }
 }

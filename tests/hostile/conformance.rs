@@ -24,18 +24,25 @@ async fn a_listener_passes_h2spec() {
     // A slow machine answers late: the tool's own two seconds are for fast ones.
     let run = move || {
         let mut command = Command::new(h2spec);
-        command.args(["-h", "127.0.0.1", "-p", &port, "--timeout", "5"]).stdin(Stdio::null());
+        command
+            .args(["-h", "127.0.0.1", "-p", &port, "--timeout", "5"])
+            .stdin(Stdio::null());
         command.output()
     };
     let output = tokio::task::spawn_blocking(run).await.unwrap().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let (total, passed) = summary(&text).unwrap_or_else(|| panic!("no summary:\n{text}"));
-    assert!(total >= 145 && total - passed <= MAY_FAIL, "{passed} of {total}:\n{text}");
+    assert!(
+        total >= 145 && total - passed <= MAY_FAIL,
+        "{passed} of {total}:\n{text}"
+    );
 }
 
 /// Out of `145 tests, 144 passed, 0 skipped, 1 failed`.
 fn summary(text: &str) -> Option<(u32, u32)> {
     let line = text.lines().rev().find(|line| line.contains(" tests, "))?;
-    let mut numbers = line.split(|character: char| !character.is_ascii_digit()).filter_map(|word| word.parse().ok());
+    let mut numbers = line
+        .split(|character: char| !character.is_ascii_digit())
+        .filter_map(|word| word.parse().ok());
     Some((numbers.next()?, numbers.next()?))
 }

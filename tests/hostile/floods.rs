@@ -88,7 +88,11 @@ async fn rapid_reset() {
         sent += 100;
     }
     assert!(sent < 100_000, "nobody stopped it");
-    assert!(scene.backend.requests() < 5_000, "{} went on to the upstream", scene.backend.requests());
+    assert!(
+        scene.backend.requests() < 5_000,
+        "{} went on to the upstream",
+        scene.backend.requests()
+    );
     scene.survives().await;
 }
 
@@ -172,7 +176,10 @@ async fn cookie_crumbs() {
 async fn bomb(scene: &Scene, peer: &mut Peer, block: &[u8]) {
     let mut id = 1;
     for round in 0..200 {
-        if !peer.try_send(&frame(HEADERS, END_HEADERS | END_STREAM, id, block), BLOCKED).await {
+        if !peer
+            .try_send(&frame(HEADERS, END_HEADERS | END_STREAM, id, block), BLOCKED)
+            .await
+        {
             break;
         }
         id += 2;
@@ -242,7 +249,12 @@ async fn frames_without_a_meaning() {
     for kind in kinds {
         let mut peer = Peer::connect(scene.proxy.address).await;
         let mut block = Vec::new();
-        for (name, value) in [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "bad.test")] {
+        for (name, value) in [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/"),
+            (":authority", "bad.test"),
+        ] {
             frames::literal(&mut block, name, value);
         }
         assert!(peer.send(&frame(HEADERS, END_HEADERS, 1, &block)).await);
@@ -270,6 +282,9 @@ async fn too_many_streams() {
             refused += 1;
         }
     }
-    assert!(refused >= 1200 - 1024, "only {refused} of the streams over the limit were refused");
+    assert!(
+        refused >= 1200 - 1024,
+        "only {refused} of the streams over the limit were refused"
+    );
     scene.survives().await;
 }

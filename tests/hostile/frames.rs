@@ -80,7 +80,12 @@ fn string(block: &mut Vec<u8>, text: &str) {
 /// The block of a GET.
 pub fn get(path: &str) -> Vec<u8> {
     let mut block = Vec::new();
-    for (name, value) in [(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "bad.test")] {
+    for (name, value) in [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "bad.test"),
+    ] {
         literal(&mut block, name, value);
     }
     block
@@ -110,7 +115,10 @@ impl Peer {
     /// The server's side of an accepted connection.
     pub fn over(stream: TcpStream) -> Self {
         let _ = stream.set_nodelay(true);
-        Self { stream, buffer: Vec::new() }
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
     }
 
     /// Writes. Says whether the peer still took it.
@@ -120,13 +128,18 @@ impl Peer {
 
     /// Writes as long as the peer takes bytes; false: it takes none any more.
     pub async fn try_send(&mut self, bytes: &[u8], patience: std::time::Duration) -> bool {
-        matches!(tokio::time::timeout(patience, self.stream.write_all(bytes)).await, Ok(Ok(())))
+        matches!(
+            tokio::time::timeout(patience, self.stream.write_all(bytes)).await,
+            Ok(Ok(()))
+        )
     }
 
     /// Reads the client's preface.
     pub async fn preface(&mut self) {
         let mut preface = vec![0; PREFACE.len()];
-        within("the preface", self.stream.read_exact(&mut preface)).await.unwrap();
+        within("the preface", self.stream.read_exact(&mut preface))
+            .await
+            .unwrap();
         assert_eq!(preface, PREFACE);
     }
 

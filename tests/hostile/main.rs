@@ -66,10 +66,15 @@ fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Debian keeps servers where only root looks.
     let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    let found = places.map(|place| place.join(name)).find(|candidate| candidate.is_file());
+    let found = places
+        .map(|place| place.join(name))
+        .find(|candidate| candidate.is_file());
     if found.is_none() {
         let required = std::env::var_os("REMORA_REQUIRE_ALL").is_some_and(|value| value == "1");
-        assert!(!required, "{name} is not installed, and REMORA_REQUIRE_ALL=1 says it must be");
+        assert!(
+            !required,
+            "{name} is not installed, and REMORA_REQUIRE_ALL=1 says it must be"
+        );
         // To the file descriptor itself: the test harness captures what `eprintln!` prints.
         let line = format!("SKIPPED: what needs {name} (not found in PATH)\n");
         let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());

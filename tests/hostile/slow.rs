@@ -55,7 +55,10 @@ async fn slow_headers() {
     for answer in stuck(&proxy, "GET / HTTP/1.1\r\nhost: slow.te").await {
         assert_eq!((answer.status, answer.text().as_str()), (408, "request header timeout"));
     }
-    assert_eq!(proxy.stat("http.http.downstream_rq_header_timeout").await, CLIENTS as u64);
+    assert_eq!(
+        proxy.stat("http.http.downstream_rq_header_timeout").await,
+        CLIENTS as u64
+    );
     assert!(proxy.peak_kib() - before < 16 * 1024);
 }
 
@@ -63,11 +66,20 @@ async fn slow_headers() {
 async fn slow_bodies() {
     let (proxy, backend) = scene().await;
     let before = proxy.peak_kib();
-    for answer in stuck(&proxy, "POST / HTTP/1.1\r\nhost: slow.test\r\ncontent-length: 10\r\n\r\nabc").await {
+    for answer in stuck(
+        &proxy,
+        "POST / HTTP/1.1\r\nhost: slow.test\r\ncontent-length: 10\r\n\r\nabc",
+    )
+    .await
+    {
         assert_eq!((answer.status, answer.text().as_str()), (408, "stream timeout"));
     }
     assert_eq!(proxy.stat("http.http.downstream_rq_idle_timeout").await, CLIENTS as u64);
-    assert_eq!(proxy.stat("cluster.a.upstream_rq_active").await, 0, "its upstream requests are given up");
+    assert_eq!(
+        proxy.stat("cluster.a.upstream_rq_active").await,
+        0,
+        "its upstream requests are given up"
+    );
     assert!(proxy.peak_kib() - before < 24 * 1024);
     drop(backend);
 }
@@ -114,7 +126,9 @@ async fn an_early_answer_arrives() {
         let mut client = Http1::connect(proxy.address).await.unwrap();
         let body = "x".repeat(100_000);
         client
-            .send(format!("POST /ok HTTP/1.1\r\nhost: early.test\r\ncontent-length: 100000\r\n\r\n{body}"))
+            .send(format!(
+                "POST /ok HTTP/1.1\r\nhost: early.test\r\ncontent-length: 100000\r\n\r\n{body}"
+            ))
             .await;
         let answer = client.response("POST").await;
         assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));

@@ -135,12 +135,20 @@ async fn no_request_is_two(start: impl FnOnce(&Path, u16) -> Server) {
     let directory = tempfile::tempdir().unwrap();
     let port = free_port();
     let server = start(directory.path(), port);
-    until("the server to listen", async || Http1::connect(SocketAddr::from(([127, 0, 0, 1], port))).await.ok()).await;
+    until("the server to listen", async || {
+        Http1::connect(SocketAddr::from(([127, 0, 0, 1], port))).await.ok()
+    })
+    .await;
     let log = directory.path().join("proxy.log");
     let manager = MANAGER.replace("{{log}}", &log.display().to_string());
-    let sidecar = Sidecar::start(&bootstrap(&manager, &cluster("server", port, ""))).await.unwrap();
+    let sidecar = Sidecar::start(&bootstrap(&manager, &cluster("server", port, "")))
+        .await
+        .unwrap();
     let address = sidecar.listener("http").await;
-    let cases = GRID.iter().enumerate().map(|(number, case)| play(address, number, case));
+    let cases = GRID
+        .iter()
+        .enumerate()
+        .map(|(number, case)| play(address, number, case));
     futures_util::future::join_all(cases).await;
     // What was sent last is logged last: from then on the logs are complete.
     let mut client = Http1::connect(address).await.unwrap();
@@ -156,7 +164,10 @@ async fn no_request_is_two(start: impl FnOnce(&Path, u16) -> Server) {
     .await;
     for (path, count) in &theirs {
         let forwarded = ours.get(path).copied().unwrap_or(0);
-        assert!(*count <= forwarded, "the server saw {path} {count} times, the proxy forwarded it {forwarded} times");
+        assert!(
+            *count <= forwarded,
+            "the server saw {path} {count} times, the proxy forwarded it {forwarded} times"
+        );
     }
     let smuggled: Vec<&String> = theirs.keys().filter(|path| path.starts_with("/smuggled-")).collect();
     assert!(smuggled.is_empty(), "{smuggled:?}");
@@ -165,7 +176,11 @@ async fn no_request_is_two(start: impl FnOnce(&Path, u16) -> Server) {
 }
 
 async fn play(address: SocketAddr, number: usize, case: &str) {
-    let bytes: String = case.replace('\n', "\r\n").replace('|', "\n").replace('^', "\r").replace("/N", &format!("/{number}"));
+    let bytes: String = case
+        .replace('\n', "\r\n")
+        .replace('|', "\n")
+        .replace('^', "\r")
+        .replace("/N", &format!("/{number}"));
     let bytes = bytes.replace("-N", &format!("-{number}"));
     let mut client = Http1::connect(address).await.unwrap();
     client.send(bytes).await;
@@ -185,7 +200,11 @@ fn seen(log: &Path, path: impl Fn(&str) -> Option<&str>) -> BTreeMap<String, usi
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// Until here the directory is in use.

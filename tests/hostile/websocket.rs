@@ -57,16 +57,21 @@ async fn echo_server() -> SocketAddr {
 }
 
 async fn proxy(to: SocketAddr, fields: &str) -> (Sidecar, SocketAddr) {
-    let sidecar = Sidecar::start(&bootstrap(MANAGER, &cluster("next", to.port(), fields))).await.unwrap();
+    let sidecar = Sidecar::start(&bootstrap(MANAGER, &cluster("next", to.port(), fields)))
+        .await
+        .unwrap();
     let address = sidecar.listener("http").await;
     (sidecar, address)
 }
 
 async fn client(address: SocketAddr) -> WebSocketStream<TcpStream> {
     let stream = TcpStream::connect(address).await.unwrap();
-    let (socket, answer) = within("the upgrade", client_async_with_config("ws://socket.test/chat", stream, limits()))
-        .await
-        .unwrap();
+    let (socket, answer) = within(
+        "the upgrade",
+        client_async_with_config("ws://socket.test/chat", stream, limits()),
+    )
+    .await
+    .unwrap();
     assert_eq!(answer.status(), 101);
     socket
 }
@@ -89,7 +94,10 @@ async fn talk(address: SocketAddr) {
     // At the same time: the echo begins before the message has ended.
     let (sent, received) = tokio::join!(sink.send(Message::binary(sent)), within("10 MB", stream.next()));
     sent.unwrap();
-    assert!(received.unwrap().unwrap().into_data() == binary, "10 MB came back changed");
+    assert!(
+        received.unwrap().unwrap().into_data() == binary,
+        "10 MB came back changed"
+    );
     let mut socket = sink.reunite(stream).unwrap();
     socket.send(Message::Ping("are you there".into())).await.unwrap();
     assert_eq!(next(&mut socket).await, Message::Pong("are you there".into()));
@@ -116,7 +124,8 @@ async fn leave(address: SocketAddr) {
 
 async fn all_released(sidecar: &Sidecar) {
     until("all tunnels to be over", async || {
-        let active = sidecar.stat("http.http.downstream_rq_active").await + sidecar.stat("cluster.next.upstream_rq_active").await;
+        let active = sidecar.stat("http.http.downstream_rq_active").await
+            + sidecar.stat("cluster.next.upstream_rq_active").await;
         (active == 0).then_some(())
     })
     .await;
@@ -136,7 +145,10 @@ async fn over_http2_between_two_proxies() {
     let (near, address) = proxy(far_address, HTTP2).await;
     talk(address).await;
     leave(address).await;
-    assert!(far.stat("http.http.downstream_cx_http2_total").await > 0, "the hop between was HTTP/2");
+    assert!(
+        far.stat("http.http.downstream_cx_http2_total").await > 0,
+        "the hop between was HTTP/2"
+    );
     all_released(&near).await;
     all_released(&far).await;
 }

@@ -55,6 +55,8 @@ pub enum Failure {
         details: &'static str,
         status: StatusCode,
     },
+    /// The time to leave a draining listener was over before the exchange was: it is cut.
+    DrainOver,
     UpgradeFailed,
     PayloadTooLarge,
     /// The buffer for retries ran over while a retry was due.
@@ -232,6 +234,12 @@ impl Failure {
                 "http2.remote_reset",
                 "",
             ),
+            Self::DrainOver => close(row(
+                S::SERVICE_UNAVAILABLE,
+                F::DOWNSTREAM_CONNECTION_TERMINATION,
+                "downstream_local_disconnect",
+                "",
+            )),
             Self::BadRequest { details, status } => close(row(
                 *status,
                 F::DOWNSTREAM_PROTOCOL_ERROR,
@@ -284,7 +292,10 @@ impl Failure {
 
     /// Whether anybody is left to hear an answer.
     pub fn is_answered(&self) -> bool {
-        !matches!(self, Self::DownstreamDisconnect | Self::DownstreamReset)
+        !matches!(
+            self,
+            Self::DownstreamDisconnect | Self::DownstreamReset | Self::DrainOver
+        )
     }
 
     /// `%RESPONSE_CODE_DETAILS%` of a stream that ended when its response had begun.

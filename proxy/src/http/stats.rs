@@ -141,7 +141,11 @@ impl<S: Service> Service for Counted<S> {
         if exchange.answered_early {
             stats.downstream_rq_response_before_rq_complete.inc();
         }
-        if exchange.response_code.is_none_or(|code| code.is_client_error() || code.is_server_error()) || exchange.reset.is_some() {
+        if exchange
+            .response_code
+            .is_none_or(|code| code.is_client_error() || code.is_server_error())
+            || exchange.reset.is_some()
+        {
             stats.count_timeout(&exchange.details);
         }
         if let Some(end) = exchange.timing.end {

@@ -131,6 +131,10 @@ impl h2::client::ClientHooks for H2Home {
         }
     }
 
+    fn worn_out(&self) {
+        self.0.cluster.stats.upstream_cx_max_requests.inc();
+    }
+
     fn closed(&self, failure: Option<Failure>) {
         self.0.close(Closed {
             remote: !matches!(failure, Some(Failure::LocalReset | Failure::ProtocolError(_))),

@@ -20,15 +20,30 @@ pub fn world() -> World {
         with("plain", "codec_type: AUTO"),
         with("normal", "normalize_path: true"),
         with("merge", "merge_slashes: true"),
-        with("reject", "normalize_path: true\nmerge_slashes: true\npath_with_escaped_slashes_action: REJECT_REQUEST"),
-        with("redirect", "normalize_path: true\npath_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT"),
-        with("forward", "normalize_path: true\nmerge_slashes: true\npath_with_escaped_slashes_action: UNESCAPE_AND_FORWARD"),
+        with(
+            "reject",
+            "normalize_path: true\nmerge_slashes: true\npath_with_escaped_slashes_action: REJECT_REQUEST",
+        ),
+        with(
+            "redirect",
+            "normalize_path: true\npath_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT",
+        ),
+        with(
+            "forward",
+            "normalize_path: true\nmerge_slashes: true\npath_with_escaped_slashes_action: UNESCAPE_AND_FORWARD",
+        ),
     ];
     World {
         name: "paths",
         yaml: bootstrap(&listeners, &[cluster("a", &["{{a}}"], "")]),
         cases: cases(),
-        stats: &["http.plain.downstream_rq", "http.normal.downstream_rq", "http.reject.downstream_rq", "http.redirect.downstream_rq", "http.forward.downstream_rq"],
+        stats: &[
+            "http.plain.downstream_rq",
+            "http.normal.downstream_rq",
+            "http.reject.downstream_rq",
+            "http.redirect.downstream_rq",
+            "http.forward.downstream_rq",
+        ],
     }
 }
 
@@ -57,7 +72,10 @@ const PATHS: &[(&str, [u16; 6])] = &[
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (path, statuses) in PATHS {
-        for (listener, status) in ["plain", "normal", "merge", "reject", "redirect", "forward"].into_iter().zip(statuses) {
+        for (listener, status) in ["plain", "normal", "merge", "reject", "redirect", "forward"]
+            .into_iter()
+            .zip(statuses)
+        {
             cases.push(get(named(format!("{path} at {listener}")), *status, path, "").on(listener));
         }
     }

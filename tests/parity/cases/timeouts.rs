@@ -18,13 +18,21 @@ pub fn world() -> World {
     let listeners = [
         listener("headers", &format!("request_headers_timeout: 0.2s\n{ROUTES}")),
         listener("idle", &format!("stream_idle_timeout: 0.2s\n{ROUTES}")),
-        listener("request", &format!("request_timeout: 0.2s\nstream_idle_timeout: 0.6s\n{ROUTES}")),
+        listener(
+            "request",
+            &format!("request_timeout: 0.2s\nstream_idle_timeout: 0.6s\n{ROUTES}"),
+        ),
     ];
     World {
         name: "timeouts",
         yaml: bootstrap(&listeners, &[cluster("a", &["{{a}}"], "")]),
         cases: cases(),
-        stats: &["http.headers.downstream_rq", "http.idle.downstream_rq", "http.request.downstream_rq", "cluster.a.upstream_rq"],
+        stats: &[
+            "http.headers.downstream_rq",
+            "http.idle.downstream_rq",
+            "http.request.downstream_rq",
+            "cluster.a.upstream_rq",
+        ],
     }
 }
 

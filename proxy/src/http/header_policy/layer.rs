@@ -13,8 +13,8 @@ use crate::http::body::Body;
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
 use crate::http::router::envoy_headers::{ATTEMPT_COUNT, attempt_count};
-use crate::http::stats::HcmStats;
 use crate::http::service::{Response, Service};
+use crate::http::stats::HcmStats;
 use crate::runtime::clock;
 
 pub struct HeaderPolicyLayer {

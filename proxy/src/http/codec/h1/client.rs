@@ -1,7 +1,8 @@
 //! The client driver: one request at a time on a leased connection, which goes home when the response has ended.
 
+mod pump;
+
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -10,16 +11,17 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 
+use super::H1Options;
 use super::decode::{BodyDecoder, Decoded};
 use super::encode::{self, Framing};
 use super::parse::{self, ResponseHead};
-use super::stream::{Stream, give_buffer, take_buffer};
-use super::{H1Options, MAX_READ};
+use super::stream::{Stream, take_buffer};
 use crate::http::body::{Body, BodyError};
 use crate::http::codec::{Head, InterimStatus, SendError};
 use crate::http::failure::Failure;
 use crate::http::service::Response;
 use crate::runtime::io::Io;
+use pump::{PumpError, RequestPump, request_framing};
 
 /// An upstream HTTP/1 connection, between requests or leased.
 pub struct ClientConnection {
@@ -247,81 +249,6 @@ impl Drop for ClientConnection {
     }
 }
 
-/// The request's body on its way upstream.
-struct RequestPump {
-    body: Body,
-    framing: Framing,
-    /// `enable_trailers`
-    keep_trailers: bool,
-    ended: bool,
-    /// Bytes of the connection's `out` that are written.
-    written: usize,
-}
-
-enum PumpError {
-    /// The downstream side of the body broke.
-    Body(Failure),
-    /// The upstream takes no more bytes.
-    Write,
-}
-
-impl RequestPump {
-    fn is_done(&self, connection: &ClientConnection) -> bool {
-        self.ended && connection.out.is_empty()
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, connection: &mut ClientConnection) -> Poll<Result<(), PumpError>> {
-        loop {
-            let mut starved = false;
-            while !self.ended && connection.out.len() < MAX_READ {
-                match Pin::new(&mut self.body).poll_frame(cx) {
-                    Poll::Ready(Some(Ok(frame))) => self.encode(&mut connection.out, frame),
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(PumpError::Body(failure_of(error)))),
-                    Poll::Ready(None) => self.end(&mut connection.out),
-                    Poll::Pending => {
-                        starved = true;
-                        break;
-                    }
-                }
-            }
-            if connection.out.is_empty() {
-                return if starved { Poll::Pending } else { Poll::Ready(Ok(())) };
-            }
-            let written = connection.stream.poll_write_all(cx, &connection.out, &mut self.written);
-            if std::task::ready!(written).is_err() {
-                return Poll::Ready(Err(PumpError::Write));
-            }
-            if self.ended {
-                give_buffer(std::mem::take(&mut connection.out));
-            } else {
-                connection.out.clear();
-            }
-            self.written = 0;
-        }
-    }
-
-    fn encode(&mut self, out: &mut Vec<u8>, frame: Frame<Bytes>) {
-        match frame.into_data() {
-            Ok(data) if self.framing == Framing::Chunked => encode::chunk(out, &data),
-            Ok(data) => out.extend_from_slice(&data),
-            Err(frame) => {
-                let trailers = frame.into_trailers().unwrap_or_default();
-                if self.framing == Framing::Chunked {
-                    encode::last_chunk(out, self.keep_trailers.then_some(&trailers));
-                }
-                self.ended = true;
-            }
-        }
-    }
-
-    fn end(&mut self, out: &mut Vec<u8>) {
-        self.ended = true;
-        if self.framing == Framing::Chunked {
-            encode::last_chunk(out, None);
-        }
-    }
-}
-
 /// A response body read from a leased connection. Dropped early, the connection closes.
 pub struct ResponseBody {
     connection: Option<Box<ClientConnection>>,
@@ -427,36 +354,10 @@ impl ResponseBody {
     }
 }
 
-fn request_framing(method: &Method, body: &Body, upgrade: bool) -> Framing {
-    if upgrade || *method == Method::CONNECT {
-        return Framing::None;
-    }
-    match body.size_hint().exact() {
-        Some(0) if has_no_content(method) => Framing::None,
-        Some(length) => Framing::Length(length),
-        None => Framing::Chunked,
-    }
-}
-
-/// Methods whose requests say nothing of an absent body, as Envoy has it.
-fn has_no_content(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
-    )
-}
-
 fn is_interim(status: StatusCode) -> bool {
     status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }
 
 fn is_tunnel(method: &Method, status: StatusCode) -> bool {
     status == StatusCode::SWITCHING_PROTOCOLS || (*method == Method::CONNECT && status.is_success())
-}
-
-fn failure_of(error: BodyError) -> Failure {
-    match error {
-        BodyError::Failed(failure) => failure,
-        BodyError::Other(_) => Failure::LocalReset,
-    }
 }

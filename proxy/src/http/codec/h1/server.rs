@@ -72,6 +72,7 @@ pub async fn serve<S: Service>(
         options,
         timeouts,
         timer,
+        leave: Leave::new(&drain),
         drain,
         idle_since: clock::now(),
         requests: 0,
@@ -99,6 +100,7 @@ struct Driver<S> {
     /// One timer for the connection's life, moved only when it fires: a request costs it nothing.
     timer: Pin<Box<tokio::time::Sleep>>,
     drain: DrainSignal,
+    leave: Leave,
     /// When the last exchange ended.
     idle_since: Instant,
     requests: u32,
@@ -116,9 +118,8 @@ enum Next {
 
 impl<S: Service> Driver<S> {
     async fn run(&mut self) {
-        let mut leave = Leave::new(&self.drain);
         loop {
-            let next = self.next_head(&mut leave).await;
+            let next = self.next_head().await;
             let keep = match next {
                 Next::Head(head) => Box::pin(self.handle(*head)).await,
                 Next::Bad(failure) => {
@@ -162,7 +163,7 @@ impl<S: Service> Driver<S> {
     }
 
     /// Waits for the next request head. Cancel safe: what was read stays in the connection's buffer.
-    async fn next_head(&mut self, leave: &mut Leave) -> Next {
+    async fn next_head(&mut self) -> Next {
         let idle_since = self.idle_since;
         let mut head_since: Option<Instant> = None;
         poll_fn(|cx| {
@@ -183,14 +184,14 @@ impl<S: Service> Driver<S> {
                 }
             }
             let partial = !conn.stream.read.is_empty();
-            if leave.poll_over(cx) && !partial {
+            if self.leave.poll_over(cx) && !partial {
                 return Poll::Ready(Next::Close);
             }
             let deadline = match head_since {
                 Some(since) if partial => self.timeouts.request_headers.map(|limit| since + limit),
                 _ => {
                     let idle = self.timeouts.idle.map(|limit| idle_since + limit);
-                    idle.into_iter().chain(leave.deadline()).min()
+                    idle.into_iter().chain(self.leave.deadline()).min()
                 }
             };
             drop(conn);
@@ -299,6 +300,9 @@ impl<S: Service> Driver<S> {
                 return Poll::Ready(Ok(response));
             }
             let mut conn = self.conn.lock();
+            if self.drain.is_draining() && self.leave.poll_over(cx) {
+                return Poll::Ready(Err(Failure::DrainOver));
+            }
             if self.out.len() > written {
                 // Of an error the read side tells.
                 let _ = conn.stream.poll_write_all(cx, &self.out, &mut written);

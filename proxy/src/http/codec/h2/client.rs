@@ -1,5 +1,7 @@
 //! Upstream connections: a handle that many requests share, and the task that moves its frames.
 
+mod held;
+
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -13,7 +15,6 @@ use h2::{Reason, RecvStream};
 use http::header::UPGRADE;
 use http::{Method, Request, Response, StatusCode};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 
 use super::body::{RecvBody, upstream_failure};
 use super::headers;
@@ -26,6 +27,9 @@ use crate::http::failure::Failure;
 use crate::http::upgrade::{self, Translated};
 use crate::runtime::io::Io;
 use crate::runtime::spawn::spawn;
+use held::ActiveStream;
+pub use held::Outcome;
+pub(super) use held::UpstreamStream;
 
 /// A known body up to this size goes out with the head, whatever the window: it is in memory either way.
 const AT_ONCE: usize = 64 * 1024;
@@ -44,38 +48,20 @@ pub trait ClientHooks: Send + Sync + 'static {
         let _ = outcome;
     }
 
+    /// The connection has taken as many requests as it may.
+    fn worn_out(&self) {}
+
     /// The connection is over, for this reason; `None`: as it should be.
     fn closed(&self, failure: Option<Failure>) {
         let _ = failure;
     }
 }
 
-/// How an upstream stream ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Outcome {
-    Complete,
-    /// By us: nobody wanted the rest.
-    #[default]
-    Cancelled,
-    /// The peer reset it.
-    Reset,
-    /// Otherwise: refused, or with its connection.
-    Failed,
-}
-
-impl Outcome {
-    pub(super) fn of(failure: &Failure) -> Self {
-        match failure {
-            Failure::RemoteReset => Self::Reset,
-            Failure::LocalReset => Self::Cancelled,
-            _ => Self::Failed,
-        }
-    }
-}
-
 struct Shared {
     options: H2Options,
     active: AtomicU32,
+    /// Streams opened so far.
+    opened: AtomicU32,
     /// No new streams: GOAWAY, closed, or closing.
     unavailable: AtomicBool,
     /// Set to cut the connection.
@@ -111,6 +97,7 @@ impl ClientConnection {
         let shared = Arc::new(Shared {
             options: options.clone(),
             active: AtomicU32::new(0),
+            opened: AtomicU32::new(0),
             unavailable: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             driver: AtomicWaker::new(),
@@ -155,6 +142,19 @@ impl ClientConnection {
 
     pub fn active_streams(&self) -> u32 {
         self.shared.active.load(Ordering::Relaxed)
+    }
+
+    /// The last stream that `max_requests_per_connection` allows is the last that the connection takes.
+    fn count_opened(&self) {
+        let Some(limit) = self.shared.options.max_requests_per_connection else {
+            return;
+        };
+        if self.shared.opened.fetch_add(1, Ordering::Relaxed) + 1 == limit {
+            self.retire();
+            if let Some(hooks) = &self.shared.hooks {
+                hooks.worn_out();
+            }
+        }
     }
 
     /// Takes no more streams; closes when those that run have ended and the handles are dropped.
@@ -203,10 +203,8 @@ impl ClientConnection {
             return Ok(Response::from_parts(head, Body::Empty));
         }
         let length = headers::content_length(&head.headers).filter(|_| !waiting.head_only);
-        let upstream = UpstreamStream {
-            pump: pump.map(|pump| spawn("http2 request body", finish_pump(pump))),
-            active: Some(waiting.active),
-        };
+        let pump = pump.map(|pump| spawn("http2 request body", finish_pump(pump)));
+        let upstream = UpstreamStream::new(pump, waiting.active);
         let body = RecvBody::upstream(stream, length, self.shared.options.header_limits(), upstream);
         Ok(Response::from_parts(head, Body::H2(Box::new(body))))
     }
@@ -241,6 +239,7 @@ impl ClientConnection {
         let (response, mut stream) = sender
             .send_request(head, end)
             .map_err(|error| lost(upstream_failure(&error)))?;
+        self.count_opened();
         let mut pump = None;
         if let Body::Full(bytes) = &mut body
             && bytes.len() <= AT_ONCE
@@ -319,54 +318,6 @@ impl Waiting {
 async fn finish_pump(mut pump: Pump) {
     if let Err(PumpError::Body(_)) = poll_fn(|cx| pump.poll(cx)).await {
         pump.reset(Reason::CANCEL);
-    }
-}
-
-/// What lives as long as a response body: the stream's place on its connection, and the rest of the request.
-pub(super) struct UpstreamStream {
-    pump: Option<JoinHandle<()>>,
-    active: Option<ActiveStream>,
-}
-
-impl UpstreamStream {
-    pub(super) fn ends(&mut self, outcome: Outcome) {
-        if let Some(active) = &mut self.active {
-            active.outcome = outcome;
-        }
-    }
-}
-
-impl Drop for UpstreamStream {
-    fn drop(&mut self) {
-        // A response that is over, or that nobody wants, needs no more of its request.
-        if let Some(pump) = self.pump.take() {
-            pump.abort();
-        }
-        self.active = None;
-    }
-}
-
-struct ActiveStream {
-    shared: Arc<Shared>,
-    outcome: Outcome,
-}
-
-impl ActiveStream {
-    fn new(shared: &Arc<Shared>) -> Self {
-        shared.active.fetch_add(1, Ordering::Relaxed);
-        Self {
-            shared: shared.clone(),
-            outcome: Outcome::default(),
-        }
-    }
-}
-
-impl Drop for ActiveStream {
-    fn drop(&mut self) {
-        self.shared.active.fetch_sub(1, Ordering::Relaxed);
-        if let Some(hooks) = &self.shared.hooks {
-            hooks.stream_ended(self.outcome);
-        }
     }
 }
 

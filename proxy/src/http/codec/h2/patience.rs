@@ -14,7 +14,9 @@ pub(super) struct Patience(Option<Pin<Box<tokio::time::Sleep>>>);
 impl Patience {
     /// Whether `deadline` is over; if not, the task is woken when it is.
     pub(super) fn is_over(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
-        let timer = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        let timer = self
+            .0
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
         if timer.deadline() != deadline.into() {
             timer.as_mut().reset(deadline.into());
         }

@@ -222,8 +222,8 @@ impl Sender {
     fn limit(&self, started: Instant) -> Option<(Instant, Failure)> {
         let request_complete = self.request_over();
         let moved = self.meter.as_ref().map_or(started, |meter| meter.last_moved());
-        let idle = patience::after(moved, self.stream_idle)
-            .map(|at| (at, Failure::StreamIdleTimeout { request_complete }));
+        let idle =
+            patience::after(moved, self.stream_idle).map(|at| (at, Failure::StreamIdleTimeout { request_complete }));
         let whole = patience::after(started, self.request_timeout.filter(|_| !request_complete))
             .map(|at| (at, Failure::RequestTimeout));
         idle.into_iter().chain(whole).min_by_key(|(at, _)| *at)

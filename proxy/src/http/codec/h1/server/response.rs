@@ -156,6 +156,9 @@ impl<S: Service> Driver<S> {
         // What goes up counts too: a tunnel may be busy in one direction alone.
         let since = conn.stream.last_activity.map_or(since, |at| at.max(since));
         drop(conn);
+        if self.drain.is_draining() && self.leave.poll_over(cx) {
+            return Poll::Ready(Step::Cut(Failure::DrainOver));
+        }
         if poll_deadline(self.timer.as_mut(), idle.map(|limit| since + limit), cx) {
             return Poll::Ready(Step::Cut(Failure::StreamIdleTimeout { request_complete }));
         }
@@ -172,6 +175,9 @@ impl<S: Service> Driver<S> {
             drop(conn);
             if result.is_pending() {
                 body.poll_progress(cx);
+                if self.drain.is_draining() && self.leave.poll_over(cx) {
+                    return Poll::Ready(Err(Failure::DrainOver));
+                }
                 let since = *blocked_since.get_or_insert_with(clock::now);
                 let deadline = self.timeouts.stream_idle.map(|limit| since + limit);
                 if poll_deadline(self.timer.as_mut(), deadline, cx) {

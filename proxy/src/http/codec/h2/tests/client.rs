@@ -261,7 +261,10 @@ async fn an_upgrade_goes_as_extended_connect_if_the_peer_takes_it() {
     };
     let (client, _peer) = connect(&h2::server::Builder::new(), None).await;
     let (_feed, sent) = upgrade();
-    assert_eq!(client.send(sent, None).await.unwrap_err().failure, Failure::UpgradeFailed);
+    assert_eq!(
+        client.send(sent, None).await.unwrap_err().failure,
+        Failure::UpgradeFailed
+    );
 
     let mut builder = h2::server::Builder::new();
     builder.enable_connect_protocol();
