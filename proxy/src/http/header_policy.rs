@@ -83,7 +83,6 @@ pub enum Verdict {
     },
 }
 
-const MISSING_HOST: &str = "missing_host_header";
 const DETECTION_REJECTED: &str = "original_ip_detection_rejected_request";
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -131,12 +130,6 @@ impl HeaderPolicy {
             sanitize_referer(headers);
         }
         self.host.apply(exchange);
-        if exchange.authority.is_none() {
-            return Verdict::Reject {
-                status: StatusCode::BAD_REQUEST,
-                details: MISSING_HOST,
-            };
-        }
         let verdict = self.path.apply(exchange);
         if verdict != Verdict::Continue {
             return verdict;

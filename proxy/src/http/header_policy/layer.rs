@@ -53,7 +53,15 @@ pub struct Policed<S> {
 impl<S: Service> Service for Policed<S> {
     async fn call(&self, exchange: &mut Exchange) -> Response {
         fill_authority(exchange);
-        let mut response = match self.policy.request(exchange) {
+        let verdict = if exchange.authority.is_none() {
+            Verdict::Reject {
+                status: StatusCode::BAD_REQUEST,
+                details: "missing_host_header",
+            }
+        } else {
+            self.policy.request(exchange)
+        };
+        let mut response = match verdict {
             Verdict::Continue => self.inner.call(exchange).await,
             Verdict::Reject { status, details } => {
                 self.count_rejected(details);

@@ -29,7 +29,11 @@ impl Home for Shelf {
 fn connection() -> (Box<ClientConnection>, DuplexStream, Arc<Shelf>) {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let shelf = Arc::new(Shelf::default());
-    let mut connection = ClientConnection::new(Io::Duplex(near), H1Options::default(), clock::now());
+    let options = H1Options {
+        enable_trailers: true,
+        ..H1Options::default()
+    };
+    let mut connection = ClientConnection::new(Io::Duplex(near), options, clock::now());
     connection.home = Some(shelf.clone());
     (Box::new(connection), far, shelf)
 }
