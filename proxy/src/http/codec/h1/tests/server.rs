@@ -183,6 +183,40 @@ async fn a_drain_answers_one_more_request_and_closes_what_stays_idle() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_still_runs_when_a_drain_is_over_is_cut() {
+    let mut served = served(4096);
+    let get = b"GET /never HTTP/1.1\r\nhost: x\r\n\r\n";
+    served.client.write_all(get).await.expect("open");
+    tokio::task::yield_now().await;
+    served.drain.advance(DrainPhase::Draining);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(
+        served.finished.try_recv().is_err(),
+        "it may go on for as long as the drain does"
+    );
+    served.drain.advance(DrainPhase::Closed);
+    assert_eq!(read_all(&mut served.client).await, "");
+    let record = served.finished.recv().await.expect("finished");
+    assert_eq!(record.0, "downstream_local_disconnect");
+    served.task.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_connection_takes_as_many_requests_as_it_may() {
+    let options = H1Options {
+        max_requests: Some(2),
+        ..H1Options::default()
+    };
+    let mut served = served_with(4096, options, Timeouts::default());
+    let get = "GET /sized HTTP/1.1\r\nhost: x\r\n\r\n";
+    served.client.write_all(get.repeat(3).as_bytes()).await.expect("open");
+    let answers = read_all(&mut served.client).await;
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{answers}");
+    assert!(answers.ends_with("connection: close\r\n\r\n"), "{answers}");
+    assert_eq!(answers.matches("connection: close").count(), 1, "{answers}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn idle_connections_and_slow_heads_are_timed_out() {
     let limit = Some(Duration::from_secs(10));
     let timeouts = Timeouts {

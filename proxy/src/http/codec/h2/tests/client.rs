@@ -34,6 +34,14 @@ impl Peer {
 }
 
 async fn connect(builder: &h2::server::Builder, hooks: Option<Arc<dyn ClientHooks>>) -> (ClientConnection, Peer) {
+    connect_with(builder, hooks, &H2Options::default()).await
+}
+
+async fn connect_with(
+    builder: &h2::server::Builder,
+    hooks: Option<Arc<dyn ClientHooks>>,
+    options: &H2Options,
+) -> (ClientConnection, Peer) {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let builder = builder.clone();
     let (sender, incoming) = mpsc::channel(64);
@@ -53,8 +61,7 @@ async fn connect(builder: &h2::server::Builder, hooks: Option<Arc<dyn ClientHook
             }
         }
     });
-    let options = H2Options::default();
-    let client = ClientConnection::handshake_with(Io::Duplex(near), &options, hooks);
+    let client = ClientConnection::handshake_with(Io::Duplex(near), options, hooks);
     (client.await.unwrap(), Peer { incoming, commands })
 }
 
@@ -174,6 +181,36 @@ async fn a_goaway_ends_new_streams_and_keeps_old_ones() {
     assert_eq!(collect(response.into_body()).await.unwrap().0, b"late");
     assert_eq!(hooks.1.load(Ordering::Relaxed), 1);
     assert_eq!(closed.recv().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_connection_takes_as_many_requests_as_it_may() {
+    struct Hooks(AtomicU32);
+    impl ClientHooks for Hooks {
+        fn worn_out(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let hooks = Arc::new(Hooks(AtomicU32::new(0)));
+    let options = H2Options {
+        max_requests_per_connection: Some(2),
+        ..H2Options::default()
+    };
+    let (client, mut peer) = connect_with(&h2::server::Builder::new(), Some(hooks.clone()), &options).await;
+    for _ in 0..2 {
+        assert!(client.is_available() && hooks.0.load(Ordering::Relaxed) == 0);
+        let serve = async {
+            let (_request, mut respond) = peer.next().await;
+            respond.send_response(Response::new(()), true).unwrap();
+        };
+        let (response, ()) = tokio::join!(client.send(request(Body::Empty), None), serve);
+        assert_eq!(response.unwrap().status(), StatusCode::OK);
+    }
+    assert!(!client.is_available());
+    assert_eq!(hooks.0.load(Ordering::Relaxed), 1);
+    let refused = client.send(request(Body::from("kept")), None).await.unwrap_err();
+    assert_eq!(refused.failure, Failure::RemoteRefused);
+    assert!(refused.body.is_some(), "it can go on another connection");
 }
 
 #[tokio::test]
