@@ -5,7 +5,7 @@ mod held;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use http::{Method, Request, Response, StatusCode};
 use tokio::sync::Notify;
 
 use super::body::{RecvBody, upstream_failure};
+use super::coalesce::{Coalesced, Load};
 use super::headers;
 use super::keepalive::{Keepalive, Timer};
 use super::options::H2Options;
@@ -59,7 +60,7 @@ pub trait ClientHooks: Send + Sync + 'static {
 
 struct Shared {
     options: H2Options,
-    active: AtomicU32,
+    load: Arc<Load>,
     /// Streams opened so far.
     opened: AtomicU32,
     /// No new streams: GOAWAY, closed, or closing.
@@ -92,11 +93,13 @@ impl ClientConnection {
         options: &H2Options,
         hooks: Option<Arc<dyn ClientHooks>>,
     ) -> Result<Self, Failure> {
+        let load = Arc::<Load>::default();
+        let io = Coalesced::new(io, load.clone());
         let handshake = options.client_builder().handshake::<_, Bytes>(io).await;
         let (sender, mut connection) = handshake.map_err(|error| upstream_failure(&error))?;
         let shared = Arc::new(Shared {
             options: options.clone(),
-            active: AtomicU32::new(0),
+            load,
             opened: AtomicU32::new(0),
             unavailable: AtomicBool::new(false),
             cut: AtomicBool::new(false),
@@ -141,7 +144,7 @@ impl ClientConnection {
     }
 
     pub fn active_streams(&self) -> u32 {
-        self.shared.active.load(Ordering::Relaxed)
+        self.shared.load.streams.load(Ordering::Relaxed)
     }
 
     /// The last stream that `max_requests_per_connection` allows is the last that the connection takes.
@@ -323,7 +326,7 @@ async fn finish_pump(mut pump: Pump) {
 
 /// The task of a connection.
 struct Driver {
-    connection: Connection<Io, Bytes>,
+    connection: Connection<Coalesced, Bytes>,
     keepalive: Option<Keepalive>,
     max_age: Option<Timer>,
     settled: bool,

@@ -70,7 +70,7 @@ pub(super) struct ActiveStream {
 
 impl ActiveStream {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        shared.active.fetch_add(1, Ordering::Relaxed);
+        shared.load.streams.fetch_add(1, Ordering::Relaxed);
         Self {
             shared: shared.clone(),
             outcome: Outcome::default(),
@@ -80,7 +80,7 @@ impl ActiveStream {
 
 impl Drop for ActiveStream {
     fn drop(&mut self) {
-        self.shared.active.fetch_sub(1, Ordering::Relaxed);
+        self.shared.load.streams.fetch_sub(1, Ordering::Relaxed);
         if let Some(hooks) = &self.shared.hooks {
             hooks.stream_ended(self.outcome);
         }
