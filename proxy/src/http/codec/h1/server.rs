@@ -300,7 +300,7 @@ impl<S: Service> Driver<S> {
                 return Poll::Ready(Ok(response));
             }
             let mut conn = self.conn.lock();
-            if self.drain.is_draining() && self.leave.poll_over(cx) {
+            if self.leave.poll_over_when_busy(cx) {
                 return Poll::Ready(Err(Failure::DrainOver));
             }
             if self.out.len() > written {

@@ -156,7 +156,7 @@ impl<S: Service> Driver<S> {
         // What goes up counts too: a tunnel may be busy in one direction alone.
         let since = conn.stream.last_activity.map_or(since, |at| at.max(since));
         drop(conn);
-        if self.drain.is_draining() && self.leave.poll_over(cx) {
+        if self.leave.poll_over_when_busy(cx) {
             return Poll::Ready(Step::Cut(Failure::DrainOver));
         }
         if poll_deadline(self.timer.as_mut(), idle.map(|limit| since + limit), cx) {
@@ -175,7 +175,7 @@ impl<S: Service> Driver<S> {
             drop(conn);
             if result.is_pending() {
                 body.poll_progress(cx);
-                if self.drain.is_draining() && self.leave.poll_over(cx) {
+                if self.leave.poll_over_when_busy(cx) {
                     return Poll::Ready(Err(Failure::DrainOver));
                 }
                 let since = *blocked_since.get_or_insert_with(clock::now);
