@@ -72,6 +72,10 @@ pub struct PickContext<'a> {
     pub hash: Option<u64>,
     /// Hosts that earlier attempts used (`previous_hosts` predicate).
     pub avoid: &'a [Arc<Host>],
+    /// Of a retry: which other hosts it should not go to.
+    pub predicates: &'a [crate::route::retry::HostPredicate],
+    /// `host_selection_retry_max_attempts`: how often another host is drawn for one that should be avoided; 0 counts as 1.
+    pub reselections: u32,
     pub metadata_match: Option<&'a remora_proto::pb::envoy::config::core::v3::Metadata>,
     /// Downstream's original destination, for ORIGINAL_DST clusters.
     pub original_destination: Option<std::net::SocketAddr>,
@@ -113,8 +117,10 @@ impl Cluster {
     }
 
     fn pick_member(&self, context: &PickContext<'_>, random: &mut dyn FnMut() -> u64) -> Option<Arc<Host>> {
-        // `host_selection_retry_max_attempts` is 1 unless a route says otherwise.
-        let attempts = 1 + u32::from(!context.avoid.is_empty());
+        let attempts = match context.avoid.is_empty() && context.predicates.is_empty() {
+            true => 1,
+            false => context.reselections.max(1).saturating_add(1),
+        };
         let hosts = self.hosts.load();
         let mut picked = None;
         for attempt in 0..attempts {
@@ -134,8 +140,9 @@ impl Cluster {
                 .avoid
                 .iter()
                 .any(|avoided| Arc::ptr_eq(&avoided.state, &host.state));
+            let refused = used || context.predicates.iter().any(|predicate| predicate.refuses(host));
             picked = Some(host.clone());
-            if !used {
+            if !refused {
                 break;
             }
         }
@@ -255,7 +262,7 @@ fn local_failure(failure: &Failure) -> Option<LocalFailure> {
         Failure::ConnectFailure(_) => Some(LocalFailure::ConnectFailed),
         Failure::ConnectTimeout => Some(LocalFailure::ConnectTimeout),
         Failure::ConnectionTermination | Failure::RemoteReset | Failure::ProtocolError(_) => Some(LocalFailure::Reset),
-        Failure::ResponseTimeout | Failure::PerTryTimeout => Some(LocalFailure::RequestTimeout),
+        Failure::ResponseTimeout | Failure::PerTryTimeout | Failure::PerTryIdleTimeout => Some(LocalFailure::RequestTimeout),
         _ => None,
     }
 }

@@ -53,14 +53,6 @@ pub const DIFFERENCES: &[Difference] = &[
         "pending requests belong to a worker's pool of a cluster; hosts have no such count (rq_pending_active)",
     ),
     on_purpose(
-        "retries/time for every try",
-        "flags are a set, printed in the order of Envoy's table; Envoy prints them in the order of their setting",
-    ),
-    on_purpose(
-        "retries/connect failure",
-        "flags are a set, printed in the order of Envoy's table; Envoy prints them in the order of their setting",
-    ),
-    on_purpose(
         "codec/folded header",
         "obsolete line folding is refused (RFC 9112, 5.2 lets a server do so): a peer that reads it otherwise could be smuggled to",
     ),
@@ -119,10 +111,6 @@ pub const DIFFERENCES: &[Difference] = &[
     ),
     missing("http2/stats", "interim responses and resets are not counted"),
     missing(
-        "retries/stats",
-        "`retry.upstream_rq_*` is not counted, `upstream_rq_pending_total` only for requests that had to wait",
-    ),
-    missing(
         "codec/trailers are dropped",
         "HTTP/1 trailers are passed without enable_trailers",
     ),
@@ -164,10 +152,6 @@ pub const DIFFERENCES: &[Difference] = &[
     missing(
         "codec/stats",
         "protocol errors of a connection, and requests answered before their end, are not counted",
-    ),
-    missing(
-        "routing/direct response to HEAD",
-        "a local reply to HEAD tells the length of its body",
     ),
     missing(
         "headers/custom method",

@@ -38,7 +38,8 @@ pub struct Settings {
     pub snapshot: Arc<SnapshotCell>,
     pub filters: Arc<FilterList>,
     pub header_policy: Arc<HeaderPolicy>,
-    pub local_reply: Arc<LocalReply>,
+    /// `local_reply_config`
+    pub local_reply: Option<Arc<LocalReply>>,
     pub access_logs: Arc<[AccessLog]>,
     /// `upgrade_configs` that are on: lower-case upgrade types, `connect` among them.
     pub upgrades: Vec<String>,

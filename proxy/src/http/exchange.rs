@@ -40,6 +40,8 @@ pub struct Exchange {
     pub internal: bool,
     /// Whatever filters keep per request, by type.
     pub extensions: Extensions,
+    /// `local_reply_config` of the connection manager.
+    pub local_reply: Option<Arc<super::respond::LocalReply>>,
     /// Dropped when the stream ends.
     pub guards: Vec<Box<dyn Send>>,
     /// The request's place in its cluster's circuit breaker, given back when the stream ends.
@@ -54,10 +56,26 @@ pub struct Exchange {
     pub random: u64,
     /// From the route's hash policies; the same for every attempt.
     pub hash: Option<u64>,
+    /// `set-cookie` lines that the hash policies ask for.
+    pub set_cookies: Vec<http::HeaderValue>,
+    /// `suppress_envoy_headers` of the router.
+    pub suppress_envoy_headers: bool,
+    /// The request that follows this one inside the proxy, when an answer was taken as a redirect.
+    pub redirect: Option<Box<http::Request<Body>>>,
+    /// What internal redirects led here; `None`: the client's own request.
+    pub redirected: Option<Box<Redirected>>,
     /// The response's headers, kept only if an access log asks for them (`AccessLog::needs_response_headers`).
     pub logged_response: Option<Box<http::HeaderMap>>,
     /// The response's trailers, kept only if an access log asks for them.
     pub logged_trailers: Option<Box<http::HeaderMap>>,
+}
+
+/// The way of a request that followed internal redirects.
+#[derive(Clone, Debug, Default)]
+pub struct Redirected {
+    pub count: u32,
+    /// Names of the routes that redirected, and of those they led to.
+    pub steps: Vec<(Arc<str>, Arc<str>)>,
 }
 
 /// The request's authority (`host` or `:authority`), as Envoy matches it.
@@ -70,6 +88,8 @@ pub struct RouteCell {
     pub virtual_host: Option<Arc<VirtualHost>>,
     pub route: Option<Arc<Route>>,
     pub cluster: Option<Arc<Cluster>>,
+    /// The kind of request that this is counted as, if its virtual host has kinds.
+    pub virtual_cluster: Option<Arc<crate::route::stats::VirtualCluster>>,
     /// Which entry of a weighted cluster was chosen, for its header rules and per-filter configuration.
     pub weighted: Option<u32>,
 }
@@ -173,6 +193,18 @@ pub struct Timing {
     pub end: Option<Duration>,
 }
 
+impl RouteCell {
+    /// Calls `count` with each group of stats that the selected route has beside its cluster's.
+    pub fn count(&self, count: impl Fn(&crate::route::stats::RouteStats)) {
+        if let Some(kind) = &self.virtual_cluster {
+            count(&kind.stats);
+        }
+        if let Some(stats) = self.route.as_ref().and_then(|route| route.stats.as_ref()) {
+            count(stats);
+        }
+    }
+}
+
 impl Exchange {
     pub fn new(request: http::Request<Body>, connection: Arc<ConnectionInfo>, protocol: Protocol) -> Self {
         Self {
@@ -192,6 +224,7 @@ impl Exchange {
             authority: None,
             internal: false,
             extensions: Extensions::new(),
+            local_reply: None,
             guards: Vec::new(),
             permit: None,
             active: None,
@@ -199,8 +232,43 @@ impl Exchange {
             upgrade: None,
             random: fastrand::u64(..),
             hash: None,
+            set_cookies: Vec::new(),
+            suppress_envoy_headers: false,
+            redirect: None,
+            redirected: None,
             logged_response: None,
             logged_trailers: None,
+        }
+    }
+
+    /// Turns into the stream of the request that an internal redirect asks for. Filter state is what stays.
+    pub fn follow(&mut self, request: http::Request<Body>) {
+        let mut next = Self::new(request, self.connection.clone(), self.protocol);
+        next.remote = self.remote.take();
+        next.internal = self.internal;
+        next.redirected = self.redirected.take();
+        if let Some(state) = self.extensions.remove::<FilterState>() {
+            next.extensions.insert(state);
+        }
+        next.timing.request_end = Some(Duration::ZERO);
+        *self = next;
+    }
+
+    /// A stream of its own with a copy of this request's head: for attempts that run beside this one, and for mirrors.
+    pub fn fork(&self, body: Body) -> Self {
+        let mut request = http::Request::new(body);
+        *request.method_mut() = self.request.method().clone();
+        *request.uri_mut() = self.request.uri().clone();
+        *request.version_mut() = self.request.version();
+        *request.headers_mut() = self.request.headers().clone();
+        Self {
+            route: self.route.clone(),
+            remote: self.remote.clone(),
+            original_path: self.original_path.clone(),
+            authority: self.authority.clone(),
+            internal: self.internal,
+            random: self.random,
+            ..Self::new(request, self.connection.clone(), self.protocol)
         }
     }
 

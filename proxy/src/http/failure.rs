@@ -54,6 +54,10 @@ pub enum Failure {
     /// The buffer for retries ran over while a retry was due.
     RetryBufferExceeded,
     Overload,
+    /// `per_try_idle_timeout` ran out.
+    PerTryIdleTimeout,
+    /// The answer was a redirect that is followed here: nobody gets it.
+    InternalRedirect(StatusCode),
 }
 
 /// One row of the table.
@@ -166,6 +170,12 @@ impl Failure {
                 "upstream_per_try_timeout",
                 "upstream request timeout",
             ),
+            Self::PerTryIdleTimeout => row(
+                S::GATEWAY_TIMEOUT,
+                F::STREAM_IDLE_TIMEOUT,
+                "upstream_per_try_idle_timeout",
+                "upstream request timeout",
+            ),
             Self::MaxStreamDuration => row(
                 S::REQUEST_TIMEOUT,
                 F::UPSTREAM_MAX_STREAM_DURATION_REACHED,
@@ -235,6 +245,7 @@ impl Failure {
                 "request_payload_exceeded_retry_buffer_limit",
                 "exceeded request buffer limit while retrying upstream",
             ),
+            Self::InternalRedirect(status) => row(*status, none, "internal_redirect", ""),
             Self::Overload => row(
                 S::SERVICE_UNAVAILABLE,
                 F::OVERLOAD_MANAGER_TERMINATED,
@@ -257,6 +268,7 @@ impl Failure {
             | Self::ProtocolError(_)
             | Self::ResponseTimeout
             | Self::PerTryTimeout
+            | Self::PerTryIdleTimeout
             | Self::MaxStreamDuration
             | Self::StreamIdleTimeout
             | Self::StreamDuration { .. }
@@ -266,7 +278,10 @@ impl Failure {
 
     /// Whether anybody is left to hear an answer.
     pub fn is_answered(&self) -> bool {
-        !matches!(self, Self::DownstreamDisconnect | Self::DownstreamReset)
+        !matches!(
+            self,
+            Self::DownstreamDisconnect | Self::DownstreamReset | Self::InternalRedirect(_)
+        )
     }
 
     pub fn details(&self) -> &'static str {

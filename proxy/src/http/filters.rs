@@ -12,21 +12,19 @@ pub use tower_stage::{Next, TowerStage};
 
 use super::exchange::Exchange;
 use super::failure::Failure;
-use super::respond::LocalReply;
+use super::respond;
 use super::select_route;
 use super::service::{Response, TryService};
 use crate::filters::http::{FilterList, Flow, Stage};
 
 pub struct FiltersLayer {
     filters: Arc<FilterList>,
-    local_reply: Arc<LocalReply>,
 }
 
 impl FiltersLayer {
-    pub fn new(filters: &Arc<FilterList>, local_reply: &Arc<LocalReply>) -> Self {
+    pub fn new(filters: &Arc<FilterList>) -> Self {
         Self {
             filters: filters.clone(),
-            local_reply: local_reply.clone(),
         }
     }
 }
@@ -37,7 +35,6 @@ impl<S> Layer<S> for FiltersLayer {
     fn layer(&self, inner: S) -> Filtered<S> {
         Filtered {
             filters: self.filters.clone(),
-            local_reply: self.local_reply.clone(),
             inner,
         }
     }
@@ -46,7 +43,6 @@ impl<S> Layer<S> for FiltersLayer {
 /// See the module.
 pub struct Filtered<S> {
     filters: Arc<FilterList>,
-    local_reply: Arc<LocalReply>,
     inner: S,
 }
 
@@ -87,9 +83,7 @@ impl<S: TryService> Filtered<S> {
         let mut response = match answer {
             Ok(response) => response,
             // Filters see the answers to failures too, as in Envoy; a tower layer around them sees the failure itself.
-            Err(failure) if from == 0 && passed > 0 && failure.is_answered() => {
-                self.local_reply.respond(exchange, &failure)
-            }
+            Err(failure) if from == 0 && passed > 0 && failure.is_answered() => respond::respond(exchange, &failure),
             Err(failure) => return Err(failure),
         };
         for stage in stages[..passed].iter().rev() {

@@ -22,6 +22,9 @@ crate::stat_group! {
             downstream_rq_idle_timeout, downstream_rq_header_timeout, downstream_rq_response_before_rq_complete,
             downstream_rq_ws_on_non_ws_route, downstream_rq_non_relative_path,
             rq_total, rq_direct_response, rq_redirect, no_route, no_cluster,
+            passthrough_internal_redirect_bad_location, passthrough_internal_redirect_unsafe_scheme,
+            passthrough_internal_redirect_too_many_redirects, passthrough_internal_redirect_no_route,
+            passthrough_internal_redirect_predicate,
         }
         gauges: { downstream_cx_active, downstream_cx_http1_active, downstream_cx_http2_active, downstream_rq_active, downstream_cx_upgrades_active }
         histograms: { downstream_rq_time, downstream_cx_length_ms }

@@ -1,14 +1,18 @@
 //! Redirects and direct responses.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use remora_proto::pb::envoy::config::route::v3 as pbr;
 
 use super::matcher::PathMatcher;
 use super::rewrite::{PathRewrite, Substitution};
 use super::view::RequestView;
-use crate::config::route::{Under, data_source, refuse};
+use crate::config::route::{Under, data_source, optional};
 use crate::config::{Compiled, Problems};
+use crate::http::exchange::Exchange;
+use crate::http::respond::BodyFormat;
 
 /// `envoy.config.route.v3.RedirectAction`
 #[derive(Debug)]
@@ -131,12 +135,12 @@ fn filled(text: &str) -> Option<Box<str>> {
 pub struct DirectResponse {
     pub status: StatusCode,
     pub body: Bytes,
+    format: Option<BodyFormat>,
 }
 
 impl DirectResponse {
     /// `max_body`: bytes (`max_direct_response_body_size_bytes`).
     pub fn compile(value: &pbr::DirectResponseAction, max_body: usize) -> Compiled<Self> {
-        refuse("body_format", value.body_format.is_some(), "is not supported")?;
         let status = u16::try_from(value.status)
             .ok()
             .filter(|status| (200..600).contains(status));
@@ -156,6 +160,18 @@ impl DirectResponse {
                 format!("{} bytes, more than the {max_body} allowed", body.len()),
             ));
         }
-        Ok(Self { status, body })
+        let format = optional("body_format", value.body_format.as_ref(), BodyFormat::compile)?;
+        Ok(Self { status, body, format })
+    }
+
+    /// Its body and content type for one request; without a format they are as configured.
+    pub fn body<'a>(&'a self, exchange: &Exchange) -> (Cow<'a, [u8]>, Option<HeaderValue>) {
+        match &self.format {
+            None => (Cow::Borrowed(&self.body), None),
+            Some(format) => {
+                let body = format.write(exchange, &self.body, &HeaderMap::new());
+                (Cow::Owned(body), Some(format.content_type().clone()))
+            }
+        }
     }
 }

@@ -13,7 +13,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         internal_address_config skip_xff_append via generate_request_id preserve_external_request_id
         always_set_request_id_in_response forward_client_cert_details set_current_client_cert_details proxy_100_continue
         upgrade_configs normalize_path merge_slashes path_with_escaped_slashes_action request_id_extension
-        strip_matching_host_port strip_any_host_port strip_trailing_host_dot append_x_forwarded_port rds route_config;
+        strip_matching_host_port strip_any_host_port strip_trailing_host_dot append_x_forwarded_port rds route_config
+        local_reply_config;
         codec_type = OnlyValues(
             &[Allowed::Name("AUTO"), Allowed::Name("HTTP1"), Allowed::Name("HTTP2")], "HTTP/3 is not supported"),
         request_timeout = OnlyDefault("requests have no timeout of their own"),
@@ -31,7 +32,10 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         early_header_mutation_extensions = RefusedAlways("early header mutations are not supported"),
         scoped_routes = RefusedAlways("scoped routes are not supported"),
         http3_protocol_options = Refused("HTTP/3 is not supported"),
-        local_reply_config = Refused("local replies cannot be rewritten"),
+    ),
+    message!("envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig": mappers body_format),
+    message!("envoy.extensions.filters.network.http_connection_manager.v3.ResponseMapper":
+        filter status_code body body_format_override headers_to_add
     ),
     message!("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing":;
         provider = Refused("tracing is not supported"),

@@ -79,7 +79,9 @@ fn rewrite_host(exchange: &mut Exchange, forward: &Forward, host: HeaderValue) {
             append(headers, &X_FORWARDED_HOST, original.clone());
         }
     }
-    headers.entry(X_ENVOY_ORIGINAL_HOST).or_insert(original);
+    if !exchange.suppress_envoy_headers {
+        headers.entry(X_ENVOY_ORIGINAL_HOST).or_insert(original);
+    }
     set_authority(exchange, host);
 }
 
@@ -92,7 +94,9 @@ fn rewrite_path(exchange: &mut Exchange, route: &Route, forward: &Forward) {
         .apply(&route.matcher.path, original.as_str())
         .map(PathAndQuery::try_from);
     let Some(Ok(rewritten)) = rewritten else { return };
-    if let Ok(value) = HeaderValue::from_str(original.as_str()) {
+    if !exchange.suppress_envoy_headers
+        && let Ok(value) = HeaderValue::from_str(original.as_str())
+    {
         exchange.request.headers_mut().insert(X_ENVOY_ORIGINAL_PATH, value);
     }
     exchange.original_path.get_or_insert(original);

@@ -36,8 +36,10 @@ impl SentAt {
 impl Attempt {
     /// The attempt was cut by a timer.
     pub fn timed_out(&self, exchange: &Exchange, cluster: &Cluster, failure: &Failure) {
-        if *failure == Failure::PerTryTimeout {
-            cluster.stats.upstream_rq_per_try_timeout.inc();
+        match failure {
+            Failure::PerTryTimeout => cluster.stats.upstream_rq_per_try_timeout.inc(),
+            Failure::PerTryIdleTimeout => cluster.stats.upstream_rq_per_try_idle_timeout.inc(),
+            _ => {}
         }
         if let Some(host) = &self.host {
             host.state.rq_timeout.fetch_add(1, Ordering::Relaxed);
@@ -74,6 +76,7 @@ pub(super) async fn run(
         }
     };
     let guard = ActiveRequest::start(cluster, &host);
+    exchange.route.count(|stats| stats.traffic.upstream_rq_total.inc());
     exchange.upstream.protocol = Some(lease.protocol());
     exchange.upstream.tls.clone_from(&lease.origin().tls);
     exchange.upstream.local.clone_from(&lease.origin().local);
@@ -121,9 +124,13 @@ fn pick(
         Some(policy) if policy.avoids_previous_hosts() => &exchange.upstream.attempted[..],
         _ => &[],
     };
+    // Predicates are for retries alone; the first attempt goes anywhere.
+    let retry = policy.filter(|_| exchange.upstream.attempts > 1);
     let context = PickContext {
         hash: exchange.hash,
         avoid,
+        predicates: retry.map_or(&[], |policy| &policy.host_predicates),
+        reselections: retry.map_or(0, |policy| policy.host_selection_attempts),
         metadata_match: forward.metadata_match.as_deref(),
         original_destination: exchange.connection.original_destination,
     };

@@ -22,6 +22,7 @@ const CONSUMED: [&str; 11] = [
 ];
 
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
 pub(in crate::http) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 
 /// Whether a request says anything to the router. Most do not: one look over the names is less than a lookup of each.
@@ -36,17 +37,20 @@ pub(super) fn consume(headers: &mut HeaderMap) {
     }
 }
 
-/// Tells the upstream which attempt this is, and how long it has; `expected`: none for no limit, or where it is not to be told.
-pub(super) fn announce(exchange: &mut Exchange, expected: Option<Duration>) {
-    let wants_count = exchange
-        .route
-        .virtual_host
-        .as_ref()
-        .is_some_and(|host| host.settings.include_request_attempt_count);
+/// Tells the upstream which attempt this is, and how long it has; `expected`: none for no limit, or where it is not to be told; `after_timeout`:
+/// for a retry, whether the attempt before it took too long.
+pub(super) fn announce(exchange: &mut Exchange, expected: Option<Duration>, after_timeout: Option<bool>) {
+    let settings = exchange.route.virtual_host.as_ref().map(|host| &host.settings);
+    let wants_count = settings.is_some_and(|settings| settings.include_request_attempt_count);
+    let after_timeout = after_timeout.filter(|_| settings.is_some_and(|settings| settings.include_is_timeout_retry_header));
     let attempt = exchange.upstream.attempts;
     let headers = exchange.request.headers_mut();
     if wants_count {
         headers.insert(ATTEMPT_COUNT, attempt_count(attempt));
+    }
+    if let Some(after_timeout) = after_timeout {
+        let value = HeaderValue::from_static(if after_timeout { "true" } else { "false" });
+        headers.insert(IS_TIMEOUT_RETRY, value);
     }
     if let Some(expected) = expected {
         let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);

@@ -1,10 +1,12 @@
 //! The time limits of one request: the route's, and the headers that override them (spec D.6).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::attempt::SentAt;
 use crate::http::exchange::Exchange;
+use crate::http::failure::Failure;
 use crate::route::forward::MaxStreamDuration;
 use crate::route::{Forward, RetryPolicy};
 
@@ -18,6 +20,8 @@ pub(super) struct Limits {
     pub route: Option<Duration>,
     /// From an attempt's request to its response's head.
     pub per_try: Option<Duration>,
+    /// Between two bytes of an attempt's answer, and before the first.
+    pub per_try_idle: Option<Duration>,
     /// From the first byte of the stream to its last.
     pub stream: Option<Duration>,
 }
@@ -41,9 +45,24 @@ impl Limits {
             route,
             // An attempt's limit at or over the whole's means nothing.
             per_try: per_try.filter(|per_try| route.is_none_or(|route| *per_try < route)),
+            per_try_idle: policy.and_then(|policy| policy.per_try_idle_timeout),
             stream: forward
                 .max_stream_duration
                 .and_then(|limits| of_stream(limits, headers)),
+        }
+    }
+}
+
+impl Limits {
+    /// When an attempt that was sent has to have its answer's head, and what becomes of it otherwise. Its time runs when the request is all there.
+    pub fn of_attempt(&self, sent: &SentAt, request_ended: Option<Instant>) -> Option<(Instant, Failure)> {
+        let from = sent.get()?.max(request_ended?);
+        let end = |limit: Option<Duration>| limit.and_then(|limit| from.checked_add(limit));
+        let (whole, idle) = (end(self.per_try), end(self.per_try_idle));
+        match (whole, idle) {
+            (Some(whole), Some(idle)) if idle < whole => Some((idle, Failure::PerTryIdleTimeout)),
+            (Some(whole), _) => Some((whole, Failure::PerTryTimeout)),
+            (None, idle) => idle.map(|idle| (idle, Failure::PerTryIdleTimeout)),
         }
     }
 }

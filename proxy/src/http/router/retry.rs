@@ -7,9 +7,11 @@ use bytes::Bytes;
 
 use super::Router;
 use super::attempt::{self, Attempt, SentAt};
-use super::deadline::{RouteTimeout, TimedBody, bounded};
+use super::deadline::{IdleBody, RouteTimeout, TimedBody, bounded};
 use super::envoy_headers;
 use super::limits::Limits;
+use super::mirror;
+use super::redirect;
 use super::request_stream::RequestStream;
 use crate::cluster::Cluster;
 use crate::cluster::breaker::RoutingPriority;
@@ -24,10 +26,8 @@ use crate::telemetry::flags::ResponseFlags;
 /// Bytes kept for retries where nothing else is configured: the connection's buffer limit (`per_connection_buffer_limit_bytes`).
 const DEFAULT_KEPT: u64 = 1024 * 1024;
 
-// As statics: a name given as text is parsed anew by every look-up.
-
 /// The request's body, as each attempt can have it.
-enum Source {
+pub(super) enum Source {
     Whole(Bytes),
     Stream(RequestStream),
 }
@@ -38,6 +38,14 @@ impl Source {
         match self {
             Self::Whole(bytes) => Some(Body::from(bytes.clone())),
             Self::Stream(stream) => stream.reader(),
+        }
+    }
+
+    /// All of it again, for a request that goes elsewhere. `None`: it is not over, or partly gone.
+    pub(super) fn whole(&self) -> Option<Body> {
+        match self {
+            Self::Whole(bytes) => Some(Body::from(bytes.clone())),
+            Self::Stream(stream) => stream.whole(),
         }
     }
 }
@@ -68,7 +76,7 @@ pub(super) async fn run(
     if hinted {
         envoy_headers::consume(exchange.request.headers_mut());
     }
-    let source = source(exchange, policy.is_some());
+    let source = source(exchange, policy.is_some() || forward.internal_redirect.is_some());
     let stream = match &source {
         Source::Stream(stream) => Some(stream.clone()),
         Source::Whole(_) => None,
@@ -80,6 +88,9 @@ pub(super) async fn run(
         stream: stream.clone(),
         stream_end: limits.stream.and_then(|limit| exchange.started.checked_add(limit)),
     };
+    if !forward.mirrors.is_empty() && exchange.upgrade.is_none() {
+        mirror::start(router, exchange, forward, &limits, &source);
+    }
     let mut run = Run {
         router,
         cluster,
@@ -89,13 +100,26 @@ pub(super) async fn run(
         retries: 0,
         permit: None,
     };
-    let result = run.attempts(exchange, &source, &mut timeout, &limits).await;
+    let mut result = run.attempts(exchange, &source, &mut timeout, &limits).await;
+    if let (Ok(response), Some(policy)) = (&result, &forward.internal_redirect)
+        && exchange.upgrade.is_none()
+        && redirect::follow(router, exchange, policy, response, &source)
+    {
+        let status = response.status();
+        result = Err(Failure::InternalRedirect(status));
+    }
     if let Some(stream) = stream {
         stream.stop_keeping();
         exchange.bytes.received = stream.received();
-        exchange.guards.push(Box::new(stream));
+        exchange.guards.push(Box::new(Abandoned(stream)));
     }
     let mut response = result?;
+    if let Some(limit) = limits.per_try_idle
+        && !matches!(response.body(), Body::Empty | Body::Full(_))
+    {
+        let inner = std::mem::take(response.body_mut());
+        *response.body_mut() = Body::Boxed(Box::pin(IdleBody::new(inner, limit)));
+    }
     if let Some((deadline, failure)) = timeout.deadline()
         && !matches!(response.body(), Body::Empty | Body::Full(_))
         && exchange.upgrade.is_none()
@@ -143,10 +167,11 @@ impl Run<'_> {
         limits: &Limits,
     ) -> Result<Response, Failure> {
         let mut unnoticed_deaths = 0;
+        let mut after_timeout = None;
         loop {
             let body = source.body().ok_or(Failure::RetryBufferExceeded)?;
             exchange.upstream.attempts += 1;
-            envoy_headers::announce(exchange, self.expected(timeout, limits));
+            envoy_headers::announce(exchange, self.expected(timeout, limits), after_timeout);
             let (mut attempt, sent) = (Attempt::default(), SentAt::default());
             let outcome = {
                 let sent = &sent;
@@ -159,9 +184,7 @@ impl Run<'_> {
                     self.policy.as_deref(),
                     body,
                 );
-                let per_try = limits.per_try;
-                let own = move || per_try.and_then(|limit| sent.get().and_then(|sent| sent.checked_add(limit)));
-                bounded(future, timeout, own).await
+                bounded(future, timeout, |request_ended| limits.of_attempt(sent, request_ended)).await
             };
             let outcome = match outcome {
                 Ok(outcome) => outcome,
@@ -180,9 +203,13 @@ impl Run<'_> {
             let Some(wait) = self.retry(exchange, &outcome, &sent) else {
                 return outcome;
             };
+            after_timeout = Some(matches!(
+                outcome,
+                Err(Failure::PerTryTimeout | Failure::PerTryIdleTimeout)
+            ));
             drop(outcome);
             let pause = clock::sleep(wait);
-            if let Err(failure) = bounded(pause, timeout, || None).await {
+            if let Err(failure) = bounded(pause, timeout, |_| None).await {
                 self.cluster.stats.upstream_rq_timeout.inc();
                 return Err(failure);
             }
@@ -223,21 +250,29 @@ impl Run<'_> {
         if !wanted {
             if self.retries > 0 && outcome.is_ok() {
                 stats.upstream_rq_retry_success.inc();
+                exchange.route.count(|stats| stats.traffic.upstream_rq_retry_success.inc());
             }
             return None;
         }
         if self.retries >= policy.num_retries {
             stats.upstream_rq_retry_limit_exceeded.inc();
+            exchange.route.count(|stats| stats.traffic.upstream_rq_retry_limit_exceeded.inc());
             exchange.flags.set(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
             return None;
         }
         let Some(permit) = self.cluster.breakers.try_retry(self.priority) else {
             stats.upstream_rq_retry_overflow.inc();
+            exchange.route.count(|stats| stats.traffic.upstream_rq_retry_overflow.inc());
+            exchange.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
             return None;
         };
         self.permit = Some(permit);
         self.retries += 1;
         stats.upstream_rq_retry.inc();
+        exchange.route.count(|stats| stats.traffic.upstream_rq_retry.inc());
+        if let Ok(response) = outcome {
+            stats.retry.inc(response.status().as_u16());
+        }
         let mut random = fastrand::Rng::new();
         let asked = outcome
             .as_ref()
@@ -248,6 +283,15 @@ impl Run<'_> {
             None => stats.upstream_rq_retry_backoff_exponential.inc(),
         }
         Some(asked.unwrap_or_else(|| policy.backoff(self.retries, &mut random)))
+    }
+}
+
+/// At the end of its exchange a request is over, read or not.
+struct Abandoned(RequestStream);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        self.0.abandon();
     }
 }
 

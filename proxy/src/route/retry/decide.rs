@@ -116,7 +116,8 @@ impl RetryPolicy {
             | Failure::RemoteReset
             | Failure::LocalReset
             | Failure::ProtocolError(_)
-            | Failure::PerTryTimeout => {
+            | Failure::PerTryTimeout
+            | Failure::PerTryIdleTimeout => {
                 self.retry_on.any(whatever) || (self.retry_on.any(RetryOn::RESET_BEFORE_REQUEST) && !request_sent)
             }
             // Overflow of a circuit breaker is never retried; the rest is final or the client's own.

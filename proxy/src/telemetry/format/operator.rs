@@ -163,6 +163,8 @@ impl What {
                     plain: style == "PLAIN",
                 }
             }
+            // Upstream filters are none of ours: there is no such state.
+            "UPSTREAM_FILTER_STATE" => argument().map(|_| Self::Constant(None))?,
             "GRPC_STATUS" => Self::Grpc(GrpcStyle::parse(parameter.unwrap_or_default())?),
             "GRPC_STATUS_NUMBER" => Self::Grpc(GrpcStyle::Number),
             _ => return Err(unsupported()),

@@ -1,5 +1,7 @@
 //! Operators without parameters, in one table.
 
+mod more;
+
 use std::time::Duration;
 
 use super::operator::put;
@@ -18,6 +20,7 @@ pub(super) enum Simple {
 pub(super) fn find(name: &str) -> Option<Simple> {
     TABLE
         .iter()
+        .chain(more::TABLE)
         .find(|(known, _)| *known == name)
         .map(|(_, simple)| *simple)
 }
@@ -107,7 +110,6 @@ const TABLE: &[(&str, Simple)] = &[
         "UPSTREAM_HOST_NAME_WITHOUT_PORT",
         Text(|v, out| host_name(v, out, true)),
     ),
-    ("UPSTREAM_HOSTS_ATTEMPTED", Text(hosts_attempted)),
     (
         "UPSTREAM_REMOTE_ADDRESS",
         Text(|v, out| address(out, v.upstream.host.as_ref().map(|host| &host.address))),
@@ -398,22 +400,11 @@ fn host_name(view: &LogView<'_>, out: &mut Vec<u8>, cut_port: bool) -> bool {
     put(out, Some(&name[..end]))
 }
 
-fn hosts_attempted(view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
-    for (index, host) in view.upstream.attempted.iter().chain(&view.upstream.host).enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        address(out, Some(&host.address));
-    }
-    view.upstream.host.is_some()
-}
-
 fn virtual_cluster(view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
-    let Some(exchange) = view.exchange else { return false };
-    let request = crate::route::RequestView::of(exchange);
-    let host = exchange.route.virtual_host.as_ref();
-    let name = host.and_then(|host| host.virtual_cluster(&request));
-    put(out, name.map(|name| name.as_bytes()))
+    let kind = view
+        .exchange
+        .and_then(|exchange| exchange.route.virtual_cluster.as_ref());
+    put(out, kind.map(|kind| kind.name.as_bytes()))
 }
 
 fn peer_cert(view: &LogView<'_>, out: &mut Vec<u8>) -> bool {

@@ -30,6 +30,8 @@ pub struct LogView<'a> {
     pub response: Option<&'a HeaderMap>,
     pub trailers: Option<&'a HeaderMap>,
     pub log_type: LogType,
+    /// `%LOCAL_REPLY_BODY%`: of an answer that is being put together.
+    pub local_reply: &'a [u8],
 }
 
 /// `envoy.data.accesslog.v3.AccessLogType`, as far as we log; the numbers are the protobuf's.
@@ -78,6 +80,7 @@ impl<'a> LogView<'a> {
             response: exchange.logged_response.as_deref(),
             trailers: exchange.logged_trailers.as_deref(),
             log_type: LogType::DownstreamEnd,
+            local_reply: b"",
         }
     }
 
@@ -97,6 +100,7 @@ impl<'a> LogView<'a> {
             response: None,
             trailers: None,
             log_type: LogType::TcpConnectionEnd,
+            local_reply: b"",
         }
     }
 
