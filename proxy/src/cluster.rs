@@ -72,10 +72,6 @@ pub struct PickContext<'a> {
     pub hash: Option<u64>,
     /// Hosts that earlier attempts used (`previous_hosts` predicate).
     pub avoid: &'a [Arc<Host>],
-    /// Of a retry: which other hosts it should not go to.
-    pub predicates: &'a [crate::route::retry::HostPredicate],
-    /// `host_selection_retry_max_attempts`: how often another host is drawn for one that should be avoided; 0 counts as 1.
-    pub reselections: u32,
     pub metadata_match: Option<&'a remora_proto::pb::envoy::config::core::v3::Metadata>,
     /// Downstream's original destination, for ORIGINAL_DST clusters.
     pub original_destination: Option<std::net::SocketAddr>,
@@ -117,10 +113,8 @@ impl Cluster {
     }
 
     fn pick_member(&self, context: &PickContext<'_>, random: &mut dyn FnMut() -> u64) -> Option<Arc<Host>> {
-        let attempts = match context.avoid.is_empty() && context.predicates.is_empty() {
-            true => 1,
-            false => context.reselections.max(1).saturating_add(1),
-        };
+        // `host_selection_retry_max_attempts` is 1 unless a route says otherwise.
+        let attempts = 1 + u32::from(!context.avoid.is_empty());
         let hosts = self.hosts.load();
         let mut picked = None;
         for attempt in 0..attempts {
@@ -140,9 +134,8 @@ impl Cluster {
                 .avoid
                 .iter()
                 .any(|avoided| Arc::ptr_eq(&avoided.state, &host.state));
-            let refused = used || context.predicates.iter().any(|predicate| predicate.refuses(host));
             picked = Some(host.clone());
-            if !refused {
+            if !used {
                 break;
             }
         }

@@ -4,6 +4,7 @@
 
 mod balancing;
 mod change;
+mod mirroring;
 mod mtls;
 mod protocols;
 mod resilience;

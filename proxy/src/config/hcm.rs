@@ -69,8 +69,10 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         header_policy: Arc::new(HeaderPolicy::compile(&value, cx)?),
         local_reply: local_reply.map(Arc::new),
         access_logs: access_logs.into(),
+        logs_new_requests: logs_new_requests(&value),
         upgrades: upgrades(&value)?,
         suppress_envoy_headers: router.suppress_envoy_headers,
+        max_stream_duration: max_stream_duration(&value)?,
     };
     Ok(ConnectionManager::new(settings))
 }
@@ -146,6 +148,18 @@ fn routes(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> Compiled<Rou
         Some(RouteSpecifier::ScopedRoutes(_)) => Err(Problems::one("scoped_routes", "is not supported")),
         None => Err(Problems::one("route_specifier", "is required")),
     }
+}
+
+#[allow(deprecated, reason = "the older field still counts")]
+fn logs_new_requests(value: &pbh::HttpConnectionManager) -> bool {
+    let options = value.access_log_options.as_ref();
+    value.flush_access_log_on_new_request || options.is_some_and(|options| options.flush_access_log_on_new_request)
+}
+
+fn max_stream_duration(value: &pbh::HttpConnectionManager) -> Compiled<Option<Duration>> {
+    let common = value.common_http_protocol_options.as_ref();
+    let value = common.and_then(|options| options.max_stream_duration.as_ref());
+    limit("common_http_protocol_options.max_stream_duration", value, None)
 }
 
 fn h1_options(value: &pbh::HttpConnectionManager) -> H1Options {

@@ -58,6 +58,8 @@ pub struct Exchange {
     pub hash: Option<u64>,
     /// `set-cookie` lines that the hash policies ask for.
     pub set_cookies: Vec<http::HeaderValue>,
+    /// `x-envoy-upstream-rq-timeout-alt-response`: a timeout is answered by 204 and nothing.
+    pub timeout_is_no_content: bool,
     /// `suppress_envoy_headers` of the router.
     pub suppress_envoy_headers: bool,
     /// The request that follows this one inside the proxy, when an answer was taken as a redirect.
@@ -233,6 +235,7 @@ impl Exchange {
             random: fastrand::u64(..),
             hash: None,
             set_cookies: Vec::new(),
+            timeout_is_no_content: false,
             suppress_envoy_headers: false,
             redirect: None,
             redirected: None,

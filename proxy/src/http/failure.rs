@@ -172,7 +172,7 @@ impl Failure {
             ),
             Self::PerTryIdleTimeout => row(
                 S::GATEWAY_TIMEOUT,
-                F::STREAM_IDLE_TIMEOUT,
+                F::UPSTREAM_REQUEST_TIMEOUT,
                 "upstream_per_try_idle_timeout",
                 "upstream request timeout",
             ),
@@ -274,6 +274,18 @@ impl Failure {
             | Self::StreamDuration { .. }
             | Self::RequestTimeout => row(S::SERVICE_UNAVAILABLE, F::LOCAL_RESET, "local_reset", ""),
         }
+    }
+
+    /// The status of the answer on a stream, which may have asked for another one on timeouts.
+    pub fn status(&self, timeout_is_no_content: bool) -> StatusCode {
+        let is_timeout = matches!(
+            self,
+            Self::ResponseTimeout | Self::PerTryTimeout | Self::PerTryIdleTimeout
+        );
+        if is_timeout && timeout_is_no_content {
+            return StatusCode::NO_CONTENT;
+        }
+        self.row().status
     }
 
     /// Whether anybody is left to hear an answer.

@@ -61,14 +61,18 @@ pub fn respond(exchange: &mut Exchange, failure: &Failure) -> Response {
     exchange.flags.set(row.flags);
     exchange.details = failure.full_details();
     exchange.close_downstream |= row.close_downstream;
-    let body = failure.body_text(exchange.upstream.attempts);
+    let status = failure.status(exchange.timeout_is_no_content);
+    let mut body = failure.body_text(exchange.upstream.attempts);
+    if status == StatusCode::NO_CONTENT {
+        body = "".into();
+    }
     let mut headers = HeaderMap::new();
     let is_overload = *failure == Failure::Overflow || *failure == Failure::MaintenanceMode;
     if is_overload && !exchange.suppress_envoy_headers {
         headers.insert("x-envoy-overloaded", HeaderValue::from_static("true"));
     }
     let reply = Reply {
-        status: row.status,
+        status,
         grpc: None,
         body: body.as_bytes(),
         headers,

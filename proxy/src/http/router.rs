@@ -5,6 +5,7 @@
 mod attempt;
 mod deadline;
 pub(super) mod envoy_headers;
+mod hedge;
 mod limits;
 mod mirror;
 mod redirect;
@@ -35,6 +36,8 @@ pub struct Router {
     pub stats: Arc<HcmStats>,
     /// `suppress_envoy_headers`: the router adds no `x-envoy-*` of its own.
     pub suppress_envoy_headers: bool,
+    /// The connection manager's `max_stream_duration`, for routes that say nothing of it.
+    pub max_stream_duration: Option<Duration>,
 }
 
 impl TryService for Router {
@@ -121,10 +124,10 @@ impl Router {
             let code = response.status().as_u16();
             exchange.route.count(|stats| stats.codes.inc(code));
         } else if let Err(failure) = &result {
-            count_failure(&cluster.stats, failure, exchange.internal);
+            count_failure(&cluster.stats, failure, exchange);
             if failure.is_answered() {
                 exchange.route.count(|stats| {
-                    stats.codes.inc(failure.row().status.as_u16());
+                    stats.codes.inc(failure.status(exchange.timeout_is_no_content).as_u16());
                     if *failure == Failure::ResponseTimeout {
                         stats.traffic.upstream_rq_timeout.inc();
                     }
@@ -188,13 +191,14 @@ fn hashed(exchange: &Exchange, forward: &Forward) -> Hashed {
 }
 
 /// A failure that the router answers counts as the response code it becomes.
-fn count_failure(stats: &ClusterStats, failure: &Failure, internal: bool) {
+fn count_failure(stats: &ClusterStats, failure: &Failure, exchange: &Exchange) {
     match failure {
         Failure::DownstreamDisconnect | Failure::DownstreamReset | Failure::InternalRedirect(_) => return,
         Failure::ResponseTimeout => stats.upstream_rq_timeout.inc(),
         _ => {}
     }
-    stats.count_response(failure.row().status.as_u16(), internal, false);
+    let status = failure.status(exchange.timeout_is_no_content);
+    stats.count_response(status.as_u16(), exchange.internal, false);
 }
 
 const SERVICE_TIME: http::HeaderName = http::HeaderName::from_static("x-envoy-upstream-service-time");

@@ -7,10 +7,8 @@ use std::time::Duration;
 use prost::Message;
 use remora_proto::pb::envoy::config::core::v3::Metadata;
 use remora_proto::pb::envoy::config::route::v3 as pbr;
-use remora_proto::pb::google::protobuf::value::Kind;
 
 use super::headers::HeaderMatcher;
-use crate::cluster::Host;
 use crate::config::route::{Under, duration, each, header_name, optional, refuse};
 use crate::config::{Compiled, Problems};
 
@@ -118,28 +116,6 @@ pub enum HostPredicate {
     OmitCanaryHosts,
     OmitHostMetadata(Box<Metadata>),
 }
-
-impl HostPredicate {
-    /// By what the host is; whether it was tried before is for the caller to know.
-    pub fn refuses(&self, host: &Host) -> bool {
-        let of_lb = host.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get(LB));
-        match self {
-            Self::PreviousHosts => false,
-            Self::OmitCanaryHosts => of_lb
-                .and_then(|fields| fields.fields.get("canary")?.kind.as_ref())
-                .is_some_and(|canary| matches!(canary, Kind::BoolValue(true))),
-            Self::OmitHostMetadata(wanted) => {
-                let Some(wanted) = wanted.filter_metadata.get(LB).filter(|wanted| !wanted.fields.is_empty()) else {
-                    return false;
-                };
-                let has = |(key, value)| of_lb.is_some_and(|fields| fields.fields.get::<String>(key) == Some(value));
-                wanted.fields.iter().all(has)
-            }
-        }
-    }
-}
-
-const LB: &str = "envoy.lb";
 
 impl Default for RetryPolicy {
     /// What a retry policy is when only request headers ask for one.

@@ -8,7 +8,7 @@ const OPERATORS: &[&str] = &[
     "%PROTOCOL% %UPSTREAM_PROTOCOL% %RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS%",
     "%RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG% %BYTES_RECEIVED% %BYTES_SENT% %BYTES_RETRANSMITTED% %PACKETS_RETRANSMITTED%",
     "%REQUEST_HEADERS_BYTES%",
-    "%ROUTE_NAME% %VIRTUAL_CLUSTER_NAME% %VIRTUAL_HOST_NAME% %UPSTREAM_CLUSTER% %UPSTREAM_CLUSTER_RAW% %FILTER_CHAIN_NAME%",
+    "%ROUTE_NAME% %VIRTUAL_CLUSTER_NAME% %UPSTREAM_CLUSTER% %UPSTREAM_CLUSTER_RAW% %FILTER_CHAIN_NAME%",
     "%UPSTREAM_HOST% %UPSTREAM_HOST_NAME% %UPSTREAM_HOST_NAME_WITHOUT_PORT% %UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
     "%UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% %UPSTREAM_REQUEST_ATTEMPT_COUNT% %UPSTREAM_TRANSPORT_FAILURE_REASON%",
     "%UPSTREAM_HOSTS_ATTEMPTED% %UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT% %UPSTREAM_HOST_NAMES_ATTEMPTED%",
@@ -117,6 +117,9 @@ pub fn world() -> World {
             "log_format: {text_format_source: {inline_string: \"first %RESPONSE_CODE%\\n\"}}\n          - name: second\n            typed_config:\n              \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog\n              path: \"{{log}}\"\n              log_format: {text_format_source: {inline_string: \"second %REQ(:PATH)%\\n\"}}",
         ),
     ];
+    let began = "log_format: {text_format_source: {inline_string: \"%ACCESS_LOG_TYPE% %REQ(:PATH)% %RESPONSE_CODE% %ROUTE_NAME% %UPSTREAM_HOST%\\n\"}}";
+    let begins = logger("begins", "", began);
+    listeners.push(begins.replace("          generate_request_id: false\n", "          generate_request_id: false\n          access_log_options: {flush_access_log_on_new_request: true}\n"));
     for (name, filter) in FILTERS {
         let format = "log_format: {text_format_source: {inline_string: \"%REQ(:PATH)% %RESPONSE_CODE%\\n\"}}";
         listeners.push(logger(name, filter, format));
@@ -183,6 +186,8 @@ fn cases() -> Vec<Case> {
             .on(listener),
         ]);
     }
+    cases.push(get("a line at the beginning", 200, "/x", "").on("begins").logs(2));
+    cases.push(get("a line at the beginning, no route", 503, "/closed", "").on("begins").logs(2));
     cases.push(get("two logs", 200, "/x", "").on("twice").logs(2));
     for (number, (listener, status, path, headers, lines)) in PASSES.iter().enumerate() {
         let name: &'static str = Box::leak(format!("filter {listener} {number}").into_boxed_str());

@@ -196,10 +196,6 @@ const PATHS: &[(&str, &[(bool, &str)])] = &[
         r#"path_match_policy: {name: t, typed_config: {"@type": type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig, path_template: "/p/seven/*/{rest=**}"}}"#,
         &[(true, "/p/seven/x/y"), (true, "/p/seven/x/y/z.html"), (false, "/p/seven")],
     ),
-    (
-        r#"path_match_policy: {name: t, typed_config: {"@type": type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig, path_template: "/p/eight/{file=*.m3u8}"}}"#,
-        &[(true, "/p/eight/a.m3u8"), (false, "/p/eight/a.mp4")],
-    ),
 ];
 
 pub fn world() -> World {

@@ -8,6 +8,7 @@ use_remote_address: true
 internal_address_config: {cidr_ranges: [{address_prefix: 127.0.0.0, prefix_len: 8}]}
 route_config:
   name: routes
+  validate_clusters: false
   request_mirror_policies: [{cluster: b, runtime_fraction: {default_value: {numerator: 0}}}]
   request_headers_to_add: [{header: {key: x-added, value: by-table}}]
   virtual_hosts:

@@ -126,6 +126,7 @@ route_config:
     domains: ["*"]
     request_headers_to_add: [{header: {key: x-level, value: host}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}]
     response_headers_to_add: [{header: {key: x-back, value: host}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}]
+    include_request_attempt_count: true
     virtual_clusters:
     - {name: posts, headers: [{name: ":method", string_match: {exact: POST}}]}
     - {name: things, headers: [{name: ":path", string_match: {prefix: /things}}]}
@@ -133,7 +134,8 @@ route_config:
     - name: counted
       match: {prefix: /counted}
       stat_prefix: counted
-      route: {cluster: a, timeout: 0.1s, retry_policy: {retry_on: 5xx, retry_back_off: {base_interval: 0.001s}}}
+      route: {cluster: a, timeout: 0s, retry_policy: {retry_on: 5xx, retry_back_off: {base_interval: 0.001s}}}
+    - {name: timed, match: {prefix: /timed}, stat_prefix: timed, route: {cluster: a, timeout: 0.1s}}
     - name: route
       match: {prefix: /}
       request_headers_to_add: [{header: {key: x-level, value: route}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}]
@@ -185,6 +187,7 @@ fn cases() -> Vec<Case> {
         get("a terminal hash", 200, "/terminal", "x-hash: one\n"),
         get("a host appended", 200, "/xfh", ""),
         get("a host appended to another", 200, "/xfh", "x-forwarded-host: first.test\n"),
+        get("a host that stands there, without a blank", 200, "/xfh", "x-forwarded-host: first.test,parity.test\n"),
         get("a host that stands there", 200, "/xfh", "x-forwarded-host: first.test, parity.test\n"),
         get("a host that is its address", 200, "/auto", ""),
         get("a template", 200, "/template/en/a/b?q", ""),
@@ -215,7 +218,7 @@ fn cases() -> Vec<Case> {
         get("counted", 200, "/counted", ""),
         get("counted, retried", 200, "/counted", "x-do: status=503|status=200\n"),
         get("counted, failed", 503, "/counted", "x-do: status=503\n"),
-        get("counted, timeout", 504, "/counted", "x-do: hang\n"),
+        get("counted, timeout", 504, "/timed", "x-do: hang\n"),
     ];
     cases.extend(specific.into_iter().map(|case| case.on("specific")));
     cases

@@ -55,7 +55,7 @@ route_config:
           predicates:
           - name: safe
             typed_config: {"@type": type.googleapis.com/envoy.extensions.internal_redirect.safe_cross_scheme.v3.SafeCrossSchemeConfig}
-    - {name: off, match: {prefix: /off}, route: {cluster: a}}
+    - {name: without, match: {prefix: /without}, route: {cluster: a}}
 "#;
 
 pub fn world() -> World {
@@ -102,7 +102,7 @@ fn cases() -> Vec<Case> {
         stays("to no route", 302, "/plain", "x-do: status=302,header=location:http://next.test/nothing\n"),
         stays("another code", 301, "/plain", "x-do: status=301,header=location:http://next.test/direct\n"),
         stays("none at all", 302, "/zero", "x-do: status=302,header=location:http://next.test/direct\n"),
-        stays("without a policy", 302, "/off", "x-do: status=302,header=location:http://next.test/direct\n"),
+        stays("without a policy", 302, "/without", "x-do: status=302,header=location:http://next.test/direct\n"),
         stays("a code that is no redirect", 404, "/codes", "x-do: status=404,header=location:http://next.test/direct\n"),
         stays("only codes that are no redirects", 404, "/none", "x-do: status=404,header=location:http://next.test/direct\n"),
         stays("not an answer", 200, "/plain", ""),

@@ -25,6 +25,7 @@ local_reply_config:
   body_format: {text_format_source: {inline_string: "%RESPONSE_CODE%: %LOCAL_REPLY_BODY%"}}
 route_config:
   name: routes
+  validate_clusters: false
   response_headers_to_add: [{header: {key: x-code, value: "%RESPONSE_CODE%"}}]
   virtual_hosts:
   - name: all

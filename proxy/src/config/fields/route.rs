@@ -1,6 +1,6 @@
 //! Route configurations: virtual hosts, routes, their matchers and actions.
 
-use remora_proto::ledger::{MessageEntry, Verdict::*};
+use remora_proto::ledger::{Allowed, MessageEntry, Verdict::*};
 
 /// Why nothing about tracing has an effect.
 const UNTRACED: &str = "without a provider nothing is traced, and providers are refused";
@@ -11,24 +11,22 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.route.v3.RouteConfiguration":
         name virtual_hosts response_headers_to_add response_headers_to_remove request_headers_to_add
         request_headers_to_remove most_specific_header_mutations_wins max_direct_response_body_size_bytes
-        ignore_port_in_host_matching request_mirror_policies vhost_header ignore_path_parameters_in_path_matching typed_per_filter_config
+        ignore_port_in_host_matching request_mirror_policies internal_only_headers vhost_header ignore_path_parameters_in_path_matching typed_per_filter_config
         metadata;
         vhds = RefusedAlways("virtual hosts cannot be discovered one by one"),
         route_specifiers = RefusedAlways("route specifiers are not supported"),
         cluster_specifier_plugins = RefusedAlways("cluster specifier plugins are not supported"),
-        internal_only_headers = RefusedAlways("headers of outside requests are not removed"),
         validate_clusters = OnlyDefault("a route may name a cluster that is not there yet"),
     ),
     message!("envoy.config.route.v3.VirtualHost":
         name domains routes require_tls request_headers_to_add request_headers_to_remove response_headers_to_add
         response_headers_to_remove typed_per_filter_config include_request_attempt_count retry_policy
-        per_request_buffer_limit_bytes request_body_buffer_limit request_mirror_policies metadata include_attempt_count_in_response virtual_clusters
+        per_request_buffer_limit_bytes request_body_buffer_limit request_mirror_policies metadata include_attempt_count_in_response virtual_clusters hedge_policy
         include_is_timeout_retry_header;
         rate_limits = Harmless(UNLIMITED),
         matcher = RefusedAlways("match trees are not supported"),
         cors = RefusedAlways("use typed_per_filter_config"),
         route_specifiers = RefusedAlways("route specifiers are not supported"),
-        hedge_policy = Refused("requests are not hedged"),
     ),
     message!("envoy.config.route.v3.VirtualCluster": name headers),
     message!("envoy.config.route.v3.Route":
@@ -57,7 +55,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         cluster cluster_header weighted_clusters cluster_not_found_response_code metadata_match prefix_rewrite
         regex_rewrite path_rewrite_policy host_rewrite_literal auto_host_rewrite host_rewrite_header
         host_rewrite_path_regex append_x_forwarded_host timeout retry_policy priority hash_policy max_grpc_timeout
-        grpc_timeout_offset max_stream_duration upgrade_configs request_mirror_policies internal_redirect_policy;
+        grpc_timeout_offset max_stream_duration upgrade_configs request_mirror_policies internal_redirect_policy hedge_policy;
         rate_limits = Harmless(UNLIMITED),
         include_vh_rate_limits = Harmless(UNLIMITED),
         cluster_specifier_plugin = RefusedAlways("cluster specifier plugins are not supported"),
@@ -65,7 +63,6 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         cors = RefusedAlways("use typed_per_filter_config"),
         internal_redirect_action = OnlyDefaultAlways("use internal_redirect_policy"),
         max_internal_redirects = RefusedAlways("use internal_redirect_policy"),
-        hedge_policy = Refused("requests are not hedged"),
         idle_timeout = Refused("only the connection manager's stream_idle_timeout counts"),
     ),
     message!("envoy.config.route.v3.RouteAction.MaxStreamDuration":
@@ -75,6 +72,11 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         cluster cluster_header runtime_fraction disable_shadow_host_suffix_append host_rewrite_literal;
         trace_sampled = Harmless(UNTRACED),
         request_headers_mutations = Refused("mirrors get the request's own headers"),
+    ),
+    message!("envoy.config.route.v3.HedgePolicy":
+        hedge_on_per_try_timeout;
+        initial_requests = OnlyValues(&[Allowed::Number(1)], "Envoy does not implement it either"),
+        additional_request_chance = Refused("Envoy does not implement it either"),
     ),
     message!("envoy.config.route.v3.InternalRedirectPolicy":
         max_internal_redirects redirect_response_codes predicates allow_cross_scheme_redirect response_headers_to_copy
@@ -115,17 +117,16 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.route.v3.RouteAction.HashPolicy.QueryParameter": name),
     message!("envoy.config.route.v3.RouteAction.HashPolicy.FilterState": key),
     message!("envoy.config.route.v3.RetryPolicy":
-        retry_on num_retries per_try_timeout per_try_idle_timeout host_selection_retry_max_attempts retry_host_predicate retriable_status_codes retry_back_off
+        retry_on num_retries per_try_timeout per_try_idle_timeout retry_host_predicate retriable_status_codes retry_back_off
         rate_limited_retry_back_off retriable_headers retriable_request_headers;
         retry_priority = Refused("retries go by the same priorities as first attempts"),
+        host_selection_retry_max_attempts = Harmless("a host that a predicate refuses is not picked at all while there are others"),
     ),
     message!("envoy.config.route.v3.RetryPolicy.RetryHostPredicate": name typed_config),
     message!("envoy.config.route.v3.RetryPolicy.RetryBackOff": base_interval max_interval),
     message!("envoy.config.route.v3.RetryPolicy.RateLimitedRetryBackOff": reset_headers max_interval),
     message!("envoy.config.route.v3.RetryPolicy.ResetHeader": name format),
     message!("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate":),
-    message!("envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate":),
-    message!("envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig": metadata_match),
     message!("envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig": path_template),
     message!("envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig": path_template_rewrite),
 ];

@@ -133,3 +133,101 @@ impl std::fmt::Debug for BodyFormat {
         write!(f, "BodyFormat({:?})", self.content_type)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use remora_proto::pb::envoy::config::accesslog::v3 as pba;
+    use remora_proto::pb::envoy::config::core::v3::{
+        DataSource, HeaderValue as PbHeaderValue, HeaderValueOption, data_source::Specifier,
+    };
+    use remora_proto::pb::google::protobuf::UInt32Value;
+
+    use super::*;
+    use crate::http::failure::Failure;
+    use crate::http::respond::{local_reply, respond};
+    use crate::testing::exchange;
+
+    fn text(format: &str, content_type: &str) -> SubstitutionFormatString {
+        let source = DataSource {
+            specifier: Some(Specifier::InlineString(format.to_owned())),
+            ..DataSource::default()
+        };
+        SubstitutionFormatString {
+            format: Some(Format::TextFormatSource(source)),
+            content_type: content_type.to_owned(),
+            ..SubstitutionFormatString::default()
+        }
+    }
+
+    /// Answers with this flag become 410 with a body of their own; everything gets a format.
+    fn config() -> LocalReply {
+        let flags = pba::ResponseFlagFilter {
+            flags: vec!["NR".to_owned()],
+        };
+        let header = HeaderValueOption {
+            header: Some(PbHeaderValue {
+                key: "x-mapped".to_owned(),
+                value: "%RESPONSE_FLAGS%".to_owned(),
+                ..PbHeaderValue::default()
+            }),
+            ..HeaderValueOption::default()
+        };
+        let mapper = pbh::ResponseMapper {
+            filter: Some(pba::AccessLogFilter {
+                filter_specifier: Some(pba::access_log_filter::FilterSpecifier::ResponseFlagFilter(flags)),
+            }),
+            status_code: Some(UInt32Value { value: 410 }),
+            body: Some(DataSource {
+                specifier: Some(Specifier::InlineString("nothing here".to_owned())),
+                ..DataSource::default()
+            }),
+            headers_to_add: vec![header],
+            ..pbh::ResponseMapper::default()
+        };
+        let config = pbh::LocalReplyConfig {
+            mappers: vec![mapper],
+            body_format: Some(text("<%RESPONSE_CODE%: %LOCAL_REPLY_BODY%>", "text/html")),
+        };
+        LocalReply::compile(&config).expect("compiles")
+    }
+
+    fn answer(failure: &Failure) -> (u16, String, Option<String>, Option<String>) {
+        let mut exchange = exchange("GET", "/", &[("host", "h")]);
+        exchange.local_reply = Some(std::sync::Arc::new(config()));
+        let response = respond(&mut exchange, failure);
+        let header = |name: &str| {
+            let value = response.headers().get(name)?;
+            Some(value.to_str().expect("text").to_owned())
+        };
+        let (kind, mapped) = (header("content-type"), header("x-mapped"));
+        let status = response.status().as_u16();
+        let crate::http::body::Body::Full(body) = response.into_body() else {
+            return (status, String::new(), kind, mapped);
+        };
+        (status, String::from_utf8_lossy(&body).into_owned(), kind, mapped)
+    }
+
+    #[test]
+    fn the_first_mapper_that_passes_and_the_format_make_the_answer() {
+        let html = Some("text/html".to_owned());
+        assert_eq!(
+            answer(&Failure::RouteNotFound),
+            (410, "<410: nothing here>".to_owned(), html.clone(), Some("NR".to_owned()))
+        );
+        assert_eq!(
+            answer(&Failure::NoHealthyUpstream),
+            (503, "<503: no healthy upstream>".to_owned(), html, None)
+        );
+    }
+
+    #[test]
+    fn without_a_configuration_answers_stay_plain() {
+        let mut exchange = exchange("GET", "/", &[("host", "h")]);
+        let response = local_reply(&mut exchange, StatusCode::FORBIDDEN, None, "no", "because");
+        assert_eq!(response.status(), StatusCode::FORBIDDEN);
+        let headers = response.headers();
+        assert_eq!(headers.get("content-type").map(HeaderValue::as_bytes), Some(&b"text/plain"[..]));
+        assert_eq!(headers.get("content-length").map(HeaderValue::as_bytes), Some(&b"2"[..]));
+        assert_eq!(exchange.details, "because");
+    }
+}

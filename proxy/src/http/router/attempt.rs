@@ -1,6 +1,6 @@
 //! One attempt: pick a host, lease a connection, send, observe what came of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -20,32 +20,41 @@ use crate::runtime::clock;
 pub(super) struct Attempt {
     /// It failed on a connection that another request had used before, and got no byte of an answer.
     pub died_unnoticed: bool,
-    host: Option<Arc<Host>>,
 }
 
-/// When a request was sent; set once, read by the timer of the same task.
+/// When a request was sent, and where to; set once, read by the timers of the same task.
 #[derive(Default)]
-pub(super) struct SentAt(std::sync::OnceLock<Instant>);
+pub(super) struct SentAt {
+    at: OnceLock<Instant>,
+    host: OnceLock<Arc<Host>>,
+}
 
 impl SentAt {
     pub fn get(&self) -> Option<Instant> {
-        self.0.get().copied()
+        self.at.get().copied()
     }
-}
 
-impl Attempt {
-    /// The attempt was cut by a timer.
-    pub fn timed_out(&self, exchange: &Exchange, cluster: &Cluster, failure: &Failure) {
+    /// The attempt took longer than it may.
+    pub fn timed_out(&self, cluster: &Cluster, failure: &Failure) {
         match failure {
             Failure::PerTryTimeout => cluster.stats.upstream_rq_per_try_timeout.inc(),
             Failure::PerTryIdleTimeout => cluster.stats.upstream_rq_per_try_idle_timeout.inc(),
+            Failure::MaxStreamDuration => cluster.stats.upstream_rq_max_duration_reached.inc(),
             _ => {}
         }
-        if let Some(host) = &self.host {
+        self.slowed_down(cluster, failure);
+    }
+
+    pub fn host(&self) -> Option<Arc<Host>> {
+        self.host.get().cloned()
+    }
+
+    /// What a host is blamed for, whether or not its attempt goes on.
+    pub fn slowed_down(&self, cluster: &Cluster, failure: &Failure) {
+        if let Some(host) = self.host.get() {
             host.state.rq_timeout.fetch_add(1, Ordering::Relaxed);
             cluster.observe_failure(host, failure, clock::now());
         }
-        let _ = exchange;
     }
 }
 
@@ -59,7 +68,8 @@ pub(super) async fn run(
     body: Body,
 ) -> Result<Response, Failure> {
     let host = pick(exchange, forward, cluster, policy)?;
-    attempt.host = Some(host.clone());
+    // The cells are this attempt's own: they are empty.
+    let _ = sent.host.set(host.clone());
     exchange.upstream.host = Some(host.clone());
     crate::http::header_policy::auto_host(exchange, forward, &host);
     let stats = &cluster.stats;
@@ -70,6 +80,9 @@ pub(super) async fn run(
         Err(failure) => {
             if let Failure::ConnectFailure(reason) = &failure {
                 exchange.upstream.failure_reason = reason.clone();
+            }
+            if matches!(failure, Failure::ConnectFailure(_) | Failure::ConnectTimeout) {
+                cluster.stats.upstream_rq_pending_failure_eject.inc();
             }
             cluster.observe_failure(&host, &failure, clock::now());
             return Err(failure);
@@ -82,8 +95,7 @@ pub(super) async fn run(
     exchange.upstream.local.clone_from(&lease.origin().local);
     let reused = lease.reused();
     let sent_at = clock::now();
-    // The cell is this attempt's own: it is empty.
-    let _ = sent.0.set(sent_at);
+    let _ = sent.at.set(sent_at);
     exchange.timing.first_upstream_tx = Some(sent_at.saturating_duration_since(exchange.started));
     let head = Head {
         method: exchange.request.method(),
@@ -124,13 +136,9 @@ fn pick(
         Some(policy) if policy.avoids_previous_hosts() => &exchange.upstream.attempted[..],
         _ => &[],
     };
-    // Predicates are for retries alone; the first attempt goes anywhere.
-    let retry = policy.filter(|_| exchange.upstream.attempts > 1);
     let context = PickContext {
         hash: exchange.hash,
         avoid,
-        predicates: retry.map_or(&[], |policy| &policy.host_predicates),
-        reselections: retry.map_or(0, |policy| policy.host_selection_attempts),
         metadata_match: forward.metadata_match.as_deref(),
         original_destination: exchange.connection.original_destination,
     };

@@ -30,6 +30,11 @@ pub(super) fn any(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| name.as_str().starts_with("x-envoy-"))
 }
 
+/// Whether a timeout is to be answered by 204.
+pub(super) fn wants_no_content(headers: &HeaderMap) -> bool {
+    headers.contains_key("x-envoy-upstream-rq-timeout-alt-response")
+}
+
 /// Removes what only this router was meant to read. To be called once it was read.
 pub(super) fn consume(headers: &mut HeaderMap) {
     for name in CONSUMED {

@@ -84,18 +84,17 @@ fn readdress(copy: &mut Exchange, mirror: &Mirror) {
 async fn run(cluster: Arc<Cluster>, mut copy: Exchange, mut timeout: RouteTimeout) {
     let Some(permit) = cluster.breakers.try_request(RoutingPriority::Default) else {
         cluster.stats.upstream_rq_pending_overflow.inc();
-        count_failure(&cluster.stats, &Failure::Overflow, true);
+        count_failure(&cluster.stats, &Failure::Overflow, &copy);
         return;
     };
-    let exchange = async {
-        let response = answer(&cluster, &mut copy, &mut timeout).await?;
-        let canary = response.headers().get(CANARY).is_some_and(|value| value == "true");
-        cluster.stats.count_response(response.status().as_u16(), true, canary);
-        drain(response.into_body(), &mut timeout).await;
-        Ok(())
-    };
-    if let Err(failure) = exchange.await {
-        count_failure(&cluster.stats, &failure, true);
+    let outcome = answer(&cluster, &mut copy, &mut timeout).await;
+    match outcome {
+        Ok(response) => {
+            let canary = response.headers().get(CANARY).is_some_and(|value| value == "true");
+            cluster.stats.count_response(response.status().as_u16(), true, canary);
+            drain(response.into_body(), &mut timeout).await;
+        }
+        Err(failure) => count_failure(&cluster.stats, &failure, &copy),
     }
     drop(permit);
 }
@@ -108,7 +107,7 @@ async fn answer(cluster: &Arc<Cluster>, copy: &mut Exchange, timeout: &mut Route
     match bounded(future, timeout, |_| None).await {
         Ok(outcome) => outcome,
         Err(failure) => {
-            attempt.timed_out(copy, cluster, &failure);
+            sent.timed_out(cluster, &failure);
             Err(failure)
         }
     }

@@ -11,7 +11,7 @@ use crate::http::exchange::{Exchange, Redirected};
 use crate::http::service::Response;
 use crate::http::stats::HcmStats;
 use crate::route::forward::{InternalRedirect, RedirectPredicate};
-use crate::route::{RequestView, Route};
+use crate::route::RequestView;
 use crate::telemetry::stats::Counter;
 
 /// Readies the next request in the exchange, if the answer is a redirect to follow. False: the answer goes to the client.
@@ -30,7 +30,7 @@ pub(super) fn follow(
     let prepared = source
         .whole()
         .ok_or(None)
-        .and_then(|body| prepare(router, exchange, policy, response, body));
+        .and_then(|body| prepare(exchange, policy, response, body));
     let stats = exchange.route.cluster.as_ref().map(|cluster| cluster.stats.clone());
     match prepared {
         Ok(next) => {
@@ -56,7 +56,6 @@ pub(super) fn follow(
 type Reason = Option<fn(&HcmStats) -> &Counter>;
 
 fn prepare(
-    router: &Router,
     exchange: &mut Exchange,
     policy: &InternalRedirect,
     response: &Response,
@@ -96,7 +95,6 @@ fn prepare(
         next.headers_mut().insert("x-envoy-original-url", original);
     }
     exchange.redirected = Some(Box::new(way));
-    let _ = router;
     Ok(next)
 }
 
@@ -148,7 +146,7 @@ fn admit(
     exchange: &Exchange,
     policy: &InternalRedirect,
     mut way: Redirected,
-    (from_http, to_http): (bool, bool),
+    schemes: (bool, bool),
 ) -> Result<Redirected, Reason> {
     let table = exchange.route.table.as_ref();
     let route = table.and_then(|table| table.select(&RequestView::of(exchange)).1);
@@ -156,8 +154,8 @@ fn admit(
         return Err(Some(|stats| &stats.passthrough_internal_redirect_no_route));
     };
     let from = exchange.route.route.as_ref().map_or_else(|| "".into(), |route| route.name.clone());
-    let accepts = |predicate: &RedirectPredicate| accepts(predicate, &from, &route, &way, from_http, to_http);
-    if !policy.predicates.iter().all(accepts) {
+    let mut predicates = policy.predicates.iter();
+    if !predicates.all(|predicate| accepts_name(predicate, &from, &route.name, &way, schemes)) {
         return Err(Some(|stats| &stats.passthrough_internal_redirect_predicate));
     }
     way.count += 1;
@@ -165,19 +163,19 @@ fn admit(
     Ok(way)
 }
 
-fn accepts(
+/// `target`: the name of the route that it leads to; then whether it comes from and goes to plaintext.
+fn accepts_name(
     predicate: &RedirectPredicate,
     from: &str,
-    target: &Route,
+    target: &str,
     way: &Redirected,
-    from_http: bool,
-    to_http: bool,
+    (from_http, to_http): (bool, bool),
 ) -> bool {
     match predicate {
-        RedirectPredicate::AllowListed(names) => names.iter().any(|name| **name == *target.name),
+        RedirectPredicate::AllowListed(names) => names.iter().any(|name| **name == *target),
         RedirectPredicate::PreviousRoutes => {
             let mut taken = way.steps.iter().filter(|(step, _)| **step == *from);
-            !taken.any(|(_, to)| *to == target.name)
+            !taken.any(|(_, to)| **to == *target)
         }
         RedirectPredicate::SafeCrossScheme => from_http || !to_http,
     }
@@ -189,4 +187,37 @@ fn original_url(exchange: &Exchange, from_http: bool) -> Option<HeaderValue> {
     let authority = exchange.authority.as_ref()?.to_str().ok()?;
     let path = exchange.request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
     HeaderValue::try_from(format!("{scheme}://{authority}{path}")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_absolute_urls_are_followed_and_fragments_stay_behind() {
+        let followed = |location: &'static str| target(&HeaderValue::from_static(location)).map(|uri| uri.to_string());
+        assert_eq!(followed("http://a.test/x?y#z").as_deref(), Some("http://a.test/x?y"));
+        assert_eq!(followed("https://a.test:8443").as_deref(), Some("https://a.test:8443/"));
+        for nowhere in ["/x", "a.test/x", "ftp://a.test/x", "http://", "", "nonsense"] {
+            assert_eq!(followed(nowhere), None, "{nowhere}");
+        }
+    }
+
+    #[test]
+    fn predicates_look_at_names_ways_and_schemes() {
+        let from: std::sync::Arc<str> = "from".into();
+        let way = Redirected {
+            count: 1,
+            steps: vec![(from.clone(), "taken".into())],
+        };
+        let accepts = |predicate: &RedirectPredicate, target: &str, from_http: bool, to_http: bool| {
+            accepts_name(predicate, &from, target, &way, (from_http, to_http))
+        };
+        let listed = RedirectPredicate::AllowListed(vec!["good".into()]);
+        assert!(accepts(&listed, "good", true, true) && !accepts(&listed, "bad", true, true));
+        assert!(!accepts(&RedirectPredicate::PreviousRoutes, "taken", true, true));
+        assert!(accepts(&RedirectPredicate::PreviousRoutes, "fresh", true, true));
+        assert!(accepts(&RedirectPredicate::SafeCrossScheme, "x", true, false));
+        assert!(!accepts(&RedirectPredicate::SafeCrossScheme, "x", false, true));
+    }
 }

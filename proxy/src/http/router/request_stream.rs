@@ -85,6 +85,12 @@ impl RequestStream {
         }
     }
 
+    /// Whether nothing of what was read is gone.
+    pub fn is_kept(&self) -> bool {
+        let state = self.0.lock();
+        state.kept.is_some() || state.reader == 0
+    }
+
     /// The whole body again, if it ended and nothing of it is gone.
     pub fn whole(&self) -> Option<Body> {
         let state = self.0.lock();

@@ -9,6 +9,7 @@ use super::Router;
 use super::attempt::{self, Attempt, SentAt};
 use super::deadline::{IdleBody, RouteTimeout, TimedBody, bounded};
 use super::envoy_headers;
+use super::hedge;
 use super::limits::Limits;
 use super::mirror;
 use super::redirect;
@@ -34,10 +35,18 @@ pub(super) enum Source {
 
 impl Source {
     /// `None`: it cannot be read again.
-    fn body(&self) -> Option<Body> {
+    pub(super) fn body(&self) -> Option<Body> {
         match self {
             Self::Whole(bytes) => Some(Body::from(bytes.clone())),
             Self::Stream(stream) => stream.reader(),
+        }
+    }
+
+    /// Whether an attempt after this one could have all of it.
+    fn is_replayable(&self) -> bool {
+        match self {
+            Self::Whole(_) => true,
+            Self::Stream(stream) => stream.is_kept(),
         }
     }
 
@@ -72,8 +81,10 @@ pub(super) async fn run(
         return Err(Failure::Overflow);
     };
     exchange.permit = Some(permit);
-    let limits = Limits::of(exchange, forward, policy.as_deref(), hinted);
+    let durations = (router.max_stream_duration, cluster.http.max_stream_duration);
+    let limits = Limits::of(exchange, forward, policy.as_deref(), hinted, durations);
     if hinted {
+        exchange.timeout_is_no_content = envoy_headers::wants_no_content(exchange.headers());
         envoy_headers::consume(exchange.request.headers_mut());
     }
     let source = source(exchange, policy.is_some() || forward.internal_redirect.is_some());
@@ -100,7 +111,11 @@ pub(super) async fn run(
         retries: 0,
         permit: None,
     };
-    let mut result = run.attempts(exchange, &source, &mut timeout, &limits).await;
+    let mut result = if limits.hedges && limits.per_try.is_some() && run.policy.is_some() && exchange.upgrade.is_none() {
+        Box::pin(hedge::race(&mut run, exchange, &source, &mut timeout, &limits)).await
+    } else {
+        run.attempts(exchange, &source, &mut timeout, &limits).await
+    };
     if let (Ok(response), Some(policy)) = (&result, &forward.internal_redirect)
         && exchange.upgrade.is_none()
         && redirect::follow(router, exchange, policy, response, &source)
@@ -120,7 +135,12 @@ pub(super) async fn run(
         let inner = std::mem::take(response.body_mut());
         *response.body_mut() = Body::Boxed(Box::pin(IdleBody::new(inner, limit)));
     }
-    if let Some((deadline, failure)) = timeout.deadline()
+    let sent = exchange.timing.first_upstream_tx.map(|after| exchange.started + after);
+    let of_attempt = limits
+        .upstream_stream
+        .and_then(|limit| Some((sent?.checked_add(limit)?, Failure::MaxStreamDuration)));
+    let ends = timeout.deadline().into_iter().chain(of_attempt);
+    if let Some((deadline, failure)) = ends.min_by_key(|(end, _)| *end)
         && !matches!(response.body(), Body::Empty | Body::Full(_))
         && exchange.upgrade.is_none()
     {
@@ -147,12 +167,12 @@ fn source(exchange: &mut Exchange, may_retry: bool) -> Source {
     }
 }
 
-struct Run<'a> {
+pub(super) struct Run<'a> {
     router: &'a Router,
-    cluster: &'a Arc<Cluster>,
-    forward: &'a Forward,
+    pub(super) cluster: &'a Arc<Cluster>,
+    pub(super) forward: &'a Forward,
     priority: RoutingPriority,
-    policy: Option<Arc<RetryPolicy>>,
+    pub(super) policy: Option<Arc<RetryPolicy>>,
     retries: u32,
     /// The running retry's place in the retry breaker.
     permit: Option<crate::cluster::breaker::Permit>,
@@ -189,7 +209,7 @@ impl Run<'_> {
             let outcome = match outcome {
                 Ok(outcome) => outcome,
                 Err(failure) => {
-                    attempt.timed_out(exchange, self.cluster, &failure);
+                    sent.timed_out(self.cluster, &failure);
                     Err(failure)
                 }
             };
@@ -199,6 +219,9 @@ impl Run<'_> {
                 unnoticed_deaths += 1;
                 exchange.upstream.attempts -= 1;
                 continue;
+            }
+            if !source.is_replayable() {
+                return outcome;
             }
             let Some(wait) = self.retry(exchange, &outcome, &sent) else {
                 return outcome;
@@ -217,11 +240,11 @@ impl Run<'_> {
     }
 
     /// The time that the next attempt has, for the upstream to know.
-    fn expected(&self, timeout: &RouteTimeout, limits: &Limits) -> Option<Duration> {
+    pub(super) fn expected(&self, timeout: &RouteTimeout, limits: &Limits) -> Option<Duration> {
         if self.router.suppress_envoy_headers {
             return None;
         }
-        if let Some(per_try) = limits.per_try.filter(|_| !self.forward.hedge_on_per_try_timeout) {
+        if let Some(per_try) = limits.per_try.filter(|_| !limits.hedges) {
             return Some(per_try);
         }
         let limit = limits.route?;
@@ -239,21 +262,42 @@ impl Run<'_> {
         outcome: &Result<Response, Failure>,
         sent: &SentAt,
     ) -> Option<Duration> {
-        let stats = &self.cluster.stats;
         self.permit = None;
-        let policy = self.policy.as_ref()?;
-        let wanted = match outcome {
-            Ok(response) => policy.retry_on_response(response.status(), response.headers()),
-            Err(Failure::ResponseTimeout) => false,
-            Err(failure) => policy.retry_on_failure(failure, sent.get().is_some()),
-        };
-        if !wanted {
-            if self.retries > 0 && outcome.is_ok() {
-                stats.upstream_rq_retry_success.inc();
-                exchange.route.count(|stats| stats.traffic.upstream_rq_retry_success.inc());
+        if !self.wants_retry(outcome, sent) {
+            if outcome.is_ok() {
+                self.count_success(exchange);
             }
             return None;
         }
+        self.admit_retry(exchange, outcome)
+    }
+
+    /// Whether the policy would have another attempt after this outcome.
+    pub(super) fn wants_retry(&self, outcome: &Result<Response, Failure>, sent: &SentAt) -> bool {
+        let Some(policy) = &self.policy else { return false };
+        match outcome {
+            Ok(response) => policy.retry_on_response(response.status(), response.headers()),
+            Err(Failure::ResponseTimeout) => false,
+            Err(failure) => policy.retry_on_failure(failure, sent.get().is_some()),
+        }
+    }
+
+    /// An answer that is passed on after retries.
+    pub(super) fn count_success(&self, exchange: &Exchange) {
+        if self.retries > 0 {
+            self.cluster.stats.upstream_rq_retry_success.inc();
+            exchange.route.count(|stats| stats.traffic.upstream_rq_retry_success.inc());
+        }
+    }
+
+    /// Takes a retry's place, if number and breakers allow one more, and says how long to wait for it.
+    pub(super) fn admit_retry(
+        &mut self,
+        exchange: &mut Exchange,
+        outcome: &Result<Response, Failure>,
+    ) -> Option<Duration> {
+        let stats = &self.cluster.stats;
+        let policy = self.policy.as_ref()?;
         if self.retries >= policy.num_retries {
             stats.upstream_rq_retry_limit_exceeded.inc();
             exchange.route.count(|stats| stats.traffic.upstream_rq_retry_limit_exceeded.inc());

@@ -38,6 +38,7 @@ pub struct LogView<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogType {
     TcpConnectionEnd = 3,
+    DownstreamStart = 4,
     DownstreamEnd = 6,
 }
 
@@ -45,6 +46,7 @@ impl LogType {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::TcpConnectionEnd => "TcpConnectionEnd",
+            Self::DownstreamStart => "DownstreamStart",
             Self::DownstreamEnd => "DownstreamEnd",
         }
     }

@@ -1,4 +1,4 @@
-//! The rarer operators without parameters: hosts of every attempt, names of the route's surroundings, and what only other builds of Envoy fill.
+//! The rarer operators without parameters: hosts of every attempt, and what only other builds of Envoy fill.
 
 use super::{LogView, Simple, address, put, without_port};
 use Simple::{Number, Text};
@@ -7,7 +7,6 @@ use crate::cluster::Host;
 
 pub(super) const TABLE: &[(&str, Simple)] = &[
     ("LOCAL_REPLY_BODY", Text(local_reply)),
-    ("VIRTUAL_HOST_NAME", Text(virtual_host)),
     (
         "UPSTREAM_HOSTS_ATTEMPTED",
         Text(|v, out| attempted(v, out, |host, out| address(out, Some(&host.address)))),
@@ -39,11 +38,6 @@ pub(super) const TABLE: &[(&str, Simple)] = &[
 fn local_reply(view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
     out.extend_from_slice(view.local_reply);
     true
-}
-
-fn virtual_host(view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
-    let host = view.exchange.and_then(|exchange| exchange.route.virtual_host.as_ref());
-    put(out, host.map(|host| host.name().as_bytes()))
 }
 
 /// One entry per attempt, in their order.
