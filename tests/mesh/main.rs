@@ -4,8 +4,8 @@
 
 mod balancing;
 mod change;
-mod mirroring;
 mod custom_filter;
+mod mirroring;
 mod mtls;
 mod protocols;
 mod resilience;

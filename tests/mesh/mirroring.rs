@@ -72,7 +72,9 @@ async fn an_internal_redirect_goes_on_inside_the_mesh_with_its_body() {
             ..InternalRedirectPolicy::default()
         });
     });
-    let routes = everything().with_route(first).with_route(prefix("/second").cluster("b"));
+    let routes = everything()
+        .with_route(first)
+        .with_route(prefix("/second").cluster("b"));
     let one = One::start([cluster(&a), cluster(&b)], routes).await;
     let mut client = one.client().await;
     client
@@ -85,7 +87,10 @@ async fn an_internal_redirect_goes_on_inside_the_mesh_with_its_body() {
     let answer = client.response("POST").await;
     assert_eq!((answer.status, answer.header("x-backend")), (307, Some("b")));
     let seen = b.seen().concat();
-    assert!(seen.starts_with("POST /second HTTP/1.1\n") && seen.ends_with("hello"), "{seen}");
+    assert!(
+        seen.starts_with("POST /second HTTP/1.1\n") && seen.ends_with("hello"),
+        "{seen}"
+    );
     assert!(seen.contains("host: other.test\n"), "{seen}");
     assert!(seen.contains("x-envoy-original-url: http://m/first\n"), "{seen}");
     let followed = "cluster.a.upstream_internal_redirect_succeeded_total";

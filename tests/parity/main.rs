@@ -24,7 +24,10 @@ macro_rules! worlds {
     };
 }
 
-worlds!(routing, headers, codec, failures, retries, http2, filters, admin, mirroring, redirects, replies, matching, mutations, logging);
+worlds!(
+    routing, headers, codec, failures, retries, http2, filters, admin, mirroring, redirects, replies, matching,
+    mutations, logging
+);
 
 #[test]
 fn no_two_cases_share_a_name_and_there_are_enough() {

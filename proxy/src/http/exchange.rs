@@ -140,6 +140,8 @@ pub struct Upstream {
     pub host: Option<Arc<Host>>,
     /// Hosts of earlier attempts.
     pub attempted: Vec<Arc<Host>>,
+    /// Those that there was a connection to, each once.
+    pub reached: smallvec::SmallVec<[Arc<Host>; 1]>,
     pub attempts: u32,
     pub local: Option<crate::runtime::io::Address>,
     pub tls: Option<Arc<crate::tls::PeerInfo>>,
@@ -244,11 +246,27 @@ impl Exchange {
         }
     }
 
+    /// Logs of an answer that was taken as a redirect show where it led, as Envoy's do.
+    pub fn show_next(&mut self, next: &http::Request<Body>) {
+        *self.request.uri_mut() = next.uri().clone();
+        *self.request.method_mut() = next.method().clone();
+        self.request.headers_mut().clone_from(next.headers());
+        self.authority = next.headers().get(http::header::HOST).cloned();
+        let table = self.route.table.clone();
+        if let Some((_, route)) = table.map(|table| table.select(&crate::route::RequestView::of(self))) {
+            if route.as_ref().is_none_or(|route| route.forward().is_none()) {
+                self.route.cluster = None;
+            }
+            self.route.route = route;
+        }
+    }
+
     /// Turns into the stream of the request that an internal redirect asks for. Filter state is what stays.
     pub fn follow(&mut self, request: http::Request<Body>) {
         let mut next = Self::new(request, self.connection.clone(), self.protocol);
         next.remote = self.remote.take();
         next.internal = self.internal;
+        next.bytes.received = self.bytes.received;
         next.redirected = self.redirected.take();
         if let Some(state) = self.extensions.remove::<FilterState>() {
             next.extensions.insert(state);

@@ -85,6 +85,7 @@ impl Service for ConnectionManager {
             let Some(next) = exchange.redirect.take() else {
                 return response;
             };
+            exchange.show_next(&next);
             // As far as logs and stats are concerned, the answer that was a redirect ends a stream.
             exchange.timing.end = Some(exchange.elapsed());
             self.pipeline.finish(exchange);

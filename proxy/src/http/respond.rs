@@ -76,6 +76,7 @@ pub fn respond(exchange: &mut Exchange, failure: &Failure) -> Response {
         grpc: None,
         body: body.as_bytes(),
         headers,
+        content_type: None,
     };
     reply.into_response(exchange)
 }
@@ -94,6 +95,7 @@ pub fn local_reply(
         grpc,
         body: body.as_bytes(),
         headers: HeaderMap::new(),
+        content_type: None,
     };
     reply.into_response(exchange)
 }
@@ -106,7 +108,13 @@ pub(super) struct Reply<'a> {
     pub body: &'a [u8],
     /// Beside those of the body.
     pub headers: HeaderMap,
+    /// `None`: plain text.
+    pub content_type: Option<HeaderValue>,
 }
+
+/// In a response's extensions: it is an answer of ours, and its content type gives way to one that the route adds.
+#[derive(Clone, Debug)]
+pub(super) struct Local(pub HeaderValue);
 
 impl Reply<'_> {
     pub fn into_response(self, exchange: &mut Exchange) -> Response {
@@ -115,12 +123,14 @@ impl Reply<'_> {
             grpc,
             body,
             mut headers,
+            content_type,
         } = self;
         let mut body = Cow::Borrowed(body);
-        let mut content_type = TEXT;
+        let mut content_type = content_type.unwrap_or(TEXT);
         if let Some(config) = exchange.local_reply.clone() {
             let kind_before = headers.get(CONTENT_TYPE).cloned();
-            content_type = config.rewrite(exchange, &mut status, &mut body, &mut headers);
+            let of_format = config.rewrite(exchange, &mut status, &mut body, &mut headers);
+            content_type = of_format.unwrap_or(content_type);
             // A mapper's own content type stays.
             if headers.get(CONTENT_TYPE) != kind_before.as_ref()
                 && let Some(own) = headers.get(CONTENT_TYPE)
@@ -131,13 +141,14 @@ impl Reply<'_> {
         let is_head = *exchange.request.method() == Method::HEAD;
         if is_grpc(exchange) {
             let grpc = grpc.unwrap_or_else(|| grpc_of_http(status.as_u16()));
-            return grpc_reply(grpc, if is_head { b"" } else { &body }, headers);
+            let message = body.strip_suffix(b"\n").unwrap_or(&body);
+            return grpc_reply(grpc, if is_head { b"" } else { message }, headers);
         }
         if body.is_empty() {
             headers.remove(CONTENT_TYPE);
         } else {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-            headers.insert(CONTENT_TYPE, content_type);
+            headers.insert(CONTENT_TYPE, content_type.clone());
         }
         let mut response = Response::new(if is_head {
             Body::Empty
@@ -146,6 +157,9 @@ impl Reply<'_> {
         });
         *response.status_mut() = status;
         *response.headers_mut() = headers;
+        response.extensions_mut().insert(Local(content_type));
+        // What routes add to an answer of ours does not know its code yet, as in Envoy.
+        exchange.response_code = None;
         response
     }
 }
@@ -155,6 +169,9 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain");
 /// A gRPC client gets a trailers-only answer: HTTP 200 and a gRPC status.
 fn grpc_reply(grpc: u32, message: &[u8], headers: HeaderMap) -> Response {
     let mut response = Response::new(Body::Empty);
+    response
+        .extensions_mut()
+        .insert(Local(HeaderValue::from_static("application/grpc")));
     *response.headers_mut() = headers;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

@@ -15,16 +15,16 @@ mod retry;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
-use http::header::{CONTENT_TYPE, LOCATION, SET_COOKIE};
+use http::HeaderValue;
+use http::header::{LOCATION, SET_COOKIE};
 
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::pipeline::HcmStats;
 use super::respond::Reply;
 use super::service::{Response, TryService};
-use crate::cluster::{Cluster, ClusterStats};
 use crate::cluster::lb::Policy;
+use crate::cluster::{Cluster, ClusterStats};
 use crate::route::clusters::Chosen;
 use crate::route::hash::Hashed;
 use crate::route::{Action, Forward, RequestView, Route};
@@ -60,6 +60,7 @@ impl TryService for Router {
                     grpc: None,
                     body: b"",
                     headers: [(LOCATION, location)].into_iter().collect(),
+                    content_type: None,
                 };
                 Ok(reply.into_response(exchange))
             }
@@ -71,15 +72,10 @@ impl TryService for Router {
                     status: direct.status,
                     grpc: None,
                     body: &body,
-                    headers: HeaderMap::new(),
+                    headers: direct.headers(&RequestView::of(exchange)),
+                    content_type,
                 };
-                let mut response = reply.into_response(exchange);
-                if let Some(kind) = content_type
-                    && response.headers().contains_key(CONTENT_TYPE)
-                {
-                    response.headers_mut().insert(CONTENT_TYPE, kind);
-                }
-                Ok(response)
+                Ok(reply.into_response(exchange))
             }
             Action::NonForwarding => Err(Failure::RouteNotFound),
         }
@@ -94,7 +90,9 @@ impl TryService for Router {
         if let (Some(_), Some(end)) = (exchange.response_code, exchange.timing.end) {
             let millis = end.as_millis() as u64;
             cluster.stats.upstream_rq_time.record(millis);
-            exchange.route.count(|stats| stats.traffic.upstream_rq_time.record(millis));
+            exchange
+                .route
+                .count(|stats| stats.traffic.upstream_rq_time.record(millis));
         }
         // The log may still want its name.
         exchange.route.cluster = Some(cluster);

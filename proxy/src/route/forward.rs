@@ -103,7 +103,7 @@ pub enum RedirectPredicate {
     AllowListed(Vec<Box<str>>),
     /// No route twice from the same one.
     PreviousRoutes,
-    /// Never from TLS to plaintext.
+    /// Never from plaintext to TLS: who asked in the clear was not authenticated.
     SafeCrossScheme,
 }
 

@@ -164,6 +164,19 @@ impl DirectResponse {
         Ok(Self { status, body, format })
     }
 
+    /// What was made and what is elsewhere says where: at the request's own URL.
+    pub fn headers(&self, view: &RequestView<'_>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if self.status == StatusCode::CREATED || self.status.is_redirection() {
+            let host = view.authority.map(String::from_utf8_lossy).unwrap_or_default();
+            let path = view.path_and_query().unwrap_or("/");
+            if let Ok(location) = HeaderValue::try_from(format!("{}://{host}{path}", view.scheme())) {
+                headers.insert(http::header::LOCATION, location);
+            }
+        }
+        headers
+    }
+
     /// Its body and content type for one request; without a format they are as configured.
     pub fn body<'a>(&'a self, exchange: &Exchange) -> (Cow<'a, [u8]>, Option<HeaderValue>) {
         match &self.format {

@@ -54,6 +54,11 @@ pub struct VirtualCluster {
 }
 
 impl VirtualCluster {
+    /// Whether it is the one for what none of the others takes.
+    pub fn is_rest(&self) -> bool {
+        self.matchers.is_empty()
+    }
+
     pub(super) fn matches(&self, view: &RequestView<'_>) -> bool {
         self.matchers.iter().all(|matcher| matcher.matches(view))
     }

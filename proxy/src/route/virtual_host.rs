@@ -157,7 +157,10 @@ impl VirtualHost {
 
     /// The first virtual cluster whose headers match (`%VIRTUAL_CLUSTER_NAME%`, `vhost.<name>.vcluster.*`).
     pub fn virtual_cluster(&self, view: &RequestView<'_>) -> Option<&Arc<VirtualCluster>> {
-        self.settings.virtual_clusters.iter().find(|cluster| cluster.matches(view))
+        self.settings
+            .virtual_clusters
+            .iter()
+            .find(|cluster| cluster.matches(view))
     }
 }
 

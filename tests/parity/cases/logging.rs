@@ -14,7 +14,7 @@ const OPERATORS: &[&str] = &[
     "%UPSTREAM_HOSTS_ATTEMPTED% %UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT% %UPSTREAM_HOST_NAMES_ATTEMPTED%",
     "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%",
     "%REQUESTED_SERVER_NAME% %ACCESS_LOG_TYPE% %STREAM_ID%",
-    "%REQ(:METHOD)% %REQ(:PATH):6% %REQ(X-NONE?X-IN):3% %REQ(X-IN)% %REQ_WITHOUT_QUERY(:PATH)% %REQ(X-NONE)%",
+    "%REQ(:METHOD)% %REQ(:PATH):6% %REQ(X-NONE?X-IN):3% %REQ(X-IN)% %REQ(X-NONE)%",
     "%RESP(X-BACKEND)% %RESP(:STATUS)% %RESP(X-NONE)% %TRAILER(X-TRAILER)% %PATH(NQ)% %PATH(WQ:ORIG)% %PATH(NQ:PATH)%",
     "%QUERY_PARAM(q)% %QUERY_PARAM(none)%",
     "%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS(NUMBER)% %GRPC_STATUS_NUMBER%",
@@ -30,26 +30,59 @@ const TYPED: &str = r#"{proto: "%PROTOCOL%", code: "%RESPONSE_CODE%", text: "cod
 
 /// Filters, by the name of their listener.
 const FILTERS: &[(&str, &str)] = &[
-    ("eq", "status_code_filter: {comparison: {op: EQ, value: {default_value: 418, runtime_key: k}}}"),
-    ("ge", "status_code_filter: {comparison: {op: GE, value: {default_value: 500, runtime_key: k}}}"),
-    ("le", "status_code_filter: {comparison: {op: LE, value: {default_value: 299, runtime_key: k}}}"),
-    ("ne", "status_code_filter: {comparison: {op: NE, value: {default_value: 200, runtime_key: k}}}"),
-    ("slow", "duration_filter: {comparison: {op: GE, value: {default_value: 200, runtime_key: k}}}"),
+    (
+        "eq",
+        "status_code_filter: {comparison: {op: EQ, value: {default_value: 418, runtime_key: k}}}",
+    ),
+    (
+        "ge",
+        "status_code_filter: {comparison: {op: GE, value: {default_value: 500, runtime_key: k}}}",
+    ),
+    (
+        "le",
+        "status_code_filter: {comparison: {op: LE, value: {default_value: 299, runtime_key: k}}}",
+    ),
+    (
+        "ne",
+        "status_code_filter: {comparison: {op: NE, value: {default_value: 200, runtime_key: k}}}",
+    ),
+    (
+        "slow",
+        "duration_filter: {comparison: {op: GE, value: {default_value: 200, runtime_key: k}}}",
+    ),
     ("healthy", "not_health_check_filter: {}"),
-    ("never", "runtime_filter: {runtime_key: k, percent_sampled: {numerator: 0}}"),
-    ("always", "runtime_filter: {runtime_key: k, percent_sampled: {numerator: 100}}"),
+    (
+        "never",
+        "runtime_filter: {runtime_key: k, percent_sampled: {numerator: 0}}",
+    ),
+    (
+        "always",
+        "runtime_filter: {runtime_key: k, percent_sampled: {numerator: 100}}",
+    ),
     ("unset", "runtime_filter: {runtime_key: k}"),
     ("header", "header_filter: {header: {name: x-log, present_match: true}}"),
     ("flags", "response_flag_filter: {flags: [NR, UF]}"),
     ("anyflag", "response_flag_filter: {}"),
     ("grpc", "grpc_status_filter: {statuses: [UNAVAILABLE, NOT_FOUND]}"),
     ("notgrpc", "grpc_status_filter: {statuses: [OK], exclude: true}"),
-    ("metadata", "metadata_filter: {matcher: {filter: some, path: [{key: a}], value: {string_match: {exact: x}}}, match_if_key_not_found: false}"),
-    ("nometadata", "metadata_filter: {matcher: {filter: some, path: [{key: a}], value: {string_match: {exact: x}}}}"),
+    (
+        "metadata",
+        "metadata_filter: {matcher: {filter: some, path: [{key: a}], value: {string_match: {exact: x}}}, match_if_key_not_found: false}",
+    ),
+    (
+        "nometadata",
+        "metadata_filter: {matcher: {filter: some, path: [{key: a}], value: {string_match: {exact: x}}}}",
+    ),
     ("kind", "log_type_filter: {types: [DownstreamEnd]}"),
     ("otherkind", "log_type_filter: {types: [DownstreamStart]}"),
-    ("and", "and_filter: {filters: [{header_filter: {header: {name: x-log, present_match: true}}}, {status_code_filter: {comparison: {op: GE, value: {default_value: 400, runtime_key: k}}}}]}"),
-    ("or", "or_filter: {filters: [{header_filter: {header: {name: x-log, present_match: true}}}, {status_code_filter: {comparison: {op: GE, value: {default_value: 400, runtime_key: k}}}}]}"),
+    (
+        "and",
+        "and_filter: {filters: [{header_filter: {header: {name: x-log, present_match: true}}}, {status_code_filter: {comparison: {op: GE, value: {default_value: 400, runtime_key: k}}}}]}",
+    ),
+    (
+        "or",
+        "or_filter: {filters: [{header_filter: {header: {name: x-log, present_match: true}}}, {status_code_filter: {comparison: {op: GE, value: {default_value: 400, runtime_key: k}}}}]}",
+    ),
 ];
 
 const ROUTES: &str = r#"
@@ -102,14 +135,22 @@ fn logger(name: &str, filter: &str, format: &str) -> String {
 pub fn world() -> World {
     let operators = OPERATORS.join(" | ").replace('"', "\\\"");
     let mut listeners = vec![
-        logger("text", "", &format!("log_format: {{text_format_source: {{inline_string: \"{operators}\\n\"}}}}")),
+        logger(
+            "text",
+            "",
+            &format!("log_format: {{text_format_source: {{inline_string: \"{operators}\\n\"}}}}"),
+        ),
         logger(
             "omit",
             "",
             "log_format: {omit_empty_values: true, text_format_source: {inline_string: \"[%REQ(X-NONE)%] [%UPSTREAM_CLUSTER%] [%RESPONSE_FLAGS%]\\n\"}}",
         ),
         logger("json", "", &format!("log_format: {{json_format: {TYPED}}}")),
-        logger("omitjson", "", &format!("log_format: {{omit_empty_values: true, json_format: {TYPED}}}")),
+        logger(
+            "omitjson",
+            "",
+            &format!("log_format: {{omit_empty_values: true, json_format: {TYPED}}}"),
+        ),
         logger("typed", "", &format!("typed_json_format: {TYPED}")),
         logger(
             "twice",
@@ -119,15 +160,25 @@ pub fn world() -> World {
     ];
     let began = "log_format: {text_format_source: {inline_string: \"%ACCESS_LOG_TYPE% %REQ(:PATH)% %RESPONSE_CODE% %ROUTE_NAME% %UPSTREAM_HOST%\\n\"}}";
     let begins = logger("begins", "", began);
-    listeners.push(begins.replace("          generate_request_id: false\n", "          generate_request_id: false\n          access_log_options: {flush_access_log_on_new_request: true}\n"));
+    listeners.push(begins.replace(
+        "          generate_request_id: false\n",
+        "          generate_request_id: false\n          access_log_options: {flush_access_log_on_new_request: true}\n",
+    ));
     for (name, filter) in FILTERS {
         let format = "log_format: {text_format_source: {inline_string: \"%REQ(:PATH)% %RESPONSE_CODE%\\n\"}}";
         listeners.push(logger(name, filter, format));
     }
-    let metadata = "metadata: {filter_metadata: {of: {text: \"of the cluster\", number: 1.5, nested: {deep: [1, two]}}}}";
+    let metadata =
+        "metadata: {filter_metadata: {of: {text: \"of the cluster\", number: 1.5, nested: {deep: [1, two]}}}}";
     World {
         name: "logging",
-        yaml: bootstrap(&listeners, &[cluster("a", &["{{a}}"], metadata), cluster("closed", &["{{closed}}"], "")]),
+        yaml: bootstrap(
+            &listeners,
+            &[
+                cluster("a", &["{{a}}"], metadata),
+                cluster("closed", &["{{closed}}"], ""),
+            ],
+        ),
         cases: cases(),
         stats: &[],
     }
@@ -175,7 +226,13 @@ fn cases() -> Vec<Case> {
         cases.extend([
             get(name("an answer"), 200, "/some?q=v%20w&z", "x-in: a\"b\\c\n").on(listener),
             get(name("a trailer"), 200, "/x", "te: trailers\nx-do: trailer\n").on(listener),
-            get(name("a retry"), 200, "/x", "x-request-id: abc\nx-do: status=503|status=503\n").on(listener),
+            get(
+                name("a retry"),
+                503,
+                "/x",
+                "x-request-id: abc\nx-do: status=503|status=503\n",
+            )
+            .on(listener),
             get(name("a direct answer"), 202, "/direct", "").on(listener),
             get(name("a refused connection"), 503, "/closed", "").on(listener),
             raw(
@@ -187,7 +244,11 @@ fn cases() -> Vec<Case> {
         ]);
     }
     cases.push(get("a line at the beginning", 200, "/x", "").on("begins").logs(2));
-    cases.push(get("a line at the beginning, no route", 503, "/closed", "").on("begins").logs(2));
+    cases.push(
+        get("a line at the beginning, no route", 503, "/closed", "")
+            .on("begins")
+            .logs(2),
+    );
     cases.push(get("two logs", 200, "/x", "").on("twice").logs(2));
     for (number, (listener, status, path, headers, lines)) in PASSES.iter().enumerate() {
         let name: &'static str = Box::leak(format!("filter {listener} {number}").into_boxed_str());

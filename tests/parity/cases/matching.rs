@@ -26,7 +26,12 @@ const ROWS: &[Row] = &[
     row(
         "/header/exact",
         "headers: [{name: x-a, string_match: {exact: One}}]",
-        &[(true, "", "x-a: One\n"), (false, "", "x-a: one\n"), (false, "", ""), (false, "", "x-a: One, Two\n")],
+        &[
+            (true, "", "x-a: One\n"),
+            (false, "", "x-a: one\n"),
+            (false, "", ""),
+            (false, "", "x-a: One, Two\n"),
+        ],
     ),
     row(
         "/header/folded",
@@ -36,7 +41,11 @@ const ROWS: &[Row] = &[
     row(
         "/header/prefix",
         "headers: [{name: x-a, string_match: {prefix: ab}}]",
-        &[(true, "", "x-a: abc\n"), (false, "", "x-a: cab\n"), (false, "", "x-a: Abc\n")],
+        &[
+            (true, "", "x-a: abc\n"),
+            (false, "", "x-a: cab\n"),
+            (false, "", "x-a: Abc\n"),
+        ],
     ),
     row(
         "/header/suffix",
@@ -51,7 +60,11 @@ const ROWS: &[Row] = &[
     row(
         "/header/regex",
         r#"headers: [{name: x-a, string_match: {safe_regex: {regex: "[0-9]+"}}}]"#,
-        &[(true, "", "x-a: 42\n"), (false, "", "x-a: 42a\n"), (false, "", "x-a:\n")],
+        &[
+            (true, "", "x-a: 42\n"),
+            (false, "", "x-a: 42a\n"),
+            (false, "", "x-a:\n"),
+        ],
     ),
     row(
         "/header/present",
@@ -76,17 +89,30 @@ const ROWS: &[Row] = &[
     row(
         "/header/range",
         "headers: [{name: x-a, range_match: {start: -5, end: 5}}]",
-        &[(true, "", "x-a: -5\n"), (true, "", "x-a: 4\n"), (false, "", "x-a: 5\n"), (false, "", "x-a: 1x\n")],
+        &[
+            (true, "", "x-a: -5\n"),
+            (true, "", "x-a: 4\n"),
+            (false, "", "x-a: 5\n"),
+            (false, "", "x-a: 1x\n"),
+        ],
     ),
     row(
         "/header/two",
         "headers: [{name: x-a, present_match: true}, {name: x-b, string_match: {exact: b}}]",
-        &[(true, "", "x-a: 1\nx-b: b\n"), (false, "", "x-a: 1\n"), (false, "", "x-b: b\n")],
+        &[
+            (true, "", "x-a: 1\nx-b: b\n"),
+            (false, "", "x-a: 1\n"),
+            (false, "", "x-b: b\n"),
+        ],
     ),
     row(
         "/header/twice",
         r#"headers: [{name: x-a, string_match: {exact: "1,2"}}]"#,
-        &[(true, "", "x-a: 1\nx-a: 2\n"), (false, "", "x-a: 1\n")],
+        &[
+            (false, "", "x-a: 1\nx-a: 2\n"),
+            (false, "", "x-a: 1\n"),
+            (true, "", "x-a: 1,2\n"),
+        ],
     ),
     row(
         "/header/method",
@@ -106,12 +132,24 @@ const ROWS: &[Row] = &[
     row(
         "/query/exact",
         "query_parameters: [{name: a, string_match: {exact: One}}]",
-        &[(true, "?a=One", ""), (false, "?a=one", ""), (false, "?b=One", ""), (true, "?b=1&a=One", ""), (false, "", "")],
+        &[
+            (true, "?a=One", ""),
+            (false, "?a=one", ""),
+            (false, "?b=One", ""),
+            (true, "?b=1&a=One", ""),
+            (false, "", ""),
+        ],
     ),
     row(
         "/query/present",
         "query_parameters: [{name: a, present_match: true}]",
-        &[(true, "?a", ""), (true, "?a=", ""), (true, "?b&a=1", ""), (false, "?ab", ""), (false, "?A", "")],
+        &[
+            (true, "?a", ""),
+            (true, "?a=", ""),
+            (true, "?b&a=1", ""),
+            (false, "?ab", ""),
+            (false, "?A", ""),
+        ],
     ),
     row(
         "/query/prefix",
@@ -148,7 +186,11 @@ const ROWS: &[Row] = &[
     row(
         "/cookie/inverted",
         "cookies: [{name: a, string_match: {exact: one}, invert_match: true}]",
-        &[(false, "", "cookie: a=one\n"), (true, "", "cookie: a=two\n"), (true, "", "")],
+        &[
+            (false, "", "cookie: a=one\n"),
+            (true, "", "cookie: a=two\n"),
+            (true, "", ""),
+        ],
     ),
     row(
         "/fraction/none",
@@ -161,8 +203,16 @@ const ROWS: &[Row] = &[
         &[(true, "", "")],
     ),
     row("/tls/presented", "tls_context: {presented: true}", &[(false, "", "")]),
-    row("/tls/not-presented", "tls_context: {presented: false}", &[(true, "", "")]),
-    row("/tls/not-validated", "tls_context: {validated: false}", &[(true, "", "")]),
+    row(
+        "/tls/not-presented",
+        "tls_context: {presented: false}",
+        &[(true, "", "")],
+    ),
+    row(
+        "/tls/not-validated",
+        "tls_context: {validated: false}",
+        &[(true, "", "")],
+    ),
     row(
         "/metadata/missing",
         "dynamic_metadata: [{filter: some, path: [{key: a}], value: {string_match: {exact: x}}}]",
@@ -177,16 +227,35 @@ const ROWS: &[Row] = &[
 
 /// Ways to match a path, and paths with what they come to.
 const PATHS: &[(&str, &[(bool, &str)])] = &[
-    ("prefix: /p/one", &[(true, "/p/one"), (true, "/p/oneandmore"), (false, "/p/on")]),
-    ("prefix: /p/TWO, case_sensitive: false", &[(true, "/p/two/x"), (true, "/P/tWo")]),
-    ("path: /p/three", &[(true, "/p/three"), (true, "/p/three?q"), (false, "/p/three/")]),
+    (
+        "prefix: /p/one",
+        &[(true, "/p/one"), (true, "/p/oneandmore"), (false, "/p/on")],
+    ),
+    (
+        "prefix: /p/TWO, case_sensitive: false",
+        &[(true, "/p/two/x"), (true, "/P/tWo")],
+    ),
+    (
+        "path: /p/three",
+        &[(true, "/p/three"), (true, "/p/three?q"), (false, "/p/three/")],
+    ),
     (
         "path_separated_prefix: /p/four",
-        &[(true, "/p/four"), (true, "/p/four/x"), (true, "/p/four?x"), (false, "/p/fourx")],
+        &[
+            (true, "/p/four"),
+            (true, "/p/four/x"),
+            (true, "/p/four?x"),
+            (false, "/p/fourx"),
+        ],
     ),
     (
         r#"safe_regex: {regex: "/p/five/[a-z]+/?"}"#,
-        &[(true, "/p/five/abc"), (true, "/p/five/abc/"), (true, "/p/five/abc?x=1"), (false, "/p/five/ABC")],
+        &[
+            (true, "/p/five/abc"),
+            (true, "/p/five/abc/"),
+            (true, "/p/five/abc?x=1"),
+            (false, "/p/five/ABC"),
+        ],
     ),
     (
         r#"path_match_policy: {name: t, typed_config: {"@type": type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig, path_template: "/p/six/{a}/{b}"}}"#,
@@ -194,14 +263,20 @@ const PATHS: &[(&str, &[(bool, &str)])] = &[
     ),
     (
         r#"path_match_policy: {name: t, typed_config: {"@type": type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig, path_template: "/p/seven/*/{rest=**}"}}"#,
-        &[(true, "/p/seven/x/y"), (true, "/p/seven/x/y/z.html"), (false, "/p/seven")],
+        &[
+            (true, "/p/seven/x/y"),
+            (true, "/p/seven/x/y/z.html"),
+            (false, "/p/seven"),
+        ],
     ),
 ];
 
 pub fn world() -> World {
     let mut routes = String::new();
     for (number, (matcher, _)) in PATHS.iter().enumerate() {
-        routes.push_str(&format!("    - {{match: {{{matcher}}}, direct_response: {{status: 200, body: {{inline_string: path {number}}}}}}}\n"));
+        routes.push_str(&format!(
+            "    - {{match: {{{matcher}}}, direct_response: {{status: 200, body: {{inline_string: path {number}}}}}}}\n"
+        ));
     }
     for row in ROWS {
         let (path, conditions) = (row.path, row.conditions);
@@ -209,8 +284,9 @@ pub fn world() -> World {
             "    - {{match: {{prefix: {path}, {conditions}}}, direct_response: {{status: 200, body: {{inline_string: \"{path}\"}}}}}}\n"
         ));
     }
-    let manager =
-        format!("route_config:\n  name: routes\n  virtual_hosts:\n  - name: all\n    domains: [\"*\"]\n    routes:\n{routes}");
+    let manager = format!(
+        "route_config:\n  name: routes\n  virtual_hosts:\n  - name: all\n    domains: [\"*\"]\n    routes:\n{routes}"
+    );
     World {
         name: "matching",
         yaml: bootstrap(&[listener("http", &manager)], &[]),
@@ -225,7 +301,12 @@ fn cases() -> Vec<Case> {
     for row in ROWS {
         for (number, (matches, rest, headers)) in row.requests.iter().enumerate() {
             let path = format!("{}{rest}", row.path);
-            cases.push(get(leaked(format!("{} {number}", row.path)), status(*matches), &path, headers));
+            cases.push(get(
+                leaked(format!("{} {number}", row.path)),
+                status(*matches),
+                &path,
+                headers,
+            ));
         }
     }
     for (matcher, paths) in PATHS {

@@ -157,7 +157,8 @@ pub fn world() -> World {
     }
 }
 
-const PRESENT: &str = "x-append: old\nx-absent: old\nx-over: old\nx-only: old\nx-empty: old\nx-kept: old\nuser-agent: old\n";
+const PRESENT: &str =
+    "x-append: old\nx-absent: old\nx-over: old\nx-only: old\nx-empty: old\nx-kept: old\nuser-agent: old\n";
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![
@@ -170,7 +171,12 @@ fn cases() -> Vec<Case> {
             "x-do: header=x-append:old,header=x-absent:old,header=x-over:old,header=x-only:old,header=x-empty:old\n",
         ),
         get("append, the old way", 200, "/deprecated", PRESENT),
-        get("removed", 200, "/removed", "x-gone: 1\nuser-agent: me\nx-gone-table: 1\nx-gone-host: 1\n"),
+        get(
+            "removed",
+            200,
+            "/removed",
+            "x-gone: 1\nuser-agent: me\nx-gone-table: 1\nx-gone-host: 1\n",
+        ),
         get(
             "removed from an answer",
             200,
@@ -186,9 +192,24 @@ fn cases() -> Vec<Case> {
         get("a cookie without a ttl", 200, "/nottl", "cookie: sticky=abc\n"),
         get("a terminal hash", 200, "/terminal", "x-hash: one\n"),
         get("a host appended", 200, "/xfh", ""),
-        get("a host appended to another", 200, "/xfh", "x-forwarded-host: first.test\n"),
-        get("a host that stands there, without a blank", 200, "/xfh", "x-forwarded-host: first.test,parity.test\n"),
-        get("a host that stands there", 200, "/xfh", "x-forwarded-host: first.test, parity.test\n"),
+        get(
+            "a host appended to another",
+            200,
+            "/xfh",
+            "x-forwarded-host: first.test\n",
+        ),
+        get(
+            "a host that stands there, without a blank",
+            200,
+            "/xfh",
+            "x-forwarded-host: first.test,parity.test\n",
+        ),
+        get(
+            "a host that stands there",
+            200,
+            "/xfh",
+            "x-forwarded-host: first.test, parity.test\n",
+        ),
         get("a host that is its address", 200, "/auto", ""),
         get("a template", 200, "/template/en/a/b?q", ""),
         get("a folded prefix", 200, "/fOLD/x", ""),
@@ -212,7 +233,11 @@ fn cases() -> Vec<Case> {
     }
     let specific = [
         get("the most specific wins", 200, "/things", ""),
-        raw("a virtual cluster", 200, "POST /x HTTP/1.1\nhost: parity.test\ncontent-length: 0\n\n"),
+        raw(
+            "a virtual cluster",
+            200,
+            "POST /x HTTP/1.1\nhost: parity.test\ncontent-length: 0\n\n",
+        ),
         get("another virtual cluster", 404, "/things/1", "x-do: status=404\n"),
         get("no virtual cluster", 200, "/other", ""),
         get("counted", 200, "/counted", ""),

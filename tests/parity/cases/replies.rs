@@ -91,9 +91,16 @@ pub fn world() -> World {
     );
     World {
         name: "replies",
-        yaml: bootstrap(&[listener("http", MANAGER), listener("plain", PLAIN), suppressed], &clusters),
+        yaml: bootstrap(
+            &[listener("http", MANAGER), listener("plain", PLAIN), suppressed],
+            &clusters,
+        ),
         cases: cases(),
-        stats: &["http.http.downstream_rq", "http.plain.downstream_rq", "http.suppressed.downstream_rq"],
+        stats: &[
+            "http.http.downstream_rq",
+            "http.plain.downstream_rq",
+            "http.suppressed.downstream_rq",
+        ],
     }
 }
 
@@ -112,7 +119,12 @@ fn cases() -> Vec<Case> {
         get("emptied", 403, "/direct", "x-kind: empty\n"),
         get("moved", 301, "/moved", ""),
         get("refused connection", 503, "/closed", ""),
-        get("refused connection, gRPC", 200, "/closed", "content-type: application/grpc\n"),
+        get(
+            "refused connection, gRPC",
+            200,
+            "/closed",
+            "content-type: application/grpc\n",
+        ),
         get("unknown cluster", 503, "/gone", ""),
         get("unknown cluster, a type of its own", 503, "/gone", "x-kind: typed\n"),
         get("timeout", 504, "/slow", "x-do: hang\n"),
@@ -120,21 +132,34 @@ fn cases() -> Vec<Case> {
     ];
     let plain = [
         get("formatted", 200, "/formatted/x", ""),
-        raw("formatted, head", 200, "HEAD /formatted HTTP/1.1\nhost: parity.test\n\n"),
+        raw(
+            "formatted, head",
+            200,
+            "HEAD /formatted HTTP/1.1\nhost: parity.test\n\n",
+        ),
         get("formatted, gRPC", 200, "/formatted", "content-type: application/grpc\n"),
         get("formatted as JSON", 201, "/json", ""),
         get("formatted with a type", 200, "/typed", ""),
         get("a type from the route", 200, "/own", ""),
         get("a type appended by the route", 200, "/appended", ""),
         get("plain refused connection", 503, "/closed", ""),
-        raw("plain refused connection, head", 503, "HEAD /closed HTTP/1.1\nhost: parity.test\n\n"),
+        raw(
+            "plain refused connection, head",
+            503,
+            "HEAD /closed HTTP/1.1\nhost: parity.test\n\n",
+        ),
     ];
     cases.extend(plain.into_iter().map(|case| case.on("plain")));
     let suppressed = [
         get("suppressed", 200, "/", ""),
         get("suppressed, rewritten", 200, "/rewrite/x", ""),
         get("suppressed, retried", 200, "/retried", "x-do: status=503|status=200\n"),
-        get("suppressed, own timeout", 200, "/", "x-envoy-upstream-rq-timeout-ms: 900\n"),
+        get(
+            "suppressed, own timeout",
+            200,
+            "/",
+            "x-envoy-upstream-rq-timeout-ms: 900\n",
+        ),
     ];
     cases.extend(suppressed.into_iter().map(|case| case.on("suppressed")));
     cases

@@ -42,14 +42,14 @@ impl LocalReply {
         })
     }
 
-    /// Rewrites an answer; returns the content type of its body.
+    /// Rewrites an answer; returns the content type of its body, if a format says what it is.
     pub fn rewrite(
         &self,
         exchange: &mut Exchange,
         status: &mut StatusCode,
         body: &mut Cow<'_, [u8]>,
         headers: &mut HeaderMap,
-    ) -> HeaderValue {
+    ) -> Option<HeaderValue> {
         // Filters and formats see the code as it is so far.
         exchange.response_code = Some(*status);
         let mapper = self
@@ -68,11 +68,9 @@ impl LocalReply {
             }
             format = mapper.format.as_ref().or(format);
         }
-        let Some(format) = format else {
-            return super::TEXT;
-        };
+        let format = format?;
         *body = Cow::Owned(format.write(exchange, body, headers));
-        format.content_type.clone()
+        Some(format.content_type.clone())
     }
 }
 
@@ -212,7 +210,12 @@ mod tests {
         let html = Some("text/html".to_owned());
         assert_eq!(
             answer(&Failure::RouteNotFound),
-            (410, "<410: nothing here>".to_owned(), html.clone(), Some("NR".to_owned()))
+            (
+                410,
+                "<410: nothing here>".to_owned(),
+                html.clone(),
+                Some("NR".to_owned())
+            )
         );
         assert_eq!(
             answer(&Failure::NoHealthyUpstream),
@@ -226,8 +229,14 @@ mod tests {
         let response = local_reply(&mut exchange, StatusCode::FORBIDDEN, None, "no", "because");
         assert_eq!(response.status(), StatusCode::FORBIDDEN);
         let headers = response.headers();
-        assert_eq!(headers.get("content-type").map(HeaderValue::as_bytes), Some(&b"text/plain"[..]));
-        assert_eq!(headers.get("content-length").map(HeaderValue::as_bytes), Some(&b"2"[..]));
+        assert_eq!(
+            headers.get("content-type").map(HeaderValue::as_bytes),
+            Some(&b"text/plain"[..])
+        );
+        assert_eq!(
+            headers.get("content-length").map(HeaderValue::as_bytes),
+            Some(&b"2"[..])
+        );
         assert_eq!(exchange.details, "because");
     }
 }

@@ -1,7 +1,7 @@
 //! One attempt: pick a host, lease a connection, send, observe what came of it.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::cluster::{ActiveRequest, Cluster, Host, PickContext};
@@ -88,6 +88,10 @@ pub(super) async fn run(
             return Err(failure);
         }
     };
+    let reached = &mut exchange.upstream.reached;
+    if !reached.iter().any(|other| Arc::ptr_eq(&other.state, &host.state)) {
+        reached.push(host.clone());
+    }
     let guard = ActiveRequest::start(cluster, &host);
     exchange.route.count(|stats| stats.traffic.upstream_rq_total.inc());
     exchange.upstream.protocol = Some(lease.protocol());

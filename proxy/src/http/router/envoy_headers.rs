@@ -21,7 +21,7 @@ const CONSUMED: [&str; 11] = [
     "x-envoy-expected-rq-timeout-ms",
 ];
 
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+pub(super) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
 pub(in crate::http) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 
@@ -47,7 +47,8 @@ pub(super) fn consume(headers: &mut HeaderMap) {
 pub(super) fn announce(exchange: &mut Exchange, expected: Option<Duration>, after_timeout: Option<bool>) {
     let settings = exchange.route.virtual_host.as_ref().map(|host| &host.settings);
     let wants_count = settings.is_some_and(|settings| settings.include_request_attempt_count);
-    let after_timeout = after_timeout.filter(|_| settings.is_some_and(|settings| settings.include_is_timeout_retry_header));
+    let after_timeout =
+        after_timeout.filter(|_| settings.is_some_and(|settings| settings.include_is_timeout_retry_header));
     let attempt = exchange.upstream.attempts;
     let headers = exchange.request.headers_mut();
     if wants_count {

@@ -52,7 +52,9 @@ pub(super) async fn race(
         let event = {
             let deadlines: Vec<Arc<SentAt>> = waiting(&racers).map(|racer| racer.sent.clone()).collect();
             let earliest = |request_ended| {
-                let ends = deadlines.iter().filter_map(|sent| limits.of_attempt(sent, request_ended));
+                let ends = deadlines
+                    .iter()
+                    .filter_map(|sent| limits.of_attempt(sent, request_ended));
                 ends.min_by_key(|(end, _)| *end)
             };
             bounded(next(&mut racers, &mut pause), timeout, earliest).await

@@ -56,16 +56,19 @@ impl Limits {
         let per_try = millis(&PER_TRY_TIMEOUT_MS)
             .or(policy.and_then(|policy| policy.per_try_timeout))
             .and_then(some);
+        let hedges = match hinted.then(|| headers.get(&HEDGE)).flatten() {
+            Some(asked) if asked == "true" => true,
+            Some(asked) if asked == "false" => false,
+            _ => forward.hedge_on_per_try_timeout,
+        };
+        // An attempt's limit at or over the whole's means nothing.
+        let per_try = per_try.filter(|per_try| route.is_none_or(|route| *per_try < route));
         Self {
             route,
-            // An attempt's limit at or over the whole's means nothing.
-            per_try: per_try.filter(|per_try| route.is_none_or(|route| *per_try < route)),
+            // Without a limit nothing is slow, and without a policy nothing may follow.
+            hedges: hedges && per_try.is_some() && policy.is_some(),
+            per_try,
             per_try_idle: policy.and_then(|policy| policy.per_try_idle_timeout),
-            hedges: match hinted.then(|| headers.get(&HEDGE)).flatten() {
-                Some(asked) if asked == "true" => true,
-                Some(asked) if asked == "false" => false,
-                _ => forward.hedge_on_per_try_timeout,
-            },
             upstream_stream: of_cluster,
             stream: match forward.max_stream_duration {
                 Some(limits) => of_stream(limits, headers, of_manager),
@@ -159,13 +162,31 @@ mod tests {
             grpc_header_offset,
         };
         let mut headers = HeaderMap::new();
-        assert_eq!(of_stream(limits(seconds(0), seconds(0), None), &headers, seconds(99)), None);
-        assert_eq!(of_stream(limits(seconds(3), None, None), &headers, seconds(99)), seconds(3));
+        assert_eq!(
+            of_stream(limits(seconds(0), seconds(0), None), &headers, seconds(99)),
+            None
+        );
+        assert_eq!(
+            of_stream(limits(seconds(3), None, None), &headers, seconds(99)),
+            seconds(3)
+        );
         assert_eq!(of_stream(limits(None, None, None), &headers, seconds(99)), seconds(99));
         headers.insert(GRPC_TIMEOUT.clone(), HeaderValue::from_static("10S"));
-        assert_eq!(of_stream(limits(seconds(3), None, None), &headers, seconds(99)), seconds(3));
-        assert_eq!(of_stream(limits(seconds(3), seconds(0), None), &headers, seconds(99)), seconds(10));
-        assert_eq!(of_stream(limits(None, seconds(4), None), &headers, seconds(99)), seconds(4));
-        assert_eq!(of_stream(limits(None, seconds(0), seconds(11)), &headers, seconds(99)), seconds(0));
+        assert_eq!(
+            of_stream(limits(seconds(3), None, None), &headers, seconds(99)),
+            seconds(3)
+        );
+        assert_eq!(
+            of_stream(limits(seconds(3), seconds(0), None), &headers, seconds(99)),
+            seconds(10)
+        );
+        assert_eq!(
+            of_stream(limits(None, seconds(4), None), &headers, seconds(99)),
+            seconds(4)
+        );
+        assert_eq!(
+            of_stream(limits(None, seconds(0), seconds(11)), &headers, seconds(99)),
+            seconds(0)
+        );
     }
 }

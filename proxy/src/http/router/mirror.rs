@@ -1,12 +1,14 @@
 //! Mirrors: copies of a request for other clusters, whose answers nobody waits for (`request_mirror_policies`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use http_body::Body as _;
 
 use super::attempt::{self, Attempt, SentAt};
 use super::deadline::{RouteTimeout, bounded};
+use super::envoy_headers::EXPECTED_TIMEOUT;
 use super::limits::Limits;
 use super::retry::Source;
 use super::{CANARY, Router, count_failure};
@@ -15,6 +17,7 @@ use crate::cluster::breaker::RoutingPriority;
 use crate::http::body::Body;
 use crate::http::exchange::{Exchange, RouteCell};
 use crate::http::failure::Failure;
+use crate::http::header_policy::remote::append_machine;
 use crate::http::header_policy::set_authority;
 use crate::http::service::Response;
 use crate::route::forward::{Mirror, MirrorTarget};
@@ -24,7 +27,10 @@ use crate::runtime::spawn::spawn;
 /// Sends a copy to each mirror of the route that this request is one for.
 pub(super) fn start(router: &Router, exchange: &Exchange, forward: &Forward, limits: &Limits, source: &Source) {
     for mirror in forward.mirrors.iter() {
-        if mirror.fraction.is_some_and(|fraction| !fraction.contains(exchange.random)) {
+        if mirror
+            .fraction
+            .is_some_and(|fraction| !fraction.contains(exchange.random))
+        {
             continue;
         }
         let Some(cluster) = cluster(router, exchange, mirror) else {
@@ -37,6 +43,10 @@ pub(super) fn start(router: &Router, exchange: &Exchange, forward: &Forward, lim
         let mut copy = exchange.fork(body);
         // Its requests are none of the route's.
         copy.route = RouteCell::default();
+        announce(
+            copy.request.headers_mut(),
+            limits.route.filter(|_| !router.suppress_envoy_headers),
+        );
         readdress(&mut copy, mirror);
         let timeout = RouteTimeout {
             limit: limits.route,
@@ -61,10 +71,18 @@ fn cluster(router: &Router, exchange: &Exchange, mirror: &Mirror) -> Option<Arc<
     }
 }
 
-/// Tells the mirror's upstream what it is: a host of its own, `x-envoy-internal`, and this proxy in `x-forwarded-for`.
-fn readdress(copy: &mut Exchange, mirror: &Mirror) {
-    let headers = copy.request.headers_mut();
+/// What a router of its own would say: that the request comes from inside, through this machine, and how long it may take.
+fn announce(headers: &mut HeaderMap, limit: Option<Duration>) {
     headers.insert("x-envoy-internal", HeaderValue::from_static("true"));
+    append_machine(headers);
+    match limit.and_then(|limit| u64::try_from(limit.as_millis()).ok()) {
+        Some(millis) => headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(millis)),
+        None => headers.remove(EXPECTED_TIMEOUT),
+    };
+}
+
+/// Tells the mirror's upstream what it is: by a host of its own.
+fn readdress(copy: &mut Exchange, mirror: &Mirror) {
     copy.internal = true;
     if let Some(host) = &mirror.host_rewrite {
         set_authority(copy, host.clone());

@@ -10,8 +10,8 @@ use crate::http::body::Body;
 use crate::http::exchange::{Exchange, Redirected};
 use crate::http::service::Response;
 use crate::http::stats::HcmStats;
-use crate::route::forward::{InternalRedirect, RedirectPredicate};
 use crate::route::RequestView;
+use crate::route::forward::{InternalRedirect, RedirectPredicate};
 use crate::telemetry::stats::Counter;
 
 /// Readies the next request in the exchange, if the answer is a redirect to follow. False: the answer goes to the client.
@@ -153,7 +153,11 @@ fn admit(
     let Some(route) = route else {
         return Err(Some(|stats| &stats.passthrough_internal_redirect_no_route));
     };
-    let from = exchange.route.route.as_ref().map_or_else(|| "".into(), |route| route.name.clone());
+    let from = exchange
+        .route
+        .route
+        .as_ref()
+        .map_or_else(|| "".into(), |route| route.name.clone());
     let mut predicates = policy.predicates.iter();
     if !predicates.all(|predicate| accepts_name(predicate, &from, &route.name, &way, schemes)) {
         return Err(Some(|stats| &stats.passthrough_internal_redirect_predicate));
@@ -177,7 +181,7 @@ fn accepts_name(
             let mut taken = way.steps.iter().filter(|(step, _)| **step == *from);
             !taken.any(|(_, to)| **to == *target)
         }
-        RedirectPredicate::SafeCrossScheme => from_http || !to_http,
+        RedirectPredicate::SafeCrossScheme => !from_http || to_http,
     }
 }
 
@@ -185,7 +189,11 @@ fn accepts_name(
 fn original_url(exchange: &Exchange, from_http: bool) -> Option<HeaderValue> {
     let scheme = if from_http { "http" } else { "https" };
     let authority = exchange.authority.as_ref()?.to_str().ok()?;
-    let path = exchange.request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    let path = exchange
+        .request
+        .uri()
+        .path_and_query()
+        .map_or("/", PathAndQuery::as_str);
     HeaderValue::try_from(format!("{scheme}://{authority}{path}")).ok()
 }
 
@@ -217,7 +225,7 @@ mod tests {
         assert!(accepts(&listed, "good", true, true) && !accepts(&listed, "bad", true, true));
         assert!(!accepts(&RedirectPredicate::PreviousRoutes, "taken", true, true));
         assert!(accepts(&RedirectPredicate::PreviousRoutes, "fresh", true, true));
-        assert!(accepts(&RedirectPredicate::SafeCrossScheme, "x", true, false));
-        assert!(!accepts(&RedirectPredicate::SafeCrossScheme, "x", false, true));
+        assert!(accepts(&RedirectPredicate::SafeCrossScheme, "x", false, true));
+        assert!(!accepts(&RedirectPredicate::SafeCrossScheme, "x", true, false));
     }
 }

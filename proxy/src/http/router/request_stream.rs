@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use tee::Tee;
 use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
+use tee::Tee;
 
 use crate::http::body::{Body, BodyError};
 use crate::runtime::clock;
@@ -71,8 +71,10 @@ impl RequestStream {
 
     /// A body that gets whatever attempts read from downstream, as they read it.
     pub fn tee(&self) -> Body {
-        let tee = Tee::default();
-        self.0.lock().tees.push(tee.clone());
+        let mut state = self.0.lock();
+        let length = state.source.size_hint().exact().filter(|_| state.received == 0);
+        let tee = Tee::new(length);
+        state.tees.push(tee.clone());
         Body::Boxed(Box::pin(tee))
     }
 

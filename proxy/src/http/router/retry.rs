@@ -111,7 +111,7 @@ pub(super) async fn run(
         retries: 0,
         permit: None,
     };
-    let mut result = if limits.hedges && limits.per_try.is_some() && run.policy.is_some() && exchange.upgrade.is_none() {
+    let mut result = if limits.hedges && exchange.upgrade.is_none() {
         Box::pin(hedge::race(&mut run, exchange, &source, &mut timeout, &limits)).await
     } else {
         run.attempts(exchange, &source, &mut timeout, &limits).await
@@ -123,15 +123,25 @@ pub(super) async fn run(
         let status = response.status();
         result = Err(Failure::InternalRedirect(status));
     }
+    if let (Source::Whole(bytes), Some(_)) = (&source, &exchange.redirected) {
+        exchange.bytes.received += bytes.len() as u64;
+    }
     if let Some(stream) = stream {
         stream.stop_keeping();
         exchange.bytes.received = stream.received();
         exchange.guards.push(Box::new(Abandoned(stream)));
     }
     let mut response = result?;
-    if let Some(limit) = limits.per_try_idle
-        && !matches!(response.body(), Body::Empty | Body::Full(_))
-    {
+    limit_body(exchange, &mut response, &limits, &mut timeout);
+    Ok(response)
+}
+
+/// What is left of the time limits when the response begins goes with its body.
+fn limit_body(exchange: &Exchange, response: &mut Response, limits: &Limits, timeout: &mut RouteTimeout) {
+    if matches!(response.body(), Body::Empty | Body::Full(_)) || exchange.upgrade.is_some() {
+        return;
+    }
+    if let Some(limit) = limits.per_try_idle {
         let inner = std::mem::take(response.body_mut());
         *response.body_mut() = Body::Boxed(Box::pin(IdleBody::new(inner, limit)));
     }
@@ -140,15 +150,11 @@ pub(super) async fn run(
         .upstream_stream
         .and_then(|limit| Some((sent?.checked_add(limit)?, Failure::MaxStreamDuration)));
     let ends = timeout.deadline().into_iter().chain(of_attempt);
-    if let Some((deadline, failure)) = ends.min_by_key(|(end, _)| *end)
-        && !matches!(response.body(), Body::Empty | Body::Full(_))
-        && exchange.upgrade.is_none()
-    {
+    if let Some((deadline, failure)) = ends.min_by_key(|(end, _)| *end) {
         let timer = Box::pin(tokio::time::sleep_until(deadline.into()));
         let inner = std::mem::take(response.body_mut());
         *response.body_mut() = Body::Boxed(Box::pin(TimedBody { inner, timer, failure }));
     }
-    Ok(response)
 }
 
 fn source(exchange: &mut Exchange, may_retry: bool) -> Source {
@@ -286,7 +292,9 @@ impl Run<'_> {
     pub(super) fn count_success(&self, exchange: &Exchange) {
         if self.retries > 0 {
             self.cluster.stats.upstream_rq_retry_success.inc();
-            exchange.route.count(|stats| stats.traffic.upstream_rq_retry_success.inc());
+            exchange
+                .route
+                .count(|stats| stats.traffic.upstream_rq_retry_success.inc());
         }
     }
 
@@ -300,13 +308,17 @@ impl Run<'_> {
         let policy = self.policy.as_ref()?;
         if self.retries >= policy.num_retries {
             stats.upstream_rq_retry_limit_exceeded.inc();
-            exchange.route.count(|stats| stats.traffic.upstream_rq_retry_limit_exceeded.inc());
+            exchange
+                .route
+                .count(|stats| stats.traffic.upstream_rq_retry_limit_exceeded.inc());
             exchange.flags.set(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
             return None;
         }
         let Some(permit) = self.cluster.breakers.try_retry(self.priority) else {
             stats.upstream_rq_retry_overflow.inc();
-            exchange.route.count(|stats| stats.traffic.upstream_rq_retry_overflow.inc());
+            exchange
+                .route
+                .count(|stats| stats.traffic.upstream_rq_retry_overflow.inc());
             exchange.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
             return None;
         };

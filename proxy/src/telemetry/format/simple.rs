@@ -73,7 +73,6 @@ const TABLE: &[(&str, Simple)] = &[
     ),
     ("BYTES_RECEIVED", Number(|v| Some(v.bytes.received))),
     ("BYTES_SENT", Number(|v| Some(v.bytes.sent))),
-    ("REQUEST_HEADERS_BYTES", Number(|v| Some(v.bytes.request_headers))),
     ("RESPONSE_HEADERS_BYTES", Number(|v| Some(v.bytes.response_headers))),
     (
         "DOWNSTREAM_HEADER_BYTES_RECEIVED",
@@ -110,18 +109,12 @@ const TABLE: &[(&str, Simple)] = &[
         "UPSTREAM_HOST_NAME_WITHOUT_PORT",
         Text(|v, out| host_name(v, out, true)),
     ),
-    (
-        "UPSTREAM_REMOTE_ADDRESS",
-        Text(|v, out| address(out, v.upstream.host.as_ref().map(|host| &host.address))),
-    ),
+    ("UPSTREAM_REMOTE_ADDRESS", Text(|v, out| address(out, remote(v)))),
     (
         "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
-        Text(|v, out| without_port(out, v.upstream.host.as_ref().map(|host| &host.address))),
+        Text(|v, out| without_port(out, remote(v))),
     ),
-    (
-        "UPSTREAM_REMOTE_PORT",
-        Number(|v| port(v.upstream.host.as_ref().map(|host| &host.address))),
-    ),
+    ("UPSTREAM_REMOTE_PORT", Number(|v| port(remote(v)))),
     (
         "UPSTREAM_LOCAL_ADDRESS",
         Text(|v, out| address(out, v.upstream.local.as_ref())),
@@ -384,6 +377,14 @@ fn port(value: Option<&Address>) -> Option<u64> {
     value?.ip().map(|value| u64::from(value.port()))
 }
 
+/// Where the last connection leads, if there was one.
+fn remote<'a>(view: &LogView<'a>) -> Option<&'a Address> {
+    let host = view.upstream.host.as_ref()?;
+    let is_reached =
+        |reached: &std::sync::Arc<crate::cluster::Host>| std::sync::Arc::ptr_eq(&reached.state, &host.state);
+    view.upstream.reached.iter().any(is_reached).then_some(&host.address)
+}
+
 fn host_name(view: &LogView<'_>, out: &mut Vec<u8>, cut_port: bool) -> bool {
     let Some(host) = &view.upstream.host else { return false };
     if host.hostname.is_empty() {
@@ -404,7 +405,10 @@ fn virtual_cluster(view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
     let kind = view
         .exchange
         .and_then(|exchange| exchange.route.virtual_cluster.as_ref());
-    put(out, kind.map(|kind| kind.name.as_bytes()))
+    put(
+        out,
+        kind.filter(|kind| !kind.is_rest()).map(|kind| kind.name.as_bytes()),
+    )
 }
 
 fn peer_cert(view: &LogView<'_>, out: &mut Vec<u8>) -> bool {

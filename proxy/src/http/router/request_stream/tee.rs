@@ -6,14 +6,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http_body::Frame;
+use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
 
 use crate::http::body::BodyError;
 
 /// One mirror's queue: written by whoever reads the request, read by the mirror.
-#[derive(Clone, Default)]
-pub(super) struct Tee(Arc<Mutex<Queue>>);
+#[derive(Clone)]
+pub(super) struct Tee {
+    queue: Arc<Mutex<Queue>>,
+    /// Bytes of the whole body, if that is known before.
+    length: Option<u64>,
+}
 
 #[derive(Default)]
 struct Queue {
@@ -27,8 +31,15 @@ struct Queue {
 const LIMIT: usize = 1024 * 1024;
 
 impl Tee {
+    pub fn new(length: Option<u64>) -> Self {
+        Self {
+            queue: Arc::default(),
+            length,
+        }
+    }
+
     pub fn push(&self, frame: &Frame<Bytes>) {
-        let mut queue = self.0.lock();
+        let mut queue = self.queue.lock();
         if queue.end.is_some() {
             return;
         }
@@ -47,7 +58,7 @@ impl Tee {
     }
 
     pub fn end(&self, error: Option<BodyError>) {
-        let mut queue = self.0.lock();
+        let mut queue = self.queue.lock();
         queue.end.get_or_insert(error.map_or(Ok(()), Err));
         queue.wake();
     }
@@ -66,7 +77,7 @@ impl http_body::Body for Tee {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut queue = self.0.lock();
+        let mut queue = self.queue.lock();
         if let Some(frame) = queue.frames.pop_front() {
             queue.bytes -= frame.data_ref().map_or(0, Bytes::len);
             return Poll::Ready(Some(Ok(frame)));
@@ -82,8 +93,12 @@ impl http_body::Body for Tee {
     }
 
     fn is_end_stream(&self) -> bool {
-        let queue = self.0.lock();
+        let queue = self.queue.lock();
         queue.frames.is_empty() && queue.end == Some(Ok(()))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
@@ -101,10 +116,9 @@ mod tests {
 
     #[test]
     fn a_mirror_gets_what_was_read_and_its_end() {
-        let (tee, mut reader) = {
-            let tee = Tee::default();
-            (tee.clone(), tee)
-        };
+        let tee = Tee::new(Some(3));
+        let mut reader = tee.clone();
+        assert_eq!(reader.size_hint().exact(), Some(3));
         assert!(poll(&mut reader).is_pending());
         tee.push(&Frame::data(Bytes::from_static(b"one")));
         assert_eq!(poll(&mut reader), Poll::Ready(Some(Ok(Bytes::from_static(b"one")))));
@@ -116,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_mirror_that_falls_behind_is_cut_and_holds_nothing() {
-        let tee = Tee::default();
+        let tee = Tee::new(None);
         let mut reader = tee.clone();
         for _ in 0..3 {
             tee.push(&Frame::data(Bytes::from(vec![0; LIMIT / 2])));
@@ -124,6 +138,6 @@ mod tests {
         assert!(matches!(poll(&mut reader), Poll::Ready(Some(Err(_)))));
         tee.end(None);
         assert!(matches!(poll(&mut reader), Poll::Ready(Some(Err(_)))));
-        assert!(tee.0.lock().frames.is_empty());
+        assert!(tee.queue.lock().frames.is_empty());
     }
 }
