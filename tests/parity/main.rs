@@ -25,8 +25,7 @@ macro_rules! worlds {
 }
 
 worlds!(
-    routing, headers, codec, failures, retries, http2, filters, admin, mirroring, redirects, replies, matching,
-    mutations, logging
+    routing, headers, codec, failures, retries, http2, filters, admin, matching
 );
 
 #[test]
@@ -40,12 +39,7 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::http2::world(),
         cases::filters::world(),
         cases::admin::world(),
-        cases::mirroring::world(),
-        cases::redirects::world(),
-        cases::replies::world(),
         cases::matching::world(),
-        cases::mutations::world(),
-        cases::logging::world(),
     ];
     let mut names: Vec<String> = worlds
         .iter()

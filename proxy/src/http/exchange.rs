@@ -247,23 +247,25 @@ impl Exchange {
     }
 
     /// Logs of an answer that was taken as a redirect show where it led, as Envoy's do.
-    pub fn show_next(&mut self, next: &http::Request<Body>) {
+    /// False: there was none.
+    pub fn show_next(&mut self) -> bool {
+        let Some(next) = &self.redirect else { return false };
         *self.request.uri_mut() = next.uri().clone();
         *self.request.method_mut() = next.method().clone();
         self.request.headers_mut().clone_from(next.headers());
         self.authority = next.headers().get(http::header::HOST).cloned();
         let table = self.route.table.clone();
         if let Some((_, route)) = table.map(|table| table.select(&crate::route::RequestView::of(self))) {
-            if route.as_ref().is_none_or(|route| route.forward().is_none()) {
-                self.route.cluster = None;
-            }
+            self.route.cluster = None;
             self.route.route = route;
         }
+        true
     }
 
     /// Turns into the stream of the request that an internal redirect asks for. Filter state is what stays.
-    pub fn follow(&mut self, request: http::Request<Body>) {
-        let mut next = Self::new(request, self.connection.clone(), self.protocol);
+    pub fn follow(&mut self) {
+        let Some(request) = self.redirect.take() else { return };
+        let mut next = Self::new(*request, self.connection.clone(), self.protocol);
         next.remote = self.remote.take();
         next.internal = self.internal;
         next.bytes.received = self.bytes.received;

@@ -82,14 +82,13 @@ impl Service for ConnectionManager {
         loop {
             exchange.local_reply.clone_from(&self.settings.local_reply);
             let response = self.pipeline.call(exchange).await;
-            let Some(next) = exchange.redirect.take() else {
+            if !exchange.show_next() {
                 return response;
-            };
-            exchange.show_next(&next);
+            }
             // As far as logs and stats are concerned, the answer that was a redirect ends a stream.
             exchange.timing.end = Some(exchange.elapsed());
             self.pipeline.finish(exchange);
-            exchange.follow(*next);
+            exchange.follow();
         }
     }
 

@@ -100,7 +100,8 @@ impl<S: Service> Service for Counted<S> {
     fn finish(&self, exchange: &mut Exchange) {
         let stats = &self.stats;
         stats.downstream_rq_active.dec();
-        if let Some(code) = exchange.response_code {
+        // An answer that is followed as a redirect is none.
+        if let Some(code) = exchange.response_code.filter(|_| exchange.redirect.is_none()) {
             stats.downstream_rq_completed.inc();
             match code.as_u16() / 100 {
                 1 => stats.downstream_rq_1xx.inc(),
