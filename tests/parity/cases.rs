@@ -6,7 +6,12 @@ pub mod failures;
 pub mod filters;
 pub mod headers;
 pub mod http2;
+pub mod logging;
 pub mod matching;
+pub mod mirroring;
+pub mod mutations;
+pub mod redirects;
+pub mod replies;
 pub mod retries;
 pub mod routing;
 

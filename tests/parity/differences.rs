@@ -110,10 +110,6 @@ pub const DIFFERENCES: &[Difference] = &[
         "the bytes of a body that arrived before the connection failed are counted",
     ),
     missing("http2/stats", "interim responses and resets are not counted"),
-    on_purpose(
-        "retries/stats",
-        "an answer that is not passed on is read to its end and its connection used again; Envoy closes it and needs another (`upstream_rq_pending_total`)",
-    ),
     missing(
         "codec/trailers are dropped",
         "HTTP/1 trailers are passed without enable_trailers",

@@ -25,7 +25,8 @@ macro_rules! worlds {
 }
 
 worlds!(
-    routing, headers, codec, failures, retries, http2, filters, admin, matching
+    routing, headers, codec, failures, retries, http2, filters, admin, matching, mirroring, redirects, replies,
+    mutations, logging
 );
 
 #[test]
@@ -40,6 +41,11 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::filters::world(),
         cases::admin::world(),
         cases::matching::world(),
+        cases::mirroring::world(),
+        cases::redirects::world(),
+        cases::replies::world(),
+        cases::mutations::world(),
+        cases::logging::world(),
     ];
     let mut names: Vec<String> = worlds
         .iter()
