@@ -5,6 +5,7 @@
 mod balancing;
 mod change;
 mod mtls;
+mod pools;
 mod protocols;
 mod resilience;
 mod routing;

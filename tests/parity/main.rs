@@ -24,7 +24,7 @@ macro_rules! worlds {
     };
 }
 
-worlds!(routing, headers, codec, failures, retries, http2, filters, admin);
+worlds!(routing, headers, codec, failures, retries, http2, filters, balancing, admin);
 
 #[test]
 fn no_two_cases_share_a_name_and_there_are_enough() {
@@ -36,6 +36,7 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::retries::world(),
         cases::http2::world(),
         cases::filters::world(),
+        cases::balancing::world(),
         cases::admin::world(),
     ];
     let mut names: Vec<String> = worlds

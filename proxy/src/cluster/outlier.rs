@@ -192,12 +192,6 @@ impl Detector {
 
     /// A response with this HTTP status (for gRPC, the one that its status maps to). True if a host was ejected: the cluster's hosts must be sorted anew.
     pub fn on_response(&self, host: &Host, status: u16, now: Instant, random: &mut dyn FnMut() -> u64) -> bool {
-        let outlier = &host.state.outlier;
-        if self.config.split_external_local_origin_errors {
-            // An answer of any kind means that the host was reached.
-            outlier.local.count(true);
-            clear(&outlier.consecutive_local);
-        }
         self.external(host, status, now, random)
     }
 
@@ -222,11 +216,17 @@ impl Detector {
             && self.detected(host, EjectionType::ConsecutiveLocalOriginFailure, now, random)
     }
 
-    /// A connection was established; only counts in split mode.
-    pub fn on_connected(&self, host: &Host) {
+    /// A connection is there for a request, new or not: the host was reached. Without the split, only the end of a request tells anything,
+    /// unless there is nothing but the connection (`is_all`).
+    pub fn on_connected(&self, host: &Host, is_all: bool) {
+        let outlier = &host.state.outlier;
         if self.config.split_external_local_origin_errors {
-            host.state.outlier.local.count(true);
-            clear(&host.state.outlier.consecutive_local);
+            outlier.local.count(true);
+            clear(&outlier.consecutive_local);
+        } else if is_all {
+            outlier.external.count(true);
+            clear(&outlier.consecutive_5xx);
+            clear(&outlier.consecutive_gateway);
         }
     }
 

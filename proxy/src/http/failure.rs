@@ -18,6 +18,8 @@ pub enum Failure {
     NoHealthyUpstream,
     /// A circuit breaker is open.
     Overflow,
+    /// `drop_overloads` of the endpoints.
+    DropOverload,
     /// Connect refused, reset or TLS failure; the transport's reason if it has one.
     ConnectFailure(Option<String>),
     ConnectTimeout,
@@ -111,6 +113,12 @@ impl Failure {
                 F::NO_HEALTHY_UPSTREAM,
                 "no_healthy_upstream",
                 "no healthy upstream",
+            ),
+            Self::DropOverload => row(
+                S::SERVICE_UNAVAILABLE,
+                F::DROP_OVERLOAD,
+                "drop_overload",
+                "drop overload",
             ),
             Self::Overflow => reset!(SERVICE_UNAVAILABLE, UPSTREAM_OVERFLOW, "overflow", "overflow"),
             Self::ConnectFailure(_) => reset!(
@@ -248,6 +256,7 @@ impl Failure {
             | Self::MaintenanceMode
             | Self::NoHealthyUpstream
             | Self::Overflow
+            | Self::DropOverload
             | Self::ConnectFailure(_)
             | Self::ConnectTimeout
             | Self::ConnectionTermination

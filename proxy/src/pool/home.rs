@@ -1,11 +1,11 @@
 //! Where a connection belongs: its pool, and everything that is counted while it lives.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::room::{self, Slot};
 use super::{Origin, PoolKey, local};
-use crate::cluster::breaker::Permit;
 use crate::cluster::{Cluster, Host};
 use crate::http::codec::{h1, h2};
 use crate::http::failure::Failure;
@@ -19,14 +19,17 @@ pub(super) struct ConnectionHome {
     pub idle_timeout: Option<Duration>,
     pub origin: Arc<Origin>,
     opened: Instant,
+    /// Streams of a shared connection so far.
+    requests: AtomicU32,
     closed: AtomicBool,
-    /// The `max_connections` breaker's.
-    _permit: Permit,
+    /// [`HostState::drain_epoch`](crate::cluster::HostState::drain_epoch) when it was opened.
+    epoch: u32,
+    _slot: Slot,
 }
 
 impl ConnectionHome {
     /// Counts a connection that is up.
-    pub fn open(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, origin: Origin, permit: Permit) -> Arc<Self> {
+    pub fn open(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, origin: Origin, slot: Slot) -> Arc<Self> {
         let stats = &cluster.stats;
         stats.upstream_cx_total.inc();
         stats.upstream_cx_active.inc();
@@ -39,19 +42,35 @@ impl ConnectionHome {
             idle_timeout: cluster.http.idle_timeout,
             origin: Arc::new(origin),
             opened: clock::now(),
+            requests: AtomicU32::new(0),
             closed: AtomicBool::new(false),
-            _permit: permit,
+            epoch: host.state.drain_epoch(),
+            _slot: slot,
         })
     }
 
-    /// Whether requests may still use the connection: its host is still one of the cluster's, and it is not worn out.
+    /// Whether requests may still use the connection: its host is still one of the cluster's and did not fail since it was opened, and it
+    /// is not worn out.
     pub fn is_wanted(&self) -> bool {
-        let worn = self
-            .cluster
-            .http
-            .max_connection_duration
-            .is_some_and(|limit| self.opened.elapsed() >= limit);
-        !worn && self.host.state.is_member()
+        !self.is_worn() && self.host.state.is_member() && self.host.state.drain_epoch() == self.epoch
+    }
+
+    /// Counts one more request of a shared connection; true if it may have no other (`max_requests_per_connection`).
+    pub fn is_last_request(&self) -> bool {
+        let Some(limit) = self.cluster.http.max_requests_per_connection else {
+            return false;
+        };
+        let is_last = self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= limit;
+        if is_last {
+            self.cluster.stats.upstream_cx_max_requests.inc();
+        }
+        is_last
+    }
+
+    /// Whether it is older than `max_connection_duration`.
+    pub fn is_worn(&self) -> bool {
+        let limit = self.cluster.http.max_connection_duration;
+        limit.is_some_and(|limit| clock::now().saturating_duration_since(self.opened) >= limit)
     }
 
     fn close(&self) {
@@ -84,6 +103,9 @@ impl h1::client::Home for H1Home {
             self.0.cluster.stats.upstream_cx_max_requests.inc();
             return;
         }
+        if self.0.is_worn() {
+            self.0.cluster.stats.upstream_cx_max_duration_reached.inc();
+        }
         if !self.0.is_wanted() {
             return;
         }
@@ -100,6 +122,10 @@ impl h1::client::Home for H1Home {
 pub(super) struct H2Home(pub Arc<ConnectionHome>);
 
 impl h2::client::ClientHooks for H2Home {
+    fn stream_ended(&self) {
+        room::wake(&self.0.key);
+    }
+
     fn closed(&self, _failure: Option<Failure>) {
         self.0.close();
     }

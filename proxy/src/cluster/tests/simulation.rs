@@ -62,7 +62,7 @@ impl World {
         };
         Self {
             cluster: build(&config, &BuildContext::default()),
-            breakers: Breakers::new(thresholds, Thresholds::default(), None, Arc::default()),
+            breakers: Breakers::new(thresholds, Thresholds::default(), [None; 2], Arc::default()),
             now: clock::now(),
             rng,
             endpoints: Vec::new(),
@@ -155,8 +155,8 @@ impl World {
         let rng = &mut self.rng;
         let picked = match &self.stale {
             Some(set) => set
-                .choose(hash)
-                .and_then(|(_, group, _)| group.pick(None, 0, &mut || rng.u64(..)).cloned()),
+                .choose(&set.loads, hash)
+                .and_then(|(group, _)| group.pick(None, 0, &mut || rng.u64(..)).cloned()),
             None => self.cluster.pick_with(&context, &mut || rng.u64(..)).ok(),
         };
         let Some(host) = picked else {
