@@ -70,8 +70,10 @@ class Namespace:
         return self
 
     def __exit__(self, *_):
-        with contextlib.suppress(subprocess.CalledProcessError):
-            ip(f"netns del {self.name}")
+        # The link first: a process that is still in the namespace keeps it alive.
+        for command in (f"link del {self.link}a", f"netns del {self.name}"):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                ip(command)
 
     def drop(self):
         """Whatever the victim sends from now on is dropped without a word."""

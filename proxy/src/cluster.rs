@@ -29,8 +29,8 @@ use std::time::{Duration, Instant};
 
 pub use active::ActiveRequest;
 pub use host::{Host, HostState};
-pub use pick::{PickContext, PickError, RetryPick};
 pub use options::{HttpOptions, SocketOptions, UpstreamProtocol};
+pub use pick::{PickContext, PickError, RetryPick};
 pub use stats::ClusterStats;
 
 use crate::config::Compiled;

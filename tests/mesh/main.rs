@@ -4,6 +4,7 @@
 
 mod balancing;
 mod change;
+mod draining;
 mod mtls;
 mod pools;
 mod protocols;

@@ -36,7 +36,10 @@ async fn all_wait_for_one_connection(backend: &Backend, limited: ClusterBuilder)
     assert_eq!(one.sidecar.stat("cluster.a.upstream_rq_pending_overflow").await, 0);
     until("nobody waits", async || {
         let waiting = one.sidecar.stat("cluster.a.upstream_rq_pending_active").await;
-        let open = one.sidecar.stat("cluster.a.circuit_breakers.default.rq_pending_open").await;
+        let open = one
+            .sidecar
+            .stat("cluster.a.circuit_breakers.default.rq_pending_open")
+            .await;
         ((waiting, open) == (0, 0)).then_some(())
     })
     .await;
@@ -129,10 +132,16 @@ async fn pools_have_a_limit_and_an_idle_one_makes_room() {
         assert_eq!(client.get("m", "/", "").await.status, 200);
     }
     // Round robin goes to and fro: each request closes the other host's pool.
-    assert_eq!((a.requests(), b.requests(), a.connections(), b.connections()), (2, 2, 2, 2));
+    assert_eq!(
+        (a.requests(), b.requests(), a.connections(), b.connections()),
+        (2, 2, 2, 2)
+    );
     let mut busy = Http2::connect(one.address).await;
     let _held = busy.open("GET", "m", "/", &[("x-do", "hang")], true).await;
-    until("the request under way", async || (a.requests() + b.requests() == 5).then_some(())).await;
+    until("the request under way", async || {
+        (a.requests() + b.requests() == 5).then_some(())
+    })
+    .await;
     let refused = busy.open("GET", "m", "/", &[], true).await.answer().await;
     assert_eq!(refused.status, 503);
     assert!(one.sidecar.stat("cluster.a.upstream_cx_pool_overflow").await >= 1);
@@ -170,7 +179,11 @@ async fn an_ejected_hosts_connections_are_not_used_again() {
     let mut client = one.client().await;
     assert_eq!(client.get("m", "/", "x-do: status=500\r\n").await.status, 500);
     until("the ejection", async || {
-        (one.sidecar.stat("cluster.a.outlier_detection.ejections_enforced_total").await == 1).then_some(())
+        (one.sidecar
+            .stat("cluster.a.outlier_detection.ejections_enforced_total")
+            .await
+            == 1)
+            .then_some(())
     })
     .await;
     // Alone it is in panic, or back already: either way on a new connection.

@@ -24,7 +24,9 @@ macro_rules! worlds {
     };
 }
 
-worlds!(routing, headers, codec, failures, retries, http2, filters, balancing, admin);
+worlds!(
+    routing, headers, codec, failures, retries, http2, filters, balancing, admin
+);
 
 #[test]
 fn no_two_cases_share_a_name_and_there_are_enough() {

@@ -238,7 +238,7 @@ fn apply(cluster: &Cluster, host: &Host, outcome: Outcome, mut changed: bool) {
     let passed = matches!(outcome, Outcome::Success | Outcome::Degraded);
     if passed && !host.state.has(HealthFlag::FailedActiveHc) {
         let detector = cluster.outlier.as_ref();
-        changed |= detector.is_some_and(|detector| detector.on_health_check_passed(host));
+        changed |= detector.is_some_and(|detector| detector.on_health_check_passed(host, now));
         if changed {
             cluster.restarted(host, now);
         }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::host::{Health, HealthFlag, Host};
 use super::lb::Policy;
 use super::lb::subset::Subsets;
-use super::priority::{AssignmentPolicy, PrioritySet};
+use super::priority::{AssignmentPolicy, PrioritySet, is_excluded};
 use super::{Cluster, count_health};
 use crate::config::endpoint::Endpoints;
 use crate::runtime::io::Address;
@@ -37,7 +37,10 @@ struct List {
 
 impl Members {
     pub(super) fn next_tick(&self) -> Option<Instant> {
-        [*self.next_step.lock(), *self.stale_at.lock()].into_iter().flatten().min()
+        [*self.next_step.lock(), *self.stale_at.lock()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether the endpoints have become too old by `now`; true once.
@@ -221,7 +224,7 @@ impl Cluster {
             detector.set_hosts(list.hosts.iter(), now);
         }
         let stats = &self.stats;
-        let excluded = |host: &&Arc<Host>| host.state.has(HealthFlag::ExcludedViaImmediateHcFail);
+        let excluded = |host: &&Arc<Host>| is_excluded(host, &self.lb);
         stats.membership_total.set(list.hosts.len() as u64);
         stats.membership_healthy.set(count_health(&list.hosts, Health::Healthy));
         stats

@@ -11,6 +11,7 @@ use remora_proto::pb::envoy::config::core::v3::Metadata;
 use super::lb::{Policy, original_dst, subset};
 use super::priority::{Loads, PrioritySet};
 use super::{Cluster, Host};
+use crate::http::failure::Failure;
 
 /// What a load balancer may look at for one request.
 #[derive(Default)]
@@ -86,13 +87,15 @@ impl Cluster {
         })
     }
 
-    /// Whether the request with this random number is one of those that the endpoints' `drop_overloads` turn away; counts it.
-    pub fn drops(&self, random: u64) -> bool {
-        let dropped = self.hosts.load().drop_overload.is_some_and(|share| share.contains(random));
-        if dropped {
+    /// Whether the request with this random number is one of those that the endpoints' `drop_overloads` turn away; counts it, unless that is
+    /// all of them.
+    pub fn drops(&self, random: u64) -> Option<Failure> {
+        let share = self.hosts.load().drop_overload.filter(|share| share.contains(random))?;
+        let all = share.numerator >= share.denominator;
+        if !all {
             self.stats.upstream_rq_drop_overload.inc();
         }
-        dropped
+        Some(Failure::DropOverload { all })
     }
 
     fn pick_from(

@@ -153,7 +153,7 @@ impl Priority {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Availability {
     pub hosts: u64,
-    /// Not counted at all yet: waiting for their first health check, or told to go away by one.
+    /// Not counted at all: draining, waiting for their first health check, or told to go away by one.
     pub excluded: u64,
     pub healthy: u64,
     pub degraded: u64,
@@ -196,8 +196,9 @@ impl Availability {
     }
 }
 
-fn is_excluded(host: &Host, lb: &LbConfig) -> bool {
+pub(super) fn is_excluded(host: &Host, lb: &LbConfig) -> bool {
     host.state.has(HealthFlag::ExcludedViaImmediateHcFail)
+        || host.state.has(HealthFlag::EdsStatusDraining)
         || (lb.ignore_new_hosts_until_first_hc && host.state.has(HealthFlag::PendingActiveHc))
 }
 

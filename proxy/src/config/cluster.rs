@@ -26,6 +26,7 @@ use crate::cluster::breaker::Breakers;
 use crate::cluster::discovery::Discovery;
 use crate::cluster::lb::{LbConfig, Policy};
 use crate::cluster::options::{HttpOptions, SocketOptions};
+use crate::cluster::outlier::events::EventLog;
 use crate::cluster::outlier::{Detector, OutlierConfig};
 use crate::cluster::{Cluster, ClusterStats};
 use crate::tls::{TransportMatch, UpstreamTransport};
@@ -141,7 +142,13 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         breakers: Breakers::new(limits.default, limits.high, limits.per_host, stats.clone()),
         hosts: Default::default(),
         lb: plan.lb,
-        outlier: plan.outlier.map(|outlier| Detector::new(outlier, stats.clone())),
+        outlier: plan.outlier.map(|outlier| {
+            let events = cx.outlier_events.clone().map(|sink| EventLog {
+                sink,
+                cluster: name.clone(),
+            });
+            Detector::new(outlier, stats.clone()).logging(events)
+        }),
         discovery: plan.discovery,
         health_checks: plan.health_checks,
         istio: crate::cluster::istio::ClusterFacts::of(config.metadata.as_ref()),
@@ -209,7 +216,9 @@ fn plan(config: &pb::Cluster, transport: &UpstreamTransport) -> Compiled<Plan> {
         lb,
         thresholds: breakers::compile(config.circuit_breakers.as_ref()).under("circuit_breakers")?,
         outlier: super::route::optional("outlier_detection", config.outlier_detection.as_ref(), outlier::compile)?,
-        health_checks: each("health_checks", &config.health_checks, |check| health::compile(check, transport))?,
+        health_checks: each("health_checks", &config.health_checks, |check| {
+            health::compile(check, transport)
+        })?,
     })
 }
 

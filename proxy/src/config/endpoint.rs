@@ -137,7 +137,11 @@ fn policy(policy: Option<&pb::cluster_load_assignment::Policy>) -> Compiled<Assi
     let Some(policy) = policy else {
         return Ok(AssignmentPolicy::default());
     };
-    refuse("drop_overloads", policy.drop_overloads.len() > 1, "at most one is supported")?;
+    refuse(
+        "drop_overloads",
+        policy.drop_overloads.len() > 1,
+        "at most one is supported",
+    )?;
     let drop_overload = each("drop_overloads", &policy.drop_overloads, |entry| {
         let percent = entry.drop_percentage.unwrap_or_default();
         Fraction::compile(&percent).under("drop_percentage")

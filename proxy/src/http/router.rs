@@ -98,9 +98,9 @@ impl Router {
     ) -> Result<Response, Failure> {
         let cluster = self.choose_cluster(exchange, forward)?;
         crate::http::header_policy::finalize_request(exchange, route, forward);
-        if cluster.drops(fastrand::u64(..)) {
-            count_failure(&cluster.stats, &Failure::DropOverload, exchange.internal);
-            return Err(Failure::DropOverload);
+        if let Some(failure) = cluster.drops(fastrand::u64(..)) {
+            count_failure(&cluster.stats, &failure, exchange.internal);
+            return Err(failure);
         }
         let result = retry::run(self, exchange, forward, &cluster).await;
         if let Ok(response) = &result {

@@ -112,7 +112,10 @@ pub(super) fn set_speaks_http1(key: &PoolKey) {
 pub(super) fn close_an_idle_pool(wanted: &PoolKey) -> bool {
     let closed = POOLS.with_borrow_mut(|pools| {
         let is_idle = |(key, pool): &(&PoolKey, &mut HostPool)| {
-            let streams = pool.shared.iter().all(|(connection, _)| connection.active_streams() == 0);
+            let streams = pool
+                .shared
+                .iter()
+                .all(|(connection, _)| connection.active_streams() == 0);
             let open = pool.idle.len() + pool.shared.len();
             (key.cluster, key.high_priority) == (wanted.cluster, wanted.high_priority)
                 && streams

@@ -50,13 +50,15 @@ pub(super) struct Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.host.state.cx_claimed.fetch_sub(1, Ordering::Relaxed);
-        ROOMS.with_borrow_mut(|rooms| {
-            if let Some(room) = rooms.get_mut(&self.key) {
+        // At the end of the thread the rooms may be gone before the pools.
+        let _ = ROOMS.try_with(|rooms| {
+            if let Some(room) = rooms.borrow_mut().get_mut(&self.key) {
                 room.connections -= 1;
             }
         });
         wake(&self.key);
-        ROOMS.with_borrow_mut(|rooms| {
+        let _ = ROOMS.try_with(|rooms| {
+            let mut rooms = rooms.borrow_mut();
             let is_empty = |room: &mut Room| room.connections == 0 && room.waiting.is_empty();
             if rooms.get_mut(&self.key).is_some_and(is_empty) {
                 rooms.remove(&self.key);
@@ -174,7 +176,9 @@ fn next(key: &PoolKey) -> Option<Ticket> {
     if WAITING.get() == 0 {
         return None;
     }
-    let ticket = ROOMS.with_borrow_mut(|rooms| rooms.get_mut(key)?.waiting.pop_front())?;
+    let first =
+        |rooms: &RefCell<HashMap<PoolKey, Room, FixedState>>| rooms.borrow_mut().get_mut(key)?.waiting.pop_front();
+    let ticket = ROOMS.try_with(first).ok().flatten()?;
     WAITING.set(WAITING.get() - 1);
     Some(ticket)
 }

@@ -8,7 +8,10 @@ use crate::harness::{Case, World, admin, get};
 /// A cluster of endpoints (YAML flow objects of `lb_endpoints`) by priority, with more fields (YAML lines).
 fn cluster(name: &str, priorities: &[&[String]], policy: &str, fields: &str) -> String {
     let level = |(priority, endpoints): (usize, &&[String])| {
-        let endpoints: String = endpoints.iter().map(|endpoint| format!("        - {endpoint}\n")).collect();
+        let endpoints: String = endpoints
+            .iter()
+            .map(|endpoint| format!("        - {endpoint}\n"))
+            .collect();
         format!("      - priority: {priority}\n        lb_endpoints:\n{endpoints}")
     };
     let levels: String = priorities.iter().enumerate().map(level).collect();
@@ -30,7 +33,10 @@ fn at(port: &str, more: &str) -> String {
 
 /// An endpoint with `envoy.lb` metadata.
 fn with(port: &str, labels: &str) -> String {
-    at(port, &format!(", metadata: {{filter_metadata: {{envoy.lb: {{{labels}}}}}}}"))
+    at(
+        port,
+        &format!(", metadata: {{filter_metadata: {{envoy.lb: {{{labels}}}}}}}"),
+    )
 }
 
 const A: &str = "{{a}}";
@@ -79,14 +85,31 @@ fn manager() -> String {
     }
     routes += &asks("lists/v5", "lists", "version: v5");
     routes += &asks("lists/v1", "lists", "version: v1");
-    routes += &asks("tries/v2", "tries", "version: v8, fallback_list: [{version: v7}, {version: v2}]");
+    routes += &asks(
+        "tries/v2",
+        "tries",
+        "version: v8, fallback_list: [{version: v7}, {version: v2}]",
+    );
     routes += &asks("tries/none", "tries", "version: v1, fallback_list: [{version: v7}]");
     routes += &asks("redundant/v2", "redundant", "version: v2, colour: red");
     routes += &asks("single/v2", "single", "version: v2");
+    routes += &asks("strict/v3", "strict", "version: v3");
     routes += &asks("empty/default", "empty", "version: v3");
     for cluster in [
-        "unhealthy", "draining", "degraded", "panic0", "failing", "ring", "maglev", "ring_named", "dropped", "kept", "ejected",
-        "unreachable", "listed", "timeout",
+        "unhealthy",
+        "draining",
+        "degraded",
+        "panic0",
+        "failing",
+        "ring",
+        "maglev",
+        "ring_named",
+        "dropped",
+        "kept",
+        "ejected",
+        "unreachable",
+        "listed",
+        "timeout",
     ] {
         routes += &to(cluster, cluster);
     }
@@ -118,7 +141,10 @@ fn clusters() -> Vec<String> {
                  consecutive_5xx: 2, max_ejection_percent: 100, base_ejection_time: 300s, interval: 300s}\n";
     let mut clusters = vec![
         subsets("none", BY_VERSION),
-        subsets("default", &format!("fallback_policy: DEFAULT_SUBSET, default_subset: {{stage: dev}}, {BY_VERSION}")),
+        subsets(
+            "default",
+            &format!("fallback_policy: DEFAULT_SUBSET, default_subset: {{stage: dev}}, {BY_VERSION}"),
+        ),
         cluster(
             "only",
             &[&[with(A, "version: v1, stage: prod")]],
@@ -131,14 +157,24 @@ fn clusters() -> Vec<String> {
             "",
             &format!("lb_subset_config: {{list_as_any: true, {BY_VERSION}}}"),
         ),
-        subsets("tries", &format!("metadata_fallback_policy: FALLBACK_LIST, {BY_VERSION}")),
-        subsets("single", "subset_selectors: [{keys: [version], single_host_per_subset: true}]"),
+        subsets(
+            "tries",
+            &format!("metadata_fallback_policy: FALLBACK_LIST, {BY_VERSION}"),
+        ),
+        subsets(
+            "strict",
+            "fallback_policy: ANY_ENDPOINT, subset_selectors: [{keys: [version], fallback_policy: NO_FALLBACK}]",
+        ),
+        subsets(
+            "single",
+            "subset_selectors: [{keys: [version], single_host_per_subset: true}]",
+        ),
         cluster(
             "empty",
             &[&[with(A, "version: v1")]],
             "",
             "lb_subset_config: {fallback_policy: DEFAULT_SUBSET, default_subset: {stage: dev}, panic_mode_any: true, \
-             subset_selectors: [{keys: [version]}]}",
+             subset_selectors: [{keys: [version], fallback_policy: NOT_DEFINED}]}",
         ),
         cluster(
             "redundant",
@@ -156,12 +192,22 @@ fn clusters() -> Vec<String> {
         ),
         cluster("unhealthy", &[&[unhealthy(A)], &[at(B, "")]], "", ""),
         cluster("draining", &[&[at(A, ", health_status: DRAINING"), at(B, "")]], "", ""),
-        cluster("degraded", &[&[at(A, ", health_status: DEGRADED")], &[at(B, "")]], "", ""),
+        cluster(
+            "degraded",
+            &[&[at(A, ", health_status: DEGRADED")], &[at(B, "")]],
+            "",
+            "",
+        ),
         cluster("panic0", &[&[unhealthy(A), unhealthy(B)]], "", NO_PANIC),
         cluster("failing", &[&[unhealthy(A), unhealthy(B)]], "", FAIL_ON_PANIC),
         cluster("priorities", &[&[at(A, "")], &[at(B, "")]], "", ""),
         cluster("ring", &[&[at(A, ""), at(B, "")]], "", "lb_policy: RING_HASH"),
-        cluster("maglev", &[&[at(A, ""), at(B, ", load_balancing_weight: 3")]], "", "lb_policy: MAGLEV"),
+        cluster(
+            "maglev",
+            &[&[at(A, ""), at(B, ", load_balancing_weight: 3")]],
+            "",
+            "lb_policy: MAGLEV",
+        ),
         cluster(
             "ring_named",
             &[&[with(A, "hash_key: one"), with(B, "hash_key: two")]],
@@ -189,7 +235,12 @@ fn clusters() -> Vec<String> {
                  300s}}\n{NO_PANIC}"
             ),
         ),
-        cluster("unreachable", &[&[at("{{closed}}", "")]], "", &format!("{split}{NO_PANIC}")),
+        cluster(
+            "unreachable",
+            &[&[at("{{closed}}", "")]],
+            "",
+            &format!("{split}{NO_PANIC}"),
+        ),
         cluster("timeout", &[&[at(B, "")]], "", &format!("{split}{NO_PANIC}")),
     ];
     clusters.push(
@@ -223,27 +274,33 @@ pub fn world() -> World {
 }
 
 const STATS: &[&str] = &[
-    "cluster.none.lb_",
-    "cluster.default.lb_",
-    "cluster.only.lb_",
-    "cluster.lists.lb_",
-    "cluster.tries.lb_",
-    "cluster.single.lb_",
-    "cluster.empty.lb_",
-    "cluster.redundant.lb_",
+    // How many subsets there are counts for each thread of Envoy's.
+    "cluster.none.lb_subsets_selected",
+    "cluster.none.lb_subsets_fallback",
+    "cluster.default.lb_subsets_selected",
+    "cluster.default.lb_subsets_fallback",
+    "cluster.only.lb_subsets_selected",
+    "cluster.only.lb_subsets_fallback",
+    "cluster.lists.lb_subsets_selected",
+    "cluster.tries.lb_subsets_selected",
+    "cluster.tries.lb_subsets_fallback",
+    "cluster.single.lb_subsets_selected",
+    "cluster.empty.lb_subsets_fallback",
+    "cluster.redundant.lb_subsets_selected",
     "cluster.none.upstream_cx_none_healthy",
     "cluster.panic0.lb_healthy_panic",
     "cluster.panic0.upstream_cx_none_healthy",
     "cluster.failing.lb_healthy_panic",
     "cluster.failing.upstream_cx_none_healthy",
-    "cluster.unhealthy.membership",
-    "cluster.draining.membership",
-    "cluster.degraded.membership",
+    "cluster.unhealthy.membership_healthy",
+    "cluster.unhealthy.membership_total",
+    "cluster.draining.membership_",
+    "cluster.degraded.membership_degraded",
     "cluster.dropped.upstream_rq",
     "cluster.ejected.outlier",
     "cluster.unreachable.outlier",
     "cluster.timeout.outlier",
-    "cluster.priorities.upstream_rq",
+    "cluster.priorities.upstream_rq_retry",
 ];
 
 fn cases() -> Vec<Case> {
@@ -253,19 +310,25 @@ fn cases() -> Vec<Case> {
         get("none: no such value", 503, "/none/v3/", ""),
         get("none: two keys", 200, "/none/pair/", ""),
         get("none: fewer keys", 200, "/none/keys/", ""),
-        get("none: a selector without fallback", 503, "/none/test/", ""),
+        get("none: a selector that another begins with", 503, "/none/test/", ""),
         get("none: too many keys", 503, "/none/much/", ""),
         get("none: no such key", 503, "/none/unknown/", ""),
         get("none: no criteria", 503, "/none/nothing/", ""),
         get("default: a subset", 200, "/default/v1/", ""),
         get("default: no such value", 200, "/default/v3/", ""),
-        get("default: a selector without fallback", 503, "/default/test/", ""),
+        get(
+            "default: a selector that another begins with",
+            200,
+            "/default/test/",
+            "",
+        ),
         get("default: fewer keys", 200, "/default/keys/", ""),
         get("default: too many keys", 200, "/default/much/", ""),
         get("default: no criteria", 200, "/default/nothing/", ""),
         get("any: no such value", 200, "/only/v3/", ""),
         get("any: no criteria", 200, "/only/nothing/", ""),
-        get("any: a selector without fallback", 503, "/only/test/", ""),
+        get("any: a selector that another begins with", 200, "/only/test/", ""),
+        get("a selector without fallback", 503, "/strict/v3/", ""),
         get("lists: the second value", 200, "/lists/v5/", ""),
         get("lists: the first value", 200, "/lists/v1/", ""),
         get("a fallback list", 200, "/tries/v2/", ""),
@@ -278,10 +341,21 @@ fn cases() -> Vec<Case> {
         get("a degraded priority", 200, "/degraded/", ""),
         get("nobody, and no panic", 503, "/panic0/", ""),
         get("panic fails", 503, "/failing/", ""),
-        get("previous priorities", 200, "/priorities/", "x-do: status=503|status=503|status=200\n"),
+        // To the first, the second and the first again.
+        get(
+            "previous priorities",
+            503,
+            "/priorities/",
+            "x-do: status=503|status=503|status=200\n",
+        ),
         get("original destination by header", 200, "/sent/", ""),
         get("original destination unknown", 503, "/lost/", ""),
-        get("original destination invalid", 503, "/lost/", "x-envoy-original-dst-host: nonsense\n"),
+        get(
+            "original destination invalid",
+            503,
+            "/lost/",
+            "x-envoy-original-dst-host: nonsense\n",
+        ),
         get("all is dropped", 503, "/dropped/", ""),
         get("nothing is dropped", 200, "/kept/", ""),
         get("the first supported policy", 200, "/listed/", ""),
@@ -314,7 +388,11 @@ fn cases() -> Vec<Case> {
         ("hal", "x-user: hal\n"),
     ];
     for (user, header) in USERS {
-        for (name, path) in [("ring", "/ring/"), ("maglev", "/maglev/"), ("named ring", "/ring_named/")] {
+        for (name, path) in [
+            ("ring", "/ring/"),
+            ("maglev", "/maglev/"),
+            ("named ring", "/ring_named/"),
+        ] {
             // Leaked once per run: names of cases are static.
             let name: &'static str = Box::leak(format!("{name}: {user}").into_boxed_str());
             cases.push(get(name, 200, path, header));

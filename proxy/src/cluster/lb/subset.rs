@@ -187,8 +187,8 @@ struct Criteria<'a> {
 
 impl<'a> Criteria<'a> {
     fn get(&self, key: &str) -> Option<&'a Value> {
-        let is_left_out =
-            (self.without_list && key == FALLBACK_LIST) || self.keys.is_some_and(|keys| !keys.iter().any(|own| own == key));
+        let is_left_out = (self.without_list && key == FALLBACK_LIST)
+            || self.keys.is_some_and(|keys| !keys.iter().any(|own| own == key));
         if is_left_out {
             return None;
         }

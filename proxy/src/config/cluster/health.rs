@@ -96,7 +96,11 @@ fn http_check(config: &core::health_check::HttpHealthCheck) -> Compiled<HttpChec
     let headers = each("request_headers_to_add", &config.request_headers_to_add, header)?;
     let send = optional("send", config.send.as_ref(), payload)?.unwrap_or_default();
     let carries = !matches!(config.method, GET | HEAD | UNSPECIFIED);
-    refuse("send", !send.is_empty() && !carries, "goes with a method that has a body")?;
+    refuse(
+        "send",
+        !send.is_empty() && !carries,
+        "goes with a method that has a body",
+    )?;
     let mut expected = each("expected_statuses", &config.expected_statuses, range)?;
     if expected.is_empty() {
         expected.push((200, 201));

@@ -40,7 +40,11 @@ pub(super) fn compile(config: &pb::Cluster) -> Compiled<LbConfig> {
     });
     if let Some(value) = &config.lb_subset_config {
         let has_list = config.load_balancing_policy.is_some();
-        refuse("lb_subset_config", has_list, "goes with lb_policy, not with load_balancing_policy")?;
+        refuse(
+            "lb_subset_config",
+            has_list,
+            "goes with lb_policy, not with load_balancing_policy",
+        )?;
         let is_destination = config.lb_policy == LbPolicy::ClusterProvided as i32;
         refuse("lb_subset_config", is_destination, "does not go with CLUSTER_PROVIDED")?;
         // Without a selector there is nothing to divide by.

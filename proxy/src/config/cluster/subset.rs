@@ -13,14 +13,18 @@ pub(super) fn compile(config: &pb::cluster::LbSubsetConfig) -> Compiled<SubsetCo
     Ok(SubsetConfig {
         fallback: fallback("fallback_policy", config.fallback_policy)?,
         default_subset: labels(config.default_subset.as_ref()),
-        selectors: each("subset_selectors", &config.subset_selectors, |selector: &OldSelector| {
-            self::selector(
-                &selector.keys,
-                selector.single_host_per_subset,
-                selector.fallback_policy,
-                &selector.fallback_keys_subset,
-            )
-        })?,
+        selectors: shadow(each(
+            "subset_selectors",
+            &config.subset_selectors,
+            |selector: &OldSelector| {
+                self::selector(
+                    &selector.keys,
+                    selector.single_host_per_subset,
+                    selector.fallback_policy,
+                    &selector.fallback_keys_subset,
+                )
+            },
+        )?),
         locality_weight_aware: config.locality_weight_aware,
         scale_locality_weight: config.scale_locality_weight,
         panic_mode_any: config.panic_mode_any,
@@ -34,14 +38,14 @@ pub(super) fn compile_extension(config: &extension::Subset) -> Compiled<SubsetCo
     Ok(SubsetConfig {
         fallback: fallback("fallback_policy", config.fallback_policy)?,
         default_subset: labels(config.default_subset.as_ref()),
-        selectors: each("subset_selectors", &config.subset_selectors, |selector| {
+        selectors: shadow(each("subset_selectors", &config.subset_selectors, |selector| {
             self::selector(
                 &selector.keys,
                 selector.single_host_per_subset,
                 selector.fallback_policy,
                 &selector.fallback_keys_subset,
             )
-        })?,
+        })?),
         locality_weight_aware: config.locality_weight_aware,
         scale_locality_weight: config.scale_locality_weight,
         panic_mode_any: config.panic_mode_any,
@@ -49,6 +53,19 @@ pub(super) fn compile_extension(config: &extension::Subset) -> Compiled<SubsetCo
         allow_redundant_keys: config.allow_redundant_keys,
         metadata_fallback: metadata_fallback(config.metadata_fallback_policy)?,
     })
+}
+
+/// Envoy keeps selectors in a tree by their sorted keys, and a selector that an earlier one begins with has no fallback of its own there.
+fn shadow(mut selectors: Vec<Selector>) -> Vec<Selector> {
+    for index in 1..selectors.len() {
+        let (earlier, rest) = selectors.split_at_mut(index);
+        if let Some(own) = rest.first_mut()
+            && earlier.iter().any(|earlier| earlier.keys.starts_with(&own.keys))
+        {
+            own.fallback = SelectorFallback::Cluster;
+        }
+    }
+    selectors
 }
 
 fn selector(keys: &[String], single_host: bool, fallback: i32, fallback_keys: &[String]) -> Compiled<Selector> {

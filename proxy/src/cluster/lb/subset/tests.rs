@@ -140,7 +140,10 @@ fn in_panic_any_host_stands_in_for_an_empty_default() {
     config.default_subset = vec![("stage".to_owned(), text("test"))];
     config.panic_mode_any = true;
     let (ports, stats) = World::new(config).ports(&[]);
-    assert_eq!((ports, stats.lb_subsets_fallback_panic.value()), (vec![1, 2, 3, 4], 100));
+    assert_eq!(
+        (ports, stats.lb_subsets_fallback_panic.value()),
+        (vec![1, 2, 3, 4], 100)
+    );
 }
 
 #[test]
@@ -199,11 +202,18 @@ fn a_fallback_list_is_tried_in_order() {
 #[test]
 fn subsets_come_and_go_with_their_hosts_and_are_counted() {
     let mut world = World::new(by_version(Fallback::None));
-    let (lb, policy, stats) = (LbConfig::default(), AssignmentPolicy::default(), ClusterStats::default());
+    let (lb, policy, stats) = (
+        LbConfig::default(),
+        AssignmentPolicy::default(),
+        ClusterStats::default(),
+    );
     let first = Subsets::build(&world.config, &world.hosts, &policy, &lb, None);
     first.count(None, &stats);
     // v1, v2; prod v1, dev v1, prod v2.
-    assert_eq!((stats.lb_subsets_active.value(), stats.lb_subsets_created.value()), (5, 5));
+    assert_eq!(
+        (stats.lb_subsets_active.value(), stats.lb_subsets_created.value()),
+        (5, 5)
+    );
     world.hosts.remove(2);
     world.hosts.push(host(6, &[("version", text("v3"))]));
     let second = Subsets::build(&world.config, &world.hosts, &policy, &lb, Some(&first));
