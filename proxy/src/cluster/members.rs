@@ -253,7 +253,8 @@ impl Cluster {
         // A state that another configuration of this cluster knows already keeps what it knows.
         if is_checked && !host.state.is_checked() {
             host.state.set(HealthFlag::FailedActiveHc, true);
-            host.state.set(HealthFlag::PendingActiveHc, true);
+            host.state
+                .set(HealthFlag::PendingActiveHc, self.lb.ignore_new_hosts_until_first_hc);
         } else if !is_checked {
             host.state.set(HealthFlag::FailedActiveHc, false);
             host.state.set(HealthFlag::PendingActiveHc, false);
