@@ -52,7 +52,12 @@ impl ConnectionHome {
     /// Whether requests may still use the connection: its host is still one of the cluster's and did not fail since it was opened, and it
     /// is not worn out.
     pub fn is_wanted(&self) -> bool {
-        !self.is_worn() && self.host.state.is_member() && self.host.state.drain_epoch() == self.epoch
+        self.is_usable() && self.host.state.is_member()
+    }
+
+    /// Whether a request that chose this host may use the connection. The host may have left since: then nobody else will choose it.
+    pub fn is_usable(&self) -> bool {
+        !self.is_worn() && self.host.state.drain_epoch() == self.epoch
     }
 
     /// Counts one more request of a shared connection; true if it may have no other (`max_requests_per_connection`).

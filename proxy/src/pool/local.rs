@@ -54,7 +54,7 @@ pub(super) fn take(key: &PoolKey) -> Option<Lease> {
         }
         gone.extend(pool.shared.extract_if(.., |(connection, _)| !connection.is_available()));
         let has_room = |(connection, home): &(h2::ClientConnection, Arc<ConnectionHome>)| {
-            connection.can_take_stream() && home.is_wanted()
+            connection.can_take_stream() && home.is_usable()
         };
         let index = pool.shared.iter().position(has_room)?;
         let (connection, home) = pool.shared.get(index)?;
