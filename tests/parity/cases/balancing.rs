@@ -3,7 +3,7 @@
 //! Only choices without chance: one host is right, or none.
 
 use super::{bootstrap, listener};
-use crate::harness::{Case, World, admin, get};
+use crate::harness::{Case, World, admin, get, raw};
 
 /// A cluster of endpoints (YAML flow objects of `lb_endpoints`) by priority, with more fields (YAML lines).
 fn cluster(name: &str, priorities: &[&[String]], policy: &str, fields: &str) -> String {
@@ -52,6 +52,12 @@ fn subsets(name: &str, fields: &str) -> String {
 
 const BY_VERSION: &str = "subset_selectors: [{keys: [version]}, {keys: [stage, version], fallback_policy: KEYS_SUBSET, \
                           fallback_keys_subset: [stage]}, {keys: [stage], fallback_policy: NO_FALLBACK}]";
+
+/// Eight requests on one connection. Lines are compared without their order: what counts is how many went to which host.
+fn eight(name: &'static str, path: &str) -> Case {
+    let one = format!("GET {path} HTTP/1.1\nhost: parity.test\n\n");
+    raw(name, 200, &one.repeat(8)).answers(8)
+}
 
 /// A route on `path` to a cluster that asks for a subset.
 fn asks(path: &str, cluster: &str, labels: &str) -> String {
@@ -208,6 +214,14 @@ fn clusters() -> Vec<String> {
             "",
             "lb_policy: MAGLEV",
         ),
+        cluster("even", &[&[at(A, ""), at(B, "")]], "", ""),
+        cluster(
+            "weighted",
+            &[&[at(A, ", load_balancing_weight: 3"), at(B, ", load_balancing_weight: 1")]],
+            "",
+            "",
+        ),
+        localities(),
         cluster(
             "ring_named",
             &[&[with(A, "hash_key: one"), with(B, "hash_key: two")]],
@@ -262,6 +276,22 @@ fn clusters() -> Vec<String> {
         choice_count: 3"#,
     ));
     clusters
+}
+
+/// Two localities with weights.
+fn localities() -> String {
+    let of = |zone: &str, weight: u32, port: &str| {
+        format!(
+            "      - {{locality: {{region: r, zone: {zone}}}, load_balancing_weight: {weight}, lb_endpoints: [{}]}}\n",
+            at(port, "")
+        )
+    };
+    format!(
+        "  - name: localities\n    type: STATIC\n    connect_timeout: 1s\n    load_assignment:\n      cluster_name: localities\n      \
+         endpoints:\n{}{}    common_lb_config: {{locality_weighted_lb_config: {{}}}}\n",
+        of("one", 1, A),
+        of("two", 3, B)
+    )
 }
 
 pub fn world() -> World {
@@ -359,6 +389,9 @@ fn cases() -> Vec<Case> {
         get("all is dropped", 503, "/dropped/", ""),
         get("nothing is dropped", 200, "/kept/", ""),
         get("the first supported policy", 200, "/listed/", ""),
+        eight("round robin", "/even/"),
+        eight("weighted round robin", "/weighted/"),
+        eight("weighted localities", "/localities/"),
         get("ejected: first", 500, "/ejected/", "x-do: status=500\n"),
         get("ejected: second", 500, "/ejected/", "x-do: status=500\n"),
         admin("ejected: page", 200, "GET", "/clusters", |line| {

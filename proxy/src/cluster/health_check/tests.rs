@@ -193,7 +193,10 @@ async fn a_tcp_check_looks_for_its_patterns_in_order() {
         ..Default::default()
     });
     let found = outcomes(kind, &[b"xxPOxNxG", b"GPO", b""], |asked| asked == b"PING").await;
-    assert_eq!(found, [Outcome::Success, Outcome::NetworkFailure, Outcome::NetworkFailure]);
+    assert_eq!(
+        found,
+        [Outcome::Success, Outcome::NetworkFailure, Outcome::NetworkFailure]
+    );
 }
 
 #[tokio::test]
@@ -215,7 +218,10 @@ async fn an_http_check_may_look_at_body_and_service() {
         b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine",
     ];
     let found = outcomes(kind, &answers, |asked| asked.ends_with(b"\r\n\r\n")).await;
-    assert_eq!(found, [Outcome::Success, Outcome::Failure, Outcome::Failure, Outcome::Failure]);
+    assert_eq!(
+        found,
+        [Outcome::Success, Outcome::Failure, Outcome::Failure, Outcome::Failure]
+    );
 }
 
 #[tokio::test]
