@@ -116,6 +116,9 @@ fn manager() -> String {
         "unreachable",
         "listed",
         "timeout",
+        "even",
+        "weighted",
+        "localities",
     ] {
         routes += &to(cluster, cluster);
     }
