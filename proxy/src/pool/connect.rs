@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 use tokio::sync::watch;
 
 use super::alpn::Alpn;
-use super::home::{ConnectionHome, H1Home, H2Home};
+use super::home::{ConnectionHome, H1Home, H2Home, count_destroyed};
 use super::local;
 use super::room::{self, Slot};
 use super::{Lease, Origin, PoolKey, Wanted};
 use crate::cluster::breaker::Permit;
 use crate::cluster::{Cluster, Host, UpstreamProtocol};
+use crate::http::codec::h1::client::Closed;
 use crate::http::codec::{h1, h2};
 use crate::http::exchange::Protocol;
 use crate::http::failure::Failure;
@@ -46,12 +47,12 @@ pub(super) async fn connect(
     loop {
         // A stream may find the shared connection full by the time it is up: then one more is opened.
         if let Some(mut connecting) = local::connecting(&key).filter(|_| !room::is_exclusive(&key)) {
-            up(&mut connecting).await?;
+            up(&mut connecting, cluster).await?;
         } else if let Some(slot) = room::claim(&key, cluster, host)? {
             if room::is_exclusive(&key) {
                 return own(key, cluster, host, alpn, slot).await;
             }
-            up(&mut start(key, cluster, host, alpn.cloned(), slot)).await?;
+            up(&mut start(key, cluster, host, alpn.cloned(), slot), cluster).await?;
         } else {
             let turn = room::wait(&key, waited);
             waited = true;
@@ -67,11 +68,13 @@ pub(super) async fn connect(
     }
 }
 
-async fn up(connecting: &mut local::Connecting) -> Result<(), Failure> {
-    match connecting.wait_for(Option::is_some).await {
+/// Waits for a connection that others may wait for too; its failure takes them all along.
+async fn up(connecting: &mut local::Connecting, cluster: &Cluster) -> Result<(), Failure> {
+    let result = match connecting.wait_for(Option::is_some).await {
         Ok(result) => result.clone().unwrap_or(Ok(())),
         Err(_) => Err(Failure::ConnectFailure(None)),
-    }
+    };
+    result.inspect_err(|_| cluster.stats.upstream_rq_pending_failure_eject.inc())
 }
 
 /// A request that waits for a connection.
@@ -105,7 +108,8 @@ async fn own(
     alpn: Option<&Arc<Alpn>>,
     slot: Slot,
 ) -> Result<Lease, Failure> {
-    let connected = dial(cluster, host, alpn).await?;
+    let dialled = dial(cluster, host, alpn).await;
+    let connected = dialled.inspect_err(|failure| count_failed(key.protocol, cluster, failure))?;
     if connected.alpn() == Some(b"h2") && key.protocol == Wanted::Auto {
         share(key, cluster, host, slot, connected).await?;
         return local::take(&key).ok_or(Failure::ConnectFailure(None));
@@ -139,7 +143,8 @@ async fn shared(
     alpn: Option<&Arc<Alpn>>,
     slot: Slot,
 ) -> Result<(), Failure> {
-    let connected = dial(cluster, host, alpn).await?;
+    let dialled = dial(cluster, host, alpn).await;
+    let connected = dialled.inspect_err(|failure| count_failed_connection(key.protocol, cluster, failure))?;
     let speaks_h2 = key.protocol == Wanted::Http2 || connected.alpn() == Some(b"h2");
     if speaks_h2 {
         return share(key, cluster, host, slot, connected).await;
@@ -189,6 +194,30 @@ fn origin(connected: &Connected) -> Origin {
         tls: connected.peer.clone(),
         local: connected.local.clone(),
     }
+}
+
+/// A connection that never was is one all the same, and took the request that waited for it along.
+fn count_failed(wanted: Wanted, cluster: &Cluster, failure: &Failure) {
+    count_failed_connection(wanted, cluster, failure);
+    cluster.stats.upstream_rq_pending_failure_eject.inc();
+}
+
+fn count_failed_connection(wanted: Wanted, cluster: &Cluster, failure: &Failure) {
+    let stats = &cluster.stats;
+    stats.upstream_cx_total.inc();
+    match wanted {
+        Wanted::Http1 => stats.upstream_cx_http1_total.inc(),
+        Wanted::Http2 => stats.upstream_cx_http2_total.inc(),
+        Wanted::Auto => {}
+    }
+    let remote = *failure != Failure::ConnectTimeout;
+    count_destroyed(
+        stats,
+        Closed {
+            remote,
+            ..Closed::default()
+        },
+    );
 }
 
 async fn dial(cluster: &Arc<Cluster>, host: &Arc<Host>, alpn: Option<&Arc<Alpn>>) -> Result<Connected, Failure> {

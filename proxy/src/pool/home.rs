@@ -1,12 +1,13 @@
 //! Where a connection belongs: its pool, and everything that is counted while it lives.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::room::{self, Slot};
 use super::{Origin, PoolKey, local};
-use crate::cluster::{Cluster, Host};
+use crate::cluster::{Cluster, ClusterStats, Host};
+use crate::http::codec::h1::client::Closed;
 use crate::http::codec::{h1, h2};
 use crate::http::failure::Failure;
 use crate::runtime::clock;
@@ -19,8 +20,6 @@ pub(super) struct ConnectionHome {
     pub idle_timeout: Option<Duration>,
     pub origin: Arc<Origin>,
     opened: Instant,
-    /// Streams of a shared connection so far.
-    requests: AtomicU32,
     closed: AtomicBool,
     /// [`HostState::drain_epoch`](crate::cluster::HostState::drain_epoch) when it was opened.
     epoch: u32,
@@ -42,7 +41,6 @@ impl ConnectionHome {
             idle_timeout: cluster.http.idle_timeout,
             origin: Arc::new(origin),
             opened: clock::now(),
-            requests: AtomicU32::new(0),
             closed: AtomicBool::new(false),
             epoch: host.state.drain_epoch(),
             _slot: slot,
@@ -60,31 +58,19 @@ impl ConnectionHome {
         !self.is_worn() && self.host.state.drain_epoch() == self.epoch
     }
 
-    /// Counts one more request of a shared connection; true if it may have no other (`max_requests_per_connection`).
-    pub fn is_last_request(&self) -> bool {
-        let Some(limit) = self.cluster.http.max_requests_per_connection else {
-            return false;
-        };
-        let is_last = self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= limit;
-        if is_last {
-            self.cluster.stats.upstream_cx_max_requests.inc();
-        }
-        is_last
-    }
-
     /// Whether it is older than `max_connection_duration`.
     pub fn is_worn(&self) -> bool {
         let limit = self.cluster.http.max_connection_duration;
         limit.is_some_and(|limit| clock::now().saturating_duration_since(self.opened) >= limit)
     }
 
-    fn close(&self) {
+    fn close(&self, how: Closed) {
         if self.closed.swap(true, Ordering::Relaxed) {
             return;
         }
         let stats = &self.cluster.stats;
         stats.upstream_cx_active.dec();
-        stats.upstream_cx_destroy.inc();
+        count_destroyed(stats, how);
         stats
             .upstream_cx_length_ms
             .record(self.opened.elapsed().as_millis() as u64);
@@ -94,7 +80,28 @@ impl ConnectionHome {
 
 impl Drop for ConnectionHome {
     fn drop(&mut self) {
-        self.close();
+        self.close(Closed::default());
+    }
+}
+
+/// Counts the end of a connection, as Envoy's `ActiveClient` does.
+pub(super) fn count_destroyed(stats: &ClusterStats, how: Closed) {
+    stats.upstream_cx_destroy.inc();
+    if how.remote {
+        stats.upstream_cx_destroy_remote.inc();
+    } else {
+        stats.upstream_cx_destroy_local.inc();
+    }
+    if how.protocol_error {
+        stats.upstream_cx_protocol_error.inc();
+    }
+    if how.active {
+        stats.upstream_cx_destroy_with_active_rq.inc();
+        if how.remote {
+            stats.upstream_cx_destroy_remote_with_active_rq.inc();
+        } else {
+            stats.upstream_cx_destroy_local_with_active_rq.inc();
+        }
     }
 }
 
@@ -118,8 +125,8 @@ impl h1::client::Home for H1Home {
         local::put_idle(self.0.clone(), connection);
     }
 
-    fn closed(&self) {
-        self.0.close();
+    fn closed(&self, how: Closed) {
+        self.0.close(how);
     }
 }
 
@@ -127,11 +134,25 @@ impl h1::client::Home for H1Home {
 pub(super) struct H2Home(pub Arc<ConnectionHome>);
 
 impl h2::client::ClientHooks for H2Home {
-    fn stream_ended(&self) {
+    fn stream_ended(&self, outcome: h2::Outcome) {
+        let stats = &self.0.cluster.stats;
+        match outcome {
+            h2::Outcome::Complete | h2::Outcome::Failed => {}
+            h2::Outcome::Cancelled => stats.upstream_rq_tx_reset.inc(),
+            h2::Outcome::Reset => stats.upstream_rq_rx_reset.inc(),
+        }
         room::wake(&self.0.key);
     }
 
-    fn closed(&self, _failure: Option<Failure>) {
-        self.0.close();
+    fn worn_out(&self) {
+        self.0.cluster.stats.upstream_cx_max_requests.inc();
+    }
+
+    fn closed(&self, failure: Option<Failure>) {
+        self.0.close(Closed {
+            remote: !matches!(failure, Some(Failure::LocalReset | Failure::ProtocolError(_))),
+            protocol_error: matches!(failure, Some(Failure::ProtocolError(_))),
+            active: failure.is_some(),
+        });
     }
 }

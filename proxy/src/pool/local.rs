@@ -56,18 +56,12 @@ pub(super) fn take(key: &PoolKey) -> Option<Lease> {
         let has_room = |(connection, home): &(h2::ClientConnection, Arc<ConnectionHome>)| {
             connection.can_take_stream() && home.is_usable()
         };
-        let index = pool.shared.iter().position(has_room)?;
-        let (connection, home) = pool.shared.get(index)?;
-        let lease = Lease::H2 {
+        let (connection, home) = pool.shared.iter().find(|entry| has_room(entry))?;
+        Some(Lease::H2 {
             connection: connection.clone(),
             reused: true,
             origin: home.origin.clone(),
-        };
-        if home.is_last_request() {
-            // It closes with the streams that it has now.
-            gone.push(pool.shared.swap_remove(index));
-        }
-        Some(lease)
+        })
     })
 }
 
