@@ -20,6 +20,9 @@ pub use manager::ListenerManager;
 
 pub use crate::cluster::options::Keepalive;
 
+use crate::filters::listener::local_ratelimit::LocalRateLimit;
+use crate::filters::listener::original_src::OriginalSrc;
+use crate::filters::listener::proxy_protocol::ProxyProtocol;
 use crate::runtime::io::Address;
 use crate::tls::PeerInfo;
 
@@ -39,7 +42,7 @@ pub struct ListenerConfig {
 }
 
 /// What of a listener does not force a new socket when it changes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct ListenerSettings {
     pub stat_prefix: Option<String>,
     pub direction: Direction,
@@ -82,7 +85,7 @@ pub enum SocketState {
 }
 
 /// A configured listener filter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct ListenerFilter {
     pub kind: ListenerFilterKind,
     /// `filter_disabled`
@@ -90,12 +93,14 @@ pub struct ListenerFilter {
 }
 
 /// The listener filters that exist so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum ListenerFilterKind {
     TlsInspector { max_hello: usize, close_on_error: bool },
     HttpInspector,
     OriginalDst,
-    ProxyProtocol { optional: bool },
+    OriginalSrc(OriginalSrc),
+    ProxyProtocol(Arc<ProxyProtocol>),
+    LocalRateLimit(Arc<LocalRateLimit>),
 }
 
 /// `ListenerFilterChainMatchPredicate`
@@ -151,4 +156,6 @@ pub struct ConnectionInfo {
     pub filter_chain_name: Arc<str>,
     pub direction: Direction,
     pub accepted_at: Instant,
+    /// Dynamic metadata and filter state that listener and network filters leave; each stream starts with a copy.
+    pub extensions: http::Extensions,
 }

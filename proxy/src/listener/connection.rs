@@ -87,7 +87,7 @@ impl Arrival {
             accepted_at,
         } = self;
         let state = listener.state.load_full();
-        let (io, findings) = inspect(&shared, &listener, &state, io, &local).await?;
+        let (io, findings) = inspect(&shared, &listener, &state, io, (&local, &remote)).await?;
         let restored = findings
             .original_destination
             .filter(|original| local.ip() != Some(*original));
@@ -99,8 +99,12 @@ impl Arrival {
             // The other listener runs its own filters; a hand-off happens once at most.
             Some(other) if !Arc::ptr_eq(&other, &listener) => {
                 let state = other.state.load_full();
-                let (io, mut found) = inspect(&shared, &other, &state, io, &local).await?;
+                let (io, mut found) = inspect(&shared, &other, &state, io, (&local, &remote)).await?;
                 found.original_destination = found.original_destination.or(findings.original_destination);
+                // What the first listener's filters left stays, where the other's say nothing else.
+                let mut extensions = findings.extensions;
+                extensions.extend(found.extensions);
+                found.extensions = extensions;
                 (other, state, io, found)
             }
             _ => (listener, state, io, findings),
@@ -124,6 +128,7 @@ impl Arrival {
             filter_chain_name: chain.as_ref().map_or_else(|| Arc::from(""), |chain| chain.name.clone()),
             direction: state.settings.direction,
             accepted_at,
+            extensions: findings.extensions,
         };
         let Some(chain) = chain else {
             listener.stats.listener.no_filter_chain_match.inc();
@@ -137,7 +142,7 @@ impl Arrival {
         let io = handshake(&listener, &chain, io, &mut connection).await?;
         let mut holds = Vec::new();
         for filter in &chain.filters {
-            match filter.on_new_connection(&connection) {
+            match filter.on_new_connection(&mut connection) {
                 Verdict::Continue => {}
                 Verdict::Hold(hold) => holds.push(hold),
                 Verdict::Close { reason, delay } => {
@@ -190,7 +195,7 @@ async fn inspect(
     listener: &ActiveListener,
     state: &ListenerState,
     io: Io,
-    local: &Address,
+    (local, remote): (&Address, &Address),
 ) -> Option<(Io, Findings)> {
     let settings = &state.settings;
     if settings.listener_filters.is_empty() {
@@ -200,7 +205,7 @@ async fn inspect(
     stats.downstream_pre_cx_active.inc();
     let _pre = Pre(listener);
     let mut inspection = Inspection::new(io);
-    let running = inspection.run(settings, local, &shared.inspectors);
+    let running = inspection.run(settings, local, remote, &shared.inspectors);
     let outcome = match settings.listener_filters_timeout {
         None => Ok(running.await),
         Some(limit) => tokio::time::timeout(limit, running).await,

@@ -64,7 +64,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilte
 }
 
 impl NetworkFilter for Rbac {
-    fn on_new_connection(&self, connection: &ConnectionInfo) -> Verdict {
+    fn on_new_connection(&self, connection: &mut ConnectionInfo) -> Verdict {
         let subject = Subject::of_connection(connection);
         if let Some(shadow) = &self.shadow {
             let counter = if shadow.decide(&subject).allowed {
@@ -110,7 +110,7 @@ mod tests {
                 ..Default::default()
             };
             let filter = compile(&config.encode_to_vec(), &cx).expect("compiles");
-            filter.on_new_connection(&crate::testing::connection(None))
+            filter.on_new_connection(&mut crate::testing::connection(None))
         };
         assert!(matches!(verdict(None), Verdict::Continue));
         let Verdict::Close { reason, .. } = verdict(Some(pbr::Rbac::default())) else {

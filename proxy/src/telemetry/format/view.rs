@@ -35,15 +35,21 @@ pub struct LogView<'a> {
 /// `envoy.data.accesslog.v3.AccessLogType`, as far as we log; the numbers are the protobuf's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogType {
+    TcpUpstreamConnected = 1,
+    TcpPeriodic = 2,
     TcpConnectionEnd = 3,
     DownstreamEnd = 6,
+    TcpConnectionStart = 14,
 }
 
 impl LogType {
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::TcpUpstreamConnected => "TcpUpstreamConnected",
+            Self::TcpPeriodic => "TcpPeriodic",
             Self::TcpConnectionEnd => "TcpConnectionEnd",
             Self::DownstreamEnd => "DownstreamEnd",
+            Self::TcpConnectionStart => "TcpConnectionStart",
         }
     }
 }
@@ -81,6 +87,26 @@ impl<'a> LogView<'a> {
         }
     }
 
+    /// A connection of which nothing is known but itself.
+    pub fn of_connection(connection: &'a ConnectionInfo, upstream: &'a Upstream) -> Self {
+        Self {
+            exchange: None,
+            connection,
+            upstream,
+            flags: ResponseFlags::default(),
+            bytes: ByteCounts::default(),
+            timing: Timing::default(),
+            started: connection.accepted_at,
+            start_time: crate::runtime::clock::wall_of(connection.accepted_at),
+            cluster: None,
+            termination: "",
+            remote: &connection.remote,
+            response: None,
+            trailers: None,
+            log_type: LogType::TcpConnectionStart,
+        }
+    }
+
     pub fn of_tcp(record: &'a TcpRecord) -> Self {
         Self {
             exchange: None,
@@ -98,6 +124,12 @@ impl<'a> LogView<'a> {
             trailers: None,
             log_type: LogType::TcpConnectionEnd,
         }
+    }
+
+    /// What filters keep: the stream's, else the connection's.
+    pub fn extensions(&self) -> &'a http::Extensions {
+        self.exchange
+            .map_or(&self.connection.extensions, |exchange| &exchange.extensions)
     }
 
     /// With the response's headers at hand.

@@ -101,6 +101,7 @@ fn connection() -> Arc<ConnectionInfo> {
         filter_chain_name: "".into(),
         direction: Direction::Inbound,
         accepted_at: clock::now(),
+        extensions: http::Extensions::new(),
     })
 }
 
