@@ -12,6 +12,7 @@ pub mod peer;
 pub mod report;
 pub mod san;
 pub mod secret;
+pub mod spiffe;
 pub mod stats;
 pub mod upstream;
 pub mod verifier;
@@ -51,6 +52,8 @@ pub struct PeerInfo {
     pub version: &'static str,
     /// OpenSSL's name of the cipher suite, as Envoy prints it.
     pub cipher: &'static str,
+    /// BoringSSL's name of the key exchange group, as Envoy counts it; empty for a resumed TLS 1.2 session.
+    pub group: &'static str,
     pub alpn: Option<Vec<u8>>,
     pub sni: Option<String>,
 }

@@ -8,6 +8,7 @@ pub mod headers;
 pub mod http2;
 pub mod retries;
 pub mod routing;
+pub mod tcp;
 
 /// A bootstrap around listeners and clusters.
 fn bootstrap(listeners: &[String], clusters: &[String]) -> String {

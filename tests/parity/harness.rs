@@ -9,11 +9,13 @@ use remora_tests::{Answer, Backend, External, Http1, Http2, Sidecar, until};
 use tempfile::TempDir;
 
 use crate::differences::{DIFFERENCES, Why};
+use crate::tcp::{self, Kind, Plain};
 
 /// One configuration and what is sent to it.
 pub struct World {
     pub name: &'static str,
-    /// A bootstrap. `{{a}}` and `{{b}}` are ports of backends, `{{closed}}` a port nobody listens on, `{{log}}` the access log's path.
+    /// A bootstrap. `{{a}}` and `{{b}}` are ports of backends, `{{closed}}` a port nobody listens on,
+    /// `{{echo}}`, `{{greet}}` and `{{tunnel}}` backends without HTTP, `{{log}}` the access log's path.
     pub yaml: String,
     pub cases: Vec<Case>,
     /// Prefixes of stats to compare when all cases are done.
@@ -41,6 +43,8 @@ pub enum Wire {
         body: &'static [u8],
         trailers: Vec<(&'static str, &'static str)>,
     },
+    /// A connection without HTTP; the case's status is the number of bytes that come back.
+    Tcp(&'static [tcp::Step]),
     /// A request to the admin server.
     Admin {
         method: &'static str,
@@ -137,12 +141,24 @@ pub async fn compare(world: World) {
     };
     let directory = tempfile::tempdir().unwrap();
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let plain = [
+        Plain::start(Kind::Echo).await,
+        Plain::start(Kind::Greet).await,
+        Plain::start(Kind::Tunnel).await,
+    ];
     // Bound and not listening: nobody else can take the port, and connections to it are refused.
     let refusing = tokio::net::TcpSocket::new_v4().unwrap();
     refusing.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let closed = refusing.local_addr().unwrap().port();
     let text = |log: &Path| {
-        let ports = [("{{a}}", a.port()), ("{{b}}", b.port()), ("{{closed}}", closed)];
+        let ports = [
+            ("{{a}}", a.port()),
+            ("{{b}}", b.port()),
+            ("{{closed}}", closed),
+            ("{{echo}}", plain[0].port),
+            ("{{greet}}", plain[1].port),
+            ("{{tunnel}}", plain[2].port),
+        ];
         let text = ports.iter().fold(world.yaml.clone(), |text, (key, port)| {
             text.replace(key, &port.to_string())
         });
@@ -152,7 +168,14 @@ pub async fn compare(world: World) {
     let remora = start_remora(&directory, text).await;
     let mut report = Report::default();
     // Who of the two backends answered counts, not where it happens to listen.
-    let ports = [(a.port(), "A"), (b.port(), "B"), (closed, "CLOSED")];
+    let ports = [
+        (a.port(), "A"),
+        (b.port(), "B"),
+        (closed, "CLOSED"),
+        (plain[0].port, "ECHO"),
+        (plain[1].port, "GREET"),
+        (plain[2].port, "TUNNEL"),
+    ];
     let masked = |text: String| {
         ports.iter().fold(text, |text, (port, name)| {
             text.replace(&format!(":{port}"), &format!(":{name}"))
@@ -262,6 +285,11 @@ async fn play(subject: &Subject, case: &Case) -> (String, u16) {
             let answer = client.exchange(method, host, path, headers, body, trailers).await;
             status = answer.status;
             text.push_str(&answer.render());
+        }
+        Wire::Tcp(steps) => {
+            let (seen, count) = tcp::play(listener(), steps).await;
+            status = u16::try_from(count).unwrap();
+            text.push_str(&seen);
         }
         Wire::Admin { method, path, keep } => {
             let answer = remora_tests::ask_admin(subject.admin, method, path).await;

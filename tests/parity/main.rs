@@ -9,6 +9,7 @@
 mod cases;
 mod differences;
 mod harness;
+mod tcp;
 
 use harness::World;
 
@@ -24,7 +25,7 @@ macro_rules! worlds {
     };
 }
 
-worlds!(routing, headers, codec, failures, retries, http2, filters, admin);
+worlds!(routing, headers, codec, failures, retries, http2, filters, admin, tcp);
 
 #[test]
 fn no_two_cases_share_a_name_and_there_are_enough() {
@@ -37,6 +38,7 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::http2::world(),
         cases::filters::world(),
         cases::admin::world(),
+        cases::tcp::world(),
     ];
     let mut names: Vec<String> = worlds
         .iter()

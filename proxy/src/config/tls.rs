@@ -79,8 +79,11 @@ pub enum Source {
     Ads,
     /// A stream of its own to this cluster.
     Grpc { cluster: String },
-    /// A file on disk.
-    Path(String),
+    /// A file on disk; moves into the directory count as its changes.
+    Path {
+        path: String,
+        watched_directory: Option<String>,
+    },
     /// `static_resources` of the bootstrap.
     Static,
 }
@@ -93,8 +96,17 @@ impl Source {
             None => Ok(Self::Static),
             Some(Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_))) => Ok(Self::Ads),
             #[allow(deprecated)]
-            Some(Some(ConfigSourceSpecifier::Path(path))) => Ok(Self::Path(path.clone())),
-            Some(Some(ConfigSourceSpecifier::PathConfigSource(source))) => Ok(Self::Path(source.path.clone())),
+            Some(Some(ConfigSourceSpecifier::Path(path))) => Ok(Self::Path {
+                path: path.clone(),
+                watched_directory: None,
+            }),
+            Some(Some(ConfigSourceSpecifier::PathConfigSource(source))) => Ok(Self::Path {
+                path: source.path.clone(),
+                watched_directory: source
+                    .watched_directory
+                    .as_ref()
+                    .map(|directory| directory.path.clone()),
+            }),
             Some(Some(ConfigSourceSpecifier::ApiConfigSource(api))) => {
                 let target = api
                     .grpc_services

@@ -128,6 +128,7 @@ impl Arrival {
             filter_chain_name: chain.as_ref().map_or_else(|| Arc::from(""), |chain| chain.name.clone()),
             direction: state.settings.direction,
             accepted_at,
+            buffer_limit: state.settings.buffer_limit,
             extensions: findings.extensions,
         };
         let Some(chain) = chain else {
@@ -384,6 +385,7 @@ mod tests {
                 access_logs: Arc::new([]),
             }),
             stats: Scope::new(&stats, None, None, 1),
+            loads: crate::listener::balance::Loads::default(),
             stop: crate::runtime::drain::Drain::new().0,
         });
         let (io, _peer) = tokio::io::duplex(1);

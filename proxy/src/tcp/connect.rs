@@ -105,7 +105,9 @@ pub async fn open(
         .map_err(failed)?;
         let local = io.local_address();
         if let Some(header) = target.header {
-            let own = io.as_tcp().map(|stream| (stream.local_addr().ok(), stream.peer_addr().ok()));
+            let own = io
+                .as_tcp()
+                .map(|stream| (stream.local_addr().ok(), stream.peer_addr().ok()));
             let bytes = header.encode(overrides.proxied, own.unwrap_or_default());
             io.write_all(&bytes).await.map_err(failed)?;
         }
@@ -185,11 +187,7 @@ fn in_turns<'a>(first: &'a Address, others: &'a [Address]) -> Vec<&'a Address> {
     }
 }
 
-async fn transport(
-    address: &Address,
-    options: &SocketOptions,
-    source: Option<OriginalSource>,
-) -> std::io::Result<Io> {
+async fn transport(address: &Address, options: &SocketOptions, source: Option<OriginalSource>) -> std::io::Result<Io> {
     match address {
         Address::Ip(address) => {
             let socket = if address.is_ipv4() {
@@ -338,7 +336,9 @@ mod tests {
             ..to(&dead)
         };
         let connected = open(&target, &options, PATIENCE, Overrides::default()).await;
-        let peer = connected.ok().and_then(|connected| connected.io.as_tcp()?.peer_addr().ok());
+        let peer = connected
+            .ok()
+            .and_then(|connected| connected.io.as_tcp()?.peer_addr().ok());
         assert_eq!(peer, listener.local_addr().ok());
         let target = Target {
             others: &others[..1],
@@ -352,7 +352,10 @@ mod tests {
         let addresses = ["[::1]:1", "[::2]:1", "1.1.1.1:1", "[::3]:1", "2.2.2.2:1", "3.3.3.3:1"];
         let addresses = addresses.map(|text| Address::Ip(text.parse().unwrap()));
         let (first, others) = addresses.split_first().unwrap();
-        let turns: Vec<String> = in_turns(first, others).iter().map(|address| address.to_string()).collect();
+        let turns: Vec<String> = in_turns(first, others)
+            .iter()
+            .map(|address| address.to_string())
+            .collect();
         assert_eq!(
             turns,
             ["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "[::3]:1", "3.3.3.3:1"]

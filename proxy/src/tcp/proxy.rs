@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::connect::{Connected, Overrides, connect_with};
-use super::copy::{Ended, Side, both_ways};
+use super::copy::{Ended, Limits, Side, both_ways};
 use super::proxy_header::{PassedTlvs, Proxied};
 use crate::cluster::breaker::RoutingPriority;
 use crate::cluster::{Cluster, Host, PickContext};
@@ -188,7 +188,11 @@ impl TcpProxy {
                 None => std::future::pending().await,
             }
         };
-        let mut copying = std::pin::pin!(both_ways(&mut io, &mut upstream, self.idle_timeout, &meter));
+        let limits = Limits {
+            idle: self.idle_timeout,
+            buffer: journal.record.connection.buffer_limit,
+        };
+        let mut copying = std::pin::pin!(both_ways(&mut io, &mut upstream, limits, &meter));
         let (mut over, mut driver) = (std::pin::pin!(over), driver);
         let mut copied = false;
         let flag = loop {
@@ -267,7 +271,10 @@ async fn straight(
     let proxied = Proxied {
         source: connection.remote.ip(),
         destination: connection.local.ip(),
-        tlvs: connection.extensions.get::<PassedTlvs>().map_or(&[], |passed| &passed.0),
+        tlvs: connection
+            .extensions
+            .get::<PassedTlvs>()
+            .map_or(&[], |passed| &passed.0),
     };
     let overrides = Overrides {
         source: connection.extensions.get().copied(),
@@ -303,7 +310,10 @@ async fn straight(
 impl Backoff {
     /// Before the attempt after `failed` ones.
     fn pause(&self, failed: u32) -> Duration {
-        let ceiling = self.base.saturating_mul(1 << failed.saturating_sub(1).min(16)).min(self.max);
+        let ceiling = self
+            .base
+            .saturating_mul(1 << failed.saturating_sub(1).min(16))
+            .min(self.max);
         ceiling.mul_f64(fastrand::f64())
     }
 }

@@ -104,7 +104,9 @@ impl ProxyHeader {
         let mut bytes = Vec::new();
         for (kind, value) in self.added.iter().chain(passed) {
             // A value that fits no length cannot have come from a header, and is not configured.
-            let Ok(length) = u16::try_from(value.len()) else { continue };
+            let Ok(length) = u16::try_from(value.len()) else {
+                continue;
+            };
             bytes.push(*kind);
             bytes.extend_from_slice(&length.to_be_bytes());
             bytes.extend_from_slice(value);
@@ -123,7 +125,12 @@ fn v1(ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
     };
     let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
     let (from, to) = (source.ip(), destination.ip());
-    format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port()).into_bytes()
+    format!(
+        "PROXY {family} {from} {to} {} {}\r\n",
+        source.port(),
+        destination.port()
+    )
+    .into_bytes()
 }
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -145,7 +152,11 @@ fn v2(command: u8, ends: Option<(SocketAddr, SocketAddr)>, tlvs: &[u8]) -> Vec<u
     let mut header = SIGNATURE.to_vec();
     header.extend_from_slice(&[0x20 | command, family]);
     // Addresses take 36 bytes at most; TLVs that do not fit beside them are left out as a whole.
-    let tlvs = if addresses.len() + tlvs.len() > usize::from(u16::MAX) { &[] } else { tlvs };
+    let tlvs = if addresses.len() + tlvs.len() > usize::from(u16::MAX) {
+        &[]
+    } else {
+        tlvs
+    };
     let length = u16::try_from(addresses.len() + tlvs.len()).unwrap_or_default();
     header.extend_from_slice(&length.to_be_bytes());
     header.extend_from_slice(&addresses);
@@ -203,7 +214,9 @@ mod tests {
             };
             for version in [0, 1] {
                 let bytes = header(version, &[(1, b"mine")], &[1, 2]).encode(Some(&proxied), (None, None));
-                let Detection::Found(found) = parse(&bytes) else { panic!("{bytes:?}") };
+                let Detection::Found(found) = parse(&bytes) else {
+                    panic!("{bytes:?}")
+                };
                 assert_eq!((found.length, found.addresses), (bytes.len(), Some(same_family(ends))));
                 let expected: Vec<Tlv> = match version {
                     0 => Vec::new(),
@@ -216,8 +229,14 @@ mod tests {
 
     #[test]
     fn for_nobody_it_tells_its_own_ends_or_says_so() {
-        let own = (Some("127.0.0.1:1".parse().unwrap()), Some("127.0.0.1:2".parse().unwrap()));
-        assert_eq!(header(0, &[], &[]).encode(None, own), b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n");
+        let own = (
+            Some("127.0.0.1:1".parse().unwrap()),
+            Some("127.0.0.1:2".parse().unwrap()),
+        );
+        assert_eq!(
+            header(0, &[], &[]).encode(None, own),
+            b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n"
+        );
         assert_eq!(header(0, &[], &[]).encode(None, (None, None)), b"PROXY UNKNOWN\r\n");
         let local = header(1, &[(1, b"x")], &[]).encode(None, own);
         assert_eq!(&local[12..], [0x20, 0, 0, 0]);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use prost::Message;
 use remora_proto::pb::envoy::config::core::v3::{self as core, socket_option};
+use remora_proto::pb::envoy::config::listener::v3::listener::connection_balance_config::BalanceType;
 use remora_proto::pb::envoy::config::listener::v3::{
     Listener, ListenerFilter as PbFilter, ListenerFilterChainMatchPredicate as PbPredicate, listener_filter,
     listener_filter_chain_match_predicate::Rule,
@@ -14,6 +15,7 @@ use remora_proto::pb::google::protobuf::BoolValue;
 
 use super::{BuildContext, Compiled, Problems, duration};
 use crate::filters::listener::{local_ratelimit, original_src, proxy_protocol};
+use crate::listener::balance::Balance;
 use crate::listener::detect::client_hello::MAX_CLIENT_HELLO;
 use crate::listener::{
     Direction, Keepalive, ListenerFilter, ListenerFilterKind, ListenerSettings, PortPredicate, SocketOption,
@@ -71,12 +73,26 @@ pub fn compile(config: &Listener, cx: &BuildContext) -> Compiled<ListenerSetting
         drain_modify_only: config.drain_type == 1,
         socket_options: socket_options(&config.socket_options).map_err(|problems| problems.under("socket_options"))?,
         keepalive: config.tcp_keepalive.as_ref().map(keepalive),
+        balance: balance(config)?,
+        ignores_connection_limit: config.ignore_global_conn_limit,
         ipv4_compat: is_ipv4_compat(config),
-        accepts_per_event: config
-            .max_connections_to_accept_per_socket_event
-            .as_ref()
-            .map(|wrapped| wrapped.value),
     })
+}
+
+fn balance(config: &Listener) -> Compiled<Balance> {
+    match config
+        .connection_balance_config
+        .as_ref()
+        .map(|config| &config.balance_type)
+    {
+        None => Ok(Balance::Even),
+        Some(Some(BalanceType::ExactBalance(_))) => Ok(Balance::Exact),
+        Some(Some(_)) => Err(Problems::one(
+            "connection_balance_config.balance_type",
+            "only exact_balance is supported",
+        )),
+        Some(None) => Err(Problems::one("connection_balance_config.balance_type", "required")),
+    }
 }
 
 /// `tcp_keepalive`: its times are whole seconds.

@@ -28,7 +28,9 @@ fn compile(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage> {
     let config = Config::decode(config).map_err(|error| Problems::one("", error.to_string()))?;
     Ok(Stage::Filter(Arc::new(SetFilterState {
         name: cx.name.into(),
-        values: each("on_request_headers", &config.on_request_headers, |value| Value::compile(value, &[]))?,
+        values: each("on_request_headers", &config.on_request_headers, |value| {
+            Value::compile(value, &[])
+        })?,
         clear_route: config.clear_route_cache,
     })))
 }
@@ -57,9 +59,10 @@ mod tests {
     use crate::config::BuildContext;
     use crate::filters::http::tests;
     use crate::http::exchange::FilterState;
-    use remora_proto::pb::envoy::extensions::filters::common::set_filter_state::v3 as pbs;
     use crate::testing::exchange;
+    use remora_proto::pb::envoy::config::core::v3::substitution_format_string::Format as Source;
     use remora_proto::pb::envoy::config::core::v3::{DataSource, SubstitutionFormatString, data_source::Specifier};
+    use remora_proto::pb::envoy::extensions::filters::common::set_filter_state::v3 as pbs;
 
     fn config(factory: &str) -> Config {
         let source = DataSource {

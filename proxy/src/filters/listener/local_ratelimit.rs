@@ -33,7 +33,9 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<LocalRateLimit> {
     enabled(config.runtime_enabled.as_ref())?;
     Ok(LocalRateLimit {
         bucket: TokenBucket::compile(config.token_bucket.as_ref())?,
-        stats: cx.stats.group(&format!("listener_local_ratelimit.{}.", config.stat_prefix)),
+        stats: cx
+            .stats
+            .group(&format!("listener_local_ratelimit.{}.", config.stat_prefix)),
     })
 }
 

@@ -68,7 +68,11 @@ pub enum Outcome {
 /// What is wrong or not supported, by path.
 pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ProxyProtocol> {
     let config = pb::ProxyProtocol::decode(bytes).map_err(|error| Problems::one("", error.to_string()))?;
-    refuse("tlv_location", config.tlv_location != 0, "only DYNAMIC_METADATA is supported")?;
+    refuse(
+        "tlv_location",
+        config.tlv_location != 0,
+        "only DYNAMIC_METADATA is supported",
+    )?;
     let prefix = match config.stat_prefix.as_str() {
         "" => "proxy_proto.".to_owned(),
         prefix => format!("proxy_proto.{prefix}."),
@@ -88,7 +92,9 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ProxyProtocol> {
 /// `None`: a rule that stores nothing.
 fn rule(config: &pb::proxy_protocol::Rule) -> Compiled<Option<Rule>> {
     let tlv_type = u8::try_from(config.tlv_type).map_err(|_| Problems::one("tlv_type", "must be less than 256"))?;
-    let Some(pair) = &config.on_tlv_present else { return Ok(None) };
+    let Some(pair) = &config.on_tlv_present else {
+        return Ok(None);
+    };
     refuse("on_tlv_present.key", pair.key.is_empty(), "required")?;
     let namespace = match pair.metadata_namespace.as_str() {
         "" => NAMESPACE,
@@ -191,7 +197,8 @@ mod tests {
     }
 
     const V1: &[u8] = b"PROXY UNKNOWN\r\n";
-    const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x16\x01\x02\x03\x04\x05\x06\x07\x08\0\x01\0\x02\x02\0\x03h\xffi\x05\0\x01z";
+    const V2: &[u8] =
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x16\x01\x02\x03\x04\x05\x06\x07\x08\0\x01\0\x02\x02\0\x03h\xffi\x05\0\x01z";
 
     #[test]
     fn a_version_that_is_not_allowed_is_refused_or_no_header_at_all() {
@@ -224,15 +231,23 @@ mod tests {
             on_tlv_present: Some(pair),
         };
         let (filter, cx) = filter(pb::ProxyProtocol {
-            rules: vec![rule(2, pair("text", 0)), rule(2, pair("base64", 2)), rule(9, pair("none", 0))],
-            pass_through_tlvs: Some(remora_proto::pb::envoy::config::core::v3::ProxyProtocolPassThroughTlVs {
-                match_type: 1,
-                tlv_type: vec![5],
-            }),
+            rules: vec![
+                rule(2, pair("text", 0)),
+                rule(2, pair("base64", 2)),
+                rule(9, pair("none", 0)),
+            ],
+            pass_through_tlvs: Some(
+                remora_proto::pb::envoy::config::core::v3::ProxyProtocolPassThroughTlVs {
+                    match_type: 1,
+                    tlv_type: vec![5],
+                },
+            ),
             stat_prefix: "p".into(),
             ..Default::default()
         });
-        let Outcome::Header(header) = filter.judge(V2, filter.look(V2)) else { panic!("a header") };
+        let Outcome::Header(header) = filter.judge(V2, filter.look(V2)) else {
+            panic!("a header")
+        };
         let mut extensions = http::Extensions::new();
         filter.store(header, &mut extensions);
         let metadata = extensions.get::<DynamicMetadata>().expect("set");
@@ -243,7 +258,10 @@ mod tests {
                 _ => None,
             }
         };
-        assert_eq!((text("text").as_deref(), text("base64").as_deref()), (Some("h!i"), Some("aP9p")));
+        assert_eq!(
+            (text("text").as_deref(), text("base64").as_deref()),
+            (Some("h!i"), Some("aP9p"))
+        );
         assert_eq!(text("none"), None);
         assert_eq!(extensions.get(), Some(&PassedTlvs(vec![(5, b"z".to_vec())])));
         let found: Arc<VersionStats> = cx.stats.group("proxy_proto.p.versions.v2.");

@@ -22,10 +22,18 @@ struct SetFilterState(Vec<Value>);
 
 pub fn compile(bytes: &[u8], _cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilter>> {
     let config = Config::decode(bytes).map_err(|error| Problems::one("", error.to_string()))?;
-    refuse("on_downstream_data", !config.on_downstream_data.is_empty(), "not supported")?;
+    refuse(
+        "on_downstream_data",
+        !config.on_downstream_data.is_empty(),
+        "not supported",
+    )?;
     let value = |value: &_| Value::compile(value, &[CLUSTER_KEY]);
     let mut values = each("on_new_connection", &config.on_new_connection, value)?;
-    values.extend(each("on_downstream_tls_handshake", &config.on_downstream_tls_handshake, value)?);
+    values.extend(each(
+        "on_downstream_tls_handshake",
+        &config.on_downstream_tls_handshake,
+        value,
+    )?);
     Ok(Arc::new(SetFilterState(values)))
 }
 
@@ -54,13 +62,17 @@ mod tests {
         let value = |key: &str, factory: &str, text: &str| pbs::FilterStateValue {
             key: Some(pbs::filter_state_value::Key::ObjectKey(key.into())),
             factory_key: factory.into(),
-            value: Some(pbs::filter_state_value::Value::FormatString(core::SubstitutionFormatString {
-                format: Some(core::substitution_format_string::Format::TextFormatSource(core::DataSource {
-                    specifier: Some(core::data_source::Specifier::InlineString(text.into())),
+            value: Some(pbs::filter_state_value::Value::FormatString(
+                core::SubstitutionFormatString {
+                    format: Some(core::substitution_format_string::Format::TextFormatSource(
+                        core::DataSource {
+                            specifier: Some(core::data_source::Specifier::InlineString(text.into())),
+                            ..Default::default()
+                        },
+                    )),
                     ..Default::default()
-                })),
-                ..Default::default()
-            })),
+                },
+            )),
             ..Default::default()
         };
         let config = Config {

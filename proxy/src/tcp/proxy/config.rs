@@ -54,14 +54,25 @@ impl TcpProxy {
 
 fn backoff(config: &BackoffStrategy) -> Compiled<Backoff> {
     let base = duration(config.base_interval.as_ref()).unwrap_or_default();
-    refuse("base_interval", base < Duration::from_millis(1), "must be at least 1 ms")?;
+    refuse(
+        "base_interval",
+        base < Duration::from_millis(1),
+        "must be at least 1 ms",
+    )?;
     let max = duration(config.max_interval.as_ref()).unwrap_or(base.saturating_mul(10));
-    refuse("max_interval", max < base, "must be greater than or equal to the base_interval")?;
+    refuse(
+        "max_interval",
+        max < base,
+        "must be greater than or equal to the base_interval",
+    )?;
     Ok(Backoff { base, max })
 }
 
 fn early(config: &pb::TcpProxy) -> Compiled<Option<Early>> {
-    let limit = config.max_early_data_bytes.as_ref().map(|wrapped| wrapped.value as usize);
+    let limit = config
+        .max_early_data_bytes
+        .as_ref()
+        .map(|wrapped| wrapped.value as usize);
     match pb::UpstreamConnectMode::try_from(config.upstream_connect_mode) {
         // Connecting takes as long whether the client's first bytes wait in our memory or in the kernel's.
         Ok(pb::UpstreamConnectMode::Immediate) => Ok(None),

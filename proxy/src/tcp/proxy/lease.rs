@@ -59,7 +59,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Kind::Connection { host, .. } = &self.kind else { return };
+        let Kind::Connection { host, .. } = &self.kind else {
+            return;
+        };
         let stats = &self.cluster.stats;
         stats.upstream_cx_active.dec();
         stats.upstream_cx_destroy.inc();

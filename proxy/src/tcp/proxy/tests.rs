@@ -96,6 +96,7 @@ fn downstream(proxy: Arc<TcpProxy>, drain: &Drain) -> (DuplexStream, tokio::task
         filter_chain_name: Arc::from(""),
         direction: crate::listener::Direction::Unspecified,
         accepted_at: clock::now(),
+        buffer_limit: 1 << 20,
         extensions: http::Extensions::new(),
     };
     let serving = spawn("test", proxy.serve(Io::Duplex(io), Arc::new(info), drain.signal()));
@@ -216,9 +217,7 @@ fn weights_share_the_connections() {
     let clusters = clusters.unwrap();
     let connection = crate::testing::connection(None);
     fastrand::seed(7);
-    let b = (0..10_000)
-        .filter(|_| clusters.choose(&connection).name == "b")
-        .count();
+    let b = (0..10_000).filter(|_| clusters.choose(&connection).name == "b").count();
     assert!((7_200..7_800).contains(&b), "{b}");
 }
 

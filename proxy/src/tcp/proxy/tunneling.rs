@@ -67,7 +67,11 @@ impl Tunneling {
         for (field, set) in unsupported {
             refuse(field, set, "not supported")?;
         }
-        let path = if config.post_path.is_empty() { "/" } else { &config.post_path };
+        let path = if config.post_path.is_empty() {
+            "/"
+        } else {
+            &config.post_path
+        };
         let target = path.parse().map_err(|_| Problems::one("post_path", "not a path"))?;
         Ok(Self {
             hostname: Format::text(&config.hostname).under("hostname")?,
