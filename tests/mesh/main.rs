@@ -4,6 +4,7 @@
 
 mod balancing;
 mod change;
+mod connections;
 mod mtls;
 mod protocols;
 mod resilience;

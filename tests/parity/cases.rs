@@ -9,6 +9,7 @@ pub mod http2;
 pub mod retries;
 pub mod routing;
 pub mod tcp;
+pub mod tls;
 
 /// A bootstrap around listeners and clusters.
 fn bootstrap(listeners: &[String], clusters: &[String]) -> String {

@@ -9,6 +9,7 @@
 mod cases;
 mod differences;
 mod harness;
+mod openssl;
 mod tcp;
 
 use harness::World;
@@ -25,7 +26,9 @@ macro_rules! worlds {
     };
 }
 
-worlds!(routing, headers, codec, failures, retries, http2, filters, admin, tcp);
+worlds!(
+    routing, headers, codec, failures, retries, http2, filters, admin, tcp, tls
+);
 
 #[test]
 fn no_two_cases_share_a_name_and_there_are_enough() {
@@ -39,6 +42,7 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::filters::world(),
         cases::admin::world(),
         cases::tcp::world(),
+        cases::tls::world(),
     ];
     let mut names: Vec<String> = worlds
         .iter()

@@ -140,7 +140,15 @@ impl Arrival {
             return None;
         };
         let guard = OpenConnection::start(listener.clone(), accepted_at);
-        let io = handshake(&listener, &chain, io, &mut connection).await?;
+        let io = match handshake(&listener, &chain, io, &mut connection).await {
+            Ok(io) => io,
+            Err(reason) => {
+                if let Some(mut journal) = journal(&state, Arc::new(connection)) {
+                    journal.record.downstream_failure = Some(reason);
+                }
+                return None;
+            }
+        };
         let mut holds = Vec::new();
         for filter in &chain.filters {
             match filter.on_new_connection(&mut connection) {
@@ -148,6 +156,15 @@ impl Arrival {
                 Verdict::Hold(hold) => holds.push(hold),
                 Verdict::Close { reason, delay } => {
                     tracing::debug!(connection = connection.id, reason, "network filter closes a connection");
+                    let connection = Arc::new(connection);
+                    let logged = match &chain.terminal {
+                        Terminal::Tcp(proxy) => Some(proxy.refuse(connection.clone())),
+                        _ => None,
+                    };
+                    let mut journals: Vec<_> = logged.into_iter().chain(journal(&state, connection)).collect();
+                    for journal in &mut journals {
+                        journal.record.termination = reason.clone().into();
+                    }
                     clock::sleep(delay).await;
                     return None;
                 }
@@ -247,26 +264,23 @@ fn find_chain(state: &ListenerState, place: &Place, findings: &Findings) -> Opti
     state.chains.find(&target).cloned()
 }
 
-/// TLS, if the chain has it. `None`: it failed, is counted and over.
+/// TLS, if the chain has it. An error has been counted; it is Envoy's reason.
 async fn handshake(
     listener: &ActiveListener,
     chain: &FilterChain,
     io: Io,
     connection: &mut ConnectionInfo,
-) -> Option<Io> {
-    let Some(tls) = &chain.tls else { return Some(io) };
+) -> Result<Io, String> {
+    let Some(tls) = &chain.tls else { return Ok(io) };
     let accepting = Box::pin(tls.accept(io));
     let outcome = match chain.handshake_timeout {
         None => accepting.await,
         Some(limit) => match tokio::time::timeout(limit, accepting).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                listener
-                    .stats
-                    .listener
-                    .downstream_cx_transport_socket_connect_timeout
-                    .inc();
-                return None;
+                let timeouts = &listener.stats.listener.downstream_cx_transport_socket_connect_timeout;
+                timeouts.inc();
+                return Err("transport socket timeout".to_owned());
             }
         },
     };
@@ -276,14 +290,14 @@ async fn handshake(
             connection.alpn = done.peer.alpn.as_deref().map(Arc::from);
             connection.sni = done.peer.sni.as_deref().map(Arc::from).or(connection.sni.take());
             connection.tls = Some(done.peer);
-            Some(done.io)
+            Ok(done.io)
         }
         Err(error) => {
             if matches!(error, TlsError::SecretNotReady) {
                 listener.stats.socket.downstream_context_secrets_not_ready.inc();
             }
             tracing::debug!(connection = connection.id, %error, "TLS handshake failed");
-            None
+            Err(error.to_string())
         }
     }
 }

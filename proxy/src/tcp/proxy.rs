@@ -117,6 +117,12 @@ impl TcpProxy {
         self.tunnel(io, upstream, drain, &mut journal).await;
     }
 
+    /// A connection that a filter before this one closes: counted and logged here too, as in Envoy.
+    pub fn refuse(&self, connection: Arc<ConnectionInfo>) -> Box<TcpJournal> {
+        self.stats.downstream_cx_total.inc();
+        TcpJournal::new(&self.access_logs, connection)
+    }
+
     /// Cluster, host, connection; as many attempts as configured, each with a pick of its own.
     async fn open(&self, io: Io, connection: &ConnectionInfo, record: &mut TcpRecord) -> Result<(Io, Upstream), ()> {
         let chosen = self.clusters.choose(connection);
@@ -132,7 +138,9 @@ impl TcpProxy {
         };
         let context = PickContext {
             hash: self.hash(connection),
-            original_destination: connection.original_destination,
+            original_destination: cluster
+                .named_destination(None, &connection.extensions)
+                .or(connection.original_destination),
             metadata_match: chosen.metadata_match,
             ..PickContext::default()
         };

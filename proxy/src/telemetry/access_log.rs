@@ -50,6 +50,7 @@ impl TcpJournal {
             timing: Timing::default(),
             cluster: None,
             termination: "".into(),
+            downstream_failure: None,
         };
         Box::new(Self {
             logs: logs.clone(),

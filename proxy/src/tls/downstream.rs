@@ -143,11 +143,13 @@ impl DownstreamTls {
             match self.require_client_certificate || self.common.has_validation() {
                 false => Arc::new(NoClientAuth),
                 true => {
-                    let names = material.policy.anchors().flat_map(|trust| &trust.anchors);
-                    let names = names.map(|anchor| DistinguishedName::in_sequence(&anchor.subject));
-                    let hints: Vec<_> = match self.common.suppresses_client_ca_list() {
+                    let hints = match self.common.suppresses_client_ca_list() {
                         true => Vec::new(),
-                        false => names.collect(),
+                        false => {
+                            let names = material.policy.anchors().flat_map(|trust| &trust.anchors);
+                            let names = names.map(|anchor| DistinguishedName::in_sequence(&anchor.subject));
+                            names.collect()
+                        }
                     };
                     Arc::new(PeerVerifier {
                         policy: material.policy,

@@ -126,7 +126,9 @@ fn pick(
         hash: exchange.hash,
         avoid,
         metadata_match: forward.metadata_match.as_deref(),
-        original_destination: exchange.connection.original_destination,
+        original_destination: cluster
+            .named_destination(Some(exchange.headers()), &exchange.extensions)
+            .or(exchange.connection.original_destination),
     };
     let host = cluster.pick(&context).map_err(|_| Failure::NoHealthyUpstream)?;
     if policy.is_some() {

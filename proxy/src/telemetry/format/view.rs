@@ -26,6 +26,8 @@ pub struct LogView<'a> {
     pub cluster: Option<&'a str>,
     /// Why the connection ended; only for connections without HTTP.
     pub termination: &'a str,
+    /// Why the handshake with the client failed; only for connections without HTTP.
+    pub downstream_failure: Option<&'a str>,
     pub remote: &'a Address,
     pub response: Option<&'a HeaderMap>,
     pub trailers: Option<&'a HeaderMap>,
@@ -65,6 +67,8 @@ pub struct TcpRecord {
     pub cluster: Option<Arc<str>>,
     /// `%CONNECTION_TERMINATION_DETAILS%`
     pub termination: Cow<'static, str>,
+    /// `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`
+    pub downstream_failure: Option<String>,
 }
 
 impl<'a> LogView<'a> {
@@ -80,6 +84,7 @@ impl<'a> LogView<'a> {
             start_time: exchange.start_time(),
             cluster: exchange.route.cluster.as_ref().map(|cluster| cluster.name.as_ref()),
             termination: "",
+            downstream_failure: None,
             remote: exchange.remote.as_ref().unwrap_or(&exchange.connection.remote),
             response: exchange.logged_response.as_deref(),
             trailers: exchange.logged_trailers.as_deref(),
@@ -100,6 +105,7 @@ impl<'a> LogView<'a> {
             start_time: crate::runtime::clock::wall_of(connection.accepted_at),
             cluster: None,
             termination: "",
+            downstream_failure: None,
             remote: &connection.remote,
             response: None,
             trailers: None,
@@ -119,6 +125,7 @@ impl<'a> LogView<'a> {
             start_time: record.start_time,
             cluster: record.cluster.as_deref(),
             termination: &record.termination,
+            downstream_failure: record.downstream_failure.as_deref(),
             remote: &record.connection.remote,
             response: None,
             trailers: None,
