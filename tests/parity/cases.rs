@@ -8,8 +8,6 @@ pub mod headers;
 pub mod http2;
 pub mod retries;
 pub mod routing;
-pub mod tcp;
-pub mod tls;
 
 /// A bootstrap around listeners and clusters.
 fn bootstrap(listeners: &[String], clusters: &[String]) -> String {

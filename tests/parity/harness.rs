@@ -4,20 +4,16 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use remora_tests::{Answer, Backend, External, Http1, Http2, Sidecar, until};
 use tempfile::TempDir;
 
 use crate::differences::{DIFFERENCES, Why};
-use crate::openssl;
-use crate::tcp::{self, Kind, Plain};
 
 /// One configuration and what is sent to it.
 pub struct World {
     pub name: &'static str,
-    /// A bootstrap. `{{a}}` and `{{b}}` are ports of backends, `{{closed}}` a port nobody listens on,
-    /// `{{echo}}`, `{{greet}}` and `{{tunnel}}` backends without HTTP, `{{log}}` the access log's path.
+    /// A bootstrap. `{{a}}` and `{{b}}` are ports of backends, `{{closed}}` a port nobody listens on, `{{log}}` the access log's path.
     pub yaml: String,
     pub cases: Vec<Case>,
     /// Prefixes of stats to compare when all cases are done.
@@ -44,13 +40,6 @@ pub enum Wire {
         headers: Vec<(&'static str, &'static str)>,
         body: &'static [u8],
         trailers: Vec<(&'static str, &'static str)>,
-    },
-    /// A connection without HTTP; the case's status is the number of bytes that come back.
-    Tcp(&'static [tcp::Step]),
-    /// `openssl s_client` with these arguments; the case's status is the number of bytes that it receives.
-    OpenSsl {
-        arguments: Vec<String>,
-        _files: Arc<TempDir>,
     },
     /// A request to the admin server.
     Admin {
@@ -135,76 +124,38 @@ enum Keep {
     Sidecar { _sidecar: Sidecar },
 }
 
-/// What both proxies stand in front of.
-struct Backends {
-    http: [Backend; 2],
-    plain: [Plain; 3],
-    /// Bound and not listening: nobody else can take the port, and connections to it are refused.
-    refusing: tokio::net::TcpSocket,
-}
-
-impl Backends {
-    async fn start() -> Self {
-        let refusing = tokio::net::TcpSocket::new_v4().unwrap();
-        refusing.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        Self {
-            http: [Backend::start("a").await, Backend::start("b").await],
-            plain: [
-                Plain::start(Kind::Echo).await,
-                Plain::start(Kind::Greet).await,
-                Plain::start(Kind::Tunnel).await,
-            ],
-            refusing,
-        }
-    }
-
-    /// By the names that configurations call them.
-    fn ports(&self) -> [(&'static str, u16); 6] {
-        [
-            ("a", self.http[0].port()),
-            ("b", self.http[1].port()),
-            ("closed", self.refusing.local_addr().unwrap().port()),
-            ("echo", self.plain[0].port),
-            ("greet", self.plain[1].port),
-            ("tunnel", self.plain[2].port),
-        ]
-    }
-}
-
 /// Plays `world` on both and panics with all that differs and is not accepted.
 pub async fn compare(world: World) {
     let Some(envoy) = std::env::var_os("ENVOY_BIN") else {
+        let required = std::env::var_os("REMORA_REQUIRE_ALL").is_some_and(|value| value == "1");
         assert!(
-            !is_required(),
+            !required,
             "ENVOY_BIN is not set, and REMORA_REQUIRE_ALL=1 says it must be"
         );
-        skipped(world.name, "set ENVOY_BIN");
+        skipped(world.name);
         return;
     };
-    let needs_openssl = world.cases.iter().any(|case| matches!(case.wire, Wire::OpenSsl { .. }));
-    if needs_openssl && !openssl::is_there() {
-        assert!(
-            !is_required(),
-            "there is no openssl, and REMORA_REQUIRE_ALL=1 says there must be"
-        );
-        skipped(world.name, "install openssl");
-        return;
-    }
     let directory = tempfile::tempdir().unwrap();
-    let backends = Backends::start().await;
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    // Bound and not listening: nobody else can take the port, and connections to it are refused.
+    let refusing = tokio::net::TcpSocket::new_v4().unwrap();
+    refusing.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let closed = refusing.local_addr().unwrap().port();
     let text = |log: &Path| {
-        let text = backends.ports().iter().fold(world.yaml.clone(), |text, (name, port)| {
-            text.replace(&format!("{{{{{name}}}}}"), &port.to_string())
+        let ports = [("{{a}}", a.port()), ("{{b}}", b.port()), ("{{closed}}", closed)];
+        let text = ports.iter().fold(world.yaml.clone(), |text, (key, port)| {
+            text.replace(key, &port.to_string())
         });
         text.replace("{{log}}", &log.display().to_string())
     };
     let envoy = start_envoy(Path::new(&envoy), &directory, text).await;
     let remora = start_remora(&directory, text).await;
     let mut report = Report::default();
-    // Who of the backends answered counts, not where it happens to listen.
+    // Who of the two backends answered counts, not where it happens to listen.
+    let ports = [(a.port(), "A"), (b.port(), "B"), (closed, "CLOSED")];
     let masked = |text: String| {
-        backends.ports().iter().fold(text, |text, (name, port)| {
-            text.replace(&format!(":{port}"), &format!(":{}", name.to_uppercase()))
+        ports.iter().fold(text, |text, (port, name)| {
+            text.replace(&format!(":{port}"), &format!(":{name}"))
         })
     };
     for case in &world.cases {
@@ -228,18 +179,13 @@ pub async fn compare(world: World) {
     report.finish(world.name);
 }
 
-/// Whether nothing may be skipped.
-fn is_required() -> bool {
-    std::env::var_os("REMORA_REQUIRE_ALL").is_some_and(|value| value == "1")
-}
-
 #[allow(
     clippy::print_stderr,
     reason = "whoever reads the output is to see what was not tested"
 )]
-fn skipped(world: &str, how: &str) {
+fn skipped(world: &str) {
     // To the file descriptor itself: the test harness captures what `eprintln!` prints.
-    let line = format!("SKIPPED: parity of {world} ({how})\n");
+    let line = format!("SKIPPED: parity of {world} (set ENVOY_BIN)\n");
     let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
 }
 
@@ -316,16 +262,6 @@ async fn play(subject: &Subject, case: &Case) -> (String, u16) {
             let answer = client.exchange(method, host, path, headers, body, trailers).await;
             status = answer.status;
             text.push_str(&answer.render());
-        }
-        Wire::Tcp(steps) => {
-            let (seen, count) = tcp::play(listener(), steps).await;
-            status = u16::try_from(count).unwrap();
-            text.push_str(&seen);
-        }
-        Wire::OpenSsl { arguments, .. } => {
-            let (seen, count) = openssl::play(listener(), arguments).await;
-            status = u16::try_from(count).unwrap();
-            text.push_str(&seen);
         }
         Wire::Admin { method, path, keep } => {
             let answer = remora_tests::ask_admin(subject.admin, method, path).await;

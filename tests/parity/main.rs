@@ -9,8 +9,6 @@
 mod cases;
 mod differences;
 mod harness;
-mod openssl;
-mod tcp;
 
 use harness::World;
 
@@ -26,9 +24,7 @@ macro_rules! worlds {
     };
 }
 
-worlds!(
-    routing, headers, codec, failures, retries, http2, filters, admin, tcp, tls
-);
+worlds!(routing, headers, codec, failures, retries, http2, filters, admin);
 
 #[test]
 fn no_two_cases_share_a_name_and_there_are_enough() {
@@ -41,8 +37,6 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::http2::world(),
         cases::filters::world(),
         cases::admin::world(),
-        cases::tcp::world(),
-        cases::tls::world(),
     ];
     let mut names: Vec<String> = worlds
         .iter()
