@@ -74,6 +74,19 @@ impl Shared {
         }
     }
 
+    /// With a limit of all connections together.
+    pub fn limited(self, limit: ConnectionLimit) -> Self {
+        Self { limit, ..self }
+    }
+
+    /// With workers to hand connections over to.
+    pub fn balanced(self, workers: &Arc<Workers>) -> Self {
+        Self {
+            workers: Arc::downgrade(workers),
+            ..self
+        }
+    }
+
     /// Unique in the process, from 0 up.
     pub fn next_connection_id(&self) -> u64 {
         self.connection_ids.fetch_add(1, Ordering::Relaxed)

@@ -52,11 +52,11 @@ impl ListenerManager {
         let counters: Arc<ManagerStats> = stats.group("listener_manager.");
         counters.workers_started.set(1);
         Self {
-            shared: Arc::new(Shared {
-                limit: ConnectionLimit::new(max_connections),
-                workers: Arc::downgrade(&workers),
-                ..Shared::new(InspectorStats::new(stats))
-            }),
+            shared: Arc::new(
+                Shared::new(InspectorStats::new(stats))
+                    .limited(ConnectionLimit::new(max_connections))
+                    .balanced(&workers),
+            ),
             workers,
             stats: stats.clone(),
             counters,
