@@ -5,6 +5,7 @@
 mod control;
 mod follow;
 mod interpreter;
+mod secret_files;
 mod transport;
 
 use std::collections::HashMap;
@@ -86,7 +87,7 @@ impl Proxy {
             .map_err(StartError::Config)?;
         let resolver = SystemResolver::new().map_err(|error| StartError::Resolver(error.to_string()))?;
         let admin = bind_admin(&bootstrap)?;
-        let manager = start_workers(&options, &context)?;
+        let manager = start_workers(&options, &context, bootstrap.max_connections)?;
         let snapshot = builder.publish();
         manager
             .apply(
@@ -168,7 +169,11 @@ fn bind_admin(bootstrap: &Bootstrap) -> Result<Option<admin::Bound>, StartError>
     Ok(Some(bound))
 }
 
-fn start_workers(options: &Options, context: &BuildContext) -> Result<Arc<ListenerManager>, StartError> {
+fn start_workers(
+    options: &Options,
+    context: &BuildContext,
+    max_connections: Option<u64>,
+) -> Result<Arc<ListenerManager>, StartError> {
     let workers = Arc::new(Workers::start(options.concurrency)?);
     workers.run_all("pool sweep", |_| async {
         loop {
@@ -176,7 +181,7 @@ fn start_workers(options: &Options, context: &BuildContext) -> Result<Arc<Listen
             crate::pool::sweep();
         }
     });
-    let manager = ListenerManager::new(workers, &context.stats, options.drain_time);
+    let manager = ListenerManager::new(workers, &context.stats, options.drain_time, max_connections);
     Ok(Arc::new(manager))
 }
 

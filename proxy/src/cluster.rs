@@ -71,6 +71,18 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// The destination that a request (or connection) names for an ORIGINAL_DST cluster instead of its own; `None` elsewhere.
+    pub fn named_destination(
+        &self,
+        headers: Option<&http::HeaderMap>,
+        extensions: &http::Extensions,
+    ) -> Option<std::net::SocketAddr> {
+        match &self.lb.policy {
+            Policy::OriginalDst(config) => config.named(headers, extensions, &self.stats.original_dst_host_invalid),
+            _ => None,
+        }
+    }
+
     /// What a response tells about its host: statistics of the host, outlier detection.
     pub fn observe_response(&self, host: &Arc<Host>, status: http::StatusCode, now: Instant) {
         self.observe_response_with(host, status.as_u16(), now, &mut || fastrand::u64(..));

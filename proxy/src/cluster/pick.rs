@@ -135,7 +135,7 @@ impl Cluster {
         }
         Some(self.destinations.host(address, |address| {
             let mut host = original_dst::make_host(&self.registry, &self.name, address);
-            host.tls = self.transport.default.clone();
+            host.use_socket(self.transport.default.clone());
             host
         }))
     }

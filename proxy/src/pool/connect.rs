@@ -108,7 +108,7 @@ async fn own(
     alpn: Option<&Arc<Alpn>>,
     slot: Slot,
 ) -> Result<Lease, Failure> {
-    let dialled = dial(cluster, host, alpn).await;
+    let dialled = dial(&key, cluster, host, alpn).await;
     let connected = dialled.inspect_err(|failure| count_failed(key.protocol, cluster, failure))?;
     if connected.alpn() == Some(b"h2") && key.protocol == Wanted::Auto {
         share(key, cluster, host, slot, connected).await?;
@@ -143,7 +143,7 @@ async fn shared(
     alpn: Option<&Arc<Alpn>>,
     slot: Slot,
 ) -> Result<(), Failure> {
-    let dialled = dial(cluster, host, alpn).await;
+    let dialled = dial(&key, cluster, host, alpn).await;
     let connected = dialled.inspect_err(|failure| count_failed_connection(key.protocol, cluster, failure))?;
     let speaks_h2 = key.protocol == Wanted::Http2 || connected.alpn() == Some(b"h2");
     if speaks_h2 {
@@ -220,10 +220,16 @@ fn count_failed_connection(wanted: Wanted, cluster: &Cluster, failure: &Failure)
     );
 }
 
-async fn dial(cluster: &Arc<Cluster>, host: &Arc<Host>, alpn: Option<&Arc<Alpn>>) -> Result<Connected, Failure> {
+async fn dial(
+    key: &PoolKey,
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    alpn: Option<&Arc<Alpn>>,
+) -> Result<Connected, Failure> {
     let started = clock::now();
     let overrides = Overrides {
         alpn: alpn.map(|list| list.protocols()),
+        source: key.source,
         ..Overrides::default()
     };
     let result = connect_with(cluster, host, overrides).await;

@@ -66,7 +66,7 @@ pub(super) fn compile(config: &core::HealthCheck, transport: &UpstreamTransport)
         transport: config.transport_socket_match_criteria.as_ref().map(|criteria| {
             let has = |(key, value): &(String, _)| criteria.fields.get(key) == Some(value);
             let fitting = transport.matches.iter().find(|entry| entry.labels.iter().all(has));
-            fitting.map_or_else(|| transport.default.clone(), |entry| entry.tls.clone())
+            fitting.map_or_else(|| transport.default.tls.clone(), |entry| entry.socket.tls.clone())
         }),
         kind: kind(config.health_checker.as_ref())?,
     })

@@ -63,7 +63,8 @@ pub(super) async fn run(
     crate::http::header_policy::auto_host(exchange, forward, &host);
     let stats = &cluster.stats;
     let alpn = exchange.extensions.get::<UpstreamAlpn>();
-    let leased = pool::lease(cluster, &host, forward.high_priority, exchange.protocol, alpn).await;
+    let source = exchange.connection.extensions.get().copied();
+    let leased = pool::lease(cluster, &host, forward.high_priority, exchange.protocol, alpn, source).await;
     let lease = match leased {
         Ok(lease) => lease,
         Err(failure) => {

@@ -1,14 +1,13 @@
 //! A host for one attempt: what the request, its route and its filters say about the choice.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use remora_proto::pb::envoy::config::core::v3::Metadata;
 use remora_proto::pb::google::protobuf::Struct;
 use remora_proto::pb::google::protobuf::value::Kind;
 
-use crate::cluster::lb::{OriginalDst, Policy, subset};
+use crate::cluster::lb::subset;
 use crate::cluster::{Cluster, Host, PickContext, RetryPick};
 use crate::http::exchange::{DynamicMetadata, Exchange};
 use crate::http::failure::Failure;
@@ -34,15 +33,13 @@ pub(super) fn pick(
             Some(_) => criteria(exchange, forward),
             None => None,
         };
-        let original_destination = match &cluster.lb.policy {
-            Policy::OriginalDst(config) => destination(exchange, config, cluster),
-            _ => None,
-        };
         let context = PickContext {
             hash: exchange.hash,
             retry,
             metadata_match: criteria.as_deref(),
-            original_destination,
+            original_destination: cluster
+                .named_destination(Some(exchange.headers()), &exchange.extensions)
+                .or(exchange.connection.original_destination),
         };
         cluster.pick(&context).map_err(|_| Failure::NoHealthyUpstream)?
     };
@@ -96,28 +93,4 @@ fn criteria<'a>(exchange: &'a Exchange, forward: &'a Forward) -> Option<Cow<'a, 
     let said = said.fields.iter().map(|(key, value)| (key.clone(), value.clone()));
     fields.fields.extend(said);
     Some(Cow::Owned(merged))
-}
-
-/// Where an ORIGINAL_DST cluster sends the request: what its metadata says, else its header, else where the connection went. What is said
-/// and is no address is counted and passed over.
-fn destination(exchange: &Exchange, config: &OriginalDst, cluster: &Cluster) -> Option<SocketAddr> {
-    let parse = |text: Option<&str>| -> Option<SocketAddr> {
-        let address = text.and_then(|text| text.parse().ok());
-        if address.is_none() {
-            cluster.stats.original_dst_host_invalid.inc();
-        }
-        address
-    };
-    let said = config.metadata_key.as_ref().and_then(|(namespace, path)| {
-        let value = exchange.extensions.get::<DynamicMetadata>()?.value(namespace, path)?;
-        parse(match &value.kind {
-            Some(Kind::StringValue(text)) => Some(text.as_str()),
-            _ => None,
-        })
-    });
-    let asked = || {
-        let value = exchange.headers().get(config.http_header.as_ref()?)?;
-        parse(value.to_str().ok())
-    };
-    said.or_else(asked).or(exchange.connection.original_destination)
 }
