@@ -4,9 +4,12 @@
 
 mod balancing;
 mod change;
+mod connections;
 mod custom_filter;
+mod draining;
 mod mirroring;
 mod mtls;
+mod pools;
 mod protocols;
 mod resilience;
 mod routing;

@@ -25,8 +25,8 @@ macro_rules! worlds {
 }
 
 worlds!(
-    routing, headers, codec, failures, retries, http2, filters, admin, matching, mirroring, redirects, replies,
-    mutations, logging
+    routing, headers, codec, failures, retries, http2, filters, balancing, admin, messages, paths, timeouts, matching,
+    mirroring, redirects, replies, mutations, logging
 );
 
 #[test]
@@ -39,6 +39,7 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::retries::world(),
         cases::http2::world(),
         cases::filters::world(),
+        cases::balancing::world(),
         cases::admin::world(),
         cases::matching::world(),
         cases::mirroring::world(),
@@ -46,13 +47,16 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::replies::world(),
         cases::mutations::world(),
         cases::logging::world(),
+        cases::messages::world(),
+        cases::paths::world(),
+        cases::timeouts::world(),
     ];
     let mut names: Vec<String> = worlds
         .iter()
         .flat_map(|world| world.cases.iter().map(|case| format!("{}/{}", world.name, case.name)))
         .collect();
     let count = names.len();
-    assert!(count >= 100, "only {count} cases");
+    assert!(count >= 300, "only {count} cases");
     names.sort();
     names.dedup();
     assert_eq!(names.len(), count, "two cases of the same name");

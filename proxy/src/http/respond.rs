@@ -3,6 +3,8 @@
 mod rewrite;
 
 use std::borrow::Cow;
+use std::future::{Future, poll_fn};
+use std::task::Poll;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
@@ -12,7 +14,8 @@ pub use rewrite::{BodyFormat, LocalReply};
 
 use super::body::Body;
 use super::codec::h1::server::RefusedHead;
-use super::exchange::Exchange;
+use super::cut;
+use super::exchange::{Exchange, Reset};
 use super::failure::Failure;
 use super::service::{Response, Service, TryService};
 use crate::telemetry::format::grpc_of_http;
@@ -38,7 +41,15 @@ impl<S: TryService> Service for Respond<S> {
         if let Some(RefusedHead(failure)) = exchange.extensions.remove::<RefusedHead>() {
             return respond(exchange, &failure);
         }
-        match self.inner.try_call(exchange).await {
+        let result = {
+            let mut call = std::pin::pin!(self.inner.try_call(exchange));
+            poll_fn(|cx| match call.as_mut().poll(cx) {
+                Poll::Pending => cut::take().map_or(Poll::Pending, |failure| Poll::Ready(Err(failure))),
+                ready => ready,
+            })
+            .await
+        };
+        match result {
             Ok(response) => response,
             Err(Failure::InternalRedirect(status)) => {
                 exchange.details = Failure::InternalRedirect(status).details().into();
@@ -61,6 +72,9 @@ pub fn respond(exchange: &mut Exchange, failure: &Failure) -> Response {
     exchange.flags.set(row.flags);
     exchange.details = failure.full_details();
     exchange.close_downstream |= row.close_downstream;
+    if matches!(failure, Failure::DownstreamDisconnect | Failure::DownstreamReset) {
+        exchange.reset = Some(Reset::ByClient);
+    }
     let status = failure.status(exchange.timeout_is_no_content);
     let mut body = failure.body_text(exchange.upstream.attempts);
     if status == StatusCode::NO_CONTENT {
@@ -70,6 +84,13 @@ pub fn respond(exchange: &mut Exchange, failure: &Failure) -> Response {
     let is_overload = *failure == Failure::Overflow || *failure == Failure::MaintenanceMode;
     if is_overload && !exchange.suppress_envoy_headers {
         headers.insert("x-envoy-overloaded", HeaderValue::from_static("true"));
+    }
+    if let Failure::DropOverload { all } = failure {
+        let name = match all {
+            true => "x-envoy-unconditional-drop-overload",
+            false => "x-envoy-drop-overload",
+        };
+        headers.insert(name, HeaderValue::from_static("true"));
     }
     let reply = Reply {
         status,

@@ -8,6 +8,7 @@ pub(super) mod envoy_headers;
 mod hedge;
 mod limits;
 mod mirror;
+mod pick;
 mod redirect;
 mod request_stream;
 mod retry;
@@ -113,6 +114,10 @@ impl Router {
             .and_then(|host| host.virtual_cluster(&RequestView::of(exchange)).cloned());
         let cluster = self.choose_cluster(exchange, forward)?;
         crate::http::header_policy::finalize_request(exchange, route, forward);
+        if let Some(failure) = cluster.drops(fastrand::u64(..)) {
+            count_failure(&cluster.stats, &failure, exchange);
+            return Err(failure);
+        }
         let result = retry::run(self, exchange, forward, &cluster).await;
         if let Ok(response) = &result {
             let canary = response.headers().get(CANARY).is_some_and(|value| value == "true");

@@ -50,11 +50,24 @@ impl TcpJournal {
             timing: Timing::default(),
             cluster: None,
             termination: "".into(),
+            downstream_failure: None,
         };
         Box::new(Self {
             logs: logs.clone(),
             record,
         })
+    }
+}
+
+impl TcpJournal {
+    /// Writes a line before the end.
+    pub fn log(&self, kind: LogType) {
+        for log in self.logs.iter() {
+            log.log_view(&LogView {
+                log_type: kind,
+                ..LogView::of_tcp(&self.record)
+            });
+        }
     }
 }
 

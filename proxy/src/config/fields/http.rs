@@ -9,6 +9,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager":
         stat_prefix http_filters add_user_agent tracing common_http_protocol_options http_protocol_options
         http2_protocol_options server_name server_header_transformation max_request_headers_kb stream_idle_timeout
+        request_timeout delayed_close_timeout
         request_headers_timeout access_log use_remote_address xff_num_trusted_hops original_ip_detection_extensions
         internal_address_config skip_xff_append via generate_request_id preserve_external_request_id
         always_set_request_id_in_response forward_client_cert_details set_current_client_cert_details proxy_100_continue
@@ -17,9 +18,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         local_reply_config access_log_options flush_access_log_on_new_request;
         codec_type = OnlyValues(
             &[Allowed::Name("AUTO"), Allowed::Name("HTTP1"), Allowed::Name("HTTP2")], "HTTP/3 is not supported"),
-        request_timeout = OnlyDefault("requests have no timeout of their own"),
         drain_timeout = Refused("drains last as long as the process's own drain time"),
-        delayed_close_timeout = Refused("connections are closed at once"),
         access_log_flush_interval = Refused("a line is written at the beginning and the end of a request only"),
         stream_error_on_invalid_http_message = OnlyDefault("an invalid message ends its connection"),
         http1_safe_max_connection_duration = OnlyDefault("connections of any protocol end by draining"),

@@ -4,9 +4,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use crate::cluster::{ActiveRequest, Cluster, Host, PickContext};
+use super::pick;
+use crate::cluster::{ActiveRequest, Cluster, Host};
 use crate::http::body::Body;
-use crate::http::codec::Head;
+use crate::http::codec::{Head, InterimStatus};
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
 use crate::http::service::Response;
@@ -67,14 +68,15 @@ pub(super) async fn run(
     policy: Option<&RetryPolicy>,
     body: Body,
 ) -> Result<Response, Failure> {
-    let host = pick(exchange, forward, cluster, policy)?;
+    let host = pick::pick(exchange, forward, cluster, policy)?;
     // The cells are this attempt's own: they are empty.
     let _ = sent.host.set(host.clone());
     exchange.upstream.host = Some(host.clone());
     crate::http::header_policy::auto_host(exchange, forward, &host);
     let stats = &cluster.stats;
     let alpn = exchange.extensions.get::<UpstreamAlpn>();
-    let leased = pool::lease(cluster, &host, forward.high_priority, exchange.protocol, alpn).await;
+    let source = exchange.connection.extensions.get().copied();
+    let leased = pool::lease(cluster, &host, forward.high_priority, exchange.protocol, alpn, source).await;
     let lease = match leased {
         Ok(lease) => lease,
         Err(failure) => {
@@ -92,6 +94,7 @@ pub(super) async fn run(
     if !reached.iter().any(|other| Arc::ptr_eq(&other.state, &host.state)) {
         reached.push(host.clone());
     }
+    cluster.observe_connected(&host, false);
     let guard = ActiveRequest::start(cluster, &host);
     exchange.route.count(|stats| stats.traffic.upstream_rq_total.inc());
     exchange.upstream.protocol = Some(lease.protocol());
@@ -105,11 +108,15 @@ pub(super) async fn run(
         method: exchange.request.method(),
         uri: exchange.request.uri(),
         headers: exchange.request.headers(),
+        interim: exchange.interim.as_deref(),
     };
     let result = lease.send(head, body).await;
     let now = clock::now();
     match result {
-        Ok(response) => {
+        Ok(mut response) => {
+            if let Some(InterimStatus(status)) = response.extensions_mut().remove() {
+                stats.count_response(status.as_u16(), exchange.internal, false);
+            }
             exchange.upstream.service_time = Some(now.saturating_duration_since(sent_at));
             exchange.timing.first_upstream_rx = Some(now.saturating_duration_since(exchange.started));
             exchange.active = Some(guard);
@@ -119,36 +126,11 @@ pub(super) async fn run(
         Err(error) => {
             attempt.died_unnoticed = reused && error.body.is_some() && error.failure == Failure::ConnectionTermination;
             if !matches!(error.failure, Failure::DownstreamDisconnect | Failure::DownstreamReset) {
-                if attempt.died_unnoticed {
-                    stats.upstream_cx_destroy_remote_with_active_rq.inc();
-                } else {
+                if !attempt.died_unnoticed {
                     cluster.observe_failure(&host, &error.failure, now);
                 }
             }
             Err(error.failure)
         }
     }
-}
-
-fn pick(
-    exchange: &mut Exchange,
-    forward: &Forward,
-    cluster: &Arc<Cluster>,
-    policy: Option<&RetryPolicy>,
-) -> Result<Arc<Host>, Failure> {
-    let avoid = match policy {
-        Some(policy) if policy.avoids_previous_hosts() => &exchange.upstream.attempted[..],
-        _ => &[],
-    };
-    let context = PickContext {
-        hash: exchange.hash,
-        avoid,
-        metadata_match: forward.metadata_match.as_deref(),
-        original_destination: exchange.connection.original_destination,
-    };
-    let host = cluster.pick(&context).map_err(|_| Failure::NoHealthyUpstream)?;
-    if policy.is_some() {
-        exchange.upstream.attempted.push(host.clone());
-    }
-    Ok(host)
 }

@@ -132,12 +132,18 @@ pub(super) async fn run(
         exchange.guards.push(Box::new(Abandoned(stream)));
     }
     let mut response = result?;
-    limit_body(exchange, &mut response, &limits, &mut timeout);
+    limit_body(exchange, cluster, &mut response, &limits, &mut timeout);
     Ok(response)
 }
 
 /// What is left of the time limits when the response begins goes with its body.
-fn limit_body(exchange: &Exchange, response: &mut Response, limits: &Limits, timeout: &mut RouteTimeout) {
+fn limit_body(
+    exchange: &Exchange,
+    cluster: &Arc<Cluster>,
+    response: &mut Response,
+    limits: &Limits,
+    timeout: &mut RouteTimeout,
+) {
     if matches!(response.body(), Body::Empty | Body::Full(_)) || exchange.upgrade.is_some() {
         return;
     }
@@ -153,7 +159,12 @@ fn limit_body(exchange: &Exchange, response: &mut Response, limits: &Limits, tim
     if let Some((deadline, failure)) = ends.min_by_key(|(end, _)| *end) {
         let timer = Box::pin(tokio::time::sleep_until(deadline.into()));
         let inner = std::mem::take(response.body_mut());
-        *response.body_mut() = Body::Boxed(Box::pin(TimedBody { inner, timer, failure }));
+        *response.body_mut() = Body::Boxed(Box::pin(TimedBody {
+            inner,
+            timer,
+            failure,
+            cluster: cluster.clone(),
+        }));
     }
 }
 
@@ -165,9 +176,10 @@ fn source(exchange: &mut Exchange, may_retry: bool) -> Source {
         body if exchange.upgrade.is_some() => Source::Stream(RequestStream::new(body, None)),
         body => {
             let route = exchange.route.route.as_ref();
+            // Where nothing else is configured, the listener's limit for what a connection holds.
             let limit = route
                 .and_then(|route| route.request_buffer_limit)
-                .unwrap_or(DEFAULT_KEPT);
+                .unwrap_or(exchange.connection.buffer_limit as u64);
             Source::Stream(RequestStream::new(body, may_retry.then_some(limit)))
         }
     }
