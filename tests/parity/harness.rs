@@ -28,8 +28,6 @@ pub struct Case {
     pub status: u16,
     /// Access log lines that it leaves.
     pub logs: usize,
-    /// Requests that backend `b` gets, to be compared too: mirrors answer nobody.
-    pub seen: usize,
 }
 
 pub enum Wire {
@@ -68,7 +66,6 @@ pub fn raw(name: &'static str, status: u16, text: &str) -> Case {
         wire,
         status,
         logs: 1,
-        seen: 0,
     }
 }
 
@@ -94,7 +91,6 @@ pub fn admin(
         wire: Wire::Admin { method, path, keep },
         status,
         logs: 0,
-        seen: 0,
     }
 }
 
@@ -106,18 +102,6 @@ pub fn named(name: String) -> &'static str {
 impl Case {
     pub fn on(mut self, listener: &'static str) -> Self {
         self.listener = listener;
-        self
-    }
-
-    /// Backend `b` gets so many requests.
-    pub fn seen(mut self, count: usize) -> Self {
-        self.seen = count;
-        self
-    }
-
-    /// Lines that it leaves in the access log.
-    pub fn logs(mut self, count: usize) -> Self {
-        self.logs = count;
         self
     }
 
@@ -181,8 +165,8 @@ pub async fn compare(world: World) {
     };
     for case in &world.cases {
         let case_name = format!("{}/{}", world.name, case.name);
-        let (theirs, status) = play(&envoy, case, &b).await;
-        let (ours, _) = play(&remora, case, &b).await;
+        let (theirs, status) = play(&envoy, case).await;
+        let (ours, _) = play(&remora, case).await;
         let (theirs, ours) = (masked(theirs), masked(ours));
         report.compare(&case_name, &theirs, &ours);
         if status != case.status {
@@ -253,8 +237,7 @@ fn listeners(answer: &Answer) -> HashMap<String, SocketAddr> {
 }
 
 /// What the case leaves at one proxy, as lines, and the status of the last answer.
-async fn play(subject: &Subject, case: &Case, mirror: &Backend) -> (String, u16) {
-    let seen_before = mirror.seen().len();
+async fn play(subject: &Subject, case: &Case) -> (String, u16) {
     let before = std::fs::read_to_string(&subject.log).unwrap_or_default().len();
     let mut text = String::new();
     let mut status = 0;
@@ -302,31 +285,7 @@ async fn play(subject: &Subject, case: &Case, mirror: &Backend) -> (String, u16)
     for line in log_lines(&subject.log, before, case.logs).await {
         let _ = writeln!(text, "log: {line}");
     }
-    for request in seen(mirror, seen_before, case.seen).await {
-        for line in request.lines() {
-            // An id of the request's own.
-            let shown = if line.starts_with("x-request-id: ") {
-                "x-request-id: *"
-            } else {
-                line
-            };
-            let _ = writeln!(text, "b got: {shown}");
-        }
-    }
     (text, status)
-}
-
-async fn seen(backend: &Backend, before: usize, count: usize) -> Vec<String> {
-    if count == 0 {
-        return Vec::new();
-    }
-    let mut requests = until("mirrored requests", async || {
-        let seen = backend.seen();
-        (seen.len() >= before + count).then(|| seen[before..].to_vec())
-    })
-    .await;
-    requests.sort();
-    requests
 }
 
 async fn log_lines(path: &Path, offset: usize, count: usize) -> Vec<String> {

@@ -25,8 +25,7 @@ macro_rules! worlds {
 }
 
 worlds!(
-    routing, headers, codec, failures, retries, http2, filters, balancing, admin, messages, paths, timeouts, matching,
-    mirroring, redirects, replies, mutations, logging
+    routing, headers, codec, failures, retries, http2, filters, balancing, admin, messages, paths, timeouts, matching
 );
 
 #[test]
@@ -42,11 +41,6 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::balancing::world(),
         cases::admin::world(),
         cases::matching::world(),
-        cases::mirroring::world(),
-        cases::redirects::world(),
-        cases::replies::world(),
-        cases::mutations::world(),
-        cases::logging::world(),
         cases::messages::world(),
         cases::paths::world(),
         cases::timeouts::world(),

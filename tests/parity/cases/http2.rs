@@ -60,7 +60,6 @@ fn h2(
         wire,
         status,
         logs: 1,
-        seen: 0,
     }
 }
 
