@@ -151,7 +151,7 @@ pub fn choose(exchange: &Exchange, forward: &Forward) -> (Option<u64>, Option<Ch
 /// A failure that the router answers counts as the response code it becomes.
 fn count_failure(stats: &ClusterStats, failure: &Failure, internal: bool) {
     match failure {
-        Failure::DownstreamDisconnect | Failure::DownstreamReset => return,
+        Failure::DownstreamDisconnect | Failure::DownstreamReset | Failure::BadRequest { .. } => return,
         Failure::ResponseTimeout => stats.upstream_rq_timeout.inc(),
         _ => {}
     }
