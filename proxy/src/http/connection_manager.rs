@@ -94,7 +94,10 @@ impl ConnectionManager {
             let count = match patience {
                 Some(limit) => tokio::select! {
                     count = more => count,
-                    () = clock::sleep(limit) => 0,
+                    () = clock::sleep(limit) => {
+                        self.settings.stats.downstream_cx_idle_timeout.inc();
+                        0
+                    }
                 },
                 None => more.await,
             };

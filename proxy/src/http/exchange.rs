@@ -54,6 +54,8 @@ pub struct Exchange {
     pub reset: Option<Reset>,
     /// `max_requests_per_connection` allows no request behind this one.
     pub last_of_connection: bool,
+    /// The answer is to a failure: nobody reads the rest of the request.
+    pub request_abandoned: bool,
     /// The response began before the request had ended.
     pub answered_early: bool,
     /// Where interim responses go, if they go on to the client.
@@ -262,6 +264,7 @@ impl Exchange {
             close_downstream: false,
             reset: None,
             interim: None,
+            request_abandoned: false,
             answered_early: false,
             last_of_connection: false,
             upgrade: None,

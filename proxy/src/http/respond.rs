@@ -72,6 +72,7 @@ pub fn respond(exchange: &mut Exchange, failure: &Failure) -> Response {
     exchange.flags.set(row.flags);
     exchange.details = failure.full_details();
     exchange.close_downstream |= row.close_downstream;
+    exchange.request_abandoned = true;
     if matches!(failure, Failure::DownstreamDisconnect | Failure::DownstreamReset) {
         exchange.reset = Some(Reset::ByClient);
     }

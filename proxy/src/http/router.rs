@@ -196,7 +196,10 @@ fn hashed(exchange: &Exchange, forward: &Forward) -> Hashed {
 /// A failure that the router answers counts as the response code it becomes.
 fn count_failure(stats: &ClusterStats, failure: &Failure, exchange: &Exchange) {
     match failure {
-        Failure::DownstreamDisconnect | Failure::DownstreamReset | Failure::InternalRedirect(_) => return,
+        Failure::DownstreamDisconnect
+        | Failure::DownstreamReset
+        | Failure::BadRequest { .. }
+        | Failure::InternalRedirect(_) => return,
         Failure::ResponseTimeout => stats.upstream_rq_timeout.inc(),
         _ => {}
     }

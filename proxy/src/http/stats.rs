@@ -36,6 +36,7 @@ impl HcmStats {
     pub(super) fn count(&self, event: ConnectionEvent) {
         match event {
             ConnectionEvent::ProtocolError => self.downstream_cx_protocol_error.inc(),
+            ConnectionEvent::IdleTimeout => self.downstream_cx_idle_timeout.inc(),
             // Counted like the response that follows it, as Envoy does.
             ConnectionEvent::Interim => {
                 self.downstream_rq_completed.inc();
