@@ -3,6 +3,8 @@
 //! In: arguments and a few environment variables. Out: [`Options`], parsed and defaulted, or a message and an exit code.
 
 mod args;
+mod dispatch;
+mod inject;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,6 +14,8 @@ use clap::Parser;
 use serde_json::json;
 
 pub use args::DemoArgs;
+pub use dispatch::main;
+pub use inject::{InjectArgs, InterceptionMode, IptablesKind};
 use args::{Args, ModeArg, StrategyArg, Subcommand, UnsupportedArg, VersionArg};
 
 use crate::telemetry::logging::Level;
@@ -111,6 +115,8 @@ pub enum IpVersion {
 pub enum Command {
     Run(Box<Options>),
     Demo(DemoArgs),
+    /// Take over a pod's traffic, or give it back.
+    Inject(Box<InjectArgs>),
 }
 
 /// The process ends here: what to print, and how.
@@ -169,6 +175,7 @@ where
     }
     match parsed.command.clone() {
         Some(Subcommand::Demo(demo)) => Ok(Command::Demo(demo)),
+        Some(Subcommand::Inject(inject)) => Ok(Command::Inject(inject)),
         Some(Subcommand::Version(VersionArg {})) => Err(Exit {
             message: format!("{}\n", version()),
             code: 0,

@@ -19,6 +19,7 @@ pub mod config;
 pub mod demo;
 pub mod filters;
 pub mod http;
+pub mod inject;
 pub mod listener;
 pub mod pool;
 pub mod route;
@@ -30,3 +31,9 @@ pub mod telemetry;
 mod testing;
 pub mod tls;
 pub mod validate;
+
+/// The allocator of our programs.
+pub type Allocator = mimalloc::MiMalloc;
+
+/// Its one instance.
+pub const ALLOCATOR: Allocator = mimalloc::MiMalloc;

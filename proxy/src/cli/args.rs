@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, ValueEnum};
 
+use super::inject::InjectArgs;
+
 /// A service-mesh sidecar proxy that takes Envoy's configuration, command line and admin API.
 #[derive(Debug, Parser)]
 #[command(name = "remora", disable_version_flag = true, disable_help_subcommand = true)]
@@ -161,6 +163,8 @@ pub(super) struct Args {
 pub(super) enum Subcommand {
     /// Show the proxy at work: a mock control plane, two sidecars and an application in this process
     Demo(DemoArgs),
+    /// Redirect a pod's traffic to the proxy, with istio-iptables' flags and rules; --clean removes them
+    Inject(Box<InjectArgs>),
     /// Print version information
     #[command(hide = true)]
     Version(VersionArg),
