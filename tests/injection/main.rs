@@ -5,5 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod config;
+mod pod;
 mod rules;
 mod space;
+mod traffic;

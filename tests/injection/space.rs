@@ -61,7 +61,8 @@ impl Space {
         space
     }
 
-    fn empty(kind: &str) -> Self {
+    /// A namespace with nothing but the loopback interface.
+    pub fn empty(kind: &str) -> Self {
         let name = unique(kind);
         must("ip", ["netns", "add", &name]);
         let space = Self { name };
@@ -69,7 +70,8 @@ impl Space {
         space
     }
 
-    fn configure(&self, interface: &str, addresses: &[&str]) {
+    /// Gives an interface addresses and turns it on.
+    pub fn configure(&self, interface: &str, addresses: &[&str]) {
         for address in addresses {
             // Without duplicate address detection it can be used at once.
             let nodad: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };

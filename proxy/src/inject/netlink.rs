@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
 use super::plan::Family;
 
@@ -22,8 +22,8 @@ impl Netlink {
     /// # Errors
     /// What the system says.
     pub fn open() -> io::Result<Self> {
-        let flags = SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(netlink::ROUTE))?;
+        // Protocol 0 of netlink is NETLINK_ROUTE.
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
         Ok(Self(socket))
     }
 
@@ -33,17 +33,22 @@ impl Netlink {
     /// What the kernel says.
     pub fn addresses(&self) -> io::Result<Vec<IpAddr>> {
         // `ifaddrmsg`, all zero: every family, every interface.
-        let message = Message::new(RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP, &[0; 8]);
-        self.send(message)?;
+        let bodies = self.dump(RTM_GETADDR, RTM_NEWADDR, &[0; 8])?;
+        Ok(bodies.iter().filter_map(|body| address_of(body)).collect())
+    }
+
+    /// Bodies of the `kind` messages that answer `question`.
+    fn dump(&self, question: u16, kind: u16, head: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        self.send(Message::new(question, NLM_F_REQUEST | NLM_F_DUMP, head))?;
         let mut found = Vec::new();
         let mut buffer = vec![0; BUFFER];
         loop {
             let (received, _) = recv(&self.0, buffer.as_mut_slice(), RecvFlags::empty())?;
-            for (kind, body) in messages(buffer.get(..received).unwrap_or_default()) {
-                match kind {
+            for (answer, body) in messages(buffer.get(..received).unwrap_or_default()) {
+                match answer {
                     NLMSG_DONE => return Ok(found),
                     NLMSG_ERROR => return Err(error_of(body)),
-                    RTM_NEWADDR => found.extend(address_of(body)),
+                    _ if answer == kind => found.push(body.to_vec()),
                     _ => {}
                 }
             }
@@ -61,7 +66,7 @@ impl Netlink {
         let mut message = Message::change(change, RTM_NEWADDR, RTM_DELADDR, &head);
         message.attribute(IFA_LOCAL, &address);
         message.attribute(IFA_ADDRESS, &address);
-        self.ask(message)
+        self.ask(message).map(drop)
     }
 
     /// `ip rule add fwmark MARK lookup TABLE`
@@ -69,12 +74,30 @@ impl Netlink {
     /// # Errors
     /// What the kernel says; that it is so already is none.
     pub fn mark_rule(&self, change: Change, family: Family, mark: u32, table: u32) -> io::Result<()> {
+        // The kernel takes the same rule any number of times.
+        if change == Change::Add && self.has_mark_rule(family, mark, table)? {
+            return Ok(());
+        }
         // `fib_rule_hdr`; the table stands in an attribute, where it has more than 8 bits.
         let head = [of(family), 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL, 0, 0, 0, 0];
-        let mut message = Message::change(change, RTM_NEWRULE, RTM_DELRULE, &head);
-        message.attribute(FRA_FWMARK, &mark.to_ne_bytes());
-        message.attribute(FRA_TABLE, &table.to_ne_bytes());
-        self.ask(message)
+        loop {
+            let mut message = Message::change(change, RTM_NEWRULE, RTM_DELRULE, &head);
+            message.attribute(FRA_FWMARK, &mark.to_ne_bytes());
+            message.attribute(FRA_TABLE, &table.to_ne_bytes());
+            let changed = self.ask(message)?;
+            if change == Change::Add || !changed {
+                return Ok(());
+            }
+        }
+    }
+
+    fn has_mark_rule(&self, family: Family, mark: u32, table: u32) -> io::Result<bool> {
+        let bodies = self.dump(RTM_GETRULE, RTM_NEWRULE, &[of(family), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])?;
+        let number = |body: &[u8], kind| attributes(body, 12).find(|(other, _)| *other == kind).map(|(_, value)| value.to_vec());
+        Ok(bodies.iter().any(|body| {
+            number(body, FRA_FWMARK).as_deref() == Some(&mark.to_ne_bytes())
+                && number(body, FRA_TABLE).as_deref() == Some(&table.to_ne_bytes())
+        }))
     }
 
     /// `ip route add local default dev lo table TABLE`
@@ -86,7 +109,7 @@ impl Netlink {
         let mut message = Message::change(change, RTM_NEWROUTE, RTM_DELROUTE, &head);
         message.attribute(RTA_TABLE, &table.to_ne_bytes());
         message.attribute(RTA_OIF, &LOOPBACK_INDEX.to_ne_bytes());
-        self.ask(message)
+        self.ask(message).map(drop)
     }
 
     fn send(&self, message: Message) -> io::Result<()> {
@@ -94,8 +117,8 @@ impl Netlink {
         Ok(())
     }
 
-    /// Sends a change and waits for its acknowledgement.
-    fn ask(&self, message: Message) -> io::Result<()> {
+    /// Sends a change and waits for its acknowledgement; whether anything changed.
+    fn ask(&self, message: Message) -> io::Result<bool> {
         let removing = message.removing;
         self.send(message)?;
         let mut buffer = vec![0; BUFFER];
@@ -106,9 +129,10 @@ impl Netlink {
         };
         let error = error_of(body);
         match error.raw_os_error().unwrap_or_default() {
-            0 | libc::EEXIST => Ok(()),
+            0 => Ok(true),
+            libc::EEXIST => Ok(false),
             // Nothing there to remove; each kind of thing has its own way to say so.
-            libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT if removing => Ok(()),
+            libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT if removing => Ok(false),
             _ => Err(error),
         }
     }
@@ -167,21 +191,24 @@ fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// The address of an `ifaddrmsg`.
-fn address_of(body: &[u8]) -> Option<IpAddr> {
-    let mut rest = body.get(8..)?;
-    loop {
+/// Attributes behind a head of `head` bytes: kind and value.
+fn attributes(body: &[u8], head: usize) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = body.get(head..).unwrap_or_default();
+    std::iter::from_fn(move || {
         let length = u16::from_ne_bytes(*rest.first_chunk()?) as usize;
         let kind = u16::from_ne_bytes(*rest.get(2..)?.first_chunk()?);
         let value = rest.get(4..length)?;
-        if kind == IFA_ADDRESS {
-            let v4 = <[u8; 4]>::try_from(value).map(|octets| IpAddr::V4(Ipv4Addr::from(octets)));
-            return v4
-                .or_else(|_| <[u8; 16]>::try_from(value).map(|octets| IpAddr::V6(Ipv6Addr::from(octets))))
-                .ok();
-        }
-        rest = rest.get(aligned(length)..)?;
-    }
+        rest = rest.get(aligned(length)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// The address of an `ifaddrmsg`.
+fn address_of(body: &[u8]) -> Option<IpAddr> {
+    let (_, value) = attributes(body, 8).find(|(kind, _)| *kind == IFA_ADDRESS)?;
+    let v4 = <[u8; 4]>::try_from(value).map(|octets| IpAddr::V4(Ipv4Addr::from(octets)));
+    v4.or_else(|_| <[u8; 16]>::try_from(value).map(|octets| IpAddr::V6(Ipv6Addr::from(octets))))
+        .ok()
 }
 
 /// The error of an acknowledgement; 0 is none.
@@ -223,6 +250,7 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
+const RTM_GETRULE: u16 = 34;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IFA_ADDRESS: u16 = 1;

@@ -98,7 +98,8 @@ impl RuleSet {
         found
     }
 
-    fn table(&self, table: Table) -> Rules {
+    /// Its rules in one table.
+    pub fn table(&self, table: Table) -> Rules {
         self.0.get(&table).cloned().unwrap_or_default()
     }
 
