@@ -58,6 +58,7 @@ impl Proxy {
                 state: ArcSwap::from_pointee(ListenerState::new(&config, None)),
                 stats: Scope::new(&context.stats, None, None, 1),
                 stop: Drain::new().0,
+                sockets: Default::default(),
             }),
             _backend: listening.map_err(|error| Problems::one(backend, error.to_string()))?,
         })

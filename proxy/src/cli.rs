@@ -169,7 +169,7 @@ where
     }
     if parsed.hot_restart_version {
         return Err(Exit {
-            message: "disabled\n".to_owned(),
+            message: hot_restart_version(parsed.disable_hot_restart),
             code: 0,
         });
     }
@@ -189,6 +189,10 @@ pub fn version() -> String {
     let commit = option_env!("REMORA_COMMIT").unwrap_or("0000000000000000000000000000000000000000");
     let build = if cfg!(debug_assertions) { "DEBUG" } else { "RELEASE" };
     format!("{commit}/{}/Clean/{build}/aws-lc", env!("CARGO_PKG_VERSION"))
+}
+
+fn hot_restart_version(disabled: bool) -> String {
+    format!("{}\n", if disabled { "disabled" } else { crate::restart::VERSION })
 }
 
 /// CPUs that this process may use: its affinity, and the quota of its cgroups (v2 and v1), rounded down, at least one.

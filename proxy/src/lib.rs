@@ -22,6 +22,7 @@ pub mod http;
 pub mod inject;
 pub mod listener;
 pub mod pool;
+pub mod restart;
 pub mod route;
 pub mod runtime;
 pub mod snapshot;

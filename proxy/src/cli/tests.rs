@@ -104,14 +104,16 @@ fn help_and_versions_end_well() {
     assert!(
         help.code == 0
             && help.message.contains("--config-path")
-            && help.message.contains("No effect: there is no hot restart")
+            && help.message.contains("No effect: every epoch counts for itself")
     );
     let version = run(&["--version"]).expect_err("version ends");
     assert!(
         version.message.starts_with("\nremora  version: ") && version.message.matches('/').count() == 4,
         "{version:?}"
     );
-    assert_eq!(run(&["--hot-restart-version"]).map_err(|exit| exit.code), Err(0));
+    let version = |flags: &[&str]| run(flags).expect_err("version ends").message;
+    assert_eq!(version(&["--hot-restart-version"]), "remora.1\n");
+    assert_eq!(version(&["--hot-restart-version", "--disable-hot-restart"]), "disabled\n");
 }
 
 #[test]

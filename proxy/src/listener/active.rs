@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
+use super::bind::Bound;
 use super::chain_match::ChainTable;
 use super::stats::{InspectorStats, Scope};
 use super::{ListenerConfig, ListenerSettings};
-use crate::runtime::drain::Drain;
+use crate::runtime::drain::{Drain, DrainPhase};
 use crate::runtime::io::Address;
 use crate::telemetry::access_log::AccessLog;
 
@@ -26,6 +28,16 @@ pub struct ActiveListener {
     pub stats: Scope,
     /// Advanced to stop accepting.
     pub stop: Drain,
+    /// Its sockets once more, by address as configured, where a next epoch may ask for them.
+    pub sockets: Mutex<Vec<(Address, Vec<Bound>)>>,
+}
+
+impl ActiveListener {
+    /// Closes the sockets; connections go on.
+    pub fn stop_accepting(&self) {
+        self.sockets.lock().clear();
+        self.stop.advance(DrainPhase::Draining);
+    }
 }
 
 /// What an update swaps.
