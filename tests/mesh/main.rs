@@ -7,6 +7,7 @@ mod change;
 mod mtls;
 mod protocols;
 mod resilience;
+mod restart;
 mod routing;
 
 use std::net::SocketAddr;

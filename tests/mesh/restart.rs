@@ -123,14 +123,19 @@ async fn processes_take_over_and_no_request_fails() {
 }
 
 #[tokio::test]
-async fn a_successor_that_cannot_start_changes_nothing() {
+async fn a_successor_that_cannot_start_costs_no_request() {
     let backend = Backend::start("app").await;
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("envoy.yaml");
     std::fs::write(&config, bootstrap(backend.port())).unwrap();
     let first = Epoch::start(directory.path(), 0, 2).await;
     let address = first.listens().await;
-    std::fs::write(&config, bootstrap(backend.port()).replace("cluster: app", "cluster: nowhere")).unwrap();
+    // It fails late, with the sockets in its hands: another address that it wants is taken.
+    let taken = format!(
+        "  - {{name: taken, address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}, filter_chains: [{{}}]}}\n  clusters:\n",
+        backend.port()
+    );
+    std::fs::write(&config, bootstrap(backend.port()).replace("  clusters:\n", &taken)).unwrap();
     let refused = Command::new(env!("CARGO_BIN_EXE_remora-under-test"))
         .arg("-c")
         .arg(&config)
@@ -140,7 +145,8 @@ async fn a_successor_that_cannot_start_changes_nothing() {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    assert!(!refused.status.success());
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && words.contains("cannot bind listener 'taken'"), "{words}");
     let mut client = Http1::connect(address).await.unwrap();
     assert_eq!(client.get("app", "/", "").await.status, 200);
     // And the next one takes over all the same.
