@@ -6,7 +6,7 @@ use clap::ArgAction;
 fn run(arguments: &[&str]) -> Result<Options, Exit> {
     match parse(std::iter::once("remora").chain(arguments.iter().copied()))? {
         Command::Run(options) => Ok(*options),
-        Command::Demo(demo) => Err(Exit::refused(format!("{demo:?}"))),
+        other => Err(Exit::refused(format!("{other:?}"))),
     }
 }
 

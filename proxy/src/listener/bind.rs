@@ -90,7 +90,7 @@ fn adopt(
     reuse_port: bool,
     count: usize,
 ) -> io::Result<Vec<Bound>> {
-    let bound = |socket| match address {
+    let bound = |socket: OwnedFd| match address {
         Address::Pipe(_) => Bound::Unix(socket.into()),
         _ => Bound::Tcp(socket.into()),
     };
