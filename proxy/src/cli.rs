@@ -14,9 +14,9 @@ use clap::Parser;
 use serde_json::json;
 
 pub use args::DemoArgs;
+use args::{Args, ModeArg, StrategyArg, Subcommand, UnsupportedArg, VersionArg};
 pub use dispatch::main;
 pub use inject::{InjectArgs, InterceptionMode, IptablesKind};
-use args::{Args, ModeArg, StrategyArg, Subcommand, UnsupportedArg, VersionArg};
 
 use crate::telemetry::logging::Level;
 

@@ -159,15 +159,17 @@ fn describe(settings: &Settings, v6: bool) -> String {
 
 /// Whether the pod's addresses call for IPv6 rules: Istio goes by the first one, and IPv4 comes first. `None`: it has none.
 fn wants_v6(addresses: &[IpAddr], dual_stack: bool) -> Option<bool> {
-    let usable = addresses.iter().map(IpAddr::to_canonical).filter(|address| match address {
-        IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
-        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local() && address.segments() != PASSTHROUGH,
-    });
+    let usable = addresses
+        .iter()
+        .map(IpAddr::to_canonical)
+        .filter(|address| match address {
+            IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
+            IpAddr::V6(address) => {
+                !address.is_loopback() && !address.is_unicast_link_local() && address.segments() != PASSTHROUGH
+            }
+        });
     let usable: Vec<IpAddr> = usable.collect();
-    let (v4, v6) = (
-        usable.iter().any(IpAddr::is_ipv4),
-        usable.iter().any(IpAddr::is_ipv6),
-    );
+    let (v4, v6) = (usable.iter().any(IpAddr::is_ipv4), usable.iter().any(IpAddr::is_ipv6));
     (v4 || v6).then_some(v6 && (dual_stack || !v4))
 }
 

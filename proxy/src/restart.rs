@@ -32,12 +32,10 @@ pub const VERSION: &str = "remora.1";
 /// Why a process cannot be part of a chain of restarts.
 #[derive(Debug, thiserror::Error)]
 pub enum RestartError {
-    #[error("no epoch {epoch} to take over from (base id {base_id}): {error}; --skip-hot-restart-on-no-parent starts without")]
-    NoParent {
-        epoch: u32,
-        base_id: u32,
-        error: io::Error,
-    },
+    #[error(
+        "no epoch {epoch} to take over from (base id {base_id}): {error}; --skip-hot-restart-on-no-parent starts without"
+    )]
+    NoParent { epoch: u32, base_id: u32, error: io::Error },
     #[error("the epoch before speaks hot restart version {0}, this one {VERSION}")]
     Version(String),
     #[error("hot restart socket {name}: {error}")]

@@ -34,7 +34,10 @@ impl Trust {
     }
 
     fn upstream(&self, identity: &Identity, alpn: &[&str]) -> Value {
-        socket("Upstream", json!({"common_tls_context": self.common(identity, alpn), "sni": "outbound_.80_._.orders"}))
+        socket(
+            "Upstream",
+            json!({"common_tls_context": self.common(identity, alpn), "sni": "outbound_.80_._.orders"}),
+        )
     }
 
     fn downstream(&self, identity: &Identity, alpn: &[&str]) -> Value {
@@ -152,7 +155,10 @@ fn http_manager(prefix: &str, cluster: &str, extra: Value) -> Value {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
         }}],
     });
-    config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    config
+        .as_object_mut()
+        .unwrap()
+        .extend(extra.as_object().unwrap().clone());
     json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": config})
 }
 
@@ -258,11 +264,18 @@ fn virtual_inbound(trust: &Trust, identity: &Identity, mode: Mode) -> Value {
         }}));
     }
     let port = |port: u16| json!({"destination_port_range": {"start": port, "end": port + 1}});
-    let disabled = |ports: &[u16]| json!({"or_match": {"rules": ports.iter().map(|each| port(*each)).collect::<Vec<_>>()}});
+    let disabled =
+        |ports: &[u16]| json!({"or_match": {"rules": ports.iter().map(|each| port(*each)).collect::<Vec<_>>()}});
     listener_filters.push(tls_inspector(disabled(&[15006, PLAIN])));
     listener_filters.push(http_inspector(disabled(&[15006, HTTP, GRPC, MYSQL, PLAIN])));
 
-    let mutual = ["istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"];
+    let mutual = [
+        "istio",
+        "istio-peer-exchange",
+        "istio-http/1.0",
+        "istio-http/1.1",
+        "istio-h2",
+    ];
     let tls = trust.downstream(identity, &["istio-h2", "istio-http/1.1", "istio", "h2", "http/1.1"]);
     let mut chains = vec![json!({
         "name": "virtualInbound-blackhole",

@@ -30,7 +30,18 @@ impl Network {
     pub fn pod(&self, number: u8) -> Pod {
         let space = Space::empty("pod");
         let port = format!("p{number}");
-        self.0.ip(["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", space.name()]);
+        self.0.ip([
+            "link",
+            "add",
+            &port,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            space.name(),
+        ]);
         self.0.ip(["link", "set", &port, "master", "br0", "up"]);
         let addresses = [format!("10.77.0.{number}/24"), format!("fd77::{number}/64")];
         space.configure("eth0", &addresses.each_ref().map(String::as_str));
@@ -107,7 +118,10 @@ impl Pod {
             .space
             .enter(move || async move {
                 let mut command = Command::new(remora());
-                command.arg("-c").arg(&path).args(["--concurrency", "2", "-l", "warning"]);
+                command
+                    .arg("-c")
+                    .arg(&path)
+                    .args(["--concurrency", "2", "-l", "warning"]);
                 command.stdin(Stdio::null());
                 // Binding and connecting from foreign addresses needs CAP_NET_ADMIN: Istio's proxy is root then, and its group tells it.
                 command.uid(if mode == Mode::Tproxy { 0 } else { PROXY }).gid(PROXY);

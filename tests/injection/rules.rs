@@ -25,11 +25,20 @@ fn rule_sets_are_those_of_istio_iptables() {
     for case in cases() {
         let path = fixtures().join(format!("{}.txt", case.name));
         if let Some(agent) = &agent {
-            let made = with_rules(&case, |command| command.args([agent.to_str().unwrap(), "istio-iptables"]), "nft");
+            let made = with_rules(
+                &case,
+                |command| command.args([agent.to_str().unwrap(), "istio-iptables"]),
+                "nft",
+            );
             if update {
                 std::fs::write(&path, &made).unwrap();
             }
-            assert_eq!(made, std::fs::read_to_string(&path).unwrap(), "{}: istio-iptables is not as recorded", case.name);
+            assert_eq!(
+                made,
+                std::fs::read_to_string(&path).unwrap(),
+                "{}: istio-iptables is not as recorded",
+                case.name
+            );
         }
         let recorded = std::fs::read_to_string(&path).unwrap();
         for kind in kinds() {
@@ -76,7 +85,9 @@ fn it_can_be_run_again_changed_and_undone() {
         // Rules outside our chains can only be told by the options that made them.
         let unknown = |text: &str| {
             let foreign = ["eth7", "eth8", "0x539", "0x53a"];
-            let lines = text.lines().filter(|line| !foreign.iter().any(|part| line.contains(part)));
+            let lines = text
+                .lines()
+                .filter(|line| !foreign.iter().any(|part| line.contains(part)));
             lines.collect::<Vec<_>>().join("\n")
         };
         assert_eq!(unknown(&changed), unknown(&expected));
@@ -94,7 +105,19 @@ fn a_dry_run_prints_and_changes_nothing() {
         return;
     }
     let space = Space::alone(&["10.9.0.1/24", "fd09::1/64"]);
-    let flags = ["inject", "-u", "1337", "-m", "TPROXY", "-i", "*", "-b", "*", "--dual-stack", "--dry-run"];
+    let flags = [
+        "inject",
+        "-u",
+        "1337",
+        "-m",
+        "TPROXY",
+        "-i",
+        "*",
+        "-b",
+        "*",
+        "--dual-stack",
+        "--dry-run",
+    ];
     let printed = space.must(remora(), flags);
     for expected in [
         "# iptables-restore --noflush\n",
@@ -113,9 +136,16 @@ fn a_dry_run_prints_and_changes_nothing() {
     space.must("iptables-nft-restore", ["--noflush", file.path().to_str().unwrap()]);
     let fed = state(&space, "nft");
     assert!(fed.contains("-A PREROUTING -p tcp -j ISTIO_INBOUND\n"), "{fed}");
-    let refused = space.command(remora()).args(["inject", "-b", "eighty"]).output().unwrap();
+    let refused = space
+        .command(remora())
+        .args(["inject", "-b", "eighty"])
+        .output()
+        .unwrap();
     let words = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && words.contains("--istio-inbound-ports: 'eighty' is not a port"), "{words}");
+    assert!(
+        !refused.status.success() && words.contains("--istio-inbound-ports: 'eighty' is not a port"),
+        "{words}"
+    );
 }
 
 /// The state of a fresh namespace after a command with the arguments of `case`.
@@ -127,7 +157,9 @@ fn with_rules(case: &Case, program: impl Fn(&mut Command) -> &mut Command, kind:
     std::fs::write(resolver.join("resolv.conf"), servers).unwrap();
     let mut command = space.command("env");
     command.args(case.environment.iter().map(|(name, value)| format!("{name}={value}")));
-    program(&mut command).args(&case.arguments).arg(format!("--force-iptables-binary={kind}"));
+    program(&mut command)
+        .args(&case.arguments)
+        .arg(format!("--force-iptables-binary={kind}"));
     finished(&mut command);
     state(&space, kind)
 }
@@ -144,7 +176,11 @@ fn state(space: &Space, kind: &str) -> String {
         let rules = space.ip([family, "rule", "show"]);
         for rule in rules.lines().filter(|rule| rule.contains("fwmark")) {
             let (_, rule) = rule.split_once(':').unwrap();
-            let _ = writeln!(text, "{family} rule {}", rule.split_whitespace().collect::<Vec<_>>().join(" "));
+            let _ = writeln!(
+                text,
+                "{family} rule {}",
+                rule.split_whitespace().collect::<Vec<_>>().join(" ")
+            );
             let table = rule.split("lookup").nth(1).unwrap().trim();
             for route in space.ip([family, "route", "show", "table", table]).lines() {
                 let _ = writeln!(text, "{family} route {}", route.trim());

@@ -15,7 +15,10 @@ pub fn available() -> bool {
         let missing = missing();
         if let Some(what) = &missing {
             let required = std::env::var_os("REMORA_REQUIRE_ALL").is_some_and(|value| value == "1");
-            assert!(!required, "{what}, and REMORA_REQUIRE_ALL=1 says that injection must be tested");
+            assert!(
+                !required,
+                "{what}, and REMORA_REQUIRE_ALL=1 says that injection must be tested"
+            );
             skipped(what);
         }
         missing
@@ -28,9 +31,12 @@ fn missing() -> Option<String> {
         return Some("not root".to_owned());
     }
     let programs = [("ip", "-V"), ("iptables", "-V"), ("ip6tables", "-V")];
-    let missing = programs
-        .into_iter()
-        .find(|(program, flag)| !Command::new(program).arg(flag).output().is_ok_and(|output| output.status.success()));
+    let missing = programs.into_iter().find(|(program, flag)| {
+        !Command::new(program)
+            .arg(flag)
+            .output()
+            .is_ok_and(|output| output.status.success())
+    });
     if let Some((program, _)) = missing {
         return Some(format!("no `{program}`"));
     }
@@ -44,7 +50,10 @@ fn missing() -> Option<String> {
 pub fn skipped(what: &str) {
     // Not the captured stream of the test: it must be seen on success too.
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "SKIPPED: injection ({what}; needs root, iproute2, iptables)");
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED: injection ({what}; needs root, iproute2, iptables)"
+    );
 }
 
 /// A network namespace; gone when dropped.
@@ -96,7 +105,10 @@ impl Space {
     /// A command that will run in this namespace, with its own `/etc/resolv.conf` if there is one for it.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).arg(program).stdin(Stdio::null());
+        command
+            .args(["netns", "exec", &self.name])
+            .arg(program)
+            .stdin(Stdio::null());
         command
     }
 
@@ -116,7 +128,10 @@ impl Space {
             let namespace = std::fs::File::open(path).unwrap();
             let kind = rustix::thread::LinkNameSpaceType::Network;
             rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind)).unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
             runtime.block_on(make())
         })
     }

@@ -28,7 +28,14 @@ struct World {
 }
 
 fn services(mutual: bool) -> Vec<Service> {
-    let service = |name, address, port, kind, endpoint| Service { name, address, port, kind, endpoint, mutual };
+    let service = |name, address, port, kind, endpoint| Service {
+        name,
+        address,
+        port,
+        kind,
+        endpoint,
+        mutual,
+    };
     vec![
         service("orders", "0.0.0.0", 80, Kind::Http, (SERVER, HTTP)),
         service("orders6", "0.0.0.0", 81, Kind::Http, ("fd77::2", HTTP)),
@@ -113,7 +120,10 @@ async fn greeting(address: SocketAddr) -> String {
 
 fn hello(pod: &Pod, address: &str) -> String {
     let address: SocketAddr = address.parse().unwrap();
-    pod.run(move || greeting(address)).trim_end().trim_start_matches("hello ").to_owned()
+    pod.run(move || greeting(address))
+        .trim_end()
+        .trim_start_matches("hello ")
+        .to_owned()
 }
 
 fn get(pod: &Pod, address: &str, host: &'static str) -> Answer {
@@ -127,7 +137,11 @@ fn get(pod: &Pod, address: &str, host: &'static str) -> Answer {
 fn grpc(pod: &Pod, address: &str) -> Answer {
     let address: SocketAddr = address.parse().unwrap();
     pod.run(move || async move {
-        let headers = [("content-type", "application/grpc"), ("te", "trailers"), ("x-do", "grpc=5")];
+        let headers = [
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+            ("x-do", "grpc=5"),
+        ];
         let mut client = Http2::connect(address).await;
         client.request("POST", "grpc", "/shop.Orders/Get", &headers, b"").await
     })
@@ -145,7 +159,11 @@ fn http_grpc_and_tcp_by_service_address_over_mutual_tls() {
     for address in ["10.96.0.10:80", "10.96.0.10:81", "[fd96::10]:80", "[fd96::10]:81"] {
         let answer = get(client, address, "orders");
         assert_eq!(answer.status, 200, "{address}: {}", answer.render());
-        assert!(answer.text().contains(CLIENT_IDENTITY), "{address}: {}", answer.render());
+        assert!(
+            answer.text().contains(CLIENT_IDENTITY),
+            "{address}: {}",
+            answer.render()
+        );
     }
     let answer = grpc(client, "10.96.0.12:90");
     assert_eq!(answer.header("grpc-status"), Some("5"), "{}", answer.render());
@@ -206,7 +224,10 @@ fn the_way_out_is_open_and_the_proxy_itself_is_a_black_hole() {
     // A known port at an unknown address, and a protocol that is not HTTP: the default chain.
     let text = client.run(|| async {
         let mut stream = TcpStream::connect((OUTSIDE, HTTP)).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: any\r\nconnection: close\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: any\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
         let mut all = String::new();
         within("an answer", stream.read_to_string(&mut all)).await.unwrap();
         all
@@ -231,7 +252,13 @@ fn a_pod_calls_itself() {
     let inbound = server.stat("listener.0.0.0.0_15006.downstream_cx_total");
     let answer = get(server, "10.96.0.10:80", "orders");
     assert_eq!(answer.status, 200, "{}", answer.render());
-    assert!(answer.text().contains("URI=spiffe://cluster.local/ns/default/sa/server"), "{}", answer.render());
+    assert!(
+        answer
+            .text()
+            .contains("URI=spiffe://cluster.local/ns/default/sa/server"),
+        "{}",
+        answer.render()
+    );
     assert_eq!(hello(server, "10.96.0.11:3306"), "127.0.0.6");
     assert_eq!(hello(server, "[fd96::11]:3306"), "::6");
     assert_eq!(server.stat("listener.0.0.0.0_15006.downstream_cx_total"), inbound + 3);

@@ -23,7 +23,12 @@ impl Epoch {
             .arg(&address)
             .arg("--socket-path")
             .arg(directory.join("restart"))
-            .args(["--restart-epoch", &epoch.to_string(), "--concurrency", &concurrency.to_string()])
+            .args([
+                "--restart-epoch",
+                &epoch.to_string(),
+                "--concurrency",
+                &concurrency.to_string(),
+            ])
             .args(["-l", "error", "--parent-shutdown-time-s", "600"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -32,7 +37,9 @@ impl Epoch {
         let admin = until("the admin address", async || {
             let exited = process.try_wait().unwrap();
             assert!(exited.is_none(), "epoch {epoch} ended: {exited:?}");
-            std::fs::read_to_string(&address).ok().and_then(|text| text.parse().ok())
+            std::fs::read_to_string(&address)
+                .ok()
+                .and_then(|text| text.parse().ok())
         })
         .await;
         until("readiness", async || {
@@ -101,7 +108,8 @@ async fn processes_take_over_and_no_request_fails() {
 
     // Under way when its process is told to go; the connection ends with the answer.
     let mut slow = Http1::connect(address).await.unwrap();
-    slow.send("GET /slow HTTP/1.1\r\nhost: app\r\nx-do: delay=2000\r\n\r\n").await;
+    slow.send("GET /slow HTTP/1.1\r\nhost: app\r\nx-do: delay=2000\r\n\r\n")
+        .await;
 
     // More workers, then fewer: all sockets of the epoch before are taken, whatever their number.
     let mut second = Epoch::start(directory.path(), 1, 3).await;
@@ -146,7 +154,10 @@ async fn a_successor_that_cannot_start_costs_no_request() {
         .output()
         .unwrap();
     let words = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && words.contains("cannot bind listener 'taken'"), "{words}");
+    assert!(
+        !refused.status.success() && words.contains("cannot bind listener 'taken'"),
+        "{words}"
+    );
     let mut client = Http1::connect(address).await.unwrap();
     assert_eq!(client.get("app", "/", "").await.status, 200);
     // And the next one takes over all the same.

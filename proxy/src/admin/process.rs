@@ -21,7 +21,9 @@ pub(super) fn ready(state: &AdminState, _: &Query) -> Reply {
 
 pub(super) fn server_info(state: &AdminState, _: &Query) -> Reply {
     let uptime = clock::now().saturating_duration_since(state.started).as_secs();
-    let all = state.first_started_at.and_then(|first| clock::system_now().duration_since(first).ok());
+    let all = state
+        .first_started_at
+        .and_then(|first| clock::system_now().duration_since(first).ok());
     let all = all.map_or(uptime, |all| all.as_secs().max(uptime));
     reply::tree(&json!({
         "version": crate::cli::version(),

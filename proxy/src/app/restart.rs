@@ -16,7 +16,10 @@ use crate::runtime::spawn::spawn;
 const ADMIN_POLL: Duration = Duration::from_millis(10);
 
 /// Binds the admin address, which the epoch before gives up for us.
-pub(super) async fn bind_admin(bootstrap: &Bootstrap, restart: Option<&Restart>) -> Result<Option<admin::Bound>, StartError> {
+pub(super) async fn bind_admin(
+    bootstrap: &Bootstrap,
+    restart: Option<&Restart>,
+) -> Result<Option<admin::Bound>, StartError> {
     let Some(admin) = &bootstrap.admin else { return Ok(None) };
     let mut patience = admin_patience(restart);
     loop {

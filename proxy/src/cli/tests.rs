@@ -113,7 +113,10 @@ fn help_and_versions_end_well() {
     );
     let version = |flags: &[&str]| run(flags).expect_err("version ends").message;
     assert_eq!(version(&["--hot-restart-version"]), "remora.1\n");
-    assert_eq!(version(&["--hot-restart-version", "--disable-hot-restart"]), "disabled\n");
+    assert_eq!(
+        version(&["--hot-restart-version", "--disable-hot-restart"]),
+        "disabled\n"
+    );
 }
 
 #[test]

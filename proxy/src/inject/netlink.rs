@@ -93,7 +93,11 @@ impl Netlink {
 
     fn has_mark_rule(&self, family: Family, mark: u32, table: u32) -> io::Result<bool> {
         let bodies = self.dump(RTM_GETRULE, RTM_NEWRULE, &[of(family), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])?;
-        let number = |body: &[u8], kind| attributes(body, 12).find(|(other, _)| *other == kind).map(|(_, value)| value.to_vec());
+        let number = |body: &[u8], kind| {
+            attributes(body, 12)
+                .find(|(other, _)| *other == kind)
+                .map(|(_, value)| value.to_vec())
+        };
         Ok(bodies.iter().any(|body| {
             number(body, FRA_FWMARK).as_deref() == Some(&mark.to_ne_bytes())
                 && number(body, FRA_TABLE).as_deref() == Some(&table.to_ne_bytes())
@@ -105,7 +109,20 @@ impl Netlink {
     /// # Errors
     /// What the kernel says; that it is so already is none.
     pub fn local_route(&self, change: Change, family: Family, table: u32) -> io::Result<()> {
-        let head = [of(family), 0, 0, 0, 0, RTPROT_BOOT, RT_SCOPE_HOST, RTN_LOCAL, 0, 0, 0, 0];
+        let head = [
+            of(family),
+            0,
+            0,
+            0,
+            0,
+            RTPROT_BOOT,
+            RT_SCOPE_HOST,
+            RTN_LOCAL,
+            0,
+            0,
+            0,
+            0,
+        ];
         let mut message = Message::change(change, RTM_NEWROUTE, RTM_DELROUTE, &head);
         message.attribute(RTA_TABLE, &table.to_ne_bytes());
         message.attribute(RTA_OIF, &LOOPBACK_INDEX.to_ne_bytes());
@@ -213,7 +230,9 @@ fn address_of(body: &[u8]) -> Option<IpAddr> {
 
 /// The error of an acknowledgement; 0 is none.
 fn error_of(body: &[u8]) -> io::Error {
-    let code = body.first_chunk().map_or(-libc::EIO, |bytes| i32::from_ne_bytes(*bytes));
+    let code = body
+        .first_chunk()
+        .map_or(-libc::EIO, |bytes| i32::from_ne_bytes(*bytes));
     io::Error::from_raw_os_error(-code)
 }
 

@@ -98,10 +98,7 @@ impl Plan<'_> {
                 .put_first(Table::Nat, PREROUTING, format!("-i {interface} -j RETURN"));
         }
         if settings.drop_invalid {
-            self.mangle(
-                PREROUTING,
-                format!("-m conntrack --ctstate INVALID -j {DROP_INVALID}"),
-            );
+            self.mangle(PREROUTING, format!("-m conntrack --ctstate INVALID -j {DROP_INVALID}"));
             self.mangle(DROP_INVALID, "-j DROP");
         }
     }

@@ -89,7 +89,13 @@ impl RuleSet {
             let Some(table) = table else { continue };
             if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
                 if is_ours(chain) {
-                    found.0.entry(table).or_default().chains.entry(chain.to_owned()).or_default();
+                    found
+                        .0
+                        .entry(table)
+                        .or_default()
+                        .chains
+                        .entry(chain.to_owned())
+                        .or_default();
                 }
             } else if let Some((chain, rule)) = line.strip_prefix("-A ").and_then(|rest| rest.split_once(' ')) {
                 found.append(table, chain, rule.trim_end());
@@ -105,7 +111,10 @@ impl RuleSet {
 
     /// Rules in the kernel's chains that do not lead to a chain of ours: nothing but the plan tells that they are ours.
     pub fn anonymous(&self) -> impl Iterator<Item = (Table, &BaseRule)> {
-        let all = self.0.iter().flat_map(|(table, rules)| rules.base.iter().map(|rule| (*table, rule)));
+        let all = self
+            .0
+            .iter()
+            .flat_map(|(table, rules)| rules.base.iter().map(|rule| (*table, rule)));
         all.filter(|(_, rule)| jump(&rule.rule).is_none())
     }
 
@@ -138,13 +147,7 @@ impl RuleSet {
     }
 }
 
-fn write_table(
-    text: &mut String,
-    table: Table,
-    wanted: &Rules,
-    there: &Rules,
-    gone: &[&BaseRule],
-) -> std::fmt::Result {
+fn write_table(text: &mut String, table: Table, wanted: &Rules, there: &Rules, gone: &[&BaseRule]) -> std::fmt::Result {
     writeln!(text, "*{}", table.name())?;
     let old = there.chains.keys().filter(|chain| !wanted.chains.contains_key(*chain));
     // Naming a chain makes it, or empties it.

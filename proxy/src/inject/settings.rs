@@ -294,7 +294,8 @@ mod tests {
 
     #[test]
     fn name_servers_of_both_families() {
-        let text = "search a.b\nnameserver 10.96.0.10\n# nameserver 1.1.1.1\nnameserver fe80::1%eth0\noptions ndots:5\n";
+        let text =
+            "search a.b\nnameserver 10.96.0.10\n# nameserver 1.1.1.1\nnameserver fe80::1%eth0\noptions ndots:5\n";
         let expected: Vec<IpAddr> = vec!["10.96.0.10".parse().unwrap(), "fe80::1".parse().unwrap()];
         assert_eq!(name_servers(text), expected);
     }

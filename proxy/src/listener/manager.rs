@@ -81,7 +81,11 @@ impl ListenerManager {
             for (configured, sockets) in &*candidate.sockets.lock() {
                 let any_port = configured.ip().is_some_and(|ip| ip.port() == 0);
                 if configured.to_string() == address && (!any_port || *candidate.name == *listener) {
-                    return sockets.iter().filter_map(|socket| socket.copy().ok()).map(OwnedFd::from).collect();
+                    return sockets
+                        .iter()
+                        .filter_map(|socket| socket.copy().ok())
+                        .map(OwnedFd::from)
+                        .collect();
                 }
             }
         }
@@ -210,7 +214,10 @@ impl ListenerManager {
                 addresses.push(address.clone());
                 continue;
             }
-            let inherited = self.inherit.as_ref().map(|parent| parent.sockets(&config.name, address));
+            let inherited = self
+                .inherit
+                .as_ref()
+                .map(|parent| parent.sockets(&config.name, address));
             let bound = bind(
                 &config.name,
                 address,
@@ -221,7 +228,10 @@ impl ListenerManager {
             )?;
             if self.handing_over {
                 // One that cannot be copied now cannot be handed over later; it serves all the same.
-                handles.push((address.clone(), bound.iter().filter_map(|socket| socket.copy().ok()).collect()));
+                handles.push((
+                    address.clone(),
+                    bound.iter().filter_map(|socket| socket.copy().ok()).collect(),
+                ));
             }
             let actual = bound.first().and_then(Bound::address);
             addresses.push(actual.map_or_else(|| address.clone(), Address::Ip));

@@ -39,7 +39,9 @@ pub enum Reply {
     },
     Done,
     /// Descriptors stand beside it; `more` answers follow.
-    Sockets { more: bool },
+    Sockets {
+        more: bool,
+    },
 }
 
 /// One end of a conversation.

@@ -36,7 +36,10 @@ impl Handover for Fake {
 
     fn sockets(&self, listener: &str, address: &str) -> Vec<OwnedFd> {
         self.tell(format!("sockets {listener} {address}"));
-        let copies = self.listeners.iter().map(|socket| socket.as_fd().try_clone_to_owned().unwrap());
+        let copies = self
+            .listeners
+            .iter()
+            .map(|socket| socket.as_fd().try_clone_to_owned().unwrap());
         copies.collect()
     }
 
@@ -88,7 +91,10 @@ fn a_child_takes_sockets_and_what_waits_in_them() {
     // Connected before anybody accepts.
     let mut client = TcpStream::connect(address).unwrap();
     let restart = Restart::begin(&options(&path, 1, &[])).unwrap().unwrap();
-    assert_eq!(restart.first_started_at(), Some(SystemTime::UNIX_EPOCH + Duration::from_secs(7)));
+    assert_eq!(
+        restart.first_started_at(),
+        Some(SystemTime::UNIX_EPOCH + Duration::from_secs(7))
+    );
     let parent = restart.parent().unwrap();
     parent.stop_admin();
     assert_eq!(heard(&told), "stop admin");
@@ -97,7 +103,10 @@ fn a_child_takes_sockets_and_what_waits_in_them() {
     assert_eq!(sockets.len(), 70);
     parent.drain();
     parent.terminate();
-    assert_eq!((heard(&told), heard(&told)), ("drain".to_owned(), "end asked=true drained=true".to_owned()));
+    assert_eq!(
+        (heard(&told), heard(&told)),
+        ("drain".to_owned(), "end asked=true drained=true".to_owned())
+    );
     serving.join().unwrap();
 
     // The first epoch's sockets are closed now; the child's are the same ones.
@@ -121,7 +130,10 @@ fn a_child_that_gives_up_leaves_its_parent_as_it_was() {
     let restart = Restart::begin(&options(&path, 1, &[])).unwrap().unwrap();
     restart.parent().unwrap().drain();
     drop(restart);
-    assert_eq!((heard(&told), heard(&told)), ("drain".to_owned(), "end asked=false drained=true".to_owned()));
+    assert_eq!(
+        (heard(&told), heard(&told)),
+        ("drain".to_owned(), "end asked=false drained=true".to_owned())
+    );
     serving.join().unwrap();
 }
 
@@ -133,7 +145,11 @@ fn without_a_parent() {
     assert!(refused.starts_with("no epoch 2 to take over from"), "{refused}");
     let skipping = options(&path, 3, &["--skip-hot-restart-on-no-parent"]);
     assert!(Restart::begin(&skipping).unwrap().unwrap().parent().is_none());
-    assert!(Restart::begin(&options(&path, 3, &["--disable-hot-restart"])).unwrap().is_none());
+    assert!(
+        Restart::begin(&options(&path, 3, &["--disable-hot-restart"]))
+            .unwrap()
+            .is_none()
+    );
 }
 
 #[test]
@@ -143,10 +159,22 @@ fn one_process_has_a_place() {
     let mut first = Restart::begin(&options(&path, 0, &[])).unwrap().unwrap();
     let place = first.take_socket();
     assert!(place.is_some());
-    assert!(Restart::begin(&options(&path, 0, &[])).unwrap().unwrap().take_socket().is_none());
+    assert!(
+        Restart::begin(&options(&path, 0, &[]))
+            .unwrap()
+            .unwrap()
+            .take_socket()
+            .is_none()
+    );
     // What a dead process leaves on disk is no hindrance.
     drop((first, place));
-    assert!(Restart::begin(&options(&path, 0, &[])).unwrap().unwrap().take_socket().is_some());
+    assert!(
+        Restart::begin(&options(&path, 0, &[]))
+            .unwrap()
+            .unwrap()
+            .take_socket()
+            .is_some()
+    );
     // A base id that nobody has, told in a file.
     let file = directory.path().join("base-id");
     let dynamic = ["--use-dynamic-base-id", "--base-id-path", file.to_str().unwrap()];
@@ -173,5 +201,10 @@ fn another_version_is_refused() {
     });
     let refused = Restart::begin(&options(&path, 1, &[])).err().unwrap().to_string();
     assert!(refused.contains("remora.0") && refused.contains(VERSION), "{refused}");
-    assert_eq!(old.join().unwrap(), Request::Hello { version: VERSION.to_owned() });
+    assert_eq!(
+        old.join().unwrap(),
+        Request::Hello {
+            version: VERSION.to_owned()
+        }
+    );
 }

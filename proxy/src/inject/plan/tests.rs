@@ -95,7 +95,10 @@ fn a_second_run_has_nothing_to_do_and_cleaning_leaves_nothing() {
     let stale: Vec<_> = wanted.anonymous().map(|(table, rule)| (table, rule.clone())).collect();
     let clean = nothing.transaction(&there, &stale);
     assert!(!clean.contains("-A "), "{clean}");
-    for line in first.lines().filter(|line| line.starts_with("-A PREROUTING") || line.starts_with("-A OUTPUT")) {
+    for line in first
+        .lines()
+        .filter(|line| line.starts_with("-A PREROUTING") || line.starts_with("-A OUTPUT"))
+    {
         assert!(clean.contains(&line.replace("-A ", "-D ")), "{line} stays:\n{clean}");
     }
     for chain in [INBOUND, IN_REDIRECT, REDIRECT, OUT, OUT_DNS, DIVERT, TPROXY] {
@@ -135,6 +138,9 @@ fn a_changed_rule_set_replaces_the_old_one_in_one_step() {
     ] {
         assert!(nat.contains(expected), "{expected} is missing:\n{text}");
     }
-    assert!(text.starts_with("*mangle\n") && text.contains("-X ISTIO_TPROXY\n"), "{text}");
+    assert!(
+        text.starts_with("*mangle\n") && text.contains("-X ISTIO_TPROXY\n"),
+        "{text}"
+    );
     assert_eq!(text.matches("COMMIT\n").count(), 2);
 }
