@@ -143,7 +143,9 @@ fn grpc(pod: &Pod, address: &str) -> Answer {
             ("x-do", "grpc=5"),
         ];
         let mut client = Http2::connect(address).await;
-        client.request("POST", "grpc", "/shop.Orders/Get", &headers, b"").await
+        client
+            .exchange("POST", "grpc", "/shop.Orders/Get", &headers, b"", &[])
+            .await
     })
 }
 
@@ -221,7 +223,7 @@ fn the_way_out_is_open_and_the_proxy_itself_is_a_black_hole() {
     // Nobody knows these: they go where they were going, from the pod's own address.
     assert_eq!(hello(client, "10.77.0.3:7070"), CLIENT);
     assert_eq!(hello(client, "[fd77::3]:7070"), "fd77::1");
-    // A known port at an unknown address, and a protocol that is not HTTP: the default chain.
+    // HTTP too: nobody looks into it.
     let text = client.run(|| async {
         let mut stream = TcpStream::connect((OUTSIDE, HTTP)).await.unwrap();
         stream
@@ -266,6 +268,50 @@ fn a_pod_calls_itself() {
     assert_eq!(hello(server, "10.77.0.2:3306"), SERVER);
     assert_eq!(hello(server, "127.0.0.1:3306"), "127.0.0.1");
     assert_eq!(server.stat("listener.0.0.0.0_15006.downstream_cx_total"), inbound + 3);
+}
+
+/// Every connection to the application has the source 127.0.0.6. Ports of it must be good for each destination anew, or 28,000 connections in
+/// all would be the end; here, with a hundred ports, it would be after a hundred.
+#[test]
+fn one_source_address_is_good_for_every_destination() {
+    if !space::available() {
+        return;
+    }
+    const DESTINATIONS: u16 = 4;
+    const EACH: usize = 70;
+    let mut world = World::new(Mode::Redirect, false);
+    world.server.run(|| async {
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40099").unwrap();
+    });
+    world.server.serve(|| async {
+        let mut greeters = Vec::new();
+        for port in UNKNOWN + 1..=UNKNOWN + DESTINATIONS {
+            let listener = TcpListener::bind(SocketAddr::from(([0; 16], port))).await.unwrap();
+            greeters.push(spawn("greeter", greet(listener)));
+        }
+        greeters
+    });
+    let greetings = world.outside.run(|| async {
+        let (mut open, mut greetings) = (Vec::new(), Vec::new());
+        for port in UNKNOWN + 1..=UNKNOWN + DESTINATIONS {
+            for _ in 0..EACH {
+                let mut stream = within("a connection", TcpStream::connect((SERVER, port)))
+                    .await
+                    .unwrap();
+                stream.write_all(b"?").await.unwrap();
+                open.push(stream);
+            }
+        }
+        for stream in &mut open {
+            let mut greeting = [0; 16];
+            let read = within("a greeting", stream.read_exact(&mut greeting)).await;
+            let text = read.map(|_| String::from_utf8_lossy(&greeting).into_owned());
+            greetings.push(text.map_err(|error| error.to_string()));
+        }
+        greetings
+    });
+    let expected = vec![Ok("hello 127.0.0.6\n".to_owned()); EACH * usize::from(DESTINATIONS)];
+    assert_eq!(greetings, expected);
 }
 
 #[test]
