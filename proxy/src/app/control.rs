@@ -106,7 +106,7 @@ impl ProxyControl {
         let this = self.clone();
         spawn("drain", async move {
             let end = clock::now() + this.options.drain_time;
-            while this.manager.connections() > 0 && clock::now() < end {
+            while this.manager.is_busy() && clock::now() < end {
                 clock::sleep(DRAIN_POLL).await;
             }
             this.quit();
@@ -121,7 +121,7 @@ impl ProxyControl {
         self.manager.drain_connections(false, true);
         let this = self.clone();
         spawn("drain", async move {
-            while this.manager.connections() > 0 {
+            while this.manager.is_busy() {
                 clock::sleep(DRAIN_POLL).await;
             }
             this.quit();

@@ -42,9 +42,13 @@ pub async fn run(shared: Arc<Shared>, listener: Arc<ActiveListener>, bound: Boun
         match accepted {
             Ok((io, local, remote)) => {
                 failures = 0;
+                let open = shared.open.clone();
                 let serving = connection::serve(shared.clone(), listener.clone(), io, local, remote);
                 // Nobody waits for it; it ends by its peer, its timeouts or its chain's drain.
-                drop(spawn("connection", serving));
+                drop(spawn("connection", async move {
+                    serving.await;
+                    drop(open);
+                }));
             }
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {

@@ -65,6 +65,8 @@ impl ListenerState {
 pub struct Shared {
     pub directory: ArcSwap<Directory>,
     pub inspectors: InspectorStats,
+    /// Held once by every connection, from accept to end.
+    pub open: Arc<()>,
     connection_ids: AtomicU64,
 }
 
@@ -73,6 +75,7 @@ impl Shared {
         Self {
             directory: ArcSwap::default(),
             inspectors,
+            open: Arc::default(),
             connection_ids: AtomicU64::new(0),
         }
     }

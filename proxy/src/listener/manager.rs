@@ -199,6 +199,13 @@ impl ListenerManager {
             .sum()
     }
 
+    /// Whether anything is left to wait for once [`stop_accepting`](Self::stop_accepting) was called: a connection, of listeners that are gone
+    /// too, or an accept loop that may be about to take one.
+    pub fn is_busy(&self) -> bool {
+        let accepting = |listener: &Arc<ActiveListener>| listener.stop.listeners() > 0;
+        self.listeners().iter().any(accepting) || Arc::strong_count(&self.shared.open) > 1
+    }
+
     fn matching(&self, inbound_only: bool) -> Vec<Arc<ActiveListener>> {
         let inbound = |listener: &Arc<ActiveListener>| listener.state.load().settings.direction == Direction::Inbound;
         let mut listeners = self.listeners();
