@@ -191,14 +191,6 @@ impl ListenerManager {
         }
     }
 
-    /// Connections open now, over all listeners that are not draining.
-    pub fn connections(&self) -> u64 {
-        self.listeners()
-            .iter()
-            .map(|listener| listener.stats.listener.downstream_cx_active.value())
-            .sum()
-    }
-
     /// Whether anything is left to wait for once [`stop_accepting`](Self::stop_accepting) was called: a connection, of listeners that are gone
     /// too, or an accept loop that may be about to take one.
     pub fn is_busy(&self) -> bool {
