@@ -96,7 +96,7 @@ impl Space {
     }
 
     /// `ip` in this namespace.
-    pub fn ip<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> String {
+    pub fn ip<'a>(&'a self, arguments: impl IntoIterator<Item = &'a str>) -> String {
         let mut all = vec!["-n", &self.name];
         all.extend(arguments);
         must("ip", all)
