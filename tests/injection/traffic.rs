@@ -302,3 +302,29 @@ fn one_source_address_is_good_for_every_destination() {
     let expected = vec![Ok("hello 127.0.0.6\n".to_owned()); EACH * usize::from(DESTINATIONS)];
     assert_eq!(greetings, expected);
 }
+
+#[test]
+fn tproxy_takes_what_comes_in() {
+    if !space::available() {
+        return;
+    }
+    let world = World::new(Mode::Tproxy, true);
+    let inbound = "listener.0.0.0.0_15006.downstream_cx_total";
+    assert_eq!(hello(&world.client, "10.96.0.11:3306"), "127.0.0.6");
+    assert_eq!(hello(&world.client, "[fd96::11]:3306"), "::6");
+    assert_eq!(hello(&world.outside, "10.77.0.2:3307"), "127.0.0.6");
+    assert_eq!(hello(&world.outside, "[fd77::2]:3307"), "::6");
+    let answer = get(&world.client, "10.96.0.10:80", "orders");
+    assert_eq!(answer.status, 200, "{}", answer.render());
+    assert!(answer.text().contains(CLIENT_IDENTITY), "{}", answer.render());
+    assert_eq!(get(&world.outside, "10.77.0.2:8080", "orders").status, 200);
+    assert_eq!(world.server.stat(inbound), 6);
+    // Ports that are left alone, the pod itself, and what it sends.
+    assert_eq!(hello(&world.outside, "10.77.0.2:15020"), OUTSIDE);
+    assert_eq!(hello(&world.server, "10.77.0.2:3306"), SERVER);
+    assert_eq!(hello(&world.server, "10.77.0.3:7070"), SERVER);
+    assert_eq!(world.server.stat(inbound), 6);
+    // Calling its own service leads in again.
+    assert_eq!(hello(&world.server, "10.96.0.11:3306"), "127.0.0.6");
+    assert_eq!(world.server.stat(inbound), 7);
+}
