@@ -173,7 +173,8 @@ fn http_grpc_and_tcp_by_service_address_over_mutual_tls() {
     assert_eq!(hello(client, "10.96.0.11:3306"), "127.0.0.6");
     assert_eq!(hello(client, "[fd96::11]:3306"), "::6");
     let handshakes = world.server.stat("listener.0.0.0.0_15006.ssl.handshake");
-    assert!(handshakes >= 6, "{handshakes}");
+    // Requests to one service may share a connection.
+    assert!(handshakes >= 5, "{handshakes}");
     assert_eq!(world.server.stat("listener.0.0.0.0_15006.ssl.connection_error"), 0);
 }
 
