@@ -6,6 +6,7 @@ mod control;
 mod follow;
 mod interpreter;
 mod restart;
+mod secret_files;
 mod transport;
 
 use std::collections::HashMap;
@@ -99,7 +100,7 @@ impl Proxy {
             .map_err(StartError::Config)?;
         let resolver = SystemResolver::new().map_err(|error| StartError::Resolver(error.to_string()))?;
         let admin = restart::bind_admin(&bootstrap, restart).await?;
-        let manager = start_workers(&options, &context, restart)?;
+        let manager = start_workers(&options, &context, bootstrap.max_connections, restart)?;
         let snapshot = builder.publish();
         manager
             .apply(
@@ -176,6 +177,7 @@ fn check(bootstrap: &Bootstrap, options: &Options) -> Result<(), Problems> {
 fn start_workers(
     options: &Options,
     context: &BuildContext,
+    max_connections: Option<u64>,
     restart: Option<&Restart>,
 ) -> Result<Arc<ListenerManager>, StartError> {
     let workers = Arc::new(Workers::start(options.concurrency)?);
@@ -185,7 +187,7 @@ fn start_workers(
             crate::pool::sweep();
         }
     });
-    let manager = ListenerManager::new(workers, &context.stats, options.drain_time);
+    let manager = ListenerManager::new(workers, &context.stats, options.drain_time, max_connections);
     Ok(Arc::new(match restart {
         Some(restart) => manager.with_restart(restart.parent().map(|parent| parent.clone() as Arc<dyn Inherit>)),
         None => manager,

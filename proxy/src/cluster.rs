@@ -142,6 +142,18 @@ impl Cluster {
         picked
     }
 
+    /// The destination that a request (or connection) names for an ORIGINAL_DST cluster instead of its own; `None` elsewhere.
+    pub fn named_destination(
+        &self,
+        headers: Option<&http::HeaderMap>,
+        extensions: &http::Extensions,
+    ) -> Option<std::net::SocketAddr> {
+        match &self.lb.policy {
+            Policy::OriginalDst(config) => config.named(headers, extensions, &self.stats.original_dst_host_invalid),
+            _ => None,
+        }
+    }
+
     fn pick_destination(&self, context: &PickContext<'_>, port_override: Option<u16>) -> Option<Arc<Host>> {
         let mut address = context.original_destination?;
         if let Some(port) = port_override {
@@ -149,7 +161,7 @@ impl Cluster {
         }
         Some(self.destinations.host(address, |address| {
             let mut host = lb::original_dst::make_host(&self.registry, &self.name, address);
-            host.tls = self.transport.default.clone();
+            host.use_socket(self.transport.default.clone());
             host
         }))
     }

@@ -258,6 +258,11 @@ fn virtual_inbound(trust: &Trust, identity: &Identity, mode: Mode) -> Value {
     let mut listener_filters = vec![json!({"name": "envoy.filters.listener.original_dst", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
     }})];
+    if mode == Mode::Tproxy {
+        listener_filters.push(json!({"name": "envoy.filters.listener.original_src", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.listener.original_src.v3.OriginalSrc", "mark": 1337,
+        }}));
+    }
     let port = |port: u16| json!({"destination_port_range": {"start": port, "end": port + 1}});
     let disabled =
         |ports: &[u16]| json!({"or_match": {"rules": ports.iter().map(|each| port(*each)).collect::<Vec<_>>()}});

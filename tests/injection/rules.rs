@@ -20,7 +20,8 @@ fn rule_sets_are_those_of_istio_iptables() {
     if !space::available() {
         return;
     }
-    let agent = std::env::var_os("PILOT_AGENT");
+    let lab = std::env::var_os("LAB_BIN").map(|lab| Path::new(&lab).join("pilot-agent").into_os_string());
+    let agent = std::env::var_os("PILOT_AGENT").or(lab);
     let update = std::env::var_os("UPDATE").is_some();
     for case in cases() {
         let path = fixtures().join(format!("{}.txt", case.name));

@@ -305,16 +305,17 @@ fn one_source_address_is_good_for_every_destination() {
 }
 
 #[test]
-fn tproxy_takes_what_comes_in() {
+fn tproxy_keeps_the_source_address() {
     if !space::available() {
         return;
     }
     let world = World::new(Mode::Tproxy, true);
     let inbound = "listener.0.0.0.0_15006.downstream_cx_total";
-    assert_eq!(hello(&world.client, "10.96.0.11:3306"), "127.0.0.6");
-    assert_eq!(hello(&world.client, "[fd96::11]:3306"), "::6");
-    assert_eq!(hello(&world.outside, "10.77.0.2:3307"), "127.0.0.6");
-    assert_eq!(hello(&world.outside, "[fd77::2]:3307"), "::6");
+    // Over mutual TLS and in plaintext, the application sees who called.
+    assert_eq!(hello(&world.client, "10.96.0.11:3306"), CLIENT);
+    assert_eq!(hello(&world.client, "[fd96::11]:3306"), "fd77::1");
+    assert_eq!(hello(&world.outside, "10.77.0.2:3307"), OUTSIDE);
+    assert_eq!(hello(&world.outside, "[fd77::2]:3307"), "fd77::3");
     let answer = get(&world.client, "10.96.0.10:80", "orders");
     assert_eq!(answer.status, 200, "{}", answer.render());
     assert!(answer.text().contains(CLIENT_IDENTITY), "{}", answer.render());
@@ -326,6 +327,6 @@ fn tproxy_takes_what_comes_in() {
     assert_eq!(hello(&world.server, "10.77.0.3:7070"), SERVER);
     assert_eq!(world.server.stat(inbound), 6);
     // Calling its own service leads in again.
-    assert_eq!(hello(&world.server, "10.96.0.11:3306"), "127.0.0.6");
+    assert_eq!(hello(&world.server, "10.96.0.11:3306"), SERVER);
     assert_eq!(world.server.stat(inbound), 7);
 }

@@ -4,6 +4,7 @@
 
 mod balancing;
 mod change;
+mod connections;
 mod custom_filter;
 mod mtls;
 mod protocols;

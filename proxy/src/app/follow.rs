@@ -5,6 +5,7 @@ use std::sync::Arc;
 use remora_xds::{ClientHandle, ResourceType};
 
 use super::ProxyControl;
+use super::secret_files::SecretFiles;
 use crate::listener::ListenerManager;
 use crate::listener::manager::OnBindError;
 use crate::snapshot::build::{Applied, Builder};
@@ -20,6 +21,7 @@ pub(super) async fn follow(
     let Ok(mut updates) = handle.updates().await else {
         return;
     };
+    let mut files = SecretFiles::new(builder.secrets());
     while updates.changed().await {
         let update = updates.take();
         let initialized = update.initialized.contains(&last_root);
@@ -35,6 +37,7 @@ pub(super) async fn follow(
             return;
         };
         builder = next;
+        files.follow();
         apply_listeners(&builder, &manager, applied);
         if initialized {
             control.set_live();

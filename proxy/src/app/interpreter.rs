@@ -99,9 +99,12 @@ fn source_of(source: &ConfigSource) -> Option<Source> {
     match source {
         ConfigSource::Ads => Some(Source::Ads),
         ConfigSource::Grpc { cluster } => Some(Source::Named(Arc::from(cluster.as_str()))),
-        ConfigSource::Path(path) => Some(Source::Path(remora_xds::PathSource {
+        ConfigSource::Path {
+            path,
+            watched_directory,
+        } => Some(Source::Path(remora_xds::PathSource {
             path: Arc::from(path.as_str()),
-            watched_directory: None,
+            watched_directory: watched_directory.as_deref().map(Arc::from),
         })),
         ConfigSource::Static => None,
     }

@@ -238,18 +238,19 @@ fn unsupported(config: &pb::Cluster) -> Compiled<()> {
 
 fn transport(config: &pb::Cluster, cx: &BuildContext) -> Compiled<UpstreamTransport> {
     let socket = |socket: &core::TransportSocket| super::tls::upstream(socket, cx);
-    let default = super::route::optional("transport_socket", config.transport_socket.as_ref(), socket)?;
+    let socket = |value: Option<&core::TransportSocket>| super::route::optional("transport_socket", value, socket);
+    let default = socket(config.transport_socket.as_ref())?;
     let matches = each("transport_socket_matches", &config.transport_socket_matches, |entry| {
-        let tls = super::route::optional("transport_socket", entry.transport_socket.as_ref(), socket)?;
+        let socket = socket(entry.transport_socket.as_ref())?;
         let labels = entry.r#match.clone().unwrap_or_default().fields.into_iter().collect();
         Ok(TransportMatch {
             name: entry.name.clone(),
             labels,
-            tls: tls.flatten(),
+            socket: socket.unwrap_or_default(),
         })
     })?;
     Ok(UpstreamTransport {
-        default: default.flatten(),
+        default: default.unwrap_or_default(),
         matches,
     })
 }

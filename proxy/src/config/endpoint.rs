@@ -15,7 +15,7 @@ use super::{Compiled, Problems};
 use crate::cluster::host::{Health, HealthCheckTarget, Host, Locality};
 use crate::cluster::priority::{AssignmentPolicy, OVERPROVISIONING_FACTOR};
 use crate::runtime::io::Address;
-use crate::tls::{UpstreamTls, UpstreamTransport};
+use crate::tls::{UpstreamSocket, UpstreamTransport};
 
 /// What an assignment says: its hosts, in order, without their state.
 #[derive(Default)]
@@ -49,7 +49,7 @@ pub struct Template {
     pub priority: u32,
     pub locality: Arc<Locality>,
     pub metadata: Option<Arc<core::Metadata>>,
-    pub tls: Option<Arc<UpstreamTls>>,
+    pub socket: UpstreamSocket,
     pub health_check: Option<Arc<HealthCheckTarget>>,
     pub health: Health,
     pub draining: bool,
@@ -65,7 +65,7 @@ impl Template {
         host.priority = self.priority;
         host.locality = self.locality.clone();
         host.metadata = self.metadata.clone();
-        host.tls = self.tls.clone();
+        host.use_socket(self.socket.clone());
         host.health_check = self.health_check.clone();
         Endpoint {
             host,
@@ -229,7 +229,7 @@ fn endpoint_template(
         priority: group.priority,
         locality: locality.clone(),
         metadata: value.metadata.clone().map(Arc::new),
-        tls: transport_for(transport, value.metadata.as_ref(), group.metadata.as_ref()),
+        socket: transport_for(transport, value.metadata.as_ref(), group.metadata.as_ref()),
         health_check: health_check.under("endpoint.health_check_config")?.map(Arc::new),
         health,
         draining,
@@ -257,7 +257,7 @@ pub fn transport_for(
     transport: &UpstreamTransport,
     endpoint: Option<&core::Metadata>,
     locality: Option<&core::Metadata>,
-) -> Option<Arc<UpstreamTls>> {
+) -> UpstreamSocket {
     const NAMESPACE: &str = "envoy.transport_socket_match";
     let labels = [endpoint, locality]
         .into_iter()
@@ -268,7 +268,7 @@ pub fn transport_for(
         entry.labels.iter().all(has)
     };
     match transport.matches.iter().find(fits) {
-        Some(entry) => entry.tls.clone(),
+        Some(entry) => entry.socket.clone(),
         None => transport.default.clone(),
     }
 }

@@ -175,6 +175,7 @@ pub struct Timing {
 
 impl Exchange {
     pub fn new(request: http::Request<Body>, connection: Arc<ConnectionInfo>, protocol: Protocol) -> Self {
+        let extensions = connection.extensions.clone();
         Self {
             request,
             connection,
@@ -191,7 +192,7 @@ impl Exchange {
             original_path: None,
             authority: None,
             internal: false,
-            extensions: Extensions::new(),
+            extensions,
             guards: Vec::new(),
             permit: None,
             active: None,

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::active::{ActiveListener, Directory, ListenerState, Shared};
+use super::balance::{ConnectionLimit, Loads};
 use super::bind::{BindError, Bound, bind};
 use super::chain_match::FilterChain;
 use super::stats::{InspectorStats, ManagerStats, Scope};
@@ -51,11 +52,16 @@ struct Prepared {
 }
 
 impl ListenerManager {
-    pub fn new(workers: Arc<Workers>, stats: &Stats, drain_time: Duration) -> Self {
+    /// `max_connections`: of all listeners together.
+    pub fn new(workers: Arc<Workers>, stats: &Stats, drain_time: Duration, max_connections: Option<u64>) -> Self {
         let counters: Arc<ManagerStats> = stats.group("listener_manager.");
         counters.workers_started.set(1);
         Self {
-            shared: Arc::new(Shared::new(InspectorStats::new(stats))),
+            shared: Arc::new(
+                Shared::new(InspectorStats::new(stats))
+                    .limited(ConnectionLimit::new(max_connections))
+                    .balanced(&workers),
+            ),
             workers,
             stats: stats.clone(),
             counters,
@@ -244,6 +250,7 @@ impl ListenerManager {
             configured: config.addresses.clone(),
             bind_to_port: config.bind_to_port,
             state: ArcSwap::from_pointee(ListenerState::new(config, None)),
+            loads: Loads::new(self.workers.len()),
             stop: Drain::new().0,
             sockets: Mutex::new(handles),
         };

@@ -47,7 +47,7 @@ pub(super) async fn connect(
     };
     cluster.stats.upstream_rq_pending_total.inc();
     if key.protocol == Wanted::Http1 {
-        let connected = dial(cluster, host, alpn).await?;
+        let connected = dial(&key, cluster, host, alpn).await?;
         return Ok(lease_h1(key, cluster, host, permit(cluster, priority)?, connected));
     }
     // A stream may find the shared connection full by the time it is up: then one more is opened.
@@ -100,7 +100,7 @@ async fn shared(
     alpn: Option<&Arc<Alpn>>,
     permit: Permit,
 ) -> Result<(), Failure> {
-    let connected = dial(cluster, host, alpn).await?;
+    let connected = dial(&key, cluster, host, alpn).await?;
     let speaks_h2 = key.protocol == Wanted::Http2 || connected.alpn() == Some(b"h2");
     if !speaks_h2 {
         let Lease::H1 { connection, .. } = lease_h1(key, cluster, host, permit, connected) else {
@@ -140,10 +140,16 @@ fn origin(connected: &Connected) -> Origin {
     }
 }
 
-async fn dial(cluster: &Arc<Cluster>, host: &Arc<Host>, alpn: Option<&Arc<Alpn>>) -> Result<Connected, Failure> {
+async fn dial(
+    key: &PoolKey,
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    alpn: Option<&Arc<Alpn>>,
+) -> Result<Connected, Failure> {
     let started = clock::now();
     let overrides = Overrides {
         alpn: alpn.map(|list| list.protocols()),
+        source: key.source,
         ..Overrides::default()
     };
     let result = connect_with(cluster, host, overrides).await;

@@ -31,7 +31,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.bootstrap.v3.Admin":
         access_log access_log_path address allow_paths;
         profile_path = Harmless("the profiler's endpoints answer that there is none, in Envoy's usual build too"),
-        ignore_global_conn_limit = Harmless("there is no global connection limit"),
+        ignore_global_conn_limit = Harmless("connections to the admin server never count"),
     ),
     message!("envoy.config.bootstrap.v3.LayeredRuntime": layers),
     message!("envoy.config.bootstrap.v3.RuntimeLayer": name admin_layer; static_layer = Whole),
@@ -45,10 +45,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         refresh_interval = Harmless("only monitors that are refused are polled"),
     ),
     message!("envoy.config.overload.v3.ResourceMonitor": name typed_config),
-    message!("envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig":;
-        max_active_downstream_connections = OnlyValues(
-            &[Allowed::Number(i32::MAX as i64), Allowed::Number(i64::MAX)],
-            "there is no global connection limit: only a limit that is never reached is accepted"),
+    message!("envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig":
+        max_active_downstream_connections
     ),
     message!("envoy.extensions.bootstrap.internal_listener.v3.InternalListener":;
         buffer_size_kb = Harmless("sizes internal listeners, each of which is refused itself"),

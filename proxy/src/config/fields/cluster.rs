@@ -151,9 +151,9 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.endpoint.v3.LocalityLbEndpoints.LbEndpointList": lb_endpoints),
     message!("envoy.config.endpoint.v3.LbEndpoint": health_status metadata load_balancing_weight endpoint),
     message!("envoy.config.endpoint.v3.Endpoint":
-        address health_check_config hostname;
-        additional_addresses = Refused("only the first address of an endpoint is tried"),
+        address health_check_config hostname additional_addresses
     ),
+    message!("envoy.config.endpoint.v3.Endpoint.AdditionalAddress": address),
     message!("envoy.config.endpoint.v3.Endpoint.HealthCheckConfig":
         port_value hostname address disable_active_health_check
     ),

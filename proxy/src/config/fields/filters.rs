@@ -18,10 +18,9 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.extensions.filters.http.rbac.v3.RBACPerRoute": rbac),
     message!("envoy.extensions.filters.network.rbac.v3.RBAC":
-        rules shadow_rules shadow_rules_stat_prefix stat_prefix delay_deny;
+        rules shadow_rules shadow_rules_stat_prefix stat_prefix delay_deny enforcement_type;
         matcher = RefusedAlways(NO_MATCHERS),
         shadow_matcher = RefusedAlways(NO_MATCHERS),
-        enforcement_type = OnlyDefaultAlways("a connection is decided about once"),
     ),
     message!("envoy.config.rbac.v3.RBAC": action policies audit_logging_options),
     message!("envoy.config.rbac.v3.RBAC.AuditLoggingOptions":;

@@ -62,7 +62,8 @@ pub(super) async fn run(
     crate::http::header_policy::auto_host(exchange, forward, &host);
     let stats = &cluster.stats;
     let alpn = exchange.extensions.get::<UpstreamAlpn>();
-    let leased = pool::lease(cluster, &host, forward.high_priority, exchange.protocol, alpn).await;
+    let source = exchange.connection.extensions.get().copied();
+    let leased = pool::lease(cluster, &host, forward.high_priority, exchange.protocol, alpn, source).await;
     let lease = match leased {
         Ok(lease) => lease,
         Err(failure) => {
@@ -125,7 +126,9 @@ fn pick(
         hash: exchange.hash,
         avoid,
         metadata_match: forward.metadata_match.as_deref(),
-        original_destination: exchange.connection.original_destination,
+        original_destination: cluster
+            .named_destination(Some(exchange.headers()), &exchange.extensions)
+            .or(exchange.connection.original_destination),
     };
     let host = cluster.pick(&context).map_err(|_| Failure::NoHealthyUpstream)?;
     if policy.is_some() {

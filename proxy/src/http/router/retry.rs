@@ -21,9 +21,6 @@ use crate::route::{Forward, RequestView, RetryPolicy};
 use crate::runtime::clock;
 use crate::telemetry::flags::ResponseFlags;
 
-/// Bytes kept for retries where nothing else is configured: the connection's buffer limit (`per_connection_buffer_limit_bytes`).
-const DEFAULT_KEPT: u64 = 1024 * 1024;
-
 // As statics: a name given as text is parsed anew by every look-up.
 
 /// The request's body, as each attempt can have it.
@@ -115,9 +112,10 @@ fn source(exchange: &mut Exchange, may_retry: bool) -> Source {
         body if exchange.upgrade.is_some() => Source::Stream(RequestStream::new(body, None)),
         body => {
             let route = exchange.route.route.as_ref();
+            // Where nothing else is configured, the listener's limit for what a connection holds.
             let limit = route
                 .and_then(|route| route.request_buffer_limit)
-                .unwrap_or(DEFAULT_KEPT);
+                .unwrap_or(exchange.connection.buffer_limit as u64);
             Source::Stream(RequestStream::new(body, may_retry.then_some(limit)))
         }
     }

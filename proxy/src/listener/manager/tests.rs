@@ -25,7 +25,7 @@ impl Bench {
         let cx = BuildContext::default();
         let workers = Arc::new(Workers::start(2).unwrap());
         Self {
-            manager: ListenerManager::new(workers, &cx.stats, drain_time),
+            manager: ListenerManager::new(workers, &cx.stats, drain_time, None),
             cx,
         }
     }

@@ -329,9 +329,8 @@ impl What {
                 None => false,
             },
             Self::FilterState { key, plain } => {
-                let state = view
-                    .exchange
-                    .and_then(|exchange| exchange.extensions.get::<FilterState>()?.0.get(key));
+                let state = view.extensions().get::<FilterState>();
+                let state = state.and_then(|state| state.0.get(key));
                 match state {
                     Some(state) if *plain => put(out, Some(state.as_bytes())),
                     Some(state) => {
@@ -406,7 +405,7 @@ impl HeaderName {
 impl MetadataFrom {
     fn all<'a>(&self, view: &LogView<'a>, namespace: &str) -> Option<&'a Struct> {
         if let Self::Dynamic = self {
-            return view.exchange?.extensions.get::<DynamicMetadata>()?.0.get(namespace);
+            return view.extensions().get::<DynamicMetadata>()?.0.get(namespace);
         }
         self.fixed(view)?.filter_metadata.get(namespace)
     }

@@ -143,6 +143,10 @@ const TABLE: &[(&str, Simple)] = &[
         Text(|v, out| underscored(out, v.upstream.failure_reason.as_deref())),
     ),
     (
+        "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
+        Text(|v, out| underscored(out, v.downstream_failure)),
+    ),
+    (
         "UPSTREAM_REQUEST_ATTEMPT_COUNT",
         Number(|v| Some(u64::from(v.upstream.attempts))),
     ),
