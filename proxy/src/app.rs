@@ -5,6 +5,7 @@
 mod control;
 mod follow;
 mod interpreter;
+mod restart;
 mod secret_files;
 mod transport;
 
@@ -27,8 +28,9 @@ use crate::cli::Options;
 use crate::cluster::discovery::SystemResolver;
 use crate::cluster::maintain::maintain;
 use crate::config::{BuildContext, Compiled, Problems, fields};
-use crate::listener::ListenerManager;
 use crate::listener::manager::OnBindError;
+use crate::listener::{Inherit, ListenerManager};
+use crate::restart::Restart;
 use crate::runtime::clock;
 use crate::runtime::drain::Drain;
 use crate::runtime::io::Address;
@@ -63,7 +65,7 @@ pub struct Proxy {
     pub admin: Option<Address>,
     pub xds: Option<ClientHandle>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
-    _stop_admin: Drain,
+    stop_admin: Arc<Drain>,
 }
 
 impl Proxy {
@@ -73,6 +75,19 @@ impl Proxy {
     /// # Errors
     /// Everything that is wrong with the bootstrap, or an address that is in use.
     pub async fn start(options: Arc<Options>, bootstrap: Bootstrap) -> Result<Self, StartError> {
+        Self::start_in(options, bootstrap, None).await
+    }
+
+    /// As [`start`](Self::start), as a link in a chain of hot restarts: listening sockets and the admin address come from the epoch before, if
+    /// there is one.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_in(
+        options: Arc<Options>,
+        bootstrap: Bootstrap,
+        restart: Option<&Restart>,
+    ) -> Result<Self, StartError> {
         let times = (clock::now(), clock::system_now());
         let mut context = BuildContext {
             access_logs: Arc::new(Sinks::new(options.file_flush_interval, options.file_flush_min_size)),
@@ -86,8 +101,8 @@ impl Proxy {
             .and_then(|()| add_static(&mut builder, &bootstrap, &context))
             .map_err(StartError::Config)?;
         let resolver = SystemResolver::new().map_err(|error| StartError::Resolver(error.to_string()))?;
-        let admin = bind_admin(&bootstrap)?;
-        let manager = start_workers(&options, &context, bootstrap.max_connections)?;
+        let admin = restart::bind_admin(&bootstrap, restart).await?;
+        let manager = start_workers(&options, &context, bootstrap.max_connections, restart)?;
         let snapshot = builder.publish();
         manager
             .apply(
@@ -119,7 +134,8 @@ impl Proxy {
             if let (Some(path), Some(address)) = (&options.admin_address_path, &admin_address) {
                 admin::write_address_path(path, address)?;
             }
-            let state = admin_state(&context, options, &bootstrap, times, xds.clone(), &control);
+            let mut state = admin_state(&context, options, &bootstrap, times, xds.clone(), &control);
+            state.first_started_at = restart.map(|restart| restart.first_started_at().unwrap_or(times.1));
             tasks.push(spawn("admin", async move {
                 if let Err(error) = admin::serve(bound, Arc::new(state), admin_stopped).await {
                     tracing::error!(%error, "admin server ended");
@@ -132,7 +148,7 @@ impl Proxy {
             admin: admin_address,
             xds,
             tasks,
-            _stop_admin: stop_admin,
+            stop_admin: Arc::new(stop_admin),
         })
     }
 
@@ -160,19 +176,11 @@ fn check(bootstrap: &Bootstrap, options: &Options) -> Result<(), Problems> {
     Ok(())
 }
 
-fn bind_admin(bootstrap: &Bootstrap) -> Result<Option<admin::Bound>, StartError> {
-    let Some(admin) = &bootstrap.admin else { return Ok(None) };
-    let bound = admin::Bound::bind(&admin.address).map_err(|error| StartError::Admin {
-        address: admin.address.to_string(),
-        error,
-    })?;
-    Ok(Some(bound))
-}
-
 fn start_workers(
     options: &Options,
     context: &BuildContext,
     max_connections: Option<u64>,
+    restart: Option<&Restart>,
 ) -> Result<Arc<ListenerManager>, StartError> {
     let workers = Arc::new(Workers::start(options.concurrency)?);
     workers.run_all("pool sweep", |_| async {
@@ -182,7 +190,10 @@ fn start_workers(
         }
     });
     let manager = ListenerManager::new(workers, &context.stats, options.drain_time, max_connections);
-    Ok(Arc::new(manager))
+    Ok(Arc::new(match restart {
+        Some(restart) => manager.with_restart(restart.parent().map(|parent| parent.clone() as Arc<dyn Inherit>)),
+        None => manager,
+    }))
 }
 
 fn admin_state(
@@ -203,6 +214,7 @@ fn admin_state(
         bootstrap: bootstrap.bytes.clone(),
         started,
         started_at,
+        first_started_at: None,
         xds,
         control: Arc::new(AdminControl(control.clone())),
     }
@@ -394,13 +406,20 @@ pub fn run(options: Options) -> ExitCode {
     if let Err(error) = start_log(&options, &bootstrap) {
         return fail(&error);
     }
+    let mut restart = match Restart::begin(&options) {
+        Ok(restart) => restart,
+        Err(error) => return fail(&error.to_string()),
+    };
     let options = Arc::new(options);
     runtime.block_on(async {
-        let proxy = match Proxy::start(options, bootstrap).await {
+        let proxy = match Proxy::start_in(options, bootstrap, restart.as_ref()).await {
             Ok(proxy) => proxy,
             Err(error) => return fail(&error.to_string()),
         };
         control::quit_on_signals(proxy.control.clone());
+        if let Some(restart) = &mut restart {
+            restart::join(restart, &proxy);
+        }
         proxy.finished().await;
         ExitCode::SUCCESS
     })

@@ -12,6 +12,7 @@ mod mtls;
 mod pools;
 mod protocols;
 mod resilience;
+mod restart;
 mod routing;
 
 use std::net::SocketAddr;
