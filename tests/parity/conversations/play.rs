@@ -11,15 +11,37 @@ use remora_tests::{External, PATIENCE, Sidecar};
 use crate::differences::DIFFERENCES;
 use crate::harness::{envoy_or_skip, only_in};
 
+/// What is waited for; each of the type.
+#[derive(Clone, Copy, Debug)]
+pub enum Said {
+    Ack(&'static str),
+    Nack(&'static str),
+    /// One or the other.
+    Answer(&'static str),
+    /// A request that answers nothing.
+    Request(&'static str),
+}
+
+impl Said {
+    fn is(self, entry: &Entry) -> bool {
+        let (ty, kinds): (_, &[What]) = match self {
+            Self::Ack(ty) => (ty, &[What::Ack]),
+            Self::Nack(ty) => (ty, &[What::Nack]),
+            Self::Answer(ty) => (ty, &[What::Ack, What::Nack]),
+            Self::Request(ty) => (ty, &[What::Request]),
+        };
+        kinds.contains(&entry.what) && entry.is_of(ty)
+    }
+}
+
 /// One thing that the control plane does, and what must have been said before the next.
 pub struct Step {
     pub name: &'static str,
     pub act: fn(&Handle),
-    /// Answers that are waited for: kind and type.
-    pub then: &'static [(What, &'static str)],
+    pub then: &'static [Said],
 }
 
-pub fn step(name: &'static str, then: &'static [(What, &'static str)], act: fn(&Handle)) -> Step {
+pub fn step(name: &'static str, then: &'static [Said], act: fn(&Handle)) -> Step {
     Step { name, act, then }
 }
 
@@ -54,7 +76,9 @@ fn side_by_side(missing: &[String], extra: &[String], theirs: &str, ours: &str) 
     }
     let mut text = String::new();
     for (mark, lines) in [("- Envoy: ", missing), ("+ Remora:", extra)] {
-        lines.iter().for_each(|line| drop(writeln!(text, "  {mark} {line}")));
+        for line in lines {
+            let _ = writeln!(text, "  {mark} {line}");
+        }
     }
     text
 }
@@ -86,10 +110,9 @@ async fn converse(envoy: Option<&Path>, variant: Variant, script: &[Step]) -> Ve
             });
         }
         let who = if envoy.is_some() { "Envoy" } else { "Remora" };
-        for (what, ty) in step.then {
-            let wanted = |entry: &Entry| entry.what == *what && entry.is_of(ty);
-            if let Err(error) = handle.wait_from(mark, wanted, PATIENCE).await {
-                panic!("{who}, {}: no {what:?} of {ty}: {error}", step.name);
+        for said in step.then {
+            if let Err(error) = handle.wait_from(mark, |entry| said.is(entry), PATIENCE).await {
+                panic!("{who}, {}: no {said:?}: {error}", step.name);
             }
         }
         // A stream is ordered: whatever was said before the answer to this is here when the answer is.
