@@ -45,7 +45,7 @@ impl Standalone {
             }
         };
         let bootstrap = format!(
-            "node: {{id: n, cluster: c}}\nadmin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\n\
+            "node: {{id: files, cluster: files}}\nadmin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\n\
              dynamic_resources: {{lds_config: {}, cds_config: {}}}\n",
             source("lds.yaml"),
             source("cds.yaml")

@@ -20,6 +20,8 @@ pub enum Said {
     Answer(&'static str),
     /// A request that answers nothing.
     Request(&'static str),
+    /// A request that no longer wants this name.
+    Dropped(&'static str, &'static str),
 }
 
 impl Said {
@@ -29,6 +31,14 @@ impl Said {
             Self::Nack(ty) => (ty, &[What::Nack]),
             Self::Answer(ty) => (ty, &[What::Ack, What::Nack]),
             Self::Request(ty) => (ty, &[What::Request]),
+            Self::Dropped(ty, name) => {
+                let named = |names: &[String]| names.iter().any(|other| other == name);
+                let dropped = match entry.delta {
+                    true => named(&entry.removed),
+                    false => !named(&entry.names),
+                };
+                return entry.is_request() && entry.is_of(ty) && dropped;
+            }
         };
         kinds.contains(&entry.what) && entry.is_of(ty)
     }

@@ -7,7 +7,7 @@ use control_plane_mock::resources::{
 };
 use control_plane_mock::{Ending, Fault, Handle, Snapshot};
 
-use super::play::Said::{Ack, Answer, Nack, Request};
+use super::play::Said::{Ack, Answer, Dropped, Nack, Request};
 use super::play::{Step, step};
 
 fn listener(routes: &str) -> ListenerBuilder {
@@ -82,7 +82,7 @@ pub fn ads() -> Vec<Step> {
         }),
         step(
             "other routes are wanted after a NACK",
-            &[Ack("lds"), Request("rds"), Ack("rds")],
+            &[Ack("lds"), Request("rds"), Ack("rds"), Dropped("rds", "routes")],
             |handle| {
                 handle.push_listener(listener("others"));
             },
