@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use control_plane_mock::resources::{Variant, bootstrap_ads_with, cluster_static};
-use control_plane_mock::{ControlPlane, Entry, Handle, What};
+use control_plane_mock::{ControlPlane, Entry, Handle, NothingMatched, What};
 use remora_tests::{External, PATIENCE, Sidecar};
 
 use crate::differences::DIFFERENCES;
@@ -84,7 +84,7 @@ fn side_by_side(missing: &[String], extra: &[String], theirs: &str, ours: &str) 
     if missing.is_empty() && extra.is_empty() {
         return format!("  another order:\n  Envoy:\n{theirs}\n  Remora:\n{ours}\n");
     }
-    let mut text = String::new();
+    let mut text = format!("  Envoy:\n{theirs}\n  Remora:\n{ours}\n");
     for (mark, lines) in [("- Envoy: ", missing), ("+ Remora:", extra)] {
         for line in lines {
             let _ = writeln!(text, "  {mark} {line}");
@@ -125,21 +125,32 @@ async fn converse(envoy: Option<&Path>, variant: Variant, script: &[Step]) -> Ve
                 panic!("{who}, {}: no {said:?}: {error}", step.name);
             }
         }
-        // A stream is ordered: whatever was said before the answer to this is here when the answer is.
-        let barrier = handle.mark();
-        handle.push_cluster(cluster_static("barrier", [("127.0.0.1", 1000 + index as u16)]));
-        let passed = |entry: &Entry| matches!(entry.what, What::Ack | What::Nack) && entry.is_of("cds");
-        let passed = handle.wait_from(barrier, passed, PATIENCE).await;
-        let Ok(passed) = passed else {
-            panic!("{who}, {}: {passed:?}", step.name)
-        };
+        // A stream is ordered: whatever was said before the answer to this is here when the answer is. Twice, as what the control plane
+        // owed to other types may come after the first.
+        let mut end = mark;
+        for round in 0..2 {
+            let port = 1000 + (index * 2 + round) as u16;
+            end = pass(&handle, port)
+                .await
+                .unwrap_or_else(|error| panic!("{who}, {}: {error}", step.name));
+        }
         let entries = handle.transcript();
-        let of_step = entries
-            .iter()
-            .filter(|entry| entry.index >= mark && entry.index <= passed.index);
+        let of_step = entries.iter().filter(|entry| entry.index >= mark && entry.index <= end);
         said.push(render(of_step));
     }
     said
+}
+
+/// Pushes a cluster that nothing depends on. Returns the place of its answer in the transcript.
+async fn pass(handle: &Handle, port: u16) -> Result<usize, NothingMatched> {
+    let mark = handle.mark();
+    let version = handle.push_cluster(cluster_static("barrier", [("127.0.0.1", port)]));
+    let sent = |entry: &Entry| entry.what == What::Response && entry.is_of("cds") && entry.version == version;
+    let sent = handle.wait_from(mark, sent, PATIENCE).await?;
+    let answered = |entry: &Entry| {
+        entry.is_request() && entry.is_of("cds") && entry.stream == sent.stream && entry.nonce == sent.nonce
+    };
+    Ok(handle.wait_from(mark, answered, PATIENCE).await?.index)
 }
 
 /// The requests as lines, by type: what types say to each other's answers is a matter of timing, what one says is not.
