@@ -7,6 +7,7 @@ mod change;
 mod connections;
 mod custom_filter;
 mod draining;
+mod files;
 mod mirroring;
 mod mtls;
 mod pools;
@@ -14,6 +15,8 @@ mod protocols;
 mod resilience;
 mod restart;
 mod routing;
+mod sources;
+mod storm;
 
 use std::net::SocketAddr;
 
