@@ -68,10 +68,6 @@ pub const DIFFERENCES: &[Difference] = &[
         "codec/a version that is none",
         "an unknown version is 400, not an invitation to upgrade",
     ),
-    on_purpose(
-        "retries/stats",
-        "an answer that is not passed on is read to its end and its connection used again; Envoy closes it and needs another (`upstream_rq_pending_total`)",
-    ),
     timing(
         "failures/connection refused, with a body",
         "the bytes of a body that arrived before the connection failed are counted",

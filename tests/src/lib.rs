@@ -13,6 +13,8 @@
 )]
 
 pub mod answer;
+mod authz;
+mod authz;
 pub mod backend;
 mod external;
 pub mod http1;
@@ -23,6 +25,8 @@ mod sidecar;
 mod wait;
 
 pub use answer::{Answer, Ending};
+pub use authz::AuthzService;
+pub use authz::AuthzService;
 pub use backend::Backend;
 pub use external::External;
 pub use http1::Http1;

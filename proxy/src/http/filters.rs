@@ -87,10 +87,11 @@ impl<S: TryService> Filtered<S> {
             Err(failure) => return Err(failure),
         };
         for stage in stages[..passed].iter().rev() {
-            if let Stage::Filter(filter) = stage
-                && let Some(replacement) = settle(filter.response_headers(exchange, &mut response)).await
-            {
-                response = replacement;
+            if let Stage::Filter(filter) = stage {
+                let flow = filter.response_headers(exchange, &mut response);
+                if let Some(replacement) = settle(flow, exchange).await {
+                    response = replacement;
+                }
             }
         }
         if self.filters.phases().response_body && from == 0 {
@@ -105,7 +106,8 @@ impl<S: TryService> Filtered<S> {
         for (index, stage) in stages.iter().enumerate() {
             match stage {
                 Stage::Filter(filter) => {
-                    if let Some(response) = settle(filter.request_headers(exchange)).await {
+                    let flow = filter.request_headers(exchange);
+                    if let Some(response) = settle(flow, exchange).await {
                         return (index + 1, Ok(response));
                     }
                 }
@@ -133,12 +135,13 @@ impl<S: TryService> Filtered<S> {
 pub type NextFuture<'a> = Pin<Box<dyn Future<Output = Result<Response, Failure>> + Send + 'a>>;
 
 /// Waits as long as the filter wants. `Some`: it answered.
-async fn settle(mut flow: Flow) -> Option<Response> {
+async fn settle(mut flow: Flow, exchange: &mut Exchange) -> Option<Response> {
     loop {
         match flow {
             Flow::Continue => return None,
             Flow::Respond(response) => return Some(*response),
             Flow::Wait(future) => flow = future.await,
+            Flow::Then(go_on) => flow = go_on(exchange),
         }
     }
 }
