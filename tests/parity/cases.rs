@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod authz;
+pub mod balancing;
 pub mod codec;
 pub mod failures;
 pub mod filters;

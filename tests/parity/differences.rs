@@ -1,4 +1,4 @@
-//! Where Remora is not Envoy: on purpose, or not yet as it should be. A case that is not here must be equal; one that is here must differ.
+//! Where Remora is not Envoy, and why. A case that is not here must be equal; one that is here must differ.
 
 /// A case of which something differs, and why.
 pub struct Difference {
@@ -10,8 +10,6 @@ pub struct Difference {
 pub enum Why {
     /// The reason.
     OnPurpose(&'static str),
-    /// What of Envoy is missing.
-    Missing(&'static str),
     /// Envoy itself answers now so, now otherwise: why. Such a case need not differ in every run.
     Timing(&'static str),
 }
@@ -20,7 +18,6 @@ impl std::fmt::Display for Why {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::OnPurpose(reason) => write!(f, "on purpose: {reason}"),
-            Self::Missing(what) => write!(f, "missing: {what}"),
             Self::Timing(why) => write!(f, "a matter of timing: {why}"),
         }
     }
@@ -30,13 +27,6 @@ const fn on_purpose(case: &'static str, reason: &'static str) -> Difference {
     Difference {
         case,
         why: Why::OnPurpose(reason),
-    }
-}
-
-const fn missing(case: &'static str, what: &'static str) -> Difference {
-    Difference {
-        case,
-        why: Why::Missing(what),
     }
 }
 

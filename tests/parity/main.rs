@@ -43,6 +43,7 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::http2::world(),
         cases::filters::world(),
         cases::authz::world(),
+        cases::balancing::world(),
         cases::admin::world(),
         cases::mirroring::world(),
         cases::redirects::world(),

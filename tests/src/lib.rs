@@ -14,7 +14,6 @@
 
 pub mod answer;
 mod authz;
-mod authz;
 pub mod backend;
 mod external;
 pub mod http1;
@@ -25,7 +24,6 @@ mod sidecar;
 mod wait;
 
 pub use answer::{Answer, Ending};
-pub use authz::AuthzService;
 pub use authz::AuthzService;
 pub use backend::Backend;
 pub use external::External;

@@ -107,7 +107,7 @@ async fn exchange(cluster: &Arc<Cluster>, request: Request<Bytes>) -> Result<Ans
         cluster.observe_failure(&host, &failure, clock::now());
         failed(failure)
     };
-    let lease = pool::lease(cluster, &host, false, Protocol::Http11, None)
+    let lease = pool::lease(cluster, &host, false, Protocol::Http11, None, None)
         .await
         .map_err(observed)?;
     let _active = ActiveRequest::start(cluster, &host);
@@ -116,6 +116,7 @@ async fn exchange(cluster: &Arc<Cluster>, request: Request<Bytes>) -> Result<Ans
         method: &parts.method,
         uri: &parts.uri,
         headers: &parts.headers,
+        interim: None,
     };
     let sent = lease.send(head, Body::from(body)).await;
     let response = sent.map_err(|error| observed(error.failure))?;

@@ -205,6 +205,7 @@ fn over_grpc() -> Vec<Case> {
         },
         status: 401,
         logs: 1,
+        seen: 0,
     };
     vec![
         get(

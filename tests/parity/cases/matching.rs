@@ -108,7 +108,11 @@ const ROWS: &[Row] = &[
     row(
         "/header/twice",
         r#"headers: [{name: x-a, string_match: {exact: "1,2"}}]"#,
-        &[(true, "", "x-a: 1\nx-a: 2\n"), (false, "", "x-a: 1\n")],
+        &[
+            (false, "", "x-a: 1\nx-a: 2\n"),
+            (false, "", "x-a: 1\n"),
+            (true, "", "x-a: 1,2\n"),
+        ],
     ),
     row(
         "/header/method",

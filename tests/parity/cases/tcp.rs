@@ -13,6 +13,7 @@ fn case(name: &'static str, listener: &'static str, count: u16, steps: &'static 
         wire: Wire::Tcp(steps),
         status: count,
         logs: 1,
+        seen: 0,
     }
 }
 

@@ -194,6 +194,7 @@ fn case(pki: &Pki, (name, listener, status, arguments, client): Row) -> Case {
         },
         status,
         logs: 1,
+        seen: 0,
     }
 }
 

@@ -24,9 +24,6 @@ use crate::route::{Forward, RequestView, RetryPolicy};
 use crate::runtime::clock;
 use crate::telemetry::flags::ResponseFlags;
 
-/// Bytes kept for retries where nothing else is configured: the connection's buffer limit (`per_connection_buffer_limit_bytes`).
-const DEFAULT_KEPT: u64 = 1024 * 1024;
-
 /// The request's body, as each attempt can have it.
 pub(super) enum Source {
     Whole(Bytes),

@@ -115,6 +115,7 @@ impl<'a> LogView<'a> {
             response: None,
             trailers: None,
             log_type: LogType::TcpConnectionStart,
+            local_reply: b"",
         }
     }
 
