@@ -10,6 +10,7 @@ mod http;
 mod lb;
 mod outlier;
 mod socket;
+mod subset;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -19,12 +20,14 @@ use remora_proto::pb::envoy::config::cluster::v3 as pb;
 use remora_proto::pb::envoy::config::core::v3 as core;
 
 use super::route::{Under, duration, each, refuse};
-use super::tls::{SecretRef, Source, secret_refs};
+use super::source::ConfigSource;
+use super::tls::{SecretRef, secret_refs};
 use super::{BuildContext, Compiled, Problems, endpoint};
 use crate::cluster::breaker::Breakers;
 use crate::cluster::discovery::Discovery;
 use crate::cluster::lb::{LbConfig, Policy};
 use crate::cluster::options::{HttpOptions, SocketOptions};
+use crate::cluster::outlier::events::EventLog;
 use crate::cluster::outlier::{Detector, OutlierConfig};
 use crate::cluster::{Cluster, ClusterStats};
 use crate::tls::{TransportMatch, UpstreamTransport};
@@ -35,7 +38,7 @@ pub struct ClusterNeeds {
     pub name: String,
     pub kind: DiscoveryKind,
     /// Name and source of the endpoint assignment, for EDS clusters.
-    pub eds: Option<(String, Source)>,
+    pub eds: Option<(String, ConfigSource)>,
     pub secrets: Vec<SecretRef>,
     /// Has a life of its own (DNS, active health checks): build it at once.
     pub eager: bool,
@@ -89,7 +92,7 @@ pub fn needs(bytes: &[u8]) -> Compiled<ClusterNeeds> {
     for socket in sockets(&config) {
         secrets.extend(secret_refs(socket).under("transport_socket")?);
     }
-    secrets.sort();
+    secrets.sort_by(|a, b| a.name.cmp(&b.name));
     secrets.dedup();
     let kind = discovery::kind(&config)?;
     let eds = match (&config.eds_cluster_config, kind) {
@@ -99,9 +102,12 @@ pub fn needs(bytes: &[u8]) -> Compiled<ClusterNeeds> {
             } else {
                 &eds.service_name
             };
+            let Some(source) = &eds.eds_config else {
+                return Err(Problems::one("eds_cluster_config.eds_config", "required"));
+            };
             Some((
                 name.clone(),
-                Source::compile(eds.eds_config.as_ref()).under("eds_cluster_config.eds_config")?,
+                ConfigSource::compile(source).under("eds_cluster_config.eds_config")?,
             ))
         }
         _ => None,
@@ -140,12 +146,20 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         breakers: Breakers::new(limits.default, limits.high, limits.per_host, stats.clone()),
         hosts: Default::default(),
         lb: plan.lb,
-        outlier: plan.outlier.map(|outlier| Detector::new(outlier, stats.clone())),
+        outlier: plan.outlier.map(|outlier| {
+            let events = cx.outlier_events.clone().map(|sink| EventLog {
+                sink,
+                cluster: name.clone(),
+            });
+            Detector::new(outlier, stats.clone()).logging(events)
+        }),
         discovery: plan.discovery,
         health_checks: plan.health_checks,
         istio: crate::cluster::istio::ClusterFacts::of(config.metadata.as_ref()),
         metadata: config.metadata.clone().map(Arc::new),
+        ignore_health_on_host_removal: config.ignore_health_on_host_removal,
         registry: cx.hosts.clone(),
+        enrolled: Default::default(),
         members: Default::default(),
         destinations: Default::default(),
         transport,
@@ -206,7 +220,9 @@ fn plan(config: &pb::Cluster, transport: &UpstreamTransport) -> Compiled<Plan> {
         lb,
         thresholds: breakers::compile(config.circuit_breakers.as_ref()).under("circuit_breakers")?,
         outlier: super::route::optional("outlier_detection", config.outlier_detection.as_ref(), outlier::compile)?,
-        health_checks: each("health_checks", &config.health_checks, health::compile)?,
+        health_checks: each("health_checks", &config.health_checks, |check| {
+            health::compile(check, transport)
+        })?,
     })
 }
 
@@ -214,7 +230,6 @@ fn plan(config: &pb::Cluster, transport: &UpstreamTransport) -> Compiled<Plan> {
 fn unsupported(config: &pb::Cluster) -> Compiled<()> {
     let is_set = [
         ("transport_socket_matcher", config.transport_socket_matcher.is_some()),
-        ("lb_subset_config", config.lb_subset_config.is_some()),
         ("upstream_config", config.upstream_config.is_some()),
         ("preconnect_policy", config.preconnect_policy.is_some()),
         (
@@ -238,18 +253,19 @@ fn unsupported(config: &pb::Cluster) -> Compiled<()> {
 
 fn transport(config: &pb::Cluster, cx: &BuildContext) -> Compiled<UpstreamTransport> {
     let socket = |socket: &core::TransportSocket| super::tls::upstream(socket, cx);
-    let default = super::route::optional("transport_socket", config.transport_socket.as_ref(), socket)?;
+    let socket = |value: Option<&core::TransportSocket>| super::route::optional("transport_socket", value, socket);
+    let default = socket(config.transport_socket.as_ref())?;
     let matches = each("transport_socket_matches", &config.transport_socket_matches, |entry| {
-        let tls = super::route::optional("transport_socket", entry.transport_socket.as_ref(), socket)?;
+        let socket = socket(entry.transport_socket.as_ref())?;
         let labels = entry.r#match.clone().unwrap_or_default().fields.into_iter().collect();
         Ok(TransportMatch {
             name: entry.name.clone(),
             labels,
-            tls: tls.flatten(),
+            socket: socket.unwrap_or_default(),
         })
     })?;
     Ok(UpstreamTransport {
-        default: default.flatten(),
+        default: default.unwrap_or_default(),
         matches,
     })
 }

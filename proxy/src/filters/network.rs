@@ -4,6 +4,8 @@ pub mod connection_limit;
 pub mod istio;
 pub mod local_ratelimit;
 pub mod rbac;
+pub mod set_filter_state;
+pub mod sni_cluster;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +27,7 @@ pub enum Verdict {
 
 /// A network filter that decides about a connection before its first byte is proxied.
 pub trait NetworkFilter: Send + Sync + 'static {
-    fn on_new_connection(&self, connection: &ConnectionInfo) -> Verdict;
+    fn on_new_connection(&self, connection: &mut ConnectionInfo) -> Verdict;
 }
 
 /// Compiles the encoded configuration of one kind of filter.
@@ -36,6 +38,8 @@ pub const REGISTRY: &[(&str, Compile)] = &[
     (connection_limit::TYPE_URL, connection_limit::compile),
     (local_ratelimit::TYPE_URL, local_ratelimit::compile),
     (rbac::TYPE_URL, rbac::compile),
+    (set_filter_state::TYPE_URL, set_filter_state::compile),
+    (sni_cluster::TYPE_URL, sni_cluster::compile),
     (istio::STATS, istio::compile),
     (istio::METADATA_EXCHANGE, istio::compile),
 ];

@@ -18,6 +18,10 @@ pub enum Failure {
     NoHealthyUpstream,
     /// A circuit breaker is open.
     Overflow,
+    /// `drop_overloads` of the endpoints: this request, or all.
+    DropOverload {
+        all: bool,
+    },
     /// Connect refused, reset or TLS failure; the transport's reason if it has one.
     ConnectFailure(Option<String>),
     ConnectTimeout,
@@ -62,6 +66,10 @@ pub enum Failure {
     /// The buffer for retries ran over while a retry was due.
     RetryBufferExceeded,
     Overload,
+    /// `per_try_idle_timeout` ran out.
+    PerTryIdleTimeout,
+    /// The answer was a redirect that is followed here: nobody gets it.
+    InternalRedirect(StatusCode),
 }
 
 /// One row of the table.
@@ -120,6 +128,18 @@ impl Failure {
                 "no_healthy_upstream",
                 "no healthy upstream",
             ),
+            Self::DropOverload { all: false } => row(
+                S::SERVICE_UNAVAILABLE,
+                F::DROP_OVERLOAD,
+                "drop_overload",
+                "drop overload",
+            ),
+            Self::DropOverload { all: true } => row(
+                S::SERVICE_UNAVAILABLE,
+                F::UNCONDITIONAL_DROP_OVERLOAD,
+                "unconditional_drop_overload",
+                "unconditional drop overload",
+            ),
             Self::Overflow => reset!(SERVICE_UNAVAILABLE, UPSTREAM_OVERFLOW, "overflow", "overflow"),
             Self::ConnectFailure(_) => reset!(
                 SERVICE_UNAVAILABLE,
@@ -172,6 +192,12 @@ impl Failure {
                 S::GATEWAY_TIMEOUT,
                 F::UPSTREAM_REQUEST_TIMEOUT,
                 "upstream_per_try_timeout",
+                "upstream request timeout",
+            ),
+            Self::PerTryIdleTimeout => row(
+                S::GATEWAY_TIMEOUT,
+                F::UPSTREAM_REQUEST_TIMEOUT,
+                "upstream_per_try_idle_timeout",
                 "upstream request timeout",
             ),
             Self::MaxStreamDuration => row(
@@ -260,6 +286,7 @@ impl Failure {
                 "request_payload_exceeded_retry_buffer_limit",
                 "exceeded request buffer limit while retrying upstream",
             ),
+            Self::InternalRedirect(status) => row(*status, none, "internal_redirect", ""),
             Self::Overload => row(
                 S::SERVICE_UNAVAILABLE,
                 F::OVERLOAD_MANAGER_TERMINATED,
@@ -273,6 +300,7 @@ impl Failure {
             | Self::MaintenanceMode
             | Self::NoHealthyUpstream
             | Self::Overflow
+            | Self::DropOverload { .. }
             | Self::ConnectFailure(_)
             | Self::ConnectTimeout
             | Self::ConnectionTermination
@@ -282,6 +310,7 @@ impl Failure {
             | Self::ProtocolError(_)
             | Self::ResponseTimeout
             | Self::PerTryTimeout
+            | Self::PerTryIdleTimeout
             | Self::MaxStreamDuration
             | Self::StreamIdleTimeout { .. }
             | Self::RequestHeadersTimeout
@@ -290,11 +319,23 @@ impl Failure {
         }
     }
 
+    /// The status of the answer on a stream, which may have asked for another one on timeouts.
+    pub fn status(&self, timeout_is_no_content: bool) -> StatusCode {
+        let is_timeout = matches!(
+            self,
+            Self::ResponseTimeout | Self::PerTryTimeout | Self::PerTryIdleTimeout
+        );
+        if is_timeout && timeout_is_no_content {
+            return StatusCode::NO_CONTENT;
+        }
+        self.row().status
+    }
+
     /// Whether anybody is left to hear an answer.
     pub fn is_answered(&self) -> bool {
         !matches!(
             self,
-            Self::DownstreamDisconnect | Self::DownstreamReset | Self::DrainOver
+            Self::DownstreamDisconnect | Self::DownstreamReset | Self::DrainOver | Self::InternalRedirect(_)
         )
     }
 

@@ -18,7 +18,7 @@ use remora_proto::pb::envoy::extensions::access_loggers::{file::v3 as pbf, strea
 pub use filter::Filter;
 pub use sink::{FilesystemStats, Sink, Sinks};
 
-use super::format::{self, Format, JsonFormat, LogView, TcpRecord};
+use super::format::{self, Format, JsonFormat, LogType, LogView, TcpRecord};
 use crate::config::route::{Under, data_source, each, refuse};
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::http::exchange::{ByteCounts, Exchange, Timing, Upstream};
@@ -50,11 +50,24 @@ impl TcpJournal {
             timing: Timing::default(),
             cluster: None,
             termination: "".into(),
+            downstream_failure: None,
         };
         Box::new(Self {
             logs: logs.clone(),
             record,
         })
+    }
+}
+
+impl TcpJournal {
+    /// Writes a line before the end.
+    pub fn log(&self, kind: LogType) {
+        for log in self.logs.iter() {
+            log.log_view(&LogView {
+                log_type: kind,
+                ..LogView::of_tcp(&self.record)
+            });
+        }
     }
 }
 
@@ -113,6 +126,14 @@ impl AccessLog {
     /// Logs a finished stream.
     pub fn log(&self, exchange: &Exchange) {
         self.log_view(&LogView::of(exchange));
+    }
+
+    /// Logs a stream that has just begun (`flush_access_log_on_new_request`).
+    pub fn log_start(&self, exchange: &Exchange) {
+        self.log_view(&LogView {
+            log_type: LogType::DownstreamStart,
+            ..LogView::of(exchange)
+        });
     }
 
     /// Logs a finished connection.

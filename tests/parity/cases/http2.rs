@@ -60,6 +60,7 @@ fn h2(
         wire,
         status,
         logs: 1,
+        seen: 0,
     }
 }
 

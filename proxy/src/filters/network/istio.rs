@@ -19,7 +19,7 @@ pub fn compile(_bytes: &[u8], _cx: &BuildContext) -> Compiled<Arc<dyn NetworkFil
 }
 
 impl NetworkFilter for Observer {
-    fn on_new_connection(&self, _connection: &ConnectionInfo) -> Verdict {
+    fn on_new_connection(&self, _connection: &mut ConnectionInfo) -> Verdict {
         Verdict::Continue
     }
 }
