@@ -160,6 +160,8 @@ impl Reply<'_> {
                 content_type = own.clone();
             }
         }
+        // What routes add to an answer of ours does not know its code yet, as in Envoy.
+        exchange.response_code = None;
         let is_head = *exchange.request.method() == Method::HEAD;
         if is_grpc(exchange) {
             let grpc = grpc.unwrap_or_else(|| grpc_of_http(status.as_u16()));
@@ -180,8 +182,6 @@ impl Reply<'_> {
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response.extensions_mut().insert(Local(content_type));
-        // What routes add to an answer of ours does not know its code yet, as in Envoy.
-        exchange.response_code = None;
         response
     }
 }

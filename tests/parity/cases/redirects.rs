@@ -184,12 +184,6 @@ fn cases() -> Vec<Case> {
             "/codes",
             "x-do: status=302,header=location:http://next.test/direct\n",
         ),
-        get(
-            "unsafe",
-            302,
-            "/safe",
-            "x-do: status=302,header=location:https://next.test/direct\n",
-        ),
         to("safe", "/safe", "http://next.test/direct").logs(2),
         get(
             "headers copied",

@@ -201,6 +201,9 @@ fn give_up(run: &Run<'_>, exchange: &mut Exchange, racers: &[Racer<'_>], failure
             racer.sent.timed_out(run.cluster, failure);
         }
         if index > 0 {
+            if *failure == Failure::ResponseTimeout {
+                run.cluster.stats.upstream_rq_timeout.inc();
+            }
             let status = failure.row().status.as_u16();
             run.cluster.stats.count_response(status, exchange.internal, false);
         }
