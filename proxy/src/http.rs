@@ -6,6 +6,7 @@ pub mod access_log;
 pub mod body;
 pub mod codec;
 pub mod connection_manager;
+mod cut;
 pub mod exchange;
 pub mod failure;
 pub mod filters;

@@ -125,7 +125,7 @@ impl Lease {
     pub async fn send(self, head: Head<'_>, body: Body) -> Result<Response, SendError> {
         match self {
             Self::H1 { connection, .. } => connection.send(head, body).await,
-            Self::H2 { connection, .. } => connection.send(head.to_request(body)).await,
+            Self::H2 { connection, .. } => connection.send(head.to_request(body), head.interim).await,
         }
     }
 }

@@ -6,8 +6,11 @@ pub mod failures;
 pub mod filters;
 pub mod headers;
 pub mod http2;
+pub mod messages;
+pub mod paths;
 pub mod retries;
 pub mod routing;
+pub mod timeouts;
 
 /// A bootstrap around listeners and clusters.
 fn bootstrap(listeners: &[String], clusters: &[String]) -> String {

@@ -94,6 +94,11 @@ pub fn admin(
     }
 }
 
+/// A name out of a table.
+pub fn named(name: String) -> &'static str {
+    name.leak()
+}
+
 impl Case {
     pub fn on(mut self, listener: &'static str) -> Self {
         self.listener = listener;

@@ -24,7 +24,9 @@ macro_rules! worlds {
     };
 }
 
-worlds!(routing, headers, codec, failures, retries, http2, filters, admin);
+worlds!(
+    routing, headers, codec, failures, retries, http2, filters, admin, messages, paths, timeouts
+);
 
 #[test]
 fn no_two_cases_share_a_name_and_there_are_enough() {
@@ -37,13 +39,16 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::http2::world(),
         cases::filters::world(),
         cases::admin::world(),
+        cases::messages::world(),
+        cases::paths::world(),
+        cases::timeouts::world(),
     ];
     let mut names: Vec<String> = worlds
         .iter()
         .flat_map(|world| world.cases.iter().map(|case| format!("{}/{}", world.name, case.name)))
         .collect();
     let count = names.len();
-    assert!(count >= 100, "only {count} cases");
+    assert!(count >= 300, "only {count} cases");
     names.sort();
     names.dedup();
     assert_eq!(names.len(), count, "two cases of the same name");

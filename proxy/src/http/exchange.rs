@@ -48,6 +48,14 @@ pub struct Exchange {
     pub active: Option<crate::cluster::ActiveRequest>,
     /// Ask the codec to close the downstream connection after this response.
     pub close_downstream: bool,
+    /// The stream ended before its response did.
+    pub reset: Option<Reset>,
+    /// `max_requests_per_connection` allows no request behind this one.
+    pub last_of_connection: bool,
+    /// The response began before the request had ended.
+    pub answered_early: bool,
+    /// Where interim responses go, if they go on to the client.
+    pub interim: Option<Arc<super::codec::Interim>>,
     /// The request's upgrade, if it asks for one and the connection manager allows it.
     pub upgrade: Option<super::upgrade::UpgradeKind>,
     /// One random number a stream: runtime fractions and weighted clusters agree on it.
@@ -58,6 +66,24 @@ pub struct Exchange {
     pub logged_response: Option<Box<http::HeaderMap>>,
     /// The response's trailers, kept only if an access log asks for them.
     pub logged_trailers: Option<Box<http::HeaderMap>>,
+}
+
+/// Who ended a stream before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    ByClient,
+    ByUs,
+}
+
+impl Reset {
+    /// Whose doing the failure is.
+    pub(super) fn of(failure: &super::failure::Failure) -> Self {
+        use super::failure::Failure;
+        match failure {
+            Failure::DownstreamDisconnect | Failure::DownstreamReset | Failure::BadRequest { .. } => Self::ByClient,
+            _ => Self::ByUs,
+        }
+    }
 }
 
 /// The request's authority (`host` or `:authority`), as Envoy matches it.
@@ -197,6 +223,10 @@ impl Exchange {
             permit: None,
             active: None,
             close_downstream: false,
+            reset: None,
+            interim: None,
+            answered_early: false,
+            last_of_connection: false,
             upgrade: None,
             random: fastrand::u64(..),
             hash: None,
@@ -218,6 +248,13 @@ impl Exchange {
     /// Wall clock at the first byte (`%START_TIME%`); worked out when a log asks, not for each request.
     pub fn start_time(&self) -> SystemTime {
         crate::runtime::clock::wall_of(self.started)
+    }
+
+    /// Keeps the response's trailers, if a log asks for what came back.
+    pub(super) fn log_trailers(&mut self, trailers: &http::HeaderMap) {
+        if self.logged_response.is_some() {
+            self.logged_trailers = Some(Box::new(trailers.clone()));
+        }
     }
 
     pub fn headers(&self) -> &http::HeaderMap {

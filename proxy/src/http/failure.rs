@@ -34,12 +34,18 @@ pub enum Failure {
     ResponseTimeout,
     PerTryTimeout,
     MaxStreamDuration,
-    StreamIdleTimeout,
+    /// `stream_idle_timeout`
+    StreamIdleTimeout {
+        request_complete: bool,
+    },
     /// `max_stream_duration` of the route ran out.
     StreamDuration {
         request_complete: bool,
     },
+    /// `request_timeout`
     RequestTimeout,
+    /// `request_headers_timeout`
+    RequestHeadersTimeout,
     /// The client went away: nothing is answered, code 0 is logged.
     DownstreamDisconnect,
     /// The client reset the stream (HTTP/2).
@@ -49,6 +55,8 @@ pub enum Failure {
         details: &'static str,
         status: StatusCode,
     },
+    /// The time to leave a draining listener was over before the exchange was: it is cut.
+    DrainOver,
     UpgradeFailed,
     PayloadTooLarge,
     /// The buffer for retries ran over while a retry was due.
@@ -182,11 +190,21 @@ impl Failure {
                 "max_duration_timeout",
                 "downstream duration timeout",
             ),
-            Self::StreamIdleTimeout => close(row(
-                S::REQUEST_TIMEOUT,
+            Self::StreamIdleTimeout { request_complete } => row(
+                if *request_complete {
+                    S::GATEWAY_TIMEOUT
+                } else {
+                    S::REQUEST_TIMEOUT
+                },
                 F::STREAM_IDLE_TIMEOUT,
                 "stream_idle_timeout",
                 "stream timeout",
+            ),
+            Self::RequestHeadersTimeout => close(row(
+                S::REQUEST_TIMEOUT,
+                F::default(),
+                "request_header_timeout",
+                "request header timeout",
             )),
             Self::RequestTimeout => close(row(
                 S::REQUEST_TIMEOUT,
@@ -216,13 +234,20 @@ impl Failure {
                 "http2.remote_reset",
                 "",
             ),
+            Self::DrainOver => close(row(
+                S::SERVICE_UNAVAILABLE,
+                F::DOWNSTREAM_CONNECTION_TERMINATION,
+                "downstream_local_disconnect",
+                "",
+            )),
             Self::BadRequest { details, status } => close(row(
                 *status,
                 F::DOWNSTREAM_PROTOCOL_ERROR,
                 details,
                 bad_request_body(*status),
             )),
-            Self::UpgradeFailed => row(S::FORBIDDEN, none, "upgrade_failed", ""),
+            // What follows may be the payload of the upgrade: it must not be read as a request.
+            Self::UpgradeFailed => close(row(S::FORBIDDEN, none, "upgrade_failed", "")),
             Self::PayloadTooLarge => row(
                 S::PAYLOAD_TOO_LARGE,
                 none,
@@ -258,7 +283,8 @@ impl Failure {
             | Self::ResponseTimeout
             | Self::PerTryTimeout
             | Self::MaxStreamDuration
-            | Self::StreamIdleTimeout
+            | Self::StreamIdleTimeout { .. }
+            | Self::RequestHeadersTimeout
             | Self::StreamDuration { .. }
             | Self::RequestTimeout => row(S::SERVICE_UNAVAILABLE, F::LOCAL_RESET, "local_reset", ""),
         }
@@ -266,7 +292,22 @@ impl Failure {
 
     /// Whether anybody is left to hear an answer.
     pub fn is_answered(&self) -> bool {
-        !matches!(self, Self::DownstreamDisconnect | Self::DownstreamReset)
+        !matches!(
+            self,
+            Self::DownstreamDisconnect | Self::DownstreamReset | Self::DrainOver
+        )
+    }
+
+    /// `%RESPONSE_CODE_DETAILS%` of a stream that ended when its response had begun.
+    pub fn details_after_start(&self) -> &'static str {
+        match self {
+            Self::RemoteReset => "upstream_reset_after_response_started{remote_reset}",
+            Self::RemoteRefused => "upstream_reset_after_response_started{remote_refused_stream_reset}",
+            Self::ConnectionTermination => "upstream_reset_after_response_started{connection_termination}",
+            Self::ProtocolError(_) => "upstream_reset_after_response_started{protocol_error}",
+            Self::LocalReset => "upstream_reset_after_response_started{local_reset}",
+            other => other.row().details,
+        }
     }
 
     pub fn details(&self) -> &'static str {

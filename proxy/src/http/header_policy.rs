@@ -83,6 +83,7 @@ pub enum Verdict {
     },
 }
 
+const DETECTION_REJECTED: &str = "original_ip_detection_rejected_request";
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -138,7 +139,7 @@ impl HeaderPolicy {
             Err(status) => {
                 return Verdict::Reject {
                     status,
-                    details: "original_ip_detection_rejected_request",
+                    details: DETECTION_REJECTED,
                 };
             }
         };

@@ -1,7 +1,9 @@
 //! The respond stage: a failure becomes a response, by the failure table.
 
 use std::borrow::Cow;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
@@ -9,7 +11,8 @@ use tower::Layer;
 
 use super::body::Body;
 use super::codec::h1::server::RefusedHead;
-use super::exchange::Exchange;
+use super::cut;
+use super::exchange::{Exchange, Reset};
 use super::failure::Failure;
 use super::service::{Response, Service, TryService};
 use crate::telemetry::format::grpc_of_http;
@@ -52,7 +55,15 @@ impl<S: TryService> Service for Respond<S> {
         if let Some(RefusedHead(failure)) = exchange.extensions.remove::<RefusedHead>() {
             return self.local_reply.respond(exchange, &failure);
         }
-        match self.inner.try_call(exchange).await {
+        let result = {
+            let mut call = std::pin::pin!(self.inner.try_call(exchange));
+            poll_fn(|cx| match call.as_mut().poll(cx) {
+                Poll::Pending => cut::take().map_or(Poll::Pending, |failure| Poll::Ready(Err(failure))),
+                ready => ready,
+            })
+            .await
+        };
+        match result {
             Ok(response) => response,
             Err(failure) => self.local_reply.respond(exchange, &failure),
         }
@@ -70,6 +81,9 @@ impl LocalReply {
         exchange.flags.set(row.flags);
         exchange.details = failure.full_details();
         exchange.close_downstream |= row.close_downstream;
+        if matches!(failure, Failure::DownstreamDisconnect | Failure::DownstreamReset) {
+            exchange.reset = Some(Reset::ByClient);
+        }
         let body = failure.body_text(exchange.upstream.attempts);
         let mut response = plain_or_grpc(exchange, row.status, None, &body);
         if *failure == Failure::Overflow || *failure == Failure::MaintenanceMode {
@@ -103,16 +117,17 @@ fn plain_or_grpc(exchange: &Exchange, status: StatusCode, grpc: Option<u32>, bod
         Body::from(bytes::Bytes::copy_from_slice(body.as_bytes()))
     });
     *response.status_mut() = status;
-    if !body.is_empty() && *exchange.request.method() == Method::HEAD {
-        let length = HeaderValue::from(body.len());
-        response.headers_mut().insert(CONTENT_LENGTH, length);
-    }
-    if !body.is_empty() {
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    }
+    describe_text(&mut response, body.len());
     response
+}
+
+/// The headers of a plain text of ours: its length goes out over HTTP/2 and in answers to HEAD too.
+pub(super) fn describe_text(response: &mut Response, length: usize) {
+    if length > 0 {
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
 }
 
 /// A gRPC client gets a trailers-only answer: HTTP 200 and a gRPC status.

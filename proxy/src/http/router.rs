@@ -64,10 +64,7 @@ impl TryService for Router {
                 }
                 let mut response = Response::new(Body::from(direct.body.clone()));
                 *response.status_mut() = direct.status;
-                if !direct.body.is_empty() {
-                    let text = HeaderValue::from_static("text/plain");
-                    response.headers_mut().insert(http::header::CONTENT_TYPE, text);
-                }
+                respond::describe_text(&mut response, direct.body.len());
                 Ok(response)
             }
             Action::NonForwarding => Err(Failure::RouteNotFound),

@@ -88,10 +88,15 @@ impl<S: TryService> TryService for SelectRoute<S> {
 
 impl<S> SelectRoute<S> {
     /// An upgrade that neither the route nor the connection manager allows is refused (`upgrade_failed`).
-    fn admit_upgrade(&self, exchange: &Exchange) -> Result<(), Failure> {
+    fn admit_upgrade(&self, exchange: &mut Exchange) -> Result<(), Failure> {
         let Some(upgrade) = &exchange.upgrade else {
             return Ok(());
         };
+        if *upgrade == UpgradeKind::Connect && exchange.route.route.is_none() {
+            // What follows may be the tunnel's payload: it must not be read as a request.
+            exchange.close_downstream = true;
+            return Err(Failure::RouteNotFound);
+        }
         let kind = match upgrade {
             UpgradeKind::Upgrade(token) => token.as_str(),
             UpgradeKind::Connect => "connect",

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use tower::Layer;
 
-use super::exchange::{Exchange, Protocol};
-use super::service::{Response, Service};
-use crate::telemetry::flags::ResponseFlags;
+use super::exchange::{Exchange, Protocol, Reset};
+use super::service::{ConnectionEvent, Response, Service};
 
 crate::stat_group! {
     /// Per connection manager.
@@ -21,6 +20,8 @@ crate::stat_group! {
             downstream_rq_rx_reset, downstream_rq_tx_reset, downstream_rq_too_large, downstream_rq_timeout,
             downstream_rq_idle_timeout, downstream_rq_header_timeout, downstream_rq_response_before_rq_complete,
             downstream_rq_ws_on_non_ws_route, downstream_rq_non_relative_path,
+            downstream_rq_failed_path_normalization, downstream_rq_redirected_with_normalized_path,
+            downstream_rq_rejected_via_ip_detection, downstream_rq_max_duration_reached, downstream_cx_max_requests_reached,
             rq_total, rq_direct_response, rq_redirect, no_route, no_cluster,
         }
         gauges: { downstream_cx_active, downstream_cx_http1_active, downstream_cx_http2_active, downstream_rq_active, downstream_cx_upgrades_active }
@@ -29,6 +30,27 @@ crate::stat_group! {
 }
 
 impl HcmStats {
+    pub(super) fn count(&self, event: ConnectionEvent) {
+        match event {
+            ConnectionEvent::ProtocolError => self.downstream_cx_protocol_error.inc(),
+            // Counted like the response that follows it, as Envoy does.
+            ConnectionEvent::Interim => {
+                self.downstream_rq_completed.inc();
+                self.downstream_rq_1xx.inc();
+            }
+        }
+    }
+
+    fn count_timeout(&self, details: &str) {
+        match details {
+            "stream_idle_timeout" => self.downstream_rq_idle_timeout.inc(),
+            "request_overall_timeout" => self.downstream_rq_timeout.inc(),
+            "request_header_timeout" => self.downstream_rq_header_timeout.inc(),
+            "max_duration_timeout" => self.downstream_rq_max_duration_reached.inc(),
+            _ => {}
+        }
+    }
+
     /// Counts a connection until the guard is dropped.
     pub fn open_connection(self: &Arc<Self>) -> impl Send + use<> {
         self.downstream_cx_total.inc();
@@ -107,11 +129,24 @@ impl<S: Service> Service for Counted<S> {
                 _ => stats.downstream_rq_5xx.inc(),
             }
         }
-        if exchange
-            .flags
-            .contains(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION)
-        {
+        if exchange.answered_early || exchange.reset.is_some() {
             stats.downstream_rq_rx_reset.inc();
+        }
+        if exchange.reset == Some(Reset::ByUs) {
+            stats.downstream_rq_tx_reset.inc();
+        }
+        if exchange.last_of_connection {
+            stats.downstream_cx_max_requests_reached.inc();
+        }
+        if exchange.answered_early {
+            stats.downstream_rq_response_before_rq_complete.inc();
+        }
+        if exchange
+            .response_code
+            .is_none_or(|code| code.is_client_error() || code.is_server_error())
+            || exchange.reset.is_some()
+        {
+            stats.count_timeout(&exchange.details);
         }
         if let Some(end) = exchange.timing.end {
             stats.downstream_rq_time.record(end.as_millis() as u64);

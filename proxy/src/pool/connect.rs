@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 use tokio::sync::watch;
 
 use super::alpn::Alpn;
-use super::home::{ConnectionHome, H1Home, H2Home};
+use super::home::{ConnectionHome, H1Home, H2Home, count_destroyed};
 use super::local;
 use super::{Lease, Origin, PoolKey, Wanted};
 use crate::cluster::breaker::{Permit, RoutingPriority};
 use crate::cluster::{Cluster, Host, UpstreamProtocol};
+use crate::http::codec::h1::client::Closed;
 use crate::http::codec::{h1, h2};
 use crate::http::exchange::Protocol;
 use crate::http::failure::Failure;
@@ -47,7 +48,8 @@ pub(super) async fn connect(
     };
     cluster.stats.upstream_rq_pending_total.inc();
     if key.protocol == Wanted::Http1 {
-        let connected = dial(&key, cluster, host, alpn).await?;
+        let dialled = dial(&key, cluster, host, alpn).await;
+        let connected = dialled.inspect_err(|failure| count_failed(key.protocol, cluster, failure))?;
         return Ok(lease_h1(key, cluster, host, permit(cluster, priority)?, connected));
     }
     // A stream may find the shared connection full by the time it is up: then one more is opened.
@@ -60,7 +62,7 @@ pub(super) async fn connect(
             Ok(result) => result.clone().unwrap_or(Ok(())),
             Err(_) => Err(Failure::ConnectFailure(None)),
         };
-        result?;
+        result.inspect_err(|_| cluster.stats.upstream_rq_pending_failure_eject.inc())?;
         if let Some(lease) = local::take(&key) {
             return Ok(lease);
         }
@@ -100,7 +102,8 @@ async fn shared(
     alpn: Option<&Arc<Alpn>>,
     permit: Permit,
 ) -> Result<(), Failure> {
-    let connected = dial(&key, cluster, host, alpn).await?;
+    let dialled = dial(&key, cluster, host, alpn).await;
+    let connected = dialled.inspect_err(|failure| count_failed_connection(key.protocol, cluster, failure))?;
     let speaks_h2 = key.protocol == Wanted::Http2 || connected.alpn() == Some(b"h2");
     if !speaks_h2 {
         let Lease::H1 { connection, .. } = lease_h1(key, cluster, host, permit, connected) else {
@@ -138,6 +141,30 @@ fn origin(connected: &Connected) -> Origin {
         tls: connected.peer.clone(),
         local: connected.local.clone(),
     }
+}
+
+/// A connection that never was is one all the same, and took the request that waited for it along.
+fn count_failed(wanted: Wanted, cluster: &Cluster, failure: &Failure) {
+    count_failed_connection(wanted, cluster, failure);
+    cluster.stats.upstream_rq_pending_failure_eject.inc();
+}
+
+fn count_failed_connection(wanted: Wanted, cluster: &Cluster, failure: &Failure) {
+    let stats = &cluster.stats;
+    stats.upstream_cx_total.inc();
+    match wanted {
+        Wanted::Http1 => stats.upstream_cx_http1_total.inc(),
+        Wanted::Http2 => stats.upstream_cx_http2_total.inc(),
+        Wanted::Auto => {}
+    }
+    let remote = *failure != Failure::ConnectTimeout;
+    count_destroyed(
+        stats,
+        Closed {
+            remote,
+            ..Closed::default()
+        },
+    );
 }
 
 async fn dial(

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::{Origin, PoolKey, local};
 use crate::cluster::breaker::Permit;
-use crate::cluster::{Cluster, Host};
+use crate::cluster::{Cluster, ClusterStats, Host};
+use crate::http::codec::h1::client::Closed;
 use crate::http::codec::{h1, h2};
 use crate::http::failure::Failure;
 use crate::runtime::clock;
@@ -54,13 +55,13 @@ impl ConnectionHome {
         !worn && self.host.state.is_member()
     }
 
-    fn close(&self) {
+    fn close(&self, how: Closed) {
         if self.closed.swap(true, Ordering::Relaxed) {
             return;
         }
         let stats = &self.cluster.stats;
         stats.upstream_cx_active.dec();
-        stats.upstream_cx_destroy.inc();
+        count_destroyed(stats, how);
         stats
             .upstream_cx_length_ms
             .record(self.opened.elapsed().as_millis() as u64);
@@ -70,7 +71,28 @@ impl ConnectionHome {
 
 impl Drop for ConnectionHome {
     fn drop(&mut self) {
-        self.close();
+        self.close(Closed::default());
+    }
+}
+
+/// Counts the end of a connection, as Envoy's `ActiveClient` does.
+pub(super) fn count_destroyed(stats: &ClusterStats, how: Closed) {
+    stats.upstream_cx_destroy.inc();
+    if how.remote {
+        stats.upstream_cx_destroy_remote.inc();
+    } else {
+        stats.upstream_cx_destroy_local.inc();
+    }
+    if how.protocol_error {
+        stats.upstream_cx_protocol_error.inc();
+    }
+    if how.active {
+        stats.upstream_cx_destroy_with_active_rq.inc();
+        if how.remote {
+            stats.upstream_cx_destroy_remote_with_active_rq.inc();
+        } else {
+            stats.upstream_cx_destroy_local_with_active_rq.inc();
+        }
     }
 }
 
@@ -91,8 +113,8 @@ impl h1::client::Home for H1Home {
         local::put_idle(self.0.clone(), connection);
     }
 
-    fn closed(&self) {
-        self.0.close();
+    fn closed(&self, how: Closed) {
+        self.0.close(how);
     }
 }
 
@@ -100,7 +122,24 @@ impl h1::client::Home for H1Home {
 pub(super) struct H2Home(pub Arc<ConnectionHome>);
 
 impl h2::client::ClientHooks for H2Home {
-    fn closed(&self, _failure: Option<Failure>) {
-        self.0.close();
+    fn stream_ended(&self, outcome: h2::Outcome) {
+        let stats = &self.0.cluster.stats;
+        match outcome {
+            h2::Outcome::Complete | h2::Outcome::Failed => {}
+            h2::Outcome::Cancelled => stats.upstream_rq_tx_reset.inc(),
+            h2::Outcome::Reset => stats.upstream_rq_rx_reset.inc(),
+        }
+    }
+
+    fn worn_out(&self) {
+        self.0.cluster.stats.upstream_cx_max_requests.inc();
+    }
+
+    fn closed(&self, failure: Option<Failure>) {
+        self.0.close(Closed {
+            remote: !matches!(failure, Some(Failure::LocalReset | Failure::ProtocolError(_))),
+            protocol_error: matches!(failure, Some(Failure::ProtocolError(_))),
+            active: failure.is_some(),
+        });
     }
 }

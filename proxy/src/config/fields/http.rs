@@ -9,6 +9,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager":
         stat_prefix http_filters add_user_agent tracing common_http_protocol_options http_protocol_options
         http2_protocol_options server_name server_header_transformation max_request_headers_kb stream_idle_timeout
+        request_timeout delayed_close_timeout
         request_headers_timeout access_log use_remote_address xff_num_trusted_hops original_ip_detection_extensions
         internal_address_config skip_xff_append via generate_request_id preserve_external_request_id
         always_set_request_id_in_response forward_client_cert_details set_current_client_cert_details proxy_100_continue
@@ -16,9 +17,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         strip_matching_host_port strip_any_host_port strip_trailing_host_dot append_x_forwarded_port rds route_config;
         codec_type = OnlyValues(
             &[Allowed::Name("AUTO"), Allowed::Name("HTTP1"), Allowed::Name("HTTP2")], "HTTP/3 is not supported"),
-        request_timeout = OnlyDefault("requests have no timeout of their own"),
         drain_timeout = Refused("drains last as long as the process's own drain time"),
-        delayed_close_timeout = Refused("connections are closed at once"),
         access_log_flush_interval = OnlyDefault("a line is written at the end of a request only"),
         flush_access_log_on_new_request = OnlyDefault("a line is written at the end of a request only"),
         stream_error_on_invalid_http_message = OnlyDefault("an invalid message ends its connection"),

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::cluster::{ActiveRequest, Cluster, Host, PickContext};
 use crate::http::body::Body;
-use crate::http::codec::Head;
+use crate::http::codec::{Head, InterimStatus};
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
 use crate::http::service::Response;
@@ -87,11 +87,15 @@ pub(super) async fn run(
         method: exchange.request.method(),
         uri: exchange.request.uri(),
         headers: exchange.request.headers(),
+        interim: exchange.interim.as_deref(),
     };
     let result = lease.send(head, body).await;
     let now = clock::now();
     match result {
-        Ok(response) => {
+        Ok(mut response) => {
+            if let Some(InterimStatus(status)) = response.extensions_mut().remove() {
+                stats.count_response(status.as_u16(), exchange.internal, false);
+            }
             exchange.upstream.service_time = Some(now.saturating_duration_since(sent_at));
             exchange.timing.first_upstream_rx = Some(now.saturating_duration_since(exchange.started));
             exchange.active = Some(guard);
@@ -101,9 +105,7 @@ pub(super) async fn run(
         Err(error) => {
             attempt.died_unnoticed = reused && error.body.is_some() && error.failure == Failure::ConnectionTermination;
             if !matches!(error.failure, Failure::DownstreamDisconnect | Failure::DownstreamReset) {
-                if attempt.died_unnoticed {
-                    stats.upstream_cx_destroy_remote_with_active_rq.inc();
-                } else {
+                if !attempt.died_unnoticed {
                     cluster.observe_failure(&host, &error.failure, now);
                 }
             }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::request_stream::RequestStream;
+use crate::cluster::Cluster;
 use crate::http::body::{Body, BodyError};
 use crate::http::failure::Failure;
 use crate::runtime::{clock, wake};
@@ -84,6 +86,7 @@ pub(super) struct TimedBody {
     pub inner: Body,
     pub timer: Pin<Box<tokio::time::Sleep>>,
     pub failure: Failure,
+    pub cluster: Arc<Cluster>,
 }
 
 impl http_body::Body for TimedBody {
@@ -96,6 +99,11 @@ impl http_body::Body for TimedBody {
             return Poll::Ready(frame);
         }
         std::task::ready!(this.timer.as_mut().poll(cx));
+        if this.failure == Failure::ResponseTimeout {
+            this.cluster.stats.upstream_rq_timeout.inc();
+        }
+        // Once: who asks again is not told again.
+        this.inner = Body::Empty;
         Poll::Ready(Some(Err(BodyError::Failed(this.failure.clone()))))
     }
 

@@ -99,7 +99,12 @@ pub(super) async fn run(
     {
         let timer = Box::pin(tokio::time::sleep_until(deadline.into()));
         let inner = std::mem::take(response.body_mut());
-        *response.body_mut() = Body::Boxed(Box::pin(TimedBody { inner, timer, failure }));
+        *response.body_mut() = Body::Boxed(Box::pin(TimedBody {
+            inner,
+            timer,
+            failure,
+            cluster: cluster.clone(),
+        }));
     }
     Ok(response)
 }
