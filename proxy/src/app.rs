@@ -27,7 +27,7 @@ use crate::bootstrap::{AdsConfig, Bootstrap, Source};
 use crate::cli::Options;
 use crate::cluster::discovery::SystemResolver;
 use crate::cluster::maintain::maintain;
-use crate::config::{BuildContext, Problems, fields};
+use crate::config::{BuildContext, Compiled, Problems, fields};
 use crate::listener::manager::OnBindError;
 use crate::listener::{Inherit, ListenerManager};
 use crate::restart::Restart;
@@ -38,7 +38,7 @@ use crate::runtime::spawn::{self, spawn};
 use crate::runtime::worker::Workers;
 use crate::snapshot::SnapshotCell;
 use crate::snapshot::build::{Builder, LISTENER_OWNER};
-use crate::telemetry::access_log::Sinks;
+use crate::telemetry::access_log::{Sink, Sinks};
 use crate::telemetry::logging::{self, Logging};
 use interpreter::Meaning;
 
@@ -89,11 +89,13 @@ impl Proxy {
         restart: Option<&Restart>,
     ) -> Result<Self, StartError> {
         let times = (clock::now(), clock::system_now());
-        let context = Arc::new(BuildContext {
+        let mut context = BuildContext {
             access_logs: Arc::new(Sinks::new(options.file_flush_interval, options.file_flush_min_size)),
             node: bootstrap.node.clone(),
             ..BuildContext::default()
-        });
+        };
+        context.outlier_events = outlier_events(&bootstrap, &context).map_err(StartError::Config)?;
+        let context = Arc::new(context);
         let mut builder = Builder::new(context.clone());
         let pins = check(&bootstrap, &options)
             .and_then(|()| add_static(&mut builder, &bootstrap, &context))
@@ -216,6 +218,18 @@ fn admin_state(
         xds,
         control: Arc::new(AdminControl(control.clone())),
     }
+}
+
+fn outlier_events(bootstrap: &Bootstrap, cx: &BuildContext) -> Compiled<Option<Arc<Sink>>> {
+    let path = &bootstrap.outlier_event_log;
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let opened = cx.access_logs.open(path, &cx.stats);
+    opened.map(Some).map_err(|error| {
+        let field = "cluster_manager.outlier_detection.event_log_path";
+        Problems::one(field, format!("unable to open file '{path}': {error}"))
+    })
 }
 
 /// What static resources refer to: owners and references for the xDS client.

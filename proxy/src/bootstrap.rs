@@ -59,6 +59,8 @@ pub struct Bootstrap {
     pub log_format: Option<String>,
     /// `cluster_manager.local_cluster_name`: who this sidecar's own zone mates are; empty when unset.
     pub local_cluster: Arc<str>,
+    /// `cluster_manager.outlier_detection.event_log_path`; empty when unset.
+    pub outlier_event_log: String,
     /// `overload_manager`'s limit of all downstream connections together.
     pub max_connections: Option<u64>,
     /// Accepted without effect, or let pass by `--unsupported=warn`: to be logged once, and shown on `/xds`.
@@ -212,6 +214,9 @@ fn compile(bytes: Bytes, config: &pb::Bootstrap, node: Node, options: &Options) 
         log_format: log_format(config)?,
         max_connections: max_connections(config).under("overload_manager")?,
         local_cluster: manager.map_or("", |manager| &manager.local_cluster_name).into(),
+        outlier_event_log: manager
+            .and_then(|manager| manager.outlier_detection.as_ref())
+            .map_or_else(String::new, |detection| detection.event_log_path.clone()),
         warnings,
     })
 }

@@ -7,6 +7,7 @@ pub mod alpn;
 mod connect;
 mod home;
 mod local;
+mod room;
 
 use std::sync::Arc;
 

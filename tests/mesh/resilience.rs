@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use control_plane_mock::resources::{Limits, cluster_static, prefix};
-use remora_tests::{Backend, Http1, Http2, until};
+use control_plane_mock::resources::{Limits, Variant, cluster_static, listener_tcp, prefix};
+use remora_tests::{Backend, Http1, Http2, Mesh, until};
 
 use super::{One, Refusing, all_to_a, cluster, everything};
 
@@ -103,6 +103,29 @@ async fn a_failing_host_is_ejected_and_comes_back() {
         one.sidecar.stat("cluster.a.outlier_detection.ejections_active").await,
         0
     );
+}
+
+#[tokio::test]
+async fn a_host_that_refuses_tcp_connections_is_ejected() {
+    let a = Backend::start("a").await;
+    let refusing = Refusing::new();
+    let both = cluster_static("a", [("127.0.0.1", refusing.port()), ("127.0.0.1", a.port())]);
+    let minute = Duration::from_secs(60);
+    let mesh = Mesh::start(Variant::Delta).await;
+    mesh.control_plane.push_cluster(both.outlier(2, minute, minute));
+    mesh.control_plane.push_listener(listener_tcp("tcp", "127.0.0.1", 0, "a"));
+    let sidecar = mesh.sidecar("one").await;
+    let address = sidecar.listener("tcp").await;
+    let mut kept = Vec::new();
+    until("the ejection", async || {
+        kept.push(Http1::connect(address).await.unwrap());
+        (sidecar.stat("cluster.a.outlier_detection.ejections_active").await == 1).then_some(())
+    })
+    .await;
+    for _ in 0..4 {
+        let mut client = Http1::connect(address).await.unwrap();
+        assert_eq!(client.get("m", "/", "").await.status, 200);
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The worlds. Each is one bootstrap and the cases played on it.
 
 pub mod admin;
+pub mod balancing;
 pub mod codec;
 pub mod failures;
 pub mod filters;

@@ -25,7 +25,7 @@ macro_rules! worlds {
 }
 
 worlds!(
-    routing, headers, codec, failures, retries, http2, filters, admin, messages, paths, timeouts
+    routing, headers, codec, failures, retries, http2, filters, balancing, admin, messages, paths, timeouts
 );
 
 #[test]
@@ -38,6 +38,7 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::retries::world(),
         cases::http2::world(),
         cases::filters::world(),
+        cases::balancing::world(),
         cases::admin::world(),
         cases::messages::world(),
         cases::paths::world(),

@@ -102,6 +102,8 @@ pub struct HostState {
     pub flags: AtomicU32,
     pub rq_active: AtomicU32,
     pub cx_active: AtomicU32,
+    /// Pooled connections, those that are still connecting included.
+    pub(crate) cx_claimed: AtomicU32,
     pub cx_total: AtomicU64,
     pub cx_connect_fail: AtomicU64,
     pub rq_total: AtomicU64,
@@ -279,9 +281,9 @@ impl HostRegistry {
         }
     }
 
-    /// Hands a cluster that needs timers, DNS or health checks to the maintenance task. Callable from any thread.
+    /// Hands a cluster that needs timers, DNS or health checks to the maintenance task, once. Callable from any thread.
     pub fn enroll(&self, cluster: &Arc<Cluster>) {
-        if !cluster.needs_maintenance() {
+        if !cluster.needs_maintenance() || cluster.enrolled.swap(true, Ordering::Relaxed) {
             return;
         }
         self.enrolled.lock().push(Arc::downgrade(cluster));

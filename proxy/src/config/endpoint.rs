@@ -10,7 +10,7 @@ use prost::Message;
 use remora_proto::pb::envoy::config::core::v3 as core;
 use remora_proto::pb::envoy::config::endpoint::v3 as pb;
 
-use super::route::{Under, each, refuse};
+use super::route::{Fraction, Under, duration, each, refuse};
 use super::{Compiled, Problems};
 use crate::cluster::host::{Health, HealthCheckTarget, Host, Locality};
 use crate::cluster::priority::{AssignmentPolicy, OVERPROVISIONING_FACTOR};
@@ -137,12 +137,18 @@ fn policy(policy: Option<&pb::cluster_load_assignment::Policy>) -> Compiled<Assi
     let Some(policy) = policy else {
         return Ok(AssignmentPolicy::default());
     };
-    refuse("drop_overloads", !policy.drop_overloads.is_empty(), "not supported")?;
     refuse(
-        "endpoint_stale_after",
-        policy.endpoint_stale_after.is_some(),
-        "not supported",
+        "drop_overloads",
+        policy.drop_overloads.len() > 1,
+        "at most one is supported",
     )?;
+    let drop_overload = each("drop_overloads", &policy.drop_overloads, |entry| {
+        let percent = entry.drop_percentage.unwrap_or_default();
+        Fraction::compile(&percent).under("drop_percentage")
+    })?;
+    let stale_after = duration("endpoint_stale_after", policy.endpoint_stale_after.as_ref())?;
+    let is_zero = stale_after.is_some_and(|time| time.is_zero());
+    refuse("endpoint_stale_after", is_zero, "must be greater than 0")?;
     let factor = policy
         .overprovisioning_factor
         .as_ref()
@@ -151,6 +157,8 @@ fn policy(policy: Option<&pb::cluster_load_assignment::Policy>) -> Compiled<Assi
     Ok(AssignmentPolicy {
         overprovisioning_factor: factor,
         weighted_priority_health: policy.weighted_priority_health,
+        drop_overload: drop_overload.first().copied().filter(|share| share.numerator > 0),
+        stale_after,
         ..AssignmentPolicy::default()
     })
 }

@@ -18,6 +18,10 @@ pub enum Failure {
     NoHealthyUpstream,
     /// A circuit breaker is open.
     Overflow,
+    /// `drop_overloads` of the endpoints: this request, or all.
+    DropOverload {
+        all: bool,
+    },
     /// Connect refused, reset or TLS failure; the transport's reason if it has one.
     ConnectFailure(Option<String>),
     ConnectTimeout,
@@ -119,6 +123,18 @@ impl Failure {
                 F::NO_HEALTHY_UPSTREAM,
                 "no_healthy_upstream",
                 "no healthy upstream",
+            ),
+            Self::DropOverload { all: false } => row(
+                S::SERVICE_UNAVAILABLE,
+                F::DROP_OVERLOAD,
+                "drop_overload",
+                "drop overload",
+            ),
+            Self::DropOverload { all: true } => row(
+                S::SERVICE_UNAVAILABLE,
+                F::UNCONDITIONAL_DROP_OVERLOAD,
+                "unconditional_drop_overload",
+                "unconditional drop overload",
             ),
             Self::Overflow => reset!(SERVICE_UNAVAILABLE, UPSTREAM_OVERFLOW, "overflow", "overflow"),
             Self::ConnectFailure(_) => reset!(
@@ -273,6 +289,7 @@ impl Failure {
             | Self::MaintenanceMode
             | Self::NoHealthyUpstream
             | Self::Overflow
+            | Self::DropOverload { .. }
             | Self::ConnectFailure(_)
             | Self::ConnectTimeout
             | Self::ConnectionTermination

@@ -91,6 +91,13 @@ impl LocalReply {
                 .headers_mut()
                 .insert("x-envoy-overloaded", HeaderValue::from_static("true"));
         }
+        if let Failure::DropOverload { all } = failure {
+            let name = match all {
+                true => "x-envoy-unconditional-drop-overload",
+                false => "x-envoy-drop-overload",
+            };
+            response.headers_mut().insert(name, HeaderValue::from_static("true"));
+        }
         response
     }
 }

@@ -6,6 +6,7 @@ mod attempt;
 mod deadline;
 pub(super) mod envoy_headers;
 mod limits;
+mod pick;
 mod request_stream;
 mod retry;
 
@@ -94,6 +95,10 @@ impl Router {
     ) -> Result<Response, Failure> {
         let cluster = self.choose_cluster(exchange, forward)?;
         crate::http::header_policy::finalize_request(exchange, route, forward);
+        if let Some(failure) = cluster.drops(fastrand::u64(..)) {
+            count_failure(&cluster.stats, &failure, exchange.internal);
+            return Err(failure);
+        }
         let result = retry::run(self, exchange, forward, &cluster).await;
         if let Ok(response) = &result {
             let canary = response.headers().get(CANARY).is_some_and(|value| value == "true");

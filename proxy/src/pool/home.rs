@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::room::{self, Slot};
 use super::{Origin, PoolKey, local};
-use crate::cluster::breaker::Permit;
 use crate::cluster::{Cluster, ClusterStats, Host};
 use crate::http::codec::h1::client::Closed;
 use crate::http::codec::{h1, h2};
@@ -21,13 +21,14 @@ pub(super) struct ConnectionHome {
     pub origin: Arc<Origin>,
     opened: Instant,
     closed: AtomicBool,
-    /// The `max_connections` breaker's.
-    _permit: Permit,
+    /// [`HostState::drain_epoch`](crate::cluster::HostState::drain_epoch) when it was opened.
+    epoch: u32,
+    _slot: Slot,
 }
 
 impl ConnectionHome {
     /// Counts a connection that is up.
-    pub fn open(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, origin: Origin, permit: Permit) -> Arc<Self> {
+    pub fn open(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, origin: Origin, slot: Slot) -> Arc<Self> {
         let stats = &cluster.stats;
         stats.upstream_cx_total.inc();
         stats.upstream_cx_active.inc();
@@ -41,18 +42,26 @@ impl ConnectionHome {
             origin: Arc::new(origin),
             opened: clock::now(),
             closed: AtomicBool::new(false),
-            _permit: permit,
+            epoch: host.state.drain_epoch(),
+            _slot: slot,
         })
     }
 
-    /// Whether requests may still use the connection: its host is still one of the cluster's, and it is not worn out.
+    /// Whether requests may still use the connection: its host is still one of the cluster's and did not fail since it was opened, and it
+    /// is not worn out.
     pub fn is_wanted(&self) -> bool {
-        let worn = self
-            .cluster
-            .http
-            .max_connection_duration
-            .is_some_and(|limit| self.opened.elapsed() >= limit);
-        !worn && self.host.state.is_member()
+        self.is_usable() && self.host.state.is_member()
+    }
+
+    /// Whether a request that chose this host may use the connection. The host may have left since: then nobody else will choose it.
+    pub fn is_usable(&self) -> bool {
+        !self.is_worn() && self.host.state.drain_epoch() == self.epoch
+    }
+
+    /// Whether it is older than `max_connection_duration`.
+    pub fn is_worn(&self) -> bool {
+        let limit = self.cluster.http.max_connection_duration;
+        limit.is_some_and(|limit| clock::now().saturating_duration_since(self.opened) >= limit)
     }
 
     fn close(&self, how: Closed) {
@@ -106,6 +115,9 @@ impl h1::client::Home for H1Home {
             self.0.cluster.stats.upstream_cx_max_requests.inc();
             return;
         }
+        if self.0.is_worn() {
+            self.0.cluster.stats.upstream_cx_max_duration_reached.inc();
+        }
         if !self.0.is_wanted() {
             return;
         }
@@ -129,6 +141,7 @@ impl h2::client::ClientHooks for H2Home {
             h2::Outcome::Cancelled => stats.upstream_rq_tx_reset.inc(),
             h2::Outcome::Reset => stats.upstream_rq_rx_reset.inc(),
         }
+        room::wake(&self.0.key);
     }
 
     fn worn_out(&self) {

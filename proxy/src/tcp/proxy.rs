@@ -298,6 +298,7 @@ async fn straight(
                 .record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
             record.upstream.local = local;
             record.upstream.tls = peer;
+            cluster.observe_connected(host, true);
             Ok(Upstream {
                 io,
                 lease,
@@ -310,6 +311,7 @@ async fn straight(
             if failure == Failure::ConnectTimeout {
                 cluster.stats.upstream_cx_connect_timeout.inc();
             }
+            cluster.observe_failure(host, &failure, clock::now());
             Err(failure)
         }
     }

@@ -113,16 +113,19 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.route.v3.RouteAction.HashPolicy.FilterState": key),
     message!("envoy.config.route.v3.RetryPolicy":
         retry_on num_retries per_try_timeout retry_host_predicate retriable_status_codes retry_back_off
-        rate_limited_retry_back_off retriable_headers retriable_request_headers;
-        retry_priority = Refused("retries go by the same priorities as first attempts"),
+        rate_limited_retry_back_off retriable_headers retriable_request_headers retry_priority
+        host_selection_retry_max_attempts;
         per_try_idle_timeout = Refused("attempts have no idle timeout"),
-        host_selection_retry_max_attempts = Harmless("a host that a predicate refuses is not picked at all while there are others"),
     ),
     message!("envoy.config.route.v3.RetryPolicy.RetryHostPredicate": name typed_config),
+    message!("envoy.config.route.v3.RetryPolicy.RetryPriority": name typed_config),
     message!("envoy.config.route.v3.RetryPolicy.RetryBackOff": base_interval max_interval),
     message!("envoy.config.route.v3.RetryPolicy.RateLimitedRetryBackOff": reset_headers max_interval),
     message!("envoy.config.route.v3.RetryPolicy.ResetHeader": name format),
     message!("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate":),
+    message!("envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate":),
+    message!("envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig": metadata_match),
+    message!("envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig": update_frequency),
     message!("envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig": path_template),
     message!("envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig": path_template_rewrite),
 ];

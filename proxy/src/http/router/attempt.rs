@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crate::cluster::{ActiveRequest, Cluster, Host, PickContext};
+use super::pick;
+use crate::cluster::{ActiveRequest, Cluster, Host};
 use crate::http::body::Body;
 use crate::http::codec::{Head, InterimStatus};
 use crate::http::exchange::Exchange;
@@ -56,7 +57,7 @@ pub(super) async fn run(
     policy: Option<&RetryPolicy>,
     body: Body,
 ) -> Result<Response, Failure> {
-    let host = pick(exchange, forward, cluster, policy)?;
+    let host = pick::pick(exchange, forward, cluster, policy)?;
     attempt.host = Some(host.clone());
     exchange.upstream.host = Some(host.clone());
     crate::http::header_policy::auto_host(exchange, forward, &host);
@@ -74,6 +75,7 @@ pub(super) async fn run(
             return Err(failure);
         }
     };
+    cluster.observe_connected(&host, false);
     let guard = ActiveRequest::start(cluster, &host);
     exchange.upstream.protocol = Some(lease.protocol());
     exchange.upstream.tls.clone_from(&lease.origin().tls);
@@ -112,29 +114,4 @@ pub(super) async fn run(
             Err(error.failure)
         }
     }
-}
-
-fn pick(
-    exchange: &mut Exchange,
-    forward: &Forward,
-    cluster: &Arc<Cluster>,
-    policy: Option<&RetryPolicy>,
-) -> Result<Arc<Host>, Failure> {
-    let avoid = match policy {
-        Some(policy) if policy.avoids_previous_hosts() => &exchange.upstream.attempted[..],
-        _ => &[],
-    };
-    let context = PickContext {
-        hash: exchange.hash,
-        avoid,
-        metadata_match: forward.metadata_match.as_deref(),
-        original_destination: cluster
-            .named_destination(Some(exchange.headers()), &exchange.extensions)
-            .or(exchange.connection.original_destination),
-    };
-    let host = cluster.pick(&context).map_err(|_| Failure::NoHealthyUpstream)?;
-    if policy.is_some() {
-        exchange.upstream.attempted.push(host.clone());
-    }
-    Ok(host)
 }
