@@ -73,7 +73,7 @@ pub struct Shared {
     pub limit: ConnectionLimit,
     /// To hand connections over; they own what holds this.
     pub workers: Weak<Workers>,
-    connection_ids: AtomicU64,
+    pub(super) connection_ids: AtomicU64,
 }
 
 impl Shared {
