@@ -113,7 +113,8 @@ async fn a_host_that_refuses_tcp_connections_is_ejected() {
     let minute = Duration::from_secs(60);
     let mesh = Mesh::start(Variant::Delta).await;
     mesh.control_plane.push_cluster(both.outlier(2, minute, minute));
-    mesh.control_plane.push_listener(listener_tcp("tcp", "127.0.0.1", 0, "a"));
+    mesh.control_plane
+        .push_listener(listener_tcp("tcp", "127.0.0.1", 0, "a"));
     let sidecar = mesh.sidecar("one").await;
     let address = sidecar.listener("tcp").await;
     let mut kept = Vec::new();

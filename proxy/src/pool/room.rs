@@ -37,8 +37,28 @@ struct Room {
 /// `None`: look again.
 type Ticket = oneshot::Sender<Option<Idle>>;
 
-/// A place in line.
-pub(super) type Turn = oneshot::Receiver<Option<Idle>>;
+/// A place in line. Given up at the very moment that its turn comes, it lets the next one in.
+pub(super) struct Turn {
+    key: PoolKey,
+    call: oneshot::Receiver<Option<Idle>>,
+}
+
+impl Turn {
+    /// Waits for the turn: a connection, or word to look again.
+    pub(super) async fn comes(mut self) -> Option<Idle> {
+        (&mut self.call).await.ok().flatten()
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        match self.call.try_recv() {
+            Ok(Some(idle)) => local::give_back(idle),
+            Ok(None) => wake(&self.key),
+            Err(_) => {}
+        }
+    }
+}
 
 /// A connection's place in its pool and in the breakers, given back on drop.
 pub(super) struct Slot {
@@ -133,7 +153,7 @@ fn enter(key: &PoolKey, cluster: &Cluster) -> Result<u32, Failure> {
 
 /// Gets in line, at the front if the request stood there before.
 pub(super) fn wait(key: &PoolKey, again: bool) -> Turn {
-    let (ticket, turn) = oneshot::channel();
+    let (ticket, call) = oneshot::channel();
     ROOMS.with_borrow_mut(|rooms| {
         let Some(room) = rooms.get_mut(key) else {
             // Nobody will come: the ticket is dropped, and the request looks again.
@@ -148,7 +168,7 @@ pub(super) fn wait(key: &PoolKey, again: bool) -> Turn {
             false => room.waiting.push_back(ticket),
         }
     });
-    turn
+    Turn { key: *key, call }
 }
 
 /// Gives a free connection to whoever waits longest; back if nobody does.
