@@ -54,7 +54,10 @@ impl Drop for Turn {
     fn drop(&mut self) {
         match self.call.try_recv() {
             Ok(Some(idle)) => local::give_back(idle),
-            Ok(None) => wake(&self.key),
+            Ok(None) => {
+                wake(&self.key);
+                tidy(&self.key);
+            }
             Err(_) => {}
         }
     }
@@ -77,13 +80,7 @@ impl Drop for Slot {
             }
         });
         wake(&self.key);
-        let _ = ROOMS.try_with(|rooms| {
-            let mut rooms = rooms.borrow_mut();
-            let is_empty = |room: &mut Room| room.connections == 0 && room.waiting.is_empty();
-            if rooms.get_mut(&self.key).is_some_and(is_empty) {
-                rooms.remove(&self.key);
-            }
-        });
+        tidy(&self.key);
     }
 }
 
@@ -192,6 +189,17 @@ pub(super) fn wake(key: &PoolKey) {
     }
 }
 
+/// Forgets a pool without connections that nobody waits for.
+fn tidy(key: &PoolKey) {
+    let _ = ROOMS.try_with(|rooms| {
+        let mut rooms = rooms.borrow_mut();
+        let is_empty = |room: &mut Room| room.connections == 0 && room.waiting.is_empty();
+        if rooms.get_mut(key).is_some_and(is_empty) {
+            rooms.remove(key);
+        }
+    });
+}
+
 fn next(key: &PoolKey) -> Option<Ticket> {
     if WAITING.get() == 0 {
         return None;
@@ -218,4 +226,61 @@ pub(super) fn priority(key: &PoolKey) -> RoutingPriority {
 /// Whether a pool of this kind has connections that only one request at a time can use.
 pub(super) fn is_exclusive(key: &PoolKey) -> bool {
     key.protocol == Wanted::Http1 || (key.protocol == Wanted::Auto && local::speaks_http1(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use remora_proto::pb::envoy::config::cluster::v3 as pb;
+
+    use super::*;
+    use crate::config::BuildContext;
+    use crate::runtime::io::Address;
+
+    fn cluster() -> Cluster {
+        let config = pb::Cluster {
+            name: "c".to_owned(),
+            ..Default::default()
+        };
+        let built = crate::config::cluster::compile(&config.encode_to_vec(), &BuildContext::default());
+        built.unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    fn key(host: &Host) -> PoolKey {
+        PoolKey {
+            cluster: 1,
+            host: host.state.id,
+            high_priority: false,
+            protocol: Wanted::Http1,
+            alpn: 0,
+            source: None,
+        }
+    }
+
+    #[test]
+    fn who_gives_up_when_called_lets_the_next_one_in() {
+        let (cluster, host) = (cluster(), Arc::new(Host::new(Address::Ip(([10, 0, 0, 1], 80).into()))));
+        let key = key(&host);
+        let slot = claim(&key, &cluster, &host).expect("a pool").expect("a place");
+        let (first, mut second) = (wait(&key, false), wait(&key, false));
+        assert!(second.call.try_recv().is_err());
+        drop(slot);
+        // It was called, and never looked.
+        drop(first);
+        assert!(matches!(second.call.try_recv(), Ok(None)));
+        drop(second);
+        assert_eq!((connections(&key), WAITING.get()), (0, 0));
+    }
+
+    #[test]
+    fn who_gave_up_before_is_passed_over() {
+        let (cluster, host) = (cluster(), Arc::new(Host::new(Address::Ip(([10, 0, 0, 2], 80).into()))));
+        let key = key(&host);
+        let slot = claim(&key, &cluster, &host).expect("a pool").expect("a place");
+        let (first, mut second) = (wait(&key, false), wait(&key, false));
+        drop(first);
+        drop(slot);
+        assert!(matches!(second.call.try_recv(), Ok(None)));
+        ROOMS.with_borrow(|rooms| assert!(!rooms.contains_key(&key), "nobody is left"));
+    }
 }
