@@ -56,7 +56,7 @@ pub(super) async fn connect(
         } else {
             let turn = room::wait(&key, waited);
             waited = true;
-            if let Ok(Some(idle)) = turn.await
+            if let Some(idle) = turn.comes().await
                 && let Some(lease) = local::reuse(idle)
             {
                 return Ok(lease);

@@ -84,8 +84,12 @@ fn reusable(mut idle: Idle) -> Result<Lease, Idle> {
 
 /// Takes back a connection: whoever waits for one gets it, else it idles.
 pub(super) fn put_idle(home: Arc<ConnectionHome>, connection: Box<h1::ClientConnection>) {
-    let key = home.key;
-    if let Some(idle) = room::offer(&key, Idle { connection, home }) {
+    give_back(Idle { connection, home });
+}
+
+pub(super) fn give_back(idle: Idle) {
+    let key = idle.home.key;
+    if let Some(idle) = room::offer(&key, idle) {
         POOLS.with_borrow_mut(|pools| pools.entry(key).or_default().idle.push(idle));
     }
 }

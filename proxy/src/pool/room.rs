@@ -37,8 +37,31 @@ struct Room {
 /// `None`: look again.
 type Ticket = oneshot::Sender<Option<Idle>>;
 
-/// A place in line.
-pub(super) type Turn = oneshot::Receiver<Option<Idle>>;
+/// A place in line. Given up at the very moment that its turn comes, it lets the next one in.
+pub(super) struct Turn {
+    key: PoolKey,
+    call: oneshot::Receiver<Option<Idle>>,
+}
+
+impl Turn {
+    /// Waits for the turn: a connection, or word to look again.
+    pub(super) async fn comes(mut self) -> Option<Idle> {
+        (&mut self.call).await.ok().flatten()
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        match self.call.try_recv() {
+            Ok(Some(idle)) => local::give_back(idle),
+            Ok(None) => {
+                wake(&self.key);
+                tidy(&self.key);
+            }
+            Err(_) => {}
+        }
+    }
+}
 
 /// A connection's place in its pool and in the breakers, given back on drop.
 pub(super) struct Slot {
@@ -57,13 +80,7 @@ impl Drop for Slot {
             }
         });
         wake(&self.key);
-        let _ = ROOMS.try_with(|rooms| {
-            let mut rooms = rooms.borrow_mut();
-            let is_empty = |room: &mut Room| room.connections == 0 && room.waiting.is_empty();
-            if rooms.get_mut(&self.key).is_some_and(is_empty) {
-                rooms.remove(&self.key);
-            }
-        });
+        tidy(&self.key);
     }
 }
 
@@ -133,7 +150,7 @@ fn enter(key: &PoolKey, cluster: &Cluster) -> Result<u32, Failure> {
 
 /// Gets in line, at the front if the request stood there before.
 pub(super) fn wait(key: &PoolKey, again: bool) -> Turn {
-    let (ticket, turn) = oneshot::channel();
+    let (ticket, call) = oneshot::channel();
     ROOMS.with_borrow_mut(|rooms| {
         let Some(room) = rooms.get_mut(key) else {
             // Nobody will come: the ticket is dropped, and the request looks again.
@@ -148,7 +165,7 @@ pub(super) fn wait(key: &PoolKey, again: bool) -> Turn {
             false => room.waiting.push_back(ticket),
         }
     });
-    turn
+    Turn { key: *key, call }
 }
 
 /// Gives a free connection to whoever waits longest; back if nobody does.
@@ -170,6 +187,17 @@ pub(super) fn wake(key: &PoolKey) {
             return;
         }
     }
+}
+
+/// Forgets a pool without connections that nobody waits for.
+fn tidy(key: &PoolKey) {
+    let _ = ROOMS.try_with(|rooms| {
+        let mut rooms = rooms.borrow_mut();
+        let is_empty = |room: &mut Room| room.connections == 0 && room.waiting.is_empty();
+        if rooms.get_mut(key).is_some_and(is_empty) {
+            rooms.remove(key);
+        }
+    });
 }
 
 fn next(key: &PoolKey) -> Option<Ticket> {
@@ -198,4 +226,61 @@ pub(super) fn priority(key: &PoolKey) -> RoutingPriority {
 /// Whether a pool of this kind has connections that only one request at a time can use.
 pub(super) fn is_exclusive(key: &PoolKey) -> bool {
     key.protocol == Wanted::Http1 || (key.protocol == Wanted::Auto && local::speaks_http1(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use remora_proto::pb::envoy::config::cluster::v3 as pb;
+
+    use super::*;
+    use crate::config::BuildContext;
+    use crate::runtime::io::Address;
+
+    fn cluster() -> Cluster {
+        let config = pb::Cluster {
+            name: "c".to_owned(),
+            ..Default::default()
+        };
+        let built = crate::config::cluster::compile(&config.encode_to_vec(), &BuildContext::default());
+        built.unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    fn key(host: &Host) -> PoolKey {
+        PoolKey {
+            cluster: 1,
+            host: host.state.id,
+            high_priority: false,
+            protocol: Wanted::Http1,
+            alpn: 0,
+            source: None,
+        }
+    }
+
+    #[test]
+    fn who_gives_up_when_called_lets_the_next_one_in() {
+        let (cluster, host) = (cluster(), Arc::new(Host::new(Address::Ip(([10, 0, 0, 1], 80).into()))));
+        let key = key(&host);
+        let slot = claim(&key, &cluster, &host).expect("a pool").expect("a place");
+        let (first, mut second) = (wait(&key, false), wait(&key, false));
+        assert!(second.call.try_recv().is_err());
+        drop(slot);
+        // It was called, and never looked.
+        drop(first);
+        assert!(matches!(second.call.try_recv(), Ok(None)));
+        drop(second);
+        assert_eq!((connections(&key), WAITING.get()), (0, 0));
+    }
+
+    #[test]
+    fn who_gave_up_before_is_passed_over() {
+        let (cluster, host) = (cluster(), Arc::new(Host::new(Address::Ip(([10, 0, 0, 2], 80).into()))));
+        let key = key(&host);
+        let slot = claim(&key, &cluster, &host).expect("a pool").expect("a place");
+        let (first, mut second) = (wait(&key, false), wait(&key, false));
+        drop(first);
+        drop(slot);
+        assert!(matches!(second.call.try_recv(), Ok(None)));
+        ROOMS.with_borrow(|rooms| assert!(!rooms.contains_key(&key), "nobody is left"));
+    }
 }
