@@ -31,7 +31,8 @@ impl Sidecar {
     /// As [`Sidecar::start`].
     pub async fn start_with(bootstrap: &str, flags: &[&str]) -> Result<Self, String> {
         let mut arguments = vec!["remora", "--config-yaml", bootstrap];
-        arguments.extend(FLAGS);
+        let replaced = |pair: &&[&str]| !flags.contains(&pair[0]);
+        arguments.extend(FLAGS.chunks(2).filter(replaced).flatten());
         arguments.extend(flags);
         let options = match cli::parse(arguments) {
             Ok(Command::Run(options)) => options,

@@ -25,9 +25,11 @@ mod route;
 mod tls;
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, LazyLock};
 
+use arc_swap::ArcSwap;
 use remora_proto::ledger::{self, FindingKind, Ledger, MessageEntry, Report};
+use remora_proto::schema;
 use remora_proto::wire::{self, Value};
 
 use super::{Problem, Problems};
@@ -83,12 +85,29 @@ impl fmt::Display for Warning {
 }
 
 /// The resolved tables. A millisecond at the first call.
-pub fn ledger() -> &'static Ledger {
-    static LEDGER: OnceLock<Ledger> = OnceLock::new();
-    LEDGER.get_or_init(|| {
-        let entries: Vec<MessageEntry> = FAMILIES.iter().flat_map(|(_, entries)| *entries).copied().collect();
-        Ledger::new(&entries).expect("a test resolves the same constant tables")
-    })
+pub fn ledger() -> Arc<Ledger> {
+    LEDGER.load_full()
+}
+
+static LEDGER: LazyLock<ArcSwap<Ledger>> = LazyLock::new(|| {
+    let entries: Vec<MessageEntry> = FAMILIES.iter().flat_map(|(_, entries)| *entries).copied().collect();
+    ArcSwap::from_pointee(Ledger::new(&entries).expect("a test resolves the same constant tables"))
+});
+
+/// Lists the configuration of a user's extension: its fields are the extension's own to judge. Nothing happens to a type that is listed
+/// already, or that is not among the messages that this program knows.
+pub fn admit(type_name: &'static str) {
+    let Some(message) = schema::message(type_name).filter(|message| !ledger().lists(*message)) else {
+        return;
+    };
+    let fields = message.fields().map(|field| (field.name(), ledger::Verdict::Honoured));
+    // As long-lived as the registration that it belongs to.
+    let fields: &'static [_] = Vec::leak(fields.collect());
+    LEDGER.rcu(|ledger| {
+        let mut entries: Vec<MessageEntry> = ledger.entries().copied().collect();
+        entries.push((type_name, fields));
+        Ledger::new(&entries).map_or_else(|_| ledger.clone(), Arc::new)
+    });
 }
 
 /// Holds an encoded message against the tables and PGV, through everything it holds. What passes can be decoded, and no field of it is
@@ -99,7 +118,7 @@ pub fn ledger() -> &'static Ledger {
 /// access control, TLS or routing.
 pub fn check(full_name: &str, bytes: &[u8], mode: Unsupported) -> Result<Vec<Warning>, Problems> {
     let mut report = Report::new();
-    ledger::check(bytes, full_name, ledger(), &mut report);
+    ledger::check(bytes, full_name, &ledger(), &mut report);
     let mut problems: Vec<Problem> = if full_name == CLUSTER {
         upstream_filters(bytes)
     } else {
@@ -145,7 +164,7 @@ pub fn check(full_name: &str, bytes: &[u8], mode: Unsupported) -> Result<Vec<War
 /// As [`check`], with what is tolerated instead of what is unknown: for reports to people.
 pub fn tolerated(full_name: &str, bytes: &[u8]) -> Vec<Warning> {
     let mut report = Report::detailed();
-    ledger::check(bytes, full_name, ledger(), &mut report);
+    ledger::check(bytes, full_name, &ledger(), &mut report);
     let tolerated = report
         .findings
         .into_iter()

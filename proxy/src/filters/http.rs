@@ -22,7 +22,7 @@ pub mod per_route;
 pub mod rbac;
 pub mod set_filter_state;
 
-use crate::config::{BuildContext, Compiled};
+use crate::config::{BuildContext, Compiled, fields};
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
 use crate::http::filters::TowerStage;
@@ -187,6 +187,7 @@ static REGISTERED: Mutex<Vec<Registration>> = Mutex::new(Vec::new());
 /// Adds a user's extension. To be called before configuration is loaded; a later registration of the same type wins over an
 /// earlier one, and over ours.
 pub fn register(registration: Registration) {
+    fields::admit(registration.type_name);
     REGISTERED.lock().push(registration);
 }
 

@@ -128,18 +128,7 @@ impl Failure {
                 "no_healthy_upstream",
                 "no healthy upstream",
             ),
-            Self::DropOverload { all: false } => row(
-                S::SERVICE_UNAVAILABLE,
-                F::DROP_OVERLOAD,
-                "drop_overload",
-                "drop overload",
-            ),
-            Self::DropOverload { all: true } => row(
-                S::SERVICE_UNAVAILABLE,
-                F::UNCONDITIONAL_DROP_OVERLOAD,
-                "unconditional_drop_overload",
-                "unconditional drop overload",
-            ),
+            Self::DropOverload { all } => Self::drop_row(*all),
             Self::Overflow => reset!(SERVICE_UNAVAILABLE, UPSTREAM_OVERFLOW, "overflow", "overflow"),
             Self::ConnectFailure(_) => reset!(
                 SERVICE_UNAVAILABLE,
@@ -386,6 +375,19 @@ impl Failure {
             text.push_str(reason);
         }
         Cow::Owned(text)
+    }
+
+    /// A request that its cluster drops: some of them, or all.
+    fn drop_row(all: bool) -> Row {
+        let (flag, details, body) = match all {
+            false => (ResponseFlags::DROP_OVERLOAD, "drop_overload", "drop overload"),
+            true => (
+                ResponseFlags::UNCONDITIONAL_DROP_OVERLOAD,
+                "unconditional_drop_overload",
+                "unconditional drop overload",
+            ),
+        };
+        row(StatusCode::SERVICE_UNAVAILABLE, flag, details, body)
     }
 
     fn transport_reason(&self) -> Option<&str> {

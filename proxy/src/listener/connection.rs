@@ -149,28 +149,12 @@ impl Arrival {
                 return None;
             }
         };
-        let mut holds = Vec::new();
-        for filter in &chain.filters {
-            match filter.on_new_connection(&mut connection) {
-                Verdict::Continue => {}
-                Verdict::Hold(hold) => holds.push(hold),
-                Verdict::Close { reason, delay } => {
-                    tracing::debug!(connection = connection.id, reason, "network filter closes a connection");
-                    let connection = Arc::new(connection);
-                    let logged = match &chain.terminal {
-                        Terminal::Tcp(proxy) => Some(proxy.refuse(connection.clone())),
-                        _ => None,
-                    };
-                    let mut journals: Vec<_> = logged.into_iter().chain(journal(&state, connection)).collect();
-                    for journal in &mut journals {
-                        journal.record.termination = reason.clone().into();
-                    }
-                    clock::sleep(delay).await;
-                    return None;
-                }
-            }
-        }
+        let (holds, closed) = admitted(&chain, &mut connection);
         let connection = Arc::new(connection);
+        if let Some((reason, delay)) = closed {
+            close(&chain, &state, connection, &reason, delay).await;
+            return None;
+        }
         let journal = journal(&state, connection.clone());
         Some(Box::new(Opened {
             io,
@@ -181,6 +165,39 @@ impl Arrival {
             journal,
         }))
     }
+}
+
+/// What the network filters hold for the connection, and the reason and delay of the one that closes it.
+fn admitted(chain: &FilterChain, connection: &mut ConnectionInfo) -> (Vec<Box<dyn Send>>, Option<(String, Duration)>) {
+    let mut holds = Vec::new();
+    for filter in &chain.filters {
+        match filter.on_new_connection(connection) {
+            Verdict::Continue => {}
+            Verdict::Hold(hold) => holds.push(hold),
+            Verdict::Close { reason, delay } => return (holds, Some((reason, delay))),
+        }
+    }
+    (holds, None)
+}
+
+/// Ends a connection that a network filter does not want, and has it logged.
+async fn close(
+    chain: &FilterChain,
+    state: &ListenerState,
+    connection: Arc<ConnectionInfo>,
+    reason: &str,
+    delay: Duration,
+) {
+    tracing::debug!(connection = connection.id, reason, "network filter closes a connection");
+    let logged = match &chain.terminal {
+        Terminal::Tcp(proxy) => Some(proxy.refuse(connection.clone())),
+        _ => None,
+    };
+    let mut journals: Vec<_> = logged.into_iter().chain(journal(state, connection)).collect();
+    for journal in &mut journals {
+        journal.record.termination = reason.to_owned().into();
+    }
+    clock::sleep(delay).await;
 }
 
 /// The addresses of a connection after its listener filters.

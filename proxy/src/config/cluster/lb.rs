@@ -38,19 +38,7 @@ pub(super) fn compile(config: &pb::Cluster) -> Compiled<LbConfig> {
         use_hostname_for_hashing: value.use_hostname_for_hashing,
         hash_balance_factor: value.hash_balance_factor.as_ref().map(|factor| factor.value),
     });
-    if let Some(value) = &config.lb_subset_config {
-        let has_list = config.load_balancing_policy.is_some();
-        refuse(
-            "lb_subset_config",
-            has_list,
-            "goes with lb_policy, not with load_balancing_policy",
-        )?;
-        let is_destination = config.lb_policy == LbPolicy::ClusterProvided as i32;
-        refuse("lb_subset_config", is_destination, "does not go with CLUSTER_PROVIDED")?;
-        // Without a selector there is nothing to divide by.
-        let subset = subset::compile(value).under("lb_subset_config")?;
-        lb.subset = (!subset.selectors.is_empty()).then(|| Arc::new(subset));
-    }
+    divided(config, &mut lb)?;
     if let Some(list) = &config.load_balancing_policy {
         listed(list, &mut lb).under("load_balancing_policy")?;
         return Ok(lb);
@@ -107,6 +95,25 @@ pub(super) fn compile(config: &pb::Cluster) -> Compiled<LbConfig> {
         Err(_) => return Err(Problems::one("lb_policy", "unknown value")),
     }
     Ok(lb)
+}
+
+/// `lb_subset_config`
+fn divided(config: &pb::Cluster, lb: &mut LbConfig) -> Compiled<()> {
+    let Some(value) = &config.lb_subset_config else {
+        return Ok(());
+    };
+    let has_list = config.load_balancing_policy.is_some();
+    refuse(
+        "lb_subset_config",
+        has_list,
+        "goes with lb_policy, not with load_balancing_policy",
+    )?;
+    let is_destination = config.lb_policy == LbPolicy::ClusterProvided as i32;
+    refuse("lb_subset_config", is_destination, "does not go with CLUSTER_PROVIDED")?;
+    // Without a selector there is nothing to divide by.
+    let subset = subset::compile(value).under("lb_subset_config")?;
+    lb.subset = (!subset.selectors.is_empty()).then(|| Arc::new(subset));
+    Ok(())
 }
 
 fn common(value: &pb::cluster::CommonLbConfig, lb: &mut LbConfig) -> Compiled<()> {

@@ -69,6 +69,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         shadow_mode = RefusedAlways("a decision is always enforced"),
         emit_client_span = Refused("there are no spans"),
     ),
+    message!("envoy.config.core.v3.HttpUri": uri cluster timeout),
     message!("envoy.extensions.filters.http.ext_authz.v3.BufferSettings": max_request_bytes allow_partial_message pack_as_bytes),
     message!("envoy.extensions.filters.http.ext_authz.v3.HttpService":
         server_uri path_prefix authorization_request authorization_response;
