@@ -83,9 +83,6 @@ pub(super) async fn run(
             if let Failure::ConnectFailure(reason) = &failure {
                 exchange.upstream.failure_reason = reason.clone();
             }
-            if matches!(failure, Failure::ConnectFailure(_) | Failure::ConnectTimeout) {
-                cluster.stats.upstream_rq_pending_failure_eject.inc();
-            }
             cluster.observe_failure(&host, &failure, clock::now());
             return Err(failure);
         }
