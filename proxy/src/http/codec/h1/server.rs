@@ -78,7 +78,6 @@ pub async fn serve<S: Service>(
         idle_since: clock::now(),
         requests: 0,
         linger: false,
-        waited: false,
     };
     driver.run().await;
 }
@@ -110,8 +109,6 @@ struct Driver<S> {
     requests: u32,
     /// We end the connection, and the client may still be sending.
     linger: bool,
-    /// The running request was not answered at once.
-    waited: bool,
 }
 
 /// How the wait for a head ended.
@@ -222,7 +219,6 @@ impl<S: Service> Driver<S> {
         let upgrade = UpgradeKind::of(&head.request);
         let tunnel = upgrade.is_some() || method == Method::CONNECT;
         let has_body = tunnel || !head.body.is_done();
-        self.waited = false;
         {
             let mut conn = self.conn.lock();
             conn.received = 0;
@@ -314,7 +310,6 @@ impl<S: Service> Driver<S> {
             if let Poll::Ready(response) = polled {
                 return Poll::Ready(Ok(response));
             }
-            self.waited = true;
             let mut conn = self.conn.lock();
             if self.leave.poll_over_when_busy(cx) {
                 return Poll::Ready(Err(Failure::DrainOver));

@@ -27,7 +27,7 @@ impl<S: Service> Driver<S> {
         let (parts, mut body) = response.into_parts();
         let framing = reply.framing(&parts, &body);
         let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS || (reply.tunnel && parts.status.is_success());
-        if exchange.request_abandoned && self.waited {
+        if exchange.request_abandoned && exchange.upstream.host.is_some() {
             self.take_buffered();
         }
         // A request whose rest nobody will read ends its connection (Envoy's `downstream_rq_response_before_rq_complete`).
