@@ -1,7 +1,7 @@
 //! `remora inject`: takes over a pod's traffic, or gives it back.
 //!
 //! In: flags and environment variables of istio-iptables. Out: redirect rules, and with TPROXY a route, equal in effect to Istio's. Pure up to
-//! [`plan`](plan::plan); then what is there is compared with what is wanted and the difference made in one transaction per table. What is in
+//! `plan`; then what is there is compared with what is wanted and the difference made in one transaction per table. What is in
 //! place is left alone, so it can be run again at any time. Runs before the proxy, as root, in the pod's network namespace, and ends.
 
 mod netlink;
