@@ -123,10 +123,13 @@ fn eds(port: u16) -> String {
     )
 }
 
-/// Clusters `a` and `name`, whose endpoints are those of `web`, in a file of their own.
-fn cds(directory: &Path, name: &str) -> String {
-    let mut names = vec!["a", name];
-    names.dedup();
+/// In the order in which they come. One that a listener may still route to is not taken away.
+const CLUSTERS: [&str; 3] = ["a", "second", "third"];
+
+/// The clusters up to `last`, whose endpoints are those of `web`, in a file of their own.
+fn cds(directory: &Path, last: &str) -> String {
+    let count = CLUSTERS.iter().position(|name| *name == last).unwrap() + 1;
+    let names = &CLUSTERS[..count];
     let clusters = names.iter().map(|name| {
         format!(
             "- '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\n  name: {name}\n  type: EDS\n  connect_timeout: 1s\n  \
@@ -135,7 +138,7 @@ fn cds(directory: &Path, name: &str) -> String {
             directory.display()
         )
     });
-    format!("version_info: '{name}'\nresources:\n{}", clusters.collect::<String>())
+    format!("version_info: '{last}'\nresources:\n{}", clusters.collect::<String>())
 }
 
 fn lds(cluster: &str) -> String {
