@@ -60,6 +60,7 @@ impl Proxy {
                 stats: Scope::new(&context.stats, None, None, 1),
                 loads: Loads::default(),
                 stop: Drain::new().0,
+                sockets: Default::default(),
             }),
             _backend: listening.map_err(|error| Problems::one(backend, error.to_string()))?,
         })

@@ -2,42 +2,46 @@
 //!
 //! In: parsed options and a loaded bootstrap. Out: a running [`Proxy`]. Errors before anything listens are all reported together.
 
+mod client;
 mod control;
 mod follow;
 mod interpreter;
+mod restart;
 mod secret_files;
+mod sources;
+mod stats;
 mod transport;
 
-use std::collections::HashMap;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use bytes::Bytes;
-use remora_xds::{Client, ClientHandle, GrpcConnector, Mode, Root, SourceConfig, types};
+use remora_xds::ClientHandle;
 
+use client::{Pins, client, meaning, roots};
 use control::AdminControl;
 pub use control::ProxyControl;
 pub use transport::ClusterTransport;
 
 use crate::admin::{self, AdminState};
-use crate::bootstrap::{AdsConfig, Bootstrap, Source};
+use crate::bootstrap::Bootstrap;
 use crate::cli::Options;
 use crate::cluster::discovery::SystemResolver;
 use crate::cluster::maintain::maintain;
+use crate::config::route::each;
 use crate::config::{BuildContext, Compiled, Problems, fields};
-use crate::listener::ListenerManager;
 use crate::listener::manager::OnBindError;
+use crate::listener::{Inherit, ListenerManager};
+use crate::restart::Restart;
 use crate::runtime::clock;
 use crate::runtime::drain::Drain;
 use crate::runtime::io::Address;
 use crate::runtime::spawn::{self, spawn};
 use crate::runtime::worker::Workers;
-use crate::snapshot::SnapshotCell;
 use crate::snapshot::build::{Builder, LISTENER_OWNER};
-use crate::telemetry::access_log::{Sink, Sinks};
+use crate::telemetry::access_log::{AccessLog, Sink, Sinks};
 use crate::telemetry::logging::{self, Logging};
+use follow::Awaited;
 use interpreter::Meaning;
 
 /// Why a proxy did not start. Nothing of it listens.
@@ -63,7 +67,7 @@ pub struct Proxy {
     pub admin: Option<Address>,
     pub xds: Option<ClientHandle>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
-    _stop_admin: Drain,
+    stop_admin: Arc<Drain>,
 }
 
 impl Proxy {
@@ -73,6 +77,19 @@ impl Proxy {
     /// # Errors
     /// Everything that is wrong with the bootstrap, or an address that is in use.
     pub async fn start(options: Arc<Options>, bootstrap: Bootstrap) -> Result<Self, StartError> {
+        Self::start_in(options, bootstrap, None).await
+    }
+
+    /// As [`start`](Self::start), as a link in a chain of hot restarts: listening sockets and the admin address come from the epoch before, if
+    /// there is one.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_in(
+        options: Arc<Options>,
+        bootstrap: Bootstrap,
+        restart: Option<&Restart>,
+    ) -> Result<Self, StartError> {
         let times = (clock::now(), clock::system_now());
         let mut context = BuildContext {
             access_logs: Arc::new(Sinks::new(options.file_flush_interval, options.file_flush_min_size)),
@@ -82,12 +99,15 @@ impl Proxy {
         context.outlier_events = outlier_events(&bootstrap, &context).map_err(StartError::Config)?;
         let context = Arc::new(context);
         let mut builder = Builder::new(context.clone());
-        let pins = check(&bootstrap, &options)
-            .and_then(|()| add_static(&mut builder, &bootstrap, &context))
+        let meaning = meaning(&bootstrap, &context, &options);
+        let pins = check(&bootstrap, &options, &meaning)
+            .and_then(|()| add_static(&mut builder, &bootstrap, &context, &meaning))
             .map_err(StartError::Config)?;
+        let roots = roots(&bootstrap, &meaning.sources).map_err(StartError::Config)?;
         let resolver = SystemResolver::new().map_err(|error| StartError::Resolver(error.to_string()))?;
-        let admin = bind_admin(&bootstrap)?;
-        let manager = start_workers(&options, &context, bootstrap.max_connections)?;
+        let admin = restart::bind_admin(&bootstrap, restart).await?;
+        let admin_logs = admin_logs(&bootstrap, &context).map_err(StartError::Config)?;
+        let manager = start_workers(&options, &context, bootstrap.max_connections, restart)?;
         let snapshot = builder.publish();
         manager
             .apply(
@@ -99,14 +119,21 @@ impl Proxy {
         let control = Arc::new(control);
         let maintenance = maintain(context.hosts.clone(), Arc::new(resolver));
         let mut tasks = vec![spawn("cluster maintenance", maintenance)];
-        let last_root = if bootstrap.lds.is_some() {
-            &types::LISTENER
-        } else {
-            &types::CLUSTER
+        let awaited = Awaited {
+            root: roots.last().map(|root| root.ty),
+            pins: pins.iter().map(|(owner, _)| Arc::from(owner.as_str())).collect(),
         };
-        let xds = client(&bootstrap, &context, &options, pins).map(|(handle, driver)| {
+        let xds = client(&bootstrap, &meaning, roots, pins).map(|(handle, driver)| {
             tasks.push(spawn("xds", driver.run()));
-            let follow = follow::follow(handle.clone(), builder, manager.clone(), control.clone(), last_root);
+            let notes = meaning.notes.clone();
+            let follow = follow::follow(
+                handle.clone(),
+                builder,
+                manager.clone(),
+                control.clone(),
+                notes,
+                awaited,
+            );
             tasks.push(spawn("configuration", follow));
             handle
         });
@@ -119,7 +146,8 @@ impl Proxy {
             if let (Some(path), Some(address)) = (&options.admin_address_path, &admin_address) {
                 admin::write_address_path(path, address)?;
             }
-            let state = admin_state(&context, options, &bootstrap, times, xds.clone(), &control);
+            let mut state = admin_state(&meaning, admin_logs, options, &bootstrap, times, xds.clone(), &control);
+            state.first_started_at = restart.map(|restart| restart.first_started_at().unwrap_or(times.1));
             tasks.push(spawn("admin", async move {
                 if let Err(error) = admin::serve(bound, Arc::new(state), admin_stopped).await {
                     tracing::error!(%error, "admin server ended");
@@ -132,7 +160,7 @@ impl Proxy {
             admin: admin_address,
             xds,
             tasks,
-            _stop_admin: stop_admin,
+            stop_admin: Arc::new(stop_admin),
         })
     }
 
@@ -153,26 +181,34 @@ impl Drop for Proxy {
 }
 
 /// The field tables over the whole bootstrap.
-fn check(bootstrap: &Bootstrap, options: &Options) -> Result<(), Problems> {
+fn check(bootstrap: &Bootstrap, options: &Options, meaning: &Meaning) -> Result<(), Problems> {
+    for warning in &bootstrap.warnings {
+        meaning.notes.tolerate(format!("bootstrap: {warning}"));
+    }
     for warning in fields::check(crate::bootstrap::MESSAGE, &bootstrap.bytes, options.unsupported)? {
         tracing::warn!(path = %warning.path, reason = %warning.reason, "tolerated");
+        if warning.is_unsupported {
+            meaning.server.unsupported_fields.inc();
+            meaning.notes.tolerate(format!("bootstrap: {warning}"));
+        } else if warning.is_unknown {
+            meaning.server.static_unknown_fields.inc();
+        }
     }
     Ok(())
 }
 
-fn bind_admin(bootstrap: &Bootstrap) -> Result<Option<admin::Bound>, StartError> {
-    let Some(admin) = &bootstrap.admin else { return Ok(None) };
-    let bound = admin::Bound::bind(&admin.address).map_err(|error| StartError::Admin {
-        address: admin.address.to_string(),
-        error,
-    })?;
-    Ok(Some(bound))
+/// `admin.access_log`
+fn admin_logs(bootstrap: &Bootstrap, context: &BuildContext) -> Result<Arc<[AccessLog]>, Problems> {
+    let configured = bootstrap.admin.as_ref().map_or(&[][..], |admin| &admin.access_log);
+    let logs = each("access_log", configured, |log| AccessLog::compile(log, context));
+    logs.map(Arc::from).map_err(|wrong| wrong.under("admin"))
 }
 
 fn start_workers(
     options: &Options,
     context: &BuildContext,
     max_connections: Option<u64>,
+    restart: Option<&Restart>,
 ) -> Result<Arc<ListenerManager>, StartError> {
     let workers = Arc::new(Workers::start(options.concurrency)?);
     workers.run_all("pool sweep", |_| async {
@@ -182,20 +218,32 @@ fn start_workers(
         }
     });
     let manager = ListenerManager::new(workers, &context.stats, options.drain_time, max_connections);
-    Ok(Arc::new(manager))
+    Ok(Arc::new(match restart {
+        Some(restart) => manager.with_restart(restart.parent().map(|parent| parent.clone() as Arc<dyn Inherit>)),
+        None => manager,
+    }))
 }
 
 fn admin_state(
-    context: &BuildContext,
+    meaning: &Meaning,
+    access_logs: Arc<[AccessLog]>,
     options: Arc<Options>,
     bootstrap: &Bootstrap,
     (started, started_at): (Instant, SystemTime),
     xds: Option<ClientHandle>,
     control: &Arc<ProxyControl>,
 ) -> AdminState {
+    let context = &meaning.context;
     AdminState {
         stats: context.stats.clone(),
         tags: Arc::new(bootstrap.stats.tags.clone()),
+        access_logs,
+        stats_matcher: bootstrap.stats.matcher.clone(),
+        allow_paths: bootstrap
+            .admin
+            .as_ref()
+            .map(|admin| admin.allow_paths.clone())
+            .unwrap_or_default(),
         logging: Logging::current(),
         snapshot: context.snapshot.clone(),
         secrets: context.secrets.clone(),
@@ -203,7 +251,9 @@ fn admin_state(
         bootstrap: bootstrap.bytes.clone(),
         started,
         started_at,
+        first_started_at: None,
         xds,
+        notes: meaning.notes.clone(),
         control: Arc::new(AdminControl(control.clone())),
     }
 }
@@ -220,10 +270,12 @@ fn outlier_events(bootstrap: &Bootstrap, cx: &BuildContext) -> Compiled<Option<A
     })
 }
 
-/// What static resources refer to: owners and references for the xDS client.
-type Pins = Vec<(String, Vec<remora_xds::Reference>)>;
-
-fn add_static(builder: &mut Builder, bootstrap: &Bootstrap, context: &BuildContext) -> Result<Pins, Problems> {
+fn add_static(
+    builder: &mut Builder,
+    bootstrap: &Bootstrap,
+    context: &BuildContext,
+    meaning: &Meaning,
+) -> Result<Pins, Problems> {
     let mut problems = Problems::default();
     let mut pins = Pins::new();
     for (index, secret) in bootstrap.secrets.iter().enumerate() {
@@ -236,7 +288,7 @@ fn add_static(builder: &mut Builder, bootstrap: &Bootstrap, context: &BuildConte
     for (index, cluster) in bootstrap.clusters.iter().enumerate() {
         let added = builder
             .add_cluster(cluster.bytes.clone())
-            .and_then(|needs| interpreter::cluster_references(&needs));
+            .and_then(|needs| meaning.cluster_references(&needs));
         match added {
             Ok(references) if references.is_empty() => {}
             Ok(references) => pins.push((format!("cluster/{}", cluster.name), references)),
@@ -247,7 +299,7 @@ fn add_static(builder: &mut Builder, bootstrap: &Bootstrap, context: &BuildConte
     }
     for (index, listener) in bootstrap.listeners.iter().enumerate() {
         let needs = crate::config::listener::needs(&listener.bytes);
-        let references = needs.and_then(|needs| interpreter::listener_references(&needs));
+        let references = needs.and_then(|needs| meaning.listener_references(&needs));
         let added = references.and_then(|references| {
             builder.add_listener(&listener.bytes, !references.is_empty())?;
             Ok(references)
@@ -261,122 +313,6 @@ fn add_static(builder: &mut Builder, bootstrap: &Bootstrap, context: &BuildConte
         }
     }
     if problems.0.is_empty() { Ok(pins) } else { Err(problems) }
-}
-
-/// The xDS client, if anything is to come from a control plane or a file.
-fn client(
-    bootstrap: &Bootstrap,
-    context: &Arc<BuildContext>,
-    options: &Options,
-    pins: Pins,
-) -> Option<(ClientHandle, remora_xds::Driver)> {
-    if bootstrap.ads.is_none() && bootstrap.cds.is_none() && bootstrap.lds.is_none() && pins.is_empty() {
-        return None;
-    }
-    let mut builder = Client::builder(&context.node)
-        .interpreter(Meaning {
-            context: context.clone(),
-            unsupported: options.unsupported,
-        })
-        .fixed(
-            &types::CLUSTER,
-            bootstrap.clusters.iter().map(|cluster| cluster.name.clone()),
-        )
-        .fixed(
-            &types::LISTENER,
-            bootstrap.listeners.iter().map(|listener| listener.name.clone()),
-        )
-        .decode_files(decode_discovery_file);
-    if let Some(ads) = &bootstrap.ads {
-        let config = SourceConfig {
-            mux: ads.mux(),
-            ..SourceConfig::aggregated(Mode::Sotw)
-        };
-        builder = builder.ads(config, connector(&context.snapshot, ads));
-    }
-    let separate = separate_sources(bootstrap);
-    let snapshot = context.snapshot.clone();
-    builder = builder.named(move |name| {
-        // A source that only a resource names speaks as Envoy's default does.
-        let source = separate
-            .get(name)
-            .cloned()
-            .unwrap_or_else(|| AdsConfig::of_cluster(name));
-        let config = SourceConfig {
-            mux: source.mux(),
-            ..SourceConfig::separate(Mode::Sotw)
-        };
-        let connector: Arc<dyn remora_xds::Connect> = Arc::new(connector(&snapshot, &source));
-        Some((config, connector))
-    });
-    for (ty, source) in [(&types::CLUSTER, &bootstrap.cds), (&types::LISTENER, &bootstrap.lds)] {
-        if let Some(source) = source {
-            let initial_fetch_timeout = source.initial_fetch_timeout;
-            builder = builder.root(Root {
-                source: source_of(&source.source),
-                initial_fetch_timeout,
-                ..Root::new(ty)
-            });
-        }
-    }
-    for (owner, references) in pins {
-        builder = builder.pin(owner, references);
-    }
-    Some(builder.build())
-}
-
-fn source_of(source: &Source) -> remora_xds::Source {
-    match source {
-        Source::Ads => remora_xds::Source::Ads,
-        Source::Path(path) => remora_xds::Source::Path(path.clone()),
-        Source::Grpc(config) => remora_xds::Source::Named(config.cluster_name.clone()),
-    }
-}
-
-/// A file of [`Source::Path`]: a `DiscoveryResponse` in binary (`.pb`), JSON or YAML.
-fn decode_discovery_file(content: &[u8], path: &Path) -> Result<Bytes, String> {
-    if path.extension().is_some_and(|extension| extension == "pb") {
-        return Ok(Bytes::copy_from_slice(content));
-    }
-    let text = std::str::from_utf8(content).map_err(|error| error.to_string())?;
-    let options = remora_proto::json::Options {
-        ignore_unknown: true,
-        ..Default::default()
-    };
-    let encoded = remora_proto::json::encode_text(text, "envoy.service.discovery.v3.DiscoveryResponse", &options);
-    encoded
-        .map(|encoded| encoded.bytes.into())
-        .map_err(|problems| problems.to_string())
-}
-
-/// The bootstrap's own gRPC sources that are not ADS, by cluster.
-fn separate_sources(bootstrap: &Bootstrap) -> HashMap<String, AdsConfig> {
-    let sources = [&bootstrap.cds, &bootstrap.lds].into_iter().flatten();
-    let grpc = sources.filter_map(|config| match &config.source {
-        Source::Grpc(config) => Some((config.cluster_name.to_string(), (**config).clone())),
-        _ => None,
-    });
-    grpc.collect()
-}
-
-fn connector(snapshot: &Arc<SnapshotCell>, config: &AdsConfig) -> GrpcConnector<ClusterTransport> {
-    let authority = if config.authority.is_empty() {
-        &*config.cluster_name
-    } else {
-        &*config.authority
-    };
-    // Names of clusters need not be valid authorities (`outbound|80||x`).
-    let origin = http::Uri::try_from(format!("http://{authority}"));
-    let origin = origin.unwrap_or_else(|_| http::Uri::from_static("http://control-plane"));
-    let mut metadata = tonic::metadata::MetadataMap::new();
-    for (name, value) in &config.initial_metadata {
-        let name = tonic::metadata::AsciiMetadataKey::from_bytes(name.as_bytes());
-        if let (Ok(name), Ok(value)) = (name, value.parse()) {
-            metadata.append(name, value);
-        }
-    }
-    let transport = ClusterTransport::new(snapshot.clone(), config.cluster_name.clone());
-    GrpcConnector::new(transport).origin(origin).metadata(metadata)
 }
 
 /// Runs the process for `options` until it is told to quit.
@@ -394,13 +330,20 @@ pub fn run(options: Options) -> ExitCode {
     if let Err(error) = start_log(&options, &bootstrap) {
         return fail(&error);
     }
+    let mut restart = match Restart::begin(&options) {
+        Ok(restart) => restart,
+        Err(error) => return fail(&error.to_string()),
+    };
     let options = Arc::new(options);
     runtime.block_on(async {
-        let proxy = match Proxy::start(options, bootstrap).await {
+        let proxy = match Proxy::start_in(options, bootstrap, restart.as_ref()).await {
             Ok(proxy) => proxy,
             Err(error) => return fail(&error.to_string()),
         };
         control::quit_on_signals(proxy.control.clone());
+        if let Some(restart) = &mut restart {
+            restart::join(restart, &proxy);
+        }
         proxy.finished().await;
         ExitCode::SUCCESS
     })

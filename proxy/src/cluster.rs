@@ -196,7 +196,9 @@ fn local_failure(failure: &Failure) -> Option<LocalFailure> {
         Failure::ConnectFailure(_) => Some(LocalFailure::ConnectFailed),
         Failure::ConnectTimeout => Some(LocalFailure::ConnectTimeout),
         Failure::ConnectionTermination | Failure::RemoteReset | Failure::ProtocolError(_) => Some(LocalFailure::Reset),
-        Failure::ResponseTimeout | Failure::PerTryTimeout => Some(LocalFailure::RequestTimeout),
+        Failure::ResponseTimeout | Failure::PerTryTimeout | Failure::PerTryIdleTimeout => {
+            Some(LocalFailure::RequestTimeout)
+        }
         _ => None,
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod access_log;
 pub mod body;
+pub mod call;
 pub mod codec;
 pub mod connection_manager;
 mod cut;

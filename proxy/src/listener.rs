@@ -139,6 +139,12 @@ pub enum Direction {
     Outbound,
 }
 
+/// Where listening sockets come from that another process has opened.
+pub trait Inherit: Send + Sync {
+    /// All sockets that listen on this address of the configuration; none, if there are none. The name counts where the port is 0.
+    fn sockets(&self, listener: &str, address: &Address) -> Vec<std::os::fd::OwnedFd>;
+}
+
 /// What is known of a downstream connection; made once per connection, shared by its streams.
 #[derive(Debug)]
 pub struct ConnectionInfo {

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use super::child::Proxy;
-use super::{bootstrap, program};
+use super::{bootstrap, cluster, program};
 
 const MANAGER: &str = r#"
 codec_type: AUTO
@@ -19,7 +19,7 @@ const MAY_FAIL: u32 = 1;
 #[tokio::test]
 async fn a_listener_passes_h2spec() {
     let Some(h2spec) = program("h2spec") else { return };
-    let proxy = Proxy::start(&bootstrap(MANAGER, "[]")).await;
+    let proxy = Proxy::start(&bootstrap(MANAGER, &cluster("none", 9, ""))).await;
     let port = proxy.address.port().to_string();
     // A slow machine answers late: the tool's own two seconds are for fast ones.
     let run = move || {

@@ -197,7 +197,7 @@ async fn window_stall() {
     // SETTINGS_INITIAL_WINDOW_SIZE 0
     let mut peer = Peer::connect_with(scene.proxy.address, &[(4, 0)]).await;
     let mut block = get("/large");
-    literal(&mut block, "x-do", "body=4000000");
+    literal(&mut block, "x-do", "body=200000");
     let mut bytes = Vec::new();
     for stream in 0..200 {
         bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, 1 + 2 * stream, &block));

@@ -24,15 +24,12 @@ pub const END_HEADERS: u8 = 4;
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// RFC 9113 section 7.
-pub const PROTOCOL_ERROR: u32 = 1;
 pub const REFUSED_STREAM: u32 = 7;
-pub const ENHANCE_YOUR_CALM: u32 = 11;
 
 #[derive(Clone, Debug)]
 pub struct Frame {
     pub kind: u8,
     pub flags: u8,
-    pub stream: u32,
     pub payload: Vec<u8>,
 }
 
@@ -159,24 +156,12 @@ impl Peer {
         .await
     }
 
-    /// Reads to the end of the connection; gives the error code of the last GOAWAY.
-    pub async fn goaway(&mut self) -> Option<u32> {
-        let mut code = None;
-        while let Some(frame) = self.next().await {
-            if frame.kind == GOAWAY {
-                code = Some(u32::from_be_bytes(frame.payload[4..8].try_into().unwrap()));
-            }
-        }
-        code
-    }
-
     fn parse(&mut self) -> Option<Frame> {
         let head = self.buffer.get(..9)?;
         let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
         let frame = Frame {
             kind: head[3],
             flags: head[4],
-            stream: u32::from_be_bytes(head[5..9].try_into().unwrap()),
             payload: self.buffer.get(9..9 + length)?.to_vec(),
         };
         self.buffer.drain(..9 + length);

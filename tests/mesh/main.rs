@@ -7,11 +7,16 @@ mod change;
 mod connections;
 mod custom_filter;
 mod draining;
+mod files;
+mod mirroring;
 mod mtls;
 mod pools;
 mod protocols;
 mod resilience;
+mod restart;
 mod routing;
+mod sources;
+mod storm;
 
 use std::net::SocketAddr;
 

@@ -7,8 +7,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod cases;
+mod conversations;
 mod differences;
 mod harness;
+mod openssl;
+mod tcp;
 
 use harness::World;
 
@@ -25,7 +28,8 @@ macro_rules! worlds {
 }
 
 worlds!(
-    routing, headers, codec, failures, retries, http2, filters, balancing, admin, messages, paths, timeouts
+    routing, headers, codec, failures, retries, http2, filters, authz, admin, mirroring, redirects, replies, matching,
+    mutations, logging, messages, paths, timeouts, tcp, tls,
 );
 
 #[test]
@@ -38,11 +42,20 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::retries::world(),
         cases::http2::world(),
         cases::filters::world(),
+        cases::authz::world(),
         cases::balancing::world(),
         cases::admin::world(),
+        cases::mirroring::world(),
+        cases::redirects::world(),
+        cases::replies::world(),
+        cases::matching::world(),
+        cases::mutations::world(),
+        cases::logging::world(),
         cases::messages::world(),
         cases::paths::world(),
         cases::timeouts::world(),
+        cases::tcp::world(),
+        cases::tls::world(),
     ];
     let mut names: Vec<String> = worlds
         .iter()

@@ -8,7 +8,7 @@ use remora_proto::pb::envoy::config::core::v3 as pbc;
 use remora_proto::pb::envoy::extensions::filters::http::router::v3::Router as RouterConfig;
 use remora_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pbh;
 
-use super::route::{Under, duration, each, refuse};
+use super::route::{Under, duration, each, optional, refuse};
 use super::{BuildContext, Compiled, Problems};
 use crate::filters::http::{self as filters, FilterContext, FilterList, Stage};
 use crate::http::codec::h1::H1Options;
@@ -43,10 +43,10 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         Ok(pbh::http_connection_manager::CodecType::Http2) => CodecType::Http2,
         _ => return Err(Problems::one("codec_type", "HTTP/3 is not supported")),
     };
-    refuse(
+    let local_reply = optional(
         "local_reply_config",
-        value.local_reply_config.is_some(),
-        "is not supported",
+        value.local_reply_config.as_ref(),
+        LocalReply::compile,
     )?;
     let (filter_list, router) = http_filters(&value, cx)?;
     let idle = idle_timeout(&value)?;
@@ -81,10 +81,12 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         snapshot: cx.snapshot.clone(),
         filters: Arc::new(filter_list),
         header_policy: Arc::new(HeaderPolicy::compile(&value, cx)?),
-        local_reply: Arc::new(LocalReply),
+        local_reply: local_reply.map(Arc::new),
         access_logs: access_logs.into(),
+        logs_new_requests: logs_new_requests(&value),
         upgrades: upgrades(&value)?,
         suppress_envoy_headers: router.suppress_envoy_headers,
+        max_stream_duration: max_stream_duration(&value)?,
     };
     Ok(ConnectionManager::new(settings))
 }
@@ -160,6 +162,18 @@ fn routes(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> Compiled<Rou
         Some(RouteSpecifier::ScopedRoutes(_)) => Err(Problems::one("scoped_routes", "is not supported")),
         None => Err(Problems::one("route_specifier", "is required")),
     }
+}
+
+#[allow(deprecated, reason = "the older field still counts")]
+fn logs_new_requests(value: &pbh::HttpConnectionManager) -> bool {
+    let options = value.access_log_options.as_ref();
+    value.flush_access_log_on_new_request || options.is_some_and(|options| options.flush_access_log_on_new_request)
+}
+
+fn max_stream_duration(value: &pbh::HttpConnectionManager) -> Compiled<Option<Duration>> {
+    let common = value.common_http_protocol_options.as_ref();
+    let value = common.and_then(|options| options.max_stream_duration.as_ref());
+    limit("common_http_protocol_options.max_stream_duration", value, None)
 }
 
 fn h1_options(value: &pbh::HttpConnectionManager) -> H1Options {

@@ -66,6 +66,10 @@ pub enum Failure {
     /// The buffer for retries ran over while a retry was due.
     RetryBufferExceeded,
     Overload,
+    /// `per_try_idle_timeout` ran out.
+    PerTryIdleTimeout,
+    /// The answer was a redirect that is followed here: nobody gets it.
+    InternalRedirect(StatusCode),
 }
 
 /// One row of the table.
@@ -190,6 +194,12 @@ impl Failure {
                 "upstream_per_try_timeout",
                 "upstream request timeout",
             ),
+            Self::PerTryIdleTimeout => row(
+                S::GATEWAY_TIMEOUT,
+                F::UPSTREAM_REQUEST_TIMEOUT,
+                "upstream_per_try_idle_timeout",
+                "upstream request timeout",
+            ),
             Self::MaxStreamDuration => row(
                 S::REQUEST_TIMEOUT,
                 F::UPSTREAM_MAX_STREAM_DURATION_REACHED,
@@ -276,6 +286,7 @@ impl Failure {
                 "request_payload_exceeded_retry_buffer_limit",
                 "exceeded request buffer limit while retrying upstream",
             ),
+            Self::InternalRedirect(status) => row(*status, none, "internal_redirect", ""),
             Self::Overload => row(
                 S::SERVICE_UNAVAILABLE,
                 F::OVERLOAD_MANAGER_TERMINATED,
@@ -299,6 +310,7 @@ impl Failure {
             | Self::ProtocolError(_)
             | Self::ResponseTimeout
             | Self::PerTryTimeout
+            | Self::PerTryIdleTimeout
             | Self::MaxStreamDuration
             | Self::StreamIdleTimeout { .. }
             | Self::RequestHeadersTimeout
@@ -307,11 +319,23 @@ impl Failure {
         }
     }
 
+    /// The status of the answer on a stream, which may have asked for another one on timeouts.
+    pub fn status(&self, timeout_is_no_content: bool) -> StatusCode {
+        let is_timeout = matches!(
+            self,
+            Self::ResponseTimeout | Self::PerTryTimeout | Self::PerTryIdleTimeout
+        );
+        if is_timeout && timeout_is_no_content {
+            return StatusCode::NO_CONTENT;
+        }
+        self.row().status
+    }
+
     /// Whether anybody is left to hear an answer.
     pub fn is_answered(&self) -> bool {
         !matches!(
             self,
-            Self::DownstreamDisconnect | Self::DownstreamReset | Self::DrainOver
+            Self::DownstreamDisconnect | Self::DownstreamReset | Self::DrainOver | Self::InternalRedirect(_)
         )
     }
 

@@ -122,6 +122,11 @@ const EDGE_REMOVED: &[&str] = &[
 impl HeaderPolicy {
     /// Applies to a request before it is routed, in Envoy's order (spec C.4).
     pub fn request(&self, exchange: &mut Exchange) -> Verdict {
+        if exchange.redirected.is_some() {
+            // The client's own request went through it; what an internal redirect made of it is ours.
+            self.host.apply(exchange);
+            return self.path.apply(exchange);
+        }
         let is_upgrade = exchange.upgrade.is_some();
         let headers = exchange.request.headers_mut();
         // Most requests carry none of these: one pass over what there is beats a dozen look-ups.

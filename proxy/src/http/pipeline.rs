@@ -41,11 +41,11 @@ pub fn pipeline(settings: &Settings, router: Router) -> Pipeline {
         // outside the answers to failures, because those carry `date` and `server` too.
         .layer(HeaderPolicyLayer::new(&settings.header_policy, &settings.stats))
         // A failure becomes a response here, so that the stages inside may just fail.
-        .layer(RespondLayer::new(&settings.local_reply))
+        .layer(RespondLayer)
         // Fills the route cell, from one route table for the whole stream.
         .layer(SelectRouteLayer::new(settings))
         // The configured filters in their order, ours and a user's alike; the last one is the router.
-        .layer(FiltersLayer::new(&settings.filters, &settings.local_reply))
+        .layer(FiltersLayer::new(&settings.filters))
         // Timeout → retry → attempt: cluster → pick host → lease a connection → send → observe.
         .service(router)
 }
@@ -79,7 +79,17 @@ impl ConnectionManager {
 
 impl Service for ConnectionManager {
     async fn call(&self, exchange: &mut Exchange) -> Response {
-        self.pipeline.call(exchange).await
+        loop {
+            exchange.local_reply.clone_from(&self.settings.local_reply);
+            let response = self.pipeline.call(exchange).await;
+            if !exchange.show_next() {
+                return response;
+            }
+            // As far as logs and stats are concerned, the answer that was a redirect ends a stream.
+            exchange.timing.end = Some(exchange.elapsed());
+            self.pipeline.finish(exchange);
+            exchange.follow();
+        }
     }
 
     fn proxies_interim(&self) -> bool {

@@ -17,6 +17,8 @@ pub enum ConnectionEvent {
     ProtocolError,
     /// An interim response went to the client.
     Interim,
+    /// Nothing came over it for too long.
+    IdleTimeout,
 }
 
 /// A stage that always answers: what codecs call.

@@ -23,6 +23,9 @@ crate::stat_group! {
             downstream_rq_failed_path_normalization, downstream_rq_redirected_with_normalized_path,
             downstream_rq_rejected_via_ip_detection, downstream_rq_max_duration_reached, downstream_cx_max_requests_reached,
             rq_total, rq_direct_response, rq_redirect, no_route, no_cluster,
+            passthrough_internal_redirect_bad_location, passthrough_internal_redirect_unsafe_scheme,
+            passthrough_internal_redirect_too_many_redirects, passthrough_internal_redirect_no_route,
+            passthrough_internal_redirect_predicate,
         }
         gauges: { downstream_cx_active, downstream_cx_http1_active, downstream_cx_http2_active, downstream_rq_active, downstream_cx_upgrades_active }
         histograms: { downstream_rq_time, downstream_cx_length_ms }
@@ -33,6 +36,7 @@ impl HcmStats {
     pub(super) fn count(&self, event: ConnectionEvent) {
         match event {
             ConnectionEvent::ProtocolError => self.downstream_cx_protocol_error.inc(),
+            ConnectionEvent::IdleTimeout => self.downstream_cx_idle_timeout.inc(),
             // Counted like the response that follows it, as Envoy does.
             ConnectionEvent::Interim => {
                 self.downstream_rq_completed.inc();
@@ -119,7 +123,8 @@ impl<S: Service> Service for Counted<S> {
     fn finish(&self, exchange: &mut Exchange) {
         let stats = &self.stats;
         stats.downstream_rq_active.dec();
-        if let Some(code) = exchange.response_code {
+        // An answer that is followed as a redirect is none.
+        if let Some(code) = exchange.response_code.filter(|_| exchange.redirect.is_none()) {
             stats.downstream_rq_completed.inc();
             match code.as_u16() / 100 {
                 1 => stats.downstream_rq_1xx.inc(),

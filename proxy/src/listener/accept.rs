@@ -68,13 +68,13 @@ fn place(shared: &Arc<Shared>, listener: &Arc<ActiveListener>, io: Io, local: Ad
     };
     let here = worker::index().unwrap_or_default();
     let placed = Placed::new(listener, here, state.settings.balance);
-    let (shared, listener) = (shared.clone(), listener.clone());
+    let (shared, listener, open) = (shared.clone(), listener.clone(), shared.open.clone());
     let workers = shared.workers.upgrade().filter(|_| placed.worker() != here);
     let Some(workers) = workers else {
         // Nobody waits for it; it ends by its peer, its timeouts or its chain's drain.
         drop(spawn("connection", async move {
             connection::serve(shared, listener, io, local, remote).await;
-            drop((placed, admitted));
+            drop((placed, admitted, open));
         }));
         return;
     };
@@ -84,7 +84,7 @@ fn place(shared: &Arc<Shared>, listener: &Arc<ActiveListener>, io: Io, local: Ad
                 Ok(io) => connection::serve(shared, listener, io, local, remote).await,
                 Err(error) => tracing::warn!(%error, "a connection is lost between workers"),
             }
-            drop((placed, admitted));
+            drop((placed, admitted, open));
         }),
         Err(error) => tracing::warn!(%error, "a connection is lost between workers"),
     }

@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use super::balance::{ConnectionLimit, Loads};
+use super::bind::Bound;
 use super::chain_match::ChainTable;
 use super::stats::{InspectorStats, Scope};
 use super::{ListenerConfig, ListenerSettings};
-use crate::runtime::drain::Drain;
+use crate::runtime::drain::{Drain, DrainPhase};
 use crate::runtime::io::Address;
 use crate::runtime::worker::Workers;
 use crate::telemetry::access_log::AccessLog;
@@ -29,6 +31,16 @@ pub struct ActiveListener {
     pub loads: Loads,
     /// Advanced to stop accepting.
     pub stop: Drain,
+    /// Its sockets once more, by address as configured, where a next epoch may ask for them.
+    pub sockets: Mutex<Vec<(Address, Vec<Bound>)>>,
+}
+
+impl ActiveListener {
+    /// Closes the sockets; connections go on.
+    pub fn stop_accepting(&self) {
+        self.sockets.lock().clear();
+        self.stop.advance(DrainPhase::Draining);
+    }
 }
 
 /// What an update swaps.
@@ -56,10 +68,12 @@ impl ListenerState {
 pub struct Shared {
     pub directory: ArcSwap<Directory>,
     pub inspectors: InspectorStats,
+    /// Held once by every connection, from accept to end.
+    pub open: Arc<()>,
     pub limit: ConnectionLimit,
     /// To hand connections over; they own what holds this.
     pub workers: Weak<Workers>,
-    connection_ids: AtomicU64,
+    pub(super) connection_ids: AtomicU64,
 }
 
 impl Shared {
@@ -70,6 +84,7 @@ impl Shared {
             limit: ConnectionLimit::default(),
             workers: Weak::new(),
             inspectors,
+            open: Arc::default(),
             connection_ids: AtomicU64::new(0),
         }
     }

@@ -401,6 +401,7 @@ mod tests {
             stats: Scope::new(&stats, None, None, 1),
             loads: crate::listener::balance::Loads::default(),
             stop: crate::runtime::drain::Drain::new().0,
+            sockets: parking_lot::Mutex::default(),
         });
         let (io, _peer) = tokio::io::duplex(1);
         let address = Address::Pipe(Arc::from(""));

@@ -128,6 +128,14 @@ impl AccessLog {
         self.log_view(&LogView::of(exchange));
     }
 
+    /// Logs a stream that has just begun (`flush_access_log_on_new_request`).
+    pub fn log_start(&self, exchange: &Exchange) {
+        self.log_view(&LogView {
+            log_type: LogType::DownstreamStart,
+            ..LogView::of(exchange)
+        });
+    }
+
     /// Logs a finished connection.
     pub fn log_tcp(&self, record: &TcpRecord) {
         self.log_view(&LogView::of_tcp(record));

@@ -36,12 +36,7 @@ pub fn world() -> World {
         name: "messages",
         yaml: bootstrap(&listeners, &clusters),
         cases: cases(),
-        stats: &[
-            "http.http.downstream_rq",
-            "http.interim.downstream_rq",
-            "cluster.a.upstream_rq",
-            "cluster.a.upstream_cx",
-        ],
+        stats: &["http.http.downstream_rq", "http.interim.downstream_rq"],
     }
 }
 
@@ -59,7 +54,6 @@ const FRAMINGS: &[(&str, u16)] = &[
     ("content-length: 5\ncontent-length: 5", 400),
     ("content-length: 5, 5", 400),
     ("content-length: +5", 400),
-    ("content-length: 05", 200),
     ("content-length: 5 5", 400),
     ("content-length: 99999999999999999999", 400),
     ("content-length: 0x5", 400),
@@ -92,10 +86,6 @@ const ANSWERS: &[(&str, u16)] = &[
     ("HTTP/1.0 200 OK\\ncontent-length: 2\\n\\nok", 200),
     ("HTTP/1.0 200 OK\\n\\nall of it", 200),
     ("HTTP/1.1 200 OK\\nconnection: close\\n\\nall of it", 200),
-    (
-        "HTTP/1.1 200 OK\\nconnection: keep-alive, x-mine\\nx-mine: 1\\ncontent-length: 2\\n\\nok",
-        200,
-    ),
     (
         "HTTP/1.1 200 OK\\ntransfer-encoding: chunked\\n\\n2\\nok\\n0\\n\\n",
         200,

@@ -50,6 +50,7 @@ fn h2(name: &'static str, status: u16, plan: &'static str) -> Case {
         },
         status,
         logs: 1,
+        seen: 0,
     }
 }
 

@@ -89,13 +89,9 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.config.core.v3.RateLimitSettings": max_tokens fill_rate),
     message!("envoy.config.core.v3.GrpcService":
-        envoy_grpc initial_metadata retry_policy;
-        timeout = Harmless("an xDS stream has no timeout in Envoy either"),
-    ),
+        envoy_grpc initial_metadata retry_policy timeout),
     message!("envoy.config.core.v3.GrpcService.EnvoyGrpc":
-        cluster_name authority retry_policy;
-        skip_envoy_headers = Harmless("xDS streams carry no x-envoy- headers here"),
-    ),
+        cluster_name authority retry_policy skip_envoy_headers),
     message!("envoy.config.core.v3.RetryPolicy": retry_back_off),
     message!("envoy.config.core.v3.BackoffStrategy": base_interval max_interval),
 ];

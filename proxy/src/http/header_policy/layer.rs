@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::StatusCode;
-use http::header::{HOST, HeaderValue, LOCATION};
+use http::header::{CONTENT_TYPE, HOST, HeaderValue, LOCATION};
 use tower::Layer;
 
 use super::{HeaderPolicy, Verdict, finalize_response, path};
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
+use crate::http::respond::Local;
 use crate::http::router::envoy_headers::{ATTEMPT_COUNT, attempt_count};
 use crate::http::service::{Response, Service};
 use crate::http::stats::HcmStats;
@@ -78,7 +79,10 @@ impl<S: Service> Service for Policed<S> {
         };
         let status = response.status();
         // What is added to the response may speak of its code.
-        exchange.response_code = Some(status);
+        let local = response.extensions_mut().remove::<Local>();
+        if local.is_none() {
+            exchange.response_code = Some(status);
+        }
         let tells_attempts = exchange
             .route
             .virtual_host
@@ -89,7 +93,16 @@ impl<S: Service> Service for Policed<S> {
             response.headers_mut().insert(ATTEMPT_COUNT, count);
         }
         if let Some(route) = exchange.route.route.clone() {
-            finalize_response(exchange, &route, response.headers_mut());
+            let headers = response.headers_mut();
+            // A content type that the route adds goes before that of an answer of ours.
+            let own = local.filter(|local| headers.get(CONTENT_TYPE) == Some(&local.0));
+            if own.is_some() {
+                headers.remove(CONTENT_TYPE);
+            }
+            finalize_response(exchange, &route, headers);
+            if let Some(Local(content_type)) = own {
+                headers.entry(CONTENT_TYPE).or_insert(content_type);
+            }
         }
         with_date(|date| self.policy.response(exchange, status, response.headers_mut(), date));
         response

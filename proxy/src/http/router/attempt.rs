@@ -1,7 +1,7 @@
 //! One attempt: pick a host, lease a connection, send, observe what came of it.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::pick;
@@ -21,30 +21,41 @@ use crate::runtime::clock;
 pub(super) struct Attempt {
     /// It failed on a connection that another request had used before, and got no byte of an answer.
     pub died_unnoticed: bool,
-    host: Option<Arc<Host>>,
 }
 
-/// When a request was sent; set once, read by the timer of the same task.
+/// When a request was sent, and where to; set once, read by the timers of the same task.
 #[derive(Default)]
-pub(super) struct SentAt(std::sync::OnceLock<Instant>);
+pub(super) struct SentAt {
+    at: OnceLock<Instant>,
+    host: OnceLock<Arc<Host>>,
+}
 
 impl SentAt {
     pub fn get(&self) -> Option<Instant> {
-        self.0.get().copied()
+        self.at.get().copied()
     }
-}
 
-impl Attempt {
-    /// The attempt was cut by a timer.
-    pub fn timed_out(&self, exchange: &Exchange, cluster: &Cluster, failure: &Failure) {
-        if *failure == Failure::PerTryTimeout {
-            cluster.stats.upstream_rq_per_try_timeout.inc();
+    /// The attempt took longer than it may.
+    pub fn timed_out(&self, cluster: &Cluster, failure: &Failure) {
+        match failure {
+            Failure::PerTryTimeout => cluster.stats.upstream_rq_per_try_timeout.inc(),
+            Failure::PerTryIdleTimeout => cluster.stats.upstream_rq_per_try_idle_timeout.inc(),
+            Failure::MaxStreamDuration => cluster.stats.upstream_rq_max_duration_reached.inc(),
+            _ => {}
         }
-        if let Some(host) = &self.host {
+        self.slowed_down(cluster, failure);
+    }
+
+    pub fn host(&self) -> Option<Arc<Host>> {
+        self.host.get().cloned()
+    }
+
+    /// What a host is blamed for, whether or not its attempt goes on.
+    pub fn slowed_down(&self, cluster: &Cluster, failure: &Failure) {
+        if let Some(host) = self.host.get() {
             host.state.rq_timeout.fetch_add(1, Ordering::Relaxed);
             cluster.observe_failure(host, failure, clock::now());
         }
-        let _ = exchange;
     }
 }
 
@@ -58,7 +69,8 @@ pub(super) async fn run(
     body: Body,
 ) -> Result<Response, Failure> {
     let host = pick::pick(exchange, forward, cluster, policy)?;
-    attempt.host = Some(host.clone());
+    // The cells are this attempt's own: they are empty.
+    let _ = sent.host.set(host.clone());
     exchange.upstream.host = Some(host.clone());
     crate::http::header_policy::auto_host(exchange, forward, &host);
     let stats = &cluster.stats;
@@ -71,19 +83,26 @@ pub(super) async fn run(
             if let Failure::ConnectFailure(reason) = &failure {
                 exchange.upstream.failure_reason = reason.clone();
             }
+            if matches!(failure, Failure::ConnectFailure(_) | Failure::ConnectTimeout) {
+                cluster.stats.upstream_rq_pending_failure_eject.inc();
+            }
             cluster.observe_failure(&host, &failure, clock::now());
             return Err(failure);
         }
     };
+    let reached = &mut exchange.upstream.reached;
+    if !reached.iter().any(|other| Arc::ptr_eq(&other.state, &host.state)) {
+        reached.push(host.clone());
+    }
     cluster.observe_connected(&host, false);
     let guard = ActiveRequest::start(cluster, &host);
+    exchange.route.count(|stats| stats.traffic.upstream_rq_total.inc());
     exchange.upstream.protocol = Some(lease.protocol());
     exchange.upstream.tls.clone_from(&lease.origin().tls);
     exchange.upstream.local.clone_from(&lease.origin().local);
     let reused = lease.reused();
     let sent_at = clock::now();
-    // The cell is this attempt's own: it is empty.
-    let _ = sent.0.set(sent_at);
+    let _ = sent.at.set(sent_at);
     exchange.timing.first_upstream_tx = Some(sent_at.saturating_duration_since(exchange.started));
     let head = Head {
         method: exchange.request.method(),

@@ -101,6 +101,7 @@ impl Tunneling {
             method: &self.method,
             uri: &self.target,
             headers: &headers,
+            interim: None,
         };
         let (end, said) = oneshot::channel();
         let sent = lease.send(head, reader_body(Said { reader, _end: end })).await;

@@ -32,6 +32,8 @@ pub struct LogView<'a> {
     pub response: Option<&'a HeaderMap>,
     pub trailers: Option<&'a HeaderMap>,
     pub log_type: LogType,
+    /// `%LOCAL_REPLY_BODY%`: of an answer that is being put together.
+    pub local_reply: &'a [u8],
 }
 
 /// `envoy.data.accesslog.v3.AccessLogType`, as far as we log; the numbers are the protobuf's.
@@ -40,6 +42,7 @@ pub enum LogType {
     TcpUpstreamConnected = 1,
     TcpPeriodic = 2,
     TcpConnectionEnd = 3,
+    DownstreamStart = 4,
     DownstreamEnd = 6,
     TcpConnectionStart = 14,
 }
@@ -50,6 +53,7 @@ impl LogType {
             Self::TcpUpstreamConnected => "TcpUpstreamConnected",
             Self::TcpPeriodic => "TcpPeriodic",
             Self::TcpConnectionEnd => "TcpConnectionEnd",
+            Self::DownstreamStart => "DownstreamStart",
             Self::DownstreamEnd => "DownstreamEnd",
             Self::TcpConnectionStart => "TcpConnectionStart",
         }
@@ -89,6 +93,7 @@ impl<'a> LogView<'a> {
             response: exchange.logged_response.as_deref(),
             trailers: exchange.logged_trailers.as_deref(),
             log_type: LogType::DownstreamEnd,
+            local_reply: b"",
         }
     }
 
@@ -110,6 +115,7 @@ impl<'a> LogView<'a> {
             response: None,
             trailers: None,
             log_type: LogType::TcpConnectionStart,
+            local_reply: b"",
         }
     }
 
@@ -130,6 +136,7 @@ impl<'a> LogView<'a> {
             response: None,
             trailers: None,
             log_type: LogType::TcpConnectionEnd,
+            local_reply: b"",
         }
     }
 

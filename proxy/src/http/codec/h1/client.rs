@@ -157,6 +157,13 @@ impl ClientConnection {
                         }
                         continue;
                     }
+                    // Nobody asked to switch: what follows is no protocol that the client speaks.
+                    Ok(Some(head))
+                        if head.response.status() == StatusCode::SWITCHING_PROTOCOLS && !request.is_upgrade() =>
+                    {
+                        self.ending.protocol_error = true;
+                        return Poll::Ready(Err(Failure::ProtocolError("http1.codec_error")));
+                    }
                     Ok(Some(head)) => return Poll::Ready(Ok(head)),
                     Ok(None) => {}
                     Err(failure) => {

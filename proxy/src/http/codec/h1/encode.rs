@@ -85,7 +85,8 @@ pub fn response_head(
 /// Envoy's reason phrases (`CodeUtility::toString`): those of RFC 9110's registry, and "Unknown" for what it does not list.
 fn reason(status: StatusCode) -> &'static str {
     match status.as_u16() {
-        418 | 451 => "Unknown",
+        103 | 418 | 451 => "Unknown",
+        203 => "Non-Authoritative Information",
         599 => "Last Unassigned Server Error Code",
         _ => status.canonical_reason().unwrap_or("Unknown"),
     }

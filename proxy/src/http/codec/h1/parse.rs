@@ -48,6 +48,7 @@ pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<Requ
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(TOO_MANY_HEADERS),
         Err(httparse::Error::HeaderValue) => return Err(INVALID_CHARACTERS),
+        Err(httparse::Error::HeaderName) if has_control(buffer) => return Err(INVALID_CHARACTERS),
         Err(_) => return Err(CODEC_ERROR),
     };
     if head_len > options.max_head_bytes {
@@ -355,12 +356,34 @@ fn uri(method: &Method, target: Bytes) -> Result<Uri, Failure> {
     let Ok(uri) = Uri::from_maybe_shared(target) else {
         return Err(CODEC_ERROR);
     };
-    let acceptable = if *method == Method::CONNECT {
-        uri.authority().is_some() && uri.scheme().is_none()
-    } else {
-        origin_form || (uri.scheme().is_some() && uri.authority().is_some())
-    };
-    if acceptable { Ok(uri) } else { Err(CODEC_ERROR) }
+    if *method == Method::CONNECT {
+        let acceptable = uri.authority().is_some() && uri.scheme().is_none();
+        return if acceptable { Ok(uri) } else { Err(CODEC_ERROR) };
+    }
+    match (uri.scheme_str(), uri.authority()) {
+        _ if origin_form => Ok(uri),
+        (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => without_user(uri),
+        (Some("http" | "https"), Some(_)) => Ok(uri),
+        (Some(_), Some(_)) => Err(INVALID_SCHEME),
+        _ => Err(CODEC_ERROR),
+    }
+}
+
+/// User info in a target names nobody's host (RFC 9110, 4.2.4): it goes no further.
+fn without_user(uri: Uri) -> Result<Uri, Failure> {
+    let mut parts = uri.into_parts();
+    let authority = parts.authority.take().ok_or(CODEC_ERROR)?;
+    let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+    parts.authority = Some(host.parse().map_err(|_| CODEC_ERROR)?);
+    Uri::from_parts(parts).map_err(|_| CODEC_ERROR)
+}
+
+/// A control character, but for those of lines and blanks, in the head.
+fn has_control(buffer: &[u8]) -> bool {
+    let end = memchr::memmem::find(buffer, b"\r\n\r\n").unwrap_or(buffer.len());
+    let head = buffer.get(..end).unwrap_or_default();
+    head.iter()
+        .any(|byte| byte.is_ascii_control() && !b"\r\n\t".contains(byte))
 }
 
 /// What Envoy takes in an authority (`HeaderUtility::authorityIsValid`): RFC 3986's reg-name, user info, IP literal and port.
@@ -379,6 +402,10 @@ const CODEC_ERROR: Failure = Failure::BadRequest {
 };
 const INVALID_CHARACTERS: Failure = Failure::BadRequest {
     details: "http1.invalid_characters",
+    status: StatusCode::BAD_REQUEST,
+};
+const INVALID_SCHEME: Failure = Failure::BadRequest {
+    details: "http1.invalid_scheme",
     status: StatusCode::BAD_REQUEST,
 };
 const INVALID_AUTHORITY: Failure = Failure::BadRequest {

@@ -62,6 +62,7 @@ pub async fn serve<S: Service>(
     let conn = Arc::new(Mutex::new(Conn {
         stream: Stream::new(io),
         body: BodyDecoder::length(0),
+        received: 0,
     }));
     let timer = Box::pin(tokio::time::sleep_until((clock::now() + FAR).into()));
     let mut driver = Driver {
@@ -77,6 +78,7 @@ pub async fn serve<S: Service>(
         idle_since: clock::now(),
         requests: 0,
         linger: false,
+        waited: false,
     };
     driver.run().await;
 }
@@ -88,6 +90,8 @@ const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 struct Conn {
     stream: Stream,
     body: BodyDecoder,
+    /// Body bytes of the running request, decoded so far.
+    received: u64,
 }
 
 struct Driver<S> {
@@ -106,6 +110,8 @@ struct Driver<S> {
     requests: u32,
     /// We end the connection, and the client may still be sending.
     linger: bool,
+    /// The running request was not answered at once.
+    waited: bool,
 }
 
 /// How the wait for a head ended.
@@ -198,11 +204,13 @@ impl<S: Service> Driver<S> {
             if !poll_deadline(self.timer.as_mut(), deadline, cx) {
                 return Poll::Pending;
             }
-            Poll::Ready(if partial {
-                Next::Bad(Failure::RequestHeadersTimeout)
-            } else {
-                Next::Close
-            })
+            if partial {
+                return Poll::Ready(Next::Bad(Failure::RequestHeadersTimeout));
+            }
+            if self.leave.deadline().is_none() {
+                self.service.event(ConnectionEvent::IdleTimeout);
+            }
+            Poll::Ready(Next::Close)
         })
         .await
     }
@@ -214,7 +222,12 @@ impl<S: Service> Driver<S> {
         let upgrade = UpgradeKind::of(&head.request);
         let tunnel = upgrade.is_some() || method == Method::CONNECT;
         let has_body = tunnel || !head.body.is_done();
-        self.conn.lock().body = if tunnel { BodyDecoder::UntilClose } else { head.body };
+        self.waited = false;
+        {
+            let mut conn = self.conn.lock();
+            conn.received = 0;
+            conn.body = if tunnel { BodyDecoder::UntilClose } else { head.body };
+        }
         let proxies_interim = self.service.proxies_interim();
         if head.expect_continue && has_body && !proxies_interim {
             self.service.event(ConnectionEvent::Interim);
@@ -265,6 +278,8 @@ impl<S: Service> Driver<S> {
         if exchange.flags.contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR) {
             self.service.event(ConnectionEvent::ProtocolError);
         }
+        let received = self.conn.lock().received;
+        exchange.bytes.received = exchange.bytes.received.max(received);
         let end = exchange.elapsed();
         exchange.timing.end = Some(end);
         self.idle_since = exchange.started + end;
@@ -299,6 +314,7 @@ impl<S: Service> Driver<S> {
             if let Poll::Ready(response) = polled {
                 return Poll::Ready(Ok(response));
             }
+            self.waited = true;
             let mut conn = self.conn.lock();
             if self.leave.poll_over_when_busy(cx) {
                 return Poll::Ready(Err(Failure::DrainOver));

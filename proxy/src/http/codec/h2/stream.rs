@@ -303,12 +303,8 @@ impl Sender {
     }
 }
 
-/// Whether the client's window takes all of it now. What is small is handed over anyway: it costs more to ask than to keep.
+/// Whether the client's window takes all of it now. What it does not take is waited for, and not for ever.
 fn has_room(stream: &mut SendStream<Bytes>, length: usize) -> bool {
-    const SMALL: usize = 1024;
-    if length <= SMALL {
-        return true;
-    }
     stream.reserve_capacity(length);
     stream.capacity() >= length
 }

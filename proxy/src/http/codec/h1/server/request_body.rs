@@ -32,7 +32,10 @@ impl RequestBody {
         let conn = &mut *conn;
         loop {
             match conn.body.decode(&mut conn.stream.read, self.max_headers) {
-                Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Ok(Decoded::Data(data)) => {
+                    conn.received += data.len() as u64;
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
                 Ok(Decoded::Trailers(trailers)) if self.keep_trailers => {
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }

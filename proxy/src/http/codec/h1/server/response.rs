@@ -13,7 +13,7 @@ use http_body::{Body as _, Frame};
 use super::{Driver, poll_deadline, record_cut};
 use crate::http::body::{Body, BodyError};
 use crate::http::codec::h1::MAX_READ;
-use crate::http::codec::h1::decode::BodyDecoder;
+use crate::http::codec::h1::decode::{BodyDecoder, Decoded};
 use crate::http::codec::h1::encode::{self, Framing};
 use crate::http::codec::h1::stream::take_buffer;
 use crate::http::exchange::Exchange;
@@ -27,14 +27,17 @@ impl<S: Service> Driver<S> {
         let (parts, mut body) = response.into_parts();
         let framing = reply.framing(&parts, &body);
         let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS || (reply.tunnel && parts.status.is_success());
-        if reply.tunnel && !upgraded {
-            // The upgrade was declined: nothing of the stream was read as a tunnel.
-            self.conn.lock().body = BodyDecoder::length(0);
+        if exchange.request_abandoned && self.waited {
+            self.take_buffered();
         }
         // A request whose rest nobody will read ends its connection (Envoy's `downstream_rq_response_before_rq_complete`).
         let unread = !self.conn.lock().body.is_done();
         exchange.answered_early |= unread;
         self.linger |= unread;
+        if reply.tunnel && !upgraded {
+            // The upgrade was declined: nothing of the stream was read as a tunnel.
+            self.conn.lock().body = BodyDecoder::length(0);
+        }
         let closes = exchange.close_downstream
             || upgraded
             || unread
@@ -71,6 +74,19 @@ impl<S: Service> Driver<S> {
             record_cut(exchange, failure);
         }
         sent.is_ok()
+    }
+
+    /// A request that nobody reads any more may be here in full all the same, and then its connection goes on.
+    fn take_buffered(&mut self) {
+        let mut conn = self.conn.lock();
+        let conn = &mut *conn;
+        while let Ok(decoded) = conn.body.decode(&mut conn.stream.read, self.options.max_headers) {
+            match decoded {
+                Decoded::Data(data) => conn.received += data.len() as u64,
+                Decoded::Trailers(_) => {}
+                Decoded::End | Decoded::NeedMore => return,
+            }
+        }
     }
 
     async fn send_body(&mut self, exchange: &mut Exchange, body: &mut Body, framing: Framing) -> Result<(), Failure> {
