@@ -9,6 +9,7 @@ use http::Extensions;
 use parking_lot::Mutex;
 
 pub mod alpn;
+pub mod compressor;
 pub mod cors;
 pub mod fault;
 pub mod grpc_call;
@@ -166,6 +167,7 @@ pub struct PerRoute {
 /// Ours, by type name.
 const BUILT_IN: &[Registration] = &[
     alpn::REGISTRATION,
+    compressor::REGISTRATION,
     cors::REGISTRATION,
     fault::REGISTRATION,
     grpc_stats::REGISTRATION,

@@ -45,7 +45,7 @@ pub async fn serve(shared: Arc<Shared>, listener: Arc<ActiveListener>, io: Io, l
     match &chain.terminal {
         // Boxed, so that a TCP connection is not as large as an HTTP one.
         Terminal::Http(manager) => Box::pin(manager.clone().serve(io, connection, drain)).await,
-        Terminal::Tcp(proxy) => proxy.clone().serve(io, connection, drain).await,
+        Terminal::Tcp(proxy) => proxy.clone().serve(io, connection, drain, &chain.observers).await,
         Terminal::Echo => until_closed(drain, echo(io)).await,
         Terminal::DirectResponse(bytes) => until_closed(drain, respond(io, bytes.clone())).await,
         Terminal::Close => {}
@@ -120,6 +120,7 @@ impl Arrival {
             },
             alpn: None,
             tls: None,
+            workload: None,
             listener_name: listener.name.clone(),
             filter_chain_name: chain.as_ref().map_or_else(|| Arc::from(""), |chain| chain.name.clone()),
             direction: state.settings.direction,
@@ -135,6 +136,7 @@ impl Arrival {
         };
         let guard = OpenConnection::start(listener.clone(), accepted_at);
         let io = handshake(&listener, &chain, io, &mut connection).await?;
+        let io = preamble(&chain, io, &mut connection).await?;
         let mut holds = Vec::new();
         for filter in &chain.filters {
             match filter.on_new_connection(&connection) {
@@ -277,6 +279,24 @@ async fn handshake(
                 listener.stats.socket.downstream_context_secrets_not_ready.inc();
             }
             tracing::debug!(connection = connection.id, %error, "TLS handshake failed");
+            None
+        }
+    }
+}
+
+/// What both ends tell each other first, if a filter of the chain wants that. `None`: the connection failed.
+async fn preamble(chain: &FilterChain, io: Io, connection: &mut ConnectionInfo) -> Option<Io> {
+    let Some(exchange) = chain.filters.iter().find_map(|filter| filter.preamble()) else {
+        return Some(io);
+    };
+    let exchanging = Box::pin(exchange.exchange(io, connection.alpn.as_deref()));
+    match exchanging.await {
+        Ok((io, workload)) => {
+            connection.workload = workload;
+            Some(io)
+        }
+        Err(error) => {
+            tracing::debug!(connection = connection.id, %error, "no metadata came");
             None
         }
     }

@@ -9,6 +9,8 @@ use socket2::SockRef;
 use tokio::net::{TcpSocket, UnixStream};
 
 use crate::cluster::{Cluster, Host, SocketOptions};
+use crate::filters::http::peer_metadata::Peer;
+use crate::filters::network::metadata_exchange::MetadataExchange;
 use crate::http::failure::Failure;
 use crate::listener::bind::set_keepalive;
 use crate::runtime::io::{Address, Io};
@@ -29,6 +31,8 @@ pub struct Connected {
     pub io: Io,
     pub peer: Option<Arc<PeerInfo>>,
     pub local: Option<Address>,
+    /// Who the host said it is (`istio.metadata_exchange`).
+    pub workload: Option<Arc<Peer>>,
 }
 
 impl Connected {
@@ -51,7 +55,7 @@ pub async fn connect(cluster: &Cluster, host: &Host) -> Result<Connected, Failur
 
 /// As [`connect`], with what this connection wants otherwise.
 pub async fn connect_with(cluster: &Cluster, host: &Host, overrides: Overrides<'_>) -> Result<Connected, Failure> {
-    open(
+    let connected = open(
         &host.address,
         &cluster.socket,
         cluster.connect_timeout,
@@ -59,7 +63,27 @@ pub async fn connect_with(cluster: &Cluster, host: &Host, overrides: Overrides<'
         &host.hostname,
         overrides,
     )
-    .await
+    .await?;
+    match &cluster.metadata_exchange {
+        Some(exchange) if connected.peer.is_some() => Box::pin(introduce(exchange, connected)).await,
+        _ => Ok(connected),
+    }
+}
+
+/// Both ends tell each other who they are, where ALPN agreed on it.
+async fn introduce(exchange: &MetadataExchange, connected: Connected) -> Result<Connected, Failure> {
+    let Connected { io, peer, local, .. } = connected;
+    let alpn = peer.as_ref().and_then(|peer| peer.alpn.as_deref());
+    let (io, workload) = exchange
+        .exchange(io, alpn)
+        .await
+        .map_err(|error| Failure::ConnectFailure(Some(error.to_string())))?;
+    Ok(Connected {
+        io,
+        peer,
+        local,
+        workload,
+    })
 }
 
 /// Connects to an address: the part that needs no cluster. `hostname` is the SNI where the context says `auto_host_sni`.
@@ -77,7 +101,12 @@ pub async fn open(
             .map_err(|error| Failure::ConnectFailure(Some(reason(&error))))?;
         let local = io.local_address();
         let Some(tls) = tls else {
-            return Ok(Connected { io, peer: None, local });
+            return Ok(Connected {
+                io,
+                peer: None,
+                local,
+                workload: None,
+            });
         };
         let host_sni = if tls.auto_host_sni() && !hostname.is_empty() {
             Some(hostname)
@@ -94,6 +123,7 @@ pub async fn open(
             io: done.io,
             peer: Some(done.peer),
             local,
+            workload: None,
         })
     };
     match tokio::time::timeout(timeout, connecting).await {

@@ -14,6 +14,8 @@ use crate::cluster::{Cluster, Host, PickContext};
 use crate::config::listener::duration;
 use crate::config::route::each;
 use crate::config::{BuildContext, Compiled, Problems};
+use crate::filters::network::Observer;
+use crate::http::exchange::ByteCounts;
 use crate::http::failure::Failure;
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
@@ -103,13 +105,19 @@ impl TcpProxy {
     ///
     /// # Cancel safety
     /// Dropping the future closes both sides.
-    pub async fn serve(self: Arc<Self>, io: Io, connection: Arc<ConnectionInfo>, drain: DrainSignal) {
+    pub async fn serve(
+        self: Arc<Self>,
+        io: Io,
+        connection: Arc<ConnectionInfo>,
+        drain: DrainSignal,
+        observers: &[Arc<dyn Observer>],
+    ) {
         self.stats.downstream_cx_total.inc();
         // Boxed, as what follows is: the tunnel may stand for days.
-        let mut journal = TcpJournal::new(&self.access_logs, connection.clone());
+        let mut journal = TcpJournal::new(&self.access_logs, connection.clone()).watched(observers);
         let connected = Box::pin(self.open(&connection, &mut journal.record)).await;
         let Ok((connected, lease)) = connected else { return };
-        self.tunnel(io, connected, &lease, drain, &mut journal.record).await;
+        self.tunnel(io, connected, &lease, drain, &mut journal).await;
     }
 
     /// Cluster, host, connection; as many attempts as configured, each with a pick of its own.
@@ -119,7 +127,7 @@ impl TcpProxy {
             record.flags.set(ResponseFlags::NO_CLUSTER_FOUND);
             return Err(());
         };
-        record.cluster = Some(cluster.name.clone());
+        record.cluster = Some(cluster.clone());
         let hash = match (self.hash_source_ip, connection.remote.ip()) {
             (true, Some(remote)) => Some(xxhash_rust::xxh64::xxh64(remote.ip().to_string().as_bytes(), 0)),
             _ => None,
@@ -151,6 +159,7 @@ impl TcpProxy {
                         .record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
                     record.upstream.local = connected.local.clone();
                     record.upstream.tls = connected.peer.clone();
+                    record.workload = connected.workload.clone();
                     return Ok((connected, lease));
                 }
                 Err(failure) => {
@@ -178,8 +187,9 @@ impl TcpProxy {
         connected: Connected,
         lease: &Lease,
         mut drain: DrainSignal,
-        record: &mut TcpRecord,
+        journal: &mut TcpJournal,
     ) {
+        let TcpJournal { record, watches, .. } = journal;
         let mut upstream = connected.io;
         let meter = Bytes {
             stats: &self.stats,
@@ -190,6 +200,18 @@ impl TcpProxy {
             match self.max_duration {
                 Some(limit) => clock::sleep(limit).await,
                 None => std::future::pending().await,
+            }
+        };
+        let watching = async {
+            let Some(interval) = watches.iter().map(|watch| watch.interval()).min() else {
+                return std::future::pending().await;
+            };
+            loop {
+                clock::sleep(interval).await;
+                meter.read(&mut record.bytes);
+                for watch in &mut *watches {
+                    watch.look(record);
+                }
             }
         };
         tokio::select! {
@@ -212,13 +234,13 @@ impl TcpProxy {
             },
             // TCP has no way to ask a peer to leave: its connections live until the drain time is over.
             () = drain.reached(DrainPhase::Closed) => {}
+            () = watching => {}
             () = over => {
                 self.stats.max_downstream_connection_duration.inc();
                 record.flags.set(ResponseFlags::DURATION_TIMEOUT);
             }
         }
-        record.bytes.received = meter.totals[0].load(Ordering::Relaxed);
-        record.bytes.sent = meter.totals[1].load(Ordering::Relaxed);
+        meter.read(&mut record.bytes);
     }
 }
 
@@ -304,6 +326,14 @@ struct Bytes<'a> {
     stats: &'a TcpStats,
     lease: &'a Lease,
     totals: [std::sync::atomic::AtomicU64; 2],
+}
+
+impl Bytes<'_> {
+    fn read(&self, counts: &mut ByteCounts) {
+        let [received, sent] = &self.totals;
+        counts.received = received.load(Ordering::Relaxed);
+        counts.sent = sent.load(Ordering::Relaxed);
+    }
 }
 
 impl Meter for Bytes<'_> {

@@ -21,6 +21,7 @@ pub use sink::{FilesystemStats, Sink, Sinks};
 use super::format::{self, Format, JsonFormat, LogView, TcpRecord};
 use crate::config::route::{Under, data_source, each, refuse};
 use crate::config::{BuildContext, Compiled, Problems};
+use crate::filters::network::{Observer, Watch};
 use crate::http::exchange::{ByteCounts, Exchange, Timing, Upstream};
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
@@ -37,6 +38,8 @@ pub struct AccessLog {
 pub struct TcpJournal {
     logs: Arc<[AccessLog]>,
     pub record: TcpRecord,
+    /// Told of the connection while it lasts, and of its end.
+    pub watches: Vec<Box<dyn Watch>>,
 }
 
 impl TcpJournal {
@@ -49,12 +52,20 @@ impl TcpJournal {
             bytes: ByteCounts::default(),
             timing: Timing::default(),
             cluster: None,
+            workload: None,
             termination: "".into(),
         };
         Box::new(Self {
             logs: logs.clone(),
             record,
+            watches: Vec::new(),
         })
+    }
+
+    /// Has each observer watch what the record is of.
+    pub fn watched(mut self: Box<Self>, observers: &[Arc<dyn Observer>]) -> Box<Self> {
+        self.watches = observers.iter().map(|observer| observer.watch()).collect();
+        self
     }
 }
 
@@ -62,6 +73,9 @@ impl Drop for TcpJournal {
     fn drop(&mut self) {
         let accepted = self.record.connection.accepted_at;
         self.record.timing.end = Some(clock::now().saturating_duration_since(accepted));
+        for watch in &mut self.watches {
+            watch.end(&self.record);
+        }
         for log in self.logs.iter() {
             log.log_tcp(&self.record);
         }
