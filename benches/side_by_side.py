@@ -72,8 +72,9 @@ def find_binaries(arguments):
         path = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
         if path:
             found[name] = path
-    helpers = build("bench", ["-p", "remora-benches", "--bin", "peer", "-p", "control-plane-mock", "--bin", "control-plane-mock"])
+    helpers = build("bench", ["-p", "remora-benches", "--bin", "peer", "--bin", "xds-scale", "-p", "control-plane-mock", "--bin", "control-plane-mock"])
     found["peer"] = os.path.join(helpers, "peer")
+    found["xds-scale"] = os.path.join(helpers, "xds-scale")
     found["control-plane-mock"] = os.path.join(helpers, "control-plane-mock")
     if arguments.remora:
         found["remora"] = os.path.abspath(arguments.remora)
@@ -115,6 +116,13 @@ LABELS = {
     "rss_mb": "RSS MB",
     "peak_mb": "peak MB",
     "ready_s": "ready s",
+    "changed_p50_us": "change p50",
+    "changed_max_us": "change max",
+    "delayed_us": "slowest rq",
+    "push_s": "all, s",
+    "push_request_us": "slowest rq",
+    "push_admin_us": "slowest adm",
+    "reconnect_resources": "resent",
 }
 
 

@@ -1,5 +1,6 @@
 """The scenarios: who takes part, how each is started, and what is measured."""
 
+import json
 import os
 import statistics
 import time
@@ -211,6 +212,20 @@ def start_large(bench, configure):
     return rows
 
 
+def scale(bench):
+    """10,000 clusters of 5 endpoints over delta ADS: one endpoint changes, everything changes at once, the stream is reset."""
+    rows = {}
+    for name in filter(bench.wants, ("envoy", "remora")):
+        port, admin_port, control_port = free_port(), free_port(), free_port()
+        path = configs.write(bench.directory, f"{name}-scale.yaml", large.ads_bootstrap(admin_port, control_port))
+        process = bench.start(f"{name}-scale", [bench.binaries[name], "-c", path, *ENVOY_FLAGS])
+        rounds = 100 if bench.seconds < 5 else 400
+        output = load.run(LOAD_CORE, [bench.binaries["xds-scale"], control_port, port, admin_port, rounds], 300)
+        rows[name] = [json.loads(output)]
+        process.stop()
+    return rows
+
+
 def end(rows, contenders, backend):
     for contender in contenders:
         contender.stop()
@@ -239,6 +254,7 @@ ALL = {
     "idle": idle,
     "large-ads": large_ads,
     "large-static": large_static,
+    "xds-scale": scale,
 }
 
 # The budgets of docs/design.md, section 6: (measure, kind, limit); a ratio is to Envoy in the same run.
@@ -251,4 +267,5 @@ BUDGETS = {
     "idle": [("rss_mb", "value", 15)],
     "large-ads": [("rss_mb", "value", 45), ("peak_mb", "value", 90), ("ready_s", "value", 0.7)],
     "large-static": [("rss_mb", "value", 80), ("peak_mb", "value", 160), ("ready_s", "value", 1.0)],
+    "xds-scale": [("changed_p50_us", "ratio", 0.5), ("changed_max_us", "ratio", 0.5), ("reconnect_resources", "value", 0)],
 }

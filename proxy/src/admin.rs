@@ -15,7 +15,9 @@ mod clusters;
 mod config_dump;
 pub mod endpoints;
 mod listeners;
+mod log;
 mod logging;
+mod notes;
 mod process;
 mod query;
 mod reply;
@@ -29,11 +31,15 @@ use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 
+pub use notes::{Notes, Publication};
 pub use server::{Bound, router, serve, write_address_path};
 
+use crate::bootstrap::StatsMatcher;
 use crate::cli::Options;
+use crate::route::strings::StringMatcher;
 use crate::runtime::io::Address;
 use crate::snapshot::SnapshotCell;
+use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::server::ServerState;
 use crate::telemetry::stats::Stats;
@@ -45,6 +51,12 @@ pub struct AdminState {
     pub stats: Stats,
     /// For the labels of `/stats/prometheus`.
     pub tags: Arc<TagRules>,
+    /// Which stats there are for a reader.
+    pub stats_matcher: StatsMatcher,
+    /// `admin.access_log`
+    pub access_logs: Arc<[AccessLog]>,
+    /// `admin.allow_paths`: all when empty.
+    pub allow_paths: Vec<StringMatcher>,
     pub logging: Logging,
     pub snapshot: Arc<SnapshotCell>,
     pub secrets: Arc<SecretStore>,
@@ -56,6 +68,7 @@ pub struct AdminState {
     pub started_at: SystemTime,
     /// `None` when everything is static.
     pub xds: Option<remora_xds::ClientHandle>,
+    pub notes: Arc<Notes>,
     pub control: Arc<dyn Control>,
 }
 

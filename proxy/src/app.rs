@@ -2,29 +2,31 @@
 //!
 //! In: parsed options and a loaded bootstrap. Out: a running [`Proxy`]. Errors before anything listens are all reported together.
 
+mod client;
 mod control;
 mod follow;
 mod interpreter;
+mod sources;
+mod stats;
 mod transport;
 
-use std::collections::HashMap;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use bytes::Bytes;
-use remora_xds::{Client, ClientHandle, GrpcConnector, Mode, Root, SourceConfig, types};
+use remora_xds::ClientHandle;
 
+use client::{Pins, client, meaning, roots};
 use control::AdminControl;
 pub use control::ProxyControl;
 pub use transport::ClusterTransport;
 
 use crate::admin::{self, AdminState};
-use crate::bootstrap::{AdsConfig, Bootstrap, Source};
+use crate::bootstrap::Bootstrap;
 use crate::cli::Options;
 use crate::cluster::discovery::SystemResolver;
 use crate::cluster::maintain::maintain;
+use crate::config::route::each;
 use crate::config::{BuildContext, Problems, fields};
 use crate::listener::ListenerManager;
 use crate::listener::manager::OnBindError;
@@ -33,10 +35,10 @@ use crate::runtime::drain::Drain;
 use crate::runtime::io::Address;
 use crate::runtime::spawn::{self, spawn};
 use crate::runtime::worker::Workers;
-use crate::snapshot::SnapshotCell;
 use crate::snapshot::build::{Builder, LISTENER_OWNER};
-use crate::telemetry::access_log::Sinks;
+use crate::telemetry::access_log::{AccessLog, Sinks};
 use crate::telemetry::logging::{self, Logging};
+use follow::Awaited;
 use interpreter::Meaning;
 
 /// Why a proxy did not start. Nothing of it listens.
@@ -79,11 +81,14 @@ impl Proxy {
             ..BuildContext::default()
         });
         let mut builder = Builder::new(context.clone());
-        let pins = check(&bootstrap, &options)
-            .and_then(|()| add_static(&mut builder, &bootstrap, &context))
+        let meaning = meaning(&bootstrap, &context, &options);
+        let pins = check(&bootstrap, &options, &meaning)
+            .and_then(|()| add_static(&mut builder, &bootstrap, &context, &meaning))
             .map_err(StartError::Config)?;
+        let roots = roots(&bootstrap, &meaning.sources).map_err(StartError::Config)?;
         let resolver = SystemResolver::new().map_err(|error| StartError::Resolver(error.to_string()))?;
         let admin = bind_admin(&bootstrap)?;
+        let admin_logs = admin_logs(&bootstrap, &context).map_err(StartError::Config)?;
         let manager = start_workers(&options, &context)?;
         let snapshot = builder.publish();
         manager
@@ -96,14 +101,21 @@ impl Proxy {
         let control = Arc::new(control);
         let maintenance = maintain(context.hosts.clone(), Arc::new(resolver));
         let mut tasks = vec![spawn("cluster maintenance", maintenance)];
-        let last_root = if bootstrap.lds.is_some() {
-            &types::LISTENER
-        } else {
-            &types::CLUSTER
+        let awaited = Awaited {
+            root: roots.last().map(|root| root.ty),
+            pins: pins.iter().map(|(owner, _)| Arc::from(owner.as_str())).collect(),
         };
-        let xds = client(&bootstrap, &context, &options, pins).map(|(handle, driver)| {
+        let xds = client(&bootstrap, &meaning, roots, pins).map(|(handle, driver)| {
             tasks.push(spawn("xds", driver.run()));
-            let follow = follow::follow(handle.clone(), builder, manager.clone(), control.clone(), last_root);
+            let notes = meaning.notes.clone();
+            let follow = follow::follow(
+                handle.clone(),
+                builder,
+                manager.clone(),
+                control.clone(),
+                notes,
+                awaited,
+            );
             tasks.push(spawn("configuration", follow));
             handle
         });
@@ -116,7 +128,7 @@ impl Proxy {
             if let (Some(path), Some(address)) = (&options.admin_address_path, &admin_address) {
                 admin::write_address_path(path, address)?;
             }
-            let state = admin_state(&context, options, &bootstrap, times, xds.clone(), &control);
+            let state = admin_state(&meaning, admin_logs, options, &bootstrap, times, xds.clone(), &control);
             tasks.push(spawn("admin", async move {
                 if let Err(error) = admin::serve(bound, Arc::new(state), admin_stopped).await {
                     tracing::error!(%error, "admin server ended");
@@ -150,9 +162,18 @@ impl Drop for Proxy {
 }
 
 /// The field tables over the whole bootstrap.
-fn check(bootstrap: &Bootstrap, options: &Options) -> Result<(), Problems> {
+fn check(bootstrap: &Bootstrap, options: &Options, meaning: &Meaning) -> Result<(), Problems> {
+    for warning in &bootstrap.warnings {
+        meaning.notes.tolerate(format!("bootstrap: {warning}"));
+    }
     for warning in fields::check(crate::bootstrap::MESSAGE, &bootstrap.bytes, options.unsupported)? {
         tracing::warn!(path = %warning.path, reason = %warning.reason, "tolerated");
+        if warning.is_unsupported {
+            meaning.server.unsupported_fields.inc();
+            meaning.notes.tolerate(format!("bootstrap: {warning}"));
+        } else if warning.is_unknown {
+            meaning.server.static_unknown_fields.inc();
+        }
     }
     Ok(())
 }
@@ -164,6 +185,13 @@ fn bind_admin(bootstrap: &Bootstrap) -> Result<Option<admin::Bound>, StartError>
         error,
     })?;
     Ok(Some(bound))
+}
+
+/// `admin.access_log`
+fn admin_logs(bootstrap: &Bootstrap, context: &BuildContext) -> Result<Arc<[AccessLog]>, Problems> {
+    let configured = bootstrap.admin.as_ref().map_or(&[][..], |admin| &admin.access_log);
+    let logs = each("access_log", configured, |log| AccessLog::compile(log, context));
+    logs.map(Arc::from).map_err(|wrong| wrong.under("admin"))
 }
 
 fn start_workers(options: &Options, context: &BuildContext) -> Result<Arc<ListenerManager>, StartError> {
@@ -179,16 +207,25 @@ fn start_workers(options: &Options, context: &BuildContext) -> Result<Arc<Listen
 }
 
 fn admin_state(
-    context: &BuildContext,
+    meaning: &Meaning,
+    access_logs: Arc<[AccessLog]>,
     options: Arc<Options>,
     bootstrap: &Bootstrap,
     (started, started_at): (Instant, SystemTime),
     xds: Option<ClientHandle>,
     control: &Arc<ProxyControl>,
 ) -> AdminState {
+    let context = &meaning.context;
     AdminState {
         stats: context.stats.clone(),
         tags: Arc::new(bootstrap.stats.tags.clone()),
+        access_logs,
+        stats_matcher: bootstrap.stats.matcher.clone(),
+        allow_paths: bootstrap
+            .admin
+            .as_ref()
+            .map(|admin| admin.allow_paths.clone())
+            .unwrap_or_default(),
         logging: Logging::current(),
         snapshot: context.snapshot.clone(),
         secrets: context.secrets.clone(),
@@ -197,14 +234,17 @@ fn admin_state(
         started,
         started_at,
         xds,
+        notes: meaning.notes.clone(),
         control: Arc::new(AdminControl(control.clone())),
     }
 }
 
-/// What static resources refer to: owners and references for the xDS client.
-type Pins = Vec<(String, Vec<remora_xds::Reference>)>;
-
-fn add_static(builder: &mut Builder, bootstrap: &Bootstrap, context: &BuildContext) -> Result<Pins, Problems> {
+fn add_static(
+    builder: &mut Builder,
+    bootstrap: &Bootstrap,
+    context: &BuildContext,
+    meaning: &Meaning,
+) -> Result<Pins, Problems> {
     let mut problems = Problems::default();
     let mut pins = Pins::new();
     for (index, secret) in bootstrap.secrets.iter().enumerate() {
@@ -217,7 +257,7 @@ fn add_static(builder: &mut Builder, bootstrap: &Bootstrap, context: &BuildConte
     for (index, cluster) in bootstrap.clusters.iter().enumerate() {
         let added = builder
             .add_cluster(cluster.bytes.clone())
-            .and_then(|needs| interpreter::cluster_references(&needs));
+            .and_then(|needs| meaning.cluster_references(&needs));
         match added {
             Ok(references) if references.is_empty() => {}
             Ok(references) => pins.push((format!("cluster/{}", cluster.name), references)),
@@ -228,7 +268,7 @@ fn add_static(builder: &mut Builder, bootstrap: &Bootstrap, context: &BuildConte
     }
     for (index, listener) in bootstrap.listeners.iter().enumerate() {
         let needs = crate::config::listener::needs(&listener.bytes);
-        let references = needs.and_then(|needs| interpreter::listener_references(&needs));
+        let references = needs.and_then(|needs| meaning.listener_references(&needs));
         let added = references.and_then(|references| {
             builder.add_listener(&listener.bytes, !references.is_empty())?;
             Ok(references)
@@ -242,122 +282,6 @@ fn add_static(builder: &mut Builder, bootstrap: &Bootstrap, context: &BuildConte
         }
     }
     if problems.0.is_empty() { Ok(pins) } else { Err(problems) }
-}
-
-/// The xDS client, if anything is to come from a control plane or a file.
-fn client(
-    bootstrap: &Bootstrap,
-    context: &Arc<BuildContext>,
-    options: &Options,
-    pins: Pins,
-) -> Option<(ClientHandle, remora_xds::Driver)> {
-    if bootstrap.ads.is_none() && bootstrap.cds.is_none() && bootstrap.lds.is_none() && pins.is_empty() {
-        return None;
-    }
-    let mut builder = Client::builder(&context.node)
-        .interpreter(Meaning {
-            context: context.clone(),
-            unsupported: options.unsupported,
-        })
-        .fixed(
-            &types::CLUSTER,
-            bootstrap.clusters.iter().map(|cluster| cluster.name.clone()),
-        )
-        .fixed(
-            &types::LISTENER,
-            bootstrap.listeners.iter().map(|listener| listener.name.clone()),
-        )
-        .decode_files(decode_discovery_file);
-    if let Some(ads) = &bootstrap.ads {
-        let config = SourceConfig {
-            mux: ads.mux(),
-            ..SourceConfig::aggregated(Mode::Sotw)
-        };
-        builder = builder.ads(config, connector(&context.snapshot, ads));
-    }
-    let separate = separate_sources(bootstrap);
-    let snapshot = context.snapshot.clone();
-    builder = builder.named(move |name| {
-        // A source that only a resource names speaks as Envoy's default does.
-        let source = separate
-            .get(name)
-            .cloned()
-            .unwrap_or_else(|| AdsConfig::of_cluster(name));
-        let config = SourceConfig {
-            mux: source.mux(),
-            ..SourceConfig::separate(Mode::Sotw)
-        };
-        let connector: Arc<dyn remora_xds::Connect> = Arc::new(connector(&snapshot, &source));
-        Some((config, connector))
-    });
-    for (ty, source) in [(&types::CLUSTER, &bootstrap.cds), (&types::LISTENER, &bootstrap.lds)] {
-        if let Some(source) = source {
-            let initial_fetch_timeout = source.initial_fetch_timeout;
-            builder = builder.root(Root {
-                source: source_of(&source.source),
-                initial_fetch_timeout,
-                ..Root::new(ty)
-            });
-        }
-    }
-    for (owner, references) in pins {
-        builder = builder.pin(owner, references);
-    }
-    Some(builder.build())
-}
-
-fn source_of(source: &Source) -> remora_xds::Source {
-    match source {
-        Source::Ads => remora_xds::Source::Ads,
-        Source::Path(path) => remora_xds::Source::Path(path.clone()),
-        Source::Grpc(config) => remora_xds::Source::Named(config.cluster_name.clone()),
-    }
-}
-
-/// A file of [`Source::Path`]: a `DiscoveryResponse` in binary (`.pb`), JSON or YAML.
-fn decode_discovery_file(content: &[u8], path: &Path) -> Result<Bytes, String> {
-    if path.extension().is_some_and(|extension| extension == "pb") {
-        return Ok(Bytes::copy_from_slice(content));
-    }
-    let text = std::str::from_utf8(content).map_err(|error| error.to_string())?;
-    let options = remora_proto::json::Options {
-        ignore_unknown: true,
-        ..Default::default()
-    };
-    let encoded = remora_proto::json::encode_text(text, "envoy.service.discovery.v3.DiscoveryResponse", &options);
-    encoded
-        .map(|encoded| encoded.bytes.into())
-        .map_err(|problems| problems.to_string())
-}
-
-/// The bootstrap's own gRPC sources that are not ADS, by cluster.
-fn separate_sources(bootstrap: &Bootstrap) -> HashMap<String, AdsConfig> {
-    let sources = [&bootstrap.cds, &bootstrap.lds].into_iter().flatten();
-    let grpc = sources.filter_map(|config| match &config.source {
-        Source::Grpc(config) => Some((config.cluster_name.to_string(), (**config).clone())),
-        _ => None,
-    });
-    grpc.collect()
-}
-
-fn connector(snapshot: &Arc<SnapshotCell>, config: &AdsConfig) -> GrpcConnector<ClusterTransport> {
-    let authority = if config.authority.is_empty() {
-        &*config.cluster_name
-    } else {
-        &*config.authority
-    };
-    // Names of clusters need not be valid authorities (`outbound|80||x`).
-    let origin = http::Uri::try_from(format!("http://{authority}"));
-    let origin = origin.unwrap_or_else(|_| http::Uri::from_static("http://control-plane"));
-    let mut metadata = tonic::metadata::MetadataMap::new();
-    for (name, value) in &config.initial_metadata {
-        let name = tonic::metadata::AsciiMetadataKey::from_bytes(name.as_bytes());
-        if let (Ok(name), Ok(value)) = (name, value.parse()) {
-            metadata.append(name, value);
-        }
-    }
-    let transport = ClusterTransport::new(snapshot.clone(), config.cluster_name.clone());
-    GrpcConnector::new(transport).origin(origin).metadata(metadata)
 }
 
 /// Runs the process for `options` until it is told to quit.

@@ -5,7 +5,6 @@
 
 mod read;
 mod runtime;
-mod source;
 mod stats;
 
 use std::fmt;
@@ -26,8 +25,9 @@ use crate::runtime::io::Address;
 
 pub use read::origin;
 pub use runtime::{RuntimeLayer, RuntimeLayers};
-pub use source::{AdsConfig, ConfigSource, Source};
 pub use stats::{StatsConfig, StatsMatcher};
+
+pub use crate::config::source::{AdsConfig, ConfigSource, Source};
 
 /// Full name of the message.
 pub const MESSAGE: &str = "envoy.config.bootstrap.v3.Bootstrap";

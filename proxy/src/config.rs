@@ -9,6 +9,7 @@ pub mod fields;
 pub mod hcm;
 pub mod listener;
 pub mod route;
+pub mod source;
 pub mod tls;
 
 use std::fmt;

@@ -4,10 +4,13 @@
 
 mod balancing;
 mod change;
+mod files;
 mod mtls;
 mod protocols;
 mod resilience;
 mod routing;
+mod sources;
+mod storm;
 
 use std::net::SocketAddr;
 

@@ -1,6 +1,7 @@
 //! Starts the two proxies of a world in front of the same backends, plays its cases, and reports every line that differs.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -126,13 +127,7 @@ enum Keep {
 
 /// Plays `world` on both and panics with all that differs and is not accepted.
 pub async fn compare(world: World) {
-    let Some(envoy) = std::env::var_os("ENVOY_BIN") else {
-        let required = std::env::var_os("REMORA_REQUIRE_ALL").is_some_and(|value| value == "1");
-        assert!(
-            !required,
-            "ENVOY_BIN is not set, and REMORA_REQUIRE_ALL=1 says it must be"
-        );
-        skipped(world.name);
+    let Some(envoy) = envoy_or_skip(world.name) else {
         return;
     };
     let directory = tempfile::tempdir().unwrap();
@@ -177,6 +172,20 @@ pub async fn compare(world: World) {
         report.compare(&format!("{}/stats", world.name), &theirs, &ours);
     }
     report.finish(world.name);
+}
+
+/// Where the real Envoy is; without it a visible line, or a failure if all is required.
+pub fn envoy_or_skip(world: &str) -> Option<OsString> {
+    let envoy = std::env::var_os("ENVOY_BIN");
+    if envoy.is_none() {
+        let required = std::env::var_os("REMORA_REQUIRE_ALL").is_some_and(|value| value == "1");
+        assert!(
+            !required,
+            "ENVOY_BIN is not set, and REMORA_REQUIRE_ALL=1 says it must be"
+        );
+        skipped(world);
+    }
+    envoy
 }
 
 #[allow(
@@ -354,7 +363,7 @@ impl Report {
 }
 
 /// Lines of `one` that `other` lacks, each as often as it is lacking.
-fn only_in(one: &str, other: &str) -> Vec<String> {
+pub fn only_in(one: &str, other: &str) -> Vec<String> {
     let mut rest: Vec<&str> = other.lines().collect();
     let mut only = Vec::new();
     for line in one.lines() {

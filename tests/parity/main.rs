@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod cases;
+mod conversations;
 mod differences;
 mod harness;
 

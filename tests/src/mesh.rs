@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use control_plane_mock::resources::{Variant, bootstrap_ads};
+use control_plane_mock::resources::{Variant, bootstrap_ads_with};
 use control_plane_mock::{ControlPlane, Handle};
 
 use crate::sidecar::Sidecar;
@@ -24,9 +24,18 @@ impl Mesh {
 
     /// A sidecar that takes everything from the control plane.
     pub async fn sidecar(&self, node: &str) -> Sidecar {
+        self.sidecar_with(node, |_| {}).await
+    }
+
+    /// The same, with a last word on its bootstrap.
+    pub async fn sidecar_with(&self, node: &str, change: impl FnOnce(&mut serde_json::Value)) -> Sidecar {
+        Sidecar::start(&self.bootstrap_with(node, change)).await.unwrap()
+    }
+
+    /// The bootstrap of such a sidecar.
+    pub fn bootstrap_with(&self, node: &str, change: impl FnOnce(&mut serde_json::Value)) -> String {
         let admin = SocketAddr::from(([127, 0, 0, 1], 0));
-        let bootstrap = bootstrap_ads(node, self.control_plane.listen(), admin, self.variant);
-        Sidecar::start(&bootstrap).await.unwrap()
+        bootstrap_ads_with(node, self.control_plane.listen(), admin, self.variant, change)
     }
 
     pub fn handle(&self) -> Handle {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use record::Records;
+use record::{Named, Records};
 pub use roots::Root;
 use roots::RootState;
 
@@ -168,7 +168,7 @@ impl Engine {
         let stats = self.stats.clone();
         if let Some(stream) = self.stream(id) {
             stream.mux.on_disconnected(now.instant);
-            stream.mux.types().for_each(|ty| stats.of(ty).update_failure.add(1));
+            stream.count_failure(&stats);
         }
     }
 
@@ -201,7 +201,9 @@ impl Engine {
         let decoded = (self.clock)();
         let empty = batch.resources.is_empty() && batch.removed.is_empty() && batch.failures.is_empty();
         let no_op = empty && !batch.full && batch.present.is_empty();
+        let named = Named::of(&batch);
         let applied = self.store.apply(&mut batch, now, &*self.clock);
+        named.count(&self.stats, &applied, now);
         let stream = &mut self.streams[at];
         stream.mux.finish(batch, &applied.failures);
         self.records
@@ -218,7 +220,7 @@ impl Engine {
     pub fn on_unreadable(&mut self, id: StreamId) {
         let stats = self.stats.clone();
         if let Some(stream) = self.stream(id) {
-            stream.mux.types().for_each(|ty| stats.of(ty).update_failure.add(1));
+            stream.count_failure(&stats);
         }
     }
 
@@ -301,6 +303,9 @@ impl Engine {
             let Some(at) = self.stream_for(&change.source, change.ty, name) else {
                 continue;
             };
+            if change.action == Action::Subscribe {
+                self.stats.subscribed(change.ty, &change.name);
+            }
             self.streams[at].change(&change);
             let is_file = matches!(*change.source, Source::Path(_));
             if is_file && change.action != Action::Unsubscribe {
@@ -310,6 +315,11 @@ impl Engine {
             if !self.streams[at].mux.wants_anything() && *change.source != Source::Ads {
                 self.closed.push(self.streams[at].id);
                 self.streams.remove(at);
+            }
+            // What moved to another source is still subscribed there.
+            let moved = |stream: &Stream| stream.mux.names_one(change.ty, &change.name);
+            if change.action == Action::Unsubscribe && !self.streams.iter().any(moved) {
+                self.stats.unsubscribed(change.ty, &change.name);
             }
         }
     }
@@ -336,7 +346,7 @@ impl Engine {
             tracing::warn!(source = describe(source), ty = ty.short, "no such source is configured");
             return None;
         };
-        let ty = (!config.aggregated).then_some(ty);
+        let (wanted, ty) = (ty, (!config.aggregated).then_some(ty));
         let found = self
             .streams
             .iter()
@@ -345,10 +355,14 @@ impl Engine {
             return found;
         }
         let stats = match &**source {
-            Source::Named(name) => self.stats.source(name),
-            Source::Path(path) => self.stats.source(&path.path),
             Source::Ads => self.stats.control_plane.clone(),
+            Source::Named(_) | Source::Path(_) => Arc::default(),
         };
+        if matches!(**source, Source::Named(_)) {
+            let own = name.as_ref().and_then(|name| self.stats.subscribed(wanted, name));
+            own.unwrap_or_else(|| self.stats.of(wanted))
+                .set_control_plane(stats.clone());
+        }
         self.next_id += 1;
         let mux = Mux::new(config.mux, self.rng.fork(), stats);
         self.streams.push(Stream {
@@ -378,6 +392,18 @@ impl Stream {
             Action::Subscribe => self.mux.subscribe(change.ty, change.name.clone()),
             Action::Unsubscribe => self.mux.unsubscribe(change.ty, &change.name),
             Action::Refresh => self.mux.refresh(change.ty, &change.name),
+        }
+    }
+
+    fn count_failure(&self, stats: &Stats) {
+        let types = self.mux.types().map(|ty| stats.of(ty));
+        let named = self.mux.names().filter_map(|(ty, name)| {
+            let counted = ty.counted_by_name.then(|| stats.of_resource(ty, name));
+            counted.flatten()
+        });
+        for counters in types.chain(named) {
+            counters.update_failure.add(1);
+            counters.update_attempt.add(1);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Counters that anyone may read at any time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,7 +26,8 @@ impl Cell {
     }
 }
 
-/// Envoy's subscription statistics of one resource type; each field is called as Envoy calls it.
+/// Envoy's subscription statistics of one resource type, or of one resource of a type that is counted by name; each field is called as
+/// Envoy calls it.
 #[derive(Debug)]
 pub struct TypeStats {
     pub ty: ResourceType,
@@ -38,11 +40,16 @@ pub struct TypeStats {
     /// A response without resources that meant nothing.
     pub update_empty: Cell,
     pub init_fetch_timeout: Cell,
+    /// An accepted update that changed something. Counted by name only.
+    pub config_reload: Cell,
     /// Milliseconds since the Unix epoch of the last accepted update.
     pub update_time: Cell,
     /// xxHash64 of `version_text`.
     pub version: Cell,
+    /// Resources that wait for what they refer to. Counted by type only.
+    pub warming: Cell,
     version_text: Mutex<Arc<str>>,
+    control_plane: Mutex<Option<Arc<ControlPlaneStats>>>,
 }
 
 impl TypeStats {
@@ -55,10 +62,39 @@ impl TypeStats {
             update_rejected: Cell::default(),
             update_empty: Cell::default(),
             init_fetch_timeout: Cell::default(),
+            config_reload: Cell::default(),
             update_time: Cell::default(),
             version: Cell::default(),
+            warming: Cell::default(),
             version_text: Mutex::default(),
+            control_plane: Mutex::default(),
         }
+    }
+
+    /// `control_plane.*` of the stream that carries nothing but this subscription; none for ADS, whose stats are [`Stats::control_plane`].
+    pub fn control_plane(&self) -> Option<Arc<ControlPlaneStats>> {
+        self.control_plane.lock().clone()
+    }
+
+    /// Counters go back to zero; gauges stay.
+    pub fn reset(&self) {
+        let counters = [
+            &self.update_attempt,
+            &self.update_success,
+            &self.update_failure,
+            &self.update_rejected,
+            &self.update_empty,
+            &self.init_fetch_timeout,
+            &self.config_reload,
+        ];
+        counters.iter().for_each(|counter| counter.set(0));
+        if let Some(own) = self.control_plane() {
+            own.reset();
+        }
+    }
+
+    pub(crate) fn set_control_plane(&self, stats: Arc<ControlPlaneStats>) {
+        *self.control_plane.lock() = Some(stats);
     }
 
     /// The last accepted version.
@@ -90,6 +126,11 @@ impl ControlPlaneStats {
         self.identifier.lock().clone()
     }
 
+    /// Counters go back to zero; gauges stay.
+    pub fn reset(&self) {
+        self.rate_limit_enforced.set(0);
+    }
+
     pub(crate) fn identify(&self, identifier: String) {
         *self.identifier.lock() = identifier;
     }
@@ -101,7 +142,7 @@ pub struct Stats {
     types: Mutex<Vec<Arc<TypeStats>>>,
     /// The ADS stream.
     pub control_plane: Arc<ControlPlaneStats>,
-    named: Mutex<Vec<(Arc<str>, Arc<ControlPlaneStats>)>>,
+    resources: Mutex<BTreeMap<(&'static str, Arc<str>), Arc<TypeStats>>>,
 }
 
 impl Stats {
@@ -116,15 +157,41 @@ impl Stats {
         stats
     }
 
-    /// The counters of the source called `name`, made on first use.
-    pub fn source(&self, name: &str) -> Arc<ControlPlaneStats> {
-        let mut named = self.named.lock();
-        if let Some((_, stats)) = named.iter().find(|(known, _)| &**known == name) {
-            return stats.clone();
+    /// The counters of one subscribed resource, if its type is counted by name ([`TypeInfo::counted_by_name`]).
+    ///
+    /// [`TypeInfo::counted_by_name`]: crate::TypeInfo::counted_by_name
+    pub fn of_resource(&self, ty: ResourceType, name: &str) -> Option<Arc<TypeStats>> {
+        let resources = self.resources.lock();
+        resources.get(&(ty.url, Arc::from(name))).cloned()
+    }
+
+    /// The subscribed resources that are counted by name, in order of type and name.
+    pub fn resources(&self) -> Vec<(Arc<str>, Arc<TypeStats>)> {
+        let resources = self.resources.lock();
+        resources
+            .iter()
+            .map(|((_, name), stats)| (name.clone(), stats.clone()))
+            .collect()
+    }
+
+    /// Somebody subscribes to a resource: Envoy counts that as the first attempt. Returns its counters if it has any of its own.
+    pub(crate) fn subscribed(&self, ty: ResourceType, name: &Arc<str>) -> Option<Arc<TypeStats>> {
+        if !ty.counted_by_name {
+            return None;
         }
-        let stats = Arc::new(ControlPlaneStats::default());
-        named.push((name.into(), stats.clone()));
-        stats
+        let mut resources = self.resources.lock();
+        let stats = resources.entry((ty.url, name.clone())).or_insert_with(|| {
+            let stats = TypeStats::new(ty);
+            stats.update_attempt.add(1);
+            Arc::new(stats)
+        });
+        Some(stats.clone())
+    }
+
+    pub(crate) fn unsubscribed(&self, ty: ResourceType, name: &Arc<str>) {
+        if ty.counted_by_name {
+            self.resources.lock().remove(&(ty.url, name.clone()));
+        }
     }
 
     /// The counters of every type seen so far.

@@ -181,6 +181,9 @@ impl Store {
             if self.satisfy(&timer.owner, timer.epoch, &timer.target) {
                 let ty = self.tables[usize::from(timer.target.table)].ty;
                 self.stats.of(ty).init_fetch_timeout.add(1);
+                if let Some(own) = self.stats.of_resource(ty, &timer.target.name) {
+                    own.init_fetch_timeout.add(1);
+                }
             }
         }
         self.commit();

@@ -44,6 +44,7 @@ pub(crate) struct Res {
     absent: bool,
     wrapped: bool,
     foreign: bool,
+    aliases: Vec<String>,
 }
 
 /// `res("a", "x")` needs nothing; `.needs("eds:a")` makes it.
@@ -85,6 +86,11 @@ impl Res {
         self
     }
 
+    fn alias(mut self, alias: &str) -> Self {
+        self.aliases.push(alias.into());
+        self
+    }
+
     /// Of a type that does not match the response.
     pub(crate) fn foreign(mut self) -> Self {
         self.foreign = true;
@@ -116,6 +122,9 @@ impl Res {
             wire::put_bytes(&mut entry, 2, &self.any(ty));
         }
         wire::put_text(&mut entry, 3, &self.name);
+        self.aliases
+            .iter()
+            .for_each(|alias| wire::put_text(&mut entry, 4, alias));
         if let Some(seconds) = self.ttl {
             let mut duration = BytesMut::new();
             wire::put_number(&mut duration, 1, seconds);

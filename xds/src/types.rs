@@ -23,6 +23,9 @@ pub struct TypeInfo {
     pub removals_first: bool,
     /// An entry without payload and with the held version only refreshes its TTL.
     pub heartbeats: bool,
+    /// Each subscribed resource has counters of its own (Envoy: `sds.<name>.`, `http.<prefix>.rds.<name>.`). Off for what comes by the ten
+    /// thousand.
+    pub counted_by_name: bool,
     /// Where additions of this type stand in an update; removals stand in reverse, after all additions.
     pub rank: u8,
     /// Short names of types that send no request while a response of this type is applied.
@@ -57,6 +60,7 @@ const LEAF: TypeInfo = TypeInfo {
     fresh_on_change: false,
     removals_first: false,
     heartbeats: true,
+    counted_by_name: false,
     rank: 9,
     pauses: &[],
 };
@@ -101,6 +105,7 @@ pub static ROUTE: TypeInfo = TypeInfo {
     short: "rds",
     sotw_path: "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
     delta_path: "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
+    counted_by_name: true,
     rank: 4,
     ..LEAF
 };
@@ -130,6 +135,7 @@ pub static SECRET: TypeInfo = TypeInfo {
     short: "sds",
     sotw_path: "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
     delta_path: "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets",
+    counted_by_name: true,
     rank: 0,
     ..LEAF
 };
@@ -140,6 +146,7 @@ pub static RUNTIME: TypeInfo = TypeInfo {
     sotw_path: "/envoy.service.runtime.v3.RuntimeDiscoveryService/StreamRuntime",
     delta_path: "/envoy.service.runtime.v3.RuntimeDiscoveryService/DeltaRuntime",
     removal_deletes: true,
+    counted_by_name: true,
     rank: 0,
     ..LEAF
 };
@@ -149,6 +156,7 @@ pub static EXTENSION_CONFIG: TypeInfo = TypeInfo {
     short: "ecds",
     sotw_path: "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/StreamExtensionConfigs",
     delta_path: "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/DeltaExtensionConfigs",
+    counted_by_name: true,
     rank: 3,
     ..LEAF
 };

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
+use http::request::Parts;
 use http::{Method, StatusCode};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::AdminState;
 use super::endpoints::{self, Handler};
+use super::log::{self, Ends};
 use super::query::Query;
 use super::reply::{self, Reply};
 use crate::runtime::drain::{DrainPhase, DrainSignal};
@@ -33,8 +35,14 @@ pub async fn serve(bound: Bound, state: Arc<AdminState>, mut stop: DrainSignal) 
     let app = router(state);
     let stopped = async move { stop.reached(DrainPhase::Draining).await };
     match bound {
-        Bound::Tcp(listener) => axum::serve(listener, app).with_graceful_shutdown(stopped).await,
-        Bound::Unix(listener) => axum::serve(listener, app).with_graceful_shutdown(stopped).await,
+        Bound::Tcp(listener) => {
+            let app = app.into_make_service_with_connect_info::<Ends>();
+            axum::serve(listener, app).with_graceful_shutdown(stopped).await
+        }
+        Bound::Unix(listener) => {
+            let app = app.into_make_service_with_connect_info::<Ends>();
+            axum::serve(listener, app).with_graceful_shutdown(stopped).await
+        }
     }
 }
 
@@ -52,13 +60,27 @@ pub fn write_address_path(path: &Path, address: &crate::runtime::io::Address) ->
 }
 
 async fn dispatch(State(state): State<Arc<AdminState>>, request: Request) -> Reply {
-    let uri = request.uri();
+    let (head, _) = request.into_parts();
+    if state.access_logs.is_empty() {
+        return page(state, &head).await;
+    }
+    let (exchange, logs) = (log::exchange(&head), state.access_logs.clone());
+    log::logged(page(state, &head).await, exchange, logs)
+}
+
+async fn page(state: Arc<AdminState>, request: &Parts) -> Reply {
+    let uri = &request.uri;
+    let allowed = |path: &str| state.allow_paths.iter().any(|matcher| matcher.matches(path.as_bytes()));
+    if !state.allow_paths.is_empty() && !allowed(uri.path()) {
+        let page = format!("request to path {} not allowed", uri.path());
+        return reply::text(StatusCode::FORBIDDEN, page);
+    }
     let Some(endpoint) = endpoints::find(uri.path()) else {
         let page = format!("invalid path. {}", endpoints::help_text());
         return reply::text(StatusCode::NOT_FOUND, page);
     };
-    if endpoint.mutates && request.method() != Method::POST {
-        let page = format!("Method {} not allowed, POST required.", request.method());
+    if endpoint.mutates && request.method != Method::POST {
+        let page = format!("Method {} not allowed, POST required.", request.method);
         return reply::text(StatusCode::METHOD_NOT_ALLOWED, page);
     }
     let query = Query::parse(uri.query().unwrap_or_default());

@@ -3,6 +3,7 @@
 use super::AdminState;
 use super::query::Query;
 use super::reply::{self, Reply};
+use crate::telemetry::labelled::is_labelled;
 use crate::telemetry::prometheus::Options;
 use crate::telemetry::render::{self, HistogramMode, Kind, Selection};
 
@@ -31,7 +32,9 @@ fn page(state: &AdminState, query: &Query, format: &str) -> Result<Reply, String
         "detailed" => HistogramMode::Detailed,
         _ => return Err("usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary)\n".to_owned()),
     };
-    let readings = render::collect(&state.stats, &selection(query)?);
+    let mut readings = render::collect(&state.stats, &selection(query)?);
+    // Metrics with labels of their own have another name in Envoy, which its users' patterns are made for; they are few, and always shown.
+    readings.retain(|(name, _)| is_labelled(name) || state.stats_matcher.accepts(name));
     match format {
         "text" => Ok(reply::ok(render::text(&readings, mode))),
         "json" => Ok(reply::json(render::json(&readings, mode))),

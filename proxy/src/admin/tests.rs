@@ -86,6 +86,9 @@ impl World {
         let state = AdminState {
             stats: context.stats.clone(),
             tags: Arc::new(TagRules::new(true)),
+            stats_matcher: StatsMatcher::All,
+            access_logs: Arc::from([]),
+            allow_paths: Vec::new(),
             logging: Logging::new(Level::Info, DEFAULT_FORMAT, None).unwrap(),
             snapshot: Arc::new(SnapshotCell::from_pointee(snapshot)),
             secrets: context.secrets.clone(),
@@ -94,6 +97,7 @@ impl World {
             started: clock::now(),
             started_at: UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
             xds: None,
+            notes: Arc::default(),
             control: puppet.clone(),
         };
         Self {

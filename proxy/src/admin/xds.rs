@@ -1,15 +1,15 @@
 //! `/xds`: our own page about the control plane, in plain words; and `/init_dump`, what initialization waits for.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use remora_proto::pb::envoy::admin::v3::{UnreadyTargetsDumps, unready_targets_dumps::UnreadyTargetsDump};
 use remora_xds::TypeStatus;
 use serde_json::{Value, json};
 
-use super::AdminState;
 use super::query::Query;
 use super::reply::{self, Reply};
+use super::{AdminState, Publication};
 use crate::runtime::clock;
 
 /// Names of one kind that the text page spells out; JSON has all.
@@ -24,7 +24,11 @@ pub(super) async fn xds(state: Arc<AdminState>, query: Query) -> Reply {
     };
     if query.get("format") == Some("json") {
         let types: Vec<_> = status.iter().map(tree).collect();
-        return reply::tree(&json!({ "types": types }));
+        return reply::tree(&json!({
+            "types": types,
+            "last_publication": state.notes.publication().map(publication),
+            "tolerated": state.notes.tolerated(),
+        }));
     }
     let stream = &client.stats().control_plane;
     let identifier = stream.identifier();
@@ -37,7 +41,36 @@ pub(super) async fn xds(state: Arc<AdminState>, query: Query) -> Reply {
     for one in &status {
         page += &describe(one, now);
     }
+    if let Some(last) = state.notes.publication() {
+        page += &format!(
+            "\nlast publication to the workers: generation {}, {} changes, built in {:?}\n",
+            last.generation, last.changes, last.build
+        );
+    }
+    let tolerated = state.notes.tolerated();
+    if !tolerated.is_empty() {
+        page += "\nset, and without effect:\n";
+        tolerated.iter().for_each(|line| page += &format!("  {line}\n"));
+    }
     reply::ok(page)
+}
+
+fn publication(last: Publication) -> Value {
+    json!({
+        "generation": last.generation,
+        "changes": last.changes,
+        "build_us": micros(last.build),
+    })
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Milliseconds since 1970.
+fn millis(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn describe(status: &TypeStatus, now: SystemTime) -> String {
@@ -120,17 +153,31 @@ fn tree(status: &TypeStatus) -> Value {
     let nack = status
         .last_nack
         .as_ref()
-        .map(|nack| json!({"version": &*nack.version, "reason": nack.reason}));
+        .map(|nack| json!({"version": &*nack.version, "reason": nack.reason, "at_ms": millis(nack.at)}));
+    let cost = &status.last_push;
+    let push = json!({
+        "bytes": cost.bytes,
+        "added": cost.added,
+        "changed": cost.changed,
+        "unchanged": cost.unchanged,
+        "removed": cost.removed,
+        "rejected": cost.rejected,
+        "decode_us": micros(cost.decode),
+        "validate_us": micros(cost.validate),
+        "publish_us": micros(cost.publish),
+    });
     json!({
         "type": status.ty.short,
         "type_url": status.ty.url,
         "sources": status.sources,
         "wanted_version": &*status.wanted_version,
         "running_version": &*status.running_version,
+        "accepted_ms": status.since.map(millis),
         "in_use": status.published,
         "waiting": waiting,
         "missing": missing,
         "last_nack": nack,
+        "last_push": push,
     })
 }
 

@@ -1,42 +1,76 @@
 //! From the xDS client's publications to the workers: build, publish, apply listeners.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use remora_xds::{ClientHandle, ResourceType};
+use remora_xds::{ClientHandle, ResourceType, Update, types};
 
 use super::ProxyControl;
+use crate::admin::{Notes, Publication};
 use crate::listener::ListenerManager;
 use crate::listener::manager::OnBindError;
+use crate::runtime::clock;
 use crate::snapshot::build::{Applied, Builder};
 
-/// Runs until the client stops. The proxy is live once `last_root` is initialised.
+/// What the proxy waits for before it is live.
+pub(super) struct Awaited {
+    /// CDS or LDS, whichever comes last.
+    pub root: Option<ResourceType>,
+    /// Static resources that refer to dynamic ones: each is published when those have come, or did not come in time.
+    pub pins: HashSet<Arc<str>>,
+}
+
+impl Awaited {
+    fn note(&mut self, update: &Update) {
+        if self.root.is_some_and(|root| update.initialized.contains(&root)) {
+            self.root = None;
+        }
+        let pinned = update.changes.iter().filter(|change| *change.ty == types::PINNED);
+        pinned.for_each(|change| drop(self.pins.remove(&change.name)));
+    }
+
+    fn is_over(&self) -> bool {
+        self.root.is_none() && self.pins.is_empty()
+    }
+}
+
+/// Runs until the client stops. The proxy is live once nothing is awaited any more.
 pub(super) async fn follow(
     handle: ClientHandle,
     mut builder: Builder,
     manager: Arc<ListenerManager>,
     control: Arc<ProxyControl>,
-    last_root: ResourceType,
+    notes: Arc<Notes>,
+    mut awaited: Awaited,
 ) {
     let Ok(mut updates) = handle.updates().await else {
         return;
     };
     while updates.changed().await {
         let update = updates.take();
-        let initialized = update.initialized.contains(&last_root);
+        awaited.note(&update);
+        let (changes, started) = (update.changes.len(), clock::now());
         // Compiling a push must not hold up admin and health checks.
         let built = tokio::task::spawn_blocking(move || {
             let applied = builder.apply(update.changes);
-            builder.publish();
-            (builder, applied)
+            let generation = builder.publish().generation;
+            (builder, applied, generation)
         })
         .await;
-        let Ok((next, applied)) = built else {
+        let Ok((next, applied, generation)) = built else {
             tracing::error!("building the configuration panicked: the last one stays");
             return;
         };
         builder = next;
         apply_listeners(&builder, &manager, applied);
-        if initialized {
+        if changes > 0 {
+            notes.published(Publication {
+                generation,
+                changes,
+                build: clock::now().saturating_duration_since(started),
+            });
+        }
+        if awaited.is_over() {
             control.set_live();
         }
     }

@@ -18,8 +18,11 @@ use crate::runtime::spawn::spawn;
 use crate::snapshot::SnapshotCell;
 use crate::tcp::connect::connect;
 
-/// PINGs that find a half-open connection; Envoy leaves this to the cluster, and its silence means stale configuration for ever.
+/// PINGs that find a half-open connection, where the cluster has no `connection_keepalive`: Envoy sends none then, and its silence means
+/// stale configuration for ever.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// How long an answer to one may take.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Flow-control window of a stream, bytes: a push of tens of MB should not crawl.
 const WINDOW: u32 = 4 << 20;
 
@@ -54,7 +57,8 @@ impl ClusterTransport {
             .map_err(|failure| failure.full_details().into_owned())?;
         let (sender, connection) = http2::Builder::new(hyper_util::rt::TokioExecutor::new())
             .timer(TokioTimer::new())
-            .keep_alive_interval(KEEPALIVE)
+            .keep_alive_interval(cluster.http.keepalive_interval.unwrap_or(KEEPALIVE))
+            .keep_alive_timeout(cluster.http.keepalive_timeout.unwrap_or(KEEPALIVE_TIMEOUT))
             .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)

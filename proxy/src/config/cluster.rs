@@ -20,7 +20,8 @@ use remora_proto::pb::envoy::config::core::v3 as core;
 use remora_proto::type_url::full_name;
 
 use super::route::{Under, duration, each, refuse};
-use super::tls::{SecretRef, Source, secret_refs};
+use super::source::ConfigSource;
+use super::tls::{SecretRef, secret_refs};
 use super::{BuildContext, Compiled, Problems, endpoint};
 use crate::cluster::breaker::Breakers;
 use crate::cluster::discovery::Discovery;
@@ -37,7 +38,7 @@ pub struct ClusterNeeds {
     pub name: String,
     pub kind: DiscoveryKind,
     /// Name and source of the endpoint assignment, for EDS clusters.
-    pub eds: Option<(String, Source)>,
+    pub eds: Option<(String, ConfigSource)>,
     pub secrets: Vec<SecretRef>,
     /// Has a life of its own (DNS, active health checks): build it at once.
     pub eager: bool,
@@ -91,7 +92,7 @@ pub fn needs(bytes: &[u8]) -> Compiled<ClusterNeeds> {
     for socket in sockets(&config) {
         secrets.extend(secret_refs(socket).under("transport_socket")?);
     }
-    secrets.sort();
+    secrets.sort_by(|a, b| a.name.cmp(&b.name));
     secrets.dedup();
     let kind = discovery::kind(&config)?;
     let eds = match (&config.eds_cluster_config, kind) {
@@ -101,9 +102,12 @@ pub fn needs(bytes: &[u8]) -> Compiled<ClusterNeeds> {
             } else {
                 &eds.service_name
             };
+            let Some(source) = &eds.eds_config else {
+                return Err(Problems::one("eds_cluster_config.eds_config", "required"));
+            };
             Some((
                 name.clone(),
-                Source::compile(eds.eds_config.as_ref()).under("eds_cluster_config.eds_config")?,
+                ConfigSource::compile(source).under("eds_cluster_config.eds_config")?,
             ))
         }
         _ => None,

@@ -49,8 +49,10 @@ const FAMILIES: &[(&str, &[MessageEntry])] = &[
 pub struct Warning {
     pub path: String,
     pub reason: String,
-    /// Refused unless the operator asks for warnings; else unknown to this version.
+    /// Refused unless the operator asks for warnings.
     pub is_unsupported: bool,
+    /// Newer than this program.
+    pub is_unknown: bool,
 }
 
 impl Warning {
@@ -59,6 +61,7 @@ impl Warning {
             path: path.to_owned(),
             reason: reason.into(),
             is_unsupported: false,
+            is_unknown: false,
         }
     }
 }
@@ -115,6 +118,7 @@ pub fn check(full_name: &str, bytes: &[u8], mode: Unsupported) -> Result<Vec<War
                 path,
                 reason,
                 is_unsupported: finding.kind == FindingKind::Refused,
+                is_unknown: finding.kind == FindingKind::Unknown,
             });
         } else {
             problems.push(Problem { path, reason });

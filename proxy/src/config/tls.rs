@@ -4,13 +4,11 @@ use std::sync::Arc;
 
 use pb::common_tls_context::ValidationContextType;
 use prost::Message;
-use remora_proto::pb::envoy::config::core::v3::{
-    ConfigSource, TransportSocket, config_source::ConfigSourceSpecifier, grpc_service::TargetSpecifier,
-    transport_socket,
-};
+use remora_proto::pb::envoy::config::core::v3::{TransportSocket, transport_socket};
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use remora_proto::pb::google::protobuf::Any;
 
+use super::source::ConfigSource;
 use super::{BuildContext, Compiled, Problems};
 use crate::tls::{DownstreamTls, UpstreamTls};
 
@@ -46,51 +44,12 @@ pub fn upstream(socket: &TransportSocket, cx: &BuildContext) -> Compiled<Option<
         .map_err(|problems| problems.under("typed_config"))
 }
 
-/// Where a resource comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Source {
-    /// The aggregated stream.
-    Ads,
-    /// A stream of its own to this cluster.
-    Grpc { cluster: String },
-    /// A file on disk.
-    Path(String),
-    /// `static_resources` of the bootstrap.
-    Static,
-}
-
-impl Source {
-    /// # Errors
-    /// Sources that do not exist here (REST, Google gRPC).
-    pub fn compile(config: Option<&ConfigSource>) -> Compiled<Self> {
-        match config.map(|config| config.config_source_specifier.as_ref()) {
-            None => Ok(Self::Static),
-            Some(Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_))) => Ok(Self::Ads),
-            #[allow(deprecated)]
-            Some(Some(ConfigSourceSpecifier::Path(path))) => Ok(Self::Path(path.clone())),
-            Some(Some(ConfigSourceSpecifier::PathConfigSource(source))) => Ok(Self::Path(source.path.clone())),
-            Some(Some(ConfigSourceSpecifier::ApiConfigSource(api))) => {
-                let target = api
-                    .grpc_services
-                    .first()
-                    .and_then(|service| service.target_specifier.as_ref());
-                match target {
-                    Some(TargetSpecifier::EnvoyGrpc(grpc)) => Ok(Self::Grpc {
-                        cluster: grpc.cluster_name.clone(),
-                    }),
-                    _ => Err(Problems::one("api_config_source", "only envoy_grpc is supported")),
-                }
-            }
-            Some(None) => Err(Problems::one("config_source_specifier", "required")),
-        }
-    }
-}
-
 /// One secret that a transport socket needs before it can do handshakes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SecretRef {
     pub name: String,
-    pub source: Source,
+    /// `None`: `static_resources` of the bootstrap.
+    pub source: Option<ConfigSource>,
 }
 
 /// The secrets of a transport socket, either side; none for sockets that are not TLS.
@@ -119,7 +78,7 @@ pub fn secret_refs(socket: &TransportSocket) -> Compiled<Vec<SecretRef>> {
     }
     let mut refs = Vec::new();
     for config in configs {
-        let source = Source::compile(config.sds_config.as_ref());
+        let source = config.sds_config.as_ref().map(ConfigSource::compile).transpose();
         refs.push(SecretRef {
             name: config.name.clone(),
             source: source.map_err(|problems| problems.under("typed_config.common_tls_context.sds_config"))?,

@@ -14,6 +14,7 @@ use super::{ClusterSlot, Snapshot};
 use crate::config::{BuildContext, Compiled, Problems, cluster, listener};
 use crate::listener::ListenerConfig;
 use crate::route::RouteTable;
+use crate::telemetry::server::ClusterManagerStats;
 
 /// Owns the configuration that is being built; workers see what it publishes.
 pub struct Builder {
@@ -25,6 +26,9 @@ pub struct Builder {
     service_names: HashMap<String, Vec<Arc<str>>>,
     /// Static listeners that wait for what they refer to.
     waiting: HashMap<Arc<str>, Arc<ListenerConfig>>,
+    /// Clusters in the snapshot that is being built.
+    clusters: u64,
+    stats: Arc<ClusterManagerStats>,
 }
 
 /// What a batch did, for whoever acts on it.
@@ -37,6 +41,8 @@ pub struct Applied {
 impl Builder {
     pub fn new(context: Arc<BuildContext>) -> Self {
         Self {
+            stats: context.stats.group("cluster_manager."),
+            clusters: 0,
             context,
             snapshot: Snapshot::default(),
             assignments: HashMap::new(),
@@ -122,6 +128,7 @@ impl Builder {
     /// Makes what was built so far visible to the workers.
     pub fn publish(&mut self) -> Arc<Snapshot> {
         self.snapshot.generation += 1;
+        self.stats.active_clusters.set(self.clusters);
         let snapshot = Arc::new(self.snapshot.clone());
         self.context.snapshot.store(snapshot.clone());
         snapshot
@@ -151,7 +158,10 @@ impl Builder {
         self.forget_service_name(name);
         match bytes {
             None => {
-                self.snapshot.clusters.remove(name);
+                if self.snapshot.clusters.remove(name).is_some() {
+                    self.stats.cluster_removed.inc();
+                    self.clusters -= 1;
+                }
             }
             Some(bytes) => {
                 let eager = cluster::needs(&bytes)?.eager;
@@ -177,7 +187,12 @@ impl Builder {
         if let Some(service) = service {
             self.service_names.entry(service).or_default().push(name.clone());
         }
-        self.snapshot.clusters.insert(name, Arc::new(slot));
+        if self.snapshot.clusters.insert(name, Arc::new(slot)).is_some() {
+            self.stats.cluster_modified.inc();
+        } else {
+            self.stats.cluster_added.inc();
+            self.clusters += 1;
+        }
     }
 
     fn forget_service_name(&mut self, name: &str) {

@@ -58,7 +58,7 @@ impl ClusterSlot {
             return Ok(());
         }
         if let Some(cluster) = self.built.get() {
-            cluster.update_endpoints(&assignment)?;
+            update(cluster, &assignment)?;
         }
         *endpoints = Some(assignment);
         Ok(())
@@ -71,7 +71,9 @@ impl ClusterSlot {
         }
         let built = crate::config::cluster::compile(&self.config, &self.context).and_then(|cluster| {
             if let Some(assignment) = &*endpoints {
-                cluster.update_endpoints(assignment)?;
+                // Envoy counts the subscription itself as an attempt.
+                cluster.stats.update_attempt.inc();
+                update(&cluster, assignment)?;
             }
             Ok(Arc::new(cluster))
         });
@@ -86,6 +88,13 @@ impl ClusterSlot {
             }
         }
     }
+}
+
+fn update(cluster: &Cluster, assignment: &[u8]) -> Compiled<()> {
+    cluster.update_endpoints(assignment)?;
+    cluster.stats.update_attempt.inc();
+    cluster.stats.update_success.inc();
+    Ok(())
 }
 
 #[cfg(test)]

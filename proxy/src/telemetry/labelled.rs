@@ -77,6 +77,11 @@ fn joined(name: &str, labels: &[(&str, &str)]) -> String {
     out
 }
 
+/// Whether this is the name of such a metric.
+pub fn is_labelled(name: &str) -> bool {
+    name.contains(LABEL)
+}
+
 /// The name and the labels of a metric of this kind. `None`: its labels are in its name, if anywhere.
 pub fn split(name: &str) -> Option<Tagged> {
     let (name, labels) = name.split_once(LABEL)?;

@@ -1,9 +1,7 @@
-//! The process's own stats: `server.`, `listener_manager.`, `cluster_manager.`, `control_plane.` and the subscriptions'.
+//! The process's own stats: `server.` and `cluster_manager.`.
 
 use std::sync::OnceLock;
 use std::time::Instant;
-
-use parking_lot::Mutex;
 
 use super::stats::{Counter, Gauge, Histogram, StatGroup, Value};
 use crate::runtime::clock;
@@ -169,119 +167,14 @@ pub fn resident_bytes() -> u64 {
 }
 
 crate::stat_group! {
-    /// The group under `listener_manager.`.
-    pub struct ListenerManagerStats {
-        counters: {
-            listener_added, listener_create_failure, listener_create_success, listener_in_place_updated, listener_modified,
-            listener_removed, listener_stopped,
-        }
-        gauges: {
-            total_filter_chains_draining, total_listeners_active, total_listeners_draining, total_listeners_warming,
-            workers_started,
-        }
-        histograms: {}
-    }
-}
-
-crate::stat_group! {
     /// The group under `cluster_manager.`.
     pub struct ClusterManagerStats {
         counters: {
             cluster_added, cluster_modified, cluster_removed, cluster_updated, cluster_updated_via_merge,
             update_merge_cancelled, update_out_of_merge_window,
         }
-        gauges: { active_clusters, warming_clusters }
+        gauges: { active_clusters }
         histograms: {}
-    }
-}
-
-/// A subscription: `cluster_manager.cds.`, `listener_manager.lds.`, `http.<prefix>.rds.<name>.`, `cluster.<name>.` (EDS), `sds.<name>.`.
-#[derive(Default)]
-pub struct SubscriptionStats {
-    pub update_attempt: Counter,
-    pub update_success: Counter,
-    pub update_failure: Counter,
-    pub update_rejected: Counter,
-    pub init_fetch_timeout: Counter,
-    pub config_reload: Counter,
-    /// Milliseconds since 1970 of the last good update.
-    pub update_time: Gauge,
-    /// xxh64 of the version text.
-    pub version: Gauge,
-    pub update_duration: Histogram,
-    version_text: Mutex<String>,
-}
-
-impl SubscriptionStats {
-    /// Records an accepted update. `now_ms`: milliseconds since 1970.
-    pub fn accepted(&self, version: &str, now_ms: u64) {
-        self.update_success.inc();
-        self.update_time.set(now_ms);
-        self.version.set(xxhash_rust::xxh64::xxh64(version.as_bytes(), 0));
-        version.clone_into(&mut self.version_text.lock());
-    }
-}
-
-impl StatGroup for SubscriptionStats {
-    fn visit(&self, visit: &mut dyn FnMut(&str, Value<'_>)) {
-        let counters = [
-            ("config_reload", &self.config_reload),
-            ("init_fetch_timeout", &self.init_fetch_timeout),
-            ("update_attempt", &self.update_attempt),
-            ("update_failure", &self.update_failure),
-            ("update_rejected", &self.update_rejected),
-            ("update_success", &self.update_success),
-        ];
-        counters
-            .iter()
-            .for_each(|(name, counter)| visit(name, Value::Counter(counter.value())));
-        visit("update_time", Value::Gauge(self.update_time.value()));
-        visit("version", Value::Gauge(self.version.value()));
-        visit("update_duration", Value::Histogram(&self.update_duration));
-        visit("version_text", Value::Text(self.version_text.lock().clone()));
-    }
-
-    fn reset(&self) {
-        let counters = [
-            &self.config_reload,
-            &self.init_fetch_timeout,
-            &self.update_attempt,
-            &self.update_failure,
-            &self.update_rejected,
-            &self.update_success,
-        ];
-        counters.iter().for_each(|counter| counter.reset());
-        self.update_duration.reset();
-    }
-}
-
-/// The group under `control_plane.`.
-#[derive(Default)]
-pub struct ControlPlaneStats {
-    /// 1 while an xDS stream is up.
-    pub connected_state: Gauge,
-    pub pending_requests: Gauge,
-    pub rate_limit_enforced: Counter,
-    identifier: Mutex<String>,
-}
-
-impl ControlPlaneStats {
-    /// `control_plane.identifier` of the last response.
-    pub fn set_identifier(&self, identifier: &str) {
-        identifier.clone_into(&mut self.identifier.lock());
-    }
-}
-
-impl StatGroup for ControlPlaneStats {
-    fn visit(&self, visit: &mut dyn FnMut(&str, Value<'_>)) {
-        visit("connected_state", Value::Gauge(self.connected_state.value()));
-        visit("pending_requests", Value::Gauge(self.pending_requests.value()));
-        visit("rate_limit_enforced", Value::Counter(self.rate_limit_enforced.value()));
-        visit("identifier", Value::Text(self.identifier.lock().clone()));
-    }
-
-    fn reset(&self) {
-        self.rate_limit_enforced.reset();
     }
 }
 
@@ -298,25 +191,14 @@ mod tests {
         assert_eq!(server.state(), ServerState::PreInitializing);
         server.start(clock::now());
         server.set_state(ServerState::Live);
-        stats
-            .group::<ListenerManagerStats>("listener_manager.")
-            .workers_started
-            .set(1);
-        stats
-            .group::<SubscriptionStats>("cluster_manager.cds.")
-            .accepted("v1", 5);
-        let filter = r"^(server\.state|server\.live|listener_manager\.workers_started|cluster_manager\.cds\.(update_success|version_text))";
+        let filter = r"^server\.(state|live)";
         let selection = Selection {
             used_only: true,
             filter: regex::Regex::new(filter).ok(),
             ..Selection::default()
         };
         let page = text(&collect(&stats, &selection), HistogramMode::Summary);
-        assert_eq!(
-            page,
-            "cluster_manager.cds.version_text: \"v1\"\ncluster_manager.cds.update_success: 1\n\
-             listener_manager.workers_started: 1\nserver.live: 1\nserver.state: 0\n"
-        );
+        assert_eq!(page, "server.live: 1\nserver.state: 0\n");
     }
 
     #[test]

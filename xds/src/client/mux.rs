@@ -178,6 +178,19 @@ impl Mux {
             .map(|session| session.ty)
     }
 
+    /// Whether `name` is subscribed by name.
+    pub fn names_one(&self, ty: ResourceType, name: &str) -> bool {
+        self.sessions
+            .iter()
+            .any(|session| session.ty == ty && session.explicit.contains(name))
+    }
+
+    /// The resources that are subscribed by name.
+    pub fn names(&self) -> impl Iterator<Item = (ResourceType, &Arc<str>)> {
+        let sessions = self.sessions.iter();
+        sessions.flat_map(|session| session.explicit.iter().map(|name| (session.ty, name)))
+    }
+
     pub fn is_connected(&self) -> bool {
         matches!(self.link, Link::Up)
     }

@@ -5,11 +5,57 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hashbrown::HashMap;
 
-use crate::client::request;
+use crate::client::{Batch, request};
 use crate::stats::Stats;
 use crate::store::status::{Nack, PushCost, TypeStatus};
 use crate::store::{Applied, Now};
 use crate::types::ResourceType;
+
+/// The resources of one response that are counted each for itself.
+pub(super) struct Named {
+    ty: ResourceType,
+    version: Arc<str>,
+    names: Vec<Arc<str>>,
+}
+
+impl Named {
+    pub(super) fn of(batch: &Batch) -> Self {
+        let resources = batch.resources.iter().map(|received| &received.name);
+        let failed = batch.failures.iter().map(|failure| &failure.name);
+        let mut names: Vec<Arc<str>> = match batch.ty.counted_by_name {
+            true => resources.chain(failed).cloned().collect(),
+            false => Vec::new(),
+        };
+        names.sort_unstable();
+        names.dedup();
+        Self {
+            ty: batch.ty,
+            version: batch.version.clone(),
+            names,
+        }
+    }
+
+    pub(super) fn count(self, stats: &Stats, applied: &Applied, now: Now) {
+        for name in &self.names {
+            let Some(counters) = stats.of_resource(self.ty, name) else {
+                continue;
+            };
+            counters.update_attempt.add(1);
+            if applied.failures.iter().any(|failure| failure.name == *name) {
+                counters.update_rejected.add(1);
+            } else {
+                counters.accepted(&self.version, millis(now));
+                counters.config_reload.add(u64::from(applied.new.contains(name)));
+            }
+        }
+    }
+}
+
+/// Since the Unix epoch.
+fn millis(now: Now) -> u64 {
+    let millis = now.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    u64::try_from(millis).unwrap_or(u64::MAX)
+}
 
 #[derive(Default)]
 pub(super) struct Records {
@@ -55,8 +101,7 @@ impl Records {
             publish: applied.publishing,
         };
         if applied.failures.is_empty() {
-            let millis = now.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-            counters.accepted(&version, u64::try_from(millis).unwrap_or(u64::MAX));
+            counters.accepted(&version, millis(now));
             record.running = version;
             record.since = Some(now.wall);
             return;

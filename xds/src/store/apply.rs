@@ -24,6 +24,8 @@ pub struct Applied {
     pub changed: usize,
     pub unchanged: usize,
     pub removed: usize,
+    /// The names behind `added` and `changed`, where each is counted for itself.
+    pub new: Vec<Arc<str>>,
     /// In the order of the response; empty means ACK.
     pub failures: Vec<Failure>,
     /// Time spent in the interpreter.
@@ -51,7 +53,11 @@ impl Store {
         let started = clock();
         self.note_unread(table, batch, &applied.failures, now);
         for received in &batch.resources {
-            match self.put(table, batch.ty, received, now) {
+            let outcome = self.put(table, batch.ty, received, now);
+            if batch.ty.counted_by_name && matches!(outcome, Ok(Outcome::Added | Outcome::Changed)) {
+                applied.new.push(received.name.clone());
+            }
+            match outcome {
                 Ok(Outcome::Added) => applied.added += 1,
                 Ok(Outcome::Changed) => applied.changed += 1,
                 Ok(Outcome::Unchanged) => applied.unchanged += 1,

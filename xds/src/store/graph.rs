@@ -215,6 +215,10 @@ impl Store {
         while let Some(key) = self.touched.pop() {
             self.settle(&key);
         }
+        for table in self.tables.iter_mut().filter(|table| table.counted != table.warming) {
+            table.counted = table.warming;
+            self.stats.of(table.ty).warming.set(table.warming as u64);
+        }
         if self.published.is_empty() {
             return;
         }

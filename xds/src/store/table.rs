@@ -75,6 +75,8 @@ pub(crate) struct Table {
     pub(crate) ty: ResourceType,
     pub(crate) entries: HashMap<Arc<str>, Entry, foldhash::fast::RandomState>,
     pub(crate) warming: usize,
+    /// What of that the statistics know.
+    pub(crate) counted: usize,
     /// Counts full pushes.
     pub(crate) push: u32,
 }
@@ -85,6 +87,7 @@ impl Table {
             ty,
             entries: HashMap::default(),
             warming: 0,
+            counted: 0,
             push: 0,
         }
     }

@@ -1,7 +1,7 @@
 //! The delta protocol.
 
 use super::*;
-use crate::types::{ASSIGNMENT, CLUSTER, LISTENER};
+use crate::types::{ASSIGNMENT, CLUSTER, LISTENER, VIRTUAL_HOST};
 
 fn connected() -> Script {
     let mut script = Script::with(SourceConfig::aggregated(Mode::Delta), &[&CLUSTER], 1);
@@ -198,4 +198,20 @@ fn an_empty_delta_response_completes_initialisation() {
     script.connect();
     assert_eq!(script.receive(delta(&CLUSTER, "1", &[], &[])), ["cds n=1 +[] -[] {}"]);
     assert_eq!(script.initialized, ["cds"]);
+}
+
+#[test]
+fn an_unresolved_alias_is_a_removal_of_the_names_it_stands_for() {
+    let mut script = Script::with(SourceConfig::aggregated(Mode::Delta), &[], 1);
+    script.engine.pin(
+        &"routes".into(),
+        vec![Reference::new(&VIRTUAL_HOST, "rc/a.test")],
+        script.now,
+    );
+    assert_eq!(script.connect(), ["vhds n= +[rc/a.test] -[] {} node"]);
+    // Neither payload nor version: nobody is called so. The owner goes on without.
+    let unresolved = res("", "").absent().alias("rc/a.test");
+    let sent = script.receive(delta(&VIRTUAL_HOST, "1", &[unresolved], &[]));
+    assert_eq!(sent, ["vhds n=1 +[] -[] {}"]);
+    assert!(script.published.contains_key("pinned routes"));
 }

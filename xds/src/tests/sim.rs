@@ -1,6 +1,6 @@
 //! Seeded simulation: machine, store and graph against a control plane that misbehaves and then behaves.
 //!
-//! `SEED=n cargo test -p remora-xds sim` replays one seed. After each step the model server checks what it was told and what the
+//! `SEED=n cargo test -p remora-xds sim` replays one seed, `SEEDS=n` tries that many. After each step the model server checks what it was told and what the
 //! client holds; it is only trusted because it catches every planted bug.
 
 mod server;
@@ -84,6 +84,11 @@ impl Sim {
             .engine
             .on_disconnected(self.script.streams[0], self.script.now);
         self.script.advance(30);
+        if self.rng.bool() {
+            // Another process in its place, which counts otherwise.
+            self.nonce += 1000;
+            self.server.restart();
+        }
         self.connect();
     }
 
@@ -107,7 +112,34 @@ impl Sim {
             resources.clear();
             nack = false;
         }
+        if !resources.is_empty() && self.rng.u32(0..16) == 0 {
+            self.send_twice(ty, resources, removed);
+            return;
+        }
         self.send(ty, resources, removed, nack);
+    }
+
+    /// Sends one name twice: a delta response is refused as a whole, of a SotW one the first copy counts.
+    fn send_twice(&mut self, ty: ResourceType, mut resources: Vec<Res>, removed: Vec<String>) {
+        let first = resources[0].clone();
+        if self.server.mode == Mode::Delta {
+            resources.push(first);
+            let message = self.begin(ty, &resources, &removed);
+            self.server.sent(ty, &self.nonce(), true, &[], &[]);
+            self.finish(message);
+            return;
+        }
+        let once = resources.clone();
+        resources.push(first);
+        let message = self.begin(ty, &resources, &removed);
+        self.server.sent(ty, &self.nonce(), true, &once, &removed);
+        self.note(ty, &once, &removed);
+        self.excused.insert(format!("{} {}", ty.short, once[0].name));
+        self.finish(message);
+    }
+
+    fn nonce(&self) -> String {
+        format!("n{}", self.nonce)
     }
 
     /// Makes some of the resources bad. Returns whether the response must be refused.
@@ -127,12 +159,19 @@ impl Sim {
     }
 
     fn send(&mut self, ty: ResourceType, resources: Vec<Res>, removed: Vec<String>, nack: bool) {
-        self.nonce += 1;
-        let nonce = format!("n{}", self.nonce);
-        let names: Vec<&str> = removed.iter().map(String::as_str).collect();
-        let message = self.message(ty, &resources, &names, &nonce);
-        self.server.sent(ty, &nonce, nack, &resources, &removed);
+        let message = self.begin(ty, &resources, &removed);
+        self.server.sent(ty, &self.nonce(), nack, &resources, &removed);
         self.note(ty, &resources, &removed);
+        self.finish(message);
+    }
+
+    fn begin(&mut self, ty: ResourceType, resources: &[Res], removed: &[String]) -> Bytes {
+        self.nonce += 1;
+        let names: Vec<&str> = removed.iter().map(String::as_str).collect();
+        self.message(ty, resources, &names, &self.nonce())
+    }
+
+    fn finish(&mut self, message: Bytes) {
         self.script.deliver(self.script.streams[0], message);
         self.listen();
         self.server.check_answered();
@@ -240,8 +279,11 @@ impl Sim {
 
 #[test]
 fn the_client_survives_a_misbehaving_control_plane_and_converges() {
-    let only = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds: Vec<u64> = only.map_or_else(|| (0..SEEDS).collect(), |seed| vec![seed]);
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let seeds = match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SEEDS").unwrap_or(SEEDS),
+    };
     for seed in seeds {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(seed))) {
             eprintln!("SEED={seed} fails");

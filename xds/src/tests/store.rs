@@ -1,7 +1,7 @@
 //! Errors, stats and what people get to see.
 
 use super::*;
-use crate::types::{ASSIGNMENT, CLUSTER, LISTENER};
+use crate::types::{ASSIGNMENT, CLUSTER, LISTENER, ROUTE};
 
 fn connected() -> Script {
     let mut script = Script::new(Mode::Sotw);
@@ -87,6 +87,75 @@ fn statistics_are_envoys() {
     script.engine.on_disconnected(script.streams[0], script.now);
     assert_eq!(stats.update_failure.value(), 1);
     assert_eq!(script.stats.control_plane.connected_state.value(), 0);
+}
+
+#[test]
+fn a_route_configuration_is_counted_by_its_name_while_somebody_wants_it() {
+    let mut script = connected();
+    let listener = |name: &str| res("l", name).needs(&format!("rds:{name}/30"));
+    script.receive(sotw(&LISTENER, "1", "l1", &[listener("a")]));
+    let counted = |script: &Script, name: &str| {
+        script.stats.of_resource(&ROUTE, name).map(|stats| {
+            let version = stats.version_text().to_string();
+            let (attempt, success) = (stats.update_attempt.value(), stats.update_success.value());
+            (
+                attempt,
+                success,
+                stats.update_rejected.value(),
+                stats.config_reload.value(),
+                version,
+            )
+        })
+    };
+    assert_eq!(counted(&script, "a"), Some((1, 0, 0, 0, String::new())));
+    script.receive(sotw(&ROUTE, "v1", "r1", &[res("a", "1"), res("stranger", "1")]));
+    script.receive(sotw(&ROUTE, "v2", "r2", &[res("a", "1")]));
+    assert_eq!(counted(&script, "a"), Some((3, 2, 0, 1, "v2".to_owned())));
+    script.receive(sotw(&ROUTE, "v3", "r3", &[res("a", "BAD")]));
+    assert_eq!(counted(&script, "a"), Some((4, 2, 1, 1, "v2".to_owned())));
+    assert_eq!(counted(&script, "stranger"), None);
+    script.engine.on_disconnected(script.streams[0], script.now);
+    let stats = script.stats.of_resource(&ROUTE, "a").unwrap();
+    assert_eq!((stats.update_failure.value(), stats.update_attempt.value()), (1, 5));
+    stats.reset();
+    assert_eq!((stats.update_failure.value(), &*stats.version_text()), (0, "v2"));
+    // Another one is wanted in its place; it comes late.
+    script.reconnect();
+    script.receive(sotw(&LISTENER, "2", "l2", &[listener("b")]));
+    assert!(counted(&script, "a").is_some(), "the old listener still serves");
+    script.advance(30);
+    assert_eq!(
+        script
+            .stats
+            .of_resource(&ROUTE, "b")
+            .unwrap()
+            .init_fetch_timeout
+            .value(),
+        1
+    );
+    assert_eq!(counted(&script, "a"), None);
+    assert_eq!(script.stats.resources().len(), 1);
+}
+
+#[test]
+fn assignments_are_not_counted_by_name() {
+    let mut script = connected();
+    script.receive(sotw(&CLUSTER, "1", "c1", &[res("a", "1").needs("eds:a")]));
+    script.receive(sotw(&ASSIGNMENT, "1", "e1", &[res("a", "1")]));
+    assert!(script.stats.resources().is_empty());
+    assert_eq!(script.stats.of(&ASSIGNMENT).update_success.value(), 1);
+}
+
+#[test]
+fn what_warms_is_counted() {
+    let mut script = connected();
+    let (a, b) = (res("a", "1").needs("eds:a"), res("b", "1").needs("eds:b"));
+    script.receive(sotw(&CLUSTER, "1", "c1", &[a, b, res("c", "1")]));
+    assert_eq!(script.stats.of(&CLUSTER).warming.value(), 2);
+    script.receive(sotw(&ASSIGNMENT, "1", "e1", &[res("a", "1")]));
+    assert_eq!(script.stats.of(&CLUSTER).warming.value(), 1);
+    script.receive(sotw(&CLUSTER, "2", "c2", &[]));
+    assert_eq!(script.stats.of(&CLUSTER).warming.value(), 0);
 }
 
 #[test]

@@ -135,3 +135,76 @@ async fn endpoints_are_the_hosts_of_now_or_what_arrived() {
     let (status, _) = world.get("/config_dump?resource=static_endpoint_configs").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
 }
+
+#[tokio::test]
+async fn the_stats_matcher_hides_what_it_excludes_and_no_labelled_metric() {
+    let mut world = World::new();
+    world
+        .state
+        .stats
+        .group::<crate::telemetry::labelled::Labelled>("istio_")
+        .counter("requests_total", &[("reporter", "source")])
+        .inc();
+    let page = world.page("/stats").await;
+    assert!(page.contains("server.") || page.contains("cluster."), "{page}");
+    let only = StatsMatcher::Only(Vec::new());
+    Arc::get_mut(&mut world.state).unwrap().stats_matcher = only;
+    let page = world.page("/stats").await;
+    assert_eq!(page.lines().count(), 1, "{page}");
+    assert!(page.contains("istio_requests_total"), "{page}");
+    assert!(!world.page("/stats/prometheus").await.contains("envoy_cluster"));
+}
+
+#[tokio::test]
+async fn paths_that_are_not_allowed_are_forbidden_in_envoys_words() {
+    let mut world = World::new();
+    let exact = |path: &str| {
+        StringMatcher::compile(&remora_proto::pb::envoy::r#type::matcher::v3::StringMatcher {
+            match_pattern: Some(
+                remora_proto::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern::Exact(path.to_owned()),
+            ),
+            ..Default::default()
+        })
+    };
+    Arc::get_mut(&mut world.state).unwrap().allow_paths = vec![exact("/ready").unwrap()];
+    assert_eq!(world.get("/ready").await.0, StatusCode::OK);
+    let (status, page) = world.send("POST", "/quitquitquit").await;
+    assert_eq!(
+        (status, page.as_str()),
+        (StatusCode::FORBIDDEN, "request to path /quitquitquit not allowed")
+    );
+    assert!(world.puppet.calls.lock().is_empty());
+}
+
+#[tokio::test]
+async fn the_access_log_has_a_line_for_each_request_as_envoys() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.log");
+    let context = crate::config::BuildContext::default();
+    let format = "%REQ(:METHOD)% %REQ(:AUTHORITY)% %REQ(:PATH)% %PROTOCOL% code=%RESPONSE_CODE% flags=%RESPONSE_FLAGS% \
+                  details=%RESPONSE_CODE_DETAILS% in=%BYTES_RECEIVED% out=%BYTES_SENT% type=%RESP(CONTENT-TYPE)%";
+    let yaml = format!(
+        "{{name: file, typed_config: {{'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, \
+         path: {}, log_format: {{text_format_source: {{inline_string: \"{format}\\n\"}}}}}}}}",
+        path.display()
+    );
+    let encoded = message("envoy.config.accesslog.v3.AccessLog", &yaml);
+    let config = prost::Message::decode(&encoded[..]).unwrap();
+    let log = AccessLog::compile(&config, &context).unwrap();
+    let mut world = World::new();
+    Arc::get_mut(&mut world.state).unwrap().access_logs = Arc::from([log]);
+    world.page("/ready").await;
+    world.get("/nothing?x=1").await;
+    context.access_logs.flush();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        lines[0],
+        "GET - /ready HTTP/1.1 code=200 flags=- details=admin_filter_response in=0 out=5 type=text/plain; charset=UTF-8"
+    );
+    assert!(
+        lines[1].starts_with("GET - /nothing?x=1 HTTP/1.1 code=404 flags=-"),
+        "{text}"
+    );
+    assert_eq!(lines.len(), 2);
+}

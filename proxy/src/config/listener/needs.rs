@@ -8,10 +8,11 @@ use remora_proto::pb::envoy::extensions::filters::network::http_connection_manag
 
 use super::chains::{HCM, typed_config};
 use super::{Compiled, Problems, decode};
-use crate::config::tls::{SecretRef, Source, secret_refs};
+use crate::config::source::ConfigSource;
+use crate::config::tls::{SecretRef, secret_refs};
 
 /// The resources that a listener names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ListenerNeeds {
     pub name: String,
     pub routes: Vec<RouteRef>,
@@ -19,10 +20,12 @@ pub struct ListenerNeeds {
 }
 
 /// A route configuration by name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RouteRef {
     pub name: String,
-    pub source: Source,
+    pub source: ConfigSource,
+    /// Of the connection manager that names it.
+    pub stat_prefix: String,
 }
 
 /// Reads an encoded `Listener` for what it names, without compiling it. Each resource once.
@@ -45,9 +48,11 @@ pub fn needs(bytes: &[u8]) -> Compiled<ListenerNeeds> {
             .add(chain)
             .map_err(|problems| problems.under("default_filter_chain"))?;
     }
-    needs.routes.sort();
+    needs
+        .routes
+        .sort_by(|a, b| (&a.name, &a.stat_prefix).cmp(&(&b.name, &b.stat_prefix)));
     needs.routes.dedup();
-    needs.secrets.sort();
+    needs.secrets.sort_by(|a, b| a.name.cmp(&b.name));
     needs.secrets.dedup();
     Ok(needs)
 }
@@ -67,10 +72,14 @@ impl ListenerNeeds {
             let manager = HttpConnectionManager::decode(any.value.as_slice())
                 .map_err(|error| Problems::one(path.clone(), error.to_string()))?;
             if let Some(RouteSpecifier::Rds(rds)) = &manager.route_specifier {
-                let source = Source::compile(rds.config_source.as_ref());
+                let path = format!("{path}.rds.config_source");
+                let Some(source) = &rds.config_source else {
+                    return Err(Problems::one(path, "required"));
+                };
                 self.routes.push(RouteRef {
                     name: rds.route_config_name.clone(),
-                    source: source.map_err(|problems| problems.under(&format!("{path}.rds.config_source")))?,
+                    source: ConfigSource::compile(source).map_err(|problems| problems.under(&path))?,
+                    stat_prefix: manager.stat_prefix.clone(),
                 });
             }
         }

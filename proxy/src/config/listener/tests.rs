@@ -3,7 +3,7 @@ use std::path::Path;
 use remora_proto::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 
 use super::*;
-use crate::config::tls::Source;
+use crate::config::source::Source;
 
 /// Every encoded listener that a real istiod has sent, with where it is from.
 fn istio() -> Vec<(String, Vec<u8>)> {
@@ -146,13 +146,11 @@ fn outbound_listeners_name_their_routes() {
         .find(|(place, _)| place.starts_with("0.0.0.0_80 in") && place.contains("default/client"))
         .unwrap();
     let routes = needs(bytes).unwrap().routes;
-    assert_eq!(
-        routes,
-        [RouteRef {
-            name: "80".to_owned(),
-            source: Source::Ads
-        }]
-    );
+    let [route] = routes.as_slice() else {
+        panic!("{routes:?}")
+    };
+    assert_eq!((route.name.as_str(), &route.source.source), ("80", &Source::Ads));
+    assert_eq!(route.stat_prefix, "outbound_0.0.0.0_80;");
     assert!(!compile(bytes, &BuildContext::default()).unwrap().bind_to_port);
 }
 

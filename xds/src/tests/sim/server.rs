@@ -77,6 +77,14 @@ impl Server {
         }
     }
 
+    /// The same resources under other versions.
+    pub(super) fn restart(&mut self) {
+        self.counter += 1;
+        for resource in self.resources.values_mut().flat_map(BTreeMap::values_mut) {
+            resource.version = format!("{}-{}", resource.content, self.counter);
+        }
+    }
+
     pub(super) fn new_stream(&mut self) {
         self.told.clear();
     }

@@ -24,7 +24,7 @@ pub struct ConfigSource {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
-    /// [`super::Bootstrap::ads`]
+    /// [`Bootstrap::ads`](crate::bootstrap::Bootstrap::ads)
     Ads,
     /// A file that is watched.
     Path(PathSource),
@@ -51,7 +51,9 @@ pub struct AdsConfig {
 }
 
 impl ConfigSource {
-    pub(super) fn compile(config: &core::ConfigSource) -> Compiled<Self> {
+    /// # Errors
+    /// A source that does not exist here, by path.
+    pub fn compile(config: &core::ConfigSource) -> Compiled<Self> {
         let source = match &config.config_source_specifier {
             Some(Specifier::Ads(_)) => Source::Ads,
             #[allow(deprecated)]
@@ -69,7 +71,9 @@ impl ConfigSource {
             Some(Specifier::ApiConfigSource(api)) => {
                 Source::Grpc(Box::new(AdsConfig::compile(api).under("api_config_source")?))
             }
-            Some(Specifier::Self_(_)) => return Err(Problems::one("self", "there is no enclosing source")),
+            Some(Specifier::Self_(_)) => {
+                return Err(Problems::one("self", "Envoy does not implement it either: say `ads`"));
+            }
             None => return Err(Problems::one("config_source_specifier", "required")),
         };
         Ok(Self {
@@ -81,7 +85,9 @@ impl ConfigSource {
 }
 
 impl AdsConfig {
-    pub(super) fn compile(config: &core::ApiConfigSource) -> Compiled<Self> {
+    /// # Errors
+    /// A control plane that cannot be spoken to, by path.
+    pub fn compile(config: &core::ApiConfigSource) -> Compiled<Self> {
         let delta = match ApiType::try_from(config.api_type) {
             Ok(ApiType::Grpc | ApiType::AggregatedGrpc) => false,
             Ok(ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc) => true,
@@ -110,19 +116,6 @@ impl AdsConfig {
             }),
             backoff: backoff(retry).under("grpc_services[0].envoy_grpc.retry_policy.retry_back_off")?,
         })
-    }
-
-    /// What a source is when nothing but its cluster is known: state of the world, as Envoy's defaults have it.
-    pub fn of_cluster(name: &str) -> Self {
-        Self {
-            delta: false,
-            cluster_name: name.into(),
-            authority: String::new(),
-            initial_metadata: Vec::new(),
-            node_on_first_message_only: true,
-            rate_limit: None,
-            backoff: None,
-        }
     }
 
     /// How the xDS client speaks to it.

@@ -1,0 +1,152 @@
+//! The xDS client of this process, put together from the bootstrap.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use remora_xds::{Client, ClientHandle, GrpcConnector, Mode, Reference, Root, SourceConfig, types};
+
+use super::interpreter::Meaning;
+use super::sources::Sources;
+use super::stats::XdsStats;
+use super::transport::ClusterTransport;
+use crate::bootstrap::{AdsConfig, Bootstrap};
+use crate::cli::Options;
+use crate::config::cluster::DiscoveryKind;
+use crate::config::{BuildContext, Compiled, cluster};
+
+/// What static resources refer to: owners and references for the xDS client.
+pub type Pins = Vec<(String, Vec<Reference>)>;
+
+/// What resources mean to this process.
+pub fn meaning(bootstrap: &Bootstrap, context: &Arc<BuildContext>, options: &Options) -> Meaning {
+    let leads_somewhere = |bytes: &[u8]| cluster::needs(bytes).is_ok_and(|needs| needs.kind != DiscoveryKind::Eds);
+    let clusters = bootstrap
+        .clusters
+        .iter()
+        .filter(|cluster| leads_somewhere(&cluster.bytes));
+    let clusters = clusters.map(|cluster| cluster.name.clone()).collect();
+    Meaning {
+        context: context.clone(),
+        unsupported: options.unsupported,
+        sources: Arc::new(Sources::new(clusters, bootstrap.ads.is_some())),
+        routes: Arc::default(),
+        notes: Arc::default(),
+        server: context.stats.group("server."),
+    }
+}
+
+/// CDS and LDS, as far as the bootstrap has them.
+///
+/// # Errors
+/// A source that cannot be used.
+pub fn roots(bootstrap: &Bootstrap, sources: &Sources) -> Compiled<Vec<Root>> {
+    let named = [
+        (&types::CLUSTER, &bootstrap.cds, "cds_config"),
+        (&types::LISTENER, &bootstrap.lds, "lds_config"),
+    ];
+    let mut roots = Vec::new();
+    for (ty, config, field) in named {
+        let Some(config) = config else { continue };
+        let source = sources.resolve(config);
+        roots.push(Root {
+            source: source.map_err(|wrong| wrong.under(&format!("dynamic_resources.{field}")))?,
+            initial_fetch_timeout: config.initial_fetch_timeout,
+            ..Root::new(ty)
+        });
+    }
+    Ok(roots)
+}
+
+/// The xDS client, if anything is to come from a control plane or a file.
+pub fn client(
+    bootstrap: &Bootstrap,
+    meaning: &Meaning,
+    roots: Vec<Root>,
+    pins: Pins,
+) -> Option<(ClientHandle, remora_xds::Driver)> {
+    if bootstrap.ads.is_none() && roots.is_empty() && pins.is_empty() {
+        return None;
+    }
+    let names = |list: &[crate::bootstrap::StaticResource]| -> Vec<Arc<str>> {
+        list.iter().map(|resource| resource.name.clone()).collect()
+    };
+    let context = &meaning.context;
+    let mut builder = Client::builder(&context.node)
+        .interpreter(meaning.clone())
+        .fixed(&types::CLUSTER, names(&bootstrap.clusters))
+        .fixed(&types::LISTENER, names(&bootstrap.listeners))
+        .decode_files(decode_discovery_file);
+    if let Some(ads) = &bootstrap.ads {
+        let config = SourceConfig {
+            mux: ads.mux(),
+            ..SourceConfig::aggregated(Mode::Sotw)
+        };
+        let transport = ClusterTransport::new(context.snapshot.clone(), ads.cluster_name.clone());
+        builder = builder.ads(config, connector(transport, ads));
+    }
+    let (sources, snapshot) = (meaning.sources.clone(), context.snapshot.clone());
+    // Streams to one cluster share a connection.
+    let transports: Mutex<HashMap<Arc<str>, ClusterTransport>> = Mutex::default();
+    builder = builder.named(move |name| {
+        let source = sources.find(name)?;
+        let transport = transports
+            .lock()
+            .entry(source.cluster_name.clone())
+            .or_insert_with(|| ClusterTransport::new(snapshot.clone(), source.cluster_name.clone()))
+            .clone();
+        let config = SourceConfig {
+            mux: source.mux(),
+            ..SourceConfig::separate(Mode::Sotw)
+        };
+        let connector: Arc<dyn remora_xds::Connect> = Arc::new(connector(transport, &source));
+        Some((config, connector))
+    });
+    for root in roots {
+        builder = builder.root(root);
+    }
+    for (owner, references) in pins {
+        builder = builder.pin(owner, references);
+    }
+    let (handle, driver) = builder.build();
+    let stats = context.stats.group::<XdsStats>("");
+    stats.show(handle.stats().clone(), meaning.routes.clone(), bootstrap.ads.is_some());
+    Some((handle, driver))
+}
+
+/// A file of a `path_config_source`: a `DiscoveryResponse` in binary (`.pb`), JSON or YAML.
+fn decode_discovery_file(content: &[u8], path: &Path) -> Result<Bytes, String> {
+    if path.extension().is_some_and(|extension| extension == "pb") {
+        return Ok(Bytes::copy_from_slice(content));
+    }
+    let text = std::str::from_utf8(content).map_err(|error| error.to_string())?;
+    let options = remora_proto::json::Options {
+        ignore_unknown: true,
+        ..Default::default()
+    };
+    let encoded = remora_proto::json::encode_text(text, "envoy.service.discovery.v3.DiscoveryResponse", &options);
+    encoded
+        .map(|encoded| encoded.bytes.into())
+        .map_err(|problems| problems.to_string())
+}
+
+fn connector(transport: ClusterTransport, config: &AdsConfig) -> GrpcConnector<ClusterTransport> {
+    let authority = if config.authority.is_empty() {
+        &*config.cluster_name
+    } else {
+        &*config.authority
+    };
+    // Names of clusters need not be valid authorities (`outbound|80||x`).
+    let origin = http::Uri::try_from(format!("http://{authority}"));
+    let origin = origin.unwrap_or_else(|_| http::Uri::from_static("http://control-plane"));
+    let mut metadata = tonic::metadata::MetadataMap::new();
+    for (name, value) in &config.initial_metadata {
+        let name = tonic::metadata::AsciiMetadataKey::from_bytes(name.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, value.parse()) {
+            metadata.append(name, value);
+        }
+    }
+    GrpcConnector::new(transport).origin(origin).metadata(metadata)
+}

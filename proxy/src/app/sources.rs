@@ -1,0 +1,158 @@
+//! The control planes that resources name, told apart by all that their `api_config_source` says.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use remora_xds::Source;
+
+use crate::config::source::{self, AdsConfig, ConfigSource};
+use crate::config::{Compiled, Problems};
+
+/// Names for [`Source::Named`]: the cluster's for the first configuration that leads to it, which nearly always is the only one.
+#[derive(Default)]
+pub struct Sources {
+    known: Mutex<Vec<(Arc<str>, AdsConfig)>>,
+    /// Clusters of the bootstrap that are not EDS: what a control plane may be reached through.
+    clusters: Vec<Arc<str>>,
+    /// The bootstrap has an `ads_config`.
+    ads: bool,
+}
+
+impl Sources {
+    pub fn new(clusters: Vec<Arc<str>>, ads: bool) -> Self {
+        Self {
+            known: Mutex::default(),
+            clusters,
+            ads,
+        }
+    }
+
+    /// The source as the xDS client knows it.
+    ///
+    /// # Errors
+    /// A file that is not there, ADS where there is none, or a cluster that may not lead to a control plane; the reasons are Envoy's.
+    pub fn resolve(&self, config: &ConfigSource) -> Compiled<Source> {
+        match &config.source {
+            source::Source::Ads if self.ads => Ok(Source::Ads),
+            source::Source::Ads => Err(Problems::one(
+                "ads",
+                "ADS must be configured to support an ADS config source",
+            )),
+            source::Source::Path(path) if Path::new(&*path.path).exists() => Ok(Source::Path(path.clone())),
+            source::Source::Path(path) => Err(Problems::one(
+                "path_config_source.path",
+                format!(
+                    "paths must refer to an existing path in the system: '{}' does not exist",
+                    path.path
+                ),
+            )),
+            source::Source::Grpc(grpc) => self.named(grpc).map(Source::Named),
+        }
+    }
+
+    /// How the source called `name` is spoken to.
+    pub fn find(&self, name: &str) -> Option<AdsConfig> {
+        let known = self.known.lock();
+        let found = known.iter().find(|(known, _)| &**known == name);
+        found.map(|(_, config)| config.clone())
+    }
+
+    fn named(&self, config: &AdsConfig) -> Compiled<Arc<str>> {
+        let cluster = &config.cluster_name;
+        if !self.clusters.contains(cluster) {
+            let reason = format!(
+                "must have a statically defined non-EDS cluster: '{cluster}' does not exist, was added via api, or is an EDS cluster"
+            );
+            return Err(Problems::one("api_config_source", reason));
+        }
+        let mut known = self.known.lock();
+        if let Some((name, _)) = known.iter().find(|(_, known)| known == config) {
+            return Ok(name.clone());
+        }
+        let others = known.iter().filter(|(_, known)| known.cluster_name == *cluster).count();
+        let name: Arc<str> = match others {
+            0 => cluster.clone(),
+            others => format!("{cluster} ({})", others + 1).into(),
+        };
+        known.push((name.clone(), config.clone()));
+        Ok(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use remora_proto::pb::envoy::config::core::v3 as core;
+
+    use super::*;
+
+    fn grpc(cluster: &str, delta: bool) -> ConfigSource {
+        let text = format!(
+            "{{api_config_source: {{api_type: {}, transport_api_version: V3, grpc_services: [{{envoy_grpc: {{cluster_name: {cluster}}}}}]}}, \
+             initial_fetch_timeout: 3s}}",
+            if delta { "DELTA_GRPC" } else { "GRPC" }
+        );
+        compile(&text).expect("a source")
+    }
+
+    fn compile(text: &str) -> Compiled<ConfigSource> {
+        let name = "envoy.config.core.v3.ConfigSource";
+        let encoded = remora_proto::json::encode_text(text, name, &Default::default()).expect("YAML");
+        let message: core::ConfigSource = prost::Message::decode(encoded.bytes.as_slice()).expect("a message");
+        ConfigSource::compile(&message)
+    }
+
+    #[test]
+    fn one_cluster_may_lead_to_sources_that_speak_differently() {
+        let sources = Sources::new(vec!["agent".into()], false);
+        let (sotw, delta) = (grpc("agent", false), grpc("agent", true));
+        assert_eq!(sotw.initial_fetch_timeout, Duration::from_secs(3));
+        let names: Vec<_> = [&sotw, &delta, &sotw].map(|config| sources.resolve(config)).into();
+        let named = |name: &str| Ok(Source::Named(name.into()));
+        assert_eq!(names, [named("agent"), named("agent (2)"), named("agent")]);
+        assert!(sources.find("agent (2)").expect("known").delta);
+        assert!(!sources.find("agent").expect("known").delta);
+    }
+
+    #[test]
+    fn a_control_plane_is_reached_through_a_static_cluster() {
+        let refused = Sources::new(vec!["agent".into()], false).resolve(&grpc("other", false));
+        let reason = refused.expect_err("refused").to_string();
+        assert!(
+            reason.contains("statically defined non-EDS cluster: 'other'"),
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn ads_needs_an_ads_config() {
+        let ads = compile("{ads: {}, resource_api_version: V3}").expect("a source");
+        assert_eq!(Sources::new(Vec::new(), true).resolve(&ads), Ok(Source::Ads));
+        let reason = Sources::default().resolve(&ads).expect_err("refused").to_string();
+        assert!(reason.contains("ADS must be configured"), "{reason}");
+    }
+
+    #[test]
+    fn a_file_must_be_there() {
+        let missing = compile("{path_config_source: {path: /nowhere/at/all.yaml}}").expect("a source");
+        let reason = Sources::default().resolve(&missing).expect_err("refused").to_string();
+        assert!(reason.contains("'/nowhere/at/all.yaml' does not exist"), "{reason}");
+    }
+
+    #[test]
+    fn rest_google_grpc_and_self_are_refused_with_a_reason() {
+        let refused = |text: &str| compile(text).expect_err("refused").to_string();
+        let rest = refused(
+            "{api_config_source: {api_type: REST, transport_api_version: V3, cluster_names: [x], refresh_delay: 1s}}",
+        );
+        assert!(rest.contains("only GRPC and DELTA_GRPC"), "{rest}");
+        let google = refused(
+            "{api_config_source: {api_type: GRPC, transport_api_version: V3, \
+             grpc_services: [{google_grpc: {target_uri: x, stat_prefix: x}}]}}",
+        );
+        assert!(google.contains("only envoy_grpc"), "{google}");
+        assert!(refused("{self: {}}").contains("self"));
+    }
+}

@@ -1,0 +1,216 @@
+//! No control plane: resources come from files that are exchanged under traffic.
+
+use std::path::{Path, PathBuf};
+
+use remora_tests::{Backend, Load, Sidecar, until};
+use tempfile::TempDir;
+
+/// A proxy whose listeners, clusters and endpoints are files of one directory.
+struct Standalone {
+    directory: TempDir,
+    sidecar: Sidecar,
+}
+
+/// How files get into the directory.
+#[derive(Clone, Copy, PartialEq)]
+enum Manner {
+    /// Each is renamed into place.
+    Rename,
+    /// As Kubernetes mounts a ConfigMap: files are links through `..data`, a link to a directory that is exchanged as a whole.
+    ConfigMap,
+}
+
+impl Standalone {
+    async fn start(manner: Manner, port: u16) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_owned();
+        let first = [
+            ("lds.yaml", lds(&path, "a")),
+            ("cds.yaml", cds(&path, "a")),
+            ("eds.yaml", eds(port)),
+        ];
+        put(manner, &path, 0, &first);
+        if manner == Manner::ConfigMap {
+            for (name, _) in &first {
+                std::os::unix::fs::symlink(Path::new("..data").join(name), path.join(name)).unwrap();
+            }
+        }
+        let source = |name: &str| {
+            let path = path.display();
+            match manner {
+                Manner::Rename => format!("{{path_config_source: {{path: {path}/{name}}}}}"),
+                Manner::ConfigMap => {
+                    format!("{{path_config_source: {{path: {path}/{name}, watched_directory: {{path: {path}}}}}}}")
+                }
+            }
+        };
+        let bootstrap = format!(
+            "node: {{id: n, cluster: c}}\nadmin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\n\
+             dynamic_resources: {{lds_config: {}, cds_config: {}}}\n",
+            source("lds.yaml"),
+            source("cds.yaml")
+        );
+        let sidecar = Sidecar::start(&bootstrap).await.unwrap();
+        Self { directory, sidecar }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().to_owned()
+    }
+
+    async fn stat(&self, name: &str) -> u64 {
+        self.sidecar.stat(name).await
+    }
+}
+
+/// Puts files into the directory, as `manner` does it.
+fn put(manner: Manner, directory: &Path, round: usize, files: &[(&str, String)]) {
+    match manner {
+        Manner::Rename => {
+            for (name, content) in files {
+                let new = directory.join(format!(".{name}.new"));
+                std::fs::write(&new, content).unwrap();
+                std::fs::rename(&new, directory.join(name)).unwrap();
+            }
+        }
+        Manner::ConfigMap => {
+            let data = directory.join(format!("..{round}"));
+            std::fs::create_dir(&data).unwrap();
+            // All that was there and is not replaced comes along.
+            for entry in std::fs::read_dir(directory.join("..data"))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                std::fs::copy(entry.path(), data.join(entry.file_name())).unwrap();
+            }
+            for (name, content) in files {
+                std::fs::write(data.join(name), content).unwrap();
+            }
+            let link = directory.join("..data_tmp");
+            std::os::unix::fs::symlink(format!("..{round}"), &link).unwrap();
+            std::fs::rename(&link, directory.join("..data")).unwrap();
+        }
+    }
+}
+
+fn eds(port: u16) -> String {
+    format!(
+        "resources:\n- '@type': type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment\n  cluster_name: web\n  endpoints:\n  \
+         - lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]\n"
+    )
+}
+
+/// Clusters `a` and `name`, whose endpoints are those of `web`, in a file of their own.
+fn cds(directory: &Path, name: &str) -> String {
+    let mut names = vec!["a", name];
+    names.dedup();
+    let clusters = names.iter().map(|name| {
+        format!(
+            "- '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\n  name: {name}\n  type: EDS\n  connect_timeout: 1s\n  \
+             eds_cluster_config: {{service_name: web, eds_config: {{path_config_source: {{path: {0}/eds.yaml, watched_directory: {{path: \
+             {0}}}}}}}}}\n",
+            directory.display()
+        )
+    });
+    format!("version_info: '{name}'\nresources:\n{}", clusters.collect::<String>())
+}
+
+fn lds(_: &Path, cluster: &str) -> String {
+    format!(
+        r#"version_info: "{cluster}"
+resources:
+- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
+  name: http
+  address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
+  filter_chains:
+  - filters:
+    - name: envoy.filters.network.http_connection_manager
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+        stat_prefix: http
+        http_filters:
+        - name: envoy.filters.http.router
+          typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+        route_config:
+          name: inline
+          virtual_hosts:
+          - {{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: {cluster}}}}}]}}
+"#
+    )
+}
+
+async fn files_are_exchanged(manner: Manner) {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let standalone = Standalone::start(manner, a.port()).await;
+    let (path, address) = (standalone.path(), standalone.sidecar.listener("http").await);
+    let load = Load::on(address, "file.test");
+    load.more(10).await;
+
+    // Endpoints alone.
+    put(manner, &path, 1, &[("eds.yaml", eds(b.port()))]);
+    until("the new endpoint", async || (b.requests() > 0).then_some(())).await;
+    load.more(10).await;
+
+    // A new cluster and a listener that uses it, together.
+    let both = [("cds.yaml", cds(&path, "second")), ("lds.yaml", lds(&path, "second"))];
+    put(manner, &path, 2, &both);
+    until("traffic of the new cluster", async || {
+        (standalone.stat("cluster.second.upstream_rq_total").await > 0).then_some(())
+    })
+    .await;
+    load.more(10).await;
+
+    // What is not usable changes nothing, and is counted.
+    put(manner, &path, 3, &[("cds.yaml", "resources: [{".to_owned())]);
+    until("a failure to read", async || {
+        (standalone.stat("cluster_manager.cds.update_failure").await > 0).then_some(())
+    })
+    .await;
+    let bad = lds(&path, "second").replace("port_value: 0", "port_value: 77777");
+    put(manner, &path, 4, &[("lds.yaml", bad)]);
+    until("a refusal", async || {
+        (standalone.stat("listener_manager.lds.update_rejected").await > 0).then_some(())
+    })
+    .await;
+    load.more(10).await;
+
+    // And what comes after it is taken again.
+    put(
+        manner,
+        &path,
+        5,
+        &[("cds.yaml", cds(&path, "third")), ("lds.yaml", lds(&path, "third"))],
+    );
+    until("traffic of the third cluster", async || {
+        (standalone.stat("cluster.third.upstream_rq_total").await > 0).then_some(())
+    })
+    .await;
+    load.more(10).await;
+    let (failed, sent) = load.finish().await;
+    assert!(
+        failed.is_empty(),
+        "{} of {sent} failed:\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
+    assert_eq!(standalone.sidecar.listener("http").await, address, "the socket stays");
+}
+
+#[tokio::test]
+async fn files_renamed_into_place_are_taken_under_traffic() {
+    files_are_exchanged(Manner::Rename).await;
+}
+
+#[tokio::test]
+async fn a_config_map_is_taken_as_a_whole_under_traffic() {
+    files_are_exchanged(Manner::ConfigMap).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_ends_the_start_with_its_name() {
+    let bootstrap = "node: {id: n, cluster: c}\n\
+                     dynamic_resources: {cds_config: {path_config_source: {path: /nowhere/cds.yaml}}}\n";
+    let error = Sidecar::start(bootstrap).await.err().unwrap();
+    assert!(error.contains("'/nowhere/cds.yaml' does not exist"), "{error}");
+}
