@@ -54,7 +54,7 @@ class Client:
             self.kept.connection = None
         if answer.status != 200:
             raise ValueError(f"{answer.status} {body[:200]!r}")
-        return next((line.partition("=")[2] for line in body.splitlines() if line.startswith("Hostname=")), "?")
+        return next((line.partition("=")[2] for line in body.splitlines() if line.startswith("ServiceVersion=")), "?")
 
     def ask_tcp(self):
         with socket.create_connection((self.host, self.port), timeout=20) as connection:
@@ -65,7 +65,7 @@ class Client:
                 if not more:
                     raise ValueError(f"ended after {got!r}")
                 got += more
-        return next((line.partition("=")[2] for line in got.decode().splitlines() if line.startswith("Hostname=")), "?")
+        return next((line.partition("=")[2] for line in got.decode().splitlines() if line.startswith("ServiceVersion=")), "?")
 
 
 def main():

@@ -145,7 +145,7 @@ class Mesh:
         directory.mkdir(parents=True, exist_ok=True)
         names = "".join(f"{ip} {host}\n" for host, ip in self.hosts.items())
         (directory / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
-        (directory / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+        (directory / "resolv.conf").write_text("")
 
     def host(self, name, ip):
         """A name that pods started from now on resolve."""
@@ -157,7 +157,7 @@ class Mesh:
     def spawn(self, space, command, env, log, cwd=None, uid=None):
         before = ["ip", "netns", "exec", f"{self.tag}-{space}"]
         if uid is not None:
-            before += ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+            before += ["setpriv", f"--reuid={uid}", "--regid=1337", "--clear-groups"]
         path = self.dir / log
         out = open(path, "a")
         path.chmod(0o666)  # /dev/stdout is opened again by the proxy, as uid 1337
@@ -191,7 +191,9 @@ class Mesh:
             eventually(lambda: self.listens(name, 8080), f"application of {name}", process=pod["application"])
         if not sidecar:
             return pod
-        if role == "sidecar":
+        if role == "router":
+            self.inside(name, "sysctl", "-qw", "net.ipv4.ip_unprivileged_port_start=0")
+        else:
             self.inside(name, BIN / "pilot-agent", "istio-iptables", "-p", "15001", "-z", "15006", "-u", "1337", "-m", intercept, "-i", "*",
                         "-x", "", "-b", "*", "-d", "15090,15021,15020", "--log_output_level=default:warn")
         settings = {"discoveryAddress": "istiod.istio-system.svc:15012", "binaryPath": proxy or self.proxy, "concurrency": 2,
@@ -206,7 +208,7 @@ class Mesh:
         agent = [BIN / "pilot-agent", "proxy", role, "--domain", f"{namespace}.svc.cluster.local", "--proxyLogLevel=warning",
                  "--proxyComponentLogLevel=misc:error", "--log_output_level=default:info"]
         pod["started"] = time.monotonic()
-        uid = None if intercept == "TPROXY" else 1337
+        uid = 0 if intercept == "TPROXY" else 1337
         pod["agent"] = self.spawn(name, agent, env, f"{name}-agent.log", cwd=directory, uid=uid)
         if wait:
             self.wait_ready(name)
@@ -251,12 +253,12 @@ class Mesh:
         return done.stdout + done.stderr
 
     def curl(self, name, url, *options):
-        out = self.run(name, "curl", "-s", "-i", "-m", "20", *options, url)
-        head, _, body = out.partition("\r\n\r\n")
+        out = self.run(name, "curl", "-s", "-i", "-m", "20", *options, url)  # Its line ends have become plain.
+        head, _, body = out.partition("\n\n")
         while head.startswith("HTTP/1.1 100"):
-            head, _, body = body.partition("\r\n\r\n")
+            head, _, body = body.partition("\n\n")
         status = re.match(r"HTTP/\S+ (\d+)", head)
-        pairs = (line.partition(":") for line in head.split("\r\n")[1:])
+        pairs = (line.partition(":") for line in head.split("\n")[1:])
         return Answer(int(status[1]) if status else 0, {key.lower(): value.strip() for key, _, value in pairs}, body)
 
     def echo(self, name, url, *options):
@@ -264,7 +266,7 @@ class Mesh:
 
     def request(self, name, *words):
         """`pilot-agent request`, as `kubectl exec` runs it."""
-        return self.run(name, BIN / "pilot-agent", "request", *words)
+        return self.inside(name, BIN / "pilot-agent", "request", *words, check=False)
 
     def istioctl(self, *words):
         return sh(BIN / "istioctl", *words, check=False)

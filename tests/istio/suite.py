@@ -10,7 +10,7 @@ import sys
 from mesh import Mesh
 from report import Report
 
-SCENARIOS = ["default"]
+SCENARIOS = ["default", "strict-canary", "security", "traffic", "others", "mixed", "load"]
 
 
 def main():

@@ -45,7 +45,8 @@ def failing(report, mesh):
     answer = mesh.curl("web-1", "http://orders/?codes=503:1")
     report.equal("an error is passed on once all retries are used up", answer.status, 503)
     line = eventually(lambda: [line for line in mesh.access_log("web-1") if "codes=503:1" in line], "the line of the retried request")[-1]
-    report.check("its line says that retries were used up", " 503 URX via_upstream " in line, line)
+    report.check("its line says why: retries used up, or every host ejected by then",
+                 " 503 URX via_upstream " in line or " 503 UH no_healthy_upstream " in line, line)
     retries = mesh.stats("web-1", "upstream_rq_retry")
     report.check("ejected hosts come back", eventually(lambda: mesh.curl("web-1", "http://orders/").status == 200, "a host that is used again"),
                  retries)

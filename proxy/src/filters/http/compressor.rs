@@ -61,6 +61,7 @@ struct Encoding {
     encoder: Arc<Mutex<Option<Encoder>>>,
 }
 
+#[allow(deprecated, reason = "`content_type` is what Istio and everyone else still sets")]
 fn compile(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage> {
     let config = pb::Compressor::decode(config).map_err(|error| Problems::one("", error.to_string()))?;
     let library = config.compressor_library.as_ref();

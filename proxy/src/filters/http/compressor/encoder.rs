@@ -5,7 +5,7 @@ use std::io::Write as _;
 use bytes::Bytes;
 use prost::Message;
 use remora_proto::pb::envoy::extensions::compression::brotli::compressor::v3::Brotli;
-use remora_proto::pb::envoy::extensions::compression::gzip::compressor::v3::{Gzip, gzip::CompressionLevel};
+use remora_proto::pb::envoy::extensions::compression::gzip::compressor::v3::Gzip;
 use remora_proto::pb::envoy::extensions::compression::zstd::compressor::v3::Zstd;
 use remora_proto::pb::google::protobuf::Any;
 
@@ -43,7 +43,7 @@ impl Library {
             Some("gzip.compressor.v3.Gzip") => {
                 let config = Gzip::decode(any.value.as_slice()).map_err(malformed)?;
                 Ok(Self::Gzip {
-                    level: gzip_level(config.compression_level()),
+                    level: gzip_level(config.compression_level),
                 })
             }
             Some("brotli.compressor.v3.Brotli") => {
@@ -122,19 +122,10 @@ impl Encoder {
     }
 }
 
-fn gzip_level(level: CompressionLevel) -> u32 {
-    match level {
-        CompressionLevel::DefaultCompression => GZIP_LEVEL,
-        // Also `BEST_SPEED`, which has the same number.
-        CompressionLevel::CompressionLevel1 => 1,
-        CompressionLevel::CompressionLevel2 => 2,
-        CompressionLevel::CompressionLevel3 => 3,
-        CompressionLevel::CompressionLevel4 => 4,
-        CompressionLevel::CompressionLevel5 => 5,
-        CompressionLevel::CompressionLevel6 => 6,
-        CompressionLevel::CompressionLevel7 => 7,
-        CompressionLevel::CompressionLevel8 => 8,
-        // Also `BEST_COMPRESSION`.
-        CompressionLevel::CompressionLevel9 => 9,
-    }
+/// The enumeration counts levels from 1; 0 is the default.
+fn gzip_level(level: i32) -> u32 {
+    u32::try_from(level)
+        .ok()
+        .filter(|level| *level > 0)
+        .unwrap_or(GZIP_LEVEL)
 }
