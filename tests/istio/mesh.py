@@ -180,7 +180,10 @@ class Mesh:
         (directory / "var/run/secrets/tokens/istio-token").write_text(f"{namespace}/{account}/{name}")
         shutil.copy(self.root, directory / "var/run/secrets/istio/root-cert.pem")
         shutil.copy(BIN / "envoy_bootstrap.json", directory / "var/lib/istio/envoy/envoy_bootstrap_tmpl.json")
-        (directory / "etc/istio/pod/labels").write_text(f'app="{app}"\nversion="{version}"\nsecurity.istio.io/tlsMode="istio"\n')
+        # With what the injector adds.
+        labels = {"app": app, "version": version, "security.istio.io/tlsMode": "istio", "service.istio.io/canonical-name": app,
+                  "service.istio.io/canonical-revision": version}
+        (directory / "etc/istio/pod/labels").write_text("".join(f'{key}="{value}"\n' for key, value in labels.items()))
         (directory / "etc/istio/pod/annotations").write_text("")
         sh("chown", "-R", "1337:1337", directory)
         if application:
@@ -284,19 +287,16 @@ class Mesh:
         whole.rename(self.dir / "istio" / "all.yaml")
 
     def rejected(self):
-        """What proxies refused, by pod and kind."""
+        """What proxies refused, as they and istiod tell it."""
         found = {}
         for name, pod in self.pods.items():
             if "agent" in pod:
                 for key, value in self.stats(name, "(lds|cds|rds|update)[^:]*update_rejected").items():
                     if value != "0":
                         found[f"{name} {key}"] = value
-        return found
-
-    def refusals(self):
-        """What istiod logged of them."""
         lines = (self.dir / "istiod.log").read_text(errors="replace").splitlines()
-        return [line for line in lines if "ACK ERROR" in line or "NACK" in line.upper().split()]
+        found.update({line: "" for line in lines if "ACK ERROR" in line})
+        return found
 
     def access_log(self, name):
         """Every access-log line of the pod's proxy so far."""

@@ -6,11 +6,6 @@ from behaviours.default import facts_of, headers_of, shop
 from scenarios import SCENARIOS
 
 
-def run(report, open_mesh):
-    for scenario in (envoyfilter, tproxy, gateway):
-        report.run(scenario.__name__, lambda report: scenario(report, open_mesh))
-
-
 def envoyfilter(report, open_mesh):
     config, kube, istio = SCENARIOS["envoyfilter"]
     with open_mesh(kube, istio, config) as mesh:
