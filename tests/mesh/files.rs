@@ -45,7 +45,7 @@ impl Standalone {
             }
         };
         let bootstrap = format!(
-            "node: {{id: n, cluster: c}}\nadmin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\n\
+            "node: {{id: files, cluster: files}}\nadmin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\n\
              dynamic_resources: {{lds_config: {}, cds_config: {}}}\n",
             source("lds.yaml"),
             source("cds.yaml")
@@ -209,7 +209,7 @@ async fn a_config_map_is_taken_as_a_whole_under_traffic() {
 
 #[tokio::test]
 async fn a_file_that_is_not_there_ends_the_start_with_its_name() {
-    let bootstrap = "node: {id: n, cluster: c}\n\
+    let bootstrap = "node: {id: files, cluster: files}\n\
                      dynamic_resources: {cds_config: {path_config_source: {path: /nowhere/cds.yaml}}}\n";
     let error = Sidecar::start(bootstrap).await.err().unwrap();
     assert!(error.contains("'/nowhere/cds.yaml' does not exist"), "{error}");

@@ -317,7 +317,7 @@ async fn sources_that_do_not_exist_are_refused_with_a_reason() {
             json!([{"google_grpc": {"target_uri": "127.0.0.1:1", "stat_prefix": "x"}}]);
     });
     let error = Sidecar::start(&google).await.err().unwrap();
-    assert!(error.contains("google_grpc"), "{error}");
+    assert!(error.contains("only envoy_grpc"), "{error}");
     let rest = mesh.bootstrap_with("one", |bootstrap| {
         bootstrap["dynamic_resources"]["cds_config"] = json!({
             "resource_api_version": "V3",

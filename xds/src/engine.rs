@@ -9,7 +9,7 @@ mod roots;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use record::{Named, Records};
 pub use roots::Root;
 use roots::RootState;
@@ -17,6 +17,7 @@ use roots::RootState;
 use crate::client::message::Response;
 use crate::client::mux::{Mode, Mux, MuxConfig};
 use crate::client::request::Request;
+use crate::client::wire;
 use crate::stats::Stats;
 use crate::store::status::TypeStatus;
 use crate::store::{Action, Interpreter, Now, PathSource, Source, Store, SubscriptionChange};
@@ -182,6 +183,7 @@ impl Engine {
             return Ok(());
         };
         let stream = &mut self.streams[at];
+        let message = stream.typed(message);
         let parsed = match stream.mux.mode() {
             Mode::Sotw => Response::parse_sotw(&message),
             Mode::Delta => Response::parse_delta(&message),
@@ -393,6 +395,16 @@ impl Stream {
             Action::Unsubscribe => self.mux.unsubscribe(change.ty, &change.name),
             Action::Refresh => self.mux.refresh(change.ty, &change.name),
         }
+    }
+
+    /// A file need not say of which type its resources are, as in Envoy: whoever names it knows.
+    fn typed(&self, message: Bytes) -> Bytes {
+        let (Source::Path(_), Some(ty)) = (&*self.source, self.ty) else {
+            return message;
+        };
+        let mut typed = BytesMut::from(&message[..]);
+        wire::put_text(&mut typed, 4, ty.url);
+        typed.freeze()
     }
 
     fn count_failure(&self, stats: &Stats) {

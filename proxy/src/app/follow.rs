@@ -26,7 +26,9 @@ impl Awaited {
             self.root = None;
         }
         let pinned = update.changes.iter().filter(|change| *change.ty == types::PINNED);
-        pinned.for_each(|change| drop(self.pins.remove(&change.name)));
+        for change in pinned {
+            self.pins.remove(&change.name);
+        }
     }
 
     fn is_over(&self) -> bool {

@@ -11,7 +11,7 @@ use crate::admin::Notes;
 use crate::cli::Unsupported;
 use crate::config::source::ConfigSource;
 use crate::config::tls::SecretRef;
-use crate::config::{BuildContext, Compiled, Problems, cluster, endpoint, fields, listener};
+use crate::config::{BuildContext, Compiled, cluster, endpoint, fields, listener};
 use crate::route::RouteTable;
 use crate::telemetry::server::ServerStats;
 use crate::tls::SecretStore;

@@ -5,21 +5,53 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use control_plane_mock::resources::{Variant, bootstrap_ads_with, cluster_static};
-use control_plane_mock::{ControlPlane, Entry, Handle, What};
+use control_plane_mock::{ControlPlane, Entry, Handle, NothingMatched, What};
 use remora_tests::{External, PATIENCE, Sidecar};
 
 use crate::differences::DIFFERENCES;
 use crate::harness::{envoy_or_skip, only_in};
 
+/// What is waited for; each of the type.
+#[derive(Clone, Copy, Debug)]
+pub enum Said {
+    Ack(&'static str),
+    Nack(&'static str),
+    /// One or the other.
+    Answer(&'static str),
+    /// A request that answers nothing.
+    Request(&'static str),
+    /// A request that no longer wants this name.
+    Dropped(&'static str, &'static str),
+}
+
+impl Said {
+    fn is(self, entry: &Entry) -> bool {
+        let (ty, kinds): (_, &[What]) = match self {
+            Self::Ack(ty) => (ty, &[What::Ack]),
+            Self::Nack(ty) => (ty, &[What::Nack]),
+            Self::Answer(ty) => (ty, &[What::Ack, What::Nack]),
+            Self::Request(ty) => (ty, &[What::Request]),
+            Self::Dropped(ty, name) => {
+                let named = |names: &[String]| names.iter().any(|other| other == name);
+                let dropped = match entry.delta {
+                    true => named(&entry.removed),
+                    false => !named(&entry.names),
+                };
+                return entry.is_request() && entry.is_of(ty) && dropped;
+            }
+        };
+        kinds.contains(&entry.what) && entry.is_of(ty)
+    }
+}
+
 /// One thing that the control plane does, and what must have been said before the next.
 pub struct Step {
     pub name: &'static str,
     pub act: fn(&Handle),
-    /// Answers that are waited for: kind and type.
-    pub then: &'static [(What, &'static str)],
+    pub then: &'static [Said],
 }
 
-pub fn step(name: &'static str, then: &'static [(What, &'static str)], act: fn(&Handle)) -> Step {
+pub fn step(name: &'static str, then: &'static [Said], act: fn(&Handle)) -> Step {
     Step { name, act, then }
 }
 
@@ -52,9 +84,11 @@ fn side_by_side(missing: &[String], extra: &[String], theirs: &str, ours: &str) 
     if missing.is_empty() && extra.is_empty() {
         return format!("  another order:\n  Envoy:\n{theirs}\n  Remora:\n{ours}\n");
     }
-    let mut text = String::new();
+    let mut text = format!("  Envoy:\n{theirs}\n  Remora:\n{ours}\n");
     for (mark, lines) in [("- Envoy: ", missing), ("+ Remora:", extra)] {
-        lines.iter().for_each(|line| drop(writeln!(text, "  {mark} {line}")));
+        for line in lines {
+            let _ = writeln!(text, "  {mark} {line}");
+        }
     }
     text
 }
@@ -86,27 +120,37 @@ async fn converse(envoy: Option<&Path>, variant: Variant, script: &[Step]) -> Ve
             });
         }
         let who = if envoy.is_some() { "Envoy" } else { "Remora" };
-        for (what, ty) in step.then {
-            let wanted = |entry: &Entry| entry.what == *what && entry.is_of(ty);
-            if let Err(error) = handle.wait_from(mark, wanted, PATIENCE).await {
-                panic!("{who}, {}: no {what:?} of {ty}: {error}", step.name);
+        for said in step.then {
+            if let Err(error) = handle.wait_from(mark, |entry| said.is(entry), PATIENCE).await {
+                panic!("{who}, {}: no {said:?}: {error}", step.name);
             }
         }
-        // A stream is ordered: whatever was said before the answer to this is here when the answer is.
-        let barrier = handle.mark();
-        handle.push_cluster(cluster_static("barrier", [("127.0.0.1", 1000 + index as u16)]));
-        let passed = |entry: &Entry| matches!(entry.what, What::Ack | What::Nack) && entry.is_of("cds");
-        let passed = handle.wait_from(barrier, passed, PATIENCE).await;
-        let Ok(passed) = passed else {
-            panic!("{who}, {}: {passed:?}", step.name)
-        };
+        // A stream is ordered: whatever was said before the answer to this is here when the answer is. Twice, as what the control plane
+        // owed to other types may come after the first.
+        let mut end = mark;
+        for round in 0..2 {
+            let port = 1000 + (index * 2 + round) as u16;
+            end = pass(&handle, port)
+                .await
+                .unwrap_or_else(|error| panic!("{who}, {}: {error}", step.name));
+        }
         let entries = handle.transcript();
-        let of_step = entries
-            .iter()
-            .filter(|entry| entry.index >= mark && entry.index <= passed.index);
+        let of_step = entries.iter().filter(|entry| entry.index >= mark && entry.index <= end);
         said.push(render(of_step));
     }
     said
+}
+
+/// Pushes a cluster that nothing depends on. Returns the place of its answer in the transcript.
+async fn pass(handle: &Handle, port: u16) -> Result<usize, NothingMatched> {
+    let mark = handle.mark();
+    let version = handle.push_cluster(cluster_static("barrier", [("127.0.0.1", port)]));
+    let sent = |entry: &Entry| entry.what == What::Response && entry.is_of("cds") && entry.version == version;
+    let sent = handle.wait_from(mark, sent, PATIENCE).await?;
+    let answered = |entry: &Entry| {
+        entry.is_request() && entry.is_of("cds") && entry.stream == sent.stream && entry.nonce == sent.nonce
+    };
+    Ok(handle.wait_from(mark, answered, PATIENCE).await?.index)
 }
 
 /// The requests as lines, by type: what types say to each other's answers is a matter of timing, what one says is not.

@@ -36,6 +36,20 @@ fn a_file_is_applied_without_requests_and_a_bad_one_keeps_the_last_good() {
     assert_eq!((stats.update_rejected.value(), stats.update_failure.value()), (1, 1));
 }
 
+#[test]
+fn a_file_need_not_tell_the_type_of_its_resources() {
+    let mut script = Script::with(SourceConfig::aggregated(Mode::Sotw), &[], 1);
+    script
+        .engine
+        .add_root(path_root(Path::new("/clusters.yaml")), script.now);
+    script.connect();
+    let mut file = BytesMut::new();
+    wire::put_text(&mut file, 1, "1");
+    wire::put_bytes(&mut file, 2, &res("a", "1").any(&CLUSTER));
+    script.receive(file.freeze());
+    assert_eq!(script.has("cds"), ["a=1"]);
+}
+
 #[tokio::test]
 async fn a_rename_into_place_is_noticed() {
     let directory = tempfile::tempdir().unwrap();

@@ -120,20 +120,18 @@ impl Sim {
     }
 
     /// Sends one name twice: a delta response is refused as a whole, of a SotW one the first copy counts.
-    fn send_twice(&mut self, ty: ResourceType, mut resources: Vec<Res>, removed: Vec<String>) {
-        let first = resources[0].clone();
-        if self.server.mode == Mode::Delta {
-            resources.push(first);
-            let message = self.begin(ty, &resources, &removed);
-            self.server.sent(ty, &self.nonce(), true, &[], &[]);
-            self.finish(message);
-            return;
+    fn send_twice(&mut self, ty: ResourceType, once: Vec<Res>, removed: Vec<String>) {
+        let mut twice = once.clone();
+        twice.push(once[0].clone());
+        let message = self.begin(ty, &twice, &removed);
+        let (good, removed) = match self.server.mode {
+            Mode::Sotw => (once.as_slice(), removed),
+            Mode::Delta => (&[][..], Vec::new()),
+        };
+        self.server.sent(ty, &self.nonce(), true, good, &removed);
+        if self.server.mode == Mode::Sotw {
+            self.note(ty, good, &removed);
         }
-        let once = resources.clone();
-        resources.push(first);
-        let message = self.begin(ty, &resources, &removed);
-        self.server.sent(ty, &self.nonce(), true, &once, &removed);
-        self.note(ty, &once, &removed);
         self.excused.insert(format!("{} {}", ty.short, once[0].name));
         self.finish(message);
     }

@@ -4,6 +4,7 @@ use remora_proto::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 
 use super::*;
 use crate::config::source::Source;
+use crate::config::tls::SecretRef;
 
 /// Every encoded listener that a real istiod has sent, with where it is from.
 fn istio() -> Vec<(String, Vec<u8>)> {
@@ -120,15 +121,17 @@ fn virtual_inbound_names_its_secrets_and_its_matches() {
         .unwrap();
     let needs = needs(bytes).unwrap();
     assert_eq!(needs.name, "virtualInbound");
-    let grpc = Source::Grpc {
-        cluster: "sds-grpc".to_owned(),
+    let cluster = |secret: &SecretRef| match secret.source.as_ref().map(|source| &source.source) {
+        Some(Source::Grpc(grpc)) => grpc.cluster_name.to_string(),
+        other => panic!("{other:?}"),
     };
     let names: Vec<_> = needs
         .secrets
         .iter()
-        .map(|secret| (secret.name.as_str(), &secret.source))
+        .map(|secret| (secret.name.as_str(), cluster(secret)))
         .collect();
-    assert_eq!(names, [("ROOTCA", &grpc), ("default", &grpc)]);
+    let agent = || "sds-grpc".to_owned();
+    assert_eq!(names, [("ROOTCA", agent()), ("default", agent())]);
     let config = compile(bytes, &BuildContext::default()).unwrap();
     assert!(config.bind_to_port && config.settings.listener_filters_timeout.is_none());
     assert!(config.chains.all().any(|chain| chain.tls.is_some()));
