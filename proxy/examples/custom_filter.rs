@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Response};
 use remora::cli::{self, Command};
+use remora::config::Problems;
 use remora::filters::http::{Filter, Flow, Registration, Stage, register};
 use remora::http::body::Body;
 use remora::http::exchange::Exchange;
@@ -28,20 +29,22 @@ impl Filter for Greeting {
     }
 }
 
-fn main() -> std::process::ExitCode {
-    register(Registration {
+/// What the registry needs to know: the type of the configuration, and how a filter is made of it.
+pub fn registration() -> Registration {
+    Registration {
         type_name: "google.protobuf.StringValue",
         compile: |config, _| {
-            let text = remora_proto::wire::bytes_field(config, 1)
-                .ok()
-                .flatten()
-                .unwrap_or(b"hello");
-            let value = HeaderValue::from_bytes(text)
-                .map_err(|error| remora::config::Problems::one("value", error.to_string()))?;
+            let text = remora_proto::wire::bytes_field(config, 1).ok().flatten();
+            let value = HeaderValue::from_bytes(text.unwrap_or(b"hello"));
+            let value = value.map_err(|error| Problems::one("value", error.to_string()))?;
             Ok(Stage::Filter(Arc::new(Greeting(value))))
         },
         per_route: &[],
-    });
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    register(registration());
     match cli::parse(std::env::args_os()) {
         Ok(Command::Run(options)) => remora::app::run(*options),
         Ok(Command::Demo(_)) => std::process::ExitCode::FAILURE,

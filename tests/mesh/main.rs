@@ -4,6 +4,7 @@
 
 mod balancing;
 mod change;
+mod custom_filter;
 mod files;
 mod mtls;
 mod protocols;

@@ -51,26 +51,27 @@ pub fn pipeline(settings: &Settings, router: Router) -> Pipeline {
 }
 
 impl ConnectionManager {
-    /// Serves one downstream connection to its end, with the codec that was configured or detected.
+    /// Serves one downstream connection to its end, with the codec that was configured or detected. Each part is boxed, so that a connection is as
+    /// large as the codec that it speaks and no larger.
     ///
     /// # Cancel safety
     /// Dropping the future cuts the connection; what its streams hold is released, and they are logged.
     pub async fn serve(self: Arc<Self>, io: Io, connection: Arc<ConnectionInfo>, drain: DrainSignal) {
         let _open = self.settings.stats.open_connection();
-        let Some((codec, io)) = self.detect(io, &connection).await else {
+        let Some((codec, io)) = Box::pin(self.detect(io, &connection)).await else {
             return;
         };
         let service = self.clone();
         match codec {
             CodecType::Http2 => {
                 self.settings.stats.downstream_cx_http2_total.inc();
-                h2::server::serve(io, service, connection, &self.settings.h2, drain).await;
+                Box::pin(h2::server::serve(io, service, connection, &self.settings.h2, drain)).await;
             }
             CodecType::Http1 | CodecType::Auto => {
                 self.settings.stats.downstream_cx_http1_total.inc();
                 let options = self.settings.h1.clone();
                 let timeouts = self.settings.timeouts.clone();
-                h1::server::serve(io, service, connection, options, timeouts, drain).await;
+                Box::pin(h1::server::serve(io, service, connection, options, timeouts, drain)).await;
             }
         }
     }

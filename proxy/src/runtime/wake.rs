@@ -4,7 +4,9 @@
 //! that it has anyway. A request's time limit costs a comparison that way, instead of an allocation and two turns of the timer wheel.
 
 use std::cell::Cell;
-use std::task::Poll;
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 #[derive(Clone, Copy)]
@@ -38,6 +40,12 @@ pub fn at(deadline: Instant) -> bool {
     let earliest = Some(loan.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
     LOAN.set(Loan { lent: true, earliest });
     true
+}
+
+/// Asks to be polled again when all tasks that can run have run and the sockets have been looked at.
+pub fn next_turn(cx: &mut Context<'_>) {
+    // The runtime keeps the waker; the future has no further use.
+    let _ = pin!(tokio::task::yield_now()).as_mut().poll(cx);
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 use remora_proto::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
 use remora_proto::pb::google::protobuf::Any;
+use remora_proto::wire;
 
 use super::*;
 use crate::config::BuildContext;

@@ -11,6 +11,7 @@
 
 mod body;
 pub mod client;
+mod coalesce;
 mod headers;
 mod keepalive;
 mod options;

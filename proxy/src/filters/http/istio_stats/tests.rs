@@ -234,7 +234,6 @@ fn a_grpc_call_has_its_status_and_messages() {
 
 #[test]
 fn a_connection_is_reported_while_it_lasts_and_when_it_ends() {
-    use crate::filters::network::Observer as _;
     use crate::telemetry::access_log::TcpJournal;
     let build = build();
     let stats = IstioStats::compile(&PluginConfig::default().encode_to_vec(), "istio.stats", &build).expect("compiles");

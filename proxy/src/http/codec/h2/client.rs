@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::body::{RecvBody, upstream_failure};
+use super::coalesce::{Coalesced, Load};
 use super::headers;
 use super::keepalive::{Keepalive, Timer};
 use super::options::H2Options;
@@ -50,7 +51,7 @@ pub trait ClientHooks: Send + Sync + 'static {
 
 struct Shared {
     options: H2Options,
-    active: AtomicU32,
+    load: Arc<Load>,
     /// No new streams: GOAWAY, closed, or closing.
     unavailable: AtomicBool,
     /// Set to cut the connection.
@@ -81,11 +82,13 @@ impl ClientConnection {
         options: &H2Options,
         hooks: Option<Arc<dyn ClientHooks>>,
     ) -> Result<Self, Failure> {
+        let load = Arc::<Load>::default();
+        let io = Coalesced::new(io, load.clone());
         let handshake = options.client_builder().handshake::<_, Bytes>(io).await;
         let (sender, mut connection) = handshake.map_err(|error| upstream_failure(&error))?;
         let shared = Arc::new(Shared {
             options: options.clone(),
-            active: AtomicU32::new(0),
+            load,
             unavailable: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             driver: AtomicWaker::new(),
@@ -129,7 +132,7 @@ impl ClientConnection {
     }
 
     pub fn active_streams(&self) -> u32 {
-        self.shared.active.load(Ordering::Relaxed)
+        self.shared.load.streams.load(Ordering::Relaxed)
     }
 
     /// Takes no more streams; closes when those that run have ended and the handles are dropped.
@@ -296,14 +299,14 @@ struct ActiveStream(Arc<Shared>);
 
 impl ActiveStream {
     fn new(shared: &Arc<Shared>) -> Self {
-        shared.active.fetch_add(1, Ordering::Relaxed);
+        shared.load.streams.fetch_add(1, Ordering::Relaxed);
         Self(shared.clone())
     }
 }
 
 impl Drop for ActiveStream {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.load.streams.fetch_sub(1, Ordering::Relaxed);
         if let Some(hooks) = &self.0.hooks {
             hooks.stream_ended();
         }
@@ -312,7 +315,7 @@ impl Drop for ActiveStream {
 
 /// The task of a connection.
 struct Driver {
-    connection: Connection<Io, Bytes>,
+    connection: Connection<Coalesced, Bytes>,
     keepalive: Option<Keepalive>,
     max_age: Option<Timer>,
     settled: bool,

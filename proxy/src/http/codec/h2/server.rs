@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use parking_lot::Mutex;
 
+use super::coalesce::{Coalesced, Load};
 use super::keepalive::{Keepalive, Timer};
 use super::options::H2Options;
 use super::stream;
@@ -35,7 +36,10 @@ pub async fn serve<S: Service>(
     options: &H2Options,
     mut drain: DrainSignal,
 ) {
-    let handshake = options.server_builder().handshake::<_, Bytes>(io);
+    let load = Arc::<Load>::default();
+    let io = Coalesced::new(io, load.clone());
+    // Boxed: it is as large as the connection that comes out of it.
+    let handshake = Box::pin(options.server_builder().handshake::<_, Bytes>(io));
     let patience = options.idle_timeout.unwrap_or(Duration::MAX);
     let h2 = tokio::select! {
         biased;
@@ -49,7 +53,7 @@ pub async fn serve<S: Service>(
         () = closed(drain.clone()) => return,
         () = clock::sleep(patience) => return,
     };
-    let mut driver = Driver::new(h2, service, connection, options);
+    let mut driver = Driver::new(h2, service, connection, options, load);
     let mut awaited = Some(DrainPhase::Draining);
     loop {
         let Some(phase) = awaited else {
@@ -81,7 +85,7 @@ async fn closed(mut drain: DrainSignal) {
 pub(super) struct Shared {
     pub(super) options: H2Options,
     started: Instant,
-    active: AtomicU32,
+    load: Arc<Load>,
     /// Milliseconds since `started` when a stream last ended.
     last_end: AtomicU64,
     flooded: AtomicBool,
@@ -95,7 +99,7 @@ pub(super) struct ActiveStream(Arc<Shared>);
 
 impl ActiveStream {
     fn new(shared: &Arc<Shared>) -> Self {
-        shared.active.fetch_add(1, Ordering::Relaxed);
+        shared.load.streams.fetch_add(1, Ordering::Relaxed);
         Self(shared.clone())
     }
 
@@ -122,7 +126,7 @@ impl Drop for ActiveStream {
         self.0
             .last_end
             .store(u64::try_from(elapsed).unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.load.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -162,7 +166,7 @@ impl ResetBucket {
 }
 
 struct Driver<S> {
-    h2: Connection<Io, Bytes>,
+    h2: Connection<Coalesced, Bytes>,
     service: Arc<S>,
     connection: Arc<ConnectionInfo>,
     shared: Arc<Shared>,
@@ -175,10 +179,11 @@ struct Driver<S> {
 
 impl<S: Service> Driver<S> {
     fn new(
-        mut h2: Connection<Io, Bytes>,
+        mut h2: Connection<Coalesced, Bytes>,
         service: Arc<S>,
         connection: Arc<ConnectionInfo>,
         options: &H2Options,
+        load: Arc<Load>,
     ) -> Self {
         let now = clock::now();
         let keepalive = options
@@ -196,7 +201,7 @@ impl<S: Service> Driver<S> {
             shared: Arc::new(Shared {
                 options: options.clone(),
                 started: now,
-                active: AtomicU32::new(0),
+                load,
                 last_end: AtomicU64::new(0),
                 flooded: AtomicBool::new(false),
                 cut: AtomicBool::new(false),
@@ -265,8 +270,9 @@ impl<S: Service> Driver<S> {
         }
     }
 
-    async fn abort(mut self) {
+    async fn abort(&mut self) {
         self.shared.cut.store(true, Ordering::Relaxed);
+        self.shared.load.hurry.store(true, Ordering::Relaxed);
         self.h2.abrupt_shutdown(Reason::NO_ERROR);
         // Once, for the GOAWAY: a peer that does not read is not waited for.
         poll_fn(|cx| {
@@ -283,7 +289,7 @@ impl<S: Service> Driver<S> {
         };
         while timer.poll(cx).is_ready() {
             let now = clock::now();
-            let active = self.shared.active.load(Ordering::Relaxed) > 0;
+            let active = self.shared.load.streams.load(Ordering::Relaxed) > 0;
             let last_end = Duration::from_millis(self.shared.last_end.load(Ordering::Relaxed));
             let due = if active { now } else { self.shared.started + last_end } + timeout;
             if due <= now {
