@@ -169,12 +169,12 @@ impl Compressor {
             .get_all(CACHE_CONTROL)
             .iter()
             .any(|value| has_token(value, "no-transform"));
-        length.is_none_or(|length| length >= self.min_content_length)
-            && !headers.contains_key(CONTENT_ENCODING)
-            && !no_transform
-            && !(self.keep_etags && headers.contains_key(ETAG))
-            && !self.uncompressible.contains(&response.status().as_u16().into())
-            && self.is_listed(headers)
+        let is_long = length.is_none_or(|length| length >= self.min_content_length);
+        let is_final = headers.contains_key(CONTENT_ENCODING)
+            || no_transform
+            || (self.keep_etags && headers.contains_key(ETAG))
+            || self.uncompressible.contains(&response.status().as_u16().into());
+        is_long && !is_final && self.is_listed(headers)
     }
 
     fn is_listed(&self, headers: &HeaderMap) -> bool {
