@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use remora::config::{BuildContext, Problems};
 use remora::listener::active::{ActiveListener, ListenerState, Shared};
+use remora::listener::balance::Loads;
 use remora::listener::connection::serve;
 use remora::listener::stats::{InspectorStats, Scope};
 use remora::runtime::drain::Drain;
@@ -57,7 +58,9 @@ impl Proxy {
                 bind_to_port: false,
                 state: ArcSwap::from_pointee(ListenerState::new(&config, None)),
                 stats: Scope::new(&context.stats, None, None, 1),
+                loads: Loads::default(),
                 stop: Drain::new().0,
+                sockets: Default::default(),
             }),
             _backend: listening.map_err(|error| Problems::one(backend, error.to_string()))?,
         })

@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevokedCertParams, SanType,
+    SerialNumber,
 };
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use time::{Duration, OffsetDateTime};
@@ -125,6 +126,28 @@ impl Authority {
     /// This authority's own certificate, DER.
     pub fn certificate_der(&self) -> &[u8] {
         self.inner.certificate.der()
+    }
+
+    /// A revocation list of this authority (PEM), valid for a day, of the certificates with these serial numbers.
+    ///
+    /// # Errors
+    /// See [`PkiError`].
+    pub fn revoke(&self, serials: &[u64]) -> Result<String, PkiError> {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: now() - Duration::HOUR,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: now() - Duration::HOUR,
+            next_update: now() + Duration::DAY,
+            crl_number: SerialNumber::from(self.next_serial()),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(list.signed_by(&self.inner.issuer)?.pem()?)
     }
 
     /// The root above as an SDS validation context.

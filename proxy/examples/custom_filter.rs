@@ -47,7 +47,7 @@ fn main() -> std::process::ExitCode {
     register(registration());
     match cli::parse(std::env::args_os()) {
         Ok(Command::Run(options)) => remora::app::run(*options),
-        Ok(Command::Demo(_)) => std::process::ExitCode::FAILURE,
+        Ok(Command::Demo(_) | Command::Inject(_)) => std::process::ExitCode::FAILURE,
         Err(exit) => {
             eprintln!("{}", exit.message);
             exit.code.into()

@@ -66,6 +66,8 @@ pub struct AdminState {
     pub started: Instant,
     /// `last_updated` of everything static.
     pub started_at: SystemTime,
+    /// Since when the first epoch of hot restarts runs. `None`: hot restart is off.
+    pub first_started_at: Option<SystemTime>,
     /// `None` when everything is static.
     pub xds: Option<remora_xds::ClientHandle>,
     pub notes: Arc<Notes>,

@@ -6,6 +6,8 @@ mod client;
 mod control;
 mod follow;
 mod interpreter;
+mod restart;
+mod secret_files;
 mod sources;
 mod stats;
 mod transport;
@@ -27,16 +29,17 @@ use crate::cli::Options;
 use crate::cluster::discovery::SystemResolver;
 use crate::cluster::maintain::maintain;
 use crate::config::route::each;
-use crate::config::{BuildContext, Problems, fields};
-use crate::listener::ListenerManager;
+use crate::config::{BuildContext, Compiled, Problems, fields};
 use crate::listener::manager::OnBindError;
+use crate::listener::{Inherit, ListenerManager};
+use crate::restart::Restart;
 use crate::runtime::clock;
 use crate::runtime::drain::Drain;
 use crate::runtime::io::Address;
 use crate::runtime::spawn::{self, spawn};
 use crate::runtime::worker::Workers;
 use crate::snapshot::build::{Builder, LISTENER_OWNER};
-use crate::telemetry::access_log::{AccessLog, Sinks};
+use crate::telemetry::access_log::{AccessLog, Sink, Sinks};
 use crate::telemetry::logging::{self, Logging};
 use follow::Awaited;
 use interpreter::Meaning;
@@ -64,7 +67,7 @@ pub struct Proxy {
     pub admin: Option<Address>,
     pub xds: Option<ClientHandle>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
-    _stop_admin: Drain,
+    stop_admin: Arc<Drain>,
 }
 
 impl Proxy {
@@ -74,12 +77,27 @@ impl Proxy {
     /// # Errors
     /// Everything that is wrong with the bootstrap, or an address that is in use.
     pub async fn start(options: Arc<Options>, bootstrap: Bootstrap) -> Result<Self, StartError> {
+        Self::start_in(options, bootstrap, None).await
+    }
+
+    /// As [`start`](Self::start), as a link in a chain of hot restarts: listening sockets and the admin address come from the epoch before, if
+    /// there is one.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_in(
+        options: Arc<Options>,
+        bootstrap: Bootstrap,
+        restart: Option<&Restart>,
+    ) -> Result<Self, StartError> {
         let times = (clock::now(), clock::system_now());
-        let context = Arc::new(BuildContext {
+        let mut context = BuildContext {
             access_logs: Arc::new(Sinks::new(options.file_flush_interval, options.file_flush_min_size)),
             node: bootstrap.node.clone(),
             ..BuildContext::default()
-        });
+        };
+        context.outlier_events = outlier_events(&bootstrap, &context).map_err(StartError::Config)?;
+        let context = Arc::new(context);
         let mut builder = Builder::new(context.clone());
         let meaning = meaning(&bootstrap, &context, &options);
         let pins = check(&bootstrap, &options, &meaning)
@@ -87,9 +105,9 @@ impl Proxy {
             .map_err(StartError::Config)?;
         let roots = roots(&bootstrap, &meaning.sources).map_err(StartError::Config)?;
         let resolver = SystemResolver::new().map_err(|error| StartError::Resolver(error.to_string()))?;
-        let admin = bind_admin(&bootstrap)?;
+        let admin = restart::bind_admin(&bootstrap, restart).await?;
         let admin_logs = admin_logs(&bootstrap, &context).map_err(StartError::Config)?;
-        let manager = start_workers(&options, &context)?;
+        let manager = start_workers(&options, &context, bootstrap.max_connections, restart)?;
         let snapshot = builder.publish();
         manager
             .apply(
@@ -128,7 +146,8 @@ impl Proxy {
             if let (Some(path), Some(address)) = (&options.admin_address_path, &admin_address) {
                 admin::write_address_path(path, address)?;
             }
-            let state = admin_state(&meaning, admin_logs, options, &bootstrap, times, xds.clone(), &control);
+            let mut state = admin_state(&meaning, admin_logs, options, &bootstrap, times, xds.clone(), &control);
+            state.first_started_at = restart.map(|restart| restart.first_started_at().unwrap_or(times.1));
             tasks.push(spawn("admin", async move {
                 if let Err(error) = admin::serve(bound, Arc::new(state), admin_stopped).await {
                     tracing::error!(%error, "admin server ended");
@@ -141,7 +160,7 @@ impl Proxy {
             admin: admin_address,
             xds,
             tasks,
-            _stop_admin: stop_admin,
+            stop_admin: Arc::new(stop_admin),
         })
     }
 
@@ -178,15 +197,6 @@ fn check(bootstrap: &Bootstrap, options: &Options, meaning: &Meaning) -> Result<
     Ok(())
 }
 
-fn bind_admin(bootstrap: &Bootstrap) -> Result<Option<admin::Bound>, StartError> {
-    let Some(admin) = &bootstrap.admin else { return Ok(None) };
-    let bound = admin::Bound::bind(&admin.address).map_err(|error| StartError::Admin {
-        address: admin.address.to_string(),
-        error,
-    })?;
-    Ok(Some(bound))
-}
-
 /// `admin.access_log`
 fn admin_logs(bootstrap: &Bootstrap, context: &BuildContext) -> Result<Arc<[AccessLog]>, Problems> {
     let configured = bootstrap.admin.as_ref().map_or(&[][..], |admin| &admin.access_log);
@@ -194,7 +204,12 @@ fn admin_logs(bootstrap: &Bootstrap, context: &BuildContext) -> Result<Arc<[Acce
     logs.map(Arc::from).map_err(|wrong| wrong.under("admin"))
 }
 
-fn start_workers(options: &Options, context: &BuildContext) -> Result<Arc<ListenerManager>, StartError> {
+fn start_workers(
+    options: &Options,
+    context: &BuildContext,
+    max_connections: Option<u64>,
+    restart: Option<&Restart>,
+) -> Result<Arc<ListenerManager>, StartError> {
     let workers = Arc::new(Workers::start(options.concurrency)?);
     workers.run_all("pool sweep", |_| async {
         loop {
@@ -202,8 +217,11 @@ fn start_workers(options: &Options, context: &BuildContext) -> Result<Arc<Listen
             crate::pool::sweep();
         }
     });
-    let manager = ListenerManager::new(workers, &context.stats, options.drain_time);
-    Ok(Arc::new(manager))
+    let manager = ListenerManager::new(workers, &context.stats, options.drain_time, max_connections);
+    Ok(Arc::new(match restart {
+        Some(restart) => manager.with_restart(restart.parent().map(|parent| parent.clone() as Arc<dyn Inherit>)),
+        None => manager,
+    }))
 }
 
 fn admin_state(
@@ -233,10 +251,23 @@ fn admin_state(
         bootstrap: bootstrap.bytes.clone(),
         started,
         started_at,
+        first_started_at: None,
         xds,
         notes: meaning.notes.clone(),
         control: Arc::new(AdminControl(control.clone())),
     }
+}
+
+fn outlier_events(bootstrap: &Bootstrap, cx: &BuildContext) -> Compiled<Option<Arc<Sink>>> {
+    let path = &bootstrap.outlier_event_log;
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let opened = cx.access_logs.open(path, &cx.stats);
+    opened.map(Some).map_err(|error| {
+        let field = "cluster_manager.outlier_detection.event_log_path";
+        Problems::one(field, format!("unable to open file '{path}': {error}"))
+    })
 }
 
 fn add_static(
@@ -299,13 +330,20 @@ pub fn run(options: Options) -> ExitCode {
     if let Err(error) = start_log(&options, &bootstrap) {
         return fail(&error);
     }
+    let mut restart = match Restart::begin(&options) {
+        Ok(restart) => restart,
+        Err(error) => return fail(&error.to_string()),
+    };
     let options = Arc::new(options);
     runtime.block_on(async {
-        let proxy = match Proxy::start(options, bootstrap).await {
+        let proxy = match Proxy::start_in(options, bootstrap, restart.as_ref()).await {
             Ok(proxy) => proxy,
             Err(error) => return fail(&error.to_string()),
         };
         control::quit_on_signals(proxy.control.clone());
+        if let Some(restart) = &mut restart {
+            restart::join(restart, &proxy);
+        }
         proxy.finished().await;
         ExitCode::SUCCESS
     })

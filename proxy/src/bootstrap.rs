@@ -15,6 +15,8 @@ use prost::Message;
 use remora_proto::pb::envoy::config::accesslog::v3::AccessLog;
 use remora_proto::pb::envoy::config::bootstrap::v3 as pb;
 use remora_proto::pb::envoy::config::core::v3::Node;
+use remora_proto::pb::envoy::config::overload::v3::resource_monitor::ConfigType;
+use remora_proto::pb::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
 use remora_proto::wire::{self, Value};
 
 use crate::cli::Options;
@@ -57,6 +59,10 @@ pub struct Bootstrap {
     pub log_format: Option<String>,
     /// `cluster_manager.local_cluster_name`: who this sidecar's own zone mates are; empty when unset.
     pub local_cluster: Arc<str>,
+    /// `cluster_manager.outlier_detection.event_log_path`; empty when unset.
+    pub outlier_event_log: String,
+    /// `overload_manager`'s limit of all downstream connections together.
+    pub max_connections: Option<u64>,
     /// Accepted without effect, or let pass by `--unsupported=warn`: to be logged once, and shown on `/xds`.
     pub warnings: Vec<String>,
 }
@@ -206,10 +212,41 @@ fn compile(bytes: Bytes, config: &pb::Bootstrap, node: Node, options: &Options) 
         stats: StatsConfig::compile(config.stats_config.as_ref(), &options.stats_tags).under("stats_config")?,
         runtime,
         log_format: log_format(config)?,
+        max_connections: max_connections(config).under("overload_manager")?,
         local_cluster: manager.map_or("", |manager| &manager.local_cluster_name).into(),
+        outlier_event_log: manager
+            .and_then(|manager| manager.outlier_detection.as_ref())
+            .map_or_else(String::new, |detection| detection.event_log_path.clone()),
         warnings,
     })
 }
+
+/// The monitor of downstream connections, if there is one; others are refused by the field tables.
+fn max_connections(config: &pb::Bootstrap) -> Compiled<Option<u64>> {
+    let monitors = config
+        .overload_manager
+        .iter()
+        .flat_map(|manager| &manager.resource_monitors);
+    for monitor in monitors {
+        let Some(ConfigType::TypedConfig(any)) = &monitor.config_type else {
+            continue;
+        };
+        if any.type_url != DOWNSTREAM_CONNECTIONS {
+            continue;
+        }
+        let config = DownstreamConnectionsConfig::decode(any.value.as_slice())
+            .map_err(|error| Problems::one("resource_monitors", error.to_string()))?;
+        let max = u64::try_from(config.max_active_downstream_connections)
+            .ok()
+            .filter(|max| *max > 0);
+        let reason = "max_active_downstream_connections: must be greater than 0";
+        return max.map(Some).ok_or_else(|| Problems::one("resource_monitors", reason));
+    }
+    Ok(None)
+}
+
+const DOWNSTREAM_CONNECTIONS: &str =
+    "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
 
 /// `node`, with what the command line and the program say of it, as Envoy fills it in.
 fn node(mut node: Node, options: &Options) -> Node {

@@ -3,6 +3,8 @@
 //! In: arguments and a few environment variables. Out: [`Options`], parsed and defaulted, or a message and an exit code.
 
 mod args;
+mod dispatch;
+mod inject;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,6 +15,8 @@ use serde_json::json;
 
 pub use args::DemoArgs;
 use args::{Args, ModeArg, StrategyArg, Subcommand, UnsupportedArg, VersionArg};
+pub use dispatch::main;
+pub use inject::{InjectArgs, InterceptionMode, IptablesKind};
 
 use crate::telemetry::logging::Level;
 
@@ -111,6 +115,8 @@ pub enum IpVersion {
 pub enum Command {
     Run(Box<Options>),
     Demo(DemoArgs),
+    /// Take over a pod's traffic, or give it back.
+    Inject(Box<InjectArgs>),
 }
 
 /// The process ends here: what to print, and how.
@@ -163,12 +169,13 @@ where
     }
     if parsed.hot_restart_version {
         return Err(Exit {
-            message: "disabled\n".to_owned(),
+            message: hot_restart_version(parsed.disable_hot_restart),
             code: 0,
         });
     }
     match parsed.command.clone() {
         Some(Subcommand::Demo(demo)) => Ok(Command::Demo(demo)),
+        Some(Subcommand::Inject(inject)) => Ok(Command::Inject(inject)),
         Some(Subcommand::Version(VersionArg {})) => Err(Exit {
             message: format!("{}\n", version()),
             code: 0,
@@ -182,6 +189,10 @@ pub fn version() -> String {
     let commit = option_env!("REMORA_COMMIT").unwrap_or("0000000000000000000000000000000000000000");
     let build = if cfg!(debug_assertions) { "DEBUG" } else { "RELEASE" };
     format!("{commit}/{}/Clean/{build}/aws-lc", env!("CARGO_PKG_VERSION"))
+}
+
+fn hot_restart_version(disabled: bool) -> String {
+    format!("{}\n", if disabled { "disabled" } else { crate::restart::VERSION })
 }
 
 /// CPUs that this process may use: its affinity, and the quota of its cgroups (v2 and v1), rounded down, at least one.

@@ -19,6 +19,7 @@ pub mod maintain;
 mod members;
 pub mod options;
 pub mod outlier;
+pub mod pick;
 pub mod priority;
 pub mod slow_start;
 pub mod stats;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 pub use active::ActiveRequest;
 pub use host::{Host, HostState};
 pub use options::{HttpOptions, SocketOptions, UpstreamProtocol};
+pub use pick::{PickContext, PickError, RetryPick};
 pub use stats::ClusterStats;
 
 use crate::config::Compiled;
@@ -56,6 +58,8 @@ pub struct Cluster {
     pub outlier: Option<outlier::Detector>,
     pub discovery: Discovery,
     pub health_checks: Vec<health_check::HealthCheck>,
+    /// `ignore_health_on_host_removal`: what discovery drops goes at once, even if health checks find it well.
+    pub ignore_health_on_host_removal: bool,
     /// `cluster.metadata`, for access logs and subset matching.
     pub metadata: Option<Arc<remora_proto::pb::envoy::config::core::v3::Metadata>>,
     /// What Istio's own filters read of `metadata`.
@@ -63,97 +67,22 @@ pub struct Cluster {
     /// Of `filters`: what connections without HTTP begin with.
     pub metadata_exchange: Option<crate::filters::network::metadata_exchange::MetadataExchange>,
     pub(crate) registry: Arc<HostRegistry>,
+    pub(crate) enrolled: std::sync::atomic::AtomicBool,
     pub(crate) members: Members,
     pub(crate) destinations: lb::original_dst::Destinations,
 }
 
-/// What a load balancer may look at for one request.
-#[derive(Default)]
-pub struct PickContext<'a> {
-    /// From the route's hash policies.
-    pub hash: Option<u64>,
-    /// Hosts that earlier attempts used (`previous_hosts` predicate).
-    pub avoid: &'a [Arc<Host>],
-    pub metadata_match: Option<&'a remora_proto::pb::envoy::config::core::v3::Metadata>,
-    /// Downstream's original destination, for ORIGINAL_DST clusters.
-    pub original_destination: Option<std::net::SocketAddr>,
-}
-
-/// Why no host was picked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PickError {
-    /// No host that may be used (`no_healthy_upstream`, response flag `UH`).
-    NoHealthyHost,
-}
-
 impl Cluster {
-    /// A host for one request. Waits for nobody and allocates nothing, but for the first request to a new original destination.
-    ///
-    /// # Errors
-    /// No host may be used.
-    pub fn pick(&self, context: &PickContext<'_>) -> Result<Arc<Host>, PickError> {
-        self.pick_with(context, &mut || fastrand::u64(..))
-    }
-
-    /// [`Cluster::pick`] with the randomness given.
-    ///
-    /// # Errors
-    /// No host may be used.
-    pub fn pick_with(
+    /// The destination that a request (or connection) names for an ORIGINAL_DST cluster instead of its own; `None` elsewhere.
+    pub fn named_destination(
         &self,
-        context: &PickContext<'_>,
-        random: &mut dyn FnMut() -> u64,
-    ) -> Result<Arc<Host>, PickError> {
-        let picked = match &self.lb.policy {
-            Policy::OriginalDst(config) => self.pick_destination(context, config.port_override),
-            _ => self.pick_member(context, random),
-        };
-        picked.ok_or_else(|| {
-            self.stats.upstream_cx_none_healthy.inc();
-            PickError::NoHealthyHost
-        })
-    }
-
-    fn pick_member(&self, context: &PickContext<'_>, random: &mut dyn FnMut() -> u64) -> Option<Arc<Host>> {
-        // `host_selection_retry_max_attempts` is 1 unless a route says otherwise.
-        let attempts = 1 + u32::from(!context.avoid.is_empty());
-        let hosts = self.hosts.load();
-        let mut picked = None;
-        for attempt in 0..attempts {
-            let draw = match (&self.lb.policy, context.hash) {
-                (Policy::RingHash(_) | Policy::Maglev(_), Some(hash)) => hash,
-                _ => random(),
-            };
-            let (_, group, panic) = hosts.choose(draw)?;
-            if panic {
-                self.stats.lb_healthy_panic.inc();
-                if self.lb.fail_traffic_on_panic {
-                    return None;
-                }
-            }
-            let host = group.pick(context.hash, attempt, random)?;
-            let used = context
-                .avoid
-                .iter()
-                .any(|avoided| Arc::ptr_eq(&avoided.state, &host.state));
-            picked = Some(host.clone());
-            if !used {
-                break;
-            }
+        headers: Option<&http::HeaderMap>,
+        extensions: &http::Extensions,
+    ) -> Option<std::net::SocketAddr> {
+        match &self.lb.policy {
+            Policy::OriginalDst(config) => config.named(headers, extensions, &self.stats.original_dst_host_invalid),
+            _ => None,
         }
-        picked
-    }
-
-    fn pick_destination(&self, context: &PickContext<'_>, port_override: Option<u16>) -> Option<Arc<Host>> {
-        let mut address = context.original_destination?;
-        if let Some(port) = port_override {
-            address.set_port(port);
-        }
-        Some(self.destinations.host(address, |address| {
-            let mut host = lb::original_dst::make_host(&self.registry, &self.name, address);
-            host.tls = self.transport.default.clone();
-            host
-        }))
     }
 
     /// What a response tells about its host: statistics of the host, outlier detection.
@@ -173,6 +102,13 @@ impl Cluster {
             && detector.on_response(host, status, now, random)
         {
             self.refresh(now);
+        }
+    }
+
+    /// A connection to the host is there for a request; for TCP (`is_all`) nothing more will tell how the host is.
+    pub fn observe_connected(&self, host: &Host, is_all: bool) {
+        if let Some(detector) = &self.outlier {
+            detector.on_connected(host, is_all);
         }
     }
 
@@ -216,6 +152,10 @@ impl Cluster {
 
     /// Does what is due at `now`: ejections end, statistics are judged, starting hosts gain weight, unused destinations go.
     pub fn tick(&self, now: Instant, random: &mut dyn FnMut() -> u64) {
+        if self.members.expire(now) {
+            self.stats.assignment_stale.inc();
+            self.set_endpoints(crate::config::endpoint::Endpoints::default(), now);
+        }
         let mut changed = self.members.advance(self, now);
         if let Some(detector) = &self.outlier {
             let hosts = self.all_hosts();
@@ -236,6 +176,7 @@ impl Cluster {
             || matches!(self.lb.policy, Policy::OriginalDst(_))
             || self.discovery.is_dns()
             || !self.health_checks.is_empty()
+            || self.next_tick().is_some()
     }
 }
 
@@ -257,7 +198,9 @@ fn local_failure(failure: &Failure) -> Option<LocalFailure> {
         Failure::ConnectFailure(_) => Some(LocalFailure::ConnectFailed),
         Failure::ConnectTimeout => Some(LocalFailure::ConnectTimeout),
         Failure::ConnectionTermination | Failure::RemoteReset | Failure::ProtocolError(_) => Some(LocalFailure::Reset),
-        Failure::ResponseTimeout | Failure::PerTryTimeout => Some(LocalFailure::RequestTimeout),
+        Failure::ResponseTimeout | Failure::PerTryTimeout | Failure::PerTryIdleTimeout => {
+            Some(LocalFailure::RequestTimeout)
+        }
         _ => None,
     }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use crate::cluster::host::HostRegistry;
 use crate::snapshot::SnapshotCell;
-use crate::telemetry::access_log::Sinks;
+use crate::telemetry::access_log::{Sink, Sinks};
 use crate::telemetry::stats::Stats;
 use crate::tls::SecretStore;
 
@@ -30,6 +30,8 @@ pub struct BuildContext {
     pub snapshot: Arc<SnapshotCell>,
     pub access_logs: Arc<Sinks>,
     pub hosts: Arc<HostRegistry>,
+    /// The event log of outlier detection, if the bootstrap asks for one.
+    pub outlier_events: Option<Arc<Sink>>,
     /// `node` of the bootstrap: locality and metadata for access logs and zone awareness.
     pub node: Arc<remora_proto::pb::envoy::config::core::v3::Node>,
 }

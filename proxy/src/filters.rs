@@ -2,6 +2,7 @@
 //!
 //! In: an `Any`. Out: a compiled [`http::Filter`], network filter or listener filter that a filter chain holds.
 
+pub mod filter_state;
 pub mod http;
 pub mod listener;
 pub mod network;

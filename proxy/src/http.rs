@@ -4,8 +4,10 @@
 
 pub mod access_log;
 pub mod body;
+pub mod call;
 pub mod codec;
 pub mod connection_manager;
+mod cut;
 pub mod exchange;
 pub mod failure;
 pub mod filters;

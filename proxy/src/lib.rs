@@ -19,8 +19,10 @@ pub mod config;
 pub mod demo;
 pub mod filters;
 pub mod http;
+pub mod inject;
 pub mod listener;
 pub mod pool;
+pub mod restart;
 pub mod route;
 pub mod runtime;
 pub mod snapshot;
@@ -30,3 +32,9 @@ pub mod telemetry;
 mod testing;
 pub mod tls;
 pub mod validate;
+
+/// The allocator of our programs.
+pub type Allocator = mimalloc::MiMalloc;
+
+/// Its one instance.
+pub const ALLOCATOR: Allocator = mimalloc::MiMalloc;

@@ -5,6 +5,7 @@
 
 pub mod accept;
 pub mod active;
+pub mod balance;
 pub mod bind;
 pub mod chain_match;
 pub mod connection;
@@ -20,6 +21,9 @@ pub use manager::ListenerManager;
 
 pub use crate::cluster::options::Keepalive;
 
+use crate::filters::listener::local_ratelimit::LocalRateLimit;
+use crate::filters::listener::original_src::OriginalSrc;
+use crate::filters::listener::proxy_protocol::ProxyProtocol;
 use crate::runtime::io::Address;
 use crate::tls::PeerInfo;
 
@@ -39,12 +43,13 @@ pub struct ListenerConfig {
 }
 
 /// What of a listener does not force a new socket when it changes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct ListenerSettings {
     pub stat_prefix: Option<String>,
     pub direction: Direction,
     pub use_original_dst: bool,
-    /// Bytes; Envoy's default is 1 MiB (`per_connection_buffer_limit_bytes`).
+    /// Bytes that a connection holds on to at most, for the other side or for retries; Envoy's default is 1 MiB
+    /// (`per_connection_buffer_limit_bytes`).
     pub buffer_limit: usize,
     /// `tcp_backlog_size`; `None`: the system's maximum.
     pub backlog: Option<u32>,
@@ -58,10 +63,11 @@ pub struct ListenerSettings {
     pub drain_modify_only: bool,
     pub socket_options: Vec<SocketOption>,
     pub keepalive: Option<Keepalive>,
+    pub balance: balance::Balance,
+    /// `ignore_global_conn_limit`
+    pub ignores_connection_limit: bool,
     /// `ipv4_compat`: an IPv6 wildcard socket takes IPv4 too.
     pub ipv4_compat: bool,
-    /// Connections that one wake-up of the accept loop may take; `None`: all that wait.
-    pub accepts_per_event: Option<u32>,
 }
 
 /// One of `socket_options`.
@@ -82,7 +88,7 @@ pub enum SocketState {
 }
 
 /// A configured listener filter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct ListenerFilter {
     pub kind: ListenerFilterKind,
     /// `filter_disabled`
@@ -90,12 +96,14 @@ pub struct ListenerFilter {
 }
 
 /// The listener filters that exist so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum ListenerFilterKind {
     TlsInspector { max_hello: usize, close_on_error: bool },
     HttpInspector,
     OriginalDst,
-    ProxyProtocol { optional: bool },
+    OriginalSrc(OriginalSrc),
+    ProxyProtocol(Arc<ProxyProtocol>),
+    LocalRateLimit(Arc<LocalRateLimit>),
 }
 
 /// `ListenerFilterChainMatchPredicate`
@@ -131,6 +139,12 @@ pub enum Direction {
     Outbound,
 }
 
+/// Where listening sockets come from that another process has opened.
+pub trait Inherit: Send + Sync {
+    /// All sockets that listen on this address of the configuration; none, if there are none. The name counts where the port is 0.
+    fn sockets(&self, listener: &str, address: &Address) -> Vec<std::os::fd::OwnedFd>;
+}
+
 /// What is known of a downstream connection; made once per connection, shared by its streams.
 #[derive(Debug)]
 pub struct ConnectionInfo {
@@ -153,4 +167,8 @@ pub struct ConnectionInfo {
     pub filter_chain_name: Arc<str>,
     pub direction: Direction,
     pub accepted_at: Instant,
+    /// Its listener's `per_connection_buffer_limit_bytes`.
+    pub buffer_limit: usize,
+    /// Dynamic metadata and filter state that listener and network filters leave; each stream starts with a copy.
+    pub extensions: http::Extensions,
 }

@@ -7,6 +7,7 @@ pub mod alpn;
 mod connect;
 mod home;
 mod local;
+mod room;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use crate::http::exchange::Protocol;
 use crate::http::failure::Failure;
 use crate::http::service::Response;
 use crate::runtime::io::Address;
+use crate::tcp::connect::OriginalSource;
 use crate::tls::PeerInfo;
 
 /// What two requests must have in common to share a connection. Compared field by field; ids are unique in the process.
@@ -31,6 +33,8 @@ pub struct PoolKey {
     pub protocol: Wanted,
     /// [`Alpn::id`](alpn::Alpn::id) of what the request wants offered; 0: what the transport socket says.
     pub alpn: u64,
+    /// `original_src`: the client's own address is the connection's source.
+    pub source: Option<OriginalSource>,
 }
 
 /// Which protocol the connection must speak.
@@ -77,6 +81,7 @@ pub async fn lease(
     high_priority: bool,
     downstream: Protocol,
     alpn: Option<&alpn::UpstreamAlpn>,
+    source: Option<OriginalSource>,
 ) -> Result<Lease, Failure> {
     let protocol = connect::wanted(cluster, host, downstream);
     let alpn = alpn
@@ -88,6 +93,7 @@ pub async fn lease(
         high_priority,
         protocol,
         alpn: alpn.map_or(0, |list| list.id()),
+        source,
     };
     if let Some(lease) = local::take(&key) {
         return Ok(lease);
@@ -120,7 +126,7 @@ impl Lease {
     pub async fn send(self, head: Head<'_>, body: Body) -> Result<Response, SendError> {
         match self {
             Self::H1 { connection, .. } => connection.send(head, body).await,
-            Self::H2 { connection, .. } => connection.send(head.to_request(body)).await,
+            Self::H2 { connection, .. } => connection.send(head.to_request(body), head.interim).await,
         }
     }
 }

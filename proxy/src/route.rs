@@ -17,6 +17,7 @@ pub mod per_filter;
 pub mod redirect;
 pub mod retry;
 pub mod rewrite;
+pub mod stats;
 pub mod strings;
 pub mod table;
 pub mod uri_template;

@@ -6,5 +6,6 @@
 pub mod connect;
 pub mod copy;
 pub mod proxy;
+pub mod proxy_header;
 
 pub use proxy::TcpProxy;

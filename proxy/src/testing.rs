@@ -26,6 +26,8 @@ pub fn connection(tls: Option<PeerInfo>) -> ConnectionInfo {
         filter_chain_name: "".into(),
         direction: Direction::Unspecified,
         accepted_at: crate::runtime::clock::now(),
+        buffer_limit: 1 << 20,
+        extensions: http::Extensions::new(),
     }
 }
 

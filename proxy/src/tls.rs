@@ -12,6 +12,7 @@ pub mod peer;
 pub mod report;
 pub mod san;
 pub mod secret;
+pub mod spiffe;
 pub mod stats;
 pub mod upstream;
 pub mod verifier;
@@ -51,6 +52,8 @@ pub struct PeerInfo {
     pub version: &'static str,
     /// OpenSSL's name of the cipher suite, as Envoy prints it.
     pub cipher: &'static str,
+    /// BoringSSL's name of the key exchange group, as Envoy counts it; empty for a resumed TLS 1.2 session.
+    pub group: &'static str,
     pub alpn: Option<Vec<u8>>,
     pub sni: Option<String>,
 }
@@ -74,8 +77,17 @@ pub enum TlsError {
 /// A cluster's transport sockets: the default and the `transport_socket_matches`, first match by endpoint metadata wins.
 #[derive(Default)]
 pub struct UpstreamTransport {
-    pub default: Option<Arc<UpstreamTls>>,
+    pub default: UpstreamSocket,
     pub matches: Vec<TransportMatch>,
+}
+
+/// One transport socket of a cluster.
+#[derive(Clone, Default)]
+pub struct UpstreamSocket {
+    /// `None` is plaintext.
+    pub tls: Option<Arc<UpstreamTls>>,
+    /// The PROXY header that comes before anything else.
+    pub header: Option<Arc<crate::tcp::proxy_header::ProxyHeader>>,
 }
 
 /// One entry of `transport_socket_matches`.
@@ -83,7 +95,7 @@ pub struct TransportMatch {
     pub name: String,
     /// Must equal the endpoint's `envoy.transport_socket_match` metadata in each of these fields; empty matches all.
     pub labels: Vec<(String, remora_proto::pb::google::protobuf::Value)>,
-    pub tls: Option<Arc<UpstreamTls>>,
+    pub socket: UpstreamSocket,
 }
 
 /// A finished handshake.

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 struct Standalone {
     directory: TempDir,
     sidecar: Sidecar,
+    manner: Manner,
 }
 
 /// How files get into the directory.
@@ -25,7 +26,7 @@ impl Standalone {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_owned();
         let first = [
-            ("lds.yaml", lds(&path, "a")),
+            ("lds.yaml", lds("a")),
             ("cds.yaml", cds(&path, "a")),
             ("eds.yaml", eds(port)),
         ];
@@ -51,11 +52,32 @@ impl Standalone {
             source("cds.yaml")
         );
         let sidecar = Sidecar::start(&bootstrap).await.unwrap();
-        Self { directory, sidecar }
+        Self {
+            directory,
+            sidecar,
+            manner,
+        }
     }
 
     fn path(&self) -> PathBuf {
         self.directory.path().to_owned()
+    }
+
+    /// Brings a cluster in, then a listener that sends everything to it.
+    async fn switch_to(&self, cluster: &str, round: usize) {
+        let path = self.path();
+        put(self.manner, &path, round, &[("cds.yaml", cds(&path, cluster))]);
+        until("the cluster", async || {
+            let page = self.sidecar.admin("GET", "/clusters").await.text();
+            page.contains(&format!("{cluster}::")).then_some(())
+        })
+        .await;
+        put(self.manner, &path, round + 10, &[("lds.yaml", lds(cluster))]);
+        until("traffic of the cluster", async || {
+            let name = format!("cluster.{cluster}.upstream_rq_total");
+            (self.stat(&name).await > 0).then_some(())
+        })
+        .await;
     }
 
     async fn stat(&self, name: &str) -> u64 {
@@ -116,7 +138,7 @@ fn cds(directory: &Path, name: &str) -> String {
     format!("version_info: '{name}'\nresources:\n{}", clusters.collect::<String>())
 }
 
-fn lds(_: &Path, cluster: &str) -> String {
+fn lds(cluster: &str) -> String {
     format!(
         r#"version_info: "{cluster}"
 resources:
@@ -152,13 +174,8 @@ async fn files_are_exchanged(manner: Manner) {
     until("the new endpoint", async || (b.requests() > 0).then_some(())).await;
     load.more(10).await;
 
-    // A new cluster and a listener that uses it, together.
-    let both = [("cds.yaml", cds(&path, "second")), ("lds.yaml", lds(&path, "second"))];
-    put(manner, &path, 2, &both);
-    until("traffic of the new cluster", async || {
-        (standalone.stat("cluster.second.upstream_rq_total").await > 0).then_some(())
-    })
-    .await;
+    // A new cluster, and a listener that uses it. Files are independent of each other, so whoever writes them keeps the order.
+    standalone.switch_to("second", 2).await;
     load.more(10).await;
 
     // What is not usable changes nothing, and is counted.
@@ -167,7 +184,7 @@ async fn files_are_exchanged(manner: Manner) {
         (standalone.stat("cluster_manager.cds.update_failure").await > 0).then_some(())
     })
     .await;
-    let bad = lds(&path, "second").replace("port_value: 0", "port_value: 77777");
+    let bad = lds("second").replace("port_value: 0", "port_value: 77777");
     put(manner, &path, 4, &[("lds.yaml", bad)]);
     until("a refusal", async || {
         (standalone.stat("listener_manager.lds.update_rejected").await > 0).then_some(())
@@ -176,16 +193,7 @@ async fn files_are_exchanged(manner: Manner) {
     load.more(10).await;
 
     // And what comes after it is taken again.
-    put(
-        manner,
-        &path,
-        5,
-        &[("cds.yaml", cds(&path, "third")), ("lds.yaml", lds(&path, "third"))],
-    );
-    until("traffic of the third cluster", async || {
-        (standalone.stat("cluster.third.upstream_rq_total").await > 0).then_some(())
-    })
-    .await;
+    standalone.switch_to("third", 5).await;
     load.more(10).await;
     let (failed, sent) = load.finish().await;
     assert!(
@@ -203,7 +211,7 @@ async fn files_renamed_into_place_are_taken_under_traffic() {
 }
 
 #[tokio::test]
-async fn a_config_map_is_taken_as_a_whole_under_traffic() {
+async fn a_config_map_is_followed_under_traffic() {
     files_are_exchanged(Manner::ConfigMap).await;
 }
 

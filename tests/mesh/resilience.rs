@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use control_plane_mock::resources::{Limits, cluster_static, prefix};
-use remora_tests::{Backend, Http1, Http2, until};
+use control_plane_mock::resources::{Limits, Variant, cluster_static, listener_tcp, prefix};
+use remora_proto::pb::envoy::config::route::v3::HedgePolicy;
+use remora_tests::{Backend, Http1, Http2, Mesh, until};
 
 use super::{One, Refusing, all_to_a, cluster, everything};
 
@@ -49,6 +50,33 @@ async fn a_5xx_is_retried_as_often_as_allowed() {
     assert_eq!(a.requests(), 3);
     assert_eq!(one.get("/", "x-do: status=503\r\n").await.status, 503);
     assert_eq!(a.requests(), 6);
+}
+
+#[tokio::test]
+async fn a_slow_attempt_is_hedged_and_the_first_good_answer_wins() {
+    let a = Backend::start("a").await;
+    let route = prefix("/").cluster("a").retry("5xx", 1);
+    let route = route.per_try_timeout(Duration::from_millis(50)).edit_action(|action| {
+        action.hedge_policy = Some(HedgePolicy {
+            hedge_on_per_try_timeout: true,
+            ..HedgePolicy::default()
+        });
+    });
+    let routes = everything().with_route(route).edit(|routes| {
+        routes.virtual_hosts[0].include_request_attempt_count = true;
+    });
+    let one = One::start([cluster(&a)], routes).await;
+    let answer = one.get("/", "x-do: hang|header=x-from:second\r\n").await;
+    assert_eq!((answer.status, answer.header("x-from")), (200, Some("second")));
+    // A bad answer is not taken while the slow attempt may still give a better one.
+    let answer = one.get("/", "x-do: delay=500,header=x-from:first|status=503\r\n").await;
+    assert_eq!((answer.status, answer.header("x-from")), (200, Some("first")));
+    assert_eq!(a.requests(), 4);
+    // The attempts that lost are gone.
+    until("no attempt under way", async || {
+        (one.sidecar.stat("cluster.a.upstream_rq_active").await == 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -103,6 +131,30 @@ async fn a_failing_host_is_ejected_and_comes_back() {
         one.sidecar.stat("cluster.a.outlier_detection.ejections_active").await,
         0
     );
+}
+
+#[tokio::test]
+async fn a_host_that_refuses_tcp_connections_is_ejected() {
+    let a = Backend::start("a").await;
+    let refusing = Refusing::new();
+    let both = cluster_static("a", [("127.0.0.1", refusing.port()), ("127.0.0.1", a.port())]);
+    let minute = Duration::from_secs(60);
+    let mesh = Mesh::start(Variant::Delta).await;
+    mesh.control_plane.push_cluster(both.outlier(2, minute, minute));
+    mesh.control_plane
+        .push_listener(listener_tcp("tcp", "127.0.0.1", 0, "a"));
+    let sidecar = mesh.sidecar("one").await;
+    let address = sidecar.listener("tcp").await;
+    let mut kept = Vec::new();
+    until("the ejection", async || {
+        kept.push(Http1::connect(address).await.unwrap());
+        (sidecar.stat("cluster.a.outlier_detection.ejections_active").await == 1).then_some(())
+    })
+    .await;
+    for _ in 0..4 {
+        let mut client = Http1::connect(address).await.unwrap();
+        assert_eq!(client.get("m", "/", "").await.status, 200);
+    }
 }
 
 #[tokio::test]

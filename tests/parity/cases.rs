@@ -1,13 +1,26 @@
 //! The worlds. Each is one bootstrap and the cases played on it.
 
 pub mod admin;
+pub mod authz;
+pub mod balancing;
 pub mod codec;
 pub mod failures;
 pub mod filters;
 pub mod headers;
 pub mod http2;
+pub mod logging;
+pub mod matching;
+pub mod messages;
+pub mod mirroring;
+pub mod mutations;
+pub mod paths;
+pub mod redirects;
+pub mod replies;
 pub mod retries;
 pub mod routing;
+pub mod tcp;
+pub mod timeouts;
+pub mod tls;
 
 /// A bootstrap around listeners and clusters.
 fn bootstrap(listeners: &[String], clusters: &[String]) -> String {

@@ -9,10 +9,10 @@ use play::compare;
 
 #[tokio::test]
 async fn sotw_ads() {
-    compare("sotw", Variant::Sotw, scripts::ads()).await;
+    compare("sotw", Variant::Sotw, scripts::ads(Variant::Sotw)).await;
 }
 
 #[tokio::test]
 async fn delta_ads() {
-    compare("delta", Variant::Delta, scripts::ads()).await;
+    compare("delta", Variant::Delta, scripts::ads(Variant::Delta)).await;
 }

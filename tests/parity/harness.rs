@@ -5,16 +5,20 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use remora_tests::{Answer, Backend, External, Http1, Http2, Sidecar, until};
+use remora_tests::{Answer, AuthzService, Backend, External, Http1, Http2, Sidecar, until};
 use tempfile::TempDir;
 
 use crate::differences::{DIFFERENCES, Why};
+use crate::openssl;
+use crate::tcp::{self, Kind, Plain};
 
 /// One configuration and what is sent to it.
 pub struct World {
     pub name: &'static str,
-    /// A bootstrap. `{{a}}` and `{{b}}` are ports of backends, `{{closed}}` a port nobody listens on, `{{log}}` the access log's path.
+    /// A bootstrap. `{{a}}` and `{{b}}` are ports of backends, `{{authz}}` that of an authorization service, `{{closed}}` a port nobody
+    /// listens on, `{{echo}}`, `{{greet}}` and `{{tunnel}}` backends without HTTP, `{{log}}` the access log's path.
     pub yaml: String,
     pub cases: Vec<Case>,
     /// Prefixes of stats to compare when all cases are done.
@@ -29,6 +33,8 @@ pub struct Case {
     pub status: u16,
     /// Access log lines that it leaves.
     pub logs: usize,
+    /// Requests that backend `b` gets, to be compared too: mirrors answer nobody.
+    pub seen: usize,
 }
 
 pub enum Wire {
@@ -41,6 +47,13 @@ pub enum Wire {
         headers: Vec<(&'static str, &'static str)>,
         body: &'static [u8],
         trailers: Vec<(&'static str, &'static str)>,
+    },
+    /// A connection without HTTP; the case's status is the number of bytes that come back.
+    Tcp(&'static [tcp::Step]),
+    /// `openssl s_client` with these arguments; the case's status is the number of bytes that it receives.
+    OpenSsl {
+        arguments: Vec<String>,
+        _files: Arc<TempDir>,
     },
     /// A request to the admin server.
     Admin {
@@ -67,6 +80,7 @@ pub fn raw(name: &'static str, status: u16, text: &str) -> Case {
         wire,
         status,
         logs: 1,
+        seen: 0,
     }
 }
 
@@ -92,12 +106,30 @@ pub fn admin(
         wire: Wire::Admin { method, path, keep },
         status,
         logs: 0,
+        seen: 0,
     }
+}
+
+/// A name out of a table.
+pub fn named(name: String) -> &'static str {
+    name.leak()
 }
 
 impl Case {
     pub fn on(mut self, listener: &'static str) -> Self {
         self.listener = listener;
+        self
+    }
+
+    /// Backend `b` gets so many requests.
+    pub fn seen(mut self, count: usize) -> Self {
+        self.seen = count;
+        self
+    }
+
+    /// Lines that it leaves in the access log.
+    pub fn logs(mut self, count: usize) -> Self {
+        self.logs = count;
         self
     }
 
@@ -125,38 +157,80 @@ enum Keep {
     Sidecar { _sidecar: Sidecar },
 }
 
+/// What both proxies stand in front of.
+struct Backends {
+    http: [Backend; 2],
+    plain: [Plain; 3],
+    authz: AuthzService,
+    /// Bound and not listening: nobody else can take the port, and connections to it are refused.
+    refusing: tokio::net::TcpSocket,
+}
+
+impl Backends {
+    async fn start() -> Self {
+        let refusing = tokio::net::TcpSocket::new_v4().unwrap();
+        refusing.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        Self {
+            http: [Backend::start("a").await, Backend::start("b").await],
+            plain: [
+                Plain::start(Kind::Echo).await,
+                Plain::start(Kind::Greet).await,
+                Plain::start(Kind::Tunnel).await,
+            ],
+            authz: AuthzService::start().await,
+            refusing,
+        }
+    }
+
+    /// By the names that configurations call them.
+    fn ports(&self) -> [(&'static str, u16); 7] {
+        [
+            ("a", self.http[0].port()),
+            ("b", self.http[1].port()),
+            ("closed", self.refusing.local_addr().unwrap().port()),
+            ("echo", self.plain[0].port),
+            ("greet", self.plain[1].port),
+            ("tunnel", self.plain[2].port),
+            ("authz", self.authz.port()),
+        ]
+    }
+}
+
 /// Plays `world` on both and panics with all that differs and is not accepted.
 pub async fn compare(world: World) {
     let Some(envoy) = envoy_or_skip(world.name) else {
         return;
     };
+    let needs_openssl = world.cases.iter().any(|case| matches!(case.wire, Wire::OpenSsl { .. }));
+    if needs_openssl && !openssl::is_there() {
+        assert!(
+            !is_required(),
+            "there is no openssl, and REMORA_REQUIRE_ALL=1 says there must be"
+        );
+        skipped(world.name, "install openssl");
+        return;
+    }
     let directory = tempfile::tempdir().unwrap();
-    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
-    // Bound and not listening: nobody else can take the port, and connections to it are refused.
-    let refusing = tokio::net::TcpSocket::new_v4().unwrap();
-    refusing.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-    let closed = refusing.local_addr().unwrap().port();
+    let backends = Backends::start().await;
     let text = |log: &Path| {
-        let ports = [("{{a}}", a.port()), ("{{b}}", b.port()), ("{{closed}}", closed)];
-        let text = ports.iter().fold(world.yaml.clone(), |text, (key, port)| {
-            text.replace(key, &port.to_string())
+        let text = backends.ports().iter().fold(world.yaml.clone(), |text, (name, port)| {
+            text.replace(&format!("{{{{{name}}}}}"), &port.to_string())
         });
         text.replace("{{log}}", &log.display().to_string())
     };
     let envoy = start_envoy(Path::new(&envoy), &directory, text).await;
     let remora = start_remora(&directory, text).await;
     let mut report = Report::default();
-    // Who of the two backends answered counts, not where it happens to listen.
-    let ports = [(a.port(), "A"), (b.port(), "B"), (closed, "CLOSED")];
+    // Who of the backends answered counts, not where it happens to listen.
     let masked = |text: String| {
-        ports.iter().fold(text, |text, (port, name)| {
-            text.replace(&format!(":{port}"), &format!(":{name}"))
+        backends.ports().iter().fold(text, |text, (name, port)| {
+            text.replace(&format!(":{port}"), &format!(":{}", name.to_uppercase()))
         })
     };
     for case in &world.cases {
         let case_name = format!("{}/{}", world.name, case.name);
-        let (theirs, status) = play(&envoy, case).await;
-        let (ours, _) = play(&remora, case).await;
+        let (theirs, status) = play(&envoy, case, &backends.http[1]).await;
+        let (ours, _) = play(&remora, case, &backends.http[1]).await;
         let (theirs, ours) = (masked(theirs), masked(ours));
         report.compare(&case_name, &theirs, &ours);
         if status != case.status {
@@ -178,23 +252,27 @@ pub async fn compare(world: World) {
 pub fn envoy_or_skip(world: &str) -> Option<OsString> {
     let envoy = std::env::var_os("ENVOY_BIN");
     if envoy.is_none() {
-        let required = std::env::var_os("REMORA_REQUIRE_ALL").is_some_and(|value| value == "1");
         assert!(
-            !required,
+            !is_required(),
             "ENVOY_BIN is not set, and REMORA_REQUIRE_ALL=1 says it must be"
         );
-        skipped(world);
+        skipped(world, "set ENVOY_BIN");
     }
     envoy
+}
+
+/// Whether nothing may be skipped.
+fn is_required() -> bool {
+    std::env::var_os("REMORA_REQUIRE_ALL").is_some_and(|value| value == "1")
 }
 
 #[allow(
     clippy::print_stderr,
     reason = "whoever reads the output is to see what was not tested"
 )]
-fn skipped(world: &str) {
+fn skipped(world: &str, how: &str) {
     // To the file descriptor itself: the test harness captures what `eprintln!` prints.
-    let line = format!("SKIPPED: parity of {world} (set ENVOY_BIN)\n");
+    let line = format!("SKIPPED: parity of {world} ({how})\n");
     let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
 }
 
@@ -241,7 +319,8 @@ fn listeners(answer: &Answer) -> HashMap<String, SocketAddr> {
 }
 
 /// What the case leaves at one proxy, as lines, and the status of the last answer.
-async fn play(subject: &Subject, case: &Case) -> (String, u16) {
+async fn play(subject: &Subject, case: &Case, mirror: &Backend) -> (String, u16) {
+    let seen_before = mirror.seen().len();
     let before = std::fs::read_to_string(&subject.log).unwrap_or_default().len();
     let mut text = String::new();
     let mut status = 0;
@@ -272,6 +351,16 @@ async fn play(subject: &Subject, case: &Case) -> (String, u16) {
             status = answer.status;
             text.push_str(&answer.render());
         }
+        Wire::Tcp(steps) => {
+            let (seen, count) = tcp::play(listener(), steps).await;
+            status = u16::try_from(count).unwrap();
+            text.push_str(&seen);
+        }
+        Wire::OpenSsl { arguments, .. } => {
+            let (seen, count) = openssl::play(listener(), arguments).await;
+            status = u16::try_from(count).unwrap();
+            text.push_str(&seen);
+        }
         Wire::Admin { method, path, keep } => {
             let answer = remora_tests::ask_admin(subject.admin, method, path).await;
             status = answer.status;
@@ -289,7 +378,31 @@ async fn play(subject: &Subject, case: &Case) -> (String, u16) {
     for line in log_lines(&subject.log, before, case.logs).await {
         let _ = writeln!(text, "log: {line}");
     }
+    for request in seen(mirror, seen_before, case.seen).await {
+        for line in request.lines() {
+            // An id of the request's own.
+            let shown = if line.starts_with("x-request-id: ") {
+                "x-request-id: *"
+            } else {
+                line
+            };
+            let _ = writeln!(text, "b got: {shown}");
+        }
+    }
     (text, status)
+}
+
+async fn seen(backend: &Backend, before: usize, count: usize) -> Vec<String> {
+    if count == 0 {
+        return Vec::new();
+    }
+    let mut requests = until("mirrored requests", async || {
+        let seen = backend.seen();
+        (seen.len() >= before + count).then(|| seen[before..].to_vec())
+    })
+    .await;
+    requests.sort();
+    requests
 }
 
 async fn log_lines(path: &Path, offset: usize, count: usize) -> Vec<String> {

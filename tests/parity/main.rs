@@ -10,6 +10,8 @@ mod cases;
 mod conversations;
 mod differences;
 mod harness;
+mod openssl;
+mod tcp;
 
 use harness::World;
 
@@ -25,7 +27,10 @@ macro_rules! worlds {
     };
 }
 
-worlds!(routing, headers, codec, failures, retries, http2, filters, admin);
+worlds!(
+    routing, headers, codec, failures, retries, http2, filters, authz, admin, mirroring, redirects, replies, matching,
+    mutations, logging, messages, paths, timeouts, tcp, tls,
+);
 
 #[test]
 fn no_two_cases_share_a_name_and_there_are_enough() {
@@ -37,14 +42,27 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::retries::world(),
         cases::http2::world(),
         cases::filters::world(),
+        cases::authz::world(),
+        cases::balancing::world(),
         cases::admin::world(),
+        cases::mirroring::world(),
+        cases::redirects::world(),
+        cases::replies::world(),
+        cases::matching::world(),
+        cases::mutations::world(),
+        cases::logging::world(),
+        cases::messages::world(),
+        cases::paths::world(),
+        cases::timeouts::world(),
+        cases::tcp::world(),
+        cases::tls::world(),
     ];
     let mut names: Vec<String> = worlds
         .iter()
         .flat_map(|world| world.cases.iter().map(|case| format!("{}/{}", world.name, case.name)))
         .collect();
     let count = names.len();
-    assert!(count >= 100, "only {count} cases");
+    assert!(count >= 300, "only {count} cases");
     names.sort();
     names.dedup();
     assert_eq!(names.len(), count, "two cases of the same name");

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use remora::runtime::spawn::spawn;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -31,6 +32,8 @@ struct Shared {
     connections: AtomicU64,
     /// Every request is answered with this status while it is not 0.
     failing: AtomicU64,
+    /// Whole requests, shown.
+    seen: Mutex<Vec<String>>,
     /// Set when the backend is gone: connections close.
     gone: watch::Sender<bool>,
 }
@@ -92,6 +95,7 @@ impl Backend {
             requests: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             failing: AtomicU64::new(0),
+            seen: Mutex::default(),
             gone: watch::Sender::new(false),
         });
         let accepting = spawn("backend", accept(listener, shared.clone()));
@@ -118,6 +122,11 @@ impl Backend {
     /// Requests whose head arrived, ever.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::SeqCst)
+    }
+
+    /// Whole requests so far, as they are shown in answers.
+    pub fn seen(&self) -> Vec<String> {
+        self.shared.seen.lock().clone()
     }
 
     /// Connections accepted, ever.
@@ -220,10 +229,13 @@ pub(crate) struct Response {
 
 impl Response {
     fn of(request: &Request, plan: &[Step], shared: &Shared) -> Self {
+        let shown = request.shown();
+        let text = String::from_utf8_lossy(&shown).into_owned();
+        shared.seen.lock().push(text);
         let mut response = Self {
             status: 200,
             headers: vec![("x-backend".to_owned(), shared.name.to_string())],
-            body: request.shown(),
+            body: shown,
             trailers: Vec::new(),
         };
         for step in plan {

@@ -13,6 +13,7 @@
 )]
 
 pub mod answer;
+mod authz;
 pub mod backend;
 mod external;
 pub mod http1;
@@ -23,6 +24,7 @@ mod sidecar;
 mod wait;
 
 pub use answer::{Answer, Ending};
+pub use authz::AuthzService;
 pub use backend::Backend;
 pub use external::External;
 pub use http1::Http1;

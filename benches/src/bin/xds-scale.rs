@@ -24,6 +24,7 @@ use control_plane_mock::resources::{
     EndpointsBuilder, cluster_eds, endpoints, hcm, listener_http, prefix, route_config,
 };
 use control_plane_mock::{ControlPlane, Ending, Entry, Handle, Snapshot, What};
+use remora::runtime::spawn::spawn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -66,10 +67,10 @@ async fn run(control: SocketAddr, proxy: SocketAddr, admin: SocketAddr, rounds: 
 async fn serve() -> Outcome<u16> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let port = listener.local_addr()?.port();
-    tokio::spawn(async move {
+    spawn("backend", async move {
         while let Ok((stream, _)) = listener.accept().await {
             // How a connection ends is the client's business.
-            tokio::spawn(async move { drop(answer(stream, port).await) });
+            spawn("backend connection", async move { drop(answer(stream, port).await) });
         }
     });
     Ok(port)
@@ -290,7 +291,7 @@ impl Probe {
         Self {
             stop,
             slowest,
-            task: tokio::spawn(probe),
+            task: spawn("probe", probe),
         }
     }
 

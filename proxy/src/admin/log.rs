@@ -78,6 +78,8 @@ pub(super) fn exchange(head: &Parts) -> Exchange {
         filter_chain_name: Arc::from(""),
         direction: Direction::Unspecified,
         accepted_at: clock::now(),
+        buffer_limit: 0,
+        extensions: http::Extensions::new(),
     };
     let protocol = match head.version {
         http::Version::HTTP_10 => Protocol::Http10,

@@ -19,15 +19,18 @@ pub(super) fn ready(state: &AdminState, _: &Query) -> Reply {
     reply::text(status, format!("{}\n", now.name()))
 }
 
-/// There is one epoch: hot restart is the orchestrator's rolling update here.
 pub(super) fn server_info(state: &AdminState, _: &Query) -> Reply {
     let uptime = clock::now().saturating_duration_since(state.started).as_secs();
+    let all = state
+        .first_started_at
+        .and_then(|first| clock::system_now().duration_since(first).ok());
+    let all = all.map_or(uptime, |all| all.as_secs().max(uptime));
     reply::tree(&json!({
         "version": crate::cli::version(),
         "state": state.control.state().name(),
         "uptime_current_epoch": format!("{uptime}s"),
-        "uptime_all_epochs": format!("{uptime}s"),
-        "hot_restart_version": "disabled",
+        "uptime_all_epochs": format!("{all}s"),
+        "hot_restart_version": version(state),
         "command_line_options": state.options.to_json(),
         "node": bootstrap_view::node(&state.bootstrap),
     }))
@@ -44,8 +47,15 @@ pub(super) fn memory(_: &AdminState, _: &Query) -> Reply {
     })
 }
 
-pub(super) fn hot_restart_version(_: &AdminState, _: &Query) -> Reply {
-    reply::ok("disabled")
+pub(super) fn hot_restart_version(state: &AdminState, _: &Query) -> Reply {
+    reply::ok(version(state))
+}
+
+fn version(state: &AdminState) -> &'static str {
+    match state.first_started_at {
+        Some(_) => crate::restart::VERSION,
+        None => "disabled",
+    }
 }
 
 pub(super) fn contention(_: &AdminState, _: &Query) -> Reply {

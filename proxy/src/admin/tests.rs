@@ -96,6 +96,7 @@ impl World {
             bootstrap,
             started: clock::now(),
             started_at: UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
+            first_started_at: None,
             xds: None,
             notes: Arc::default(),
             control: puppet.clone(),

@@ -27,6 +27,7 @@ pub struct ProxyControl {
     state: Mutex<ServerState>,
     health_failed: AtomicBool,
     quit: watch::Sender<Quit>,
+    live: watch::Sender<bool>,
 }
 
 /// How far the end has come.
@@ -45,6 +46,7 @@ impl ProxyControl {
         let stats: Arc<ServerStats> = stats.group("server.");
         stats.start(started);
         stats.concurrency.set(options.concurrency as u64);
+        stats.hot_restart_epoch.set(options.restart_epoch.into());
         let control = Self {
             manager,
             options,
@@ -53,6 +55,7 @@ impl ProxyControl {
             state: Mutex::new(ServerState::Initializing),
             health_failed: AtomicBool::new(false),
             quit: watch::Sender::new(Quit::No),
+            live: watch::Sender::new(false),
         };
         control.stats.set_state(ServerState::Initializing);
         control
@@ -84,6 +87,7 @@ impl ProxyControl {
             }
             *state = ServerState::Live;
         }
+        self.live.send_replace(true);
         tracing::info!("all dependencies initialized. starting workers");
         self.show_state();
     }
@@ -102,11 +106,33 @@ impl ProxyControl {
         let this = self.clone();
         spawn("drain", async move {
             let end = clock::now() + this.options.drain_time;
-            while this.manager.connections() > 0 && clock::now() < end {
+            while this.manager.is_busy() && clock::now() < end {
                 clock::sleep(DRAIN_POLL).await;
             }
             this.quit();
         });
+    }
+
+    /// Stops accepting, as the next epoch does that now, and quits when no connection is left; whoever took over says when to end at the latest.
+    pub(super) fn drain_for_next(self: &Arc<Self>) {
+        *self.state.lock() = ServerState::Draining;
+        self.show_state();
+        self.manager.stop_accepting(false);
+        self.manager.drain_connections(false, true);
+        let this = self.clone();
+        spawn("drain", async move {
+            while this.manager.is_busy() {
+                clock::sleep(DRAIN_POLL).await;
+            }
+            this.quit();
+        });
+    }
+
+    /// Completes once everything is there that was asked for at start. Cancel safe.
+    pub(super) async fn live(&self) {
+        let mut live = self.live.subscribe();
+        // The sender lives as long as `self`.
+        let _ = live.wait_for(|live| *live).await;
     }
 
     /// Completes once the proxy is to end. Cancel safe.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use remora_xds::{ClientHandle, ResourceType, Update, types};
 
 use super::ProxyControl;
+use super::secret_files::SecretFiles;
 use crate::admin::{Notes, Publication};
 use crate::listener::ListenerManager;
 use crate::listener::manager::OnBindError;
@@ -48,6 +49,7 @@ pub(super) async fn follow(
     let Ok(mut updates) = handle.updates().await else {
         return;
     };
+    let mut files = SecretFiles::new(builder.secrets());
     while updates.changed().await {
         let update = updates.take();
         awaited.note(&update);
@@ -64,6 +66,7 @@ pub(super) async fn follow(
             return;
         };
         builder = next;
+        files.follow();
         apply_listeners(&builder, &manager, applied);
         if changes > 0 {
             notes.published(Publication {

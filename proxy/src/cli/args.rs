@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, ValueEnum};
 
+use super::inject::InjectArgs;
+
 /// A service-mesh sidecar proxy that takes Envoy's configuration, command line and admin API.
 #[derive(Debug, Parser)]
 #[command(name = "remora", disable_version_flag = true, disable_help_subcommand = true)]
@@ -101,34 +103,34 @@ pub(super) struct Args {
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     pub disable_extensions: String,
 
-    /// No effect: there is no hot restart
+    /// With a hot restart: how long after the start the epoch before ends at the latest, in seconds
     #[arg(long, value_name = "uint32_t", default_value_t = 900)]
     pub parent_shutdown_time_s: u32,
-    /// No effect: there is no hot restart
+    /// Base id: processes of different base ids know nothing of each other's hot restarts
     #[arg(long, value_name = "uint32_t", default_value_t = 0)]
     pub base_id: u32,
-    /// No effect: there is no hot restart
+    /// Hot restart epoch: 0 for the first process, one more for each that takes over
     #[arg(long, value_name = "uint32_t", default_value_t = 0)]
     pub restart_epoch: u32,
-    /// No effect: there is no hot restart
+    /// Choose a base id that is not in use
     #[arg(long)]
     pub use_dynamic_base_id: bool,
-    /// No effect: there is no hot restart
+    /// Write the base id to this file, with --use-dynamic-base-id
     #[arg(long, value_name = "string")]
     pub base_id_path: Option<PathBuf>,
-    /// No effect: there is no hot restart
+    /// Take no part in hot restarts
     #[arg(long)]
     pub disable_hot_restart: bool,
-    /// No effect: there is no hot restart
+    /// Start without taking over if the epoch before is not there
     #[arg(long)]
     pub skip_hot_restart_on_no_parent: bool,
-    /// No effect: there is no hot restart
+    /// No effect: every epoch counts for itself
     #[arg(long)]
     pub skip_hot_restart_parent_stats: bool,
-    /// No effect: there is no hot restart
+    /// Path of the unix sockets for hot restart, extended by base id and epoch; abstract with a leading @
     #[arg(long, value_name = "string", default_value = "@envoy_domain_socket")]
     pub socket_path: String,
-    /// No effect: there is no hot restart
+    /// Permissions of these sockets, if they are paths, in octal
     #[arg(long, value_name = "string", default_value = "600")]
     pub socket_mode: String,
     /// Print the hot restart compatibility version and exit
@@ -161,6 +163,8 @@ pub(super) struct Args {
 pub(super) enum Subcommand {
     /// Show the proxy at work: a mock control plane, two sidecars and an application in this process
     Demo(DemoArgs),
+    /// Redirect a pod's traffic to the proxy, with istio-iptables' flags and rules; --clean removes them
+    Inject(Box<InjectArgs>),
     /// Print version information
     #[command(hide = true)]
     Version(VersionArg),

@@ -6,7 +6,7 @@ use clap::ArgAction;
 fn run(arguments: &[&str]) -> Result<Options, Exit> {
     match parse(std::iter::once("remora").chain(arguments.iter().copied()))? {
         Command::Run(options) => Ok(*options),
-        Command::Demo(demo) => Err(Exit::refused(format!("{demo:?}"))),
+        other => Err(Exit::refused(format!("{other:?}"))),
     }
 }
 
@@ -104,14 +104,19 @@ fn help_and_versions_end_well() {
     assert!(
         help.code == 0
             && help.message.contains("--config-path")
-            && help.message.contains("No effect: there is no hot restart")
+            && help.message.contains("No effect: every epoch counts for itself")
     );
     let version = run(&["--version"]).expect_err("version ends");
     assert!(
         version.message.starts_with("\nremora  version: ") && version.message.matches('/').count() == 4,
         "{version:?}"
     );
-    assert_eq!(run(&["--hot-restart-version"]).map_err(|exit| exit.code), Err(0));
+    let version = |flags: &[&str]| run(flags).expect_err("version ends").message;
+    assert_eq!(version(&["--hot-restart-version"]), "remora.1\n");
+    assert_eq!(
+        version(&["--hot-restart-version", "--disable-hot-restart"]),
+        "disabled\n"
+    );
 }
 
 #[test]

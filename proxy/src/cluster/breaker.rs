@@ -56,8 +56,8 @@ pub struct RetryBudget {
 #[derive(Clone, Default)]
 pub struct Breakers {
     priorities: [Arc<Limits>; 2],
-    /// `per_host_thresholds`: connections to one host.
-    pub max_connections_per_host: Option<u32>,
+    /// `per_host_thresholds`: connections to one host, by priority.
+    per_host: [Option<u32>; 2],
 }
 
 /// What a permit counts.
@@ -87,13 +87,13 @@ impl Default for Limits {
 }
 
 impl Breakers {
-    pub fn new(default: Thresholds, high: Thresholds, per_host: Option<u32>, stats: Arc<ClusterStats>) -> Self {
+    pub fn new(default: Thresholds, high: Thresholds, per_host: [Option<u32>; 2], stats: Arc<ClusterStats>) -> Self {
         Self {
             priorities: [
                 Arc::new(Limits::new(default, stats.clone(), false)),
                 Arc::new(Limits::new(high, stats, true)),
             ],
-            max_connections_per_host: per_host,
+            per_host,
         }
     }
 
@@ -110,6 +110,11 @@ impl Breakers {
     /// Admits a new connection. A pool without any connection uses [`Breakers::force_connection`] when this says no.
     pub fn try_connection(&self, priority: RoutingPriority) -> Option<Permit> {
         Permit::take(self.limits(priority), Resource::Connection)
+    }
+
+    /// How many connections one host may have.
+    pub fn connections_per_host(&self, priority: RoutingPriority) -> Option<u32> {
+        self.per_host[priority as usize]
     }
 
     /// Counts a connection that may exist whatever the limit says.
@@ -260,7 +265,7 @@ mod tests {
             track_remaining: true,
             ..Thresholds::default()
         };
-        let breakers = Breakers::new(thresholds, Thresholds::default(), None, stats.clone());
+        let breakers = Breakers::new(thresholds, Thresholds::default(), [None; 2], stats.clone());
         let gauges = &stats.breakers_default;
         assert_eq!((gauges.rq_open.value(), gauges.remaining_rq.value()), (0, 2));
         let first = breakers.try_request(RoutingPriority::Default);
@@ -283,7 +288,7 @@ mod tests {
             max_connections: 0,
             ..Thresholds::default()
         };
-        let breakers = Breakers::new(thresholds, Thresholds::default(), None, stats.clone());
+        let breakers = Breakers::new(thresholds, Thresholds::default(), [None; 2], stats.clone());
         assert_eq!(stats.breakers_default.cx_open.value(), 1);
         assert!(breakers.try_connection(RoutingPriority::Default).is_none());
         let forced = breakers.force_connection(RoutingPriority::Default);
@@ -301,7 +306,7 @@ mod tests {
             }),
             ..Thresholds::default()
         };
-        let breakers = Breakers::new(thresholds, Thresholds::default(), None, Arc::default());
+        let breakers = Breakers::new(thresholds, Thresholds::default(), [None; 2], Arc::default());
         let retry = || breakers.try_retry(RoutingPriority::Default);
         let held = retry();
         assert!(held.is_some() && retry().is_none());

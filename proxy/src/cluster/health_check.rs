@@ -3,6 +3,7 @@
 //! In: a cluster with `health_checks`. Out: the active flags of its hosts. [`Checker`] decides (sans-IO), [`probe`] asks, [`run`] keeps one task per host
 //! and check on the main runtime.
 
+mod grpc;
 pub mod probe;
 
 use std::collections::HashMap;
@@ -12,10 +13,12 @@ use std::time::Duration;
 
 use super::Cluster;
 use super::host::{HealthFlag, Host, HostState};
+use crate::route::strings::StringMatcher;
 use crate::runtime::{clock, spawn::spawn};
+use crate::tls::UpstreamTls;
 
 /// `HealthCheck`, under its field names.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HealthCheck {
     pub timeout: Duration,
     pub interval: Duration,
@@ -30,6 +33,10 @@ pub struct HealthCheck {
     pub unhealthy_edge_interval: Duration,
     pub healthy_edge_interval: Duration,
     pub alt_port: Option<u16>,
+    /// `tls_options.alpn_protocols`: offered instead of what the transport socket says; empty: as it says.
+    pub alpn: Vec<Vec<u8>>,
+    /// `transport_socket_match_criteria`: checks go over this (`None` inside: plaintext) instead of the host's own transport socket.
+    pub transport: Option<Option<Arc<UpstreamTls>>>,
     pub kind: CheckKind,
 }
 
@@ -38,6 +45,7 @@ pub struct HealthCheck {
 pub enum CheckKind {
     Http(HttpCheck),
     Tcp(TcpCheck),
+    Grpc(GrpcCheck),
 }
 
 /// `HttpHealthCheck`.
@@ -47,10 +55,28 @@ pub struct HttpCheck {
     pub path: String,
     pub method: http::Method,
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// `request_headers_to_remove`
+    pub without: Vec<http::HeaderName>,
+    /// The body of the request.
+    pub send: Vec<u8>,
+    /// Found in the body of the response, in order.
+    pub receive: Vec<Vec<u8>>,
+    /// How much of that body is looked at; Envoy's default is 1 KiB. 0: all.
+    pub response_buffer_size: u64,
+    /// `service_name_matcher`, held against `x-envoy-upstream-healthchecked-cluster`.
+    pub service_name: Option<StringMatcher>,
     /// Half-open ranges; Envoy's default is 200 alone.
     pub expected: Vec<(u16, u16)>,
     pub retriable: Vec<(u16, u16)>,
     pub http2: bool,
+}
+
+/// `GrpcHealthCheck`: `grpc.health.v1.Health/Check`.
+#[derive(Clone, Debug, Default)]
+pub struct GrpcCheck {
+    pub service: String,
+    pub authority: String,
+    pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
 }
 
 /// `TcpHealthCheck`: `receive` must be found in the answer, in order.
@@ -212,7 +238,7 @@ fn apply(cluster: &Cluster, host: &Host, outcome: Outcome, mut changed: bool) {
     let passed = matches!(outcome, Outcome::Success | Outcome::Degraded);
     if passed && !host.state.has(HealthFlag::FailedActiveHc) {
         let detector = cluster.outlier.as_ref();
-        changed |= detector.is_some_and(|detector| detector.on_health_check_passed(host));
+        changed |= detector.is_some_and(|detector| detector.on_health_check_passed(host, now));
         if changed {
             cluster.restarted(host, now);
         }

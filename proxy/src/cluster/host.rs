@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 
 use super::Cluster;
 use crate::runtime::io::Address;
-use crate::tls::UpstreamTls;
+use crate::tcp::proxy_header::ProxyHeader;
+use crate::tls::{UpstreamSocket, UpstreamTls};
 
 /// One endpoint in one version of its cluster's endpoints.
 pub struct Host {
@@ -24,6 +25,8 @@ pub struct Host {
     pub metadata: Option<Arc<remora_proto::pb::envoy::config::core::v3::Metadata>>,
     /// The transport socket for this host (after `transport_socket_matches`); `None` is plaintext.
     pub tls: Option<Arc<UpstreamTls>>,
+    /// Sent before all else (`upstream_proxy_protocol`).
+    pub proxy_header: Option<Arc<ProxyHeader>>,
     /// `health_check_config`, when the endpoint has one.
     pub health_check: Option<Arc<HealthCheckTarget>>,
     pub state: Arc<HostState>,
@@ -58,9 +61,16 @@ impl Host {
             locality: Arc::default(),
             metadata: None,
             tls: None,
+            proxy_header: None,
             health_check: None,
             state: Arc::new(HostState::new()),
         }
+    }
+
+    /// Takes the transport socket that was chosen for it.
+    pub fn use_socket(&mut self, socket: UpstreamSocket) {
+        self.tls = socket.tls;
+        self.proxy_header = socket.header;
     }
 
     /// Whether `other` is this very endpoint with the same attributes, so that either may stand for both.
@@ -71,6 +81,7 @@ impl Host {
             _ => false,
         };
         same_tls
+            && self.proxy_header == other.proxy_header
             && Arc::ptr_eq(&self.state, &other.state)
             && self.address == other.address
             && self.additional_addresses == other.additional_addresses
@@ -91,6 +102,8 @@ pub struct HostState {
     pub flags: AtomicU32,
     pub rq_active: AtomicU32,
     pub cx_active: AtomicU32,
+    /// Pooled connections, those that are still connecting included.
+    pub(crate) cx_claimed: AtomicU32,
     pub cx_total: AtomicU64,
     pub cx_connect_fail: AtomicU64,
     pub rq_total: AtomicU64,
@@ -268,9 +281,9 @@ impl HostRegistry {
         }
     }
 
-    /// Hands a cluster that needs timers, DNS or health checks to the maintenance task. Callable from any thread.
+    /// Hands a cluster that needs timers, DNS or health checks to the maintenance task, once. Callable from any thread.
     pub fn enroll(&self, cluster: &Arc<Cluster>) {
-        if !cluster.needs_maintenance() {
+        if !cluster.needs_maintenance() || cluster.enrolled.swap(true, Ordering::Relaxed) {
             return;
         }
         self.enrolled.lock().push(Arc::downgrade(cluster));

@@ -7,6 +7,7 @@ pub mod edf;
 pub mod hash;
 pub mod least_request;
 pub mod original_dst;
+pub mod subset;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,6 +30,8 @@ pub struct LbConfig {
     pub ignore_new_hosts_until_first_hc: bool,
     pub close_connections_on_host_set_change: bool,
     pub slow_start: Option<super::slow_start::SlowStart>,
+    /// `lb_subset_config`
+    pub subset: Option<Arc<subset::SubsetConfig>>,
 }
 
 impl Default for LbConfig {
@@ -41,6 +44,7 @@ impl Default for LbConfig {
             ignore_new_hosts_until_first_hc: false,
             close_connections_on_host_set_change: false,
             slow_start: None,
+            subset: None,
         }
     }
 }

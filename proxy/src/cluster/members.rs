@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 
 use super::host::{Health, HealthFlag, Host};
 use super::lb::Policy;
-use super::priority::{AssignmentPolicy, PrioritySet};
+use super::lb::subset::Subsets;
+use super::priority::{AssignmentPolicy, PrioritySet, is_excluded};
 use super::{Cluster, count_health};
 use crate::config::endpoint::Endpoints;
 use crate::runtime::io::Address;
@@ -23,6 +24,8 @@ pub(crate) struct Members {
     /// Set when the hosts have to be sorted anew; whoever holds `list` sees to it.
     stale: AtomicBool,
     next_step: Mutex<Option<Instant>>,
+    /// When the endpoints are stale if nobody sends them again.
+    stale_at: Mutex<Option<Instant>>,
     changed: Arc<tokio::sync::Notify>,
 }
 
@@ -34,7 +37,20 @@ struct List {
 
 impl Members {
     pub(super) fn next_tick(&self) -> Option<Instant> {
-        *self.next_step.lock()
+        [*self.next_step.lock(), *self.stale_at.lock()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether the endpoints have become too old by `now`; true once.
+    pub(super) fn expire(&self, now: Instant) -> bool {
+        let mut stale_at = self.stale_at.lock();
+        let expired = stale_at.is_some_and(|due| due <= now);
+        if expired {
+            *stale_at = None;
+        }
+        expired
     }
 
     /// Slow start and original destinations; true if the hosts must be sorted anew.
@@ -111,6 +127,7 @@ impl Cluster {
             }
             let was = host.state.health();
             let is_failed = endpoint.health == Health::Unhealthy && !endpoint.draining;
+            host.state.set(HealthFlag::PendingDynamicRemoval, false);
             host.state.set(HealthFlag::FailedEdsHealth, is_failed);
             host.state.set(HealthFlag::EdsStatusDraining, endpoint.draining);
             host.state
@@ -123,15 +140,24 @@ impl Cluster {
                 _ => Arc::new(host),
             });
         }
-        for (address, host) in &old {
-            if !seen.contains_key(address) {
-                changed = true;
-                host.state.left();
+        for host in &list.hosts {
+            if seen.contains_key(&host.address) {
+                continue;
             }
+            if self.keeps_removed(host) {
+                host.state.set(HealthFlag::PendingDynamicRemoval, true);
+                hosts.push(host.clone());
+                continue;
+            }
+            changed = true;
+            host.state.left();
+        }
+        *self.members.stale_at.lock() = endpoints.policy.stale_after.and_then(|time| now.checked_add(time));
+        if endpoints.policy.stale_after.is_some() {
+            self.stats.assignment_timeout_received.inc();
         }
         if changed {
-            self.stats.membership_change.inc();
-            self.members.changed.notify_one();
+            self.members_changed(&hosts);
         }
         list.policy = endpoints.policy;
         list.hosts = hosts;
@@ -149,24 +175,56 @@ impl Cluster {
 
     fn refresh_if_stale(&self, now: Instant) {
         while self.members.stale.load(Ordering::SeqCst) {
-            let Some(list) = self.members.list.try_lock() else {
+            let Some(mut list) = self.members.list.try_lock() else {
                 return;
             };
             while self.members.stale.swap(false, Ordering::SeqCst) {
+                self.let_go(&mut list);
                 self.sort(&list, now);
             }
         }
     }
 
+    /// Discovery dropped the host, health checks still find it well: it stays until they do not.
+    fn keeps_removed(&self, host: &Host) -> bool {
+        let failed = host.state.has(HealthFlag::FailedActiveHc) || host.state.has(HealthFlag::FailedEdsHealth);
+        !self.health_checks.is_empty() && !self.ignore_health_on_host_removal && !failed
+    }
+
+    /// Removes the hosts that stayed for their health only and have lost it.
+    fn let_go(&self, list: &mut List) {
+        let is_over = |host: &Arc<Host>| host.state.has(HealthFlag::PendingDynamicRemoval) && !self.keeps_removed(host);
+        if !list.hosts.iter().any(is_over) {
+            return;
+        }
+        for host in list.hosts.extract_if(.., |host| is_over(host)) {
+            host.state.left();
+        }
+        self.members_changed(&list.hosts);
+    }
+
+    fn members_changed(&self, hosts: &[Arc<Host>]) {
+        self.stats.membership_change.inc();
+        if self.lb.close_connections_on_host_set_change {
+            hosts.iter().for_each(|host| host.state.drain_connections());
+        }
+        self.members.changed.notify_one();
+    }
+
     fn sort(&self, list: &List, now: Instant) {
         let previous = self.hosts.load_full();
-        let next = PrioritySet::build(&list.hosts, &list.policy, &self.lb, &previous);
+        let mut next = PrioritySet::build(&list.hosts, &list.policy, &self.lb, &previous);
+        if let Some(config) = &self.lb.subset {
+            let subsets = Subsets::build(config, &list.hosts, &list.policy, &self.lb, previous.subsets.as_deref());
+            subsets.count(previous.subsets.as_deref(), &self.stats);
+            next.subsets = Some(Box::new(subsets));
+        }
         self.hosts.store(Arc::new(next));
         if let Some(detector) = &self.outlier {
             detector.set_hosts(list.hosts.iter(), now);
         }
         let stats = &self.stats;
-        let excluded = |host: &&Arc<Host>| host.state.has(HealthFlag::ExcludedViaImmediateHcFail);
+        let excluded = |host: &&Arc<Host>| is_excluded(host, &self.lb);
         stats.membership_total.set(list.hosts.len() as u64);
         stats.membership_healthy.set(count_health(&list.hosts, Health::Healthy));
         stats
@@ -175,6 +233,12 @@ impl Cluster {
         stats
             .membership_excluded
             .set(list.hosts.iter().filter(excluded).count() as u64);
+        if !self.health_checks.is_empty() {
+            let count = |flag: HealthFlag| list.hosts.iter().filter(|host| host.state.has(flag)).count() as u64;
+            let failed = count(HealthFlag::FailedActiveHc);
+            stats.health_check.healthy.set(list.hosts.len() as u64 - failed);
+            stats.health_check.degraded.set(count(HealthFlag::DegradedActiveHc));
+        }
         let heaviest = list.hosts.iter().map(|host| host.weight).max().unwrap_or(0);
         stats.max_host_weight.set(u64::from(heaviest));
     }
@@ -189,7 +253,8 @@ impl Cluster {
         // A state that another configuration of this cluster knows already keeps what it knows.
         if is_checked && !host.state.is_checked() {
             host.state.set(HealthFlag::FailedActiveHc, true);
-            host.state.set(HealthFlag::PendingActiveHc, true);
+            host.state
+                .set(HealthFlag::PendingActiveHc, self.lb.ignore_new_hosts_until_first_hc);
         } else if !is_checked {
             host.state.set(HealthFlag::FailedActiveHc, false);
             host.state.set(HealthFlag::PendingActiveHc, false);

@@ -85,6 +85,8 @@ impl HttpOptions {
             accept_http_10: self.accept_http_10,
             buffer_limit: self.buffer_limit as usize,
             enable_trailers: self.enable_trailers,
+            // The pool counts.
+            max_requests: None,
         }
     }
 

@@ -3,6 +3,8 @@
 //! In: the outcome of each request and connection, and ticks. Out: the `failed_outlier_check` flag of hosts, and whether the cluster has to
 //! sort its hosts anew. Time and randomness come in; counting is atomic, only an ejection takes the detector's lock.
 
+pub mod events;
+mod kinds;
 mod sweep;
 
 use std::sync::Arc;
@@ -11,8 +13,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::host::{HealthFlag, Host, HostState};
+use super::host::{HealthFlag, Host};
 use super::stats::ClusterStats;
+use events::{Event, EventLog, Evidence};
+pub use kinds::EjectionType;
 
 /// `OutlierDetection`; times, counts and percentages under their Envoy names.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,18 +91,6 @@ pub enum LocalFailure {
     Reset,
 }
 
-/// Why a host was ejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EjectionType {
-    Consecutive5xx,
-    ConsecutiveGatewayFailure,
-    ConsecutiveLocalOriginFailure,
-    SuccessRate,
-    SuccessRateLocalOrigin,
-    FailurePercentage,
-    FailurePercentageLocalOrigin,
-}
-
 /// A host's counters for it.
 #[derive(Default)]
 pub struct HostOutlier {
@@ -127,6 +119,8 @@ struct Ejection {
     multiplier: u32,
     /// Ejections ever.
     count: u32,
+    /// When the host was last ejected or let in again.
+    changed: Option<Instant>,
 }
 
 impl HostOutlier {
@@ -170,6 +164,7 @@ impl Monitor {
 pub struct Detector {
     pub config: OutlierConfig,
     stats: Arc<ClusterStats>,
+    events: Option<EventLog>,
     state: Mutex<State>,
 }
 
@@ -186,18 +181,18 @@ impl Detector {
         Self {
             config,
             stats,
+            events: None,
             state: Mutex::default(),
         }
     }
 
+    /// The same, its decisions logged.
+    pub fn logging(self, events: Option<EventLog>) -> Self {
+        Self { events, ..self }
+    }
+
     /// A response with this HTTP status (for gRPC, the one that its status maps to). True if a host was ejected: the cluster's hosts must be sorted anew.
     pub fn on_response(&self, host: &Host, status: u16, now: Instant, random: &mut dyn FnMut() -> u64) -> bool {
-        let outlier = &host.state.outlier;
-        if self.config.split_external_local_origin_errors {
-            // An answer of any kind means that the host was reached.
-            outlier.local.count(true);
-            clear(&outlier.consecutive_local);
-        }
         self.external(host, status, now, random)
     }
 
@@ -219,20 +214,32 @@ impl Detector {
         let outlier = &host.state.outlier;
         outlier.local.count(false);
         self.reached(&outlier.consecutive_local, self.config.consecutive_local_origin_failure)
-            && self.detected(host, EjectionType::ConsecutiveLocalOriginFailure, now, random)
+            && self.detected(
+                host,
+                EjectionType::ConsecutiveLocalOriginFailure,
+                Evidence::Consecutive,
+                now,
+                random,
+            )
     }
 
-    /// A connection was established; only counts in split mode.
-    pub fn on_connected(&self, host: &Host) {
+    /// A connection is there for a request, new or not: the host was reached. Without the split, only the end of a request tells anything,
+    /// unless there is nothing but the connection (`is_all`).
+    pub fn on_connected(&self, host: &Host, is_all: bool) {
+        let outlier = &host.state.outlier;
         if self.config.split_external_local_origin_errors {
-            host.state.outlier.local.count(true);
-            clear(&host.state.outlier.consecutive_local);
+            outlier.local.count(true);
+            clear(&outlier.consecutive_local);
+        } else if is_all {
+            outlier.external.count(true);
+            clear(&outlier.consecutive_5xx);
+            clear(&outlier.consecutive_gateway);
         }
     }
 
     /// A passing active health check ends an ejection. True as in [`Detector::on_response`].
-    pub fn on_health_check_passed(&self, host: &Host) -> bool {
-        self.config.successful_active_health_check_uneject_host && self.uneject(&host.state)
+    pub fn on_health_check_passed(&self, host: &Host, now: Instant) -> bool {
+        self.config.successful_active_health_check_uneject_host && self.uneject(host, now)
     }
 
     /// When [`Detector::tick`] wants to be called.
@@ -264,13 +271,15 @@ impl Detector {
         let mut ejected = false;
         match (502..=504).contains(&status) {
             true if self.reached(&outlier.consecutive_gateway, self.config.consecutive_gateway_failure) => {
-                ejected |= self.detected(host, EjectionType::ConsecutiveGatewayFailure, now, random);
+                let kind = EjectionType::ConsecutiveGatewayFailure;
+                ejected |= self.detected(host, kind, Evidence::Consecutive, now, random);
             }
             true => {}
             false => clear(&outlier.consecutive_gateway),
         }
         if self.reached(&outlier.consecutive_5xx, self.config.consecutive_5xx) {
-            ejected |= self.detected(host, EjectionType::Consecutive5xx, now, random);
+            let kind = EjectionType::Consecutive5xx;
+            ejected |= self.detected(host, kind, Evidence::Consecutive, now, random);
         }
         ejected
     }
@@ -285,12 +294,25 @@ impl Detector {
     }
 
     /// A monitor found the host to be an outlier; ejects it if chance and limits let it.
-    fn detected(&self, host: &Host, kind: EjectionType, now: Instant, random: &mut dyn FnMut() -> u64) -> bool {
+    fn detected(
+        &self,
+        host: &Host,
+        kind: EjectionType,
+        evidence: Evidence,
+        now: Instant,
+        random: &mut dyn FnMut() -> u64,
+    ) -> bool {
         if host.state.has(HealthFlag::FailedOutlierCheck) {
             return false;
         }
         self.counters(kind).0.inc();
+        if kind == EjectionType::Consecutive5xx {
+            // Older names of the same.
+            self.stats.outlier.ejections_total.inc();
+            self.stats.outlier.ejections_consecutive_5xx.inc();
+        }
         if random() % 100 >= u64::from(self.enforcing(kind)) {
+            self.log(host, kind, Some(evidence), false, now);
             return false;
         }
         let mut state = self.state.lock();
@@ -306,8 +328,30 @@ impl Detector {
         self.stats.outlier.ejections_enforced_total.inc();
         self.counters(kind).1.inc();
         host.state.outlier.ejection.lock().begin(&self.config, now, random());
+        self.log(host, kind, Some(evidence), true, now);
         host.state.drain_connections();
         true
+    }
+
+    /// Writes a decision to the event log; what changed the host's state (`enforced`, or its return) is the last action for the next line.
+    fn log(&self, host: &Host, kind: EjectionType, evidence: Option<Evidence>, enforced: bool, now: Instant) {
+        let mut ejection = host.state.outlier.ejection.lock();
+        if let Some(events) = &self.events {
+            let since_last = ejection
+                .changed
+                .map(|last| now.saturating_duration_since(last).as_secs());
+            let event = Event {
+                kind,
+                ejections: ejection.count,
+                since_last,
+                evidence,
+                enforced,
+            };
+            events.write(host, &event, now);
+        }
+        if enforced || evidence.is_none() {
+            ejection.changed = Some(now);
+        }
     }
 
     /// The share of ejected hosts may not pass `max_ejection_percent` with one more.
@@ -316,7 +360,8 @@ impl Detector {
         100 * (state.ejected + 1) <= percent * state.hosts || (state.ejected == 0 && self.config.always_eject_one_host)
     }
 
-    fn uneject(&self, host: &HostState) -> bool {
+    fn uneject(&self, ejected: &Host, now: Instant) -> bool {
+        let host = &ejected.state;
         let mut state = self.state.lock();
         if !host.set(HealthFlag::FailedOutlierCheck, false) {
             return false;
@@ -327,55 +372,9 @@ impl Detector {
         clear(&host.outlier.consecutive_5xx);
         clear(&host.outlier.consecutive_gateway);
         clear(&host.outlier.consecutive_local);
+        // Envoy's returns have no type of their own: the first of the enumeration.
+        self.log(ejected, EjectionType::Consecutive5xx, None, false, now);
         true
-    }
-
-    fn enforcing(&self, kind: EjectionType) -> u32 {
-        let config = &self.config;
-        match kind {
-            EjectionType::Consecutive5xx => config.enforcing_consecutive_5xx,
-            EjectionType::ConsecutiveGatewayFailure => config.enforcing_consecutive_gateway_failure,
-            EjectionType::ConsecutiveLocalOriginFailure => config.enforcing_consecutive_local_origin_failure,
-            EjectionType::SuccessRate => config.enforcing_success_rate,
-            EjectionType::SuccessRateLocalOrigin => config.enforcing_local_origin_success_rate,
-            EjectionType::FailurePercentage => config.enforcing_failure_percentage,
-            EjectionType::FailurePercentageLocalOrigin => config.enforcing_failure_percentage_local_origin,
-        }
-    }
-
-    /// Counters of what was detected and what was enforced.
-    fn counters(&self, kind: EjectionType) -> (&crate::telemetry::stats::Counter, &crate::telemetry::stats::Counter) {
-        let stats = &self.stats.outlier;
-        match kind {
-            EjectionType::Consecutive5xx => (
-                &stats.ejections_detected_consecutive_5xx,
-                &stats.ejections_enforced_consecutive_5xx,
-            ),
-            EjectionType::ConsecutiveGatewayFailure => (
-                &stats.ejections_detected_consecutive_gateway_failure,
-                &stats.ejections_enforced_consecutive_gateway_failure,
-            ),
-            EjectionType::ConsecutiveLocalOriginFailure => (
-                &stats.ejections_detected_consecutive_local_origin_failure,
-                &stats.ejections_enforced_consecutive_local_origin_failure,
-            ),
-            EjectionType::SuccessRate => (
-                &stats.ejections_detected_success_rate,
-                &stats.ejections_enforced_success_rate,
-            ),
-            EjectionType::SuccessRateLocalOrigin => (
-                &stats.ejections_detected_local_origin_success_rate,
-                &stats.ejections_enforced_local_origin_success_rate,
-            ),
-            EjectionType::FailurePercentage => (
-                &stats.ejections_detected_failure_percentage,
-                &stats.ejections_enforced_failure_percentage,
-            ),
-            EjectionType::FailurePercentageLocalOrigin => (
-                &stats.ejections_detected_failure_percentage_local_origin,
-                &stats.ejections_enforced_failure_percentage_local_origin,
-            ),
-        }
     }
 }
 

@@ -5,9 +5,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::host::{Health, HealthFlag, Host, Locality};
+use super::lb::subset::Subsets;
 use super::lb::{Group, LbConfig};
+use crate::config::route::Fraction;
 
 /// Envoy's default `overprovisioning_factor`, in percent.
 pub const OVERPROVISIONING_FACTOR: u32 = 140;
@@ -17,6 +20,10 @@ pub const OVERPROVISIONING_FACTOR: u32 = 140;
 pub struct PrioritySet {
     pub priorities: Vec<Priority>,
     pub loads: Loads,
+    /// `lb_subset_config`: the same hosts, divided by their metadata.
+    pub subsets: Option<Box<Subsets>>,
+    /// [`AssignmentPolicy::drop_overload`]
+    pub drop_overload: Option<Fraction>,
 }
 
 /// One priority level.
@@ -40,6 +47,10 @@ pub struct AssignmentPolicy {
     pub overprovisioning_factor: u32,
     /// `weighted_priority_health`: health is a share of weight, not of hosts.
     pub weighted_priority_health: bool,
+    /// `drop_overloads`: the share of requests that get no host.
+    pub drop_overload: Option<Fraction>,
+    /// `endpoint_stale_after`: how long the endpoints may be used if nobody sends them again.
+    pub stale_after: Option<Duration>,
     pub locality_weights: LocalityWeights,
 }
 
@@ -48,6 +59,8 @@ impl Default for AssignmentPolicy {
         Self {
             overprovisioning_factor: OVERPROVISIONING_FACTOR,
             weighted_priority_health: false,
+            drop_overload: None,
+            stale_after: None,
             locality_weights: LocalityWeights::default(),
         }
     }
@@ -82,18 +95,23 @@ impl PrioritySet {
                 )
             })
             .collect();
-        Self { priorities, loads }
+        Self {
+            priorities,
+            loads,
+            subsets: None,
+            drop_overload: policy.drop_overload,
+        }
     }
 
-    /// The priority that the draw `random` falls on, and whether its degraded hosts are meant.
-    pub fn choose(&self, random: u64) -> Option<(&Priority, &Group, bool)> {
-        let (index, degraded) = self.loads.choose(random);
+    /// What the draw `random` falls on if the load is spread as `loads` say, and whether that priority is in panic.
+    pub fn choose(&self, loads: &Loads, random: u64) -> Option<(&Group, bool)> {
+        let (index, degraded) = loads.choose(random);
         let priority = self.priorities.get(index)?;
         let group = match degraded {
             true => &priority.degraded,
             false => &priority.healthy,
         };
-        Some((priority, group, self.loads.panic.get(index).copied().unwrap_or(false)))
+        Some((group, self.loads.panic.get(index).copied().unwrap_or(false)))
     }
 
     pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
@@ -135,7 +153,7 @@ impl Priority {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Availability {
     pub hosts: u64,
-    /// Not counted at all yet: waiting for their first health check, or told to go away by one.
+    /// Not counted at all: draining, waiting for their first health check, or told to go away by one.
     pub excluded: u64,
     pub healthy: u64,
     pub degraded: u64,
@@ -178,8 +196,9 @@ impl Availability {
     }
 }
 
-fn is_excluded(host: &Host, lb: &LbConfig) -> bool {
+pub(super) fn is_excluded(host: &Host, lb: &LbConfig) -> bool {
     host.state.has(HealthFlag::ExcludedViaImmediateHcFail)
+        || host.state.has(HealthFlag::EdsStatusDraining)
         || (lb.ignore_new_hosts_until_first_hc && host.state.has(HealthFlag::PendingActiveHc))
 }
 
@@ -189,6 +208,8 @@ pub struct Loads {
     pub healthy: Vec<u32>,
     pub degraded: Vec<u32>,
     pub panic: Vec<bool>,
+    /// Healthy and degraded availability of each priority, in percent, overprovisioned.
+    pub available: Vec<(u32, u32)>,
 }
 
 impl Loads {
@@ -207,6 +228,7 @@ impl Loads {
             .unzip();
         let total = (healthy.iter().sum::<u32>() + degraded.iter().sum::<u32>()).min(100);
         let mut loads = Self::spread(&healthy, &degraded, total);
+        loads.available = healthy.iter().copied().zip(degraded.iter().copied()).collect();
         loads.panic = levels
             .iter()
             .map(|level| total != 100 && in_panic(level, panic_threshold))
@@ -236,6 +258,7 @@ impl Loads {
             healthy: split(healthy),
             degraded: split(degraded),
             panic: Vec::new(),
+            available: Vec::new(),
         };
         if total == 0 {
             return loads;
@@ -247,6 +270,25 @@ impl Loads {
             loads.degraded[first] += remaining;
         }
         loads
+    }
+
+    /// The load without some priorities, as Envoy's `PreviousPrioritiesRetryPriority` spreads it; `None` if the others cannot take any.
+    pub fn without(&self, excluded: &[bool]) -> Option<Self> {
+        let kept = |degraded: bool| -> Vec<u32> {
+            let of = |(index, (healthy, sick)): (usize, &(u32, u32))| match excluded.get(index) {
+                Some(true) => 0,
+                _ if degraded => *sick,
+                _ => *healthy,
+            };
+            self.available.iter().enumerate().map(of).collect()
+        };
+        let (healthy, degraded) = (kept(false), kept(true));
+        let total = (healthy.iter().sum::<u32>() + degraded.iter().sum::<u32>()).min(100);
+        (total > 0).then(|| Self {
+            panic: self.panic.clone(),
+            available: self.available.clone(),
+            ..Self::spread(&healthy, &degraded, total)
+        })
     }
 
     /// Everything is in panic: load by number of hosts, health aside.

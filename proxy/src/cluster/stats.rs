@@ -99,6 +99,8 @@ pub struct ClusterStats {
     pub external: ResponseCodes,
     /// `canary.upstream_rq_*`: answers with `x-envoy-upstream-canary: true`.
     pub canary: ResponseCodes,
+    /// `retry.upstream_rq_*`: answers that were not passed on because another attempt followed.
+    pub retry: ResponseCodes,
     pub breakers_default: BreakerStats,
     pub breakers_high: BreakerStats,
     pub outlier: OutlierStats,
@@ -136,6 +138,7 @@ impl StatGroup for ClusterStats {
             ("internal.", &self.internal),
             ("external.", &self.external),
             ("canary.", &self.canary),
+            ("retry.", &self.retry),
         ] {
             codes.visit_used(prefix, visit);
         }
@@ -149,7 +152,13 @@ impl StatGroup for ClusterStats {
         self.traffic.reset();
         self.outlier.reset();
         self.health_check.reset();
-        for codes in [&self.responses, &self.internal, &self.external, &self.canary] {
+        for codes in [
+            &self.responses,
+            &self.internal,
+            &self.external,
+            &self.canary,
+            &self.retry,
+        ] {
             codes.reset();
         }
     }
@@ -183,7 +192,7 @@ impl ResponseCodes {
         codes[code].inc();
     }
 
-    fn reset(&self) {
+    pub(crate) fn reset(&self) {
         let codes = self
             .codes
             .iter()
@@ -223,7 +232,7 @@ impl ResponseCodes {
     }
 
     /// The same, with `upstream_rq_completed` in front, for a group that only exists once used.
-    fn visit_used(&self, prefix: &str, visit: &mut dyn FnMut(&str, Value<'_>)) {
+    pub(crate) fn visit_used(&self, prefix: &str, visit: &mut dyn FnMut(&str, Value<'_>)) {
         let completed: u64 = self.classes.iter().map(Counter::value).sum();
         if completed == 0 {
             return;

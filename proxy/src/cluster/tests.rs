@@ -183,14 +183,52 @@ fn a_retry_goes_elsewhere() {
     let cluster = with_endpoints(&[at(1), at(2)]);
     for _ in 0..10 {
         let first = cluster.pick(&PickContext::default()).expect("a host");
-        let avoid = [first.clone()];
+        let attempted = [first.clone()];
+        let retry = RetryPick {
+            attempted: &attempted,
+            refuses: &|host| Arc::ptr_eq(&host.state, &first.state),
+            selections: 1,
+            update_frequency: None,
+        };
         let context = PickContext {
-            avoid: &avoid,
+            retry: Some(retry),
             ..PickContext::default()
         };
         let second = cluster.pick(&context).expect("a host");
         assert!(!Arc::ptr_eq(&first.state, &second.state));
     }
+}
+
+#[test]
+fn a_retry_turns_to_priorities_that_were_not_tried() {
+    let level = |port: u16, priority: u32| At { priority, ..at(port) };
+    let cluster = with_endpoints(&[level(1, 0), level(2, 1), level(3, 2)]);
+    let host = |port: u16| {
+        let address = Address::Ip(([10, 0, 0, 1], port).into());
+        let hosts = cluster.all_hosts();
+        hosts.into_iter().find(|host| host.address == address).expect("a host")
+    };
+    let pick = |attempted: &[Arc<Host>], update_frequency| {
+        let retry = RetryPick {
+            attempted,
+            refuses: &|_| false,
+            selections: 1,
+            update_frequency: Some(update_frequency),
+        };
+        let context = PickContext {
+            retry: Some(retry),
+            ..PickContext::default()
+        };
+        let picked = cluster.pick(&context).expect("a host");
+        picked.address.ip().expect("an ip").port()
+    };
+    let tried = [host(1), host(1), host(2), host(3)];
+    assert_eq!(pick(&tried[..1], 1), 2);
+    assert_eq!(pick(&tried[..1], 2), 1, "one attempt is no update yet");
+    assert_eq!(pick(&tried[..2], 2), 2);
+    assert_eq!(pick(&tried[..3], 1), 3);
+    // All were tried: they start over.
+    assert_eq!(pick(&tried[..4], 1), 1);
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod http;
 mod lb;
 mod outlier;
 mod socket;
+mod subset;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::cluster::breaker::Breakers;
 use crate::cluster::discovery::Discovery;
 use crate::cluster::lb::{LbConfig, Policy};
 use crate::cluster::options::{HttpOptions, SocketOptions};
+use crate::cluster::outlier::events::EventLog;
 use crate::cluster::outlier::{Detector, OutlierConfig};
 use crate::cluster::{Cluster, ClusterStats};
 use crate::filters::network::metadata_exchange::{self, MetadataExchange};
@@ -147,13 +149,21 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         breakers: Breakers::new(limits.default, limits.high, limits.per_host, stats.clone()),
         hosts: Default::default(),
         lb: plan.lb,
-        outlier: plan.outlier.map(|outlier| Detector::new(outlier, stats.clone())),
+        outlier: plan.outlier.map(|outlier| {
+            let events = cx.outlier_events.clone().map(|sink| EventLog {
+                sink,
+                cluster: name.clone(),
+            });
+            Detector::new(outlier, stats.clone()).logging(events)
+        }),
         discovery: plan.discovery,
         health_checks: plan.health_checks,
         istio: crate::cluster::istio::ClusterFacts::of(config.metadata.as_ref()),
         metadata: config.metadata.clone().map(Arc::new),
         metadata_exchange,
+        ignore_health_on_host_removal: config.ignore_health_on_host_removal,
         registry: cx.hosts.clone(),
+        enrolled: Default::default(),
         members: Default::default(),
         destinations: Default::default(),
         transport,
@@ -233,7 +243,9 @@ fn plan(config: &pb::Cluster, transport: &UpstreamTransport) -> Compiled<Plan> {
         lb,
         thresholds: breakers::compile(config.circuit_breakers.as_ref()).under("circuit_breakers")?,
         outlier: super::route::optional("outlier_detection", config.outlier_detection.as_ref(), outlier::compile)?,
-        health_checks: each("health_checks", &config.health_checks, health::compile)?,
+        health_checks: each("health_checks", &config.health_checks, |check| {
+            health::compile(check, transport)
+        })?,
     })
 }
 
@@ -241,7 +253,6 @@ fn plan(config: &pb::Cluster, transport: &UpstreamTransport) -> Compiled<Plan> {
 fn unsupported(config: &pb::Cluster) -> Compiled<()> {
     let is_set = [
         ("transport_socket_matcher", config.transport_socket_matcher.is_some()),
-        ("lb_subset_config", config.lb_subset_config.is_some()),
         ("upstream_config", config.upstream_config.is_some()),
         ("preconnect_policy", config.preconnect_policy.is_some()),
         (
@@ -265,18 +276,19 @@ fn unsupported(config: &pb::Cluster) -> Compiled<()> {
 
 fn transport(config: &pb::Cluster, cx: &BuildContext) -> Compiled<UpstreamTransport> {
     let socket = |socket: &core::TransportSocket| super::tls::upstream(socket, cx);
-    let default = super::route::optional("transport_socket", config.transport_socket.as_ref(), socket)?;
+    let socket = |value: Option<&core::TransportSocket>| super::route::optional("transport_socket", value, socket);
+    let default = socket(config.transport_socket.as_ref())?;
     let matches = each("transport_socket_matches", &config.transport_socket_matches, |entry| {
-        let tls = super::route::optional("transport_socket", entry.transport_socket.as_ref(), socket)?;
+        let socket = socket(entry.transport_socket.as_ref())?;
         let labels = entry.r#match.clone().unwrap_or_default().fields.into_iter().collect();
         Ok(TransportMatch {
             name: entry.name.clone(),
             labels,
-            tls: tls.flatten(),
+            socket: socket.unwrap_or_default(),
         })
     })?;
     Ok(UpstreamTransport {
-        default: default.flatten(),
+        default: default.unwrap_or_default(),
         matches,
     })
 }

@@ -10,12 +10,12 @@ use prost::Message;
 use remora_proto::pb::envoy::config::core::v3 as core;
 use remora_proto::pb::envoy::config::endpoint::v3 as pb;
 
-use super::route::{Under, each, refuse};
+use super::route::{Fraction, Under, duration, each, refuse};
 use super::{Compiled, Problems};
 use crate::cluster::host::{Health, HealthCheckTarget, Host, Locality};
 use crate::cluster::priority::{AssignmentPolicy, OVERPROVISIONING_FACTOR};
 use crate::runtime::io::Address;
-use crate::tls::{UpstreamTls, UpstreamTransport};
+use crate::tls::{UpstreamSocket, UpstreamTransport};
 
 /// What an assignment says: its hosts, in order, without their state.
 #[derive(Default)]
@@ -49,7 +49,7 @@ pub struct Template {
     pub priority: u32,
     pub locality: Arc<Locality>,
     pub metadata: Option<Arc<core::Metadata>>,
-    pub tls: Option<Arc<UpstreamTls>>,
+    pub socket: UpstreamSocket,
     pub health_check: Option<Arc<HealthCheckTarget>>,
     pub health: Health,
     pub draining: bool,
@@ -65,7 +65,7 @@ impl Template {
         host.priority = self.priority;
         host.locality = self.locality.clone();
         host.metadata = self.metadata.clone();
-        host.tls = self.tls.clone();
+        host.use_socket(self.socket.clone());
         host.health_check = self.health_check.clone();
         Endpoint {
             host,
@@ -137,12 +137,18 @@ fn policy(policy: Option<&pb::cluster_load_assignment::Policy>) -> Compiled<Assi
     let Some(policy) = policy else {
         return Ok(AssignmentPolicy::default());
     };
-    refuse("drop_overloads", !policy.drop_overloads.is_empty(), "not supported")?;
     refuse(
-        "endpoint_stale_after",
-        policy.endpoint_stale_after.is_some(),
-        "not supported",
+        "drop_overloads",
+        policy.drop_overloads.len() > 1,
+        "at most one is supported",
     )?;
+    let drop_overload = each("drop_overloads", &policy.drop_overloads, |entry| {
+        let percent = entry.drop_percentage.unwrap_or_default();
+        Fraction::compile(&percent).under("drop_percentage")
+    })?;
+    let stale_after = duration("endpoint_stale_after", policy.endpoint_stale_after.as_ref())?;
+    let is_zero = stale_after.is_some_and(|time| time.is_zero());
+    refuse("endpoint_stale_after", is_zero, "must be greater than 0")?;
     let factor = policy
         .overprovisioning_factor
         .as_ref()
@@ -151,6 +157,8 @@ fn policy(policy: Option<&pb::cluster_load_assignment::Policy>) -> Compiled<Assi
     Ok(AssignmentPolicy {
         overprovisioning_factor: factor,
         weighted_priority_health: policy.weighted_priority_health,
+        drop_overload: drop_overload.first().copied().filter(|share| share.numerator > 0),
+        stale_after,
         ..AssignmentPolicy::default()
     })
 }
@@ -229,7 +237,7 @@ fn endpoint_template(
         priority: group.priority,
         locality: locality.clone(),
         metadata: value.metadata.clone().map(Arc::new),
-        tls: transport_for(transport, value.metadata.as_ref(), group.metadata.as_ref()),
+        socket: transport_for(transport, value.metadata.as_ref(), group.metadata.as_ref()),
         health_check: health_check.under("endpoint.health_check_config")?.map(Arc::new),
         health,
         draining,
@@ -257,7 +265,7 @@ pub fn transport_for(
     transport: &UpstreamTransport,
     endpoint: Option<&core::Metadata>,
     locality: Option<&core::Metadata>,
-) -> Option<Arc<UpstreamTls>> {
+) -> UpstreamSocket {
     const NAMESPACE: &str = "envoy.transport_socket_match";
     let labels = [endpoint, locality]
         .into_iter()
@@ -268,7 +276,7 @@ pub fn transport_for(
         entry.labels.iter().all(has)
     };
     match transport.matches.iter().find(fits) {
-        Some(entry) => entry.tls.clone(),
+        Some(entry) => entry.socket.clone(),
         None => transport.default.clone(),
     }
 }

@@ -8,7 +8,7 @@ use remora_proto::pb::envoy::config::core::v3 as pbc;
 use remora_proto::pb::envoy::extensions::filters::http::router::v3::Router as RouterConfig;
 use remora_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pbh;
 
-use super::route::{Under, duration, each, refuse};
+use super::route::{Under, duration, each, optional, refuse};
 use super::{BuildContext, Compiled, Problems};
 use crate::filters::http::{self as filters, FilterContext, FilterList, Stage};
 use crate::http::codec::h1::H1Options;
@@ -28,6 +28,9 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// `stream_idle_timeout` when unset.
 const STREAM_IDLE: Duration = Duration::from_secs(300);
 
+/// `delayed_close_timeout` when unset.
+const DELAYED_CLOSE: Duration = Duration::from_secs(1);
+
 /// Compiles an encoded `HttpConnectionManager`.
 ///
 /// # Errors
@@ -40,10 +43,10 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         Ok(pbh::http_connection_manager::CodecType::Http2) => CodecType::Http2,
         _ => return Err(Problems::one("codec_type", "HTTP/3 is not supported")),
     };
-    refuse(
+    let local_reply = optional(
         "local_reply_config",
-        value.local_reply_config.is_some(),
-        "is not supported",
+        value.local_reply_config.as_ref(),
+        LocalReply::compile,
     )?;
     let (filter_list, router) = http_filters(&value, cx)?;
     let idle = idle_timeout(&value)?;
@@ -52,14 +55,25 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         value.stream_idle_timeout.as_ref(),
         Some(STREAM_IDLE),
     )?;
+    let request_timeout = limit("request_timeout", value.request_timeout.as_ref(), None)?;
     let access_logs = each("access_log", &value.access_log, |log| AccessLog::compile(log, cx))?;
     let settings = Settings {
         codec,
         h1: h1_options(&value),
-        h2: h2_options(&value, idle)?,
+        h2: H2Options {
+            stream_idle,
+            request_timeout,
+            ..h2_options(&value, idle)?
+        },
         timeouts: Timeouts {
             idle,
             request_headers: limit("request_headers_timeout", value.request_headers_timeout.as_ref(), None)?,
+            request: request_timeout,
+            delayed_close: limit(
+                "delayed_close_timeout",
+                value.delayed_close_timeout.as_ref(),
+                Some(DELAYED_CLOSE),
+            )?,
             stream_idle,
         },
         stats: cx.stats.group(&format!("http.{}.", value.stat_prefix)),
@@ -67,10 +81,12 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         snapshot: cx.snapshot.clone(),
         filters: Arc::new(filter_list),
         header_policy: Arc::new(HeaderPolicy::compile(&value, cx)?),
-        local_reply: Arc::new(LocalReply),
+        local_reply: local_reply.map(Arc::new),
         access_logs: access_logs.into(),
+        logs_new_requests: logs_new_requests(&value),
         upgrades: upgrades(&value)?,
         suppress_envoy_headers: router.suppress_envoy_headers,
+        max_stream_duration: max_stream_duration(&value)?,
     };
     Ok(ConnectionManager::new(settings))
 }
@@ -148,6 +164,18 @@ fn routes(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> Compiled<Rou
     }
 }
 
+#[allow(deprecated, reason = "the older field still counts")]
+fn logs_new_requests(value: &pbh::HttpConnectionManager) -> bool {
+    let options = value.access_log_options.as_ref();
+    value.flush_access_log_on_new_request || options.is_some_and(|options| options.flush_access_log_on_new_request)
+}
+
+fn max_stream_duration(value: &pbh::HttpConnectionManager) -> Compiled<Option<Duration>> {
+    let common = value.common_http_protocol_options.as_ref();
+    let value = common.and_then(|options| options.max_stream_duration.as_ref());
+    limit("common_http_protocol_options.max_stream_duration", value, None)
+}
+
 fn h1_options(value: &pbh::HttpConnectionManager) -> H1Options {
     let default = H1Options::default();
     let h1 = value.http_protocol_options.as_ref();
@@ -156,6 +184,7 @@ fn h1_options(value: &pbh::HttpConnectionManager) -> H1Options {
         max_headers: max_headers(value, default.max_headers),
         accept_http_10: h1.is_some_and(|options| options.accept_http_10),
         enable_trailers: h1.is_some_and(|options| options.enable_trailers),
+        max_requests: max_requests(value),
         ..default
     }
 }
@@ -178,10 +207,7 @@ fn h2_options(value: &pbh::HttpConnectionManager, idle: Option<Duration>) -> Com
         allow_connect: h2.allow_connect,
         idle_timeout: idle,
         keepalive: keepalive(h2.connection_keepalive.as_ref()).under("http2_protocol_options.connection_keepalive")?,
-        max_requests_per_connection: common
-            .max_requests_per_connection
-            .map(|value| value.value)
-            .filter(|max| *max > 0),
+        max_requests_per_connection: max_requests(value),
         max_connection_duration: limit(
             "common_http_protocol_options.max_connection_duration",
             common.max_connection_duration.as_ref(),
@@ -214,6 +240,13 @@ fn max_headers(value: &pbh::HttpConnectionManager, default: usize) -> usize {
     common
         .and_then(|common| common.max_headers_count.as_ref())
         .map_or(default, |count| count.value as usize)
+}
+
+/// `common_http_protocol_options.max_requests_per_connection`; zero is none.
+fn max_requests(value: &pbh::HttpConnectionManager) -> Option<u32> {
+    let common = value.common_http_protocol_options.as_ref()?;
+    let limit = common.max_requests_per_connection.as_ref()?.value;
+    (limit > 0).then_some(limit)
 }
 
 fn idle_timeout(value: &pbh::HttpConnectionManager) -> Compiled<Option<Duration>> {

@@ -36,7 +36,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ListenerConfig> {
     let mut access_logs = Vec::new();
     let logs = each("access_log", &config.access_log, |log| AccessLog::compile(log, cx));
     collect(logs.map(|compiled| access_logs = compiled));
-    collect(settings::compile(&config).map(|compiled| settings = Some(compiled)));
+    collect(settings::compile(&config, cx).map(|compiled| settings = Some(compiled)));
     collect(chains::compile(&config, bytes, cx).map(|compiled| chains = Some(compiled)));
     collect(self::addresses(&config).map(|compiled| addresses = compiled));
     let (Some(settings), Some(chains), []) = (settings, chains, &problems[..]) else {

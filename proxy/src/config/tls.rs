@@ -5,15 +5,19 @@ use std::sync::Arc;
 use pb::common_tls_context::ValidationContextType;
 use prost::Message;
 use remora_proto::pb::envoy::config::core::v3::{TransportSocket, transport_socket};
+use remora_proto::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use remora_proto::pb::google::protobuf::Any;
 
 use super::source::ConfigSource;
 use super::{BuildContext, Compiled, Problems};
-use crate::tls::{DownstreamTls, UpstreamTls};
+use crate::tcp::proxy_header::ProxyHeader;
+use crate::tls::{DownstreamTls, UpstreamSocket, UpstreamTls};
 
 const DOWNSTREAM: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
 const UPSTREAM: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+const PROXY_PROTOCOL: &str =
+    "type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport";
 const RAW_BUFFER: &str = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
 
 /// A listener side's transport socket; `None` is plaintext.
@@ -30,18 +34,40 @@ pub fn downstream(socket: &TransportSocket, cx: &BuildContext) -> Compiled<Optio
         .map_err(|problems| problems.under("typed_config"))
 }
 
-/// A cluster side's transport socket; `None` is plaintext.
+/// A cluster side's transport socket.
 ///
 /// # Errors
 /// An unknown kind of socket, or what [`UpstreamTls::compile`] finds.
-pub fn upstream(socket: &TransportSocket, cx: &BuildContext) -> Compiled<Option<Arc<UpstreamTls>>> {
+pub fn upstream(socket: &TransportSocket, cx: &BuildContext) -> Compiled<UpstreamSocket> {
+    if let Some(outer) = proxy_protocol(socket)? {
+        let config = outer.config.unwrap_or_default();
+        let header = ProxyHeader::compile(&config).map_err(|problems| problems.under("typed_config.config"))?;
+        let inner = outer
+            .transport_socket
+            .ok_or_else(|| Problems::one("typed_config.transport_socket", "required"))?;
+        let inner = upstream(&inner, cx).map_err(|problems| problems.under("typed_config.transport_socket"))?;
+        return Ok(UpstreamSocket {
+            header: Some(Arc::new(header)),
+            ..inner
+        });
+    }
     let Some(any) = typed_config(socket, UPSTREAM)? else {
-        return Ok(None);
+        return Ok(UpstreamSocket::default());
     };
     let context: pb::UpstreamTlsContext = decode(any)?;
-    UpstreamTls::compile(&context, cx)
-        .map(Some)
-        .map_err(|problems| problems.under("typed_config"))
+    let tls = UpstreamTls::compile(&context, cx).map_err(|problems| problems.under("typed_config"))?;
+    Ok(UpstreamSocket {
+        tls: Some(tls),
+        header: None,
+    })
+}
+
+/// The socket's configuration if it is one that sends a PROXY header and wraps another.
+fn proxy_protocol(socket: &TransportSocket) -> Compiled<Option<ProxyProtocolUpstreamTransport>> {
+    match &socket.config_type {
+        Some(transport_socket::ConfigType::TypedConfig(any)) if any.type_url == PROXY_PROTOCOL => decode(any).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// One secret that a transport socket needs before it can do handshakes.
@@ -57,6 +83,9 @@ pub struct SecretRef {
 /// # Errors
 /// Bytes that do not decode, or a source that does not exist here.
 pub fn secret_refs(socket: &TransportSocket) -> Compiled<Vec<SecretRef>> {
+    if let Some(inner) = proxy_protocol(socket)?.and_then(|outer| outer.transport_socket) {
+        return secret_refs(&inner);
+    }
     let Some(transport_socket::ConfigType::TypedConfig(any)) = &socket.config_type else {
         return Ok(Vec::new());
     };

@@ -143,7 +143,7 @@ impl Sidecar {
         ];
         let options = match cli::parse(arguments) {
             Ok(Command::Run(options)) => Arc::new(*options),
-            Ok(Command::Demo(_)) => return Err(DemoError::Bootstrap("the arguments ask for a demo".to_owned())),
+            Ok(other) => return Err(DemoError::Bootstrap(format!("the arguments ask for {other:?}"))),
             Err(exit) => return Err(DemoError::Bootstrap(exit.message)),
         };
         let bootstrap = Bootstrap::load(&options).map_err(|error| DemoError::Bootstrap(error.to_string()))?;

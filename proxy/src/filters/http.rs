@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 pub mod alpn;
 pub mod compressor;
 pub mod cors;
+pub mod ext_authz;
 pub mod fault;
 pub mod grpc_call;
 pub mod grpc_stats;
@@ -34,6 +35,9 @@ pub enum Flow {
     Respond(Box<http::Response<Body>>),
     /// Wait, then as the future says. Only a filter that waits pays for waiting.
     Wait(Pin<Box<dyn Future<Output = Flow> + Send>>),
+    /// Go on with the exchange in hand: what a wait leads to, where its outcome changes the request. In header phases only; in a body phase,
+    /// which has no exchange, it ends the stream.
+    Then(Box<dyn FnOnce(&mut Exchange) -> Flow + Send>),
 }
 
 /// Which phases beyond headers a filter wants; bodies are not touched for those that do not.
@@ -169,6 +173,7 @@ const BUILT_IN: &[Registration] = &[
     alpn::REGISTRATION,
     compressor::REGISTRATION,
     cors::REGISTRATION,
+    ext_authz::REGISTRATION,
     fault::REGISTRATION,
     grpc_stats::REGISTRATION,
     istio_stats::REGISTRATION,

@@ -5,6 +5,8 @@ pub mod istio_stats;
 pub mod local_ratelimit;
 pub mod metadata_exchange;
 pub mod rbac;
+pub mod set_filter_state;
+pub mod sni_cluster;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +29,7 @@ pub enum Verdict {
 
 /// A network filter that decides about a connection before its first byte is proxied.
 pub trait NetworkFilter: Send + Sync + 'static {
-    fn on_new_connection(&self, connection: &ConnectionInfo) -> Verdict;
+    fn on_new_connection(&self, connection: &mut ConnectionInfo) -> Verdict;
 
     /// What both ends are to tell each other before anything else.
     fn preamble(&self) -> Option<&metadata_exchange::MetadataExchange> {
@@ -66,6 +68,8 @@ pub const REGISTRY: &[(&str, Compile)] = &[
     (connection_limit::TYPE_URL, connection_limit::compile),
     (local_ratelimit::TYPE_URL, local_ratelimit::compile),
     (rbac::TYPE_URL, rbac::compile),
+    (set_filter_state::TYPE_URL, set_filter_state::compile),
+    (sni_cluster::TYPE_URL, sni_cluster::compile),
     (istio_stats::TYPE_URL, istio_stats::compile),
     (metadata_exchange::TYPE_URL, metadata_exchange::compile),
 ];

@@ -54,7 +54,13 @@ impl<'a> Subject<'a> {
     }
 
     fn metadata(&self) -> Option<&'a DynamicMetadata> {
-        self.request?.extensions.get::<DynamicMetadata>()
+        self.extensions().get::<DynamicMetadata>()
+    }
+
+    /// What filters keep: the stream's, else the connection's.
+    fn extensions(&self) -> &'a http::Extensions {
+        self.request
+            .map_or(&self.connection.extensions, |request| request.extensions)
     }
 }
 

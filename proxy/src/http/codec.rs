@@ -6,7 +6,8 @@
 pub mod h1;
 pub mod h2;
 
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri};
+use parking_lot::Mutex;
 
 use super::body::Body;
 use super::failure::Failure;
@@ -18,7 +19,46 @@ pub struct Head<'a> {
     /// Only its path is sent; the authority is the `host` header.
     pub uri: &'a Uri,
     pub headers: &'a HeaderMap,
+    /// Takes interim responses; `None`: they stay on their hop.
+    pub interim: Option<&'a Interim>,
 }
+
+/// The interim response (1xx but 101) that waits for the client's side to send it. Envoy sends one at most, the first.
+#[derive(Debug, Default)]
+pub struct Interim(Mutex<Slot>);
+
+#[derive(Debug, Default)]
+enum Slot {
+    #[default]
+    Empty,
+    Waiting(Box<(StatusCode, HeaderMap)>),
+    Sent,
+}
+
+impl Interim {
+    /// Keeps the first.
+    fn put(&self, status: StatusCode, headers: HeaderMap) {
+        let mut slot = self.0.lock();
+        if matches!(*slot, Slot::Empty) {
+            *slot = Slot::Waiting(Box::new((status, headers)));
+        }
+    }
+
+    fn take(&self) -> Option<(StatusCode, HeaderMap)> {
+        let mut slot = self.0.lock();
+        if !matches!(*slot, Slot::Waiting(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut *slot, Slot::Sent) {
+            Slot::Waiting(head) => Some(*head),
+            Slot::Empty | Slot::Sent => None,
+        }
+    }
+}
+
+/// In a response's extensions: the status of the first interim response before it, for the cluster's stats.
+#[derive(Clone, Copy, Debug)]
+pub struct InterimStatus(pub StatusCode);
 
 /// A request that got no response.
 #[derive(Debug)]

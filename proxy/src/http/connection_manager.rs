@@ -38,11 +38,16 @@ pub struct Settings {
     pub snapshot: Arc<SnapshotCell>,
     pub filters: Arc<FilterList>,
     pub header_policy: Arc<HeaderPolicy>,
-    pub local_reply: Arc<LocalReply>,
+    /// `local_reply_config`
+    pub local_reply: Option<Arc<LocalReply>>,
     pub access_logs: Arc<[AccessLog]>,
+    /// `flush_access_log_on_new_request`
+    pub logs_new_requests: bool,
     /// `upgrade_configs` that are on: lower-case upgrade types, `connect` among them.
     pub upgrades: Vec<String>,
     pub suppress_envoy_headers: bool,
+    /// `common_http_protocol_options.max_stream_duration`
+    pub max_stream_duration: Option<std::time::Duration>,
 }
 
 /// A connection manager in use; shared by the connections of its filter chain.
@@ -60,6 +65,7 @@ impl ConnectionManager {
             snapshot: settings.snapshot.clone(),
             stats: settings.stats.clone(),
             suppress_envoy_headers: settings.suppress_envoy_headers,
+            max_stream_duration: settings.max_stream_duration,
         };
         let pipeline = pipeline(&settings, router);
         Arc::new(Self { settings, pipeline })
@@ -88,7 +94,10 @@ impl ConnectionManager {
             let count = match patience {
                 Some(limit) => tokio::select! {
                     count = more => count,
-                    () = clock::sleep(limit) => 0,
+                    () = clock::sleep(limit) => {
+                        self.settings.stats.downstream_cx_idle_timeout.inc();
+                        0
+                    }
                 },
                 None => more.await,
             };

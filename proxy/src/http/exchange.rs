@@ -40,6 +40,8 @@ pub struct Exchange {
     pub internal: bool,
     /// Whatever filters keep per request, by type.
     pub extensions: Extensions,
+    /// `local_reply_config` of the connection manager.
+    pub local_reply: Option<Arc<super::respond::LocalReply>>,
     /// Dropped when the stream ends.
     pub guards: Vec<Box<dyn Send>>,
     /// The request's place in its cluster's circuit breaker, given back when the stream ends.
@@ -48,16 +50,62 @@ pub struct Exchange {
     pub active: Option<crate::cluster::ActiveRequest>,
     /// Ask the codec to close the downstream connection after this response.
     pub close_downstream: bool,
+    /// The stream ended before its response did.
+    pub reset: Option<Reset>,
+    /// `max_requests_per_connection` allows no request behind this one.
+    pub last_of_connection: bool,
+    /// The answer is to a failure: nobody reads the rest of the request.
+    pub request_abandoned: bool,
+    /// The response began before the request had ended.
+    pub answered_early: bool,
+    /// Where interim responses go, if they go on to the client.
+    pub interim: Option<Arc<super::codec::Interim>>,
     /// The request's upgrade, if it asks for one and the connection manager allows it.
     pub upgrade: Option<super::upgrade::UpgradeKind>,
     /// One random number a stream: runtime fractions and weighted clusters agree on it.
     pub random: u64,
     /// From the route's hash policies; the same for every attempt.
     pub hash: Option<u64>,
+    /// `set-cookie` lines that the hash policies ask for.
+    pub set_cookies: Vec<http::HeaderValue>,
+    /// `x-envoy-upstream-rq-timeout-alt-response`: a timeout is answered by 204 and nothing.
+    pub timeout_is_no_content: bool,
+    /// `suppress_envoy_headers` of the router.
+    pub suppress_envoy_headers: bool,
+    /// The request that follows this one inside the proxy, when an answer was taken as a redirect.
+    pub redirect: Option<Box<http::Request<Body>>>,
+    /// What internal redirects led here; `None`: the client's own request.
+    pub redirected: Option<Box<Redirected>>,
     /// The response's headers, kept only if an access log asks for them (`AccessLog::needs_response_headers`).
     pub logged_response: Option<Box<http::HeaderMap>>,
     /// The response's trailers, kept only if an access log asks for them.
     pub logged_trailers: Option<Box<http::HeaderMap>>,
+}
+
+/// The way of a request that followed internal redirects.
+#[derive(Clone, Debug, Default)]
+pub struct Redirected {
+    pub count: u32,
+    /// Names of the routes that redirected, and of those they led to.
+    pub steps: Vec<(Arc<str>, Arc<str>)>,
+}
+
+/// Who ended a stream before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    ByClient,
+    ByUs,
+}
+
+impl Reset {
+    /// Whose doing the failure is.
+    pub(super) fn of(failure: &super::failure::Failure) -> Self {
+        use super::failure::Failure;
+        match failure {
+            Failure::DownstreamDisconnect | Failure::DownstreamReset | Failure::BadRequest { .. } => Self::ByClient,
+            _ => Self::ByUs,
+        }
+    }
 }
 
 /// The request's authority (`host` or `:authority`), as Envoy matches it.
@@ -70,6 +118,8 @@ pub struct RouteCell {
     pub virtual_host: Option<Arc<VirtualHost>>,
     pub route: Option<Arc<Route>>,
     pub cluster: Option<Arc<Cluster>>,
+    /// The kind of request that this is counted as, if its virtual host has kinds.
+    pub virtual_cluster: Option<Arc<crate::route::stats::VirtualCluster>>,
     /// Which entry of a weighted cluster was chosen, for its header rules and per-filter configuration.
     pub weighted: Option<u32>,
 }
@@ -118,6 +168,8 @@ pub struct Upstream {
     pub host: Option<Arc<Host>>,
     /// Hosts of earlier attempts.
     pub attempted: Vec<Arc<Host>>,
+    /// Those that there was a connection to, each once.
+    pub reached: smallvec::SmallVec<[Arc<Host>; 1]>,
     pub attempts: u32,
     pub local: Option<crate::runtime::io::Address>,
     pub tls: Option<Arc<crate::tls::PeerInfo>>,
@@ -173,8 +225,21 @@ pub struct Timing {
     pub end: Option<Duration>,
 }
 
+impl RouteCell {
+    /// Calls `count` with each group of stats that the selected route has beside its cluster's.
+    pub fn count(&self, count: impl Fn(&crate::route::stats::RouteStats)) {
+        if let Some(kind) = &self.virtual_cluster {
+            count(&kind.stats);
+        }
+        if let Some(stats) = self.route.as_ref().and_then(|route| route.stats.as_ref()) {
+            count(stats);
+        }
+    }
+}
+
 impl Exchange {
     pub fn new(request: http::Request<Body>, connection: Arc<ConnectionInfo>, protocol: Protocol) -> Self {
+        let extensions = connection.extensions.clone();
         Self {
             request,
             connection,
@@ -191,16 +256,76 @@ impl Exchange {
             original_path: None,
             authority: None,
             internal: false,
-            extensions: Extensions::new(),
+            extensions,
+            local_reply: None,
             guards: Vec::new(),
             permit: None,
             active: None,
             close_downstream: false,
+            reset: None,
+            interim: None,
+            request_abandoned: false,
+            answered_early: false,
+            last_of_connection: false,
             upgrade: None,
             random: fastrand::u64(..),
             hash: None,
+            set_cookies: Vec::new(),
+            timeout_is_no_content: false,
+            suppress_envoy_headers: false,
+            redirect: None,
+            redirected: None,
             logged_response: None,
             logged_trailers: None,
+        }
+    }
+
+    /// Logs of an answer that was taken as a redirect show where it led, as Envoy's do.
+    /// False: there was none.
+    pub fn show_next(&mut self) -> bool {
+        let Some(next) = &self.redirect else { return false };
+        *self.request.uri_mut() = next.uri().clone();
+        *self.request.method_mut() = next.method().clone();
+        self.request.headers_mut().clone_from(next.headers());
+        self.authority = next.headers().get(http::header::HOST).cloned();
+        let table = self.route.table.clone();
+        if let Some((_, route)) = table.map(|table| table.select(&crate::route::RequestView::of(self))) {
+            self.route.cluster = None;
+            self.route.route = route;
+        }
+        true
+    }
+
+    /// Turns into the stream of the request that an internal redirect asks for. Filter state is what stays.
+    pub fn follow(&mut self) {
+        let Some(request) = self.redirect.take() else { return };
+        let mut next = Self::new(*request, self.connection.clone(), self.protocol);
+        next.remote = self.remote.take();
+        next.internal = self.internal;
+        next.bytes.received = self.bytes.received;
+        next.redirected = self.redirected.take();
+        if let Some(state) = self.extensions.remove::<FilterState>() {
+            next.extensions.insert(state);
+        }
+        next.timing.request_end = Some(Duration::ZERO);
+        *self = next;
+    }
+
+    /// A stream of its own with a copy of this request's head: for attempts that run beside this one, and for mirrors.
+    pub fn fork(&self, body: Body) -> Self {
+        let mut request = http::Request::new(body);
+        *request.method_mut() = self.request.method().clone();
+        *request.uri_mut() = self.request.uri().clone();
+        *request.version_mut() = self.request.version();
+        *request.headers_mut() = self.request.headers().clone();
+        Self {
+            route: self.route.clone(),
+            remote: self.remote.clone(),
+            original_path: self.original_path.clone(),
+            authority: self.authority.clone(),
+            internal: self.internal,
+            random: self.random,
+            ..Self::new(request, self.connection.clone(), self.protocol)
         }
     }
 
@@ -217,6 +342,13 @@ impl Exchange {
     /// Wall clock at the first byte (`%START_TIME%`); worked out when a log asks, not for each request.
     pub fn start_time(&self) -> SystemTime {
         crate::runtime::clock::wall_of(self.started)
+    }
+
+    /// Keeps the response's trailers, if a log asks for what came back.
+    pub(super) fn log_trailers(&mut self, trailers: &http::HeaderMap) {
+        if self.logged_response.is_some() {
+            self.logged_trailers = Some(Box::new(trailers.clone()));
+        }
     }
 
     pub fn headers(&self) -> &http::HeaderMap {

@@ -18,6 +18,10 @@ pub enum Failure {
     NoHealthyUpstream,
     /// A circuit breaker is open.
     Overflow,
+    /// `drop_overloads` of the endpoints: this request, or all.
+    DropOverload {
+        all: bool,
+    },
     /// Connect refused, reset or TLS failure; the transport's reason if it has one.
     ConnectFailure(Option<String>),
     ConnectTimeout,
@@ -34,12 +38,18 @@ pub enum Failure {
     ResponseTimeout,
     PerTryTimeout,
     MaxStreamDuration,
-    StreamIdleTimeout,
+    /// `stream_idle_timeout`
+    StreamIdleTimeout {
+        request_complete: bool,
+    },
     /// `max_stream_duration` of the route ran out.
     StreamDuration {
         request_complete: bool,
     },
+    /// `request_timeout`
     RequestTimeout,
+    /// `request_headers_timeout`
+    RequestHeadersTimeout,
     /// The client went away: nothing is answered, code 0 is logged.
     DownstreamDisconnect,
     /// The client reset the stream (HTTP/2).
@@ -49,11 +59,17 @@ pub enum Failure {
         details: &'static str,
         status: StatusCode,
     },
+    /// The time to leave a draining listener was over before the exchange was: it is cut.
+    DrainOver,
     UpgradeFailed,
     PayloadTooLarge,
     /// The buffer for retries ran over while a retry was due.
     RetryBufferExceeded,
     Overload,
+    /// `per_try_idle_timeout` ran out.
+    PerTryIdleTimeout,
+    /// The answer was a redirect that is followed here: nobody gets it.
+    InternalRedirect(StatusCode),
 }
 
 /// One row of the table.
@@ -112,6 +128,18 @@ impl Failure {
                 "no_healthy_upstream",
                 "no healthy upstream",
             ),
+            Self::DropOverload { all: false } => row(
+                S::SERVICE_UNAVAILABLE,
+                F::DROP_OVERLOAD,
+                "drop_overload",
+                "drop overload",
+            ),
+            Self::DropOverload { all: true } => row(
+                S::SERVICE_UNAVAILABLE,
+                F::UNCONDITIONAL_DROP_OVERLOAD,
+                "unconditional_drop_overload",
+                "unconditional drop overload",
+            ),
             Self::Overflow => reset!(SERVICE_UNAVAILABLE, UPSTREAM_OVERFLOW, "overflow", "overflow"),
             Self::ConnectFailure(_) => reset!(
                 SERVICE_UNAVAILABLE,
@@ -166,6 +194,12 @@ impl Failure {
                 "upstream_per_try_timeout",
                 "upstream request timeout",
             ),
+            Self::PerTryIdleTimeout => row(
+                S::GATEWAY_TIMEOUT,
+                F::UPSTREAM_REQUEST_TIMEOUT,
+                "upstream_per_try_idle_timeout",
+                "upstream request timeout",
+            ),
             Self::MaxStreamDuration => row(
                 S::REQUEST_TIMEOUT,
                 F::UPSTREAM_MAX_STREAM_DURATION_REACHED,
@@ -182,11 +216,21 @@ impl Failure {
                 "max_duration_timeout",
                 "downstream duration timeout",
             ),
-            Self::StreamIdleTimeout => close(row(
-                S::REQUEST_TIMEOUT,
+            Self::StreamIdleTimeout { request_complete } => row(
+                if *request_complete {
+                    S::GATEWAY_TIMEOUT
+                } else {
+                    S::REQUEST_TIMEOUT
+                },
                 F::STREAM_IDLE_TIMEOUT,
                 "stream_idle_timeout",
                 "stream timeout",
+            ),
+            Self::RequestHeadersTimeout => close(row(
+                S::REQUEST_TIMEOUT,
+                F::default(),
+                "request_header_timeout",
+                "request header timeout",
             )),
             Self::RequestTimeout => close(row(
                 S::REQUEST_TIMEOUT,
@@ -216,13 +260,20 @@ impl Failure {
                 "http2.remote_reset",
                 "",
             ),
+            Self::DrainOver => close(row(
+                S::SERVICE_UNAVAILABLE,
+                F::DOWNSTREAM_CONNECTION_TERMINATION,
+                "downstream_local_disconnect",
+                "",
+            )),
             Self::BadRequest { details, status } => close(row(
                 *status,
                 F::DOWNSTREAM_PROTOCOL_ERROR,
                 details,
                 bad_request_body(*status),
             )),
-            Self::UpgradeFailed => row(S::FORBIDDEN, none, "upgrade_failed", ""),
+            // What follows may be the payload of the upgrade: it must not be read as a request.
+            Self::UpgradeFailed => close(row(S::FORBIDDEN, none, "upgrade_failed", "")),
             Self::PayloadTooLarge => row(
                 S::PAYLOAD_TOO_LARGE,
                 none,
@@ -235,6 +286,7 @@ impl Failure {
                 "request_payload_exceeded_retry_buffer_limit",
                 "exceeded request buffer limit while retrying upstream",
             ),
+            Self::InternalRedirect(status) => row(*status, none, "internal_redirect", ""),
             Self::Overload => row(
                 S::SERVICE_UNAVAILABLE,
                 F::OVERLOAD_MANAGER_TERMINATED,
@@ -248,6 +300,7 @@ impl Failure {
             | Self::MaintenanceMode
             | Self::NoHealthyUpstream
             | Self::Overflow
+            | Self::DropOverload { .. }
             | Self::ConnectFailure(_)
             | Self::ConnectTimeout
             | Self::ConnectionTermination
@@ -257,16 +310,45 @@ impl Failure {
             | Self::ProtocolError(_)
             | Self::ResponseTimeout
             | Self::PerTryTimeout
+            | Self::PerTryIdleTimeout
             | Self::MaxStreamDuration
-            | Self::StreamIdleTimeout
+            | Self::StreamIdleTimeout { .. }
+            | Self::RequestHeadersTimeout
             | Self::StreamDuration { .. }
             | Self::RequestTimeout => row(S::SERVICE_UNAVAILABLE, F::LOCAL_RESET, "local_reset", ""),
         }
     }
 
+    /// The status of the answer on a stream, which may have asked for another one on timeouts.
+    pub fn status(&self, timeout_is_no_content: bool) -> StatusCode {
+        let is_timeout = matches!(
+            self,
+            Self::ResponseTimeout | Self::PerTryTimeout | Self::PerTryIdleTimeout
+        );
+        if is_timeout && timeout_is_no_content {
+            return StatusCode::NO_CONTENT;
+        }
+        self.row().status
+    }
+
     /// Whether anybody is left to hear an answer.
     pub fn is_answered(&self) -> bool {
-        !matches!(self, Self::DownstreamDisconnect | Self::DownstreamReset)
+        !matches!(
+            self,
+            Self::DownstreamDisconnect | Self::DownstreamReset | Self::DrainOver | Self::InternalRedirect(_)
+        )
+    }
+
+    /// `%RESPONSE_CODE_DETAILS%` of a stream that ended when its response had begun.
+    pub fn details_after_start(&self) -> &'static str {
+        match self {
+            Self::RemoteReset => "upstream_reset_after_response_started{remote_reset}",
+            Self::RemoteRefused => "upstream_reset_after_response_started{remote_refused_stream_reset}",
+            Self::ConnectionTermination => "upstream_reset_after_response_started{connection_termination}",
+            Self::ProtocolError(_) => "upstream_reset_after_response_started{protocol_error}",
+            Self::LocalReset => "upstream_reset_after_response_started{local_reset}",
+            other => other.row().details,
+        }
     }
 
     pub fn details(&self) -> &'static str {

@@ -12,21 +12,19 @@ pub use tower_stage::{Next, TowerStage};
 
 use super::exchange::Exchange;
 use super::failure::Failure;
-use super::respond::LocalReply;
+use super::respond;
 use super::select_route;
 use super::service::{Response, TryService};
 use crate::filters::http::{FilterList, Flow, Stage};
 
 pub struct FiltersLayer {
     filters: Arc<FilterList>,
-    local_reply: Arc<LocalReply>,
 }
 
 impl FiltersLayer {
-    pub fn new(filters: &Arc<FilterList>, local_reply: &Arc<LocalReply>) -> Self {
+    pub fn new(filters: &Arc<FilterList>) -> Self {
         Self {
             filters: filters.clone(),
-            local_reply: local_reply.clone(),
         }
     }
 }
@@ -37,7 +35,6 @@ impl<S> Layer<S> for FiltersLayer {
     fn layer(&self, inner: S) -> Filtered<S> {
         Filtered {
             filters: self.filters.clone(),
-            local_reply: self.local_reply.clone(),
             inner,
         }
     }
@@ -46,7 +43,6 @@ impl<S> Layer<S> for FiltersLayer {
 /// See the module.
 pub struct Filtered<S> {
     filters: Arc<FilterList>,
-    local_reply: Arc<LocalReply>,
     inner: S,
 }
 
@@ -87,16 +83,15 @@ impl<S: TryService> Filtered<S> {
         let mut response = match answer {
             Ok(response) => response,
             // Filters see the answers to failures too, as in Envoy; a tower layer around them sees the failure itself.
-            Err(failure) if from == 0 && passed > 0 && failure.is_answered() => {
-                self.local_reply.respond(exchange, &failure)
-            }
+            Err(failure) if from == 0 && passed > 0 && failure.is_answered() => respond::respond(exchange, &failure),
             Err(failure) => return Err(failure),
         };
         for stage in stages[..passed].iter().rev() {
-            if let Stage::Filter(filter) = stage
-                && let Some(replacement) = settle(filter.response_headers(exchange, &mut response)).await
-            {
-                response = replacement;
+            if let Stage::Filter(filter) = stage {
+                let flow = filter.response_headers(exchange, &mut response);
+                if let Some(replacement) = settle(flow, exchange).await {
+                    response = replacement;
+                }
             }
         }
         if self.filters.phases().response_body && from == 0 {
@@ -111,7 +106,8 @@ impl<S: TryService> Filtered<S> {
         for (index, stage) in stages.iter().enumerate() {
             match stage {
                 Stage::Filter(filter) => {
-                    if let Some(response) = settle(filter.request_headers(exchange)).await {
+                    let flow = filter.request_headers(exchange);
+                    if let Some(response) = settle(flow, exchange).await {
                         return (index + 1, Ok(response));
                     }
                 }
@@ -139,12 +135,13 @@ impl<S: TryService> Filtered<S> {
 pub type NextFuture<'a> = Pin<Box<dyn Future<Output = Result<Response, Failure>> + Send + 'a>>;
 
 /// Waits as long as the filter wants. `Some`: it answered.
-async fn settle(mut flow: Flow) -> Option<Response> {
+async fn settle(mut flow: Flow, exchange: &mut Exchange) -> Option<Response> {
     loop {
         match flow {
             Flow::Continue => return None,
             Flow::Respond(response) => return Some(*response),
             Flow::Wait(future) => flow = future.await,
+            Flow::Then(go_on) => flow = go_on(exchange),
         }
     }
 }

@@ -83,6 +83,7 @@ pub enum Verdict {
     },
 }
 
+const DETECTION_REJECTED: &str = "original_ip_detection_rejected_request";
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -121,6 +122,11 @@ const EDGE_REMOVED: &[&str] = &[
 impl HeaderPolicy {
     /// Applies to a request before it is routed, in Envoy's order (spec C.4).
     pub fn request(&self, exchange: &mut Exchange) -> Verdict {
+        if exchange.redirected.is_some() {
+            // The client's own request went through it; what an internal redirect made of it is ours.
+            self.host.apply(exchange);
+            return self.path.apply(exchange);
+        }
         let is_upgrade = exchange.upgrade.is_some();
         let headers = exchange.request.headers_mut();
         // Most requests carry none of these: one pass over what there is beats a dozen look-ups.
@@ -138,7 +144,7 @@ impl HeaderPolicy {
             Err(status) => {
                 return Verdict::Reject {
                     status,
-                    details: "original_ip_detection_rejected_request",
+                    details: DETECTION_REJECTED,
                 };
             }
         };

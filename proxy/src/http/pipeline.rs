@@ -12,7 +12,7 @@ use super::header_policy::HeaderPolicyLayer;
 use super::respond::RespondLayer;
 use super::router::Router;
 use super::select_route::SelectRouteLayer;
-use super::service::{Response, Service};
+use super::service::{ConnectionEvent, Response, Service};
 use super::stats::StatsLayer;
 use crate::listener::ConnectionInfo;
 use crate::runtime::drain::DrainSignal;
@@ -39,13 +39,13 @@ pub fn pipeline(settings: &Settings, router: Router) -> Pipeline {
         .layer(StatsLayer::new(&settings.stats))
         // Before routing, because routing must see clean headers; outside the filters, because none may undo it;
         // outside the answers to failures, because those carry `date` and `server` too.
-        .layer(HeaderPolicyLayer::new(&settings.header_policy))
+        .layer(HeaderPolicyLayer::new(&settings.header_policy, &settings.stats))
         // A failure becomes a response here, so that the stages inside may just fail.
-        .layer(RespondLayer::new(&settings.local_reply))
+        .layer(RespondLayer)
         // Fills the route cell, from one route table for the whole stream.
         .layer(SelectRouteLayer::new(settings))
         // The configured filters in their order, ours and a user's alike; the last one is the router.
-        .layer(FiltersLayer::new(&settings.filters, &settings.local_reply))
+        .layer(FiltersLayer::new(&settings.filters))
         // Timeout → retry → attempt: cluster → pick host → lease a connection → send → observe.
         .service(router)
 }
@@ -79,7 +79,25 @@ impl ConnectionManager {
 
 impl Service for ConnectionManager {
     async fn call(&self, exchange: &mut Exchange) -> Response {
-        self.pipeline.call(exchange).await
+        loop {
+            exchange.local_reply.clone_from(&self.settings.local_reply);
+            let response = self.pipeline.call(exchange).await;
+            if !exchange.show_next() {
+                return response;
+            }
+            // As far as logs and stats are concerned, the answer that was a redirect ends a stream.
+            exchange.timing.end = Some(exchange.elapsed());
+            self.pipeline.finish(exchange);
+            exchange.follow();
+        }
+    }
+
+    fn proxies_interim(&self) -> bool {
+        self.settings.header_policy.proxy_100_continue
+    }
+
+    fn event(&self, event: ConnectionEvent) {
+        self.settings.stats.count(event);
     }
 
     fn finish(&self, exchange: &mut Exchange) {

@@ -5,7 +5,11 @@
 mod attempt;
 mod deadline;
 pub(super) mod envoy_headers;
+mod hedge;
 mod limits;
+mod mirror;
+mod pick;
+mod redirect;
 mod request_stream;
 mod retry;
 
@@ -13,16 +17,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use http::header::LOCATION;
+use http::header::{LOCATION, SET_COOKIE};
 
-use super::body::Body;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::pipeline::HcmStats;
-use super::respond;
+use super::respond::Reply;
 use super::service::{Response, TryService};
+use crate::cluster::lb::Policy;
 use crate::cluster::{Cluster, ClusterStats};
 use crate::route::clusters::Chosen;
+use crate::route::hash::Hashed;
 use crate::route::{Action, Forward, RequestView, Route};
 use crate::snapshot::SnapshotCell;
 
@@ -32,11 +37,14 @@ pub struct Router {
     pub stats: Arc<HcmStats>,
     /// `suppress_envoy_headers`: the router adds no `x-envoy-*` of its own.
     pub suppress_envoy_headers: bool,
+    /// The connection manager's `max_stream_duration`, for routes that say nothing of it.
+    pub max_stream_duration: Option<Duration>,
 }
 
 impl TryService for Router {
     async fn try_call(&self, exchange: &mut Exchange) -> Result<Response, Failure> {
         self.stats.rq_total.inc();
+        exchange.suppress_envoy_headers = self.suppress_envoy_headers;
         let Some(route) = exchange.route.route.clone() else {
             return Err(Failure::RouteNotFound);
         };
@@ -47,28 +55,28 @@ impl TryService for Router {
                 self.stats.rq_direct_response.inc();
                 exchange.details = "direct_response".into();
                 let location = redirect.location(&route.matcher.path, &RequestView::of(exchange));
-                let mut response = Response::new(Body::Empty);
-                *response.status_mut() = redirect.status;
                 let location = HeaderValue::try_from(location).map_err(|_| Failure::RouteNotFound)?;
-                response.headers_mut().insert(LOCATION, location);
-                Ok(response)
+                let reply = Reply {
+                    status: redirect.status,
+                    grpc: None,
+                    body: b"",
+                    headers: [(LOCATION, location)].into_iter().collect(),
+                    content_type: None,
+                };
+                Ok(reply.into_response(exchange))
             }
             Action::DirectResponse(direct) => {
                 self.stats.rq_direct_response.inc();
                 exchange.details = "direct_response".into();
-                if respond::is_grpc(exchange) {
-                    return Ok(respond::grpc_reply(
-                        crate::telemetry::format::grpc_of_http(direct.status.as_u16()),
-                        &String::from_utf8_lossy(&direct.body),
-                    ));
-                }
-                let mut response = Response::new(Body::from(direct.body.clone()));
-                *response.status_mut() = direct.status;
-                if !direct.body.is_empty() {
-                    let text = HeaderValue::from_static("text/plain");
-                    response.headers_mut().insert(http::header::CONTENT_TYPE, text);
-                }
-                Ok(response)
+                let (body, content_type) = direct.body(exchange);
+                let reply = Reply {
+                    status: direct.status,
+                    grpc: None,
+                    body: &body,
+                    headers: direct.headers(&RequestView::of(exchange)),
+                    content_type,
+                };
+                Ok(reply.into_response(exchange))
             }
             Action::NonForwarding => Err(Failure::RouteNotFound),
         }
@@ -81,7 +89,11 @@ impl TryService for Router {
             return;
         };
         if let (Some(_), Some(end)) = (exchange.response_code, exchange.timing.end) {
-            cluster.stats.upstream_rq_time.record(end.as_millis() as u64);
+            let millis = end.as_millis() as u64;
+            cluster.stats.upstream_rq_time.record(millis);
+            exchange
+                .route
+                .count(|stats| stats.traffic.upstream_rq_time.record(millis));
         }
         // The log may still want its name.
         exchange.route.cluster = Some(cluster);
@@ -95,19 +107,41 @@ impl Router {
         route: &Arc<Route>,
         forward: &Forward,
     ) -> Result<Response, Failure> {
+        exchange.route.virtual_cluster = exchange
+            .route
+            .virtual_host
+            .as_ref()
+            .and_then(|host| host.virtual_cluster(&RequestView::of(exchange)).cloned());
         let cluster = self.choose_cluster(exchange, forward)?;
         crate::http::header_policy::finalize_request(exchange, route, forward);
+        if let Some(failure) = cluster.drops(fastrand::u64(..)) {
+            count_failure(&cluster.stats, &failure, exchange);
+            return Err(failure);
+        }
         let result = retry::run(self, exchange, forward, &cluster).await;
         if let Ok(response) = &result {
             let canary = response.headers().get(CANARY).is_some_and(|value| value == "true");
             cluster
                 .stats
                 .count_response(response.status().as_u16(), exchange.internal, canary);
+            let code = response.status().as_u16();
+            exchange.route.count(|stats| stats.codes.inc(code));
         } else if let Err(failure) = &result {
-            count_failure(&cluster.stats, failure, exchange.internal);
+            count_failure(&cluster.stats, failure, exchange);
+            if failure.is_answered() {
+                exchange.route.count(|stats| {
+                    stats.codes.inc(failure.status(exchange.timeout_is_no_content).as_u16());
+                    if *failure == Failure::ResponseTimeout {
+                        stats.traffic.upstream_rq_timeout.inc();
+                    }
+                });
+            }
         }
         let mut response = result?;
         exchange.details = "via_upstream".into();
+        for cookie in exchange.set_cookies.drain(..) {
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
         if !self.suppress_envoy_headers
             && let Some(time) = exchange.upstream.service_time
         {
@@ -123,18 +157,23 @@ impl Router {
 
     fn choose_cluster(&self, exchange: &mut Exchange, forward: &Forward) -> Result<Arc<Cluster>, Failure> {
         let missing = Failure::ClusterNotFound(forward.cluster_not_found);
-        let (hash, chosen) = choose(exchange, forward);
+        let hashed = hashed(exchange, forward);
+        let chosen = forward.cluster.choose(&RequestView::of(exchange), hashed.hash);
         let Some(chosen) = chosen else {
             self.stats.no_cluster.inc();
             return Err(missing);
         };
         exchange.route.weighted = chosen.weighted;
-        exchange.hash = hash;
+        exchange.hash = hashed.hash;
         let cluster = self.snapshot.load().cluster(&chosen.cluster);
         let Some(cluster) = cluster else {
             self.stats.no_cluster.inc();
             return Err(missing);
         };
+        // Who does not look at the hash does not make a cookie for it either.
+        if matches!(cluster.lb.policy, Policy::RingHash(_) | Policy::Maglev(_)) {
+            exchange.set_cookies = hashed.set_cookies;
+        }
         exchange.route.cluster = Some(cluster.clone());
         Ok(cluster)
     }
@@ -142,23 +181,30 @@ impl Router {
 
 /// The request's hash and the cluster that it chooses; the same each time it is asked, for filters that must know before the router does.
 pub fn choose(exchange: &Exchange, forward: &Forward) -> (Option<u64>, Option<Chosen>) {
+    let hash = hashed(exchange, forward).hash;
+    (hash, forward.cluster.choose(&RequestView::of(exchange), hash))
+}
+
+fn hashed(exchange: &Exchange, forward: &Forward) -> Hashed {
+    if forward.hash_policies.is_empty() {
+        return Hashed::default();
+    }
     let view = RequestView::of(exchange);
-    let hash = if forward.hash_policies.is_empty() {
-        None
-    } else {
-        crate::route::hash::hash(&forward.hash_policies, &view, exchange.remote_address()).hash
-    };
-    (hash, forward.cluster.choose(&view, hash))
+    crate::route::hash::hash(&forward.hash_policies, &view, exchange.remote_address())
 }
 
 /// A failure that the router answers counts as the response code it becomes.
-fn count_failure(stats: &ClusterStats, failure: &Failure, internal: bool) {
+fn count_failure(stats: &ClusterStats, failure: &Failure, exchange: &Exchange) {
     match failure {
-        Failure::DownstreamDisconnect | Failure::DownstreamReset => return,
+        Failure::DownstreamDisconnect
+        | Failure::DownstreamReset
+        | Failure::BadRequest { .. }
+        | Failure::InternalRedirect(_) => return,
         Failure::ResponseTimeout => stats.upstream_rq_timeout.inc(),
         _ => {}
     }
-    stats.count_response(failure.row().status.as_u16(), internal, false);
+    let status = failure.status(exchange.timeout_is_no_content);
+    stats.count_response(status.as_u16(), exchange.internal, false);
 }
 
 const SERVICE_TIME: http::HeaderName = http::HeaderName::from_static("x-envoy-upstream-service-time");

@@ -11,6 +11,7 @@ use super::service::{Response, TryService};
 use super::upgrade::UpgradeKind;
 use crate::route::{Action, RequestView, RouteTable};
 use crate::snapshot::SnapshotCell;
+use crate::telemetry::access_log::AccessLog;
 
 /// `route_specifier`
 #[derive(Clone)]
@@ -26,6 +27,7 @@ pub struct SelectRouteLayer {
     snapshot: Arc<SnapshotCell>,
     stats: Arc<HcmStats>,
     upgrades: Vec<String>,
+    start_logs: Arc<[AccessLog]>,
 }
 
 impl SelectRouteLayer {
@@ -35,6 +37,10 @@ impl SelectRouteLayer {
             snapshot: settings.snapshot.clone(),
             stats: settings.stats.clone(),
             upgrades: settings.upgrades.clone(),
+            start_logs: match settings.logs_new_requests {
+                true => settings.access_logs.clone(),
+                false => Arc::default(),
+            },
         }
     }
 }
@@ -48,6 +54,7 @@ impl<S> Layer<S> for SelectRouteLayer {
             snapshot: self.snapshot.clone(),
             stats: self.stats.clone(),
             upgrades: self.upgrades.clone(),
+            start_logs: self.start_logs.clone(),
             inner,
         }
     }
@@ -59,6 +66,8 @@ pub struct SelectRoute<S> {
     snapshot: Arc<SnapshotCell>,
     stats: Arc<HcmStats>,
     upgrades: Vec<String>,
+    /// Logs that get a line when a request begins, too.
+    start_logs: Arc<[AccessLog]>,
     inner: S,
 }
 
@@ -72,10 +81,18 @@ impl<S: TryService> TryService for SelectRoute<S> {
             self.stats.no_route.inc();
             return Err(Failure::RouteConfigurationNotFound);
         };
+        if !exchange.internal {
+            for name in &table.settings().internal_only_headers {
+                exchange.request.headers_mut().remove(name);
+            }
+        }
         select(exchange, &table);
         exchange.route.table = Some(table);
         if exchange.route.route.is_none() {
             self.stats.no_route.inc();
+        }
+        for log in self.start_logs.iter() {
+            log.log_start(exchange);
         }
         self.admit_upgrade(exchange)?;
         self.inner.try_call(exchange).await
@@ -88,10 +105,15 @@ impl<S: TryService> TryService for SelectRoute<S> {
 
 impl<S> SelectRoute<S> {
     /// An upgrade that neither the route nor the connection manager allows is refused (`upgrade_failed`).
-    fn admit_upgrade(&self, exchange: &Exchange) -> Result<(), Failure> {
+    fn admit_upgrade(&self, exchange: &mut Exchange) -> Result<(), Failure> {
         let Some(upgrade) = &exchange.upgrade else {
             return Ok(());
         };
+        if *upgrade == UpgradeKind::Connect && exchange.route.route.is_none() {
+            // What follows may be the tunnel's payload: it must not be read as a request.
+            exchange.close_downstream = true;
+            return Err(Failure::RouteNotFound);
+        }
         let kind = match upgrade {
             UpgradeKind::Upgrade(token) => token.as_str(),
             UpgradeKind::Connect => "connect",

@@ -10,10 +10,31 @@ use super::failure::Failure;
 
 pub type Response = http::Response<Body>;
 
+/// See [`Service::event`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionEvent {
+    /// The peer broke the protocol of its connection.
+    ProtocolError,
+    /// An interim response went to the client.
+    Interim,
+    /// Nothing came over it for too long.
+    IdleTimeout,
+}
+
 /// A stage that always answers: what codecs call.
 pub trait Service: Send + Sync + 'static {
     /// Answers the request in `exchange`. Dropping the future cancels the request.
     fn call(&self, exchange: &mut Exchange) -> impl Future<Output = Response> + Send;
+
+    /// Whether interim responses of the upstream go on to the client (`proxy_100_continue`); else an expectation is answered here.
+    fn proxies_interim(&self) -> bool {
+        false
+    }
+
+    /// Something happened on a connection that no exchange tells of.
+    fn event(&self, event: ConnectionEvent) {
+        let _ = event;
+    }
 
     /// After the last byte of the response, or after the stream was cut; exactly once per exchange.
     fn finish(&self, exchange: &mut Exchange) {

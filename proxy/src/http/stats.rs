@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use tower::Layer;
 
-use super::exchange::{Exchange, Protocol};
-use super::service::{Response, Service};
-use crate::telemetry::flags::ResponseFlags;
+use super::exchange::{Exchange, Protocol, Reset};
+use super::service::{ConnectionEvent, Response, Service};
 
 crate::stat_group! {
     /// Per connection manager.
@@ -21,7 +20,12 @@ crate::stat_group! {
             downstream_rq_rx_reset, downstream_rq_tx_reset, downstream_rq_too_large, downstream_rq_timeout,
             downstream_rq_idle_timeout, downstream_rq_header_timeout, downstream_rq_response_before_rq_complete,
             downstream_rq_ws_on_non_ws_route, downstream_rq_non_relative_path,
+            downstream_rq_failed_path_normalization, downstream_rq_redirected_with_normalized_path,
+            downstream_rq_rejected_via_ip_detection, downstream_rq_max_duration_reached, downstream_cx_max_requests_reached,
             rq_total, rq_direct_response, rq_redirect, no_route, no_cluster,
+            passthrough_internal_redirect_bad_location, passthrough_internal_redirect_unsafe_scheme,
+            passthrough_internal_redirect_too_many_redirects, passthrough_internal_redirect_no_route,
+            passthrough_internal_redirect_predicate,
         }
         gauges: { downstream_cx_active, downstream_cx_http1_active, downstream_cx_http2_active, downstream_rq_active, downstream_cx_upgrades_active }
         histograms: { downstream_rq_time, downstream_cx_length_ms }
@@ -29,6 +33,28 @@ crate::stat_group! {
 }
 
 impl HcmStats {
+    pub(super) fn count(&self, event: ConnectionEvent) {
+        match event {
+            ConnectionEvent::ProtocolError => self.downstream_cx_protocol_error.inc(),
+            ConnectionEvent::IdleTimeout => self.downstream_cx_idle_timeout.inc(),
+            // Counted like the response that follows it, as Envoy does.
+            ConnectionEvent::Interim => {
+                self.downstream_rq_completed.inc();
+                self.downstream_rq_1xx.inc();
+            }
+        }
+    }
+
+    fn count_timeout(&self, details: &str) {
+        match details {
+            "stream_idle_timeout" => self.downstream_rq_idle_timeout.inc(),
+            "request_overall_timeout" => self.downstream_rq_timeout.inc(),
+            "request_header_timeout" => self.downstream_rq_header_timeout.inc(),
+            "max_duration_timeout" => self.downstream_rq_max_duration_reached.inc(),
+            _ => {}
+        }
+    }
+
     /// Counts a connection until the guard is dropped.
     pub fn open_connection(self: &Arc<Self>) -> impl Send + use<> {
         self.downstream_cx_total.inc();
@@ -97,7 +123,8 @@ impl<S: Service> Service for Counted<S> {
     fn finish(&self, exchange: &mut Exchange) {
         let stats = &self.stats;
         stats.downstream_rq_active.dec();
-        if let Some(code) = exchange.response_code {
+        // An answer that is followed as a redirect is none.
+        if let Some(code) = exchange.response_code.filter(|_| exchange.redirect.is_none()) {
             stats.downstream_rq_completed.inc();
             match code.as_u16() / 100 {
                 1 => stats.downstream_rq_1xx.inc(),
@@ -107,11 +134,24 @@ impl<S: Service> Service for Counted<S> {
                 _ => stats.downstream_rq_5xx.inc(),
             }
         }
-        if exchange
-            .flags
-            .contains(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION)
-        {
+        if exchange.answered_early || exchange.reset.is_some() {
             stats.downstream_rq_rx_reset.inc();
+        }
+        if exchange.reset == Some(Reset::ByUs) {
+            stats.downstream_rq_tx_reset.inc();
+        }
+        if exchange.last_of_connection {
+            stats.downstream_cx_max_requests_reached.inc();
+        }
+        if exchange.answered_early {
+            stats.downstream_rq_response_before_rq_complete.inc();
+        }
+        if exchange
+            .response_code
+            .is_none_or(|code| code.is_client_error() || code.is_server_error())
+            || exchange.reset.is_some()
+        {
+            stats.count_timeout(&exchange.details);
         }
         if let Some(end) = exchange.timing.end {
             stats.downstream_rq_time.record(end.as_millis() as u64);

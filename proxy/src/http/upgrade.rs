@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{Extensions, HeaderMap, Method, StatusCode, Version, request, response};
 
-pub use tunnel::{TunnelEnd, TunnelReason, TunnelWriter, split_tunnel, tunnel};
+pub use tunnel::{TunnelEnd, TunnelReason, TunnelWriter, reader_body, split_tunnel, tunnel};
 
 /// What a request wants to become.
 #[derive(Clone, Debug, PartialEq, Eq)]

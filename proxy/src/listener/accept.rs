@@ -7,12 +7,13 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::active::{ActiveListener, Shared};
+use super::balance::{Parcel, Placed};
 use super::bind::Bound;
 use super::connection;
-use crate::runtime::clock;
 use crate::runtime::drain::{DrainPhase, DrainSignal};
 use crate::runtime::io::{Address, Io};
 use crate::runtime::spawn::spawn;
+use crate::runtime::{clock, worker};
 
 enum Socket {
     Tcp(TcpListener),
@@ -42,9 +43,7 @@ pub async fn run(shared: Arc<Shared>, listener: Arc<ActiveListener>, bound: Boun
         match accepted {
             Ok((io, local, remote)) => {
                 failures = 0;
-                let serving = connection::serve(shared.clone(), listener.clone(), io, local, remote);
-                // Nobody waits for it; it ends by its peer, its timeouts or its chain's drain.
-                drop(spawn("connection", serving));
+                place(&shared, &listener, io, local, remote);
             }
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
@@ -57,6 +56,37 @@ pub async fn run(shared: Arc<Shared>, listener: Arc<ActiveListener>, bound: Boun
                 }
             }
         }
+    }
+}
+
+/// Has the connection served, here or on a less loaded worker; or refuses it, if there are too many.
+fn place(shared: &Arc<Shared>, listener: &Arc<ActiveListener>, io: Io, local: Address, remote: Address) {
+    let state = listener.state.load();
+    let Some(admitted) = shared.limit.admit(state.settings.ignores_connection_limit) else {
+        listener.stats.listener.downstream_global_cx_overflow.inc();
+        return;
+    };
+    let here = worker::index().unwrap_or_default();
+    let placed = Placed::new(listener, here, state.settings.balance);
+    let (shared, listener, open) = (shared.clone(), listener.clone(), shared.open.clone());
+    let workers = shared.workers.upgrade().filter(|_| placed.worker() != here);
+    let Some(workers) = workers else {
+        // Nobody waits for it; it ends by its peer, its timeouts or its chain's drain.
+        drop(spawn("connection", async move {
+            connection::serve(shared, listener, io, local, remote).await;
+            drop((placed, admitted, open));
+        }));
+        return;
+    };
+    match Parcel::pack(io) {
+        Ok(parcel) => workers.run(placed.worker(), "connection", move || async move {
+            match parcel.unpack() {
+                Ok(io) => connection::serve(shared, listener, io, local, remote).await,
+                Err(error) => tracing::warn!(%error, "a connection is lost between workers"),
+            }
+            drop((placed, admitted, open));
+        }),
+        Err(error) => tracing::warn!(%error, "a connection is lost between workers"),
     }
 }
 

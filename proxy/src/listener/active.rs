@@ -2,16 +2,20 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
+use super::balance::{ConnectionLimit, Loads};
+use super::bind::Bound;
 use super::chain_match::ChainTable;
 use super::stats::{InspectorStats, Scope};
 use super::{ListenerConfig, ListenerSettings};
-use crate::runtime::drain::Drain;
+use crate::runtime::drain::{Drain, DrainPhase};
 use crate::runtime::io::Address;
+use crate::runtime::worker::Workers;
 use crate::telemetry::access_log::AccessLog;
 
 /// One listener by name; an update swaps [`state`](Self::state), the sockets stay.
@@ -24,8 +28,19 @@ pub struct ActiveListener {
     pub bind_to_port: bool,
     pub state: ArcSwap<ListenerState>,
     pub stats: Scope,
+    pub loads: Loads,
     /// Advanced to stop accepting.
     pub stop: Drain,
+    /// Its sockets once more, by address as configured, where a next epoch may ask for them.
+    pub sockets: Mutex<Vec<(Address, Vec<Bound>)>>,
+}
+
+impl ActiveListener {
+    /// Closes the sockets; connections go on.
+    pub fn stop_accepting(&self) {
+        self.sockets.lock().clear();
+        self.stop.advance(DrainPhase::Draining);
+    }
 }
 
 /// What an update swaps.
@@ -53,15 +68,37 @@ impl ListenerState {
 pub struct Shared {
     pub directory: ArcSwap<Directory>,
     pub inspectors: InspectorStats,
-    connection_ids: AtomicU64,
+    /// Held once by every connection, from accept to end.
+    pub open: Arc<()>,
+    pub limit: ConnectionLimit,
+    /// To hand connections over; they own what holds this.
+    pub workers: Weak<Workers>,
+    pub(super) connection_ids: AtomicU64,
 }
 
 impl Shared {
+    /// Without a limit, and with nobody to hand a connection to.
     pub fn new(inspectors: InspectorStats) -> Self {
         Self {
             directory: ArcSwap::default(),
+            limit: ConnectionLimit::default(),
+            workers: Weak::new(),
             inspectors,
+            open: Arc::default(),
             connection_ids: AtomicU64::new(0),
+        }
+    }
+
+    /// With a limit of all connections together.
+    pub fn limited(self, limit: ConnectionLimit) -> Self {
+        Self { limit, ..self }
+    }
+
+    /// With workers to hand connections over to.
+    pub fn balanced(self, workers: &Arc<Workers>) -> Self {
+        Self {
+            workers: Arc::downgrade(workers),
+            ..self
         }
     }
 

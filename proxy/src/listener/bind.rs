@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
@@ -26,7 +26,8 @@ pub struct BindError {
     pub reason: io::Error,
 }
 
-/// `count` sockets on one address: one each with `SO_REUSEPORT`, else copies of one. Port 0 becomes one port for all.
+/// At least `count` sockets on one address: one each with `SO_REUSEPORT`, else copies of one. Port 0 becomes one port for all.
+/// `inherited` sockets are all used, even if there are more: what waits in one of them would be lost with it.
 ///
 /// # Errors
 /// What the system says, with the listener and its address.
@@ -36,8 +37,10 @@ pub fn bind(
     settings: &ListenerSettings,
     reuse_port: bool,
     count: usize,
+    inherited: Vec<OwnedFd>,
 ) -> Result<Vec<Bound>, BindError> {
     let sockets = match address {
+        _ if !inherited.is_empty() => adopt(address, inherited, settings, reuse_port, count),
         Address::Ip(ip) if reuse_port => bind_each(*ip, settings, count),
         Address::Ip(ip) => bind_one(*ip, settings, false).and_then(|first| copies(first, count)),
         Address::Pipe(path) => bind_pipe(path, settings).and_then(|first| copies(first, count)),
@@ -51,6 +54,17 @@ pub fn bind(
 }
 
 impl Bound {
+    /// Another descriptor of the same socket.
+    ///
+    /// # Errors
+    /// What the system says: out of descriptors.
+    pub fn copy(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(socket) => Self::Tcp(socket.try_clone()?),
+            Self::Unix(socket) => Self::Unix(socket.try_clone()?),
+        })
+    }
+
     /// Where it really listens.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
@@ -58,6 +72,41 @@ impl Bound {
             Self::Unix(_) => None,
         }
     }
+}
+
+impl From<Bound> for OwnedFd {
+    fn from(bound: Bound) -> Self {
+        match bound {
+            Bound::Tcp(socket) => socket.into(),
+            Bound::Unix(socket) => socket.into(),
+        }
+    }
+}
+
+fn adopt(
+    address: &Address,
+    inherited: Vec<OwnedFd>,
+    settings: &ListenerSettings,
+    reuse_port: bool,
+    count: usize,
+) -> io::Result<Vec<Bound>> {
+    let bound = |socket: OwnedFd| match address {
+        Address::Pipe(_) => Bound::Unix(socket.into()),
+        _ => Bound::Tcp(socket.into()),
+    };
+    let mut sockets: Vec<Bound> = inherited.into_iter().map(bound).collect();
+    let Some(first) = sockets.first().map(Bound::copy).transpose()? else {
+        return Ok(sockets);
+    };
+    while sockets.len() < count {
+        // The process before may not have set SO_REUSEPORT.
+        let own = match first.address().filter(|_| reuse_port) {
+            Some(actual) => bind_one(actual, settings, true).ok(),
+            None => None,
+        };
+        sockets.push(own.map_or_else(|| first.copy(), Ok)?);
+    }
+    Ok(sockets)
 }
 
 fn bind_each(address: SocketAddr, settings: &ListenerSettings, count: usize) -> io::Result<Vec<Bound>> {
@@ -133,10 +182,7 @@ fn bind_pipe(path: &str, settings: &ListenerSettings) -> io::Result<Bound> {
 fn copies(first: Bound, count: usize) -> io::Result<Vec<Bound>> {
     let mut sockets = Vec::with_capacity(count);
     for _ in 1..count {
-        sockets.push(match &first {
-            Bound::Tcp(socket) => Bound::Tcp(socket.try_clone()?),
-            Bound::Unix(socket) => Bound::Unix(socket.try_clone()?),
-        });
+        sockets.push(first.copy()?);
     }
     sockets.push(first);
     Ok(sockets)

@@ -87,7 +87,7 @@ impl Arrival {
             accepted_at,
         } = self;
         let state = listener.state.load_full();
-        let (io, findings) = inspect(&shared, &listener, &state, io, &local).await?;
+        let (io, findings) = inspect(&shared, &listener, &state, io, (&local, &remote)).await?;
         let restored = findings
             .original_destination
             .filter(|original| local.ip() != Some(*original));
@@ -99,8 +99,12 @@ impl Arrival {
             // The other listener runs its own filters; a hand-off happens once at most.
             Some(other) if !Arc::ptr_eq(&other, &listener) => {
                 let state = other.state.load_full();
-                let (io, mut found) = inspect(&shared, &other, &state, io, &local).await?;
+                let (io, mut found) = inspect(&shared, &other, &state, io, (&local, &remote)).await?;
                 found.original_destination = found.original_destination.or(findings.original_destination);
+                // What the first listener's filters left stays, where the other's say nothing else.
+                let mut extensions = findings.extensions;
+                extensions.extend(found.extensions);
+                found.extensions = extensions;
                 (other, state, io, found)
             }
             _ => (listener, state, io, findings),
@@ -125,6 +129,8 @@ impl Arrival {
             filter_chain_name: chain.as_ref().map_or_else(|| Arc::from(""), |chain| chain.name.clone()),
             direction: state.settings.direction,
             accepted_at,
+            buffer_limit: state.settings.buffer_limit,
+            extensions: findings.extensions,
         };
         let Some(chain) = chain else {
             listener.stats.listener.no_filter_chain_match.inc();
@@ -135,15 +141,32 @@ impl Arrival {
             return None;
         };
         let guard = OpenConnection::start(listener.clone(), accepted_at);
-        let io = handshake(&listener, &chain, io, &mut connection).await?;
+        let io = match handshake(&listener, &chain, io, &mut connection).await {
+            Ok(io) => io,
+            Err(reason) => {
+                if let Some(mut journal) = journal(&state, Arc::new(connection)) {
+                    journal.record.downstream_failure = Some(reason);
+                }
+                return None;
+            }
+        };
         let io = preamble(&chain, io, &mut connection).await?;
         let mut holds = Vec::new();
         for filter in &chain.filters {
-            match filter.on_new_connection(&connection) {
+            match filter.on_new_connection(&mut connection) {
                 Verdict::Continue => {}
                 Verdict::Hold(hold) => holds.push(hold),
                 Verdict::Close { reason, delay } => {
                     tracing::debug!(connection = connection.id, reason, "network filter closes a connection");
+                    let connection = Arc::new(connection);
+                    let logged = match &chain.terminal {
+                        Terminal::Tcp(proxy) => Some(proxy.refuse(connection.clone())),
+                        _ => None,
+                    };
+                    let mut journals: Vec<_> = logged.into_iter().chain(journal(&state, connection)).collect();
+                    for journal in &mut journals {
+                        journal.record.termination = reason.clone().into();
+                    }
                     clock::sleep(delay).await;
                     return None;
                 }
@@ -192,7 +215,7 @@ async fn inspect(
     listener: &ActiveListener,
     state: &ListenerState,
     io: Io,
-    local: &Address,
+    (local, remote): (&Address, &Address),
 ) -> Option<(Io, Findings)> {
     let settings = &state.settings;
     if settings.listener_filters.is_empty() {
@@ -202,7 +225,7 @@ async fn inspect(
     stats.downstream_pre_cx_active.inc();
     let _pre = Pre(listener);
     let mut inspection = Inspection::new(io);
-    let running = inspection.run(settings, local, &shared.inspectors);
+    let running = inspection.run(settings, local, remote, &shared.inspectors);
     let outcome = match settings.listener_filters_timeout {
         None => Ok(running.await),
         Some(limit) => tokio::time::timeout(limit, running).await,
@@ -243,26 +266,23 @@ fn find_chain(state: &ListenerState, place: &Place, findings: &Findings) -> Opti
     state.chains.find(&target).cloned()
 }
 
-/// TLS, if the chain has it. `None`: it failed, is counted and over.
+/// TLS, if the chain has it. An error has been counted; it is Envoy's reason.
 async fn handshake(
     listener: &ActiveListener,
     chain: &FilterChain,
     io: Io,
     connection: &mut ConnectionInfo,
-) -> Option<Io> {
-    let Some(tls) = &chain.tls else { return Some(io) };
+) -> Result<Io, String> {
+    let Some(tls) = &chain.tls else { return Ok(io) };
     let accepting = Box::pin(tls.accept(io));
     let outcome = match chain.handshake_timeout {
         None => accepting.await,
         Some(limit) => match tokio::time::timeout(limit, accepting).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                listener
-                    .stats
-                    .listener
-                    .downstream_cx_transport_socket_connect_timeout
-                    .inc();
-                return None;
+                let timeouts = &listener.stats.listener.downstream_cx_transport_socket_connect_timeout;
+                timeouts.inc();
+                return Err("transport socket timeout".to_owned());
             }
         },
     };
@@ -272,14 +292,14 @@ async fn handshake(
             connection.alpn = done.peer.alpn.as_deref().map(Arc::from);
             connection.sni = done.peer.sni.as_deref().map(Arc::from).or(connection.sni.take());
             connection.tls = Some(done.peer);
-            Some(done.io)
+            Ok(done.io)
         }
         Err(error) => {
             if matches!(error, TlsError::SecretNotReady) {
                 listener.stats.socket.downstream_context_secrets_not_ready.inc();
             }
             tracing::debug!(connection = connection.id, %error, "TLS handshake failed");
-            None
+            Err(error.to_string())
         }
     }
 }
@@ -399,7 +419,9 @@ mod tests {
                 access_logs: Arc::new([]),
             }),
             stats: Scope::new(&stats, None, None, 1),
+            loads: crate::listener::balance::Loads::default(),
             stop: crate::runtime::drain::Drain::new().0,
+            sockets: parking_lot::Mutex::default(),
         });
         let (io, _peer) = tokio::io::duplex(1);
         let address = Address::Pipe(Arc::from(""));

@@ -10,9 +10,10 @@ use bytes::{Buf, BytesMut};
 use socket2::SockRef;
 use tokio::io::AsyncReadExt;
 
-use super::detect::{Detection, client_hello, http, proxy_protocol};
+use super::detect::{Detection, client_hello, http as http_detect};
 use super::stats::InspectorStats;
 use super::{ListenerFilterKind, ListenerSettings};
+use crate::filters::listener::proxy_protocol::{Outcome, ProxyProtocol};
 use crate::runtime::io::{Address, Io};
 
 /// What the listener filters found out.
@@ -25,6 +26,8 @@ pub struct Findings {
     pub original_destination: Option<SocketAddr>,
     /// From a PROXY header: source and destination.
     pub proxied: Option<(SocketAddr, SocketAddr)>,
+    /// Dynamic metadata and filter state.
+    pub extensions: http::Extensions,
 }
 
 /// Why a connection ends before it is one.
@@ -68,6 +71,7 @@ impl Inspection {
         &mut self,
         settings: &ListenerSettings,
         local: &Address,
+        remote: &Address,
         stats: &InspectorStats,
     ) -> Result<(), Refusal> {
         for filter in &settings.listener_filters {
@@ -85,7 +89,15 @@ impl Inspection {
                     self.tls(*max_hello, *close_on_error, stats).await?;
                 }
                 ListenerFilterKind::HttpInspector => self.http(stats).await?,
-                ListenerFilterKind::ProxyProtocol { optional } => self.proxy_protocol(*optional, stats).await?,
+                ListenerFilterKind::ProxyProtocol(filter) => self.proxy_protocol(filter).await?,
+                ListenerFilterKind::LocalRateLimit(filter) if filter.admits() => {}
+                ListenerFilterKind::LocalRateLimit(_) => return Err(Refusal::Filter),
+                ListenerFilterKind::OriginalSrc(filter) => {
+                    let proxied = self.findings.proxied.map(|(source, _)| Address::Ip(source));
+                    if let Some(source) = filter.source(proxied.as_ref().unwrap_or(remote)) {
+                        self.findings.extensions.insert(source);
+                    }
+                }
             }
         }
         Ok(())
@@ -147,12 +159,12 @@ impl Inspection {
         if self.findings.transport_protocol == "tls" {
             return Ok(());
         }
-        match self.detect(http::parse).await? {
+        match self.detect(http_detect::parse).await? {
             Detection::Found(found) => {
                 match found {
-                    http::Http::Http10 => stats.http10_found.inc(),
-                    http::Http::Http11 => stats.http11_found.inc(),
-                    http::Http::Http2 => stats.http2_found.inc(),
+                    http_detect::Http::Http10 => stats.http10_found.inc(),
+                    http_detect::Http::Http11 => stats.http11_found.inc(),
+                    http_detect::Http::Http2 => stats.http2_found.inc(),
                 }
                 self.findings.alpn = vec![found.protocol().as_bytes().to_vec()];
             }
@@ -161,23 +173,17 @@ impl Inspection {
         Ok(())
     }
 
-    async fn proxy_protocol(&mut self, optional: bool, stats: &InspectorStats) -> Result<(), Refusal> {
-        let stats = &stats.proxy_protocol;
-        match self.detect(proxy_protocol::parse).await? {
-            Detection::Found(header) => {
+    async fn proxy_protocol(&mut self, filter: &ProxyProtocol) -> Result<(), Refusal> {
+        let found = self.detect(|bytes| filter.look(bytes)).await?;
+        match filter.judge(&self.seen, found) {
+            Outcome::Header(header) => {
                 self.consume(header.length).await?;
                 self.findings.proxied = header.addresses;
+                filter.store(header, &mut self.findings.extensions);
                 Ok(())
             }
-            Detection::No if optional => {
-                stats.not_found_allowed.inc();
-                Ok(())
-            }
-            Detection::No => {
-                stats.not_found_disallowed.inc();
-                Err(Refusal::Filter)
-            }
-            Detection::Broken(_) | Detection::NeedMore => Err(Refusal::Filter),
+            Outcome::Absent => Ok(()),
+            Outcome::Refused => Err(Refusal::Filter),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Which listeners exist: applies a snapshot's listeners to the workers.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +9,11 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::active::{ActiveListener, Directory, ListenerState, Shared};
+use super::balance::{ConnectionLimit, Loads};
 use super::bind::{BindError, Bound, bind};
 use super::chain_match::FilterChain;
 use super::stats::{InspectorStats, ManagerStats, Scope};
-use super::{Direction, ListenerConfig, accept};
+use super::{Direction, Inherit, ListenerConfig, accept};
 use crate::runtime::clock;
 use crate::runtime::drain::{Drain, DrainPhase};
 use crate::runtime::io::Address;
@@ -27,6 +29,10 @@ pub struct ListenerManager {
     /// `--drain-time-s`
     drain_time: Duration,
     active: Mutex<BTreeMap<Arc<str>, Arc<ActiveListener>>>,
+    /// Sockets are kept at hand for the next epoch.
+    handing_over: bool,
+    /// Where sockets of the epoch before come from.
+    inherit: Option<Arc<dyn Inherit>>,
 }
 
 /// What happens when some listener cannot bind.
@@ -46,17 +52,50 @@ struct Prepared {
 }
 
 impl ListenerManager {
-    pub fn new(workers: Arc<Workers>, stats: &Stats, drain_time: Duration) -> Self {
+    /// `max_connections`: of all listeners together.
+    pub fn new(workers: Arc<Workers>, stats: &Stats, drain_time: Duration, max_connections: Option<u64>) -> Self {
         let counters: Arc<ManagerStats> = stats.group("listener_manager.");
         counters.workers_started.set(1);
         Self {
-            shared: Arc::new(Shared::new(InspectorStats::new(stats))),
+            shared: Arc::new(
+                Shared::new(InspectorStats::new(stats))
+                    .limited(ConnectionLimit::new(max_connections))
+                    .balanced(&workers),
+            ),
             workers,
             stats: stats.clone(),
             counters,
             drain_time,
             active: Mutex::default(),
+            handing_over: false,
+            inherit: None,
         }
+    }
+
+    /// Takes part in hot restarts: keeps sockets at hand for the next epoch, and takes those of the epoch before.
+    #[must_use]
+    pub fn with_restart(mut self, inherit: Option<Arc<dyn Inherit>>) -> Self {
+        self.handing_over = true;
+        self.inherit = inherit;
+        self
+    }
+
+    /// Copies of the sockets on an address of the configuration, for the next epoch. With port 0 the listener's name counts too.
+    pub fn hand_over(&self, listener: &str, address: &str) -> Vec<OwnedFd> {
+        let active = self.active.lock();
+        for candidate in active.values() {
+            for (configured, sockets) in &*candidate.sockets.lock() {
+                let any_port = configured.ip().is_some_and(|ip| ip.port() == 0);
+                if configured.to_string() == address && (!any_port || *candidate.name == *listener) {
+                    return sockets
+                        .iter()
+                        .filter_map(|socket| socket.copy().ok())
+                        .map(OwnedFd::from)
+                        .collect();
+                }
+            }
+        }
+        Vec::new()
     }
 
     /// Makes `wanted` the listeners of the process. What is equal by hash is not touched; what keeps its addresses keeps its sockets and the
@@ -142,7 +181,7 @@ impl ListenerManager {
     /// Closes the sockets of all listeners (or of the inbound ones); connections go on.
     pub fn stop_accepting(&self, inbound_only: bool) {
         for listener in self.matching(inbound_only) {
-            listener.stop.advance(DrainPhase::Draining);
+            listener.stop_accepting();
             self.counters.listener_stopped.inc();
         }
     }
@@ -158,12 +197,11 @@ impl ListenerManager {
         }
     }
 
-    /// Connections open now, over all listeners that are not draining.
-    pub fn connections(&self) -> u64 {
-        self.listeners()
-            .iter()
-            .map(|listener| listener.stats.listener.downstream_cx_active.value())
-            .sum()
+    /// Whether anything is left to wait for once [`stop_accepting`](Self::stop_accepting) was called: a connection, of listeners that are gone
+    /// too, or an accept loop that may be about to take one.
+    pub fn is_busy(&self) -> bool {
+        let accepting = |listener: &Arc<ActiveListener>| listener.stop.listeners() > 0;
+        self.listeners().iter().any(accepting) || Arc::strong_count(&self.shared.open) > 1
     }
 
     fn matching(&self, inbound_only: bool) -> Vec<Arc<ActiveListener>> {
@@ -175,19 +213,31 @@ impl ListenerManager {
 
     fn prepare(&self, config: &Arc<ListenerConfig>) -> Result<Prepared, BindError> {
         let mut sockets = Vec::new();
-        let mut addresses = Vec::new();
+        let (mut addresses, mut handles) = (Vec::new(), Vec::new());
         for address in &config.addresses {
             if !config.bind_to_port {
                 addresses.push(address.clone());
                 continue;
             }
+            let inherited = self
+                .inherit
+                .as_ref()
+                .map(|parent| parent.sockets(&config.name, address));
             let bound = bind(
                 &config.name,
                 address,
                 &config.settings,
                 config.reuse_port,
                 self.workers.len(),
+                inherited.unwrap_or_default(),
             )?;
+            if self.handing_over {
+                // One that cannot be copied now cannot be handed over later; it serves all the same.
+                handles.push((
+                    address.clone(),
+                    bound.iter().filter_map(|socket| socket.copy().ok()).collect(),
+                ));
+            }
             let actual = bound.first().and_then(Bound::address);
             addresses.push(actual.map_or_else(|| address.clone(), Address::Ip));
             sockets.push(bound);
@@ -200,7 +250,9 @@ impl ListenerManager {
             configured: config.addresses.clone(),
             bind_to_port: config.bind_to_port,
             state: ArcSwap::from_pointee(ListenerState::new(config, None)),
+            loads: Loads::new(self.workers.len()),
             stop: Drain::new().0,
+            sockets: Mutex::new(handles),
         };
         Ok(Prepared {
             listener: Arc::new(listener),
@@ -214,7 +266,8 @@ impl ListenerManager {
         for per_worker in sockets {
             for (index, socket) in per_worker.into_iter().enumerate() {
                 let (shared, listener) = (self.shared.clone(), listener.clone());
-                self.workers.run(index, "accept", move || {
+                // There may be more sockets than workers: the epoch before may have had more.
+                self.workers.run(index % self.workers.len().max(1), "accept", move || {
                     let stop = listener.stop.signal();
                     accept::run(shared, listener, socket, stop)
                 });
@@ -247,7 +300,7 @@ impl ListenerManager {
     }
 
     fn drain(&self, listener: Arc<ActiveListener>) {
-        listener.stop.advance(DrainPhase::Draining);
+        listener.stop_accepting();
         self.counters.listener_stopped.inc();
         self.counters.total_listeners_draining.inc();
         let chains = listener.state.load().chains.all().cloned().collect();

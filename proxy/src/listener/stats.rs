@@ -64,15 +64,6 @@ crate::stat_group! {
     }
 }
 
-crate::stat_group! {
-    /// Under `proxy_proto.`, for the whole process.
-    pub struct ProxyProtocolStats {
-        counters: { not_found_disallowed, not_found_allowed }
-        gauges: {}
-        histograms: {}
-    }
-}
-
 /// All that one listener counts into, resolved when it is made.
 pub struct Scope {
     pub listener: Arc<ListenerStats>,
@@ -85,7 +76,6 @@ pub struct Scope {
 pub struct InspectorStats {
     pub tls: Arc<TlsInspectorStats>,
     pub http: Arc<HttpInspectorStats>,
-    pub proxy_protocol: Arc<ProxyProtocolStats>,
 }
 
 impl Scope {
@@ -112,7 +102,6 @@ impl InspectorStats {
         Self {
             tls: stats.group("tls_inspector."),
             http: stats.group("http_inspector."),
-            proxy_protocol: stats.group("proxy_proto."),
         }
     }
 }

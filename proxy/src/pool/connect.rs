@@ -6,11 +6,13 @@ use std::sync::atomic::Ordering;
 use tokio::sync::watch;
 
 use super::alpn::Alpn;
-use super::home::{ConnectionHome, H1Home, H2Home};
+use super::home::{ConnectionHome, H1Home, H2Home, count_destroyed};
 use super::local;
+use super::room::{self, Slot};
 use super::{Lease, Origin, PoolKey, Wanted};
-use crate::cluster::breaker::{Permit, RoutingPriority};
+use crate::cluster::breaker::Permit;
 use crate::cluster::{Cluster, Host, UpstreamProtocol};
+use crate::http::codec::h1::client::Closed;
 use crate::http::codec::{h1, h2};
 use crate::http::exchange::Protocol;
 use crate::http::failure::Failure;
@@ -29,49 +31,90 @@ pub(super) fn wanted(cluster: &Cluster, host: &Host, downstream: Protocol) -> Wa
     }
 }
 
-/// A new connection for one request; HTTP/2 requests that come together share it.
+/// A connection for one request that found none free: a new one, or one that others give back; HTTP/2 requests that come together share it.
 pub(super) async fn connect(
     key: PoolKey,
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
     alpn: Option<&Arc<Alpn>>,
 ) -> Result<Lease, Failure> {
-    let priority = if key.high_priority {
-        RoutingPriority::High
-    } else {
-        RoutingPriority::Default
-    };
-    let Some(_pending) = cluster.breakers.try_pending(priority) else {
+    let Some(permit) = cluster.breakers.try_pending(room::priority(&key)) else {
         cluster.stats.upstream_rq_pending_overflow.inc();
         return Err(Failure::Overflow);
     };
-    cluster.stats.upstream_rq_pending_total.inc();
-    if key.protocol == Wanted::Http1 {
-        let connected = dial(cluster, host, alpn).await?;
-        return Ok(lease_h1(key, cluster, host, permit(cluster, priority)?, connected));
-    }
-    // A stream may find the shared connection full by the time it is up: then one more is opened.
+    let _pending = Pending::new(cluster, permit);
+    let mut waited = false;
     loop {
-        let mut connecting = match local::connecting(&key) {
-            Some(connecting) => connecting,
-            None => start(key, cluster, host, alpn.cloned(), permit(cluster, priority)?),
-        };
-        let result = match connecting.wait_for(Option::is_some).await {
-            Ok(result) => result.clone().unwrap_or(Ok(())),
-            Err(_) => Err(Failure::ConnectFailure(None)),
-        };
-        result?;
+        // A stream may find the shared connection full by the time it is up: then one more is opened.
+        if let Some(mut connecting) = local::connecting(&key).filter(|_| !room::is_exclusive(&key)) {
+            up(&mut connecting, cluster).await?;
+        } else if let Some(slot) = room::claim(&key, cluster, host)? {
+            if room::is_exclusive(&key) {
+                return own(key, cluster, host, alpn, slot).await;
+            }
+            up(&mut start(key, cluster, host, alpn.cloned(), slot), cluster).await?;
+        } else {
+            let turn = room::wait(&key, waited);
+            waited = true;
+            if let Ok(Some(idle)) = turn.await
+                && let Some(lease) = local::reuse(idle)
+            {
+                return Ok(lease);
+            }
+        }
         if let Some(lease) = local::take(&key) {
             return Ok(lease);
         }
     }
 }
 
-fn permit(cluster: &Cluster, priority: RoutingPriority) -> Result<Permit, Failure> {
-    cluster.breakers.try_connection(priority).ok_or_else(|| {
-        cluster.stats.upstream_cx_overflow.inc();
-        Failure::Overflow
-    })
+/// Waits for a connection that others may wait for too; its failure takes them all along.
+async fn up(connecting: &mut local::Connecting, cluster: &Cluster) -> Result<(), Failure> {
+    let result = match connecting.wait_for(Option::is_some).await {
+        Ok(result) => result.clone().unwrap_or(Ok(())),
+        Err(_) => Err(Failure::ConnectFailure(None)),
+    };
+    result.inspect_err(|_| cluster.stats.upstream_rq_pending_failure_eject.inc())
+}
+
+/// A request that waits for a connection.
+struct Pending<'a> {
+    cluster: &'a Cluster,
+    _permit: Permit,
+}
+
+impl<'a> Pending<'a> {
+    fn new(cluster: &'a Cluster, permit: Permit) -> Self {
+        cluster.stats.upstream_rq_pending_total.inc();
+        cluster.stats.upstream_rq_pending_active.inc();
+        Self {
+            cluster,
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.cluster.stats.upstream_rq_pending_active.dec();
+    }
+}
+
+/// A connection for this request alone.
+async fn own(
+    key: PoolKey,
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    alpn: Option<&Arc<Alpn>>,
+    slot: Slot,
+) -> Result<Lease, Failure> {
+    let dialled = dial(&key, cluster, host, alpn).await;
+    let connected = dialled.inspect_err(|failure| count_failed(key.protocol, cluster, failure))?;
+    if connected.alpn() == Some(b"h2") && key.protocol == Wanted::Auto {
+        share(key, cluster, host, slot, connected).await?;
+        return local::take(&key).ok_or(Failure::ConnectFailure(None));
+    }
+    Ok(lease_h1(key, cluster, host, slot, connected))
 }
 
 /// Connects in a task of its own: the request that started it may be cancelled, those that joined it may not suffer.
@@ -80,13 +123,13 @@ fn start(
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
     alpn: Option<Arc<Alpn>>,
-    permit: Permit,
+    slot: Slot,
 ) -> local::Connecting {
     let (done, connecting) = watch::channel(None);
     local::set_connecting(&key, connecting.clone());
     let (cluster, host) = (cluster.clone(), host.clone());
     spawn("upstream connect", async move {
-        let result = shared(key, &cluster, &host, alpn.as_ref(), permit).await;
+        let result = shared(key, &cluster, &host, alpn.as_ref(), slot).await;
         // Nobody may be left to hear.
         let _ = done.send(Some(result));
     });
@@ -98,20 +141,33 @@ async fn shared(
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
     alpn: Option<&Arc<Alpn>>,
-    permit: Permit,
+    slot: Slot,
 ) -> Result<(), Failure> {
-    let connected = dial(cluster, host, alpn).await?;
+    let dialled = dial(&key, cluster, host, alpn).await;
+    let connected = dialled.inspect_err(|failure| count_failed_connection(key.protocol, cluster, failure))?;
     let speaks_h2 = key.protocol == Wanted::Http2 || connected.alpn() == Some(b"h2");
-    if !speaks_h2 {
-        let Lease::H1 { connection, .. } = lease_h1(key, cluster, host, permit, connected) else {
-            return Ok(());
-        };
-        if let Some(home) = connection.home.clone() {
-            home.release(connection);
-        }
-        return Ok(());
+    if speaks_h2 {
+        return share(key, cluster, host, slot, connected).await;
     }
-    let home = ConnectionHome::open(key, cluster, host, origin(&connected), permit);
+    local::set_speaks_http1(&key);
+    let Lease::H1 { connection, .. } = lease_h1(key, cluster, host, slot, connected) else {
+        return Ok(());
+    };
+    if let Some(home) = connection.home.clone() {
+        home.release(connection);
+    }
+    Ok(())
+}
+
+/// Makes an HTTP/2 connection and puts it where all find it.
+async fn share(
+    key: PoolKey,
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    slot: Slot,
+    connected: Connected,
+) -> Result<(), Failure> {
+    let home = ConnectionHome::open(key, cluster, host, origin(&connected), slot);
     cluster.stats.upstream_cx_http2_total.inc();
     let hooks = Arc::new(H2Home(home.clone()));
     let options = cluster.http.h2_options();
@@ -120,9 +176,9 @@ async fn shared(
     Ok(())
 }
 
-fn lease_h1(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, permit: Permit, connected: Connected) -> Lease {
+fn lease_h1(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, slot: Slot, connected: Connected) -> Lease {
     cluster.stats.upstream_cx_http1_total.inc();
-    let home = ConnectionHome::open(key, cluster, host, origin(&connected), permit);
+    let home = ConnectionHome::open(key, cluster, host, origin(&connected), slot);
     let origin = home.origin.clone();
     let mut connection = h1::ClientConnection::new(connected.io, cluster.http.h1_options(), clock::now());
     connection.home = Some(Arc::new(H1Home(home)));
@@ -140,10 +196,40 @@ fn origin(connected: &Connected) -> Origin {
     }
 }
 
-async fn dial(cluster: &Arc<Cluster>, host: &Arc<Host>, alpn: Option<&Arc<Alpn>>) -> Result<Connected, Failure> {
+/// A connection that never was is one all the same, and took the request that waited for it along.
+fn count_failed(wanted: Wanted, cluster: &Cluster, failure: &Failure) {
+    count_failed_connection(wanted, cluster, failure);
+    cluster.stats.upstream_rq_pending_failure_eject.inc();
+}
+
+fn count_failed_connection(wanted: Wanted, cluster: &Cluster, failure: &Failure) {
+    let stats = &cluster.stats;
+    stats.upstream_cx_total.inc();
+    match wanted {
+        Wanted::Http1 => stats.upstream_cx_http1_total.inc(),
+        Wanted::Http2 => stats.upstream_cx_http2_total.inc(),
+        Wanted::Auto => {}
+    }
+    let remote = *failure != Failure::ConnectTimeout;
+    count_destroyed(
+        stats,
+        Closed {
+            remote,
+            ..Closed::default()
+        },
+    );
+}
+
+async fn dial(
+    key: &PoolKey,
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    alpn: Option<&Arc<Alpn>>,
+) -> Result<Connected, Failure> {
     let started = clock::now();
     let overrides = Overrides {
         alpn: alpn.map(|list| list.protocols()),
+        source: key.source,
         ..Overrides::default()
     };
     let result = connect_with(cluster, host, overrides).await;

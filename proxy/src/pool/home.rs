@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::room::{self, Slot};
 use super::{Origin, PoolKey, local};
-use crate::cluster::breaker::Permit;
-use crate::cluster::{Cluster, Host};
+use crate::cluster::{Cluster, ClusterStats, Host};
+use crate::http::codec::h1::client::Closed;
 use crate::http::codec::{h1, h2};
 use crate::http::failure::Failure;
 use crate::runtime::clock;
@@ -20,13 +21,14 @@ pub(super) struct ConnectionHome {
     pub origin: Arc<Origin>,
     opened: Instant,
     closed: AtomicBool,
-    /// The `max_connections` breaker's.
-    _permit: Permit,
+    /// [`HostState::drain_epoch`](crate::cluster::HostState::drain_epoch) when it was opened.
+    epoch: u32,
+    _slot: Slot,
 }
 
 impl ConnectionHome {
     /// Counts a connection that is up.
-    pub fn open(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, origin: Origin, permit: Permit) -> Arc<Self> {
+    pub fn open(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, origin: Origin, slot: Slot) -> Arc<Self> {
         let stats = &cluster.stats;
         stats.upstream_cx_total.inc();
         stats.upstream_cx_active.inc();
@@ -40,27 +42,35 @@ impl ConnectionHome {
             origin: Arc::new(origin),
             opened: clock::now(),
             closed: AtomicBool::new(false),
-            _permit: permit,
+            epoch: host.state.drain_epoch(),
+            _slot: slot,
         })
     }
 
-    /// Whether requests may still use the connection: its host is still one of the cluster's, and it is not worn out.
+    /// Whether requests may still use the connection: its host is still one of the cluster's and did not fail since it was opened, and it
+    /// is not worn out.
     pub fn is_wanted(&self) -> bool {
-        let worn = self
-            .cluster
-            .http
-            .max_connection_duration
-            .is_some_and(|limit| self.opened.elapsed() >= limit);
-        !worn && self.host.state.is_member()
+        self.is_usable() && self.host.state.is_member()
     }
 
-    fn close(&self) {
+    /// Whether a request that chose this host may use the connection. The host may have left since: then nobody else will choose it.
+    pub fn is_usable(&self) -> bool {
+        !self.is_worn() && self.host.state.drain_epoch() == self.epoch
+    }
+
+    /// Whether it is older than `max_connection_duration`.
+    pub fn is_worn(&self) -> bool {
+        let limit = self.cluster.http.max_connection_duration;
+        limit.is_some_and(|limit| clock::now().saturating_duration_since(self.opened) >= limit)
+    }
+
+    fn close(&self, how: Closed) {
         if self.closed.swap(true, Ordering::Relaxed) {
             return;
         }
         let stats = &self.cluster.stats;
         stats.upstream_cx_active.dec();
-        stats.upstream_cx_destroy.inc();
+        count_destroyed(stats, how);
         stats
             .upstream_cx_length_ms
             .record(self.opened.elapsed().as_millis() as u64);
@@ -70,7 +80,28 @@ impl ConnectionHome {
 
 impl Drop for ConnectionHome {
     fn drop(&mut self) {
-        self.close();
+        self.close(Closed::default());
+    }
+}
+
+/// Counts the end of a connection, as Envoy's `ActiveClient` does.
+pub(super) fn count_destroyed(stats: &ClusterStats, how: Closed) {
+    stats.upstream_cx_destroy.inc();
+    if how.remote {
+        stats.upstream_cx_destroy_remote.inc();
+    } else {
+        stats.upstream_cx_destroy_local.inc();
+    }
+    if how.protocol_error {
+        stats.upstream_cx_protocol_error.inc();
+    }
+    if how.active {
+        stats.upstream_cx_destroy_with_active_rq.inc();
+        if how.remote {
+            stats.upstream_cx_destroy_remote_with_active_rq.inc();
+        } else {
+            stats.upstream_cx_destroy_local_with_active_rq.inc();
+        }
     }
 }
 
@@ -84,6 +115,9 @@ impl h1::client::Home for H1Home {
             self.0.cluster.stats.upstream_cx_max_requests.inc();
             return;
         }
+        if self.0.is_worn() {
+            self.0.cluster.stats.upstream_cx_max_duration_reached.inc();
+        }
         if !self.0.is_wanted() {
             return;
         }
@@ -91,8 +125,8 @@ impl h1::client::Home for H1Home {
         local::put_idle(self.0.clone(), connection);
     }
 
-    fn closed(&self) {
-        self.0.close();
+    fn closed(&self, how: Closed) {
+        self.0.close(how);
     }
 }
 
@@ -100,7 +134,25 @@ impl h1::client::Home for H1Home {
 pub(super) struct H2Home(pub Arc<ConnectionHome>);
 
 impl h2::client::ClientHooks for H2Home {
-    fn closed(&self, _failure: Option<Failure>) {
-        self.0.close();
+    fn stream_ended(&self, outcome: h2::Outcome) {
+        let stats = &self.0.cluster.stats;
+        match outcome {
+            h2::Outcome::Complete | h2::Outcome::Failed => {}
+            h2::Outcome::Cancelled => stats.upstream_rq_tx_reset.inc(),
+            h2::Outcome::Reset => stats.upstream_rq_rx_reset.inc(),
+        }
+        room::wake(&self.0.key);
+    }
+
+    fn worn_out(&self) {
+        self.0.cluster.stats.upstream_cx_max_requests.inc();
+    }
+
+    fn closed(&self, failure: Option<Failure>) {
+        self.0.close(Closed {
+            remote: !matches!(failure, Some(Failure::LocalReset | Failure::ProtocolError(_))),
+            protocol_error: matches!(failure, Some(Failure::ProtocolError(_))),
+            active: failure.is_some(),
+        });
     }
 }

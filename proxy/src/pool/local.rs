@@ -9,6 +9,7 @@ use hashbrown::HashMap;
 use tokio::sync::watch;
 
 use super::home::ConnectionHome;
+use super::room;
 use super::{Lease, PoolKey};
 use crate::http::codec::{h1, h2};
 use crate::http::failure::Failure;
@@ -28,32 +29,34 @@ struct HostPool {
     idle: Vec<Idle>,
     shared: Vec<(h2::ClientConnection, Arc<ConnectionHome>)>,
     connecting: Option<Connecting>,
+    /// ALPN chose HTTP/1 for an earlier connection: the next ones will not be shared either.
+    speaks_http1: bool,
 }
 
-struct Idle {
+/// A connection that nobody uses now.
+pub(super) struct Idle {
     connection: Box<h1::ClientConnection>,
     home: Arc<ConnectionHome>,
 }
 
 /// A connection that can take a request now.
 pub(super) fn take(key: &PoolKey) -> Option<Lease> {
+    // Closing a connection runs its home's hooks, which may look at the pools: not under the borrow.
+    let mut dead = Vec::new();
+    let mut gone = Vec::new();
     POOLS.with_borrow_mut(|pools| {
         let pool = pools.get_mut(key)?;
-        while let Some(Idle { mut connection, home }) = pool.idle.pop() {
-            // Bytes or an end on an idle connection: it is dying, and a request on it would be lost.
-            if connection.is_quiet() && home.is_wanted() {
-                return Some(Lease::H1 {
-                    connection,
-                    reused: true,
-                    origin: home.origin.clone(),
-                });
+        while let Some(idle) = pool.idle.pop() {
+            match reusable(idle) {
+                Ok(lease) => return Some(lease),
+                Err(idle) => dead.push(idle),
             }
         }
-        pool.shared.retain(|(connection, _)| connection.is_available());
-        let (connection, home) = pool
-            .shared
-            .iter()
-            .find(|(connection, _)| connection.can_take_stream())?;
+        gone.extend(pool.shared.extract_if(.., |(connection, _)| !connection.is_available()));
+        let has_room = |(connection, home): &(h2::ClientConnection, Arc<ConnectionHome>)| {
+            connection.can_take_stream() && home.is_usable()
+        };
+        let (connection, home) = pool.shared.iter().find(|entry| has_room(entry))?;
         Some(Lease::H2 {
             connection: connection.clone(),
             reused: true,
@@ -62,12 +65,64 @@ pub(super) fn take(key: &PoolKey) -> Option<Lease> {
     })
 }
 
+/// A connection that another request has just given back, if it is still good.
+pub(super) fn reuse(idle: Idle) -> Option<Lease> {
+    reusable(idle).ok()
+}
+
+fn reusable(mut idle: Idle) -> Result<Lease, Idle> {
+    // Bytes or an end on an idle connection: it is dying, and a request on it would be lost.
+    if !idle.connection.is_quiet() || !idle.home.is_wanted() {
+        return Err(idle);
+    }
+    Ok(Lease::H1 {
+        connection: idle.connection,
+        reused: true,
+        origin: idle.home.origin.clone(),
+    })
+}
+
+/// Takes back a connection: whoever waits for one gets it, else it idles.
 pub(super) fn put_idle(home: Arc<ConnectionHome>, connection: Box<h1::ClientConnection>) {
-    POOLS.with_borrow_mut(|pools| pools.entry(home.key).or_default().idle.push(Idle { connection, home }));
+    let key = home.key;
+    if let Some(idle) = room::offer(&key, Idle { connection, home }) {
+        POOLS.with_borrow_mut(|pools| pools.entry(key).or_default().idle.push(idle));
+    }
 }
 
 pub(super) fn put_shared(home: Arc<ConnectionHome>, connection: h2::ClientConnection) {
     POOLS.with_borrow_mut(|pools| pools.entry(home.key).or_default().shared.push((connection, home)));
+}
+
+pub(super) fn speaks_http1(key: &PoolKey) -> bool {
+    POOLS.with_borrow(|pools| pools.get(key).is_some_and(|pool| pool.speaks_http1))
+}
+
+pub(super) fn set_speaks_http1(key: &PoolKey) {
+    POOLS.with_borrow_mut(|pools| pools.entry(*key).or_default().speaks_http1 = true);
+}
+
+/// Closes a pool of the same cluster and priority that has no request, to make room for another; false if there is none.
+pub(super) fn close_an_idle_pool(wanted: &PoolKey) -> bool {
+    let closed = POOLS.with_borrow_mut(|pools| {
+        let is_idle = |(key, pool): &(&PoolKey, &mut HostPool)| {
+            let streams = pool
+                .shared
+                .iter()
+                .all(|(connection, _)| connection.active_streams() == 0);
+            let open = pool.idle.len() + pool.shared.len();
+            (key.cluster, key.high_priority) == (wanted.cluster, wanted.high_priority)
+                && streams
+                && open > 0
+                && open == room::connections(key) as usize
+        };
+        let (_, pool) = pools.iter_mut().find(is_idle)?;
+        for (connection, _) in &pool.shared {
+            connection.retire();
+        }
+        Some((std::mem::take(&mut pool.idle), std::mem::take(&mut pool.shared)))
+    });
+    closed.is_some()
 }
 
 /// The connect that already runs for `key`, if one does.
@@ -90,6 +145,7 @@ pub(super) fn set_connecting(key: &PoolKey, connecting: Connecting) {
 pub(super) fn sweep() {
     let now = clock::now();
     let mut dead = Vec::new();
+    let mut gone = Vec::new();
     POOLS.with_borrow_mut(|pools| {
         pools.retain(|_, pool| {
             let idle = std::mem::take(&mut pool.idle);
@@ -101,18 +157,21 @@ pub(super) fn sweep() {
                 if expired {
                     entry.home.cluster.stats.upstream_cx_idle_timeout.inc();
                 }
+                if entry.home.is_worn() {
+                    entry.home.cluster.stats.upstream_cx_max_duration_reached.inc();
+                }
                 if !expired && entry.home.is_wanted() && entry.connection.is_quiet() {
                     pool.idle.push(entry);
                 } else {
                     dead.push(entry);
                 }
             }
-            pool.shared.retain(|(connection, home)| {
+            gone.extend(pool.shared.extract_if(.., |(connection, home)| {
                 if !home.is_wanted() {
                     connection.retire();
                 }
-                connection.is_available()
-            });
+                !connection.is_available()
+            }));
             let connecting = pool
                 .connecting
                 .as_ref()
@@ -124,7 +183,7 @@ pub(super) fn sweep() {
         });
     });
     // Outside the borrow: closing a connection runs its home's hooks.
-    drop(dead);
+    drop((dead, gone));
 }
 
 /// How often a worker sweeps: the longest that a dead idle connection keeps its descriptor.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
+use prost::Message;
 use remora_proto::pb::envoy::config::core::v3::Metadata;
 use remora_proto::pb::envoy::config::route::v3 as pbr;
 
@@ -92,6 +93,18 @@ pub struct InternalRedirect {
     pub codes: Vec<u16>,
     pub allow_cross_scheme: bool,
     pub headers_to_copy: Vec<http::HeaderName>,
+    pub predicates: Vec<RedirectPredicate>,
+}
+
+/// What an internal redirect must hold for beside its policy's numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedirectPredicate {
+    /// Only to routes of these names.
+    AllowListed(Vec<Box<str>>),
+    /// No route twice from the same one.
+    PreviousRoutes,
+    /// Never from plaintext to TLS: who asked in the clear was not authenticated.
+    SafeCrossScheme,
 }
 
 /// What outer levels give a route that says nothing itself.
@@ -105,6 +118,31 @@ pub struct Inherited<'a> {
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Forward {
+    /// Straight to a cluster, with nothing of a route's own.
+    pub fn plain() -> Self {
+        Self {
+            cluster: ClusterSpecifier::Name("".into()),
+            cluster_not_found: StatusCode::SERVICE_UNAVAILABLE,
+            timeout: None,
+            idle_timeout: None,
+            max_stream_duration: None,
+            grpc_timeout: None,
+            retry: None,
+            hedge_on_per_try_timeout: false,
+            high_priority: false,
+            hash_policies: Vec::new(),
+            path_rewrite: None,
+            host_rewrite: None,
+            append_x_forwarded_host: false,
+            mirrors: Arc::default(),
+            metadata_match: None,
+            upgrades: Vec::new(),
+            internal_redirect: None,
+            rate_limits: Vec::new(),
+            include_vh_rate_limits: false,
+        }
+    }
+
     #[allow(deprecated, reason = "deprecated fields are honoured or refused, never ignored")]
     pub fn compile(value: &pbr::RouteAction, matcher: &PathMatcher, inherited: &Inherited<'_>) -> Compiled<Self> {
         refuse_unsupported(value)?;
@@ -320,11 +358,6 @@ impl RouteUpgrade {
 
 impl InternalRedirect {
     fn compile(value: &pbr::InternalRedirectPolicy) -> Compiled<Self> {
-        refuse(
-            "predicates",
-            !value.predicates.is_empty(),
-            "internal redirect predicates are not supported",
-        )?;
         let allowed = |code: &u32| matches!(code, 301 | 302 | 303 | 307 | 308);
         // Envoy ignores codes that are no redirects.
         let codes: Vec<u16> = value
@@ -344,6 +377,28 @@ impl InternalRedirect {
             headers_to_copy: each("response_headers_to_copy", &value.response_headers_to_copy, |name| {
                 header_name("", name)
             })?,
+            predicates: each("predicates", &value.predicates, RedirectPredicate::compile)?,
         })
+    }
+}
+
+impl RedirectPredicate {
+    fn compile(value: &remora_proto::pb::envoy::config::core::v3::TypedExtensionConfig) -> Compiled<Self> {
+        use remora_proto::pb::envoy::extensions::internal_redirect::allow_listed_routes::v3::AllowListedRoutesConfig;
+        let any = value.typed_config.as_ref();
+        let any = any.ok_or_else(|| Problems::one("typed_config", "is required"))?;
+        match remora_proto::type_url::full_name(&any.type_url) {
+            "envoy.extensions.internal_redirect.allow_listed_routes.v3.AllowListedRoutesConfig" => {
+                let config = AllowListedRoutesConfig::decode(any.value.as_slice())
+                    .map_err(|error| Problems::one("typed_config", error.to_string()))?;
+                let names = config.allowed_route_names.into_iter().map(Into::into);
+                Ok(Self::AllowListed(names.collect()))
+            }
+            "envoy.extensions.internal_redirect.previous_routes.v3.PreviousRoutesConfig" => Ok(Self::PreviousRoutes),
+            "envoy.extensions.internal_redirect.safe_cross_scheme.v3.SafeCrossSchemeConfig" => {
+                Ok(Self::SafeCrossScheme)
+            }
+            other => Err(Problems::one("typed_config", format!("{other} is not supported"))),
+        }
     }
 }

@@ -9,6 +9,7 @@ use super::strings::StringMatcher;
 use super::view::{RequestView, joined};
 use crate::config::route::{Under, full_regex, header_name};
 use crate::config::{Compiled, Problems};
+use crate::http::header_policy::path::TargetWithFragment;
 use crate::http::upgrade::UpgradeKind;
 
 /// A header by name, or one of the pseudo-headers that Envoy keeps among them.
@@ -43,7 +44,10 @@ impl HeaderKey {
         let text = |text: &'a str| Cow::Borrowed(text.as_bytes());
         match self {
             Self::Method => Some(text(view.method.as_str())),
-            Self::Path => view.path_and_query().map(text),
+            Self::Path => match view.extensions.get::<TargetWithFragment>() {
+                Some(target) => Some(Cow::Borrowed(&target.0[..])),
+                None => view.path_and_query().map(text),
+            },
             Self::Authority => view.authority.map(Cow::Borrowed),
             Self::Scheme => Some(text(view.scheme())),
             Self::Protocol => match view.upgrade? {

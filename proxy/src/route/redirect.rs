@@ -1,14 +1,18 @@
 //! Redirects and direct responses.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use remora_proto::pb::envoy::config::route::v3 as pbr;
 
 use super::matcher::PathMatcher;
 use super::rewrite::{PathRewrite, Substitution};
 use super::view::RequestView;
-use crate::config::route::{Under, data_source, refuse};
+use crate::config::route::{Under, data_source, optional};
 use crate::config::{Compiled, Problems};
+use crate::http::exchange::Exchange;
+use crate::http::respond::BodyFormat;
 
 /// `envoy.config.route.v3.RedirectAction`
 #[derive(Debug)]
@@ -131,12 +135,12 @@ fn filled(text: &str) -> Option<Box<str>> {
 pub struct DirectResponse {
     pub status: StatusCode,
     pub body: Bytes,
+    format: Option<BodyFormat>,
 }
 
 impl DirectResponse {
     /// `max_body`: bytes (`max_direct_response_body_size_bytes`).
     pub fn compile(value: &pbr::DirectResponseAction, max_body: usize) -> Compiled<Self> {
-        refuse("body_format", value.body_format.is_some(), "is not supported")?;
         let status = u16::try_from(value.status)
             .ok()
             .filter(|status| (200..600).contains(status));
@@ -156,6 +160,31 @@ impl DirectResponse {
                 format!("{} bytes, more than the {max_body} allowed", body.len()),
             ));
         }
-        Ok(Self { status, body })
+        let format = optional("body_format", value.body_format.as_ref(), BodyFormat::compile)?;
+        Ok(Self { status, body, format })
+    }
+
+    /// What was made and what is elsewhere says where: at the request's own URL.
+    pub fn headers(&self, view: &RequestView<'_>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if self.status == StatusCode::CREATED || self.status.is_redirection() {
+            let host = view.authority.map(String::from_utf8_lossy).unwrap_or_default();
+            let path = view.path_and_query().unwrap_or("/");
+            if let Ok(location) = HeaderValue::try_from(format!("{}://{host}{path}", view.scheme())) {
+                headers.insert(http::header::LOCATION, location);
+            }
+        }
+        headers
+    }
+
+    /// Its body and content type for one request; without a format they are as configured.
+    pub fn body<'a>(&'a self, exchange: &Exchange) -> (Cow<'a, [u8]>, Option<HeaderValue>) {
+        match &self.format {
+            None => (Cow::Borrowed(&self.body), None),
+            Some(format) => {
+                let body = format.write(exchange, &self.body, &HeaderMap::new());
+                (Cow::Owned(body), Some(format.content_type().clone()))
+            }
+        }
     }
 }

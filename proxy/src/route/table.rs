@@ -17,6 +17,7 @@ use super::wire;
 use crate::config::route::{each, header_name, refuse};
 use crate::config::{BuildContext, Compiled, Problem, Problems};
 use crate::http::header_policy::mutations::LevelMutations;
+use crate::telemetry::stats::Stats;
 
 /// A compiled route configuration.
 pub struct RouteTable {
@@ -29,6 +30,8 @@ pub struct RouteTable {
 /// What a table says outside its virtual hosts.
 pub struct TableSettings {
     pub name: Arc<str>,
+    /// Where virtual hosts and routes that count for themselves have their counters.
+    pub stats: Stats,
     pub mutations: LevelMutations,
     /// Apply table → virtual host → route instead of route → virtual host → table.
     pub most_specific_wins: bool,
@@ -59,7 +62,6 @@ const DOMAINS: u32 = 2;
 impl RouteTable {
     /// Indexes an encoded `RouteConfiguration` and validates every virtual host by building it; what was built is not kept.
     pub fn parse(bytes: Bytes, cx: &BuildContext) -> Compiled<Self> {
-        let _ = cx;
         if u32::try_from(bytes.len()).is_err() {
             return Err(Problems::one("", "the route configuration is larger than 4 GiB"));
         }
@@ -79,7 +81,7 @@ impl RouteTable {
         let rest =
             pbr::RouteConfiguration::decode(rest.as_slice()).map_err(|error| Problems::one("", error.to_string()))?;
         let mut table = Self {
-            settings: Arc::new(TableSettings::compile(&rest)?),
+            settings: Arc::new(TableSettings::compile(&rest, cx)?),
             hosts: hosts.into(),
             index: DomainIndex::default(),
             bytes,
@@ -246,7 +248,7 @@ pub fn port_start(authority: &[u8]) -> Option<usize> {
 }
 
 impl TableSettings {
-    fn compile(value: &pbr::RouteConfiguration) -> Compiled<Self> {
+    fn compile(value: &pbr::RouteConfiguration, cx: &BuildContext) -> Compiled<Self> {
         refuse("vhds", value.vhds.is_some(), "virtual host discovery is not supported")?;
         refuse(
             "cluster_specifier_plugins",
@@ -260,6 +262,7 @@ impl TableSettings {
         )?;
         Ok(Self {
             name: value.name.as_str().into(),
+            stats: cx.stats.clone(),
             mutations: LevelMutations::compile(
                 &value.request_headers_to_add,
                 &value.request_headers_to_remove,

@@ -12,6 +12,7 @@ use super::matcher::{PathMatcher, RouteMatcher};
 use super::per_filter::{PerFilter, PerFilterEntry};
 use super::redirect::{DirectResponse, Redirect};
 use super::retry::RetryPolicy;
+use super::stats::{RouteStats, VirtualCluster};
 use super::table::TableSettings;
 use super::view::RequestView;
 use crate::config::route::{Fraction, Under, each, optional, refuse};
@@ -39,7 +40,8 @@ pub struct HostSettings {
     pub request_buffer_limit: Option<u64>,
     pub metadata: Option<Arc<Metadata>>,
     pub rate_limits: Vec<pbr::RateLimit>,
-    virtual_clusters: Vec<(Arc<str>, Vec<HeaderMatcher>)>,
+    /// In their order; the last one, `other`, takes the rest.
+    virtual_clusters: Vec<Arc<VirtualCluster>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +61,8 @@ pub struct Route {
     pub metadata: Option<Arc<Metadata>>,
     pub decorator: Option<Decorator>,
     pub tracing: Option<Tracing>,
-    pub stat_prefix: Option<Arc<str>>,
+    /// With a `stat_prefix`.
+    pub stats: Option<Arc<RouteStats>>,
     /// Bytes; the route's, else the virtual host's.
     pub request_buffer_limit: Option<u64>,
 }
@@ -153,13 +156,11 @@ impl VirtualHost {
     }
 
     /// The first virtual cluster whose headers match (`%VIRTUAL_CLUSTER_NAME%`, `vhost.<name>.vcluster.*`).
-    pub fn virtual_cluster(&self, view: &RequestView<'_>) -> Option<&Arc<str>> {
-        let all = |matchers: &[HeaderMatcher]| matchers.iter().all(|matcher| matcher.matches(view));
-        let clusters = self.settings.virtual_clusters.iter();
-        clusters
-            .into_iter()
-            .find(|(_, matchers)| all(matchers))
-            .map(|(name, _)| name)
+    pub fn virtual_cluster(&self, view: &RequestView<'_>) -> Option<&Arc<VirtualCluster>> {
+        self.settings
+            .virtual_clusters
+            .iter()
+            .find(|cluster| cluster.matches(view))
     }
 }
 
@@ -199,12 +200,27 @@ impl HostSettings {
             request_buffer_limit: value.request_body_buffer_limit.map(|limit| limit.value).or(old_limit),
             metadata: value.metadata.clone().map(Arc::new),
             rate_limits: value.rate_limits.clone(),
-            virtual_clusters: each("virtual_clusters", &value.virtual_clusters, |cluster| {
-                let headers = each("headers", &cluster.headers, HeaderMatcher::compile)?;
-                Ok((cluster.name.as_str().into(), headers))
-            })?,
+            virtual_clusters: virtual_clusters(value, table)?,
         })
     }
+}
+
+fn virtual_clusters(value: &pbr::VirtualHost, table: &TableSettings) -> Compiled<Vec<Arc<VirtualCluster>>> {
+    let make = |name: &str, matchers| {
+        Arc::new(VirtualCluster {
+            name: name.into(),
+            matchers,
+            stats: RouteStats::of(&table.stats, &value.name, "vcluster", name),
+        })
+    };
+    let mut clusters = each("virtual_clusters", &value.virtual_clusters, |cluster| {
+        let matchers = each("headers", &cluster.headers, HeaderMatcher::compile)?;
+        Ok(make(&cluster.name, matchers))
+    })?;
+    if !clusters.is_empty() {
+        clusters.push(make("other", Vec::new()));
+    }
+    Ok(clusters)
 }
 
 impl Route {
@@ -239,7 +255,8 @@ impl Route {
                 propagate: decorator.propagate.is_none_or(|propagate| propagate.value),
             }),
             tracing: optional("tracing", value.tracing.as_ref(), Tracing::compile)?,
-            stat_prefix: (!value.stat_prefix.is_empty()).then(|| value.stat_prefix.as_str().into()),
+            stats: (!value.stat_prefix.is_empty())
+                .then(|| RouteStats::of(&host.table.stats, &host.name, "route", &value.stat_prefix)),
             request_buffer_limit: own_limit.or(host.request_buffer_limit),
         })
     }
@@ -255,7 +272,7 @@ impl Route {
             metadata: None,
             decorator: None,
             tracing: None,
-            stat_prefix: None,
+            stats: None,
             request_buffer_limit: None,
         }
     }

@@ -85,7 +85,9 @@ impl Workers {
             worker.stop.take();
         }
         for worker in &mut self.0 {
-            if let Some(thread) = worker.thread.take() {
+            // The last owner may be a worker itself, which ends by itself.
+            let other = |thread: &JoinHandle<()>| thread.thread().id() != std::thread::current().id();
+            if let Some(thread) = worker.thread.take().filter(other) {
                 // A panic of the thread itself is logged by the hook.
                 let _ = thread.join();
             }

@@ -51,6 +51,11 @@ impl Builder {
         }
     }
 
+    /// Where delivered secrets go.
+    pub fn secrets(&self) -> Arc<crate::tls::SecretStore> {
+        self.context.secrets.clone()
+    }
+
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
@@ -102,7 +107,7 @@ impl Builder {
         for Change { ty, name, resource } in changes {
             let bytes = resource.map(|resource| resource.bytes.clone());
             let result = if *ty == types::SECRET {
-                self.context.secrets.update(&name, bytes.as_deref())
+                self.context.secrets.deliver(&name, bytes.as_ref())
             } else if *ty == types::ASSIGNMENT {
                 self.set_assignment(&name, bytes)
             } else if *ty == types::CLUSTER {

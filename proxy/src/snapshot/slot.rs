@@ -59,6 +59,8 @@ impl ClusterSlot {
         }
         if let Some(cluster) = self.built.get() {
             update(cluster, &assignment)?;
+            // These endpoints may be the first with a time limit.
+            self.context.hosts.enroll(cluster);
         }
         *endpoints = Some(assignment);
         Ok(())

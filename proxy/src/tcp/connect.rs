@@ -5,7 +5,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, UnixStream};
 
 use crate::cluster::{Cluster, Host, SocketOptions};
@@ -14,7 +17,8 @@ use crate::filters::network::metadata_exchange::MetadataExchange;
 use crate::http::failure::Failure;
 use crate::listener::bind::set_keepalive;
 use crate::runtime::io::{Address, Io};
-use crate::runtime::{internal, sys};
+use crate::runtime::{clock, internal, sys};
+use crate::tcp::proxy_header::{Proxied, ProxyHeader};
 use crate::tls::{PeerInfo, UpstreamTls};
 
 /// What one connection wants otherwise than its cluster says.
@@ -24,6 +28,29 @@ pub struct Overrides<'a> {
     pub sni: Option<&'a str>,
     /// `auto_san_validation`: the certificate must name this host.
     pub san: Option<&'a str>,
+    /// The client's own address is the source (`original_src`).
+    pub source: Option<OriginalSource>,
+    /// Whom a PROXY header names.
+    pub proxied: Option<&'a Proxied<'a>>,
+}
+
+/// The address that upstream connections of a downstream connection come from, and their `SO_MARK`; in the connection's extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OriginalSource {
+    /// Port 0: any.
+    pub address: SocketAddr,
+    pub mark: u32,
+}
+
+/// Where a connection goes, and how.
+pub struct Target<'a> {
+    pub address: &'a Address,
+    /// `additional_addresses`: tried when the first does not answer (happy eyeballs).
+    pub others: &'a [Address],
+    pub header: Option<&'a ProxyHeader>,
+    pub tls: Option<&'a UpstreamTls>,
+    /// The SNI where the context says `auto_host_sni`.
+    pub hostname: &'a str,
 }
 
 /// A connection, ready for its first byte.
@@ -55,15 +82,14 @@ pub async fn connect(cluster: &Cluster, host: &Host) -> Result<Connected, Failur
 
 /// As [`connect`], with what this connection wants otherwise.
 pub async fn connect_with(cluster: &Cluster, host: &Host, overrides: Overrides<'_>) -> Result<Connected, Failure> {
-    let connected = open(
-        &host.address,
-        &cluster.socket,
-        cluster.connect_timeout,
-        host.tls.as_deref(),
-        &host.hostname,
-        overrides,
-    )
-    .await?;
+    let target = Target {
+        address: &host.address,
+        others: &host.additional_addresses,
+        header: host.proxy_header.as_deref(),
+        tls: host.tls.as_deref(),
+        hostname: &host.hostname,
+    };
+    let connected = open(&target, &cluster.socket, cluster.connect_timeout, overrides).await?;
     match &cluster.metadata_exchange {
         Some(exchange) if connected.peer.is_some() => Box::pin(introduce(exchange, connected)).await,
         _ => Ok(connected),
@@ -86,21 +112,30 @@ async fn introduce(exchange: &MetadataExchange, connected: Connected) -> Result<
     })
 }
 
-/// Connects to an address: the part that needs no cluster. `hostname` is the SNI where the context says `auto_host_sni`.
+/// Connects to an address: the part that needs no cluster.
 pub async fn open(
-    address: &Address,
+    target: &Target<'_>,
     options: &SocketOptions,
     timeout: Duration,
-    tls: Option<&UpstreamTls>,
-    hostname: &str,
     overrides: Overrides<'_>,
 ) -> Result<Connected, Failure> {
     let connecting = async {
-        let io = transport(address, options)
-            .await
-            .map_err(|error| Failure::ConnectFailure(Some(reason(&error))))?;
+        let failed = |error: std::io::Error| Failure::ConnectFailure(Some(reason(&error)));
+        let source = overrides.source;
+        let mut io = match target.others {
+            [] => transport(target.address, options, source).await,
+            others => race(target.address, others, options, source).await,
+        }
+        .map_err(failed)?;
         let local = io.local_address();
-        let Some(tls) = tls else {
+        if let Some(header) = target.header {
+            let own = io
+                .as_tcp()
+                .map(|stream| (stream.local_addr().ok(), stream.peer_addr().ok()));
+            let bytes = header.encode(overrides.proxied, own.unwrap_or_default());
+            io.write_all(&bytes).await.map_err(failed)?;
+        }
+        let Some(tls) = target.tls else {
             return Ok(Connected {
                 io,
                 peer: None,
@@ -108,8 +143,8 @@ pub async fn open(
                 workload: None,
             });
         };
-        let host_sni = if tls.auto_host_sni() && !hostname.is_empty() {
-            Some(hostname)
+        let host_sni = if tls.auto_host_sni() && !target.hostname.is_empty() {
+            Some(target.hostname)
         } else {
             None
         };
@@ -132,7 +167,57 @@ pub async fn open(
     }
 }
 
-async fn transport(address: &Address, options: &SocketOptions) -> std::io::Result<Io> {
+/// How long an address has to answer before the next one is tried beside it (RFC 8305, and Envoy's constant).
+const HEAD_START: Duration = Duration::from_millis(300);
+
+/// The first address that answers, families taking turns, each with a head start on the next.
+async fn race(
+    first: &Address,
+    others: &[Address],
+    options: &SocketOptions,
+    source: Option<OriginalSource>,
+) -> std::io::Result<Io> {
+    let mut waiting = in_turns(first, others).into_iter();
+    let mut running = FuturesUnordered::new();
+    let mut failure = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+    loop {
+        match waiting.next() {
+            Some(address) => running.push(transport(address, options, source)),
+            None if running.is_empty() => return Err(failure),
+            None => {}
+        }
+        let has_next = waiting.len() > 0;
+        tokio::select! {
+            biased;
+            Some(ended) = running.next() => match ended {
+                Ok(io) => return Ok(io),
+                Err(error) => failure = error,
+            },
+            () = clock::sleep(HEAD_START), if has_next => {}
+        }
+    }
+}
+
+/// The families of the addresses in turns, beginning with the first one's; within a family the order stays.
+fn in_turns<'a>(first: &'a Address, others: &'a [Address]) -> Vec<&'a Address> {
+    let is_v6 = |address: &&Address| address.ip().is_some_and(|address| address.is_ipv6());
+    let all = std::iter::once(first).chain(others);
+    let (v6, rest): (Vec<_>, Vec<_>) = all.partition(is_v6);
+    let (mut ours, mut theirs) = match is_v6(&first) {
+        true => (v6.into_iter(), rest.into_iter()),
+        false => (rest.into_iter(), v6.into_iter()),
+    };
+    let mut turns = Vec::new();
+    loop {
+        let pair = (ours.next(), theirs.next());
+        if pair == (None, None) {
+            return turns;
+        }
+        turns.extend(pair.0.into_iter().chain(pair.1));
+    }
+}
+
+async fn transport(address: &Address, options: &SocketOptions, source: Option<OriginalSource>) -> std::io::Result<Io> {
     match address {
         Address::Ip(address) => {
             let socket = if address.is_ipv4() {
@@ -140,7 +225,7 @@ async fn transport(address: &Address, options: &SocketOptions) -> std::io::Resul
             } else {
                 TcpSocket::new_v6()?
             };
-            prepare(&socket, *address, options)?;
+            prepare(&socket, *address, options, source)?;
             let stream = socket.connect(*address).await?;
             stream.set_nodelay(true)?;
             Ok(Io::Tcp(stream))
@@ -159,7 +244,12 @@ async fn transport(address: &Address, options: &SocketOptions) -> std::io::Resul
     }
 }
 
-fn prepare(socket: &TcpSocket, address: SocketAddr, options: &SocketOptions) -> std::io::Result<()> {
+fn prepare(
+    socket: &TcpSocket,
+    address: SocketAddr,
+    options: &SocketOptions,
+    original: Option<OriginalSource>,
+) -> std::io::Result<()> {
     let reference = SockRef::from(socket);
     if options.freebind {
         match address {
@@ -170,13 +260,38 @@ fn prepare(socket: &TcpSocket, address: SocketAddr, options: &SocketOptions) -> 
     if let Some(keepalive) = &options.keepalive {
         set_keepalive(&reference, keepalive)?;
     }
-    if let Some(source) = options.bind.iter().find(|source| source.is_ipv4() == address.is_ipv4()) {
-        if source.port() == 0 {
-            sys::bind_address_no_port(socket.as_fd())?;
+    // A client of the other family cannot be the source.
+    if let Some(original) = original.filter(|original| original.address.is_ipv4() == address.is_ipv4()) {
+        if original.mark != 0 {
+            reference.set_mark(original.mark)?;
         }
-        socket.bind(*source)?;
+        set_transparent(socket, original.address)?;
+        return bind(socket, original.address);
     }
-    Ok(())
+    match options.source_for(address) {
+        Some(source) => bind(socket, source),
+        None => Ok(()),
+    }
+}
+
+fn bind(socket: &TcpSocket, source: SocketAddr) -> std::io::Result<()> {
+    if source.port() == 0 {
+        sys::bind_address_no_port(socket.as_fd())?;
+    }
+    socket.bind(source)
+}
+
+/// `IP_TRANSPARENT`: an address that is not ours may be bound.
+fn set_transparent(socket: &TcpSocket, address: SocketAddr) -> std::io::Result<()> {
+    match address {
+        SocketAddr::V4(_) => SockRef::from(socket).set_ip_transparent_v4(true),
+        SocketAddr::V6(_) => sys::set_socket_option(
+            socket.as_fd(),
+            libc::SOL_IPV6,
+            libc::IPV6_TRANSPARENT,
+            &1_i32.to_ne_bytes(),
+        ),
+    }
 }
 
 /// Envoy's words for what a connect says.
@@ -196,23 +311,30 @@ fn reason(error: &std::io::Error) -> String {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_refused_connect_says_so() {
-        // Bound and closed again: nobody listens there.
-        let free = std::net::TcpListener::bind("127.0.0.1:0")
+    fn to(address: &Address) -> Target<'_> {
+        Target {
+            address,
+            others: &[],
+            header: None,
+            tls: None,
+            hostname: "",
+        }
+    }
+
+    /// Bound and closed again: nobody listens there.
+    fn nobody() -> SocketAddr {
+        std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
-            .unwrap();
-        let (address, options) = (Address::Ip(free), SocketOptions::default());
-        let result = open(
-            &address,
-            &options,
-            Duration::from_secs(5),
-            None,
-            "",
-            Overrides::default(),
-        )
-        .await;
+            .unwrap()
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_refused_connect_says_so() {
+        let (address, options) = (Address::Ip(nobody()), SocketOptions::default());
+        let result = open(&to(&address), &options, PATIENCE, Overrides::default()).await;
         let failure = result.err();
         let expected = Failure::ConnectFailure(Some("delayed connect error: Connection refused".to_owned()));
         assert_eq!(failure, Some(expected));
@@ -226,16 +348,47 @@ mod tests {
             ..SocketOptions::default()
         };
         let address = Address::Ip(listener.local_addr().unwrap());
-        let connecting = open(
-            &address,
-            &options,
-            Duration::from_secs(5),
-            None,
-            "",
-            Overrides::default(),
-        );
+        let target = to(&address);
+        let connecting = open(&target, &options, PATIENCE, Overrides::default());
         let (connected, accepted) = tokio::join!(connecting, listener.accept());
         assert!(connected.is_ok());
         assert_eq!(accepted.unwrap().1.ip().to_string(), "127.0.0.6");
+    }
+
+    #[tokio::test]
+    async fn an_additional_address_is_connected_to_when_the_first_refuses() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (dead, alive) = (Address::Ip(nobody()), Address::Ip(listener.local_addr().unwrap()));
+        let options = SocketOptions::default();
+        let others = [Address::Ip(nobody()), alive];
+        let target = Target {
+            others: &others,
+            ..to(&dead)
+        };
+        let connected = open(&target, &options, PATIENCE, Overrides::default()).await;
+        let peer = connected
+            .ok()
+            .and_then(|connected| connected.io.as_tcp()?.peer_addr().ok());
+        assert_eq!(peer, listener.local_addr().ok());
+        let target = Target {
+            others: &others[..1],
+            ..to(&dead)
+        };
+        assert!(open(&target, &options, PATIENCE, Overrides::default()).await.is_err());
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let addresses = ["[::1]:1", "[::2]:1", "1.1.1.1:1", "[::3]:1", "2.2.2.2:1", "3.3.3.3:1"];
+        let addresses = addresses.map(|text| Address::Ip(text.parse().unwrap()));
+        let (first, others) = addresses.split_first().unwrap();
+        let turns: Vec<String> = in_turns(first, others)
+            .iter()
+            .map(|address| address.to_string())
+            .collect();
+        assert_eq!(
+            turns,
+            ["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "[::3]:1", "3.3.3.3:1"]
+        );
     }
 }

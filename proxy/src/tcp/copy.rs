@@ -46,22 +46,27 @@ pub trait Meter {
     fn passed(&self, from: Side, bytes: u64);
 }
 
+/// What a copy may hold and how long it may rest.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// No byte in either direction for so long ends it.
+    pub idle: Option<Duration>,
+    /// Bytes per direction that were read and not yet taken by the other side (`per_connection_buffer_limit_bytes`).
+    pub buffer: usize,
+}
+
 /// Copies until it is [`Ended`]. A half-closed side stays open the other way.
 ///
 /// # Cancel safety
 /// Dropping the future leaves bytes that were read and not yet written behind; the connection is to be closed then.
-pub async fn both_ways(
-    downstream: &mut Io,
-    upstream: &mut Io,
-    idle_timeout: Option<Duration>,
-    meter: &impl Meter,
-) -> Ended {
+pub async fn both_ways(downstream: &mut Io, upstream: &mut Io, limits: Limits, meter: &impl Meter) -> Ended {
     let mut copy = Copy {
         request: Direction::default(),
         response: Direction::default(),
+        at_once: limits.buffer.clamp(1, SCRATCH),
         moved: false,
     };
-    let Some(idle) = idle_timeout else {
+    let Some(idle) = limits.idle else {
         return poll_fn(|cx| copy.poll(cx, downstream, upstream, meter)).await;
     };
     let mut active = clock::now();
@@ -89,6 +94,8 @@ pub async fn both_ways(
 struct Copy {
     request: Direction,
     response: Direction,
+    /// Bytes of one read: what the other side does not take of them is all that is held.
+    at_once: usize,
     /// Something has passed since this was last cleared.
     moved: bool,
 }
@@ -101,9 +108,9 @@ impl Copy {
         upstream: &mut Io,
         meter: &impl Meter,
     ) -> Poll<Ended> {
-        let request = self.request.poll(cx, downstream, upstream);
+        let request = self.request.poll(cx, downstream, upstream, self.at_once);
         self.account(Side::Downstream, meter);
-        let response = self.response.poll(cx, upstream, downstream);
+        let response = self.response.poll(cx, upstream, downstream, self.at_once);
         self.account(Side::Upstream, meter);
         match (request, response) {
             (Poll::Ready(Err(error)), _) => Poll::Ready(error.from(Side::Downstream)),
@@ -170,7 +177,13 @@ impl Fault {
 }
 
 impl Direction {
-    fn poll(&mut self, cx: &mut Context<'_>, reader: &mut Io, writer: &mut Io) -> Poll<Result<(), Fault>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut Io,
+        writer: &mut Io,
+        at_once: usize,
+    ) -> Poll<Result<(), Fault>> {
         loop {
             if self.state == State::Done {
                 return Poll::Ready(Ok(()));
@@ -181,7 +194,7 @@ impl Direction {
                 self.state = State::Done;
                 continue;
             }
-            match BUFFER.with_borrow_mut(|scratch| self.poll_through(cx, reader, writer, scratch)) {
+            match BUFFER.with_borrow_mut(|scratch| self.poll_through(cx, reader, writer, &mut scratch[..at_once])) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
                 Poll::Pending => {

@@ -18,7 +18,7 @@ use remora_proto::pb::envoy::extensions::access_loggers::{file::v3 as pbf, strea
 pub use filter::Filter;
 pub use sink::{FilesystemStats, Sink, Sinks};
 
-use super::format::{self, Format, JsonFormat, LogView, TcpRecord};
+use super::format::{self, Format, JsonFormat, LogType, LogView, TcpRecord};
 use crate::config::route::{Under, data_source, each, refuse};
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::filters::network::{Observer, Watch};
@@ -54,6 +54,7 @@ impl TcpJournal {
             cluster: None,
             workload: None,
             termination: "".into(),
+            downstream_failure: None,
         };
         Box::new(Self {
             logs: logs.clone(),
@@ -66,6 +67,25 @@ impl TcpJournal {
     pub fn watched(mut self: Box<Self>, observers: &[Arc<dyn Observer>]) -> Box<Self> {
         self.watches = observers.iter().map(|observer| observer.watch()).collect();
         self
+    }
+}
+
+impl TcpJournal {
+    /// Has those who watch look at the record as it stands.
+    pub fn look(&mut self) {
+        for watch in &mut self.watches {
+            watch.look(&self.record);
+        }
+    }
+
+    /// Writes a line before the end.
+    pub fn log(&self, kind: LogType) {
+        for log in self.logs.iter() {
+            log.log_view(&LogView {
+                log_type: kind,
+                ..LogView::of_tcp(&self.record)
+            });
+        }
     }
 }
 
@@ -127,6 +147,14 @@ impl AccessLog {
     /// Logs a finished stream.
     pub fn log(&self, exchange: &Exchange) {
         self.log_view(&LogView::of(exchange));
+    }
+
+    /// Logs a stream that has just begun (`flush_access_log_on_new_request`).
+    pub fn log_start(&self, exchange: &Exchange) {
+        self.log_view(&LogView {
+            log_type: LogType::DownstreamStart,
+            ..LogView::of(exchange)
+        });
     }
 
     /// Logs a finished connection.

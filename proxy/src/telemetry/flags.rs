@@ -1,16 +1,20 @@
 //! Response flags: Envoy's short and long names (spec: `%RESPONSE_FLAGS%`, `%RESPONSE_FLAGS_LONG%`).
 
-/// A set of response flags.
+/// A set of response flags, printed in the order in which they were set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct ResponseFlags(u64);
+pub struct ResponseFlags {
+    bits: u64,
+    /// Bit numbers plus one, six bits each, the first set lowest; a stream that has more than ten flags prints ten.
+    order: u64,
+}
 
 macro_rules! response_flags {
     ($($name:ident = $bit:literal, $short:literal, $long:literal;)*) => {
         impl ResponseFlags {
-            $(#[doc = $long] pub const $name: Self = Self(1 << $bit);)*
+            $(#[doc = $long] pub const $name: Self = Self { bits: 1 << $bit, order: $bit + 1 };)*
         }
 
-        /// Bit, short name, long name; in Envoy's printing order.
+        /// Bit, short name, long name.
         const TABLE: &[(u64, &str, &str)] = &[$((1 << $bit, $short, $long)),*];
     };
 }
@@ -50,20 +54,30 @@ response_flags! {
 
 impl ResponseFlags {
     pub fn set(&mut self, flag: Self) {
-        self.0 |= flag.0;
+        for number in flag.numbers() {
+            let bit = 1 << (number - 1);
+            let place = self.bits.count_ones() * WIDTH;
+            if self.bits & bit == 0 {
+                self.bits |= bit;
+                self.order |= number.checked_shl(place).unwrap_or(0);
+            }
+        }
     }
 
     pub fn contains(self, flag: Self) -> bool {
-        self.0 & flag.0 == flag.0
+        self.bits & flag.bits == flag.bits
     }
 
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self.bits == 0
     }
 
     /// The flag with that short name.
     pub fn parse(short: &str) -> Option<Self> {
-        TABLE.iter().find(|row| row.1 == short).map(|row| Self(row.0))
+        TABLE.iter().find(|row| row.1 == short).map(|row| Self {
+            bits: row.0,
+            order: u64::from(row.0.trailing_zeros()) + 1,
+        })
     }
 
     /// Comma-separated short names, `-` for none.
@@ -76,19 +90,52 @@ impl ResponseFlags {
         self.join(|row| row.2)
     }
 
+    /// Bit numbers plus one, in the order of their setting.
+    fn numbers(self) -> impl Iterator<Item = u64> {
+        (0..64 / WIDTH)
+            .map(move |place| (self.order >> (place * WIDTH)) & ((1 << WIDTH) - 1))
+            .take_while(|number| *number > 0)
+    }
+
     fn join(self, name: fn(&(u64, &'static str, &'static str)) -> &'static str) -> String {
-        if self.is_empty() {
+        let rows = self
+            .numbers()
+            .filter_map(|number| TABLE.iter().find(|row| row.0 == 1 << (number - 1)));
+        let names: Vec<_> = rows.map(name).collect();
+        if names.is_empty() {
             return "-".to_owned();
         }
-        let names: Vec<_> = TABLE.iter().filter(|row| self.0 & row.0 != 0).map(name).collect();
         names.join(",")
     }
 }
 
+/// Bits of one number in [`ResponseFlags::order`].
+const WIDTH: u32 = 6;
+
 impl std::ops::BitOr for ResponseFlags {
     type Output = Self;
 
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+    fn bitor(mut self, other: Self) -> Self {
+        self.set(other);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ResponseFlags as F;
+
+    #[test]
+    fn flags_print_in_the_order_of_their_setting_and_each_once() {
+        let mut flags = F::default();
+        assert_eq!(flags.short(), "-");
+        flags.set(F::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+        flags.set(F::UPSTREAM_REQUEST_TIMEOUT);
+        flags.set(F::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+        assert_eq!(flags.short(), "URX,UT");
+        assert_eq!(flags.long(), "UpstreamRetryLimitExceeded,UpstreamRequestTimeout");
+        assert!(flags.contains(F::UPSTREAM_REQUEST_TIMEOUT) && !flags.contains(F::LOCAL_RESET));
+        assert_eq!(F::parse("LH").map(F::short).as_deref(), Some("LH"));
+        assert_eq!(F::parse("UDO").map(F::short).as_deref(), Some("UDO"));
     }
 }

@@ -98,5 +98,14 @@ impl Format {
     }
 }
 
+/// A moment as Envoy writes it in JSON: `2026-11-25T10:30:00.123Z`.
+pub fn timestamp(moment: std::time::SystemTime) -> String {
+    let mut text = Vec::new();
+    if let Ok(format) = time::TimeFormat::parse("") {
+        format.write(moment, &mut text);
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 #[cfg(test)]
 mod tests;

@@ -166,10 +166,9 @@ impl Common {
                 }
             }
         }
-        if let Some(Ok(material)) = self.material()
-            && let Some(trust) = &material.policy.trust
-        {
-            report.ca.extend(CertificateDetails::of_trust(trust));
+        if let Some(Ok(material)) = self.material() {
+            let trusted = material.policy.anchors().filter_map(CertificateDetails::of_trust);
+            report.ca.extend(trusted);
         }
         report
     }

@@ -143,13 +143,13 @@ impl DownstreamTls {
             match self.require_client_certificate || self.common.has_validation() {
                 false => Arc::new(NoClientAuth),
                 true => {
-                    let trust = material.policy.trust.clone();
-                    let names = trust.iter().flat_map(|trust| &trust.anchors);
                     let hints = match self.common.suppresses_client_ca_list() {
                         true => Vec::new(),
-                        false => names
-                            .map(|anchor| DistinguishedName::in_sequence(&anchor.subject))
-                            .collect(),
+                        false => {
+                            let names = material.policy.anchors().flat_map(|trust| &trust.anchors);
+                            let names = names.map(|anchor| DistinguishedName::in_sequence(&anchor.subject));
+                            names.collect()
+                        }
                     };
                     Arc::new(PeerVerifier {
                         policy: material.policy,

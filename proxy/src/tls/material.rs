@@ -9,6 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+use super::secret::SecretFile;
 use super::x509::CertificateFacts;
 use crate::config::{Compiled, Problems};
 
@@ -46,20 +47,26 @@ pub fn describe(source: Option<&DataSource>) -> String {
 }
 
 /// Every file that `secret` reads, for watching.
-pub fn files(secret: &pb::Secret) -> Vec<String> {
-    let mut sources = Vec::new();
-    match &secret.r#type {
-        Some(pb::secret::Type::TlsCertificate(tls)) => {
-            sources.extend([&tls.certificate_chain, &tls.private_key, &tls.ocsp_staple]);
+pub fn files(secret: &pb::Secret) -> Vec<SecretFile> {
+    let (sources, watched) = match &secret.r#type {
+        Some(pb::secret::Type::TlsCertificate(tls)) => (
+            vec![&tls.certificate_chain, &tls.private_key, &tls.ocsp_staple],
+            &tls.watched_directory,
+        ),
+        Some(pb::secret::Type::ValidationContext(context)) => {
+            (vec![&context.trusted_ca, &context.crl], &context.watched_directory)
         }
-        Some(pb::secret::Type::ValidationContext(context)) => sources.extend([&context.trusted_ca, &context.crl]),
-        _ => {}
-    }
-    let filename = |source: &Option<DataSource>| match source.as_ref()?.specifier.as_ref()? {
-        Specifier::Filename(path) => Some(path.clone()),
+        _ => return Vec::new(),
+    };
+    let watched = watched.as_ref().map(|directory| directory.path.clone());
+    let file = |source: &Option<DataSource>| match source.as_ref()?.specifier.as_ref()? {
+        Specifier::Filename(path) => Some(SecretFile {
+            path: path.clone(),
+            watched_directory: watched.clone(),
+        }),
         _ => None,
     };
-    sources.into_iter().filter_map(filename).collect()
+    sources.into_iter().filter_map(file).collect()
 }
 
 impl Certificate {

@@ -76,6 +76,17 @@ pub fn version_name(version: Option<rustls::ProtocolVersion>) -> &'static str {
     }
 }
 
+/// BoringSSL's name of a key exchange group.
+pub fn group_name(group: rustls::NamedGroup) -> &'static str {
+    match group {
+        rustls::NamedGroup::X25519 => "X25519",
+        rustls::NamedGroup::secp256r1 => "P-256",
+        rustls::NamedGroup::secp384r1 => "P-384",
+        rustls::NamedGroup::X25519MLKEM768 => "X25519MLKEM768",
+        _ => "",
+    }
+}
+
 fn compliance(policies: &[i32]) -> Compiled<bool> {
     match policies {
         [] => Ok(false),

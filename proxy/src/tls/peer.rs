@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::CommonState;
 
 use super::PeerInfo;
-use super::params::{openssl_name, version_name};
+use super::params::{group_name, openssl_name, version_name};
 use super::x509::CertificateFacts;
 
 /// What `state` knows of the peer after its handshake.
@@ -15,6 +15,9 @@ pub fn info(state: &CommonState, local: Option<&CertificateFacts>, sni: Option<S
         cipher: state
             .negotiated_cipher_suite()
             .map_or("", |suite| openssl_name(suite.suite())),
+        group: state
+            .negotiated_key_exchange_group()
+            .map_or("", |group| group_name(group.name())),
         alpn: state.alpn_protocol().map(<[u8]>::to_vec),
         sni,
         ..PeerInfo::default()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
@@ -67,6 +68,15 @@ impl SecretCell {
 pub struct SecretStore {
     cells: Mutex<BTreeMap<Arc<str>, Arc<SecretCell>>>,
     contexts: Mutex<Vec<Weak<dyn Rebuild>>>,
+    /// Delivered secrets that read files, encoded.
+    from_files: Mutex<BTreeMap<Arc<str>, Bytes>>,
+}
+
+/// A file that a secret reads, and what to watch for its changes: its own directory if nothing else is said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretFile {
+    pub path: String,
+    pub watched_directory: Option<String>,
 }
 
 impl SecretStore {
@@ -114,8 +124,31 @@ impl SecretStore {
         })
     }
 
-    /// Files that an encoded secret reads, so that whoever watches them can call [`update`](Self::update) again.
-    pub fn files(secret: &[u8]) -> Vec<String> {
+    /// As [`update`](Self::update), of a secret that a control plane or a watched file has delivered: the files that it reads in turn are read
+    /// again when they change (see [`reading_files`](Self::reading_files)). A static secret is read once, as in Envoy.
+    ///
+    /// # Errors
+    /// What is wrong with the secret; the last good one stays.
+    pub fn deliver(&self, name: &str, secret: Option<&Bytes>) -> Compiled<()> {
+        {
+            let mut from_files = self.from_files.lock();
+            match secret.filter(|secret| !Self::files(secret).is_empty()) {
+                Some(secret) => from_files.insert(Arc::from(name), secret.clone()),
+                None => from_files.remove(name),
+            };
+        }
+        self.update(name, secret.map(|secret| &secret[..]))
+    }
+
+    /// Delivered secrets that read files, encoded: whoever watches those calls [`update`](Self::update) again.
+    pub fn reading_files(&self) -> Vec<(Arc<str>, Bytes)> {
+        let from_files = self.from_files.lock();
+        let pairs = from_files.iter().map(|(name, secret)| (name.clone(), secret.clone()));
+        pairs.collect()
+    }
+
+    /// Files that an encoded secret reads.
+    pub fn files(secret: &[u8]) -> Vec<SecretFile> {
         pb::Secret::decode(secret)
             .map(|secret| material::files(&secret))
             .unwrap_or_default()

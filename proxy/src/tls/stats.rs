@@ -39,6 +39,9 @@ impl SslStats {
                 }
                 self.dynamic.counter(&format!("versions.{}", done.peer.version)).inc();
                 self.dynamic.counter(&format!("ciphers.{}", done.peer.cipher)).inc();
+                if !done.peer.group.is_empty() {
+                    self.dynamic.counter(&format!("curves.{}", done.peer.group)).inc();
+                }
             }
             Err(TlsError::Verify(VerifyFailure::NoCertificate, _)) => self.fail_verify_no_cert.inc(),
             Err(TlsError::Verify(VerifyFailure::Chain, _)) => self.fail_verify_error.inc(),

@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 
 use super::material;
 use super::san::SanMatcher;
+use super::spiffe::{self, TrustDomain};
 use super::walk;
 use super::x509::CertificateFacts;
 use crate::config::{Compiled, Problems};
@@ -30,6 +31,8 @@ pub struct Trust {
 #[derive(Debug, Default)]
 pub struct Policy {
     pub trust: Option<Arc<Trust>>,
+    /// Of a SPIFFE validator: anchors by trust domain stand in for `trust`.
+    pub domains: Vec<TrustDomain>,
     crls: Vec<webpki::CertRevocationList<'static>>,
     sans: Vec<SanMatcher>,
     hashes: Vec<[u8; 32]>,
@@ -66,22 +69,30 @@ impl Trust {
             (None, Some(_)) => &system,
             (None, None) => return Ok(None),
         };
-        let bytes = material::read(source).map_err(|problems| problems.under("trusted_ca"))?;
-        let roots = material::certificates(&bytes).map_err(|problems| problems.under("trusted_ca"))?;
+        let trust = Self::read(source).map_err(|problems| problems.under("trusted_ca"))?;
+        Ok(Some(Arc::new(trust)))
+    }
+
+    /// The anchors of a bundle.
+    ///
+    /// # Errors
+    /// What cannot be read, or is no certificate.
+    pub fn read(source: &DataSource) -> Compiled<Self> {
+        let roots = material::certificates(&material::read(source)?)?;
         let mut anchors = Vec::with_capacity(roots.len());
         for root in &roots {
             // A root of X.509 version 1 is no anchor for webpki; it may still be trusted as itself.
             if let Ok(anchor) = webpki::anchor_from_trusted_cert(root) {
                 anchors.push(anchor.to_owned());
             } else if CertificateFacts::parse(root).is_none() {
-                return Err(Problems::one("trusted_ca", "not an X.509 certificate"));
+                return Err(Problems::one("", "not an X.509 certificate"));
             }
         }
-        Ok(Some(Arc::new(Self {
+        Ok(Self {
             roots,
             anchors,
             path: material::describe(Some(source)),
-        })))
+        })
     }
 }
 
@@ -118,7 +129,7 @@ impl Policy {
             Some(trust) => Some(trust),
             None => inline.map(Trust::compile).transpose()?.flatten(),
         };
-        if policy.trust.is_none() && !policy.sans.is_empty() && !policy.pins() {
+        if policy.anchors().next().is_none() && !policy.sans.is_empty() && !policy.pins() {
             return Err(Problems::one(
                 "match_typed_subject_alt_names",
                 "SAN-based verification of peer certificates without trusted CA is insecure and not allowed",
@@ -141,7 +152,6 @@ impl Policy {
                 "ca_certificate_provider_instance",
                 config.ca_certificate_provider_instance.is_some(),
             ),
-            ("custom_validator_config", config.custom_validator_config.is_some()),
             (
                 "require_signed_certificate_timestamp",
                 config
@@ -151,6 +161,9 @@ impl Policy {
         ];
         if let Some((field, _)) = refused.iter().find(|(_, set)| *set) {
             return Err(Problems::one(*field, "not supported"));
+        }
+        if let Some(validator) = &config.custom_validator_config {
+            self.domains = spiffe::compile(validator).map_err(|problems| problems.under("custom_validator_config"))?;
         }
         for (index, matcher) in config.match_typed_subject_alt_names.iter().enumerate() {
             let path = format!("match_typed_subject_alt_names[{index}]");
@@ -192,9 +205,11 @@ impl Policy {
         !self.hashes.is_empty() || !self.spkis.is_empty()
     }
 
-    /// Whether a certificate is looked at at all.
-    pub fn verifies(&self) -> bool {
-        self.trust.is_some() || self.pins()
+    /// Every set of anchors that a peer may be verified by.
+    pub fn anchors(&self) -> impl Iterator<Item = &Trust> {
+        let domains = self.domains.iter().map(|domain| &*domain.trust);
+        let trust = self.trust.as_deref().filter(|_| self.domains.is_empty());
+        domains.chain(trust)
     }
 
     /// Checks a presented chain.
@@ -212,7 +227,11 @@ impl Policy {
         if self.accept_untrusted {
             return Ok(());
         }
-        if let Some(trust) = &self.trust {
+        let trust = match self.domains.is_empty() {
+            true => self.trust.as_deref(),
+            false => Some(spiffe::trust_for(&self.domains, leaf)?),
+        };
+        if let Some(trust) = trust {
             self.check_chain(trust, leaf, intermediates, now, role, algorithms)?;
         }
         if !self.pins() && self.sans.is_empty() {

@@ -17,6 +17,8 @@ route_config:
 pub fn world() -> World {
     let listeners = [
         listener("http", ROUTES),
+        // What differs on purpose, so that the stats of the others can be equal.
+        listener("odd", ROUTES),
         listener(
             "old",
             &format!("http_protocol_options: {{accept_http_10: true, enable_trailers: true}}\n{ROUTES}"),
@@ -91,10 +93,10 @@ fn cases() -> Vec<Case> {
         get("space before the colon", 400, "/", "name : x\n"),
         get("no colon", 400, "/", "name\n"),
         get("zero byte in a value", 400, "/", "name: a\0b\n"),
-        get("folded header", 200, "/", "name: a\n b\n"),
+        get("folded header", 200, "/", "name: a\n b\n").on("odd"),
         raw("garbage", 400, "\u{1}\u{2}\u{3}\n\n"),
-        raw("no version", 426, "GET /\n\n"),
-        raw("a version that is none", 426, "GET / HTTP/3.7\nhost: parity.test\n\n"),
+        raw("no version", 426, "GET /\n\n").on("odd"),
+        raw("a version that is none", 426, "GET / HTTP/3.7\nhost: parity.test\n\n").on("odd"),
         raw("HTTP/1.0 refused", 426, "GET / HTTP/1.0\nhost: parity.test\n\n"),
         raw("HTTP/1.0", 200, "GET / HTTP/1.0\nhost: parity.test\n\n").on("old"),
         raw("HTTP/1.0 without host", 400, "GET / HTTP/1.0\n\n").on("old"),
@@ -105,7 +107,7 @@ fn cases() -> Vec<Case> {
         )
         .on("old"),
         raw("no host", 400, "GET / HTTP/1.1\n\n"),
-        raw("two hosts", 200, "GET / HTTP/1.1\nhost: a\nhost: b\n\n"),
+        raw("two hosts", 200, "GET / HTTP/1.1\nhost: a\nhost: b\n\n").on("odd"),
         raw("an empty host", 200, "GET / HTTP/1.1\nhost:\n\n"),
         raw("a host with a path in it", 400, "GET / HTTP/1.1\nhost: a/b\n\n"),
         raw(

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use control_plane_mock::resources::{
-    ClusterBuilder, ListenerBuilder, cluster_eds, cluster_static, endpoints, hcm, listener_http, prefix, route_config,
+    ClusterBuilder, ListenerBuilder, Variant, cluster_eds, cluster_static, endpoints, hcm, listener_http, prefix,
+    route_config,
 };
 use control_plane_mock::{Ending, Fault, Handle, Snapshot};
 
@@ -34,7 +35,12 @@ fn push(handle: &Handle, clusters: impl IntoIterator<Item = ClusterBuilder>) {
 }
 
 /// A life over ADS.
-pub fn ads() -> Vec<Step> {
+pub fn ads(variant: Variant) -> Vec<Step> {
+    // A new stream: state of the world is told anew and accepted; of what a delta client says it has, nothing is told.
+    let again: &[_] = match variant {
+        Variant::Sotw => &[Ack("cds"), Ack("lds"), Ack("eds"), Ack("rds")],
+        Variant::Delta => &[Request("cds"), Request("lds"), Request("eds"), Request("rds")],
+    };
     vec![
         step("start", &[Ack("cds"), Ack("eds"), Ack("lds"), Ack("rds")], |handle| {
             push(handle, [changed("a", 1), changed("b", 1), changed("gone", 1)]);
@@ -107,20 +113,12 @@ pub fn ads() -> Vec<Step> {
             handle.resend("rds");
         }),
         step("a type that nobody asked for", &[], |handle| handle.unsolicited("sds")),
-        step(
-            "the stream is reset",
-            &[Request("cds"), Request("lds"), Request("eds"), Request("rds")],
-            |handle| {
-                handle.disconnect(Ending::Reset);
-            },
-        ),
-        step(
-            "the stream ends well",
-            &[Request("cds"), Request("lds"), Request("eds"), Request("rds")],
-            |handle| {
-                handle.disconnect(Ending::Ok);
-            },
-        ),
+        step("the stream is reset", again, |handle| {
+            handle.disconnect(Ending::Reset);
+        }),
+        step("the stream ends well", again, |handle| {
+            handle.disconnect(Ending::Ok);
+        }),
         step("life goes on", &[Ack("eds"), Ack("rds")], |handle| {
             handle.push_endpoints(endpoints("a", [("127.0.0.1", 6)]));
             handle.push_route(route_config("others").vhost(["*"]).with_route(prefix("/").cluster("b")));

@@ -1,12 +1,13 @@
 //! One question to one host, over a connection of its own.
 
 use bytes::Bytes;
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{CheckKind, HealthCheck, HttpCheck, Outcome, TcpCheck};
+use super::{CheckKind, HealthCheck, HttpCheck, Outcome, TcpCheck, grpc};
 use crate::cluster::Cluster;
 use crate::cluster::host::Host;
 use crate::runtime::io::{Address, Io};
@@ -18,6 +19,7 @@ pub async fn probe(cluster: &Cluster, host: &Host, check: &HealthCheck) -> Outco
         match &check.kind {
             CheckKind::Tcp(tcp) => ask_tcp(io, tcp).await,
             CheckKind::Http(http) => ask_http(io, http, cluster, host).await,
+            CheckKind::Grpc(grpc) => grpc::ask(io, grpc, cluster, host).await,
         }
     };
     match tokio::time::timeout(check.timeout, asked).await {
@@ -44,8 +46,10 @@ async fn connect(host: &Host, check: &HealthCheck) -> Option<Io> {
         Address::Pipe(path) => Io::Unix(UnixStream::connect(&**path).await.ok()?),
         Address::Internal(_) => return None,
     };
-    match &host.tls {
-        Some(tls) => Some(tls.connect(io, None, None).await.ok()?.io),
+    let tls = check.transport.as_ref().unwrap_or(&host.tls);
+    let alpn = Some(check.alpn.as_slice()).filter(|alpn| !alpn.is_empty());
+    match tls {
+        Some(tls) => Some(tls.connect(io, alpn, None).await.ok()?.io),
         None => Some(io),
     }
 }
@@ -98,20 +102,48 @@ async fn ask_http(io: Io, check: &HttpCheck, cluster: &Cluster, host: &Host) -> 
             _ = &mut connection => sending.await.ok()?,
         }
     };
-    Some(judge(check, &response))
+    let outcome = judge(check, &response);
+    if check.receive.is_empty() || !matches!(outcome, Outcome::Success | Outcome::Degraded) {
+        return Some(outcome);
+    }
+    let body = beginning(response.into_body(), check.response_buffer_size).await?;
+    match contains_in_order(&body, &check.receive) {
+        true => Some(outcome),
+        false => Some(Outcome::Failure),
+    }
 }
 
-fn request(check: &HttpCheck, cluster: &Cluster, host: &Host) -> Option<http::Request<Empty<Bytes>>> {
-    let own = host
-        .health_check
-        .as_deref()
-        .map(|target| target.hostname.as_str())
-        .filter(|name| !name.is_empty());
-    let authority = match (own, check.host.as_str()) {
+/// At most `most` bytes of a body; all of it for 0.
+async fn beginning(mut body: Incoming, most: u64) -> Option<Vec<u8>> {
+    let most = match usize::try_from(most) {
+        Ok(0) | Err(_) => usize::MAX,
+        Ok(most) => most,
+    };
+    let mut bytes = Vec::new();
+    while bytes.len() < most {
+        let Some(frame) = body.frame().await else {
+            break;
+        };
+        if let Ok(data) = frame.ok()?.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+    }
+    bytes.truncate(most);
+    Some(bytes)
+}
+
+/// What a check calls its host: the endpoint's own name, the configured one, the cluster's.
+pub(super) fn authority<'a>(configured: &'a str, cluster: &'a Cluster, host: &'a Host) -> &'a str {
+    let own = host.health_check.as_deref().map(|target| target.hostname.as_str());
+    match (own.filter(|name| !name.is_empty()), configured) {
         (Some(own), _) => own,
         (None, "") => &cluster.name,
         (None, configured) => configured,
-    };
+    }
+}
+
+fn request(check: &HttpCheck, cluster: &Cluster, host: &Host) -> Option<http::Request<Full<Bytes>>> {
+    let authority = authority(&check.host, cluster, host);
     let mut request = http::Request::builder()
         .method(check.method.clone())
         .header(http::header::USER_AGENT, "Envoy/HC");
@@ -124,7 +156,11 @@ fn request(check: &HttpCheck, cluster: &Cluster, host: &Host) -> Option<http::Re
     for (name, value) in &check.headers {
         request = request.header(name, value);
     }
-    request.body(Empty::new()).ok()
+    let mut request = request.body(Full::new(Bytes::from(check.send.clone()))).ok()?;
+    for name in &check.without {
+        request.headers_mut().remove(name);
+    }
+    Some(request)
 }
 
 fn judge<B>(check: &HttpCheck, response: &http::Response<B>) -> Outcome {
@@ -133,6 +169,12 @@ fn judge<B>(check: &HttpCheck, response: &http::Response<B>) -> Outcome {
     let says = |name: &str| response.headers().get(name).is_some_and(|value| value == "true");
     if response.headers().contains_key("x-envoy-immediate-health-check-fail") {
         return Outcome::ImmediateFailure;
+    }
+    if let Some(expected) = &check.service_name {
+        let served = response.headers().get("x-envoy-upstream-healthchecked-cluster");
+        if !served.is_some_and(|name| expected.matches(name.as_bytes())) {
+            return Outcome::Failure;
+        }
     }
     match (within(&check.expected), within(&check.retriable)) {
         (true, _) if says("x-envoy-degraded") => Outcome::Degraded,

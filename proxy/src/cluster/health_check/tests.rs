@@ -66,7 +66,7 @@ fn thresholds_count_but_for_the_first_result() {
     let cluster = cluster(check(http()), 1);
     let (check, host) = (&cluster.health_checks[0], &cluster.all_hosts()[0]);
     let state = &host.state;
-    assert_eq!(state.flags_text(), "/failed_active_hc/pending_active_hc");
+    assert_eq!(state.flags_text(), "/failed_active_hc");
     let mut checker = Checker::default();
     let mut on = |outcome| (checker.on(check, state, outcome), state.flags_text());
     let flags = |changed: bool, text: &str| (changed, text.to_owned());
@@ -145,4 +145,127 @@ async fn a_checked_cluster_serves_once_its_host_has_passed() {
     }
     assert_eq!(cluster.all_hosts()[0].state.flags_text(), "healthy");
     running.abort();
+}
+
+/// Answers one connection after another: reads until `enough`, writes the bytes that are next, closes.
+async fn scripted(listener: tokio::net::TcpListener, answers: Vec<Vec<u8>>, enough: fn(&[u8]) -> bool) {
+    for answer in answers {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut asked = Vec::new();
+        while !enough(&asked) {
+            assert!(stream.read_buf(&mut asked).await.expect("a question") > 0);
+        }
+        stream.write_all(&answer).await.expect("answered");
+    }
+}
+
+async fn outcomes(
+    kind: core::health_check::HealthChecker,
+    answers: &[&[u8]],
+    enough: fn(&[u8]) -> bool,
+) -> Vec<Outcome> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let cluster = cluster(check(kind), listener.local_addr().expect("bound").port());
+    let host = cluster.all_hosts().remove(0);
+    let answers: Vec<Vec<u8>> = answers.iter().map(|answer| answer.to_vec()).collect();
+    let count = answers.len();
+    let server = spawn("test", scripted(listener, answers, enough));
+    let mut outcomes = Vec::new();
+    for _ in 0..count {
+        outcomes.push(probe::probe(&cluster, &host, &cluster.health_checks[0]).await);
+    }
+    server.await.expect("the server");
+    outcomes
+}
+
+fn text(value: &str) -> core::health_check::Payload {
+    let hex = value.bytes().map(|byte| format!("{byte:02x}")).collect();
+    core::health_check::Payload {
+        payload: Some(core::health_check::payload::Payload::Text(hex)),
+    }
+}
+
+#[tokio::test]
+async fn a_tcp_check_looks_for_its_patterns_in_order() {
+    let kind = core::health_check::HealthChecker::TcpHealthCheck(core::health_check::TcpHealthCheck {
+        send: Some(text("PING")),
+        receive: vec![text("PO"), text("G")],
+        ..Default::default()
+    });
+    let found = outcomes(kind, &[b"xxPOxNxG", b"GPO", b""], |asked| asked == b"PING").await;
+    assert_eq!(
+        found,
+        [Outcome::Success, Outcome::NetworkFailure, Outcome::NetworkFailure]
+    );
+}
+
+#[tokio::test]
+async fn an_http_check_may_look_at_body_and_service() {
+    use remora_proto::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+    let kind = core::health_check::HealthChecker::HttpHealthCheck(core::health_check::HttpHealthCheck {
+        path: "/".to_owned(),
+        receive: vec![text("fine")],
+        service_name_matcher: Some(StringMatcher {
+            match_pattern: Some(MatchPattern::Prefix("web".to_owned())),
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
+    let answers: [&[u8]; 4] = [
+        b"HTTP/1.1 200 OK\r\nx-envoy-upstream-healthchecked-cluster: web-1\r\ncontent-length: 6\r\n\r\nI fine",
+        b"HTTP/1.1 200 OK\r\nx-envoy-upstream-healthchecked-cluster: web-1\r\ncontent-length: 4\r\n\r\nbad.",
+        b"HTTP/1.1 200 OK\r\nx-envoy-upstream-healthchecked-cluster: db\r\ncontent-length: 4\r\n\r\nfine",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine",
+    ];
+    let found = outcomes(kind, &answers, |asked| asked.ends_with(b"\r\n\r\n")).await;
+    assert_eq!(
+        found,
+        [Outcome::Success, Outcome::Failure, Outcome::Failure, Outcome::Failure]
+    );
+}
+
+#[tokio::test]
+async fn a_grpc_check_passes_only_when_the_service_serves() {
+    use http_body_util::{BodyExt, StreamBody};
+    use hyper::body::Frame;
+
+    let kind = core::health_check::HealthChecker::GrpcHealthCheck(core::health_check::GrpcHealthCheck {
+        service_name: "shop".to_owned(),
+        ..Default::default()
+    });
+    for (status, code, expected) in [
+        (1, "0", Outcome::Success),
+        (2, "0", Outcome::Failure),
+        (1, "13", Outcome::Failure),
+    ] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let cluster = cluster(check(kind.clone()), listener.local_addr().expect("bound").port());
+        let host = cluster.all_hosts().remove(0);
+        let answer = move |request: http::Request<hyper::body::Incoming>| async move {
+            assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+            assert_eq!(request.headers()["content-type"], "application/grpc");
+            assert_eq!(request.uri().authority().map(|name| name.as_str()), Some("checked"));
+            let asked = request.into_body().collect().await?.to_bytes();
+            assert_eq!(&asked[..], b"\0\0\0\0\x06\x0a\x04shop");
+            let data = Frame::data(bytes::Bytes::from(vec![0, 0, 0, 0, 2, 8, status]));
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", http::HeaderValue::from_static(code));
+            let frames = [Ok::<_, hyper::Error>(data), Ok(Frame::trailers(trailers))];
+            let body = StreamBody::new(futures_util::stream::iter(frames));
+            Ok::<_, hyper::Error>(http::Response::new(body))
+        };
+        let server = spawn("test", async move {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let service = hyper::service::service_fn(answer);
+            let _ = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+                .serve_connection(io, service)
+                .await;
+        });
+        let outcome = probe::probe(&cluster, &host, &cluster.health_checks[0]).await;
+        assert_eq!(outcome, expected, "{status} {code}");
+        server.abort();
+    }
+    let closing = core::health_check::HealthChecker::GrpcHealthCheck(Default::default());
+    assert_eq!(outcomes(closing, &[b""], |_| true).await, [Outcome::NetworkFailure]);
 }

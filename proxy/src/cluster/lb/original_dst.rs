@@ -9,7 +9,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::cluster::host::{Host, HostRegistry};
+use crate::http::exchange::DynamicMetadata;
 use crate::runtime::io::Address;
+use crate::telemetry::stats::Counter;
+use remora_proto::pb::google::protobuf::value::Kind;
 
 /// `OriginalDstLbConfig`. Where the destination comes from is the caller's: it fills `PickContext::original_destination` from the header,
 /// the metadata or the filter state named here, in Envoy's order, else from the connection.
@@ -127,6 +130,35 @@ impl Destinations {
     }
 }
 
+impl OriginalDst {
+    /// The address that a request names instead of its connection's own, in Envoy's order: metadata, then the header. What is no address is
+    /// counted in `invalid`, and the connection's own destination holds.
+    pub fn named(
+        &self,
+        headers: Option<&http::HeaderMap>,
+        extensions: &http::Extensions,
+        invalid: &Counter,
+    ) -> Option<SocketAddr> {
+        let parsed = |text: &str| {
+            let address = text.parse().ok();
+            if address.is_none() {
+                invalid.inc();
+            }
+            address
+        };
+        if let Some((namespace, path)) = &self.metadata_key
+            && let Some(Kind::StringValue(text)) = extensions
+                .get::<DynamicMetadata>()
+                .and_then(|metadata| metadata.value(namespace, path)?.kind.as_ref())
+            && let Some(address) = parsed(text)
+        {
+            return Some(address);
+        }
+        let value = headers?.get(self.http_header.as_ref()?)?;
+        parsed(value.to_str().unwrap_or_default())
+    }
+}
+
 /// A host for `address` whose state the registry shares.
 pub fn make_host(registry: &HostRegistry, cluster: &Arc<str>, address: SocketAddr) -> Host {
     let address = Address::Ip(address);
@@ -146,6 +178,32 @@ fn shard_of(address: &SocketAddr) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metadata_wins_over_the_header_and_nonsense_is_counted() {
+        let config = OriginalDst {
+            http_header: Some(http::HeaderName::from_static("x-to")),
+            metadata_key: Some(("ns".into(), vec!["to".into()])),
+            ..OriginalDst::default()
+        };
+        let invalid = Counter::default();
+        let mut headers = http::HeaderMap::new();
+        let mut extensions = http::Extensions::new();
+        assert_eq!(config.named(Some(&headers), &extensions, &invalid), None);
+        headers.insert("x-to", http::HeaderValue::from_static("10.0.0.1:80"));
+        assert_eq!(
+            config.named(Some(&headers), &extensions, &invalid),
+            "10.0.0.1:80".parse().ok()
+        );
+        let metadata = extensions.get_or_insert_default::<DynamicMetadata>();
+        metadata.set_text("ns", "to".into(), "10.0.0.2:80");
+        assert_eq!(config.named(None, &extensions, &invalid), "10.0.0.2:80".parse().ok());
+        assert_eq!(invalid.value(), 0);
+        headers.insert("x-to", http::HeaderValue::from_static("example.com:80"));
+        let none = http::Extensions::new();
+        assert_eq!(config.named(Some(&headers), &none, &invalid), None);
+        assert_eq!(invalid.value(), 1);
+    }
 
     #[test]
     fn a_destination_has_one_host_until_nobody_uses_it() {

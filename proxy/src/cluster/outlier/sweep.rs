@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::events::Evidence;
 use super::{Detector, EjectionType, HostOutlier, Monitor};
 use crate::cluster::host::{HealthFlag, Host};
 
@@ -70,7 +71,7 @@ impl Detector {
             }
             ejection.until
         };
-        until.is_none_or(|until| until <= now) && self.uneject(&host.state)
+        until.is_none_or(|until| until <= now) && self.uneject(host, now)
     }
 
     fn judge(&self, judge: &Judge, hosts: &[Arc<Host>], now: Instant, random: &mut dyn FnMut() -> u64) -> bool {
@@ -122,7 +123,12 @@ impl Detector {
         let threshold = mean - variance.sqrt() * f64::from(self.config.success_rate_stdev_factor) / 1000.0;
         let mut ejected = false;
         for sample in eligible.iter().filter(|sample| sample.rate() < threshold) {
-            ejected |= self.detected(sample.host, judge.success_rate, now, random);
+            let evidence = Evidence::SuccessRate {
+                host: sample.rate(),
+                average: mean,
+                threshold,
+            };
+            ejected |= self.detected(sample.host, judge.success_rate, evidence, now, random);
         }
         ejected
     }
@@ -142,7 +148,8 @@ impl Detector {
         let threshold = f64::from(self.config.failure_percentage_threshold);
         let mut ejected = false;
         for sample in eligible.iter().filter(|sample| 100.0 - sample.rate() >= threshold) {
-            ejected |= self.detected(sample.host, judge.failure_percentage, now, random);
+            let evidence = Evidence::FailurePercentage { host: sample.rate() };
+            ejected |= self.detected(sample.host, judge.failure_percentage, evidence, now, random);
         }
         ejected
     }

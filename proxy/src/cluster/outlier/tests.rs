@@ -155,7 +155,8 @@ fn local_failures_have_their_own_count_when_split() {
     };
     let bench = Bench::new(2, config);
     assert!(!bench.fail(0, LocalFailure::ConnectTimeout, 4) && !bench.respond(0, 500, 4));
-    // The answers reached us, so the local count began anew.
+    // The host was reached, so the local count begins anew.
+    bench.detector.on_connected(&bench.hosts[0], false);
     assert!(!bench.fail(0, LocalFailure::Reset, 4));
     assert!(bench.fail(0, LocalFailure::Reset, 1));
     assert_eq!(

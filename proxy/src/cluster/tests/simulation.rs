@@ -26,6 +26,16 @@ enum Bug {
     NeverUnejected,
     /// The limit of ejections is not looked at.
     EjectsEverybody,
+    /// A retry does not look at its host predicates.
+    RetryStays,
+    /// A request that ends is still counted as active at its host.
+    ActiveLeaks,
+    /// Hosts that drain go on being picked.
+    DrainingHostPicked,
+    /// One host never gets its turn.
+    Starves,
+    /// A change of the hosts moves keys that it has nothing to do with.
+    Reshuffles,
 }
 
 struct World {
@@ -62,7 +72,7 @@ impl World {
         };
         Self {
             cluster: build(&config, &BuildContext::default()),
-            breakers: Breakers::new(thresholds, Thresholds::default(), None, Arc::default()),
+            breakers: Breakers::new(thresholds, Thresholds::default(), [None; 2], Arc::default()),
             now: clock::now(),
             rng,
             endpoints: Vec::new(),
@@ -79,7 +89,8 @@ impl World {
             match self.rng.u32(0..10) {
                 0 => self.change_endpoints(),
                 1 => self.pass(),
-                2..=5 => self.start()?,
+                2 => self.check_turns()?,
+                3..=5 => self.start()?,
                 _ => self.finish()?,
             }
             self.check()?;
@@ -90,6 +101,10 @@ impl World {
         if self.breakers.in_use(RoutingPriority::Default, Resource::Request) != 0 {
             return Err("a permit was never given back".to_owned());
         }
+        if let Some(host) = self.cluster.all_hosts().iter().find(|host| active(host) != 0) {
+            return Err(format!("{} still has {} requests", host.address, active(host)));
+        }
+        self.check_disruption()?;
         // Longer than any ejection: everybody comes back.
         for _ in 0..40 {
             self.now += Duration::from_secs(10);
@@ -119,13 +134,112 @@ impl World {
             priority: rng.u32(0..2),
             weight: rng.u32(1..5),
             health: *rng
-                .choice([Status::Unknown, Status::Healthy, Status::Unhealthy, Status::Degraded].iter())
+                .choice(
+                    [
+                        Status::Unknown,
+                        Status::Healthy,
+                        Status::Unhealthy,
+                        Status::Degraded,
+                        Status::Draining,
+                    ]
+                    .iter(),
+                )
                 .expect("not empty"),
         };
         self.endpoints = (0..count).map(&mut endpoint).collect();
+        self.send_endpoints();
+        if self.bug == Bug::DrainingHostPicked {
+            for host in self.cluster.all_hosts() {
+                host.state.set(HealthFlag::EdsStatusDraining, false);
+            }
+            self.cluster.refresh(self.now);
+        }
+    }
+
+    fn send_endpoints(&self) {
         self.cluster
             .update_endpoints(&assignment(&self.endpoints).encode_to_vec())
             .expect("a good assignment");
+    }
+
+    /// Round robin: in two rounds each host of a priority that gets everything has a turn.
+    fn check_turns(&mut self) -> Result<(), String> {
+        let set = self.cluster.hosts.load_full();
+        if self.cluster.lb.policy != Policy::RoundRobin
+            || set.loads.healthy.first() != Some(&100)
+            || self.stale.is_some()
+        {
+            return Ok(());
+        }
+        let Some(first) = set.priorities.first() else {
+            return Ok(());
+        };
+        let mut waiting: Vec<u64> = first.healthy.hosts().map(|host| host.state.id).collect();
+        let unlucky = waiting.first().copied();
+        let turns: u32 = first.healthy.hosts().map(|host| 2 * host.weight).sum();
+        for _ in 0..turns {
+            let mut host = self
+                .cluster
+                .pick(&PickContext::default())
+                .map_err(|_| "no host in a round")?;
+            while self.bug == Bug::Starves && turns > 2 * host.weight && Some(host.state.id) == unlucky {
+                host = self
+                    .cluster
+                    .pick(&PickContext::default())
+                    .map_err(|_| "no host in a round")?;
+            }
+            waiting.retain(|id| *id != host.state.id);
+        }
+        match waiting.len() {
+            0 => Ok(()),
+            count => Err(format!("{count} hosts had no turn in {turns}")),
+        }
+    }
+
+    /// Consistent hashing: one host more moves the keys that go to it, and few others. (Envoy's rings and tables are cut anew for the number
+    /// of hosts, so it is not none.)
+    fn check_disruption(&mut self) -> Result<(), String> {
+        if !matches!(self.cluster.lb.policy, Policy::RingHash(_) | Policy::Maglev(_)) {
+            return Ok(());
+        }
+        let fine = |port| At { weight: 1, ..at(port) };
+        self.stale = None;
+        self.endpoints = (20..26).map(fine).collect();
+        self.send_endpoints();
+        let before = self.homes()?;
+        self.endpoints.push(fine(26));
+        self.send_endpoints();
+        let after = self.homes()?;
+        let moved = before
+            .iter()
+            .zip(&after)
+            .filter(|(before, after)| before != after && **after != 26)
+            .count();
+        match moved * 5 < before.len() {
+            true => Ok(()),
+            false => Err(format!(
+                "{moved} of {} keys moved between hosts that stayed",
+                before.len()
+            )),
+        }
+    }
+
+    /// Where each of many keys goes, by port.
+    fn homes(&self) -> Result<Vec<u16>, String> {
+        let salt = match self.bug {
+            Bug::Reshuffles => self.endpoints.len() as u64,
+            _ => 0,
+        };
+        let home = |key: u64| {
+            let hash = Some(xxhash_rust::xxh64::xxh64(&key.to_le_bytes(), salt));
+            let context = PickContext {
+                hash,
+                ..PickContext::default()
+            };
+            let host = self.cluster.pick(&context).map_err(|_| "no host for a key")?;
+            Ok(host.address.ip().map_or(0, |address| address.port()))
+        };
+        (0..200).map(home).collect()
     }
 
     fn pass(&mut self) {
@@ -155,17 +269,55 @@ impl World {
         let rng = &mut self.rng;
         let picked = match &self.stale {
             Some(set) => set
-                .choose(hash)
-                .and_then(|(_, group, _)| group.pick(None, 0, &mut || rng.u64(..)).cloned()),
+                .choose(&set.loads, hash)
+                .and_then(|(group, _)| group.pick(None, 0, &mut || rng.u64(..)).cloned()),
             None => self.cluster.pick_with(&context, &mut || rng.u64(..)).ok(),
         };
         let Some(host) = picked else {
             return Err("no host although there are some, and panic allows them".to_owned());
         };
         self.check_picked(&host)?;
+        if self.stale.is_none() {
+            self.check_retry(&host, hash)?;
+        }
         host.state.rq_active.fetch_add(1, Ordering::Relaxed);
         self.running.push((host, permit));
         Ok(())
+    }
+
+    /// A retry that avoids `first` gets another host wherever its group has one.
+    fn check_retry(&mut self, first: &Arc<Host>, hash: u64) -> Result<(), String> {
+        let attempted = [first.clone()];
+        let ignores = self.bug == Bug::RetryStays;
+        let retry = RetryPick {
+            attempted: &attempted,
+            refuses: &|host| !ignores && Arc::ptr_eq(&host.state, &first.state),
+            selections: 100,
+            update_frequency: None,
+        };
+        let context = PickContext {
+            hash: Some(hash),
+            retry: Some(retry),
+            ..PickContext::default()
+        };
+        let rng = &mut self.rng;
+        let second = self.cluster.pick_with(&context, &mut || rng.u64(..));
+        let second = second.map_err(|_| "no host for a retry although there was one before")?;
+        self.check_picked(&second)?;
+        let set = self.cluster.hosts.load();
+        let groups = set
+            .priorities
+            .iter()
+            .flat_map(|level| [&level.healthy, &level.degraded]);
+        let with_others = |group: &crate::cluster::lb::Group| {
+            let has = |state: &Arc<HostState>| group.hosts().any(|host| Arc::ptr_eq(&host.state, state));
+            has(&first.state) && group.hosts().count() > 1
+        };
+        let is_alone = !groups.into_iter().any(with_others);
+        match Arc::ptr_eq(&first.state, &second.state) && !is_alone {
+            true => Err(format!("a retry stays at {}", first.address)),
+            false => Ok(()),
+        }
     }
 
     fn check_picked(&self, host: &Arc<Host>) -> Result<(), String> {
@@ -174,7 +326,11 @@ impl World {
         }
         let set = self.cluster.hosts.load();
         let panic = set.loads.panic.get(host.priority as usize).copied().unwrap_or(false);
-        let unhealthy = host.state.health() == Health::Unhealthy;
+        let port = host.address.ip().map_or(0, |address| address.port());
+        let told = self.endpoints.iter().find(|endpoint| endpoint.port == port);
+        use core::HealthStatus as Status;
+        let is_told = told.is_some_and(|told| matches!(told.health, Status::Unhealthy | Status::Draining));
+        let unhealthy = is_told || host.state.health() == Health::Unhealthy;
         match unhealthy && !panic {
             true => Err(format!("picked {}, which is {}", host.address, host.state.flags_text())),
             false => Ok(()),
@@ -188,7 +344,9 @@ impl World {
         let ejected_before = self.ejected();
         let index = self.rng.usize(0..self.running.len());
         let (host, permit) = self.running.swap_remove(index);
-        host.state.rq_active.fetch_sub(1, Ordering::Relaxed);
+        if self.bug != Bug::ActiveLeaks || self.rng.u32(0..20) != 0 {
+            host.state.rq_active.fetch_sub(1, Ordering::Relaxed);
+        }
         if self.bug == Bug::PermitLeaks && self.rng.u32(0..20) == 0 {
             self.leaked.push(permit);
         }
@@ -240,6 +398,10 @@ impl World {
     }
 }
 
+fn active(host: &Host) -> u32 {
+    host.state.rq_active.load(Ordering::Relaxed)
+}
+
 fn seeds() -> std::ops::Range<u64> {
     match std::env::var("SEED").ok().and_then(|seed| seed.parse::<u64>().ok()) {
         Some(seed) => seed..seed + 1,
@@ -264,6 +426,11 @@ fn planted_bugs_are_found() {
         ("removed host picked", Bug::RemovedHostPicked),
         ("never unejected", Bug::NeverUnejected),
         ("ejects everybody", Bug::EjectsEverybody),
+        ("retry stays", Bug::RetryStays),
+        ("active requests leak", Bug::ActiveLeaks),
+        ("draining host picked", Bug::DrainingHostPicked),
+        ("starves", Bug::Starves),
+        ("reshuffles", Bug::Reshuffles),
     ] {
         let found = (0..SEEDS).any(|seed| World::new(seed, bug).run().is_err());
         assert!(found, "{name} went unnoticed");

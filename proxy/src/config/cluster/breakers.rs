@@ -11,7 +11,7 @@ use crate::config::route::{Under, refuse};
 pub(super) struct Compiled {
     pub default: Thresholds,
     pub high: Thresholds,
-    pub per_host: Option<u32>,
+    pub per_host: [Option<u32>; 2],
 }
 
 pub(super) fn compile(config: Option<&pb::CircuitBreakers>) -> crate::config::Compiled<Compiled> {
@@ -29,14 +29,15 @@ pub(super) fn compile(config: Option<&pb::CircuitBreakers>) -> crate::config::Co
         };
         thresholds(&config.thresholds[index]).under(&format!("thresholds[{index}]"))
     };
-    let per_host = config
-        .per_host_thresholds
-        .first()
-        .and_then(|entry| entry.max_connections.as_ref());
+    let per_host = |priority: RoutingPriority| {
+        let mut entries = config.per_host_thresholds.iter();
+        let entry = entries.find(|entry| entry.priority == priority as i32)?;
+        entry.max_connections.as_ref().map(|value| value.value)
+    };
     Ok(Compiled {
         default: of(RoutingPriority::Default)?,
         high: of(RoutingPriority::High)?,
-        per_host: per_host.map(|value| value.value),
+        per_host: [per_host(RoutingPriority::Default), per_host(RoutingPriority::High)],
     })
 }
 

@@ -1,20 +1,23 @@
-//! `HealthCheck`: HTTP and TCP.
+//! `HealthCheck`: HTTP, gRPC and TCP.
 
 use std::time::Duration;
 
 use core::health_check::HealthChecker;
 use remora_proto::pb::envoy::config::core::v3 as core;
 
-use crate::cluster::health_check::{CheckKind, HealthCheck, HttpCheck, TcpCheck};
-use crate::config::route::{Under, duration, each, header_name, refuse};
+use crate::cluster::health_check::{CheckKind, GrpcCheck, HealthCheck, HttpCheck, TcpCheck};
+use crate::config::route::{Under, duration, each, header_name, optional, refuse};
 use crate::config::{Compiled, Problems};
+use crate::route::strings::StringMatcher;
+use crate::tls::UpstreamTransport;
 
-pub(super) fn compile(config: &core::HealthCheck) -> Compiled<HealthCheck> {
+const UNSPECIFIED: i32 = core::RequestMethod::MethodUnspecified as i32;
+const GET: i32 = core::RequestMethod::Get as i32;
+const HEAD: i32 = core::RequestMethod::Head as i32;
+
+pub(super) fn compile(config: &core::HealthCheck, transport: &UpstreamTransport) -> Compiled<HealthCheck> {
     refuse("event_service", config.event_service.is_some(), "not supported")?;
     refuse("event_logger", !config.event_logger.is_empty(), "not supported")?;
-    refuse("tls_options", config.tls_options.is_some(), "not supported")?;
-    let has_criteria = config.transport_socket_match_criteria.is_some();
-    refuse("transport_socket_match_criteria", has_criteria, "not supported")?;
     let required = |field: &str, value: &Option<remora_proto::pb::google::protobuf::Duration>| {
         let time = duration(field, value.as_ref())?.filter(|time| !time.is_zero());
         time.ok_or_else(|| Problems::one(field, "required, and greater than 0"))
@@ -56,6 +59,15 @@ pub(super) fn compile(config: &core::HealthCheck) -> Compiled<HealthCheck> {
         alt_port: alt_port
             .transpose()
             .map_err(|_| Problems::one("alt_port", "must be at most 65535"))?,
+        alpn: config.tls_options.as_ref().map_or_else(Vec::new, |options| {
+            let names = options.alpn_protocols.iter();
+            names.map(|name| name.as_bytes().to_vec()).collect()
+        }),
+        transport: config.transport_socket_match_criteria.as_ref().map(|criteria| {
+            let has = |(key, value): &(String, _)| criteria.fields.get(key) == Some(value);
+            let fitting = transport.matches.iter().find(|entry| entry.labels.iter().all(has));
+            fitting.map_or_else(|| transport.default.tls.clone(), |entry| entry.socket.tls.clone())
+        }),
         kind: kind(config.health_checker.as_ref())?,
     })
 }
@@ -66,7 +78,9 @@ fn kind(checker: Option<&HealthChecker>) -> Compiled<CheckKind> {
             http_check(value).under("http_health_check").map(CheckKind::Http)
         }
         Some(HealthChecker::TcpHealthCheck(value)) => tcp_check(value).under("tcp_health_check").map(CheckKind::Tcp),
-        Some(HealthChecker::GrpcHealthCheck(_)) => Err(Problems::one("grpc_health_check", "not supported")),
+        Some(HealthChecker::GrpcHealthCheck(value)) => {
+            grpc_check(value).under("grpc_health_check").map(CheckKind::Grpc)
+        }
         Some(HealthChecker::CustomHealthCheck(_)) => Err(Problems::one("custom_health_check", "not supported")),
         None => Err(Problems::one("health_checker", "required")),
     }
@@ -79,27 +93,14 @@ fn http_check(config: &core::health_check::HttpHealthCheck) -> Compiled<HttpChec
         config.path.parse::<http::uri::PathAndQuery>().is_err(),
         "is no path",
     )?;
-    refuse("send", config.send.is_some(), "not supported")?;
-    refuse("receive", !config.receive.is_empty(), "not supported")?;
+    let headers = each("request_headers_to_add", &config.request_headers_to_add, header)?;
+    let send = optional("send", config.send.as_ref(), payload)?.unwrap_or_default();
+    let carries = !matches!(config.method, GET | HEAD | UNSPECIFIED);
     refuse(
-        "request_headers_to_remove",
-        !config.request_headers_to_remove.is_empty(),
-        "not supported",
+        "send",
+        !send.is_empty() && !carries,
+        "goes with a method that has a body",
     )?;
-    refuse(
-        "service_name_matcher",
-        config.service_name_matcher.is_some(),
-        "not supported",
-    )?;
-    let headers = each("request_headers_to_add", &config.request_headers_to_add, |option| {
-        let header = option.header.clone().unwrap_or_default();
-        let name = header_name("header.key", &header.key)?;
-        let value = http::HeaderValue::from_str(&header.value);
-        Ok((
-            name,
-            value.map_err(|_| Problems::one("header.value", "is no header value"))?,
-        ))
-    })?;
     let mut expected = each("expected_statuses", &config.expected_statuses, range)?;
     if expected.is_empty() {
         expected.push((200, 201));
@@ -121,9 +122,37 @@ fn http_check(config: &core::health_check::HttpHealthCheck) -> Compiled<HttpChec
         path: config.path.clone(),
         method,
         headers,
+        without: each("request_headers_to_remove", &config.request_headers_to_remove, |name| {
+            header_name("", name)
+        })?,
+        send,
+        receive: each("receive", &config.receive, payload)?,
+        response_buffer_size: config.response_buffer_size.as_ref().map_or(1024, |size| size.value),
+        service_name: optional(
+            "service_name_matcher",
+            config.service_name_matcher.as_ref(),
+            StringMatcher::compile,
+        )?,
         expected,
         retriable: each("retriable_statuses", &config.retriable_statuses, range)?,
         http2,
+    })
+}
+
+fn header(option: &core::HeaderValueOption) -> Compiled<(http::HeaderName, http::HeaderValue)> {
+    let header = option.header.clone().unwrap_or_default();
+    let name = header_name("header.key", &header.key)?;
+    match http::HeaderValue::from_str(&header.value) {
+        Ok(value) => Ok((name, value)),
+        Err(_) => Err(Problems::one("header.value", "is no header value")),
+    }
+}
+
+fn grpc_check(config: &core::health_check::GrpcHealthCheck) -> Compiled<GrpcCheck> {
+    Ok(GrpcCheck {
+        service: config.service_name.clone(),
+        authority: config.authority.clone(),
+        headers: each("initial_metadata", &config.initial_metadata, header)?,
     })
 }
 

@@ -1,5 +1,6 @@
 //! `lb_policy`, `load_balancing_policy` and `common_lb_config`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pb::cluster::common_lb_config::LocalityConfigSpecifier;
@@ -12,6 +13,7 @@ use remora_proto::pb::envoy::extensions::load_balancing_policies as policies;
 use remora_proto::pb::envoy::r#type::v3::Percent;
 use remora_proto::pb::google::protobuf::{Any, UInt64Value};
 
+use super::subset;
 use crate::cluster::lb::hash::{ConsistentHash, Maglev, RingHash};
 use crate::cluster::lb::{LbConfig, LeastRequest, OriginalDst, Policy};
 use crate::cluster::slow_start::SlowStart;
@@ -36,6 +38,19 @@ pub(super) fn compile(config: &pb::Cluster) -> Compiled<LbConfig> {
         use_hostname_for_hashing: value.use_hostname_for_hashing,
         hash_balance_factor: value.hash_balance_factor.as_ref().map(|factor| factor.value),
     });
+    if let Some(value) = &config.lb_subset_config {
+        let has_list = config.load_balancing_policy.is_some();
+        refuse(
+            "lb_subset_config",
+            has_list,
+            "goes with lb_policy, not with load_balancing_policy",
+        )?;
+        let is_destination = config.lb_policy == LbPolicy::ClusterProvided as i32;
+        refuse("lb_subset_config", is_destination, "does not go with CLUSTER_PROVIDED")?;
+        // Without a selector there is nothing to divide by.
+        let subset = subset::compile(value).under("lb_subset_config")?;
+        lb.subset = (!subset.selectors.is_empty()).then(|| Arc::new(subset));
+    }
     if let Some(list) = &config.load_balancing_policy {
         listed(list, &mut lb).under("load_balancing_policy")?;
         return Ok(lb);
@@ -185,6 +200,16 @@ fn extension(any: &Any, lb: &mut LbConfig) -> Compiled<bool> {
             };
             listed(inner, lb).under("endpoint_picking_policy")?;
             lb.locality_weighted = true;
+        }
+        Some("subset.v3.Subset") => {
+            let value: policies::subset::v3::Subset = decode(any)?;
+            let Some(inner) = &value.subset_lb_policy else {
+                return Err(Problems::one("subset_lb_policy", "required"));
+            };
+            listed(inner, lb).under("subset_lb_policy")?;
+            let is_destination = matches!(lb.policy, Policy::OriginalDst(_)) || lb.subset.is_some();
+            refuse("subset_lb_policy", is_destination, "cannot be divided into subsets")?;
+            lb.subset = Some(Arc::new(subset::compile_extension(&value)?));
         }
         Some("cluster_provided.v3.ClusterProvided") => lb.policy = Policy::OriginalDst(OriginalDst::default()),
         _ => return Ok(false),

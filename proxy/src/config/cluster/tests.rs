@@ -146,8 +146,8 @@ fn problems_name_their_field() {
         ("eds_cluster_config", |config| {
             config.cluster_discovery_type = Some(pb::cluster::ClusterDiscoveryType::Type(3))
         }),
-        ("lb_subset_config", |config| {
-            config.lb_subset_config = Some(Default::default())
+        ("connection_pool_per_downstream_connection", |config| {
+            config.connection_pool_per_downstream_connection = true
         }),
         ("outlier_detection.max_ejection_percent", |config| {
             config.outlier_detection = Some(pb::OutlierDetection {

@@ -24,14 +24,18 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.bootstrap.v3.Bootstrap.DynamicResources": lds_config cds_config ads_config),
     message!("envoy.config.bootstrap.v3.Bootstrap.ApplicationLogConfig": log_format),
     message!("envoy.config.bootstrap.v3.Bootstrap.ApplicationLogConfig.LogFormat": json_format text_format),
-    message!("envoy.config.bootstrap.v3.ClusterManager":;
+    message!("envoy.config.bootstrap.v3.ClusterManager": outlier_detection;
         enable_deferred_cluster_creation = Harmless("clusters are always built by their first request"),
         local_cluster_name = Refused("zone-aware routing is not supported"),
+    ),
+    message!("envoy.config.bootstrap.v3.ClusterManager.OutlierDetection":
+        event_log_path;
+        event_service = Refused("events go to files only"),
     ),
     message!("envoy.config.bootstrap.v3.Admin":
         access_log access_log_path address allow_paths;
         profile_path = Harmless("the profiler's endpoints answer that there is none, in Envoy's usual build too"),
-        ignore_global_conn_limit = Harmless("there is no global connection limit"),
+        ignore_global_conn_limit = Harmless("connections to the admin server never count"),
     ),
     message!("envoy.config.bootstrap.v3.LayeredRuntime": layers),
     message!("envoy.config.bootstrap.v3.RuntimeLayer": name admin_layer; static_layer = Whole),
@@ -45,10 +49,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         refresh_interval = Harmless("only monitors that are refused are polled"),
     ),
     message!("envoy.config.overload.v3.ResourceMonitor": name typed_config),
-    message!("envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig":;
-        max_active_downstream_connections = OnlyValues(
-            &[Allowed::Number(i32::MAX as i64), Allowed::Number(i64::MAX)],
-            "there is no global connection limit: only a limit that is never reached is accepted"),
+    message!("envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig":
+        max_active_downstream_connections
     ),
     message!("envoy.extensions.bootstrap.internal_listener.v3.InternalListener":;
         buffer_size_kb = Harmless("sizes internal listeners, each of which is refused itself"),
@@ -87,13 +89,9 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.config.core.v3.RateLimitSettings": max_tokens fill_rate),
     message!("envoy.config.core.v3.GrpcService":
-        envoy_grpc initial_metadata retry_policy;
-        timeout = Harmless("an xDS stream has no timeout in Envoy either"),
-    ),
+        envoy_grpc initial_metadata retry_policy timeout),
     message!("envoy.config.core.v3.GrpcService.EnvoyGrpc":
-        cluster_name authority retry_policy;
-        skip_envoy_headers = Harmless("xDS streams carry no x-envoy- headers here"),
-    ),
+        cluster_name authority retry_policy skip_envoy_headers),
     message!("envoy.config.core.v3.RetryPolicy": retry_back_off),
     message!("envoy.config.core.v3.BackoffStrategy": base_interval max_interval),
 ];

@@ -13,15 +13,14 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         http2_protocol_options typed_extension_protocol_options protocol_selection dns_refresh_rate dns_jitter
         dns_failure_refresh_rate respect_dns_ttl dns_lookup_family outlier_detection cleanup_interval
         upstream_bind_config common_lb_config metadata upstream_connection_options ring_hash_lb_config
-        maglev_lb_config original_dst_lb_config least_request_lb_config round_robin_lb_config filters;
+        maglev_lb_config original_dst_lb_config least_request_lb_config round_robin_lb_config filters lb_subset_config
+        ignore_health_on_host_removal;
         use_tcp_for_dns_lookups = OnlyDefault("lookups go over UDP first"),
         close_connections_on_host_health_failure = OnlyDefault("connections of a host that failed are kept"),
-        ignore_health_on_host_removal = OnlyDefault("a host that is removed goes once it is unhealthy or idle"),
         track_timeout_budgets = OnlyDefault("timeout budgets are not tracked"),
         connection_pool_per_downstream_connection = OnlyDefaultAlways("pools are shared"),
         lrs_report_endpoint_metrics = Harmless("loads are not reported: lrs_server is refused"),
         transport_socket_matcher = RefusedAlways("match trees are not supported"),
-        lb_subset_config = RefusedAlways("subsets of a cluster are not supported"),
         upstream_config = RefusedAlways("custom upstreams are not supported"),
         lrs_server = Refused("loads are not reported"),
         preconnect_policy = Refused("connections are opened on demand"),
@@ -43,9 +42,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.cluster.v3.Cluster.EdsClusterConfig": eds_config service_name),
     message!("envoy.config.cluster.v3.Cluster.CommonLbConfig":
         healthy_panic_threshold ignore_new_hosts_until_first_hc consistent_hashing_lb_config zone_aware_lb_config
-        locality_weighted_lb_config;
+        locality_weighted_lb_config close_connections_on_host_set_change;
         update_merge_window = Harmless("updates are applied as they come, which only is sooner"),
-        close_connections_on_host_set_change = OnlyDefault("connections outlive a change of the host set"),
     ),
     message!("envoy.config.cluster.v3.Cluster.CommonLbConfig.ConsistentHashingLbConfig":
         use_hostname_for_hashing hash_balance_factor
@@ -55,6 +53,22 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         fail_traffic_on_panic;
         routing_enabled = Harmless(NO_ZONES),
         min_cluster_size = Harmless(NO_ZONES),
+    ),
+    message!("envoy.config.cluster.v3.Cluster.LbSubsetConfig":
+        fallback_policy subset_selectors locality_weight_aware scale_locality_weight panic_mode_any list_as_any
+        metadata_fallback_policy;
+        default_subset = Whole,
+    ),
+    message!("envoy.config.cluster.v3.Cluster.LbSubsetConfig.LbSubsetSelector":
+        keys single_host_per_subset fallback_policy fallback_keys_subset
+    ),
+    message!("envoy.extensions.load_balancing_policies.subset.v3.Subset":
+        fallback_policy subset_selectors allow_redundant_keys locality_weight_aware scale_locality_weight panic_mode_any
+        list_as_any metadata_fallback_policy subset_lb_policy;
+        default_subset = Whole,
+    ),
+    message!("envoy.extensions.load_balancing_policies.subset.v3.Subset.LbSubsetSelector":
+        keys single_host_per_subset fallback_policy fallback_keys_subset
     ),
     message!("envoy.config.cluster.v3.Cluster.LeastRequestLbConfig": choice_count active_request_bias slow_start_config),
     message!("envoy.config.cluster.v3.Cluster.RoundRobinLbConfig": slow_start_config),
@@ -124,13 +138,16 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.core.v3.HealthCheck":
         timeout interval initial_jitter interval_jitter interval_jitter_percent unhealthy_threshold healthy_threshold
         alt_port no_traffic_interval no_traffic_healthy_interval unhealthy_interval unhealthy_edge_interval
-        healthy_edge_interval http_health_check tcp_health_check;
+        healthy_edge_interval http_health_check tcp_health_check grpc_health_check tls_options;
+        transport_socket_match_criteria = Whole,
         reuse_connection = Harmless("says how probes are sent, not what they find"),
     ),
     message!("envoy.config.core.v3.HealthCheck.HttpHealthCheck":
-        host path request_headers_to_add expected_statuses retriable_statuses codec_client_type method;
-        response_buffer_size = Harmless("bodies of health checks are not read"),
+        host path request_headers_to_add expected_statuses retriable_statuses codec_client_type method send receive
+        response_buffer_size request_headers_to_remove service_name_matcher
     ),
+    message!("envoy.config.core.v3.HealthCheck.GrpcHealthCheck": service_name authority initial_metadata),
+    message!("envoy.config.core.v3.HealthCheck.TlsOptions": alpn_protocols),
     message!("envoy.config.core.v3.HealthCheck.TcpHealthCheck": send receive),
     message!("envoy.config.core.v3.HealthCheck.Payload": text binary),
     message!("envoy.config.core.v3.BindConfig":
@@ -142,7 +159,13 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         set_local_interface_name_on_upstream_connections = OnlyDefault("interfaces have no names in the stream's state"),
     ),
     message!("envoy.config.endpoint.v3.ClusterLoadAssignment": cluster_name endpoints policy),
-    message!("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy": overprovisioning_factor weighted_priority_health),
+    message!("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy":
+        overprovisioning_factor weighted_priority_health drop_overloads endpoint_stale_after
+    ),
+    message!("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload":
+        drop_percentage;
+        category = Harmless("the name of the share in load reports, which are not made"),
+    ),
     message!("envoy.config.endpoint.v3.LocalityLbEndpoints":
         locality metadata lb_endpoints load_balancing_weight priority load_balancer_endpoints;
         proximity = Harmless("Envoy does not read it either"),
@@ -151,9 +174,9 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.endpoint.v3.LocalityLbEndpoints.LbEndpointList": lb_endpoints),
     message!("envoy.config.endpoint.v3.LbEndpoint": health_status metadata load_balancing_weight endpoint),
     message!("envoy.config.endpoint.v3.Endpoint":
-        address health_check_config hostname;
-        additional_addresses = Refused("only the first address of an endpoint is tried"),
+        address health_check_config hostname additional_addresses
     ),
+    message!("envoy.config.endpoint.v3.Endpoint.AdditionalAddress": address),
     message!("envoy.config.endpoint.v3.Endpoint.HealthCheckConfig":
         port_value hostname address disable_active_health_check
     ),

@@ -90,8 +90,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.extensions.access_loggers.stream.v3.StdoutAccessLog": log_format),
     message!("envoy.extensions.access_loggers.stream.v3.StderrAccessLog": log_format),
     message!("envoy.config.core.v3.SubstitutionFormatString":
-        text_format json_format text_format_source omit_empty_values formatters;
-        content_type = Harmless("only bodies of local replies have one"),
+        text_format json_format text_format_source omit_empty_values formatters content_type
     ),
     message!("envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery":),
     message!("envoy.extensions.formatter.metadata.v3.Metadata":),

@@ -59,10 +59,9 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.extensions.filters.http.rbac.v3.RBACPerRoute": rbac),
     message!("envoy.extensions.filters.network.rbac.v3.RBAC":
-        rules shadow_rules shadow_rules_stat_prefix stat_prefix delay_deny;
+        rules shadow_rules shadow_rules_stat_prefix stat_prefix delay_deny enforcement_type;
         matcher = RefusedAlways(NO_MATCHERS),
         shadow_matcher = RefusedAlways(NO_MATCHERS),
-        enforcement_type = OnlyDefaultAlways("a connection is decided about once"),
     ),
     message!("envoy.config.rbac.v3.RBAC": action policies audit_logging_options),
     message!("envoy.config.rbac.v3.RBAC.AuditLoggingOptions":;
@@ -93,6 +92,40 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         metadata_source = OnlyDefaultAlways("only dynamic metadata is matched"),
     ),
     message!("envoy.type.matcher.v3.PathMatcher": path),
+    message!("envoy.extensions.filters.http.ext_authz.v3.ExtAuthz":
+        grpc_service http_service failure_mode_allow failure_mode_allow_header_add with_request_body clear_route_cache status_on_error
+        validate_mutations metadata_context_namespaces filter_enabled filter_enabled_metadata deny_at_disable include_peer_certificate
+        stat_prefix allowed_headers disallowed_headers include_tls_session charge_cluster_response_stats encode_raw_headers;
+        transport_api_version = Harmless("V3 is the only version that is left"),
+        typed_metadata_context_namespaces = RefusedAlways("there is no typed dynamic metadata"),
+        route_metadata_context_namespaces = RefusedAlways("a route's metadata is not told"),
+        route_typed_metadata_context_namespaces = RefusedAlways("a route's metadata is not told"),
+        bootstrap_metadata_labels_key = RefusedAlways("labels are not told"),
+        decoder_header_mutation_rules = RefusedAlways("what a service changes is not limited"),
+        enable_dynamic_metadata_ingestion = RefusedAlways("metadata of answers is always taken"),
+        filter_metadata = RefusedAlways("is not supported"),
+        emit_filter_state_stats = Refused("no filter state is left"),
+        max_denied_response_body_bytes = Refused("is not supported"),
+        enforce_response_header_limits = RefusedAlways("is not supported"),
+        shadow_mode = RefusedAlways("a decision is always enforced"),
+        emit_client_span = Refused("there are no spans"),
+    ),
+    message!("envoy.extensions.filters.http.ext_authz.v3.BufferSettings": max_request_bytes allow_partial_message pack_as_bytes),
+    message!("envoy.extensions.filters.http.ext_authz.v3.HttpService":
+        server_uri path_prefix authorization_request authorization_response;
+        retry_policy = Refused("a check is sent once"),
+    ),
+    message!("envoy.extensions.filters.http.ext_authz.v3.AuthorizationRequest": allowed_headers headers_to_add),
+    message!("envoy.extensions.filters.http.ext_authz.v3.AuthorizationResponse":
+        allowed_upstream_headers allowed_upstream_headers_to_append allowed_client_headers allowed_client_headers_on_success
+        dynamic_metadata_from_headers;
+    ),
+    message!("envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute": disabled check_settings),
+    message!("envoy.extensions.filters.http.ext_authz.v3.CheckSettings":
+        context_extensions disable_request_body_buffering with_request_body;
+        http_service = RefusedAlways("routes cannot ask another service"),
+        grpc_service = RefusedAlways("routes cannot ask another service"),
+    ),
     message!("envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication":
         providers rules bypass_cors_preflight requirement_map strip_failure_response stat_prefix;
         filter_state_rules = RefusedAlways("requirements are not chosen by filter state"),

@@ -9,18 +9,17 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager":
         stat_prefix http_filters add_user_agent tracing common_http_protocol_options http_protocol_options
         http2_protocol_options server_name server_header_transformation max_request_headers_kb stream_idle_timeout
+        request_timeout delayed_close_timeout
         request_headers_timeout access_log use_remote_address xff_num_trusted_hops original_ip_detection_extensions
         internal_address_config skip_xff_append via generate_request_id preserve_external_request_id
         always_set_request_id_in_response forward_client_cert_details set_current_client_cert_details proxy_100_continue
         upgrade_configs normalize_path merge_slashes path_with_escaped_slashes_action request_id_extension
-        strip_matching_host_port strip_any_host_port strip_trailing_host_dot append_x_forwarded_port rds route_config;
+        strip_matching_host_port strip_any_host_port strip_trailing_host_dot append_x_forwarded_port rds route_config
+        local_reply_config access_log_options flush_access_log_on_new_request;
         codec_type = OnlyValues(
             &[Allowed::Name("AUTO"), Allowed::Name("HTTP1"), Allowed::Name("HTTP2")], "HTTP/3 is not supported"),
-        request_timeout = OnlyDefault("requests have no timeout of their own"),
         drain_timeout = Refused("drains last as long as the process's own drain time"),
-        delayed_close_timeout = Refused("connections are closed at once"),
-        access_log_flush_interval = OnlyDefault("a line is written at the end of a request only"),
-        flush_access_log_on_new_request = OnlyDefault("a line is written at the end of a request only"),
+        access_log_flush_interval = Refused("a line is written at the beginning and the end of a request only"),
         stream_error_on_invalid_http_message = OnlyDefault("an invalid message ends its connection"),
         http1_safe_max_connection_duration = OnlyDefault("connections of any protocol end by draining"),
         append_local_overload = OnlyDefault("there is no overload manager"),
@@ -31,7 +30,15 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         early_header_mutation_extensions = RefusedAlways("early header mutations are not supported"),
         scoped_routes = RefusedAlways("scoped routes are not supported"),
         http3_protocol_options = Refused("HTTP/3 is not supported"),
-        local_reply_config = Refused("local replies cannot be rewritten"),
+    ),
+    message!("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.HcmAccessLogOptions":
+        flush_access_log_on_new_request;
+        access_log_flush_interval = Refused("a line is written at the beginning and the end of a request only"),
+        flush_log_on_tunnel_successfully_established = Refused("a tunnel is logged at its end"),
+    ),
+    message!("envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig": mappers body_format),
+    message!("envoy.extensions.filters.network.http_connection_manager.v3.ResponseMapper":
+        filter status_code body body_format_override headers_to_add
     ),
     message!("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing":;
         provider = Refused("tracing is not supported"),
@@ -86,9 +93,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         upstream_log = Refused("upstream requests are not logged"),
     ),
     message!("envoy.config.core.v3.HttpProtocolOptions":
-        idle_timeout max_connection_duration max_headers_count max_response_headers_kb max_requests_per_connection;
+        idle_timeout max_connection_duration max_headers_count max_response_headers_kb max_requests_per_connection max_stream_duration;
         headers_with_underscores_action = OnlyDefaultAlways("headers with underscores are always allowed"),
-        max_stream_duration = Refused("streams have no maximum duration"),
     ),
     message!("envoy.config.core.v3.Http1ProtocolOptions":
         accept_http_10 enable_trailers;

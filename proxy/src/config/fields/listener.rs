@@ -7,11 +7,10 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         name address additional_addresses stat_prefix filter_chains use_original_dst default_filter_chain
         per_connection_buffer_limit_bytes deprecated_v1 drain_type listener_filters listener_filters_timeout
         continue_on_listener_filters_timeout transparent freebind socket_options traffic_direction enable_reuse_port
-        tcp_backlog_size max_connections_to_accept_per_socket_event bind_to_port tcp_keepalive access_log;
+        tcp_backlog_size bind_to_port tcp_keepalive access_log connection_balance_config ignore_global_conn_limit;
+        max_connections_to_accept_per_socket_event = Harmless("says how many are taken at once, not which"),
         metadata = Harmless("read by no filter and no access-log operator that is supported"),
-        connection_balance_config = Harmless("says which thread serves a connection, not how"),
-        ignore_global_conn_limit = Harmless("there is no global connection limit"),
-        bypass_overload_manager = Harmless("there is no overload manager"),
+        bypass_overload_manager = Harmless("no overload action stops listeners"),
         enable_mptcp = OnlyDefault("multipath TCP is not supported"),
         fcds_config = RefusedAlways("filter chains cannot be discovered one by one"),
         filter_chain_matcher = RefusedAlways("match trees are not supported"),
@@ -20,6 +19,12 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         api_listener = RefusedAlways("there is no API listener"),
     ),
     message!("envoy.config.listener.v3.Listener.DeprecatedV1": bind_to_port),
+    message!("envoy.config.listener.v3.Listener.ConnectionBalanceConfig":
+        exact_balance;
+        extend_balance = Refused("balancers are not extensible"),
+        cpu_locality_balance = Refused("only exact_balance is supported"),
+    ),
+    message!("envoy.config.listener.v3.Listener.ConnectionBalanceConfig.ExactBalance":),
     message!("envoy.config.listener.v3.AdditionalAddress": address),
     message!("envoy.config.listener.v3.FilterChain":
         filter_chain_match filters transport_socket transport_socket_connect_timeout name;
@@ -53,23 +58,62 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         enable_ja4_fingerprinting = OnlyDefault("fingerprints are not taken"),
     ),
     message!("envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol":
-        allow_requests_without_proxy_protocol;
-        disallowed_versions = RefusedAlways("every version is allowed"),
+        rules allow_requests_without_proxy_protocol pass_through_tlvs disallowed_versions stat_prefix;
+        tlv_location = OnlyDefault("TLVs are stored as dynamic metadata"),
     ),
+    message!("envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.Rule": tlv_type on_tlv_present),
+    message!("envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.KeyValuePair":
+        metadata_namespace key value_string_encoding
+    ),
+    message!("envoy.config.core.v3.ProxyProtocolPassThroughTLVs": match_type tlv_type),
+    message!("envoy.config.core.v3.ProxyProtocolConfig": version pass_through_tlvs added_tlvs),
+    message!("envoy.config.core.v3.TlvEntry":
+        type value;
+        format_string = RefusedAlways("values of TLVs are not formatted"),
+    ),
+    message!("envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport":
+        config transport_socket;
+        allow_unspecified_address = OnlyDefault("an address that is none is written as UNKNOWN or LOCAL"),
+        tlv_as_pool_key = OnlyDefault("pooled connections carry no TLVs of their clients"),
+    ),
+    message!("envoy.extensions.filters.listener.local_ratelimit.v3.LocalRateLimit":
+        stat_prefix token_bucket runtime_enabled
+    ),
+    message!("envoy.extensions.filters.listener.original_src.v3.OriginalSrc": bind_port mark),
     message!("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy":
-        stat_prefix cluster weighted_clusters idle_timeout max_connect_attempts max_downstream_connection_duration
-        hash_policy access_log;
-        metadata_match = RefusedAlways("subsets of a cluster are not supported"),
-        tunneling_config = RefusedAlways("tunnelling is not supported"),
+        stat_prefix cluster weighted_clusters metadata_match idle_timeout max_connect_attempts backoff_options
+        max_downstream_connection_duration max_downstream_connection_duration_jitter_percentage hash_policy access_log
+        access_log_flush_interval flush_access_log_on_connected access_log_options tunneling_config
+        upstream_connect_mode max_early_data_bytes;
         on_demand = Refused("on-demand discovery is not supported"),
+        proxy_protocol_tlvs = RefusedAlways("TLVs come from the downstream header or the transport socket"),
+        proxy_protocol_tlv_merge_policy = Harmless("says how TLVs are merged that are refused"),
+        check_drain_close = OnlyDefault("a TCP connection lives until the drain time is over"),
     ),
     message!("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster": clusters),
     message!("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight":
-        name weight;
-        metadata_match = RefusedAlways("subsets of a cluster are not supported"),
+        name weight metadata_match
     ),
-    message!("envoy.type.v3.HashPolicy": source_ip),
+    message!("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TunnelingConfig":
+        hostname use_post headers_to_add post_path;
+        propagate_response_headers = Refused("the answer's headers are not kept"),
+        propagate_response_trailers = Refused("the answer's trailers are not kept"),
+        request_id_extension = Refused("tunnels have no request id"),
+        request_id_header = Harmless("names a header that is only sent with request_id_extension"),
+        request_id_metadata_key = Harmless("names metadata that is only set with request_id_extension"),
+        formatters = RefusedAlways("formatters are not extensible"),
+    ),
+    message!("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TcpAccessLogOptions":
+        access_log_flush_interval flush_access_log_on_connected flush_access_log_on_start
+    ),
+    message!("envoy.extensions.filters.network.sni_cluster.v3.SniCluster":),
+    message!("envoy.extensions.filters.network.set_filter_state.v3.Config":
+        on_new_connection on_downstream_tls_handshake;
+        on_downstream_data = RefusedAlways("filter state is set when a connection starts"),
+    ),
+    message!("envoy.type.v3.HashPolicy": source_ip filter_state),
     message!("envoy.type.v3.HashPolicy.SourceIp":),
+    message!("envoy.type.v3.HashPolicy.FilterState": key),
     message!("envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit":
         stat_prefix max_connections delay runtime_enabled
     ),

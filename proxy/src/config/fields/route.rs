@@ -1,6 +1,6 @@
 //! Route configurations: virtual hosts, routes, their matchers and actions.
 
-use remora_proto::ledger::{MessageEntry, Verdict::*};
+use remora_proto::ledger::{Allowed, MessageEntry, Verdict::*};
 
 /// Why nothing about tracing has an effect.
 const UNTRACED: &str = "without a provider nothing is traced, and providers are refused";
@@ -11,35 +11,30 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.route.v3.RouteConfiguration":
         name virtual_hosts response_headers_to_add response_headers_to_remove request_headers_to_add
         request_headers_to_remove most_specific_header_mutations_wins max_direct_response_body_size_bytes
-        ignore_port_in_host_matching vhost_header ignore_path_parameters_in_path_matching typed_per_filter_config
+        ignore_port_in_host_matching request_mirror_policies internal_only_headers vhost_header ignore_path_parameters_in_path_matching typed_per_filter_config
         metadata;
         vhds = RefusedAlways("virtual hosts cannot be discovered one by one"),
         route_specifiers = RefusedAlways("route specifiers are not supported"),
         cluster_specifier_plugins = RefusedAlways("cluster specifier plugins are not supported"),
-        request_mirror_policies = Refused("requests are not mirrored"),
-        internal_only_headers = RefusedAlways("headers of outside requests are not removed"),
         validate_clusters = OnlyDefault("a route may name a cluster that is not there yet"),
     ),
     message!("envoy.config.route.v3.VirtualHost":
         name domains routes require_tls request_headers_to_add request_headers_to_remove response_headers_to_add
         response_headers_to_remove typed_per_filter_config include_request_attempt_count retry_policy
-        per_request_buffer_limit_bytes request_body_buffer_limit metadata include_attempt_count_in_response;
+        per_request_buffer_limit_bytes request_body_buffer_limit request_mirror_policies metadata include_attempt_count_in_response virtual_clusters hedge_policy
+        include_is_timeout_retry_header;
         rate_limits = Harmless(UNLIMITED),
         matcher = RefusedAlways("match trees are not supported"),
         cors = RefusedAlways("use typed_per_filter_config"),
         route_specifiers = RefusedAlways("route specifiers are not supported"),
-        request_mirror_policies = Refused("requests are not mirrored"),
-        hedge_policy = Refused("requests are not hedged"),
-        virtual_clusters = Refused("virtual clusters have no stats"),
-        include_is_timeout_retry_header = OnlyDefault("a retry does not tell why it is one"),
     ),
+    message!("envoy.config.route.v3.VirtualCluster": name headers),
     message!("envoy.config.route.v3.Route":
         name match metadata typed_per_filter_config request_headers_to_add request_headers_to_remove
-        response_headers_to_add response_headers_to_remove per_request_buffer_limit_bytes request_body_buffer_limit route
+        response_headers_to_add response_headers_to_remove per_request_buffer_limit_bytes request_body_buffer_limit route stat_prefix
         redirect direct_response non_forwarding_action;
         decorator = Harmless(UNTRACED),
         tracing = Harmless(UNTRACED),
-        stat_prefix = Refused("routes have no stats of their own"),
         filter_action = RefusedAlways("routes cannot be left to a filter"),
         route_specifiers = RefusedAlways("route specifiers are not supported"),
     ),
@@ -60,7 +55,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         cluster cluster_header weighted_clusters cluster_not_found_response_code metadata_match prefix_rewrite
         regex_rewrite path_rewrite_policy host_rewrite_literal auto_host_rewrite host_rewrite_header
         host_rewrite_path_regex append_x_forwarded_host timeout retry_policy priority hash_policy max_grpc_timeout
-        grpc_timeout_offset max_stream_duration upgrade_configs;
+        grpc_timeout_offset max_stream_duration upgrade_configs request_mirror_policies internal_redirect_policy hedge_policy;
         rate_limits = Harmless(UNLIMITED),
         include_vh_rate_limits = Harmless(UNLIMITED),
         cluster_specifier_plugin = RefusedAlways("cluster specifier plugins are not supported"),
@@ -68,14 +63,27 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         cors = RefusedAlways("use typed_per_filter_config"),
         internal_redirect_action = OnlyDefaultAlways("use internal_redirect_policy"),
         max_internal_redirects = RefusedAlways("use internal_redirect_policy"),
-        request_mirror_policies = Refused("requests are not mirrored"),
-        hedge_policy = Refused("requests are not hedged"),
-        internal_redirect_policy = Refused("redirects go back to the client"),
         idle_timeout = Refused("only the connection manager's stream_idle_timeout counts"),
     ),
     message!("envoy.config.route.v3.RouteAction.MaxStreamDuration":
         max_stream_duration grpc_timeout_header_max grpc_timeout_header_offset
     ),
+    message!("envoy.config.route.v3.RouteAction.RequestMirrorPolicy":
+        cluster cluster_header runtime_fraction disable_shadow_host_suffix_append host_rewrite_literal;
+        trace_sampled = Harmless(UNTRACED),
+        request_headers_mutations = Refused("mirrors get the request's own headers"),
+    ),
+    message!("envoy.config.route.v3.HedgePolicy":
+        hedge_on_per_try_timeout;
+        initial_requests = OnlyValues(&[Allowed::Number(1)], "Envoy does not implement it either"),
+        additional_request_chance = Refused("Envoy does not implement it either"),
+    ),
+    message!("envoy.config.route.v3.InternalRedirectPolicy":
+        max_internal_redirects redirect_response_codes predicates allow_cross_scheme_redirect response_headers_to_copy
+    ),
+    message!("envoy.extensions.internal_redirect.allow_listed_routes.v3.AllowListedRoutesConfig": allowed_route_names),
+    message!("envoy.extensions.internal_redirect.previous_routes.v3.PreviousRoutesConfig":),
+    message!("envoy.extensions.internal_redirect.safe_cross_scheme.v3.SafeCrossSchemeConfig":),
     message!("envoy.config.route.v3.WeightedCluster":
         clusters total_weight header_name use_hash_policy;
         runtime_key_prefix = Harmless("no runtime layer overrides a weight; a bootstrap that sets such keys is warned about"),
@@ -93,10 +101,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         regex_rewrite;
         path_rewrite = RefusedAlways("formatted paths are not supported"),
     ),
-    message!("envoy.config.route.v3.DirectResponseAction":
-        status body;
-        body_format = Refused("formatted bodies are not supported"),
-    ),
+    message!("envoy.config.route.v3.DirectResponseAction": status body body_format),
     message!("envoy.config.route.v3.NonForwardingAction":),
     message!("envoy.config.route.v3.RouteAction.UpgradeConfig":
         upgrade_type enabled;
@@ -112,17 +117,19 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.route.v3.RouteAction.HashPolicy.QueryParameter": name),
     message!("envoy.config.route.v3.RouteAction.HashPolicy.FilterState": key),
     message!("envoy.config.route.v3.RetryPolicy":
-        retry_on num_retries per_try_timeout retry_host_predicate retriable_status_codes retry_back_off
-        rate_limited_retry_back_off retriable_headers retriable_request_headers;
-        retry_priority = Refused("retries go by the same priorities as first attempts"),
-        per_try_idle_timeout = Refused("attempts have no idle timeout"),
-        host_selection_retry_max_attempts = Harmless("a host that a predicate refuses is not picked at all while there are others"),
+        retry_on num_retries per_try_timeout per_try_idle_timeout retry_host_predicate retriable_status_codes retry_back_off
+        rate_limited_retry_back_off retriable_headers retriable_request_headers retry_priority
+        host_selection_retry_max_attempts
     ),
     message!("envoy.config.route.v3.RetryPolicy.RetryHostPredicate": name typed_config),
+    message!("envoy.config.route.v3.RetryPolicy.RetryPriority": name typed_config),
     message!("envoy.config.route.v3.RetryPolicy.RetryBackOff": base_interval max_interval),
     message!("envoy.config.route.v3.RetryPolicy.RateLimitedRetryBackOff": reset_headers max_interval),
     message!("envoy.config.route.v3.RetryPolicy.ResetHeader": name format),
     message!("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate":),
+    message!("envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate":),
+    message!("envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig": metadata_match),
+    message!("envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig": update_frequency),
     message!("envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig": path_template),
     message!("envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig": path_template_rewrite),
 ];

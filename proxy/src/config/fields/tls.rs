@@ -41,21 +41,26 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         signature_algorithms = RefusedAlways("signature algorithms are those of the TLS library"),
     ),
     message!("envoy.extensions.transport_sockets.tls.v3.TlsCertificate":
-        certificate_chain private_key ocsp_staple;
+        certificate_chain private_key ocsp_staple watched_directory;
         pkcs12 = RefusedAlways("only PEM is read"),
         private_key_provider = RefusedAlways("private keys are used in this process only"),
         password = RefusedAlways("encrypted keys are not read"),
         tls_params = RefusedAlways("parameters belong to a context, not to one of its certificates"),
-        watched_directory = Refused("secrets given inline are read once"),
     ),
     message!("envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext":
         trusted_ca system_root_certs verify_certificate_spki verify_certificate_hash match_typed_subject_alt_names
         match_subject_alt_names crl allow_expired_certificate trust_chain_verification only_verify_leaf_cert_crl
-        max_verify_depth suppress_client_ca_list;
+        max_verify_depth suppress_client_ca_list custom_validator_config watched_directory;
         require_signed_certificate_timestamp = OnlyDefaultAlways("timestamps are not checked"),
         ca_certificate_provider_instance = RefusedAlways("certificate providers are not supported"),
-        custom_validator_config = RefusedAlways("custom validators are not supported"),
-        watched_directory = Refused("secrets given inline are read once"),
+    ),
+    message!("envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig":
+        trust_domains;
+        trust_bundles = RefusedAlways("bundles are given by trust domain"),
+    ),
+    message!("envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig.TrustDomain":
+        name trust_bundle;
+        workload_trust_domain = RefusedAlways("bundles are chosen by the peer's own name alone"),
     ),
     message!("envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext.SystemRootCerts":),
     message!("envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher":

@@ -1,19 +1,21 @@
 //! What a listener says about its socket and its listener filters.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
 use remora_proto::pb::envoy::config::core::v3::{self as core, socket_option};
+use remora_proto::pb::envoy::config::listener::v3::listener::connection_balance_config::BalanceType;
 use remora_proto::pb::envoy::config::listener::v3::{
     Listener, ListenerFilter as PbFilter, ListenerFilterChainMatchPredicate as PbPredicate, listener_filter,
     listener_filter_chain_match_predicate::Rule,
 };
-use remora_proto::pb::envoy::extensions::filters::listener::{
-    proxy_protocol::v3::ProxyProtocol, tls_inspector::v3::TlsInspector,
-};
+use remora_proto::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use remora_proto::pb::google::protobuf::BoolValue;
 
-use super::{Compiled, Problems, duration};
+use super::{BuildContext, Compiled, Problems, duration};
+use crate::filters::listener::{local_ratelimit, original_src, proxy_protocol};
+use crate::listener::balance::Balance;
 use crate::listener::detect::client_hello::MAX_CLIENT_HELLO;
 use crate::listener::{
     Direction, Keepalive, ListenerFilter, ListenerFilterKind, ListenerSettings, PortPredicate, SocketOption,
@@ -28,17 +30,17 @@ const FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// # Errors
 /// Listener filters that do not exist here, and options that cannot be set.
-pub fn compile(config: &Listener) -> Compiled<ListenerSettings> {
+pub fn compile(config: &Listener, cx: &BuildContext) -> Compiled<ListenerSettings> {
     let flag = |wrapped: &Option<BoolValue>| wrapped.as_ref().is_some_and(|wrapped| wrapped.value);
     let mut filters = Vec::new();
     for (index, filter) in config.listener_filters.iter().enumerate() {
         let path = format!("listener_filters[{index}]");
-        filters.push(listener_filter(filter).map_err(|problems| problems.under(&path))?);
+        filters.push(listener_filter(filter, cx).map_err(|problems| problems.under(&path))?);
     }
     let use_original_dst = flag(&config.use_original_dst);
     let restores = filters
         .iter()
-        .any(|filter| filter.kind == ListenerFilterKind::OriginalDst);
+        .any(|filter| matches!(filter.kind, ListenerFilterKind::OriginalDst));
     if use_original_dst && !restores {
         // The deprecated field implies the filter.
         filters.insert(
@@ -71,12 +73,26 @@ pub fn compile(config: &Listener) -> Compiled<ListenerSettings> {
         drain_modify_only: config.drain_type == 1,
         socket_options: socket_options(&config.socket_options).map_err(|problems| problems.under("socket_options"))?,
         keepalive: config.tcp_keepalive.as_ref().map(keepalive),
+        balance: balance(config)?,
+        ignores_connection_limit: config.ignore_global_conn_limit,
         ipv4_compat: is_ipv4_compat(config),
-        accepts_per_event: config
-            .max_connections_to_accept_per_socket_event
-            .as_ref()
-            .map(|wrapped| wrapped.value),
     })
+}
+
+fn balance(config: &Listener) -> Compiled<Balance> {
+    match config
+        .connection_balance_config
+        .as_ref()
+        .map(|config| &config.balance_type)
+    {
+        None => Ok(Balance::Even),
+        Some(Some(BalanceType::ExactBalance(_))) => Ok(Balance::Exact),
+        Some(Some(_)) => Err(Problems::one(
+            "connection_balance_config.balance_type",
+            "only exact_balance is supported",
+        )),
+        Some(None) => Err(Problems::one("connection_balance_config.balance_type", "required")),
+    }
 }
 
 /// `tcp_keepalive`: its times are whole seconds.
@@ -127,7 +143,7 @@ fn is_ipv4_compat(config: &Listener) -> bool {
     }
 }
 
-fn listener_filter(config: &PbFilter) -> Compiled<ListenerFilter> {
+fn listener_filter(config: &PbFilter, cx: &BuildContext) -> Compiled<ListenerFilter> {
     let any = match &config.config_type {
         Some(listener_filter::ConfigType::TypedConfig(any)) => any,
         Some(listener_filter::ConfigType::ConfigDiscovery(_)) => {
@@ -150,19 +166,17 @@ fn listener_filter(config: &PbFilter) -> Compiled<ListenerFilter> {
                 close_on_error: inspector.close_connection_on_client_hello_parsing_errors,
             }
         }
-        Some("proxy_protocol.v3.ProxyProtocol") => {
-            let protocol = ProxyProtocol::decode(any.value.as_slice()).map_err(broken)?;
-            let refused = [
-                ("rules", !protocol.rules.is_empty()),
-                ("pass_through_tlvs", protocol.pass_through_tlvs.is_some()),
-                ("disallowed_versions", !protocol.disallowed_versions.is_empty()),
-            ];
-            if let Some((field, _)) = refused.iter().find(|(_, set)| *set) {
-                return Err(Problems::one(format!("typed_config.{field}"), "not supported"));
-            }
-            ListenerFilterKind::ProxyProtocol {
-                optional: protocol.allow_requests_without_proxy_protocol,
-            }
+        _ if any.type_url == proxy_protocol::TYPE_URL => {
+            let filter = proxy_protocol::compile(&any.value, cx).map_err(|problems| problems.under("typed_config"));
+            ListenerFilterKind::ProxyProtocol(Arc::new(filter?))
+        }
+        _ if any.type_url == local_ratelimit::TYPE_URL => {
+            let filter = local_ratelimit::compile(&any.value, cx).map_err(|problems| problems.under("typed_config"));
+            ListenerFilterKind::LocalRateLimit(Arc::new(filter?))
+        }
+        _ if any.type_url == original_src::TYPE_URL => {
+            let filter = original_src::compile(&any.value).map_err(|problems| problems.under("typed_config"));
+            ListenerFilterKind::OriginalSrc(filter?)
         }
         _ => {
             let reason = format!("listener filter {} is not supported", any.type_url);

@@ -83,10 +83,8 @@ const REFUSED: &[&str] = &[
     "envoy.extensions.access_loggers.grpc.v3.",
     "envoy.access_loggers.extension_filters.cel is not supported",
     "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz is not supported",
-    "envoy.extensions.filters.listener.original_src.v3.OriginalSrc is not supported",
     "config_discovery: not supported",
     "internal_listener: not supported",
-    "tunneling_config: not supported",
     "envoy_internal_address: not supported",
 ];
 

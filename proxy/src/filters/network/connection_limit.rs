@@ -56,7 +56,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilte
 }
 
 impl NetworkFilter for ConnectionLimit {
-    fn on_new_connection(&self, _connection: &ConnectionInfo) -> Verdict {
+    fn on_new_connection(&self, _connection: &mut ConnectionInfo) -> Verdict {
         let shared = &self.0;
         // Taken first: a check before it would let two connections through at once.
         let before = shared.open.fetch_add(1, Ordering::Relaxed);

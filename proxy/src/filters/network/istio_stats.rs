@@ -17,7 +17,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilte
 }
 
 impl NetworkFilter for TcpStats {
-    fn on_new_connection(&self, _connection: &ConnectionInfo) -> Verdict {
+    fn on_new_connection(&self, _connection: &mut ConnectionInfo) -> Verdict {
         Verdict::Continue
     }
 

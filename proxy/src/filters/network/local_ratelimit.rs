@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prost::Message;
+use remora_proto::pb::envoy::config::core::v3::RuntimeFeatureFlag;
 use remora_proto::pb::envoy::extensions::filters::network::local_ratelimit::v3::LocalRateLimit as Config;
 
 use super::{NetworkFilter, Verdict};
 use crate::config::listener::duration;
+use crate::config::route::refuse;
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
@@ -25,7 +27,7 @@ crate::stat_group! {
 }
 
 struct LocalRateLimit {
-    bucket: Mutex<Bucket>,
+    bucket: TokenBucket,
     stats: Arc<RateStats>,
 }
 
@@ -38,44 +40,53 @@ struct Bucket {
     filled: Instant,
 }
 
-pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilter>> {
-    let config = Config::decode(bytes).map_err(|error| Problems::one("", error.to_string()))?;
-    if !config.share_key.is_empty() {
-        return Err(Problems::one("share_key", "not supported"));
-    }
-    if config
-        .runtime_enabled
-        .as_ref()
-        .is_some_and(|flag| flag.default_value.is_some_and(|value| !value.value))
-    {
-        return Err(Problems::one(
-            "runtime_enabled",
-            "disabling by runtime is not supported",
-        ));
-    }
-    let bucket = config
-        .token_bucket
-        .as_ref()
-        .ok_or_else(|| Problems::one("token_bucket", "required"))?;
-    let interval = duration(bucket.fill_interval.as_ref()).unwrap_or_default();
-    if interval < Duration::from_millis(50) {
-        return Err(Problems::one("token_bucket.fill_interval", "must be at least 50 ms"));
-    }
-    Ok(Arc::new(LocalRateLimit {
-        bucket: Mutex::new(Bucket {
+/// `envoy.type.v3.TokenBucket`, shared by the connections of a filter.
+pub struct TokenBucket(Mutex<Bucket>);
+
+impl TokenBucket {
+    /// # Errors
+    /// A bucket that is missing, or filled too often.
+    pub fn compile(config: Option<&remora_proto::pb::envoy::r#type::v3::TokenBucket>) -> Compiled<Self> {
+        let bucket = config.ok_or_else(|| Problems::one("token_bucket", "required"))?;
+        let interval = duration(bucket.fill_interval.as_ref()).unwrap_or_default();
+        if interval < Duration::from_millis(50) {
+            return Err(Problems::one("token_bucket.fill_interval", "must be at least 50 ms"));
+        }
+        Ok(Self(Mutex::new(Bucket {
             tokens: u64::from(bucket.max_tokens),
             max: u64::from(bucket.max_tokens),
             per_fill: u64::from(bucket.tokens_per_fill.as_ref().map_or(1, |wrapped| wrapped.value)),
             interval,
             filled: clock::now(),
-        }),
+        })))
+    }
+
+    /// Takes a token, if there is one.
+    pub fn take(&self, now: Instant) -> bool {
+        self.0.lock().take(now)
+    }
+}
+
+/// # Errors
+/// A feature flag that says no: it would have to be looked at for each connection.
+pub fn enabled(flag: Option<&RuntimeFeatureFlag>) -> Compiled<()> {
+    let off = flag.is_some_and(|flag| flag.default_value.is_some_and(|value| !value.value));
+    refuse("runtime_enabled", off, "disabling by runtime is not supported")
+}
+
+pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilter>> {
+    let config = Config::decode(bytes).map_err(|error| Problems::one("", error.to_string()))?;
+    refuse("share_key", !config.share_key.is_empty(), "not supported")?;
+    enabled(config.runtime_enabled.as_ref())?;
+    Ok(Arc::new(LocalRateLimit {
+        bucket: TokenBucket::compile(config.token_bucket.as_ref())?,
         stats: cx.stats.group(&format!("local_rate_limit.{}.", config.stat_prefix)),
     }))
 }
 
 impl NetworkFilter for LocalRateLimit {
-    fn on_new_connection(&self, _connection: &ConnectionInfo) -> Verdict {
-        if self.bucket.lock().take(clock::now()) {
+    fn on_new_connection(&self, _connection: &mut ConnectionInfo) -> Verdict {
+        if self.bucket.take(clock::now()) {
             return Verdict::Continue;
         }
         self.stats.rate_limited.inc();

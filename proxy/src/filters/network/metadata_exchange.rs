@@ -117,7 +117,7 @@ impl MetadataExchange {
 }
 
 impl NetworkFilter for MetadataExchange {
-    fn on_new_connection(&self, _connection: &ConnectionInfo) -> Verdict {
+    fn on_new_connection(&self, _connection: &mut ConnectionInfo) -> Verdict {
         Verdict::Continue
     }
 

@@ -1,5 +1,6 @@
 //! `envoy.filters.network.rbac`: who may connect. Envoy decides at the first byte; here, when the connection is accepted (and its
-//! handshake done), since nothing that these rules look at comes later.
+//! handshake done), since nothing that these rules look at comes later. For the same reason `enforcement_type: CONTINUOUS` decides no otherwise;
+//! only its counters count connections, not reads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,11 +43,6 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilte
     let config = pb::Rbac::decode(bytes).map_err(|error| Problems::one("", error.to_string()))?;
     refuse("matcher", config.matcher.is_some(), "is not supported")?;
     refuse("shadow_matcher", config.shadow_matcher.is_some(), "is not supported")?;
-    refuse(
-        "enforcement_type",
-        config.enforcement_type != pb::rbac::EnforcementType::OneTimeOnFirstByte as i32,
-        "only ONE_TIME_ON_FIRST_BYTE is supported",
-    )?;
     let stats = cx.stats.group::<RbacStats>(&format!("{}rbac.", config.stat_prefix));
     let counter = |name: &str| stats.dynamic.counter(name);
     let shadow = |name: &str| counter(&stat_name(&config.shadow_rules_stat_prefix, name));
@@ -64,7 +60,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilte
 }
 
 impl NetworkFilter for Rbac {
-    fn on_new_connection(&self, connection: &ConnectionInfo) -> Verdict {
+    fn on_new_connection(&self, connection: &mut ConnectionInfo) -> Verdict {
         let subject = Subject::of_connection(connection);
         if let Some(shadow) = &self.shadow {
             let counter = if shadow.decide(&subject).allowed {
@@ -110,7 +106,7 @@ mod tests {
                 ..Default::default()
             };
             let filter = compile(&config.encode_to_vec(), &cx).expect("compiles");
-            filter.on_new_connection(&crate::testing::connection(None))
+            filter.on_new_connection(&mut crate::testing::connection(None))
         };
         assert!(matches!(verdict(None), Verdict::Continue));
         let Verdict::Close { reason, .. } = verdict(Some(pbr::Rbac::default())) else {

@@ -87,7 +87,7 @@ impl Principal {
             Self::UrlPath(matcher) => subject.path().is_some_and(|path| matcher.matches(path.as_bytes())),
             Self::Metadata(matcher) => matcher.matches(subject.metadata()),
             Self::FilterState(key, matcher) => {
-                let state = subject.request.and_then(|view| view.extensions.get::<FilterState>());
+                let state = subject.extensions().get::<FilterState>();
                 let value = state.and_then(|state| state.0.get(key));
                 value.is_some_and(|value| matcher.matches(value.as_bytes()))
             }

@@ -28,6 +28,8 @@ pub struct H1Options {
     pub buffer_limit: usize,
     /// `http_protocol_options.enable_trailers`
     pub enable_trailers: bool,
+    /// Requests that a downstream connection takes (`common_http_protocol_options.max_requests_per_connection`).
+    pub max_requests: Option<u32>,
 }
 
 impl Default for H1Options {
@@ -38,6 +40,7 @@ impl Default for H1Options {
             accept_http_10: false,
             buffer_limit: 1024 * 1024,
             enable_trailers: false,
+            max_requests: None,
         }
     }
 }

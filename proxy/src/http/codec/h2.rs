@@ -15,6 +15,7 @@ mod coalesce;
 mod headers;
 mod keepalive;
 mod options;
+mod patience;
 mod pump;
 pub mod server;
 mod stream;
@@ -23,5 +24,5 @@ mod stream;
 mod tests;
 
 pub use body::RecvBody;
-pub use client::{ClientConnection, ClientHooks};
+pub use client::{ClientConnection, ClientHooks, Outcome};
 pub use options::{H2Options, KeepaliveOptions};

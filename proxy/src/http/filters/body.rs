@@ -109,7 +109,7 @@ impl FilteredBody {
                     });
                     return Ok(None);
                 }
-                Flow::Respond(_) => return Err(cut()),
+                Flow::Respond(_) | Flow::Then(_) => return Err(cut()),
             }
         }
         Ok(Some(part))
@@ -139,7 +139,7 @@ impl http_body::Body for FilteredBody {
                         this.waiting = Some(Waiting { frame, next, flow });
                         continue;
                     }
-                    Flow::Respond(_) => Err(cut()),
+                    Flow::Respond(_) | Flow::Then(_) => Err(cut()),
                 };
                 match ready {
                     Ok(Some(part)) => return Poll::Ready(Some(Ok(part.into_frame()))),

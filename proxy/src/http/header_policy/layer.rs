@@ -5,24 +5,30 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::StatusCode;
-use http::header::{HOST, HeaderValue, LOCATION};
+use http::header::{CONTENT_TYPE, HOST, HeaderValue, LOCATION};
 use tower::Layer;
 
-use super::{HeaderPolicy, Verdict, finalize_response};
+use super::{HeaderPolicy, Verdict, finalize_response, path};
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
+use crate::http::respond::Local;
 use crate::http::router::envoy_headers::{ATTEMPT_COUNT, attempt_count};
 use crate::http::service::{Response, Service};
+use crate::http::stats::HcmStats;
 use crate::runtime::clock;
 
 pub struct HeaderPolicyLayer {
     policy: Arc<HeaderPolicy>,
+    stats: Arc<HcmStats>,
 }
 
 impl HeaderPolicyLayer {
-    pub fn new(policy: &Arc<HeaderPolicy>) -> Self {
-        Self { policy: policy.clone() }
+    pub fn new(policy: &Arc<HeaderPolicy>, stats: &Arc<HcmStats>) -> Self {
+        Self {
+            policy: policy.clone(),
+            stats: stats.clone(),
+        }
     }
 }
 
@@ -32,6 +38,7 @@ impl<S> Layer<S> for HeaderPolicyLayer {
     fn layer(&self, inner: S) -> Policed<S> {
         Policed {
             policy: self.policy.clone(),
+            stats: self.stats.clone(),
             inner,
         }
     }
@@ -40,26 +47,42 @@ impl<S> Layer<S> for HeaderPolicyLayer {
 /// See the module. Stands outside the respond stage's answers too: ours carry `date` and `server` as the upstream's do.
 pub struct Policed<S> {
     policy: Arc<HeaderPolicy>,
+    stats: Arc<HcmStats>,
     inner: S,
 }
 
 impl<S: Service> Service for Policed<S> {
     async fn call(&self, exchange: &mut Exchange) -> Response {
         fill_authority(exchange);
-        let mut response = match self.policy.request(exchange) {
+        let verdict = if exchange.authority.is_none() {
+            Verdict::Reject {
+                status: StatusCode::BAD_REQUEST,
+                details: "missing_host_header",
+            }
+        } else {
+            self.policy.request(exchange)
+        };
+        let mut response = match verdict {
             Verdict::Continue => self.inner.call(exchange).await,
             Verdict::Reject { status, details } => {
+                self.count_rejected(details);
+                // Envoy keeps the connection of a request without a path, and no other's.
+                exchange.close_downstream |= details != path::ABSOLUTE;
                 exchange.details = details.into();
                 empty(status)
             }
             Verdict::Redirect { location, details } => {
+                self.stats.downstream_rq_redirected_with_normalized_path.inc();
                 exchange.details = details.into();
                 redirect(&location)
             }
         };
         let status = response.status();
         // What is added to the response may speak of its code.
-        exchange.response_code = Some(status);
+        let local = response.extensions_mut().remove::<Local>();
+        if local.is_none() {
+            exchange.response_code = Some(status);
+        }
         let tells_attempts = exchange
             .route
             .virtual_host
@@ -70,7 +93,16 @@ impl<S: Service> Service for Policed<S> {
             response.headers_mut().insert(ATTEMPT_COUNT, count);
         }
         if let Some(route) = exchange.route.route.clone() {
-            finalize_response(exchange, &route, response.headers_mut());
+            let headers = response.headers_mut();
+            // A content type that the route adds goes before that of an answer of ours.
+            let own = local.filter(|local| headers.get(CONTENT_TYPE) == Some(&local.0));
+            if own.is_some() {
+                headers.remove(CONTENT_TYPE);
+            }
+            finalize_response(exchange, &route, headers);
+            if let Some(Local(content_type)) = own {
+                headers.entry(CONTENT_TYPE).or_insert(content_type);
+            }
         }
         with_date(|date| self.policy.response(exchange, status, response.headers_mut(), date));
         response
@@ -78,6 +110,17 @@ impl<S: Service> Service for Policed<S> {
 
     fn finish(&self, exchange: &mut Exchange) {
         self.inner.finish(exchange);
+    }
+}
+
+impl<S> Policed<S> {
+    fn count_rejected(&self, details: &'static str) {
+        match details {
+            path::FAILED => self.stats.downstream_rq_failed_path_normalization.inc(),
+            path::ABSOLUTE => self.stats.downstream_rq_non_relative_path.inc(),
+            super::DETECTION_REJECTED => self.stats.downstream_rq_rejected_via_ip_detection.inc(),
+            _ => {}
+        }
     }
 }
 

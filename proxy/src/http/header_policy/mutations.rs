@@ -90,6 +90,16 @@ impl Mutations {
         }
     }
 
+    /// Applies to the headers of a request that belongs to no exchange.
+    pub fn apply_view(&self, view: &LogView<'_>, headers: &mut HeaderMap) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for addition in &self.add {
+            addition.apply(addition.value.of(view), headers);
+        }
+    }
+
     /// Applies to a response's headers; formats see them as the response.
     pub fn apply_response(&self, exchange: &Exchange, headers: &mut HeaderMap) {
         for name in &self.remove {

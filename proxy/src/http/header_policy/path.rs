@@ -26,22 +26,44 @@ pub enum EscapedSlashes {
     UnescapeAndForward,
 }
 
-const FAILED: &str = "path_normalization_failed";
+/// In an exchange's extensions: the request target as received, where it had a fragment, which no `Uri` can hold.
+#[derive(Clone, Debug)]
+pub struct TargetWithFragment(pub bytes::Bytes);
+
+pub(super) const FAILED: &str = "path_normalization_failed";
+pub(super) const ABSOLUTE: &str = "absolute_path_rejected";
 
 impl PathPolicy {
     pub(super) fn apply(self, exchange: &mut Exchange) -> Verdict {
         let Some(original) = exchange.request.uri().path_and_query() else {
             return Verdict::Continue;
         };
+        if exchange.extensions.get::<TargetWithFragment>().is_some() {
+            return reject();
+        }
+        if !original.path().starts_with('/') {
+            return Verdict::Reject {
+                status: StatusCode::NOT_FOUND,
+                details: ABSOLUTE,
+            };
+        }
         if self.is_plain(original.path()) {
             return Verdict::Continue;
         }
+        let original = original.clone();
         let mut redirect = false;
         let mut path = Cow::Borrowed(original.path());
         if let Some(unescaped) = unescape_slashes(&path) {
             match self.escaped_slashes {
                 EscapedSlashes::Keep => {}
-                EscapedSlashes::Reject => return reject(),
+                EscapedSlashes::Reject => {
+                    // The log shows what was refused, as Envoy's does.
+                    let target = with_query(&unescaped, original.query());
+                    if let Ok(target) = PathAndQuery::try_from(target) {
+                        super::route::set_path(exchange, target);
+                    }
+                    return reject();
+                }
                 EscapedSlashes::UnescapeAndForward => path = Cow::Owned(unescaped),
                 EscapedSlashes::UnescapeAndRedirect => {
                     redirect = true;
@@ -61,12 +83,14 @@ impl PathPolicy {
         if path == original.path() {
             return Verdict::Continue;
         }
-        let query = original.query().map(|query| format!("?{query}")).unwrap_or_default();
-        let target = format!("{path}{query}");
+        let target = with_query(&path, original.query());
         if redirect {
+            if let Ok(target) = PathAndQuery::try_from(&target[..]) {
+                super::route::set_path(exchange, target);
+            }
             return Verdict::Redirect {
                 location: target,
-                details: "path_normalization_failed",
+                details: FAILED,
             };
         }
         match PathAndQuery::try_from(target) {
@@ -90,6 +114,13 @@ impl PathPolicy {
             ) || !byte.is_ascii_graphic()
         };
         nothing || !(bytes.iter().any(unusual) || bytes.windows(2).any(is_special))
+    }
+}
+
+fn with_query(path: &str, query: Option<&str>) -> String {
+    match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
     }
 }
 

@@ -193,6 +193,11 @@ fn append_peer(exchange: &mut Exchange) {
     );
 }
 
+/// Adds this machine to those that a request of its own making came through.
+pub(in crate::http) fn append_machine(headers: &mut HeaderMap) {
+    append_list_tight(headers, &X_FORWARDED_FOR, machine_address(false).to_string().as_bytes());
+}
+
 /// The address that this machine reaches others from, asked for once; no packet is sent. The loopback if it reaches nobody.
 fn machine_address(v6: bool) -> IpAddr {
     static ADDRESSES: OnceLock<[IpAddr; 2]> = OnceLock::new();

@@ -22,7 +22,13 @@ pub fn finalize_request(exchange: &mut Exchange, route: &Route, forward: &Forwar
             level.request.apply_request(exchange);
         }
     }
-    if let Some(host) = rewritten_host(exchange, route, forward) {
+    let of_weight = route
+        .weighted(exchange.route.weighted)
+        .and_then(|entry| entry.host_rewrite.clone());
+    if let Some(host) = of_weight {
+        // Unlike a route's own rewrite, a weight's leaves no trace of the host before.
+        set_authority(exchange, host);
+    } else if let Some(host) = rewritten_host(exchange, forward) {
         rewrite_host(exchange, forward, host);
     }
     rewrite_path(exchange, route, forward);
@@ -47,13 +53,7 @@ pub fn finalize_response(exchange: &Exchange, route: &Route, headers: &mut Heade
     }
 }
 
-fn rewritten_host(exchange: &Exchange, route: &Route, forward: &Forward) -> Option<HeaderValue> {
-    if let Some(host) = route
-        .weighted(exchange.route.weighted)
-        .and_then(|entry| entry.host_rewrite.as_ref())
-    {
-        return Some(host.clone());
-    }
+fn rewritten_host(exchange: &Exchange, forward: &Forward) -> Option<HeaderValue> {
     match forward.host_rewrite.as_ref()? {
         HostRewrite::Literal(host) => Some(host.clone()),
         HostRewrite::Auto => None,
@@ -75,11 +75,14 @@ fn rewrite_host(exchange: &mut Exchange, forward: &Forward, host: HeaderValue) {
         let last = headers
             .get(X_FORWARDED_HOST)
             .and_then(|value| value.as_bytes().rsplit(|byte| *byte == b',').next());
-        if last.map(<[u8]>::trim_ascii) != Some(original.as_bytes()) {
+        // As it stands: a blank before it makes it another, as in Envoy.
+        if last != Some(original.as_bytes()) {
             append(headers, &X_FORWARDED_HOST, original.clone());
         }
     }
-    headers.entry(X_ENVOY_ORIGINAL_HOST).or_insert(original);
+    if !exchange.suppress_envoy_headers {
+        headers.entry(X_ENVOY_ORIGINAL_HOST).or_insert(original);
+    }
     set_authority(exchange, host);
 }
 
@@ -92,7 +95,9 @@ fn rewrite_path(exchange: &mut Exchange, route: &Route, forward: &Forward) {
         .apply(&route.matcher.path, original.as_str())
         .map(PathAndQuery::try_from);
     let Some(Ok(rewritten)) = rewritten else { return };
-    if let Ok(value) = HeaderValue::from_str(original.as_str()) {
+    if !exchange.suppress_envoy_headers
+        && let Ok(value) = HeaderValue::from_str(original.as_str())
+    {
         exchange.request.headers_mut().insert(X_ENVOY_ORIGINAL_PATH, value);
     }
     exchange.original_path.get_or_insert(original);

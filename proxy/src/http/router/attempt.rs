@@ -1,12 +1,13 @@
 //! One attempt: pick a host, lease a connection, send, observe what came of it.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use crate::cluster::{ActiveRequest, Cluster, Host, PickContext};
+use super::pick;
+use crate::cluster::{ActiveRequest, Cluster, Host};
 use crate::http::body::Body;
-use crate::http::codec::Head;
+use crate::http::codec::{Head, InterimStatus};
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
 use crate::http::service::Response;
@@ -20,30 +21,41 @@ use crate::runtime::clock;
 pub(super) struct Attempt {
     /// It failed on a connection that another request had used before, and got no byte of an answer.
     pub died_unnoticed: bool,
-    host: Option<Arc<Host>>,
 }
 
-/// When a request was sent; set once, read by the timer of the same task.
+/// When a request was sent, and where to; set once, read by the timers of the same task.
 #[derive(Default)]
-pub(super) struct SentAt(std::sync::OnceLock<Instant>);
+pub(super) struct SentAt {
+    at: OnceLock<Instant>,
+    host: OnceLock<Arc<Host>>,
+}
 
 impl SentAt {
     pub fn get(&self) -> Option<Instant> {
-        self.0.get().copied()
+        self.at.get().copied()
     }
-}
 
-impl Attempt {
-    /// The attempt was cut by a timer.
-    pub fn timed_out(&self, exchange: &Exchange, cluster: &Cluster, failure: &Failure) {
-        if *failure == Failure::PerTryTimeout {
-            cluster.stats.upstream_rq_per_try_timeout.inc();
+    /// The attempt took longer than it may.
+    pub fn timed_out(&self, cluster: &Cluster, failure: &Failure) {
+        match failure {
+            Failure::PerTryTimeout => cluster.stats.upstream_rq_per_try_timeout.inc(),
+            Failure::PerTryIdleTimeout => cluster.stats.upstream_rq_per_try_idle_timeout.inc(),
+            Failure::MaxStreamDuration => cluster.stats.upstream_rq_max_duration_reached.inc(),
+            _ => {}
         }
-        if let Some(host) = &self.host {
+        self.slowed_down(cluster, failure);
+    }
+
+    pub fn host(&self) -> Option<Arc<Host>> {
+        self.host.get().cloned()
+    }
+
+    /// What a host is blamed for, whether or not its attempt goes on.
+    pub fn slowed_down(&self, cluster: &Cluster, failure: &Failure) {
+        if let Some(host) = self.host.get() {
             host.state.rq_timeout.fetch_add(1, Ordering::Relaxed);
             cluster.observe_failure(host, failure, clock::now());
         }
-        let _ = exchange;
     }
 }
 
@@ -56,41 +68,55 @@ pub(super) async fn run(
     policy: Option<&RetryPolicy>,
     body: Body,
 ) -> Result<Response, Failure> {
-    let host = pick(exchange, forward, cluster, policy)?;
-    attempt.host = Some(host.clone());
+    let host = pick::pick(exchange, forward, cluster, policy)?;
+    // The cells are this attempt's own: they are empty.
+    let _ = sent.host.set(host.clone());
     exchange.upstream.host = Some(host.clone());
     crate::http::header_policy::auto_host(exchange, forward, &host);
     let stats = &cluster.stats;
     let alpn = exchange.extensions.get::<UpstreamAlpn>();
-    let leased = pool::lease(cluster, &host, forward.high_priority, exchange.protocol, alpn).await;
+    let source = exchange.connection.extensions.get().copied();
+    let leased = pool::lease(cluster, &host, forward.high_priority, exchange.protocol, alpn, source).await;
     let lease = match leased {
         Ok(lease) => lease,
         Err(failure) => {
             if let Failure::ConnectFailure(reason) = &failure {
                 exchange.upstream.failure_reason = reason.clone();
             }
+            if matches!(failure, Failure::ConnectFailure(_) | Failure::ConnectTimeout) {
+                cluster.stats.upstream_rq_pending_failure_eject.inc();
+            }
             cluster.observe_failure(&host, &failure, clock::now());
             return Err(failure);
         }
     };
+    let reached = &mut exchange.upstream.reached;
+    if !reached.iter().any(|other| Arc::ptr_eq(&other.state, &host.state)) {
+        reached.push(host.clone());
+    }
+    cluster.observe_connected(&host, false);
     let guard = ActiveRequest::start(cluster, &host);
+    exchange.route.count(|stats| stats.traffic.upstream_rq_total.inc());
     exchange.upstream.protocol = Some(lease.protocol());
     exchange.upstream.tls.clone_from(&lease.origin().tls);
     exchange.upstream.local.clone_from(&lease.origin().local);
     let reused = lease.reused();
     let sent_at = clock::now();
-    // The cell is this attempt's own: it is empty.
-    let _ = sent.0.set(sent_at);
+    let _ = sent.at.set(sent_at);
     exchange.timing.first_upstream_tx = Some(sent_at.saturating_duration_since(exchange.started));
     let head = Head {
         method: exchange.request.method(),
         uri: exchange.request.uri(),
         headers: exchange.request.headers(),
+        interim: exchange.interim.as_deref(),
     };
     let result = lease.send(head, body).await;
     let now = clock::now();
     match result {
-        Ok(response) => {
+        Ok(mut response) => {
+            if let Some(InterimStatus(status)) = response.extensions_mut().remove() {
+                stats.count_response(status.as_u16(), exchange.internal, false);
+            }
             exchange.upstream.service_time = Some(now.saturating_duration_since(sent_at));
             exchange.timing.first_upstream_rx = Some(now.saturating_duration_since(exchange.started));
             exchange.active = Some(guard);
@@ -100,36 +126,11 @@ pub(super) async fn run(
         Err(error) => {
             attempt.died_unnoticed = reused && error.body.is_some() && error.failure == Failure::ConnectionTermination;
             if !matches!(error.failure, Failure::DownstreamDisconnect | Failure::DownstreamReset) {
-                if attempt.died_unnoticed {
-                    stats.upstream_cx_destroy_remote_with_active_rq.inc();
-                } else {
+                if !attempt.died_unnoticed {
                     cluster.observe_failure(&host, &error.failure, now);
                 }
             }
             Err(error.failure)
         }
     }
-}
-
-fn pick(
-    exchange: &mut Exchange,
-    forward: &Forward,
-    cluster: &Arc<Cluster>,
-    policy: Option<&RetryPolicy>,
-) -> Result<Arc<Host>, Failure> {
-    let avoid = match policy {
-        Some(policy) if policy.avoids_previous_hosts() => &exchange.upstream.attempted[..],
-        _ => &[],
-    };
-    let context = PickContext {
-        hash: exchange.hash,
-        avoid,
-        metadata_match: forward.metadata_match.as_deref(),
-        original_destination: exchange.connection.original_destination,
-    };
-    let host = cluster.pick(&context).map_err(|_| Failure::NoHealthyUpstream)?;
-    if policy.is_some() {
-        exchange.upstream.attempted.push(host.clone());
-    }
-    Ok(host)
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::request_stream::RequestStream;
+use crate::cluster::Cluster;
 use crate::http::body::{Body, BodyError};
 use crate::http::failure::Failure;
 use crate::runtime::{clock, wake};
@@ -43,11 +45,12 @@ impl RouteTimeout {
     }
 }
 
-/// Polls `future` under two deadlines, which may begin to run while it is polled. The timer is set up only when the future has to wait.
+/// Polls `future` under two deadlines, which may begin to run while it is polled: the route's, and the attempt's own, which is told when the
+/// request ended. The timer is set up only when the future has to wait.
 pub(super) async fn bounded<F: Future>(
     future: F,
     route: &mut RouteTimeout,
-    mut attempt: impl FnMut() -> Option<Instant>,
+    mut attempt: impl FnMut(Option<Instant>) -> Option<(Instant, Failure)>,
 ) -> Result<F::Output, Failure> {
     let mut future = std::pin::pin!(future);
     let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
@@ -56,11 +59,12 @@ pub(super) async fn bounded<F: Future>(
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        let (route_end, attempt_end) = (route.deadline(), attempt());
+        let route_end = route.deadline();
+        let attempt_end = attempt(route.request_ended);
         let (deadline, failure) = match (route_end, attempt_end) {
-            (Some((route, _)), Some(attempt)) if attempt < route => (attempt, Failure::PerTryTimeout),
+            (Some((route, _)), Some(attempt)) if attempt.0 < route => attempt,
             (Some(route), _) => route,
-            (None, Some(attempt)) => (attempt, Failure::PerTryTimeout),
+            (None, Some(attempt)) => attempt,
             (None, None) => return Poll::Pending,
         };
         // The first wait cannot be over yet: no look at the clock.
@@ -84,6 +88,7 @@ pub(super) struct TimedBody {
     pub inner: Body,
     pub timer: Pin<Box<tokio::time::Sleep>>,
     pub failure: Failure,
+    pub cluster: Arc<Cluster>,
 }
 
 impl http_body::Body for TimedBody {
@@ -96,7 +101,53 @@ impl http_body::Body for TimedBody {
             return Poll::Ready(frame);
         }
         std::task::ready!(this.timer.as_mut().poll(cx));
+        if this.failure == Failure::ResponseTimeout {
+            this.cluster.stats.upstream_rq_timeout.inc();
+        }
+        // Once: who asks again is not told again.
+        this.inner = Body::Empty;
         Poll::Ready(Some(Err(BodyError::Failed(this.failure.clone()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A response body whose frames may not be further apart than `limit` (`per_try_idle_timeout`).
+pub(super) struct IdleBody {
+    pub inner: Body,
+    pub limit: Duration,
+    pub timer: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl IdleBody {
+    pub fn new(inner: Body, limit: Duration) -> Self {
+        Self {
+            inner,
+            limit,
+            timer: Box::pin(tokio::time::sleep(limit)),
+        }
+    }
+}
+
+impl http_body::Body for IdleBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
+            let deadline = clock::now() + this.limit;
+            this.timer.as_mut().reset(deadline.into());
+            return Poll::Ready(frame);
+        }
+        std::task::ready!(this.timer.as_mut().poll(cx));
+        Poll::Ready(Some(Err(BodyError::Failed(Failure::PerTryIdleTimeout))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -21,12 +21,18 @@ const CONSUMED: [&str; 11] = [
     "x-envoy-expected-rq-timeout-ms",
 ];
 
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+pub(super) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
 pub(in crate::http) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 
 /// Whether a request says anything to the router. Most do not: one look over the names is less than a lookup of each.
 pub(super) fn any(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| name.as_str().starts_with("x-envoy-"))
+}
+
+/// Whether a timeout is to be answered by 204.
+pub(super) fn wants_no_content(headers: &HeaderMap) -> bool {
+    headers.contains_key("x-envoy-upstream-rq-timeout-alt-response")
 }
 
 /// Removes what only this router was meant to read. To be called once it was read.
@@ -36,17 +42,21 @@ pub(super) fn consume(headers: &mut HeaderMap) {
     }
 }
 
-/// Tells the upstream which attempt this is, and how long it has; `expected`: none for no limit, or where it is not to be told.
-pub(super) fn announce(exchange: &mut Exchange, expected: Option<Duration>) {
-    let wants_count = exchange
-        .route
-        .virtual_host
-        .as_ref()
-        .is_some_and(|host| host.settings.include_request_attempt_count);
+/// Tells the upstream which attempt this is, and how long it has; `expected`: none for no limit, or where it is not to be told; `after_timeout`:
+/// for a retry, whether the attempt before it took too long.
+pub(super) fn announce(exchange: &mut Exchange, expected: Option<Duration>, after_timeout: Option<bool>) {
+    let settings = exchange.route.virtual_host.as_ref().map(|host| &host.settings);
+    let wants_count = settings.is_some_and(|settings| settings.include_request_attempt_count);
+    let after_timeout =
+        after_timeout.filter(|_| settings.is_some_and(|settings| settings.include_is_timeout_retry_header));
     let attempt = exchange.upstream.attempts;
     let headers = exchange.request.headers_mut();
     if wants_count {
         headers.insert(ATTEMPT_COUNT, attempt_count(attempt));
+    }
+    if let Some(after_timeout) = after_timeout {
+        let value = HeaderValue::from_static(if after_timeout { "true" } else { "false" });
+        headers.insert(IS_TIMEOUT_RETRY, value);
     }
     if let Some(expected) = expected {
         let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);

@@ -1,15 +1,18 @@
 //! The time limits of one request: the route's, and the headers that override them (spec D.6).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::attempt::SentAt;
 use crate::http::exchange::Exchange;
+use crate::http::failure::Failure;
 use crate::route::forward::MaxStreamDuration;
 use crate::route::{Forward, RetryPolicy};
 
 static TIMEOUT_MS: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
 static PER_TRY_TIMEOUT_MS: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
+static HEDGE: HeaderName = HeaderName::from_static("x-envoy-hedge-on-per-try-timeout");
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// See the module; `None` is no limit.
@@ -18,33 +21,76 @@ pub(super) struct Limits {
     pub route: Option<Duration>,
     /// From an attempt's request to its response's head.
     pub per_try: Option<Duration>,
+    /// Between two bytes of an attempt's answer, and before the first.
+    pub per_try_idle: Option<Duration>,
+    /// From an attempt's request to its answer's last byte: the cluster's `max_stream_duration`.
+    pub upstream_stream: Option<Duration>,
+    /// A slow attempt goes on beside the next one.
+    pub hedges: bool,
     /// From the first byte of the stream to its last.
     pub stream: Option<Duration>,
 }
 
+/// Zero is no limit.
+fn some(limit: Duration) -> Option<Duration> {
+    Some(limit).filter(|limit| !limit.is_zero())
+}
+
 impl Limits {
-    /// `hinted`: the request has `x-envoy-` headers.
-    pub fn of(exchange: &Exchange, forward: &Forward, policy: Option<&RetryPolicy>, hinted: bool) -> Self {
+    /// `hinted`: the request has `x-envoy-` headers. Then the `max_stream_duration` of the connection manager and of the cluster.
+    pub fn of(
+        exchange: &Exchange,
+        forward: &Forward,
+        policy: Option<&RetryPolicy>,
+        hinted: bool,
+        (of_manager, of_cluster): (Option<Duration>, Option<Duration>),
+    ) -> Self {
         let headers = exchange.headers();
         let millis = |name: &HeaderName| -> Option<Duration> {
             let text = hinted.then(|| headers.get(name))??.to_str().ok()?;
             text.parse().ok().map(Duration::from_millis)
         };
-        let some = |limit: Duration| Some(limit).filter(|limit| !limit.is_zero());
         let route = millis(&TIMEOUT_MS)
             .or_else(|| deprecated_grpc(forward, headers))
             .map_or(forward.timeout, some);
         let per_try = millis(&PER_TRY_TIMEOUT_MS)
             .or(policy.and_then(|policy| policy.per_try_timeout))
             .and_then(some);
+        let hedges = match hinted.then(|| headers.get(&HEDGE)).flatten() {
+            Some(asked) if asked == "true" => true,
+            Some(asked) if asked == "false" => false,
+            _ => forward.hedge_on_per_try_timeout,
+        };
+        // An attempt's limit at or over the whole's means nothing.
+        let per_try = per_try.filter(|per_try| route.is_none_or(|route| *per_try < route));
         Self {
             route,
-            // An attempt's limit at or over the whole's means nothing.
-            per_try: per_try.filter(|per_try| route.is_none_or(|route| *per_try < route)),
-            stream: forward
-                .max_stream_duration
-                .and_then(|limits| of_stream(limits, headers)),
+            // Without a limit nothing is slow, and without a policy nothing may follow.
+            hedges: hedges && per_try.is_some() && policy.is_some(),
+            per_try,
+            per_try_idle: policy.and_then(|policy| policy.per_try_idle_timeout),
+            upstream_stream: of_cluster,
+            stream: match forward.max_stream_duration {
+                Some(limits) => of_stream(limits, headers, of_manager),
+                None => of_manager,
+            },
         }
+    }
+}
+
+impl Limits {
+    /// When an attempt that was sent has to have its answer's head, and what becomes of it otherwise. Most of its time runs when the request is
+    /// all there.
+    pub fn of_attempt(&self, sent: &SentAt, request_ended: Option<Instant>) -> Option<(Instant, Failure)> {
+        let sent = sent.get()?;
+        let complete = request_ended.map(|ended| ended.max(sent));
+        let end = |from: Option<Instant>, limit: Option<Duration>, failure| Some((from?.checked_add(limit?)?, failure));
+        let ends = [
+            end(complete, self.per_try, Failure::PerTryTimeout),
+            end(complete, self.per_try_idle, Failure::PerTryIdleTimeout),
+            end(Some(sent), self.upstream_stream, Failure::MaxStreamDuration),
+        ];
+        ends.into_iter().flatten().min_by_key(|(end, _)| *end)
     }
 }
 
@@ -60,12 +106,12 @@ fn deprecated_grpc(forward: &Forward, headers: &HeaderMap) -> Option<Duration> {
     Some(if capped { max } else { asked })
 }
 
-/// With `grpc_timeout_header_max`, a `grpc-timeout` takes the place of the configured duration, up to that maximum (zero: none). An offset that
+/// `of_manager` stands in where the route has no duration. With `grpc_timeout_header_max`, a `grpc-timeout` takes the place of the configured duration, up to that maximum (zero: none). An offset that
 /// leaves nothing ends the stream at once.
-fn of_stream(limits: MaxStreamDuration, headers: &HeaderMap) -> Option<Duration> {
+fn of_stream(limits: MaxStreamDuration, headers: &HeaderMap, of_manager: Option<Duration>) -> Option<Duration> {
     let asked = headers.get(&GRPC_TIMEOUT).and_then(grpc_timeout);
     let (Some(max), Some(asked)) = (limits.grpc_header_max, asked) else {
-        return limits.max.filter(|max| !max.is_zero());
+        return limits.max.map_or(of_manager, some);
     };
     let asked = if max.is_zero() { asked } else { asked.min(max) };
     if asked.is_zero() {
@@ -116,12 +162,31 @@ mod tests {
             grpc_header_offset,
         };
         let mut headers = HeaderMap::new();
-        assert_eq!(of_stream(limits(seconds(0), seconds(0), None), &headers), None);
-        assert_eq!(of_stream(limits(seconds(3), None, None), &headers), seconds(3));
+        assert_eq!(
+            of_stream(limits(seconds(0), seconds(0), None), &headers, seconds(99)),
+            None
+        );
+        assert_eq!(
+            of_stream(limits(seconds(3), None, None), &headers, seconds(99)),
+            seconds(3)
+        );
+        assert_eq!(of_stream(limits(None, None, None), &headers, seconds(99)), seconds(99));
         headers.insert(GRPC_TIMEOUT.clone(), HeaderValue::from_static("10S"));
-        assert_eq!(of_stream(limits(seconds(3), None, None), &headers), seconds(3));
-        assert_eq!(of_stream(limits(seconds(3), seconds(0), None), &headers), seconds(10));
-        assert_eq!(of_stream(limits(None, seconds(4), None), &headers), seconds(4));
-        assert_eq!(of_stream(limits(None, seconds(0), seconds(11)), &headers), seconds(0));
+        assert_eq!(
+            of_stream(limits(seconds(3), None, None), &headers, seconds(99)),
+            seconds(3)
+        );
+        assert_eq!(
+            of_stream(limits(seconds(3), seconds(0), None), &headers, seconds(99)),
+            seconds(10)
+        );
+        assert_eq!(
+            of_stream(limits(None, seconds(4), None), &headers, seconds(99)),
+            seconds(4)
+        );
+        assert_eq!(
+            of_stream(limits(None, seconds(0), seconds(11)), &headers, seconds(99)),
+            seconds(0)
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! A request body on its way upstream: counted, and kept as far as a retry may need it.
 
+mod tee;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,6 +11,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
+use tee::Tee;
 
 use crate::http::body::{Body, BodyError};
 use crate::runtime::clock;
@@ -29,6 +32,8 @@ struct State {
     received: u64,
     /// A newer attempt took over: older readers get nothing more.
     reader: u64,
+    /// Mirrors that read along.
+    tees: Vec<Tee>,
 }
 
 impl RequestStream {
@@ -44,6 +49,7 @@ impl RequestStream {
             failed: None,
             received: 0,
             reader: 0,
+            tees: Vec::new(),
         })))
     }
 
@@ -61,6 +67,46 @@ impl RequestStream {
             done: false,
         };
         Some(Body::Boxed(Box::pin(reader)))
+    }
+
+    /// A body that gets whatever attempts read from downstream, as they read it.
+    pub fn tee(&self) -> Body {
+        let mut state = self.0.lock();
+        let length = state.source.size_hint().exact().filter(|_| state.received == 0);
+        let tee = Tee::new(length);
+        state.tees.push(tee.clone());
+        Body::Boxed(Box::pin(tee))
+    }
+
+    /// Nothing more will be read: mirrors that still wait for something have lost.
+    pub fn abandon(&self) {
+        let mut state = self.0.lock();
+        state.kept = None;
+        for tee in state.tees.drain(..) {
+            tee.end(Some(BodyError::Other("the request ended before its body".to_owned())));
+        }
+    }
+
+    /// Whether nothing of what was read is gone.
+    pub fn is_kept(&self) -> bool {
+        let state = self.0.lock();
+        state.kept.is_some() || state.reader == 0
+    }
+
+    /// The whole body again, if it ended and nothing of it is gone.
+    pub fn whole(&self) -> Option<Body> {
+        let state = self.0.lock();
+        state.ended_at.filter(|_| state.failed.is_none())?;
+        let kept = state.kept.as_ref()?;
+        let data = match kept.as_slice() {
+            [] => Bytes::new(),
+            [one] => one.clone(),
+            more => more.concat().into(),
+        };
+        Some(match &state.trailers {
+            Some(trailers) => Body::Trailers(Some(data).filter(|data| !data.is_empty()), Box::new(trailers.clone())),
+            None => Body::from(data),
+        })
     }
 
     /// When the last byte came from downstream.
@@ -96,10 +142,18 @@ impl State {
         if self.source.is_end_stream() && self.failed.is_none() {
             self.ended_at.get_or_insert_with(clock::now);
         }
+        if self.ended_at.is_some() || self.failed.is_some() {
+            for tee in self.tees.drain(..) {
+                tee.end(self.failed.clone());
+            }
+        }
         Poll::Ready(frame)
     }
 
     fn keep(&mut self, frame: &Frame<Bytes>) {
+        for tee in &self.tees {
+            tee.push(frame);
+        }
         if let Some(data) = frame.data_ref() {
             self.received += data.len() as u64;
             self.kept_bytes += data.len() as u64;
@@ -133,7 +187,9 @@ impl http_body::Body for Reader {
         if this.done {
             return Poll::Ready(None);
         }
-        if state.reader != this.id {
+        // Attempts that run side by side (hedging) read what is kept, each for itself.
+        let is_kept = state.ended_at.is_some() && state.kept.is_some();
+        if state.reader != this.id && !is_kept {
             return Poll::Ready(Some(Err(BodyError::Other(
                 "another attempt reads the request".to_owned(),
             ))));

@@ -7,9 +7,12 @@ use bytes::Bytes;
 
 use super::Router;
 use super::attempt::{self, Attempt, SentAt};
-use super::deadline::{RouteTimeout, TimedBody, bounded};
+use super::deadline::{IdleBody, RouteTimeout, TimedBody, bounded};
 use super::envoy_headers;
+use super::hedge;
 use super::limits::Limits;
+use super::mirror;
+use super::redirect;
 use super::request_stream::RequestStream;
 use crate::cluster::Cluster;
 use crate::cluster::breaker::RoutingPriority;
@@ -21,23 +24,34 @@ use crate::route::{Forward, RequestView, RetryPolicy};
 use crate::runtime::clock;
 use crate::telemetry::flags::ResponseFlags;
 
-/// Bytes kept for retries where nothing else is configured: the connection's buffer limit (`per_connection_buffer_limit_bytes`).
-const DEFAULT_KEPT: u64 = 1024 * 1024;
-
-// As statics: a name given as text is parsed anew by every look-up.
-
 /// The request's body, as each attempt can have it.
-enum Source {
+pub(super) enum Source {
     Whole(Bytes),
     Stream(RequestStream),
 }
 
 impl Source {
     /// `None`: it cannot be read again.
-    fn body(&self) -> Option<Body> {
+    pub(super) fn body(&self) -> Option<Body> {
         match self {
             Self::Whole(bytes) => Some(Body::from(bytes.clone())),
             Self::Stream(stream) => stream.reader(),
+        }
+    }
+
+    /// Whether an attempt after this one could have all of it.
+    fn is_replayable(&self) -> bool {
+        match self {
+            Self::Whole(_) => true,
+            Self::Stream(stream) => stream.is_kept(),
+        }
+    }
+
+    /// All of it again, for a request that goes elsewhere. `None`: it is not over, or partly gone.
+    pub(super) fn whole(&self) -> Option<Body> {
+        match self {
+            Self::Whole(bytes) => Some(Body::from(bytes.clone())),
+            Self::Stream(stream) => stream.whole(),
         }
     }
 }
@@ -64,11 +78,13 @@ pub(super) async fn run(
         return Err(Failure::Overflow);
     };
     exchange.permit = Some(permit);
-    let limits = Limits::of(exchange, forward, policy.as_deref(), hinted);
+    let durations = (router.max_stream_duration, cluster.http.max_stream_duration);
+    let limits = Limits::of(exchange, forward, policy.as_deref(), hinted, durations);
     if hinted {
+        exchange.timeout_is_no_content = envoy_headers::wants_no_content(exchange.headers());
         envoy_headers::consume(exchange.request.headers_mut());
     }
-    let source = source(exchange, policy.is_some());
+    let source = source(exchange, policy.is_some() || forward.internal_redirect.is_some());
     let stream = match &source {
         Source::Stream(stream) => Some(stream.clone()),
         Source::Whole(_) => None,
@@ -80,6 +96,9 @@ pub(super) async fn run(
         stream: stream.clone(),
         stream_end: limits.stream.and_then(|limit| exchange.started.checked_add(limit)),
     };
+    if !forward.mirrors.is_empty() && exchange.upgrade.is_none() {
+        mirror::start(router, exchange, forward, &limits, &source);
+    }
     let mut run = Run {
         router,
         cluster,
@@ -89,22 +108,61 @@ pub(super) async fn run(
         retries: 0,
         permit: None,
     };
-    let result = run.attempts(exchange, &source, &mut timeout, &limits).await;
+    let mut result = if limits.hedges && exchange.upgrade.is_none() {
+        Box::pin(hedge::race(&mut run, exchange, &source, &mut timeout, &limits)).await
+    } else {
+        run.attempts(exchange, &source, &mut timeout, &limits).await
+    };
+    if let (Ok(response), Some(policy)) = (&result, &forward.internal_redirect)
+        && exchange.upgrade.is_none()
+        && redirect::follow(router, exchange, policy, response, &source)
+    {
+        let status = response.status();
+        result = Err(Failure::InternalRedirect(status));
+    }
+    if let (Source::Whole(bytes), Some(_)) = (&source, &exchange.redirected) {
+        exchange.bytes.received += bytes.len() as u64;
+    }
     if let Some(stream) = stream {
         stream.stop_keeping();
         exchange.bytes.received = stream.received();
-        exchange.guards.push(Box::new(stream));
+        exchange.guards.push(Box::new(Abandoned(stream)));
     }
     let mut response = result?;
-    if let Some((deadline, failure)) = timeout.deadline()
-        && !matches!(response.body(), Body::Empty | Body::Full(_))
-        && exchange.upgrade.is_none()
-    {
+    limit_body(exchange, cluster, &mut response, &limits, &mut timeout);
+    Ok(response)
+}
+
+/// What is left of the time limits when the response begins goes with its body.
+fn limit_body(
+    exchange: &Exchange,
+    cluster: &Arc<Cluster>,
+    response: &mut Response,
+    limits: &Limits,
+    timeout: &mut RouteTimeout,
+) {
+    if matches!(response.body(), Body::Empty | Body::Full(_)) || exchange.upgrade.is_some() {
+        return;
+    }
+    if let Some(limit) = limits.per_try_idle {
+        let inner = std::mem::take(response.body_mut());
+        *response.body_mut() = Body::Boxed(Box::pin(IdleBody::new(inner, limit)));
+    }
+    let sent = exchange.timing.first_upstream_tx.map(|after| exchange.started + after);
+    let of_attempt = limits
+        .upstream_stream
+        .and_then(|limit| Some((sent?.checked_add(limit)?, Failure::MaxStreamDuration)));
+    let ends = timeout.deadline().into_iter().chain(of_attempt);
+    if let Some((deadline, failure)) = ends.min_by_key(|(end, _)| *end) {
         let timer = Box::pin(tokio::time::sleep_until(deadline.into()));
         let inner = std::mem::take(response.body_mut());
-        *response.body_mut() = Body::Boxed(Box::pin(TimedBody { inner, timer, failure }));
+        *response.body_mut() = Body::Boxed(Box::pin(TimedBody {
+            inner,
+            timer,
+            failure,
+            cluster: cluster.clone(),
+        }));
     }
-    Ok(response)
 }
 
 fn source(exchange: &mut Exchange, may_retry: bool) -> Source {
@@ -115,20 +173,21 @@ fn source(exchange: &mut Exchange, may_retry: bool) -> Source {
         body if exchange.upgrade.is_some() => Source::Stream(RequestStream::new(body, None)),
         body => {
             let route = exchange.route.route.as_ref();
+            // Where nothing else is configured, the listener's limit for what a connection holds.
             let limit = route
                 .and_then(|route| route.request_buffer_limit)
-                .unwrap_or(DEFAULT_KEPT);
+                .unwrap_or(exchange.connection.buffer_limit as u64);
             Source::Stream(RequestStream::new(body, may_retry.then_some(limit)))
         }
     }
 }
 
-struct Run<'a> {
+pub(super) struct Run<'a> {
     router: &'a Router,
-    cluster: &'a Arc<Cluster>,
-    forward: &'a Forward,
+    pub(super) cluster: &'a Arc<Cluster>,
+    pub(super) forward: &'a Forward,
     priority: RoutingPriority,
-    policy: Option<Arc<RetryPolicy>>,
+    pub(super) policy: Option<Arc<RetryPolicy>>,
     retries: u32,
     /// The running retry's place in the retry breaker.
     permit: Option<crate::cluster::breaker::Permit>,
@@ -143,10 +202,11 @@ impl Run<'_> {
         limits: &Limits,
     ) -> Result<Response, Failure> {
         let mut unnoticed_deaths = 0;
+        let mut after_timeout = None;
         loop {
             let body = source.body().ok_or(Failure::RetryBufferExceeded)?;
             exchange.upstream.attempts += 1;
-            envoy_headers::announce(exchange, self.expected(timeout, limits));
+            envoy_headers::announce(exchange, self.expected(timeout, limits), after_timeout);
             let (mut attempt, sent) = (Attempt::default(), SentAt::default());
             let outcome = {
                 let sent = &sent;
@@ -159,14 +219,12 @@ impl Run<'_> {
                     self.policy.as_deref(),
                     body,
                 );
-                let per_try = limits.per_try;
-                let own = move || per_try.and_then(|limit| sent.get().and_then(|sent| sent.checked_add(limit)));
-                bounded(future, timeout, own).await
+                bounded(future, timeout, |request_ended| limits.of_attempt(sent, request_ended)).await
             };
             let outcome = match outcome {
                 Ok(outcome) => outcome,
                 Err(failure) => {
-                    attempt.timed_out(exchange, self.cluster, &failure);
+                    sent.timed_out(self.cluster, &failure);
                     Err(failure)
                 }
             };
@@ -177,12 +235,19 @@ impl Run<'_> {
                 exchange.upstream.attempts -= 1;
                 continue;
             }
+            if !source.is_replayable() {
+                return outcome;
+            }
             let Some(wait) = self.retry(exchange, &outcome, &sent) else {
                 return outcome;
             };
+            after_timeout = Some(matches!(
+                outcome,
+                Err(Failure::PerTryTimeout | Failure::PerTryIdleTimeout)
+            ));
             drop(outcome);
             let pause = clock::sleep(wait);
-            if let Err(failure) = bounded(pause, timeout, || None).await {
+            if let Err(failure) = bounded(pause, timeout, |_| None).await {
                 self.cluster.stats.upstream_rq_timeout.inc();
                 return Err(failure);
             }
@@ -190,11 +255,11 @@ impl Run<'_> {
     }
 
     /// The time that the next attempt has, for the upstream to know.
-    fn expected(&self, timeout: &RouteTimeout, limits: &Limits) -> Option<Duration> {
+    pub(super) fn expected(&self, timeout: &RouteTimeout, limits: &Limits) -> Option<Duration> {
         if self.router.suppress_envoy_headers {
             return None;
         }
-        if let Some(per_try) = limits.per_try.filter(|_| !self.forward.hedge_on_per_try_timeout) {
+        if let Some(per_try) = limits.per_try.filter(|_| !limits.hedges) {
             return Some(per_try);
         }
         let limit = limits.route?;
@@ -212,32 +277,67 @@ impl Run<'_> {
         outcome: &Result<Response, Failure>,
         sent: &SentAt,
     ) -> Option<Duration> {
-        let stats = &self.cluster.stats;
         self.permit = None;
-        let policy = self.policy.as_ref()?;
-        let wanted = match outcome {
-            Ok(response) => policy.retry_on_response(response.status(), response.headers()),
-            Err(Failure::ResponseTimeout) => false,
-            Err(failure) => policy.retry_on_failure(failure, sent.get().is_some()),
-        };
-        if !wanted {
-            if self.retries > 0 && outcome.is_ok() {
-                stats.upstream_rq_retry_success.inc();
+        if !self.wants_retry(outcome, sent) {
+            if outcome.is_ok() {
+                self.count_success(exchange);
             }
             return None;
         }
+        self.admit_retry(exchange, outcome)
+    }
+
+    /// Whether the policy would have another attempt after this outcome.
+    pub(super) fn wants_retry(&self, outcome: &Result<Response, Failure>, sent: &SentAt) -> bool {
+        let Some(policy) = &self.policy else { return false };
+        match outcome {
+            Ok(response) => policy.retry_on_response(response.status(), response.headers()),
+            Err(Failure::ResponseTimeout) => false,
+            Err(failure) => policy.retry_on_failure(failure, sent.get().is_some()),
+        }
+    }
+
+    /// An answer that is passed on after retries.
+    pub(super) fn count_success(&self, exchange: &Exchange) {
+        if self.retries > 0 {
+            self.cluster.stats.upstream_rq_retry_success.inc();
+            exchange
+                .route
+                .count(|stats| stats.traffic.upstream_rq_retry_success.inc());
+        }
+    }
+
+    /// Takes a retry's place, if number and breakers allow one more, and says how long to wait for it.
+    pub(super) fn admit_retry(
+        &mut self,
+        exchange: &mut Exchange,
+        outcome: &Result<Response, Failure>,
+    ) -> Option<Duration> {
+        let stats = &self.cluster.stats;
+        let policy = self.policy.as_ref()?;
         if self.retries >= policy.num_retries {
             stats.upstream_rq_retry_limit_exceeded.inc();
+            exchange
+                .route
+                .count(|stats| stats.traffic.upstream_rq_retry_limit_exceeded.inc());
             exchange.flags.set(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
             return None;
         }
         let Some(permit) = self.cluster.breakers.try_retry(self.priority) else {
             stats.upstream_rq_retry_overflow.inc();
+            exchange
+                .route
+                .count(|stats| stats.traffic.upstream_rq_retry_overflow.inc());
+            exchange.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
             return None;
         };
         self.permit = Some(permit);
         self.retries += 1;
         stats.upstream_rq_retry.inc();
+        exchange.route.count(|stats| stats.traffic.upstream_rq_retry.inc());
+        if let Ok(response) = outcome {
+            stats.retry.inc(response.status().as_u16());
+        }
         let mut random = fastrand::Rng::new();
         let asked = outcome
             .as_ref()
@@ -248,6 +348,15 @@ impl Run<'_> {
             None => stats.upstream_rq_retry_backoff_exponential.inc(),
         }
         Some(asked.unwrap_or_else(|| policy.backoff(self.retries, &mut random)))
+    }
+}
+
+/// At the end of its exchange a request is over, read or not.
+struct Abandoned(RequestStream);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        self.0.abandon();
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as _, Frame};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, WriteHalf};
 
 use crate::http::body::{Body, BodyError};
 use crate::http::failure::Failure;
@@ -168,21 +168,25 @@ fn poll_read<R: AsyncRead + Unpin>(
 /// An upgraded connection as two bodies, for a tunnel whose other side is an HTTP/2 stream: what the peer sends, and where its bytes go.
 pub fn split_tunnel(io: Io) -> (Body, TunnelWriter) {
     let (reader, writer) = tokio::io::split(io);
-    let body = Body::Boxed(Box::pin(IoBody {
+    (reader_body(reader), TunnelWriter(writer))
+}
+
+/// A body of whatever can be read.
+pub fn reader_body<R: AsyncRead + Unpin + Send + 'static>(reader: R) -> Body {
+    Body::Boxed(Box::pin(IoBody {
         reader,
         buffer: BytesMut::new(),
         ended: false,
-    }));
-    (body, TunnelWriter(writer))
+    }))
 }
 
-struct IoBody {
-    reader: ReadHalf<Io>,
+struct IoBody<R> {
+    reader: R,
     buffer: BytesMut,
     ended: bool,
 }
 
-impl http_body::Body for IoBody {
+impl<R: AsyncRead + Unpin> http_body::Body for IoBody<R> {
     type Data = Bytes;
     type Error = BodyError;
 

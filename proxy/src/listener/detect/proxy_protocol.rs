@@ -3,14 +3,24 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Detection;
+use crate::tcp::proxy_header::Tlv;
 
 /// A header at the start of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
+    pub version: Version,
     /// Bytes to take off the stream.
     pub length: usize,
     /// Source and destination; `None` for `LOCAL` and `UNKNOWN`: the socket's own addresses hold.
     pub addresses: Option<(SocketAddr, SocketAddr)>,
+    /// Types and values, of version 2.
+    pub tlvs: Vec<Tlv>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    V1 = 0,
+    V2 = 1,
 }
 
 const V1: &[u8] = b"PROXY ";
@@ -36,6 +46,15 @@ pub fn parse(bytes: &[u8]) -> Detection<Header> {
     Detection::No
 }
 
+/// The version whose signature the bytes begin with, as far as they go; `None`: neither.
+pub fn signature(bytes: &[u8]) -> Option<Version> {
+    match (starts(bytes, V1), starts(bytes, V2)) {
+        (_, true) => Some(Version::V2),
+        (true, false) => Some(Version::V1),
+        (false, false) => None,
+    }
+}
+
 /// Whether `bytes` begins with `signature`, as far as either goes.
 fn starts(bytes: &[u8], signature: &[u8]) -> bool {
     let common = bytes.len().min(signature.len());
@@ -55,8 +74,10 @@ fn v1(bytes: &[u8]) -> Detection<Header> {
     };
     let header = |addresses| {
         Detection::Found(Header {
+            version: Version::V1,
             length: end + 2,
             addresses,
+            tlvs: Vec::new(),
         })
     };
     let mut words = line.split(' ').skip(1);
@@ -97,10 +118,15 @@ fn v2(bytes: &[u8]) -> Detection<Header> {
     let Some(body) = bytes.get(16..16 + length) else {
         return Detection::NeedMore;
     };
-    let header = |addresses| {
+    let header = |addresses, size: usize| {
+        let Some(tlvs) = body.get(size..).and_then(tlvs) else {
+            return Detection::Broken("malformed PROXY TLVs");
+        };
         Detection::Found(Header {
+            version: Version::V2,
             length: 16 + length,
             addresses,
+            tlvs,
         })
     };
     let pair = |size: usize, ip: fn(&[u8]) -> Option<IpAddr>| {
@@ -110,13 +136,26 @@ fn v2(bytes: &[u8]) -> Detection<Header> {
         Some((source, destination))
     };
     match (command & 0xf, family) {
-        (0, _) | (1, 0x00) => header(None),
-        (1, 0x11) => pair(4, v4).map_or(Detection::Broken("short PROXY address"), |pair| header(Some(pair))),
-        (1, 0x21) => pair(16, v6).map_or(Detection::Broken("short PROXY address"), |pair| header(Some(pair))),
-        (1, 0x31) => header(None),
+        (0, _) | (1, 0x00) => header(None, body.len()),
+        (1, 0x11) => pair(4, v4).map_or(Detection::Broken("short PROXY address"), |pair| header(Some(pair), 12)),
+        (1, 0x21) => pair(16, v6).map_or(Detection::Broken("short PROXY address"), |pair| header(Some(pair), 36)),
+        (1, 0x31) => header(None, body.len()),
         (1, _) => Detection::Broken("unsupported PROXY family"),
         _ => Detection::Broken("unsupported PROXY command"),
     }
+}
+
+/// `None`: one is cut short.
+fn tlvs(mut bytes: &[u8]) -> Option<Vec<Tlv>> {
+    let mut tlvs = Vec::new();
+    while let Some((&kind, rest)) = bytes.split_first() {
+        let (length, rest) = rest.split_at_checked(2)?;
+        let length = usize::from(u16::from_be_bytes(length.try_into().ok()?));
+        let (value, rest) = rest.split_at_checked(length)?;
+        tlvs.push((kind, value.to_vec()));
+        bytes = rest;
+    }
+    Some(tlvs)
 }
 
 fn v4(bytes: &[u8]) -> Option<IpAddr> {

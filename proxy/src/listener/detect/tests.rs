@@ -84,19 +84,23 @@ fn http_is_told_by_its_first_line() {
 
 #[test]
 fn proxy_headers_of_both_versions() {
-    use proxy_protocol::{Header, parse};
+    use proxy_protocol::{Header, Version, parse};
     let pair = |source: &str, destination: &str| Some((source.parse().unwrap(), destination.parse().unwrap()));
     let v1 = b"PROXY TCP4 192.0.2.1 198.51.100.1 1000 443\r\nrest";
     let expected = Header {
+        version: Version::V1,
         length: v1.len() - 4,
         addresses: pair("192.0.2.1:1000", "198.51.100.1:443"),
+        tlvs: Vec::new(),
     };
     assert_eq!(parse(v1), Detection::Found(expected));
     assert_eq!(
         parse(b"PROXY UNKNOWN x y\r\n"),
         Detection::Found(Header {
+            version: Version::V1,
             length: 19,
-            addresses: None
+            addresses: None,
+            tlvs: Vec::new(),
         })
     );
     assert_eq!(parse(b"PROXY TCP4 1.2.3"), Detection::NeedMore);
@@ -111,8 +115,10 @@ fn proxy_headers_of_both_versions() {
     let mut v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
     v2.extend([192, 0, 2, 1, 198, 51, 100, 1, 3, 232, 1, 187]);
     let expected = Header {
+        version: Version::V2,
         length: 28,
         addresses: pair("192.0.2.1:1000", "198.51.100.1:443"),
+        tlvs: Vec::new(),
     };
     assert_eq!(parse(&v2), Detection::Found(expected));
     for cut in 0..v2.len() {
@@ -125,8 +131,10 @@ fn proxy_headers_of_both_versions() {
     assert_eq!(
         parse(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"),
         Detection::Found(Header {
+            version: Version::V2,
             length: 16,
-            addresses: None
+            addresses: None,
+            tlvs: Vec::new(),
         })
     );
 }

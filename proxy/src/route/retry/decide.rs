@@ -59,7 +59,7 @@ impl RetryPolicy {
     }
 
     fn may_retry(&self, view: &RequestView<'_>) -> bool {
-        !self.retry_on.is_empty() && self.num_retries > 0 && self.wants(view)
+        !self.retry_on.is_empty() && self.wants(view)
     }
 
     fn wants(&self, view: &RequestView<'_>) -> bool {
@@ -116,7 +116,9 @@ impl RetryPolicy {
             | Failure::RemoteReset
             | Failure::LocalReset
             | Failure::ProtocolError(_)
-            | Failure::PerTryTimeout => {
+            | Failure::PerTryTimeout
+            | Failure::PerTryIdleTimeout
+            | Failure::MaxStreamDuration => {
                 self.retry_on.any(whatever) || (self.retry_on.any(RetryOn::RESET_BEFORE_REQUEST) && !request_sent)
             }
             // Overflow of a circuit breaker is never retried; the rest is final or the client's own.

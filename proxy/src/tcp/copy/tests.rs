@@ -17,6 +17,10 @@ impl Meter for Count {
     }
 }
 
+fn limits(idle: Option<Duration>) -> Limits {
+    Limits { idle, buffer: 1 << 20 }
+}
+
 #[tokio::test]
 async fn bulk_passes_both_ways_through_narrow_pipes_unharmed() {
     let (mut client, downstream) = duplex(100);
@@ -43,7 +47,7 @@ async fn bulk_passes_both_ways_through_narrow_pipes_unharmed() {
         server.shutdown().await.unwrap();
         got
     };
-    let copying = both_ways(&mut downstream, &mut upstream, None, &count);
+    let copying = both_ways(&mut downstream, &mut upstream, limits(None), &count);
     let (ended, back, forth) = tokio::join!(copying, client_side, server_side);
     assert!(matches!(ended, Ended::Both), "{ended:?}");
     assert_eq!(forth, sent);
@@ -69,7 +73,7 @@ async fn a_half_closed_side_still_receives() {
         (question, answer)
     };
     let count = Count::default();
-    let copying = both_ways(&mut downstream, &mut upstream, None, &count);
+    let copying = both_ways(&mut downstream, &mut upstream, limits(None), &count);
     let (ended, (question, answer)) = tokio::join!(copying, peers);
     assert!(matches!(ended, Ended::Both));
     assert_eq!((question.as_str(), answer.as_str()), ("ask", "answer"));
@@ -89,7 +93,12 @@ async fn the_idle_timeout_starts_again_with_every_byte() {
         std::future::pending::<()>().await;
     };
     let count = Count::default();
-    let copying = both_ways(&mut downstream, &mut upstream, Some(Duration::from_secs(10)), &count);
+    let copying = both_ways(
+        &mut downstream,
+        &mut upstream,
+        limits(Some(Duration::from_secs(10))),
+        &count,
+    );
     let ended = tokio::select! {
         ended = copying => ended,
         () = talking => unreachable!("talks for ever"),
@@ -106,6 +115,6 @@ async fn a_writer_that_is_gone_is_the_other_sides_error() {
     let (mut downstream, mut upstream) = (Io::Duplex(downstream), Io::Duplex(upstream));
     drop(server);
     client.write_all(b"hello").await.unwrap();
-    let ended = both_ways(&mut downstream, &mut upstream, None, &Count::default()).await;
+    let ended = both_ways(&mut downstream, &mut upstream, limits(None), &Count::default()).await;
     assert!(matches!(ended, Ended::Error(Side::Upstream, _)), "{ended:?}");
 }

@@ -1,14 +1,19 @@
 use std::net::SocketAddr;
 
-use pb::tcp_proxy::weighted_cluster::ClusterWeight;
-use pb::tcp_proxy::{ClusterSpecifier, WeightedCluster};
+use prost::Message;
 use remora_proto::pb::envoy::config::cluster::v3::Cluster as PbCluster;
 use remora_proto::pb::envoy::config::core::v3 as core;
 use remora_proto::pb::envoy::config::endpoint::v3 as endpoint;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::TcpListener;
 
+use remora_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as pb;
+
+use pb::tcp_proxy::weighted_cluster::ClusterWeight;
+use pb::tcp_proxy::{ClusterSpecifier, WeightedCluster};
+
 use super::*;
+use crate::config::BuildContext;
 use crate::runtime::drain::Drain;
 use crate::runtime::io::Address;
 use crate::runtime::spawn::spawn;
@@ -92,6 +97,8 @@ fn downstream(proxy: Arc<TcpProxy>, drain: &Drain) -> (DuplexStream, tokio::task
         filter_chain_name: Arc::from(""),
         direction: crate::listener::Direction::Unspecified,
         accepted_at: clock::now(),
+        buffer_limit: 1 << 20,
+        extensions: http::Extensions::new(),
     };
     let serving = spawn("test", proxy.serve(Io::Duplex(io), Arc::new(info), drain.signal(), &[]));
     (client, serving)
@@ -204,9 +211,14 @@ fn weights_share_the_connections() {
     let weighted = WeightedCluster {
         clusters: clusters.to_vec(),
     };
-    let clusters = Clusters::compile(Some(&ClusterSpecifier::WeightedClusters(weighted))).unwrap();
+    let clusters = Clusters::compile(&pb::TcpProxy {
+        cluster_specifier: Some(ClusterSpecifier::WeightedClusters(weighted)),
+        ..Default::default()
+    });
+    let clusters = clusters.unwrap();
+    let connection = crate::testing::connection(None);
     fastrand::seed(7);
-    let b = (0..10_000).filter(|_| clusters.choose() == "b").count();
+    let b = (0..10_000).filter(|_| clusters.choose(&connection).name == "b").count();
     assert!((7_200..7_800).contains(&b), "{b}");
 }
 
@@ -222,7 +234,7 @@ fn what_it_cannot_do_is_refused_by_path() {
         tunneling_config: Some(Default::default()),
         ..to("c")
     };
-    assert_eq!(refused(tunnel), "tunneling_config");
+    assert_eq!(refused(tunnel), "tunneling_config.hostname");
     assert_eq!(
         refused(pb::TcpProxy {
             cluster_specifier: None,

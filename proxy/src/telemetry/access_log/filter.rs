@@ -192,9 +192,7 @@ impl Filter {
                 statuses.contains(&grpc_sent(view).unwrap_or_else(of_code)) != *exclude
             }
             Self::Metadata { matcher, if_missing } => {
-                let metadata = view
-                    .exchange
-                    .and_then(|exchange| exchange.extensions.get::<DynamicMetadata>());
+                let metadata = view.extensions().get::<DynamicMetadata>();
                 match matcher {
                     Some(matcher) if matcher.is_present(metadata) => matcher.matches(metadata),
                     _ => *if_missing,

@@ -84,7 +84,10 @@ impl Node {
     /// `false`: there is no value, and `null` stands for it.
     fn write(&self, omit_empty: bool, view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
         match self {
-            Self::Literal(text) => out.extend_from_slice(text.as_bytes()),
+            Self::Literal(text) => {
+                out.extend_from_slice(text.as_bytes());
+                return text != "null";
+            }
             Self::Format(format) => return write_format(format, view, out),
             Self::Object(fields) => write_object(fields, omit_empty, view, out),
             Self::List(items) => {
@@ -129,8 +132,7 @@ fn write_format(format: &Format, view: &LogView<'_>, out: &mut Vec<u8>) -> bool 
         write_string(&text, out);
         return true;
     };
-    if let Some(value) = operator.json_value(view) {
-        write_value(value, out);
+    if operator.write_json(view, out) {
         return true;
     }
     if operator.is_number() {

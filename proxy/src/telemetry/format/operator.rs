@@ -163,6 +163,8 @@ impl What {
                     plain: style == "PLAIN",
                 }
             }
+            // Upstream filters are none of ours: there is no such state.
+            "UPSTREAM_FILTER_STATE" => argument().map(|_| Self::Constant(None))?,
             "GRPC_STATUS" => Self::Grpc(GrpcStyle::parse(parameter.unwrap_or_default())?),
             "GRPC_STATUS_NUMBER" => Self::Grpc(GrpcStyle::Number),
             _ => return Err(unsupported()),
@@ -261,12 +263,17 @@ impl Operator {
         }
     }
 
-    /// The value with its own type, for operators that have one.
-    pub(super) fn json_value<'a>(&'a self, view: &LogView<'a>) -> Option<&'a Value> {
-        match &self.what {
-            What::Metadata { from, namespace, path } if !path.is_empty() => from.value(view, namespace, path),
-            _ => None,
+    /// Writes the value as JSON with its own type, for operators that have one.
+    pub(super) fn write_json(&self, view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
+        let What::Metadata { from, namespace, path } = &self.what else {
+            return false;
+        };
+        if path.is_empty() {
+            let fields = from.all(view, namespace);
+            return fields.map(|fields| json::write_struct(fields, out)).is_some();
         }
+        let value = from.value(view, namespace, path);
+        value.map(|value| json::write_value(value, out)).is_some()
     }
 
     pub(super) fn needs_response_headers(&self) -> bool {
@@ -302,12 +309,9 @@ impl What {
             }
             Self::Query(name) => {
                 let request = view.exchange.map(RequestView::of);
-                put_any(
-                    out,
-                    request
-                        .and_then(|request| request.query_parameter(name))
-                        .map(str::as_bytes),
-                )
+                let value = request.and_then(|request| request.query_parameter(name));
+                out.extend(value.into_iter().flat_map(percent_encoding::percent_decode_str));
+                value.is_some()
             }
             Self::StartTime(format) => format.write(view.start_time, out),
             Self::EmitTime(format) => format.write(crate::runtime::clock::system_now(), out),
@@ -329,9 +333,8 @@ impl What {
                 None => false,
             },
             Self::FilterState { key, plain } => {
-                let state = view
-                    .exchange
-                    .and_then(|exchange| exchange.extensions.get::<FilterState>()?.0.get(key));
+                let state = view.extensions().get::<FilterState>();
+                let state = state.and_then(|state| state.0.get(key));
                 match state {
                     Some(state) if *plain => put(out, Some(state.as_bytes())),
                     Some(state) => {
@@ -406,7 +409,7 @@ impl HeaderName {
 impl MetadataFrom {
     fn all<'a>(&self, view: &LogView<'a>, namespace: &str) -> Option<&'a Struct> {
         if let Self::Dynamic = self {
-            return view.exchange?.extensions.get::<DynamicMetadata>()?.0.get(namespace);
+            return view.extensions().get::<DynamicMetadata>()?.0.get(namespace);
         }
         self.fixed(view)?.filter_metadata.get(namespace)
     }

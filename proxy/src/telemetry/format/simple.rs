@@ -1,5 +1,7 @@
 //! Operators without parameters, in one table.
 
+mod more;
+
 use std::time::Duration;
 
 use super::operator::put;
@@ -18,6 +20,7 @@ pub(super) enum Simple {
 pub(super) fn find(name: &str) -> Option<Simple> {
     TABLE
         .iter()
+        .chain(more::TABLE)
         .find(|(known, _)| *known == name)
         .map(|(_, simple)| *simple)
 }
@@ -70,7 +73,6 @@ const TABLE: &[(&str, Simple)] = &[
     ),
     ("BYTES_RECEIVED", Number(|v| Some(v.bytes.received))),
     ("BYTES_SENT", Number(|v| Some(v.bytes.sent))),
-    ("REQUEST_HEADERS_BYTES", Number(|v| Some(v.bytes.request_headers))),
     ("RESPONSE_HEADERS_BYTES", Number(|v| Some(v.bytes.response_headers))),
     (
         "DOWNSTREAM_HEADER_BYTES_RECEIVED",
@@ -107,19 +109,12 @@ const TABLE: &[(&str, Simple)] = &[
         "UPSTREAM_HOST_NAME_WITHOUT_PORT",
         Text(|v, out| host_name(v, out, true)),
     ),
-    ("UPSTREAM_HOSTS_ATTEMPTED", Text(hosts_attempted)),
-    (
-        "UPSTREAM_REMOTE_ADDRESS",
-        Text(|v, out| address(out, v.upstream.host.as_ref().map(|host| &host.address))),
-    ),
+    ("UPSTREAM_REMOTE_ADDRESS", Text(|v, out| address(out, remote(v)))),
     (
         "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
-        Text(|v, out| without_port(out, v.upstream.host.as_ref().map(|host| &host.address))),
+        Text(|v, out| without_port(out, remote(v))),
     ),
-    (
-        "UPSTREAM_REMOTE_PORT",
-        Number(|v| port(v.upstream.host.as_ref().map(|host| &host.address))),
-    ),
+    ("UPSTREAM_REMOTE_PORT", Number(|v| port(remote(v)))),
     (
         "UPSTREAM_LOCAL_ADDRESS",
         Text(|v, out| address(out, v.upstream.local.as_ref())),
@@ -141,6 +136,10 @@ const TABLE: &[(&str, Simple)] = &[
     (
         "UPSTREAM_TRANSPORT_FAILURE_REASON",
         Text(|v, out| underscored(out, v.upstream.failure_reason.as_deref())),
+    ),
+    (
+        "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
+        Text(|v, out| underscored(out, v.downstream_failure)),
     ),
     (
         "UPSTREAM_REQUEST_ATTEMPT_COUNT",
@@ -382,6 +381,14 @@ fn port(value: Option<&Address>) -> Option<u64> {
     value?.ip().map(|value| u64::from(value.port()))
 }
 
+/// Where the last connection leads, if there was one.
+fn remote<'a>(view: &LogView<'a>) -> Option<&'a Address> {
+    let host = view.upstream.host.as_ref()?;
+    let is_reached =
+        |reached: &std::sync::Arc<crate::cluster::Host>| std::sync::Arc::ptr_eq(&reached.state, &host.state);
+    view.upstream.reached.iter().any(is_reached).then_some(&host.address)
+}
+
 fn host_name(view: &LogView<'_>, out: &mut Vec<u8>, cut_port: bool) -> bool {
     let Some(host) = &view.upstream.host else { return false };
     if host.hostname.is_empty() {
@@ -398,22 +405,14 @@ fn host_name(view: &LogView<'_>, out: &mut Vec<u8>, cut_port: bool) -> bool {
     put(out, Some(&name[..end]))
 }
 
-fn hosts_attempted(view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
-    for (index, host) in view.upstream.attempted.iter().chain(&view.upstream.host).enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        address(out, Some(&host.address));
-    }
-    view.upstream.host.is_some()
-}
-
 fn virtual_cluster(view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
-    let Some(exchange) = view.exchange else { return false };
-    let request = crate::route::RequestView::of(exchange);
-    let host = exchange.route.virtual_host.as_ref();
-    let name = host.and_then(|host| host.virtual_cluster(&request));
-    put(out, name.map(|name| name.as_bytes()))
+    let kind = view
+        .exchange
+        .and_then(|exchange| exchange.route.virtual_cluster.as_ref());
+    put(
+        out,
+        kind.filter(|kind| !kind.is_rest()).map(|kind| kind.name.as_bytes()),
+    )
 }
 
 fn peer_cert(view: &LogView<'_>, out: &mut Vec<u8>) -> bool {

@@ -123,7 +123,6 @@ fn what_is_not_understood_is_refused() {
         "%REQ(a?b?c)%",
         "%NOPE%",
         "%START_TIME(%Q)%",
-        "%LOCAL_REPLY_BODY%",
     ] {
         assert!(Format::text(format).is_err(), "{format}");
     }

@@ -28,24 +28,36 @@ pub struct LogView<'a> {
     pub cluster: Option<&'a str>,
     /// Why the connection ended; only for connections without HTTP.
     pub termination: &'a str,
+    /// Why the handshake with the client failed; only for connections without HTTP.
+    pub downstream_failure: Option<&'a str>,
     pub remote: &'a Address,
     pub response: Option<&'a HeaderMap>,
     pub trailers: Option<&'a HeaderMap>,
     pub log_type: LogType,
+    /// `%LOCAL_REPLY_BODY%`: of an answer that is being put together.
+    pub local_reply: &'a [u8],
 }
 
 /// `envoy.data.accesslog.v3.AccessLogType`, as far as we log; the numbers are the protobuf's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogType {
+    TcpUpstreamConnected = 1,
+    TcpPeriodic = 2,
     TcpConnectionEnd = 3,
+    DownstreamStart = 4,
     DownstreamEnd = 6,
+    TcpConnectionStart = 14,
 }
 
 impl LogType {
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::TcpUpstreamConnected => "TcpUpstreamConnected",
+            Self::TcpPeriodic => "TcpPeriodic",
             Self::TcpConnectionEnd => "TcpConnectionEnd",
+            Self::DownstreamStart => "DownstreamStart",
             Self::DownstreamEnd => "DownstreamEnd",
+            Self::TcpConnectionStart => "TcpConnectionStart",
         }
     }
 }
@@ -63,6 +75,8 @@ pub struct TcpRecord {
     pub workload: Option<Arc<Peer>>,
     /// `%CONNECTION_TERMINATION_DETAILS%`
     pub termination: Cow<'static, str>,
+    /// `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`
+    pub downstream_failure: Option<String>,
 }
 
 impl<'a> LogView<'a> {
@@ -78,10 +92,34 @@ impl<'a> LogView<'a> {
             start_time: exchange.start_time(),
             cluster: exchange.route.cluster.as_ref().map(|cluster| cluster.name.as_ref()),
             termination: "",
+            downstream_failure: None,
             remote: exchange.remote.as_ref().unwrap_or(&exchange.connection.remote),
             response: exchange.logged_response.as_deref(),
             trailers: exchange.logged_trailers.as_deref(),
             log_type: LogType::DownstreamEnd,
+            local_reply: b"",
+        }
+    }
+
+    /// A connection of which nothing is known but itself.
+    pub fn of_connection(connection: &'a ConnectionInfo, upstream: &'a Upstream) -> Self {
+        Self {
+            exchange: None,
+            connection,
+            upstream,
+            flags: ResponseFlags::default(),
+            bytes: ByteCounts::default(),
+            timing: Timing::default(),
+            started: connection.accepted_at,
+            start_time: crate::runtime::clock::wall_of(connection.accepted_at),
+            cluster: None,
+            termination: "",
+            downstream_failure: None,
+            remote: &connection.remote,
+            response: None,
+            trailers: None,
+            log_type: LogType::TcpConnectionStart,
+            local_reply: b"",
         }
     }
 
@@ -97,11 +135,19 @@ impl<'a> LogView<'a> {
             start_time: record.start_time,
             cluster: record.cluster.as_ref().map(|cluster| cluster.name.as_ref()),
             termination: &record.termination,
+            downstream_failure: record.downstream_failure.as_deref(),
             remote: &record.connection.remote,
             response: None,
             trailers: None,
             log_type: LogType::TcpConnectionEnd,
+            local_reply: b"",
         }
+    }
+
+    /// What filters keep: the stream's, else the connection's.
+    pub fn extensions(&self) -> &'a http::Extensions {
+        self.exchange
+            .map_or(&self.connection.extensions, |exchange| &exchange.extensions)
     }
 
     /// With the response's headers at hand.

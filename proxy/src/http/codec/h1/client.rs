@@ -1,7 +1,8 @@
 //! The client driver: one request at a time on a leased connection, which goes home when the response has ended.
 
+mod pump;
+
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -10,22 +11,25 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 
+use super::H1Options;
 use super::decode::{BodyDecoder, Decoded};
 use super::encode::{self, Framing};
 use super::parse::{self, ResponseHead};
-use super::stream::{Stream, give_buffer, take_buffer};
-use super::{H1Options, MAX_READ};
+use super::stream::{Stream, take_buffer};
 use crate::http::body::{Body, BodyError};
-use crate::http::codec::{Head, SendError};
+use crate::http::codec::{Head, InterimStatus, SendError};
 use crate::http::failure::Failure;
 use crate::http::service::Response;
 use crate::runtime::io::Io;
+use pump::{PumpError, RequestPump, request_framing};
 
 /// An upstream HTTP/1 connection, between requests or leased.
 pub struct ClientConnection {
     stream: Stream,
     out: Vec<u8>,
     options: H1Options,
+    /// The peer closed it, or broke the protocol, within a response.
+    ending: Closed,
     /// Requests sent so far.
     pub requests: u64,
     pub created: Instant,
@@ -38,7 +42,17 @@ pub struct ClientConnection {
 pub trait Home: Send + Sync {
     fn release(&self, connection: Box<ClientConnection>);
     /// The connection will not come home.
-    fn closed(&self);
+    fn closed(&self, how: Closed);
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// By the peer; else by us.
+    pub remote: bool,
+    pub protocol_error: bool,
+    /// A request was on it.
+    pub active: bool,
 }
 
 impl ClientConnection {
@@ -46,6 +60,7 @@ impl ClientConnection {
         Self {
             stream: Stream::new(io),
             out: Vec::new(),
+            ending: Closed::default(),
             options,
             requests: 0,
             created: now,
@@ -77,6 +92,7 @@ impl ClientConnection {
         self.out = take_buffer();
         encode::request_head(&mut self.out, head.method, head.uri, head.headers, framing, upgrade);
         self.requests += 1;
+        self.ending.active = true;
         let replay = match &body {
             Body::Empty => Some(Body::Empty),
             Body::Full(bytes) => Some(Body::Full(bytes.clone())),
@@ -86,8 +102,10 @@ impl ClientConnection {
             ended: upgrade || body.is_end_stream(),
             body,
             framing,
+            keep_trailers: self.options.enable_trailers,
             written: 0,
         };
+        let mut interim = None;
         if pump.ended && framing == Framing::Chunked {
             encode::last_chunk(&mut self.out, None);
         }
@@ -97,9 +115,15 @@ impl ClientConnection {
                 return Poll::Ready(Err(error));
             }
             // A broken write does not hide an early answer (RFC 9112 section 9.5): the read side tells.
-            self.poll_head(cx, head.method)
+            self.poll_head(cx, head, &mut interim)
         })
         .await;
+        let response = response.map(|mut response| {
+            if let Some(status) = interim {
+                response.response.extensions_mut().insert(InterimStatus(status));
+            }
+            response
+        });
         match response {
             Ok(response) if is_tunnel(head.method, response.response.status()) => {
                 pump.ended = false;
@@ -114,19 +138,49 @@ impl ClientConnection {
         }
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<ResponseHead, Failure>> {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: Head<'_>,
+        interim: &mut Option<StatusCode>,
+    ) -> Poll<Result<ResponseHead, Failure>> {
         loop {
             if !self.stream.read.is_empty() {
-                match parse::response(&mut self.stream.read, method, &self.options) {
-                    // Interim answers but for 101 stay on this hop.
-                    Ok(Some(head)) if is_interim(head.response.status()) => continue,
+                match parse::response(&mut self.stream.read, request.method, &self.options) {
+                    Ok(Some(head)) if is_interim(head.response.status()) => {
+                        let (parts, ()) = head.response.into_parts();
+                        interim.get_or_insert(parts.status);
+                        if let Some(sink) = request.interim {
+                            sink.put(parts.status, parts.headers);
+                            // The client's side looks when this task has been polled.
+                            cx.waker().wake_by_ref();
+                        }
+                        continue;
+                    }
+                    // Nobody asked to switch: what follows is no protocol that the client speaks.
+                    Ok(Some(head))
+                        if head.response.status() == StatusCode::SWITCHING_PROTOCOLS && !request.is_upgrade() =>
+                    {
+                        self.ending.protocol_error = true;
+                        return Poll::Ready(Err(Failure::ProtocolError("http1.codec_error")));
+                    }
                     Ok(Some(head)) => return Poll::Ready(Ok(head)),
                     Ok(None) => {}
-                    Err(failure) => return Poll::Ready(Err(failure)),
+                    Err(failure) => {
+                        self.ending.protocol_error = true;
+                        return Poll::Ready(Err(failure));
+                    }
                 }
             }
             match std::task::ready!(self.stream.poll_fill(cx)) {
-                Ok(0) | Err(_) => return Poll::Ready(Err(Failure::ConnectionTermination)),
+                Ok(0) | Err(_) => {
+                    self.ending.remote = true;
+                    if self.stream.read.is_empty() {
+                        return Poll::Ready(Err(Failure::ConnectionTermination));
+                    }
+                    self.ending.protocol_error = true;
+                    return Poll::Ready(Err(Failure::ProtocolError("http1.codec_error")));
+                }
                 Ok(_) => {}
             }
         }
@@ -181,96 +235,23 @@ impl ClientConnection {
             // Bytes behind the response were not asked for: the connection is out of step.
             Some(home) if keep_alive && self.stream.read.is_empty() => {
                 self.stream.read = bytes::BytesMut::new();
+                self.ending.active = false;
                 home.release(self);
             }
-            _ => self.discard(),
+            _ => {
+                self.ending.active = false;
+                self.discard();
+            }
         }
     }
 
-    fn discard(mut self: Box<Self>) {
-        if let Some(home) = self.home.take() {
-            home.closed();
-        }
-    }
+    fn discard(self: Box<Self>) {}
 }
 
 impl Drop for ClientConnection {
     fn drop(&mut self) {
         if let Some(home) = self.home.take() {
-            home.closed();
-        }
-    }
-}
-
-/// The request's body on its way upstream.
-struct RequestPump {
-    body: Body,
-    framing: Framing,
-    ended: bool,
-    /// Bytes of the connection's `out` that are written.
-    written: usize,
-}
-
-enum PumpError {
-    /// The downstream side of the body broke.
-    Body(Failure),
-    /// The upstream takes no more bytes.
-    Write,
-}
-
-impl RequestPump {
-    fn is_done(&self, connection: &ClientConnection) -> bool {
-        self.ended && connection.out.is_empty()
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, connection: &mut ClientConnection) -> Poll<Result<(), PumpError>> {
-        loop {
-            let mut starved = false;
-            while !self.ended && connection.out.len() < MAX_READ {
-                match Pin::new(&mut self.body).poll_frame(cx) {
-                    Poll::Ready(Some(Ok(frame))) => self.encode(&mut connection.out, frame),
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(PumpError::Body(failure_of(error)))),
-                    Poll::Ready(None) => self.end(&mut connection.out),
-                    Poll::Pending => {
-                        starved = true;
-                        break;
-                    }
-                }
-            }
-            if connection.out.is_empty() {
-                return if starved { Poll::Pending } else { Poll::Ready(Ok(())) };
-            }
-            let written = connection.stream.poll_write_all(cx, &connection.out, &mut self.written);
-            if std::task::ready!(written).is_err() {
-                return Poll::Ready(Err(PumpError::Write));
-            }
-            if self.ended {
-                give_buffer(std::mem::take(&mut connection.out));
-            } else {
-                connection.out.clear();
-            }
-            self.written = 0;
-        }
-    }
-
-    fn encode(&mut self, out: &mut Vec<u8>, frame: Frame<Bytes>) {
-        match frame.into_data() {
-            Ok(data) if self.framing == Framing::Chunked => encode::chunk(out, &data),
-            Ok(data) => out.extend_from_slice(&data),
-            Err(frame) => {
-                let trailers = frame.into_trailers().unwrap_or_default();
-                if self.framing == Framing::Chunked {
-                    encode::last_chunk(out, Some(&trailers));
-                }
-                self.ended = true;
-            }
-        }
-    }
-
-    fn end(&mut self, out: &mut Vec<u8>) {
-        self.ended = true;
-        if self.framing == Framing::Chunked {
-            encode::last_chunk(out, None);
+            home.closed(self.ending);
         }
     }
 }
@@ -301,7 +282,11 @@ impl ResponseBody {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Ok(Decoded::Trailers(trailers)) => {
+                    let keep = connection.options.enable_trailers;
                     self.end();
+                    if !keep {
+                        return Poll::Ready(None);
+                    }
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
                 Ok(Decoded::End) => {
@@ -309,14 +294,26 @@ impl ResponseBody {
                     return Poll::Ready(None);
                 }
                 Ok(Decoded::NeedMore) => {}
-                Err(_) => return self.broken(Failure::ProtocolError("http1.codec_error")),
+                Err(_) => {
+                    connection.ending.protocol_error = true;
+                    return self.broken(Failure::ProtocolError("http1.codec_error"));
+                }
             }
             match std::task::ready!(connection.stream.poll_fill(cx)) {
                 Ok(0) if self.decoder == BodyDecoder::UntilClose => {
+                    connection.ending = Closed {
+                        remote: true,
+                        ..Closed::default()
+                    };
                     self.connection = None;
                     return Poll::Ready(None);
                 }
-                Ok(0) | Err(_) => return self.broken(Failure::ConnectionTermination),
+                // The end of the connection within a message is an error of the message's.
+                Ok(0) | Err(_) => {
+                    connection.ending.remote = true;
+                    connection.ending.protocol_error = true;
+                    return self.broken(Failure::ProtocolError("http1.codec_error"));
+                }
                 Ok(_) => {}
             }
         }
@@ -364,30 +361,10 @@ impl ResponseBody {
     }
 }
 
-fn request_framing(method: &Method, body: &Body, upgrade: bool) -> Framing {
-    if upgrade || *method == Method::CONNECT {
-        return Framing::None;
-    }
-    match body.size_hint().exact() {
-        // RFC 9110 section 8.6: a length only where the method expects content.
-        Some(0) if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => Framing::Length(0),
-        Some(0) => Framing::None,
-        Some(length) => Framing::Length(length),
-        None => Framing::Chunked,
-    }
-}
-
 fn is_interim(status: StatusCode) -> bool {
     status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }
 
 fn is_tunnel(method: &Method, status: StatusCode) -> bool {
     status == StatusCode::SWITCHING_PROTOCOLS || (*method == Method::CONNECT && status.is_success())
-}
-
-fn failure_of(error: BodyError) -> Failure {
-    match error {
-        BodyError::Failed(failure) => failure,
-        BodyError::Other(_) => Failure::LocalReset,
-    }
 }

@@ -12,6 +12,8 @@ pub enum Framing {
     None,
     Length(u64),
     Chunked,
+    /// No body, but the coding that it would have: the answer to HEAD, where the length is not known.
+    HeadChunked,
     /// A response to an HTTP/1.0 client: ends with the connection.
     UntilClose,
 }
@@ -64,7 +66,7 @@ pub fn response_head(
     });
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
+    out.extend_from_slice(reason(status).as_bytes());
     out.extend_from_slice(b"\r\n");
     let upgrading = status == StatusCode::SWITCHING_PROTOCOLS;
     for (name, value) in headers {
@@ -78,6 +80,16 @@ pub fn response_head(
         header(out, b"connection", connection.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Envoy's reason phrases (`CodeUtility::toString`): those of RFC 9110's registry, and "Unknown" for what it does not list.
+fn reason(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        103 | 418 | 451 => "Unknown",
+        203 => "Non-Authoritative Information",
+        599 => "Last Unassigned Server Error Code",
+        _ => status.canonical_reason().unwrap_or("Unknown"),
+    }
 }
 
 /// Appends one chunk; empty data appends nothing (an empty chunk would end the body).
@@ -127,7 +139,7 @@ fn framing_header(out: &mut Vec<u8>, framing: Framing) {
                 buffer.format(length).as_bytes(),
             );
         }
-        Framing::Chunked => header(out, TRANSFER_ENCODING.as_str().as_bytes(), b"chunked"),
+        Framing::Chunked | Framing::HeadChunked => header(out, TRANSFER_ENCODING.as_str().as_bytes(), b"chunked"),
         Framing::None | Framing::UntilClose => {}
     }
 }

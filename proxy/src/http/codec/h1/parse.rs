@@ -22,6 +22,8 @@ pub struct RequestHead {
     pub expect_continue: bool,
     /// Bytes of the head on the wire.
     pub wire_bytes: usize,
+    /// The target, if it had a fragment: the URI has not.
+    pub fragment: Option<Bytes>,
 }
 
 /// A parsed response head.
@@ -45,6 +47,8 @@ pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<Requ
         Ok(httparse::Status::Partial) if buffer.len() >= options.max_head_bytes => return Err(HEAD_TOO_LARGE),
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(TOO_MANY_HEADERS),
+        Err(httparse::Error::HeaderValue) => return Err(INVALID_CHARACTERS),
+        Err(httparse::Error::HeaderName) if has_control(buffer) => return Err(INVALID_CHARACTERS),
         Err(_) => return Err(CODEC_ERROR),
     };
     if head_len > options.max_head_bytes {
@@ -61,14 +65,16 @@ pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<Requ
             status: StatusCode::UPGRADE_REQUIRED,
         });
     }
-    let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes()).map_err(|_| CODEC_ERROR)?;
+    let method = method(parsed.method.unwrap_or_default())?;
     let base = buffer.as_ptr() as usize;
     let target = parsed.path.map_or(0..0, |path| span(base, path.as_bytes()));
     let spans = Spans::of(base, parsed.headers);
     let head = buffer.split_to(head_len).freeze();
 
     let mut request = Request::new(());
-    *request.uri_mut() = uri(&method, head.slice(target))?;
+    let target = head.slice(target);
+    let fragment = memchr::memchr(b'#', &target).map(|_| target.clone());
+    *request.uri_mut() = uri(&method, target)?;
     *request.version_mut() = version;
     let mut framing = Framing::default();
     let headers = request.headers_mut();
@@ -81,12 +87,6 @@ pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<Requ
     }
     let is_connect = method == Method::CONNECT;
     *request.method_mut() = method;
-    if version == Version::HTTP_11 && !is_connect && request.uri().authority().is_none() && framing.hosts == 0 {
-        return Err(Failure::BadRequest {
-            details: "missing_host_header",
-            status: StatusCode::BAD_REQUEST,
-        });
-    }
     if framing.hosts > 1 {
         return Err(CODEC_ERROR);
     }
@@ -95,6 +95,7 @@ pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<Requ
         keep_alive: framing.keep_alive(version),
         expect_continue: framing.expect_continue && version == Version::HTTP_11,
         wire_bytes: head_len,
+        fragment,
         request,
     }))
 }
@@ -242,6 +243,9 @@ impl Framing {
             self.expect_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
         } else if name == HOST {
             self.hosts += 1;
+            if !value.as_bytes().iter().all(|byte| is_authority(*byte)) {
+                return Err(INVALID_AUTHORITY);
+            }
         }
         Ok(())
     }
@@ -298,27 +302,93 @@ fn parse_length(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-fn uri(method: &Method, target: Bytes) -> Result<Uri, Failure> {
-    let invalid = Failure::BadRequest {
-        details: "http1.invalid_url",
-        status: StatusCode::BAD_REQUEST,
-    };
-    if memchr::memchr(b'#', &target).is_some() {
-        return Err(Failure::BadRequest {
-            details: "path_with_fragment",
-            status: StatusCode::BAD_REQUEST,
-        });
+/// Methods that Envoy's parser knows, but for those that [`Method`] has a name for; others are refused (`allow_custom_methods`).
+const KNOWN_METHODS: [&str; 24] = [
+    "ACL",
+    "BIND",
+    "CHECKOUT",
+    "COPY",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MOVE",
+    "NOTIFY",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "SOURCE",
+    "SUBSCRIBE",
+    "UNBIND",
+    "UNLINK",
+    "UNLOCK",
+    "UNSUBSCRIBE",
+];
+
+fn method(name: &str) -> Result<Method, Failure> {
+    let method = Method::from_bytes(name.as_bytes()).map_err(|_| CODEC_ERROR)?;
+    let standard = matches!(
+        method,
+        Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::DELETE
+            | Method::CONNECT
+            | Method::OPTIONS
+            | Method::TRACE
+            | Method::PATCH
+    );
+    if standard || KNOWN_METHODS.contains(&name) {
+        Ok(method)
+    } else {
+        Err(CODEC_ERROR)
     }
+}
+
+fn uri(method: &Method, target: Bytes) -> Result<Uri, Failure> {
     let origin_form = target.starts_with(b"/") || &target[..] == b"*";
     let Ok(uri) = Uri::from_maybe_shared(target) else {
-        return Err(invalid);
+        return Err(CODEC_ERROR);
     };
-    let acceptable = if *method == Method::CONNECT {
-        uri.authority().is_some() && uri.scheme().is_none()
-    } else {
-        origin_form || (uri.scheme().is_some() && uri.authority().is_some())
-    };
-    if acceptable { Ok(uri) } else { Err(invalid) }
+    if *method == Method::CONNECT {
+        let acceptable = uri.authority().is_some() && uri.scheme().is_none();
+        return if acceptable { Ok(uri) } else { Err(CODEC_ERROR) };
+    }
+    match (uri.scheme_str(), uri.authority()) {
+        _ if origin_form => Ok(uri),
+        (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => without_user(uri),
+        (Some("http" | "https"), Some(_)) => Ok(uri),
+        (Some(_), Some(_)) => Err(INVALID_SCHEME),
+        _ => Err(CODEC_ERROR),
+    }
+}
+
+/// User info in a target names nobody's host (RFC 9110, 4.2.4): it goes no further.
+fn without_user(uri: Uri) -> Result<Uri, Failure> {
+    let mut parts = uri.into_parts();
+    let authority = parts.authority.take().ok_or(CODEC_ERROR)?;
+    let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+    parts.authority = Some(host.parse().map_err(|_| CODEC_ERROR)?);
+    Uri::from_parts(parts).map_err(|_| CODEC_ERROR)
+}
+
+/// A control character, but for those of lines and blanks, in the head.
+fn has_control(buffer: &[u8]) -> bool {
+    let end = memchr::memmem::find(buffer, b"\r\n\r\n").unwrap_or(buffer.len());
+    let head = buffer.get(..end).unwrap_or_default();
+    head.iter()
+        .any(|byte| byte.is_ascii_control() && !b"\r\n\t".contains(byte))
+}
+
+/// What Envoy takes in an authority (`HeaderUtility::authorityIsValid`): RFC 3986's reg-name, user info, IP literal and port.
+fn is_authority(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@[]%".contains(&byte)
 }
 
 fn span(base: usize, part: &[u8]) -> std::ops::Range<usize> {
@@ -328,6 +398,18 @@ fn span(base: usize, part: &[u8]) -> std::ops::Range<usize> {
 
 const CODEC_ERROR: Failure = Failure::BadRequest {
     details: "http1.codec_error",
+    status: StatusCode::BAD_REQUEST,
+};
+const INVALID_CHARACTERS: Failure = Failure::BadRequest {
+    details: "http1.invalid_characters",
+    status: StatusCode::BAD_REQUEST,
+};
+const INVALID_SCHEME: Failure = Failure::BadRequest {
+    details: "http1.invalid_scheme",
+    status: StatusCode::BAD_REQUEST,
+};
+const INVALID_AUTHORITY: Failure = Failure::BadRequest {
+    details: "http.invalid_authority",
     status: StatusCode::BAD_REQUEST,
 };
 const HEAD_TOO_LARGE: Failure = Failure::BadRequest {

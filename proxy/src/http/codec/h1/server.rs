@@ -10,23 +10,27 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode, Version};
+use http::{Method, Version};
 use parking_lot::Mutex;
 
 use super::decode::BodyDecoder;
+use super::encode::{self, Framing};
 use super::parse::{self, RequestHead};
 use super::stream::{Stream, give_buffer};
 use super::{H1Options, MAX_READ};
 use crate::http::body::Body;
-use crate::http::exchange::{Exchange, Protocol};
+use crate::http::cut;
+use crate::http::exchange::{Exchange, Protocol, Reset};
 use crate::http::failure::Failure;
-use crate::http::service::{Response, Service};
+use crate::http::header_policy::path::TargetWithFragment;
+use crate::http::service::{ConnectionEvent, Response, Service};
 use crate::http::upgrade::UpgradeKind;
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
 use crate::runtime::drain::DrainSignal;
 use crate::runtime::io::Io;
 use crate::runtime::wake;
+use crate::telemetry::flags::ResponseFlags;
 use leave::Leave;
 pub use request_body::RequestBody;
 use response::Reply;
@@ -38,6 +42,10 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// From the first byte of a head to its last (`request_headers_timeout`).
     pub request_headers: Option<Duration>,
+    /// From the beginning of a request to its last byte (`request_timeout`).
+    pub request: Option<Duration>,
+    /// How long the client may take to close when we have (`delayed_close_timeout`, 1 s).
+    pub delayed_close: Option<Duration>,
     /// Without a byte in either direction inside a stream (`stream_idle_timeout`, 5 min).
     pub stream_idle: Option<Duration>,
 }
@@ -54,6 +62,7 @@ pub async fn serve<S: Service>(
     let conn = Arc::new(Mutex::new(Conn {
         stream: Stream::new(io),
         body: BodyDecoder::length(0),
+        received: 0,
     }));
     let timer = Box::pin(tokio::time::sleep_until((clock::now() + FAR).into()));
     let mut driver = Driver {
@@ -64,8 +73,12 @@ pub async fn serve<S: Service>(
         options,
         timeouts,
         timer,
+        leave: Leave::new(&drain),
         drain,
         idle_since: clock::now(),
+        requests: 0,
+        linger: false,
+        waited: false,
     };
     driver.run().await;
 }
@@ -77,6 +90,8 @@ const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 struct Conn {
     stream: Stream,
     body: BodyDecoder,
+    /// Body bytes of the running request, decoded so far.
+    received: u64,
 }
 
 struct Driver<S> {
@@ -89,8 +104,14 @@ struct Driver<S> {
     /// One timer for the connection's life, moved only when it fires: a request costs it nothing.
     timer: Pin<Box<tokio::time::Sleep>>,
     drain: DrainSignal,
+    leave: Leave,
     /// When the last exchange ended.
     idle_since: Instant,
+    requests: u32,
+    /// We end the connection, and the client may still be sending.
+    linger: bool,
+    /// The running request was not answered at once.
+    waited: bool,
 }
 
 /// How the wait for a head ended.
@@ -103,9 +124,8 @@ enum Next {
 
 impl<S: Service> Driver<S> {
     async fn run(&mut self) {
-        let mut leave = Leave::new(&self.drain);
         loop {
-            let next = self.next_head(&mut leave).await;
+            let next = self.next_head().await;
             let keep = match next {
                 Next::Head(head) => Box::pin(self.handle(*head)).await,
                 Next::Bad(failure) => {
@@ -121,10 +141,35 @@ impl<S: Service> Driver<S> {
         }
         let conn = self.conn.clone();
         poll_fn(|cx| conn.lock().stream.poll_shutdown(cx)).await;
+        if let Some(limit) = self.timeouts.delayed_close.filter(|_| self.linger) {
+            self.discard(limit).await;
+        }
+    }
+
+    /// Reads what the client still sends, for a while: closing over unread bytes would reset the connection, and take our answer back
+    /// before the client has read it.
+    async fn discard(&mut self, limit: Duration) {
+        let deadline = clock::now() + limit;
+        poll_fn(|cx| {
+            let mut conn = self.conn.lock();
+            loop {
+                match conn.stream.poll_fill(cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Ok(_)) => conn.stream.read.clear(),
+                    Poll::Pending => break,
+                }
+            }
+            drop(conn);
+            if poll_deadline(self.timer.as_mut(), Some(deadline), cx) {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Waits for the next request head. Cancel safe: what was read stays in the connection's buffer.
-    async fn next_head(&mut self, leave: &mut Leave) -> Next {
+    async fn next_head(&mut self) -> Next {
         let idle_since = self.idle_since;
         let mut head_since: Option<Instant> = None;
         poll_fn(|cx| {
@@ -145,25 +190,27 @@ impl<S: Service> Driver<S> {
                 }
             }
             let partial = !conn.stream.read.is_empty();
-            if leave.poll_over(cx) && !partial {
+            if self.leave.poll_over(cx) && !partial {
                 return Poll::Ready(Next::Close);
             }
             let deadline = match head_since {
                 Some(since) if partial => self.timeouts.request_headers.map(|limit| since + limit),
                 _ => {
                     let idle = self.timeouts.idle.map(|limit| idle_since + limit);
-                    idle.into_iter().chain(leave.deadline()).min()
+                    idle.into_iter().chain(self.leave.deadline()).min()
                 }
             };
             drop(conn);
             if !poll_deadline(self.timer.as_mut(), deadline, cx) {
                 return Poll::Pending;
             }
-            Poll::Ready(if partial {
-                Next::Bad(HEADERS_TIMEOUT)
-            } else {
-                Next::Close
-            })
+            if partial {
+                return Poll::Ready(Next::Bad(Failure::RequestHeadersTimeout));
+            }
+            if self.leave.deadline().is_none() {
+                self.service.event(ConnectionEvent::IdleTimeout);
+            }
+            Poll::Ready(Next::Close)
         })
         .await
     }
@@ -175,8 +222,15 @@ impl<S: Service> Driver<S> {
         let upgrade = UpgradeKind::of(&head.request);
         let tunnel = upgrade.is_some() || method == Method::CONNECT;
         let has_body = tunnel || !head.body.is_done();
-        self.conn.lock().body = if tunnel { BodyDecoder::UntilClose } else { head.body };
-        if head.expect_continue && has_body {
+        self.waited = false;
+        {
+            let mut conn = self.conn.lock();
+            conn.received = 0;
+            conn.body = if tunnel { BodyDecoder::UntilClose } else { head.body };
+        }
+        let proxies_interim = self.service.proxies_interim();
+        if head.expect_continue && has_body && !proxies_interim {
+            self.service.event(ConnectionEvent::Interim);
             self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             if self.flush(&mut Body::Empty).await.is_err() {
                 return false;
@@ -191,10 +245,19 @@ impl<S: Service> Driver<S> {
         let request = head.request.map(|()| body);
         let mut exchange = Exchange::new(request, self.connection.clone(), protocol);
         exchange.upgrade = upgrade;
+        if let Some(target) = head.fragment {
+            exchange.extensions.insert(TargetWithFragment(target));
+        }
+        exchange.interim = proxies_interim.then(Arc::default);
+        self.requests += 1;
+        if self.options.max_requests.is_some_and(|max| self.requests >= max) {
+            exchange.last_of_connection = true;
+            exchange.close_downstream = true;
+        }
         exchange.bytes.request_headers = head.wire_bytes as u64;
         if !has_body {
             exchange.timing.request_end = Some(Duration::ZERO);
-        } else if head.expect_continue {
+        } else if head.expect_continue && !proxies_interim {
             exchange.request.headers_mut().remove(http::header::EXPECT);
         }
         let keep = match self.call(&mut exchange).await {
@@ -212,6 +275,11 @@ impl<S: Service> Driver<S> {
                 false
             }
         };
+        if exchange.flags.contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR) {
+            self.service.event(ConnectionEvent::ProtocolError);
+        }
+        let received = self.conn.lock().received;
+        exchange.bytes.received = exchange.bytes.received.max(received);
         let end = exchange.elapsed();
         exchange.timing.end = Some(end);
         self.idle_since = exchange.started + end;
@@ -223,6 +291,7 @@ impl<S: Service> Driver<S> {
         Body::H1Request(RequestBody {
             conn: self.conn.clone(),
             max_headers: self.options.max_headers,
+            keep_trailers: self.options.enable_trailers,
             ended: false,
         })
     }
@@ -231,14 +300,29 @@ impl<S: Service> Driver<S> {
     async fn call(&mut self, exchange: &mut Exchange) -> Result<Response, Failure> {
         let service = self.service.clone();
         let started = exchange.started;
-        let stream_idle = self.timeouts.stream_idle;
+        let (stream_idle, whole_request) = (self.timeouts.stream_idle, self.timeouts.request);
+        let interim = exchange.interim.clone();
+        let mut written = 0;
         let mut call = std::pin::pin!(service.call(exchange));
-        poll_fn(|cx| {
+        let response = poll_fn(|cx| {
             let (polled, wanted) = wake::lend(|| call.as_mut().poll(cx));
+            if let Some((status, headers)) = interim.as_ref().and_then(|interim| interim.take()) {
+                service.event(ConnectionEvent::Interim);
+                let version = Version::HTTP_11;
+                encode::response_head(&mut self.out, version, status, &headers, Framing::None, None);
+            }
             if let Poll::Ready(response) = polled {
                 return Poll::Ready(Ok(response));
             }
+            self.waited = true;
             let mut conn = self.conn.lock();
+            if self.leave.poll_over_when_busy(cx) {
+                return Poll::Ready(Err(Failure::DrainOver));
+            }
+            if self.out.len() > written {
+                // Of an error the read side tells.
+                let _ = conn.stream.poll_write_all(cx, &self.out, &mut written);
+            }
             // Pipelined bytes are kept, up to one read's worth; the next head waits for its turn.
             while conn.body.is_done() && conn.stream.read.len() < MAX_READ {
                 match conn.stream.poll_fill(cx) {
@@ -247,21 +331,39 @@ impl<S: Service> Driver<S> {
                     Poll::Pending => break,
                 }
             }
-            let deadline = stream_idle.map(|limit| started.max(conn.stream.last_activity.unwrap_or(started)) + limit);
+            let request_complete = conn.body.is_done();
+            let idle = stream_idle.map(|limit| started.max(conn.stream.last_activity.unwrap_or(started)) + limit);
+            let whole = whole_request.filter(|_| !request_complete).map(|limit| started + limit);
             drop(conn);
-            if poll_deadline(self.timer.as_mut(), deadline, cx) {
-                return Poll::Ready(Err(Failure::StreamIdleTimeout));
+            let failure = if poll_deadline(self.timer.as_mut(), idle, cx) {
+                Some(Failure::StreamIdleTimeout { request_complete })
+            } else if poll_deadline(self.timer.as_mut(), whole, cx) {
+                Some(Failure::RequestTimeout)
+            } else {
+                None
+            };
+            if let Some(failure) = failure {
+                return match cut::with(failure.clone(), || call.as_mut().poll(cx)) {
+                    Poll::Ready(response) => Poll::Ready(Ok(response)),
+                    Poll::Pending => Poll::Ready(Err(failure)),
+                };
             }
             if poll_deadline(self.timer.as_mut(), wanted, cx) {
                 cx.waker().wake_by_ref();
             }
             Poll::Pending
         })
-        .await
+        .await;
+        self.out.drain(..written);
+        response
     }
 
     /// Answers bytes that are no request. The pipeline sees it too: it is logged and counted like any other.
     async fn refuse(&mut self, failure: Failure) {
+        if failure != Failure::RequestHeadersTimeout {
+            self.service.event(ConnectionEvent::ProtocolError);
+        }
+        self.linger = true;
         let mut request = http::Request::new(Body::Empty);
         // Nothing of the head counts as understood: logs show `-` for method, authority and path.
         if let Ok(method) = http::Method::from_bytes(b"-") {
@@ -271,6 +373,7 @@ impl<S: Service> Driver<S> {
         let mut exchange = Exchange::new(request, self.connection.clone(), Protocol::Http11);
         exchange.extensions.insert(RefusedHead(failure));
         exchange.close_downstream = true;
+        exchange.answered_early = true;
         let response = self.service.call(&mut exchange).await;
         let mut reply = Reply {
             version: Version::HTTP_11,
@@ -307,10 +410,6 @@ fn poll_deadline(mut timer: Pin<&mut tokio::time::Sleep>, deadline: Option<Insta
 fn record_cut(exchange: &mut Exchange, failure: &Failure) {
     let row = failure.row();
     exchange.flags.set(row.flags);
-    exchange.details = row.details.into();
+    exchange.reset = Some(Reset::of(failure));
+    exchange.details = failure.details_after_start().into();
 }
-
-const HEADERS_TIMEOUT: Failure = Failure::BadRequest {
-    details: "request_header_timeout",
-    status: StatusCode::REQUEST_TIMEOUT,
-};

@@ -10,7 +10,7 @@ use h2::{Reason, RecvStream};
 use http::{HeaderMap, StatusCode};
 use http_body::{Frame, SizeHint};
 
-use super::client::UpstreamStream;
+use super::client::{Outcome, UpstreamStream};
 use super::headers;
 use super::options::HeaderLimits;
 use crate::http::body::BodyError;
@@ -39,7 +39,7 @@ enum State {
 enum Side {
     Downstream(Arc<Meter>),
     Upstream {
-        _held: UpstreamStream,
+        held: UpstreamStream,
     },
     /// The end was reached and all that hung on it is given back.
     Over,
@@ -49,6 +49,8 @@ enum Side {
 pub(super) struct Meter {
     started: Instant,
     bytes: AtomicU64,
+    /// Nanoseconds since `started` at the last of them.
+    moved: AtomicU64,
     /// Nanoseconds since `started`, plus one; 0: not ended.
     ended: AtomicU64,
 }
@@ -58,6 +60,7 @@ impl Meter {
         Arc::new(Self {
             started: clock::now(),
             bytes: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
             ended: AtomicU64::new(0),
         })
     }
@@ -71,10 +74,23 @@ impl Meter {
         mark.checked_sub(1).map(Duration::from_nanos)
     }
 
+    /// When data last came, or the stream began.
+    pub(super) fn last_moved(&self) -> Instant {
+        self.started + Duration::from_nanos(self.moved.load(Ordering::Relaxed))
+    }
+
+    fn count(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.moved.store(self.elapsed(), Ordering::Relaxed);
+    }
+
     fn end(&self) {
+        self.ended.store(self.elapsed().saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn elapsed(&self) -> u64 {
         let elapsed = clock::now().saturating_duration_since(self.started).as_nanos();
-        let mark = u64::try_from(elapsed).unwrap_or(u64::MAX - 1) + 1;
-        self.ended.store(mark, Ordering::Relaxed);
+        u64::try_from(elapsed).unwrap_or(u64::MAX)
     }
 }
 
@@ -89,7 +105,7 @@ impl RecvBody {
         limits: HeaderLimits,
         upstream: UpstreamStream,
     ) -> Self {
-        Self::new(stream, length, limits, Side::Upstream { _held: upstream })
+        Self::new(stream, length, limits, Side::Upstream { held: upstream })
     }
 
     fn new(stream: RecvStream, remaining: Option<u64>, limits: HeaderLimits, side: Side) -> Self {
@@ -147,7 +163,7 @@ impl RecvBody {
             *remaining = remaining.saturating_sub(length);
         }
         if let Side::Downstream(meter) = &self.side {
-            meter.bytes.fetch_add(length, Ordering::Relaxed);
+            meter.count(length);
         }
         if self.stream.is_end_stream() {
             self.end();
@@ -173,8 +189,10 @@ impl RecvBody {
 
     fn end(&mut self) {
         self.state = State::Done;
-        if let Side::Downstream(meter) = &self.side {
-            meter.end();
+        match &mut self.side {
+            Side::Downstream(meter) => meter.end(),
+            Side::Upstream { held } => held.ends(Outcome::Complete),
+            Side::Over => {}
         }
         self.side = Side::Over;
     }
@@ -191,6 +209,9 @@ impl RecvBody {
             Side::Upstream { .. } => upstream_failure(error),
             Side::Downstream(_) | Side::Over => downstream_failure(error),
         };
+        if let Side::Upstream { held } = &mut self.side {
+            held.ends(Outcome::of(&failure));
+        }
         self.over();
         Some(Err(BodyError::Failed(failure)))
     }

@@ -1,9 +1,11 @@
 //! Upstream connections: a handle that many requests share, and the task that moves its frames.
 
+mod held;
+
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -11,9 +13,8 @@ use futures_util::task::AtomicWaker;
 use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream};
 use http::header::UPGRADE;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 
 use super::body::{RecvBody, upstream_failure};
 use super::coalesce::{Coalesced, Load};
@@ -22,11 +23,14 @@ use super::keepalive::{Keepalive, Timer};
 use super::options::H2Options;
 use super::pump::{Pump, PumpError};
 use crate::http::body::{Body, BodyError};
-use crate::http::codec::SendError;
+use crate::http::codec::{Interim, InterimStatus, SendError};
 use crate::http::failure::Failure;
 use crate::http::upgrade::{self, Translated};
 use crate::runtime::io::Io;
 use crate::runtime::spawn::spawn;
+use held::ActiveStream;
+pub use held::Outcome;
+pub(super) use held::UpstreamStream;
 
 /// A known body up to this size goes out with the head, whatever the window: it is in memory either way.
 const AT_ONCE: usize = 64 * 1024;
@@ -41,7 +45,12 @@ pub struct ClientConnection {
 /// What a pool wants to hear. Called on the worker's thread, never with a lock held.
 pub trait ClientHooks: Send + Sync + 'static {
     /// A stream is over: there may be room for another.
-    fn stream_ended(&self) {}
+    fn stream_ended(&self, outcome: Outcome) {
+        let _ = outcome;
+    }
+
+    /// The connection has taken as many requests as it may.
+    fn worn_out(&self) {}
 
     /// The connection is over, for this reason; `None`: as it should be.
     fn closed(&self, failure: Option<Failure>) {
@@ -52,6 +61,8 @@ pub trait ClientHooks: Send + Sync + 'static {
 struct Shared {
     options: H2Options,
     load: Arc<Load>,
+    /// Streams opened so far.
+    opened: AtomicU32,
     /// No new streams: GOAWAY, closed, or closing.
     unavailable: AtomicBool,
     /// Set to cut the connection.
@@ -89,6 +100,7 @@ impl ClientConnection {
         let shared = Arc::new(Shared {
             options: options.clone(),
             load,
+            opened: AtomicU32::new(0),
             unavailable: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             driver: AtomicWaker::new(),
@@ -135,6 +147,19 @@ impl ClientConnection {
         self.shared.load.streams.load(Ordering::Relaxed)
     }
 
+    /// The last stream that `max_requests_per_connection` allows is the last that the connection takes.
+    fn count_opened(&self) {
+        let Some(limit) = self.shared.options.max_requests_per_connection else {
+            return;
+        };
+        if self.shared.opened.fetch_add(1, Ordering::Relaxed) + 1 == limit {
+            self.retire();
+            if let Some(hooks) = &self.shared.hooks {
+                hooks.worn_out();
+            }
+        }
+    }
+
     /// Takes no more streams; closes when those that run have ended and the handles are dropped.
     pub fn retire(&self) {
         self.shared.unavailable.store(true, Ordering::Relaxed);
@@ -159,13 +184,17 @@ impl ClientConnection {
     /// # Cancel safety
     ///
     /// Dropping the future resets the stream (CANCEL).
-    pub async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+    pub async fn send(&self, request: Request<Body>, sink: Option<&Interim>) -> Result<Response<Body>, SendError> {
         if request.headers().contains_key(UPGRADE) {
             self.settled().await;
         }
         let mut waiting = self.start(request)?;
-        let (response, pump) = poll_fn(|cx| waiting.poll(cx)).await?;
+        let mut interim = None;
+        let (response, pump) = poll_fn(|cx| waiting.poll(cx, sink, &mut interim)).await?;
         let (mut head, stream) = response.into_parts();
+        if let Some(status) = interim {
+            head.extensions.insert(InterimStatus(status));
+        }
         if head.headers.len() > self.shared.options.max_headers_count {
             return Err(lost(Failure::ProtocolError("http2.too_many_headers")));
         }
@@ -173,13 +202,12 @@ impl ClientConnection {
             upgrade::from_extended_connect_response(translated, &mut head);
         }
         if stream.is_end_stream() {
+            waiting.active.outcome = Outcome::Complete;
             return Ok(Response::from_parts(head, Body::Empty));
         }
         let length = headers::content_length(&head.headers).filter(|_| !waiting.head_only);
-        let upstream = UpstreamStream {
-            pump: pump.map(|pump| spawn("http2 request body", finish_pump(pump))),
-            active: Some(waiting.active),
-        };
+        let pump = pump.map(|pump| spawn("http2 request body", finish_pump(pump)));
+        let upstream = UpstreamStream::new(pump, waiting.active);
         let body = RecvBody::upstream(stream, length, self.shared.options.header_limits(), upstream);
         Ok(Response::from_parts(head, Body::H2(Box::new(body))))
     }
@@ -214,6 +242,7 @@ impl ClientConnection {
         let (response, mut stream) = sender
             .send_request(head, end)
             .map_err(|error| lost(upstream_failure(&error)))?;
+        self.count_opened();
         let mut pump = None;
         if let Body::Full(bytes) = &mut body
             && bytes.len() <= AT_ONCE
@@ -249,7 +278,12 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Response<RecvStream>, Option<Pump>), SendError>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: Option<&Interim>,
+        interim: &mut Option<StatusCode>,
+    ) -> Poll<Result<(Response<RecvStream>, Option<Pump>), SendError>> {
         if let Some(pump) = &mut self.pump
             && let Poll::Ready(done) = pump.poll(cx)
         {
@@ -264,9 +298,20 @@ impl Waiting {
             // Of a reset or a lost connection the response tells, and it may be there in full.
             self.pump = None;
         }
+        while let Poll::Ready(Some(Ok(head))) = self.response.poll_informational(cx) {
+            let (parts, ()) = head.into_parts();
+            interim.get_or_insert(parts.status);
+            if let Some(sink) = sink {
+                sink.put(parts.status, parts.headers);
+            }
+        }
         match Pin::new(&mut self.response).poll(cx) {
             Poll::Ready(Ok(response)) => Poll::Ready(Ok((response, self.pump.take()))),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(lost(upstream_failure(&error)))),
+            Poll::Ready(Err(error)) => {
+                let failure = upstream_failure(&error);
+                self.active.outcome = Outcome::of(&failure);
+                Poll::Ready(Err(lost(failure)))
+            }
             Poll::Pending => Poll::Pending,
         }
     }
@@ -276,40 +321,6 @@ impl Waiting {
 async fn finish_pump(mut pump: Pump) {
     if let Err(PumpError::Body(_)) = poll_fn(|cx| pump.poll(cx)).await {
         pump.reset(Reason::CANCEL);
-    }
-}
-
-/// What lives as long as a response body: the stream's place on its connection, and the rest of the request.
-pub(super) struct UpstreamStream {
-    pump: Option<JoinHandle<()>>,
-    active: Option<ActiveStream>,
-}
-
-impl Drop for UpstreamStream {
-    fn drop(&mut self) {
-        // A response that is over, or that nobody wants, needs no more of its request.
-        if let Some(pump) = self.pump.take() {
-            pump.abort();
-        }
-        self.active = None;
-    }
-}
-
-struct ActiveStream(Arc<Shared>);
-
-impl ActiveStream {
-    fn new(shared: &Arc<Shared>) -> Self {
-        shared.load.streams.fetch_add(1, Ordering::Relaxed);
-        Self(shared.clone())
-    }
-}
-
-impl Drop for ActiveStream {
-    fn drop(&mut self) {
-        self.0.load.streams.fetch_sub(1, Ordering::Relaxed);
-        if let Some(hooks) = &self.0.hooks {
-            hooks.stream_ended();
-        }
     }
 }
 

@@ -23,6 +23,10 @@ pub struct H2Options {
     pub allow_connect: bool,
     /// Without streams for so long, a connection is drained. Envoy: 1 h.
     pub idle_timeout: Option<Duration>,
+    /// Without a byte in either direction for so long, a stream ends. Envoy: 5 min.
+    pub stream_idle: Option<Duration>,
+    /// `request_timeout`: from the beginning of a request to its last byte. Envoy: off.
+    pub request_timeout: Option<Duration>,
     /// `connection_keepalive`. Envoy: off.
     pub keepalive: Option<KeepaliveOptions>,
     /// `max_requests_per_connection`: drained after so many.
@@ -67,6 +71,8 @@ impl Default for H2Options {
             max_headers_count: 100,
             allow_connect: false,
             idle_timeout: Some(Duration::from_secs(3600)),
+            stream_idle: Some(Duration::from_secs(300)),
+            request_timeout: None,
             keepalive: None,
             max_requests_per_connection: None,
             max_connection_duration: None,

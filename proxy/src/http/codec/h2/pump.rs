@@ -18,6 +18,9 @@ pub(super) struct Pump {
     /// Whether the held frame is the last.
     last: bool,
     sent: u64,
+    /// Trailers that were sent, where a log may ask for them.
+    pub(super) trailers: Option<Box<http::HeaderMap>>,
+    keep_trailers: bool,
 }
 
 /// Why a body was not sent in full.
@@ -37,7 +40,15 @@ impl Pump {
             held: Bytes::new(),
             last: false,
             sent: 0,
+            trailers: None,
+            keep_trailers: false,
         }
+    }
+
+    /// Leaves the trailers in [`Self::trailers`].
+    pub(super) fn keeping_trailers(mut self, keep: bool) -> Self {
+        self.keep_trailers = keep;
+        self
     }
 
     /// Body bytes handed over so far.
@@ -75,6 +86,7 @@ impl Pump {
                     }
                     Err(frame) => {
                         let trailers = frame.into_trailers().unwrap_or_default();
+                        self.trailers = self.keep_trailers.then(|| Box::new(trailers.clone()));
                         let done = self.stream.send_trailers(trailers).map_err(PumpError::Connection);
                         return Poll::Ready(done);
                     }

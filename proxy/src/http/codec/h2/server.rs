@@ -15,7 +15,7 @@ use super::coalesce::{Coalesced, Load};
 use super::keepalive::{Keepalive, Timer};
 use super::options::H2Options;
 use super::stream;
-use crate::http::service::Service;
+use crate::http::service::{ConnectionEvent, Service};
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
 use crate::runtime::drain::{DrainPhase, DrainSignal};
@@ -222,6 +222,9 @@ impl<S: Service> Driver<S> {
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(connection = self.connection.id, %error, "http2 connection failed");
                     self.shared.cut.store(!error.is_io(), Ordering::Relaxed);
+                    if !error.is_io() && !error.is_remote() {
+                        self.service.event(ConnectionEvent::ProtocolError);
+                    }
                     return Poll::Ready(());
                 }
                 Poll::Ready(None) => return Poll::Ready(()),

@@ -5,24 +5,28 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
-use http::header::{COOKIE, HOST, HeaderValue};
-use http::{Method, Request, Response, Version};
+use h2::{Reason, RecvStream, SendStream};
+use http::header::{COOKIE, EXPECT, HOST, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
 
 use super::body::{Meter, RecvBody, downstream_failure};
 use super::headers;
 use super::options::HeaderLimits;
+use super::patience::{self, Patience, Progress};
 use super::pump::{Pump, PumpError};
 use super::server::ActiveStream;
 use crate::http::body::{Body, BodyError};
-use crate::http::exchange::{Exchange, Protocol};
+use crate::http::cut;
+use crate::http::exchange::{Exchange, Protocol, Reset};
 use crate::http::failure::Failure;
-use crate::http::service::Service;
+use crate::http::service::{ConnectionEvent, Service};
 use crate::http::upgrade::{self, Translated, UpgradeKind};
 use crate::listener::ConnectionInfo;
+use crate::runtime::{clock, wake};
 use crate::telemetry::flags::ResponseFlags;
 
 /// A known body up to this size is handed to the codec with the head, whatever the window: it is in memory either way.
@@ -44,9 +48,17 @@ pub(super) async fn run<S: Service>(
     if let Some(details) = refusal {
         refuse(&mut exchange, &mut respond, details);
     } else {
+        exchange.interim = service.proxies_interim().then(Arc::default);
+        if !service.proxies_interim() && exchange.headers().contains_key(EXPECT) {
+            answer_expectation(&*service, &mut exchange, &mut respond);
+        }
         let sender = Sender {
             head_only: exchange.request.method() == Method::HEAD,
             translated: received.translated,
+            meter: received.meter.clone(),
+            stream_idle: active.options().stream_idle,
+            request_timeout: active.options().request_timeout,
+            patience: Patience::default(),
             respond,
         };
         let end = sender.answer(&*service, &mut exchange).await;
@@ -114,31 +126,53 @@ fn authority(request: &Request<Body>) -> Option<HeaderValue> {
     }
 }
 
-/// A head over the limits: Envoy resets the stream and logs it without a response code.
+/// A head over the limits: Envoy resets the stream and logs it without a response code, as a reset.
 fn refuse(exchange: &mut Exchange, respond: &mut SendResponse<Bytes>, details: &'static str) {
     respond.send_reset(Reason::INTERNAL_ERROR);
-    exchange.flags.set(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+    exchange.flags.set(ResponseFlags::DOWNSTREAM_REMOTE_RESET);
+    exchange.reset = Some(Reset::ByClient);
     exchange.details = Cow::Borrowed(details);
+}
+
+/// `expect: 100-continue` is answered here, and goes no further.
+fn answer_expectation<S: Service>(service: &S, exchange: &mut Exchange, respond: &mut SendResponse<Bytes>) {
+    let headers = exchange.request.headers_mut();
+    let expects = headers
+        .get(EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if expects {
+        headers.remove(EXPECT);
+        send_interim(service, respond, StatusCode::CONTINUE, HeaderMap::new());
+    }
+}
+
+fn send_interim<S: Service>(service: &S, respond: &mut SendResponse<Bytes>, status: StatusCode, headers: HeaderMap) {
+    let mut head = Response::new(());
+    *head.status_mut() = status;
+    *head.headers_mut() = headers;
+    headers::strip_hop_by_hop(head.headers_mut());
+    // A stream that is gone says so elsewhere.
+    if respond.send_informational(head).is_ok() {
+        service.event(ConnectionEvent::Interim);
+    }
 }
 
 /// Writes down why a stream ended before its response did.
 fn record(exchange: &mut Exchange, failure: &Failure) {
     let row = failure.row();
     exchange.flags.set(row.flags);
-    exchange.details = Cow::Borrowed(match failure {
-        Failure::DownstreamReset | Failure::DownstreamDisconnect | Failure::BadRequest { .. } => row.details,
-        Failure::RemoteReset => "upstream_reset_after_response_started{remote_reset}",
-        Failure::RemoteRefused => "upstream_reset_after_response_started{remote_refused_stream_reset}",
-        Failure::ConnectionTermination => "upstream_reset_after_response_started{connection_termination}",
-        Failure::ProtocolError(_) => "upstream_reset_after_response_started{protocol_error}",
-        Failure::LocalReset => "upstream_reset_after_response_started{local_reset}",
-        _ => row.details,
-    });
+    exchange.reset = Some(Reset::of(failure));
+    exchange.details = Cow::Borrowed(failure.details_after_start());
 }
 
 /// The way back to the client.
 struct Sender {
     respond: SendResponse<Bytes>,
+    /// Tells whether the request has ended; `None`: it had no body.
+    meter: Option<Arc<Meter>>,
+    stream_idle: Option<Duration>,
+    request_timeout: Option<Duration>,
+    patience: Patience,
     /// The answer to HEAD has no body, whatever the service says.
     head_only: bool,
     translated: Option<Translated>,
@@ -147,19 +181,56 @@ struct Sender {
 impl Sender {
     async fn answer<S: Service>(mut self, service: &S, exchange: &mut Exchange) -> Result<(), Failure> {
         let response = {
+            let interim = exchange.interim.clone();
+            let started = exchange.started;
             let mut call = pin!(service.call(exchange));
-            let respond = &mut self.respond;
             // The response first: a reset that comes with it changes nothing any more. A reset drops the call, which cancels the request.
             poll_fn(|cx| {
-                if let Poll::Ready(response) = call.as_mut().poll(cx) {
+                let (polled, wanted) = wake::lend(|| call.as_mut().poll(cx));
+                if let Some((status, headers)) = interim.as_ref().and_then(|interim| interim.take()) {
+                    send_interim(service, &mut self.respond, status, headers);
+                }
+                if let Poll::Ready(response) = polled {
                     return Poll::Ready(Ok(response));
                 }
-                respond.poll_reset(cx).map(|reset| Err(gone(reset)))
+                if let Poll::Ready(reset) = self.respond.poll_reset(cx) {
+                    return Poll::Ready(Err(gone(reset)));
+                }
+                let limit = self.limit(started);
+                let deadline = limit.as_ref().map(|(at, _)| *at).into_iter().chain(wanted).min();
+                if !deadline.is_some_and(|deadline| self.patience.is_over(deadline, cx)) {
+                    return Poll::Pending;
+                }
+                match limit.filter(|(at, _)| *at <= clock::now()) {
+                    Some((_, failure)) => match cut::with(failure.clone(), || call.as_mut().poll(cx)) {
+                        Poll::Ready(response) => Poll::Ready(Ok(response)),
+                        Poll::Pending => Poll::Ready(Err(failure)),
+                    },
+                    None => {
+                        cx.waker().wake_by_ref();
+                        Poll::Pending
+                    }
+                }
             })
             .await?
         };
         exchange.response_code = Some(response.status());
         self.send(response, exchange).await
+    }
+
+    /// When the wait for a response ends, and what that is.
+    fn limit(&self, started: Instant) -> Option<(Instant, Failure)> {
+        let request_complete = self.request_over();
+        let moved = self.meter.as_ref().map_or(started, |meter| meter.last_moved());
+        let idle =
+            patience::after(moved, self.stream_idle).map(|at| (at, Failure::StreamIdleTimeout { request_complete }));
+        let whole = patience::after(started, self.request_timeout.filter(|_| !request_complete))
+            .map(|at| (at, Failure::RequestTimeout));
+        idle.into_iter().chain(whole).min_by_key(|(at, _)| *at)
+    }
+
+    fn request_over(&self) -> bool {
+        self.meter.as_ref().is_none_or(|meter| meter.ended().is_some())
     }
 
     async fn send(mut self, response: Response<Body>, exchange: &mut Exchange) -> Result<(), Failure> {
@@ -173,6 +244,7 @@ impl Sender {
             body = Body::Empty;
         }
         exchange.timing.first_downstream_tx = Some(exchange.elapsed());
+        exchange.answered_early = !self.request_over();
         let end = body.is_empty();
         let head = Response::from_parts(head, ());
         let mut stream = self
@@ -184,6 +256,7 @@ impl Sender {
         }
         if let Body::Full(bytes) = &mut body
             && bytes.len() <= AT_ONCE
+            && has_room(&mut stream, bytes.len())
         {
             exchange.bytes.sent = bytes.len() as u64;
             let bytes = std::mem::take(bytes);
@@ -191,9 +264,31 @@ impl Sender {
                 .send_data(bytes, true)
                 .map_err(|error| downstream_failure(&error));
         }
-        let mut pump = Pump::new(stream, body);
-        let sent = poll_fn(|cx| pump.poll(cx)).await;
+        let mut pump = Pump::new(stream, body).keeping_trailers(exchange.logged_response.is_some());
+        let mut progress = Progress::new();
+        let sent = poll_fn(|cx| {
+            if let Poll::Ready(sent) = pump.poll(cx) {
+                return Poll::Ready(sent);
+            }
+            let moved = self.meter.as_ref().map(|meter| meter.last_moved());
+            let since = progress.since(pump.sent()).max(moved.unwrap_or(exchange.started));
+            let Some(deadline) = patience::after(since, self.stream_idle) else {
+                return Poll::Pending;
+            };
+            if !self.patience.is_over(deadline, cx) {
+                return Poll::Pending;
+            }
+            let request_complete = self.request_over();
+            let failure = Failure::StreamIdleTimeout { request_complete };
+            Poll::Ready(Err(PumpError::Body(BodyError::Failed(failure))))
+        })
+        .await;
+        if matches!(sent, Err(PumpError::Body(_))) {
+            // A reset takes back what is queued: what came is to go out first, as far as the client takes it.
+            tokio::task::yield_now().await;
+        }
         exchange.bytes.sent = pump.sent();
+        exchange.logged_trailers = pump.trailers.take();
         sent.map_err(|error| match error {
             PumpError::Reset(reason) => gone(Ok(reason)),
             PumpError::Connection(error) => downstream_failure(&error),
@@ -206,6 +301,12 @@ impl Sender {
             }
         })
     }
+}
+
+/// Whether the client's window takes all of it now. What it does not take is waited for, and not for ever.
+fn has_room(stream: &mut SendStream<Bytes>, length: usize) -> bool {
+    stream.reserve_capacity(length);
+    stream.capacity() >= length
 }
 
 fn gone(reset: Result<Reason, h2::Error>) -> Failure {

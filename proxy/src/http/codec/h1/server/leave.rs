@@ -20,6 +20,8 @@ pub(super) struct Leave {
     /// The next phase that matters: first `Draining`, then `Closed`.
     next: Pin<Box<dyn Future<Output = ()> + Send>>,
     since: Option<Instant>,
+    /// `next` knows whom to wake.
+    watched: bool,
 }
 
 impl Leave {
@@ -28,16 +30,26 @@ impl Leave {
             signal: signal.clone(),
             next: Box::pin(reached(signal.clone(), DrainPhase::Draining)),
             since: None,
+            watched: false,
         }
     }
 
     /// Whether the drain is over. Wakes when that, or [`Leave::deadline`], changes.
     pub fn poll_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.watched = true;
         if self.since.is_none() && self.next.as_mut().poll(cx).is_ready() {
             self.since = Some(clock::now());
             self.next = Box::pin(reached(self.signal.clone(), DrainPhase::Closed));
         }
         self.since.is_some() && (self.signal.phase() == DrainPhase::Closed || self.next.as_mut().poll(cx).is_ready())
+    }
+
+    /// As [`Leave::poll_over`], for a connection with a request under way: as long as nothing drains it costs a look.
+    pub fn poll_over_when_busy(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.watched && self.since.is_none() && !self.signal.is_draining() {
+            return false;
+        }
+        self.poll_over(cx)
     }
 
     /// When an idle connection leaves; none while there is no drain.

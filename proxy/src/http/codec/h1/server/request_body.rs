@@ -12,11 +12,14 @@ use super::Conn;
 use crate::http::body::BodyError;
 use crate::http::codec::h1::decode::{BodyDecoder, Decoded};
 use crate::http::failure::Failure;
+use crate::runtime::clock;
 
 /// A request body read from a downstream connection.
 pub struct RequestBody {
     pub(super) conn: Arc<Mutex<Conn>>,
     pub(super) max_headers: usize,
+    /// `enable_trailers`: without it they are read and dropped.
+    pub(super) keep_trailers: bool,
     pub(super) ended: bool,
 }
 
@@ -29,8 +32,14 @@ impl RequestBody {
         let conn = &mut *conn;
         loop {
             match conn.body.decode(&mut conn.stream.read, self.max_headers) {
-                Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                Ok(Decoded::Trailers(trailers)) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Ok(Decoded::Data(data)) => {
+                    conn.received += data.len() as u64;
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Ok(Decoded::Trailers(trailers)) if self.keep_trailers => {
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+                Ok(Decoded::Trailers(_)) => {}
                 Ok(Decoded::End) => {
                     self.ended = true;
                     return Poll::Ready(None);
@@ -56,7 +65,7 @@ impl RequestBody {
                     self.ended = true;
                     return Poll::Ready(Some(Err(BodyError::Failed(Failure::DownstreamDisconnect))));
                 }
-                Ok(_) => {}
+                Ok(_) => conn.stream.last_activity = Some(clock::now()),
             }
         }
     }

@@ -3,16 +3,17 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{StatusCode, Version};
 use http_body::{Body as _, Frame};
 
 use super::{Driver, poll_deadline, record_cut};
 use crate::http::body::{Body, BodyError};
 use crate::http::codec::h1::MAX_READ;
-use crate::http::codec::h1::decode::BodyDecoder;
+use crate::http::codec::h1::decode::{BodyDecoder, Decoded};
 use crate::http::codec::h1::encode::{self, Framing};
 use crate::http::codec::h1::stream::take_buffer;
 use crate::http::exchange::Exchange;
@@ -24,14 +25,24 @@ impl<S: Service> Driver<S> {
     /// Writes the response. Says whether all of it went out.
     pub(super) async fn respond(&mut self, exchange: &mut Exchange, response: Response, reply: &mut Reply) -> bool {
         let (parts, mut body) = response.into_parts();
-        let framing = reply.framing(parts.status, &body);
+        let framing = reply.framing(&parts, &body);
         let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS || (reply.tunnel && parts.status.is_success());
+        if exchange.request_abandoned && self.waited {
+            self.take_buffered();
+        }
+        // A request whose rest nobody will read ends its connection (Envoy's `downstream_rq_response_before_rq_complete`).
+        let unread = !self.conn.lock().body.is_done();
+        exchange.answered_early |= unread;
+        self.linger |= unread;
         if reply.tunnel && !upgraded {
             // The upgrade was declined: nothing of the stream was read as a tunnel.
             self.conn.lock().body = BodyDecoder::length(0);
         }
-        let closes =
-            exchange.close_downstream || upgraded || framing == Framing::UntilClose || self.drain.is_draining();
+        let closes = exchange.close_downstream
+            || upgraded
+            || unread
+            || framing == Framing::UntilClose
+            || self.drain.is_draining();
         reply.keep_alive &= !closes;
         let connection = match (reply.keep_alive || upgraded, reply.version) {
             (false, _) => Some("close"),
@@ -65,8 +76,21 @@ impl<S: Service> Driver<S> {
         sent.is_ok()
     }
 
+    /// A request that nobody reads any more may be here in full all the same, and then its connection goes on.
+    fn take_buffered(&mut self) {
+        let mut conn = self.conn.lock();
+        let conn = &mut *conn;
+        while let Ok(decoded) = conn.body.decode(&mut conn.stream.read, self.options.max_headers) {
+            match decoded {
+                Decoded::Data(data) => conn.received += data.len() as u64,
+                Decoded::Trailers(_) => {}
+                Decoded::End | Decoded::NeedMore => return,
+            }
+        }
+    }
+
     async fn send_body(&mut self, exchange: &mut Exchange, body: &mut Body, framing: Framing) -> Result<(), Failure> {
-        if framing == Framing::None || body.is_end_stream() {
+        if matches!(framing, Framing::None | Framing::HeadChunked) || body.is_end_stream() {
             if framing == Framing::Chunked {
                 encode::last_chunk(&mut self.out, None);
             }
@@ -82,7 +106,7 @@ impl<S: Service> Driver<S> {
                 Poll::Pending if !out_is_empty => Poll::Ready(Step::Flush),
                 Poll::Pending => {
                     let since = *waiting_since.get_or_insert_with(clock::now);
-                    self.poll_cut(cx, stream_idle.map(|limit| since + limit))
+                    self.poll_cut(cx, since, stream_idle)
                 }
             });
             match frame.await {
@@ -125,6 +149,7 @@ impl<S: Service> Driver<S> {
             }
             Err(frame) => {
                 let trailers = frame.into_trailers().unwrap_or_default();
+                exchange.log_trailers(&trailers);
                 if framing == Framing::Chunked {
                     encode::last_chunk(&mut self.out, self.options.enable_trailers.then_some(&trailers));
                 }
@@ -134,7 +159,7 @@ impl<S: Service> Driver<S> {
     }
 
     /// While waiting for the upstream: has the client gone, or has nothing moved for too long?
-    fn poll_cut(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<Step> {
+    fn poll_cut(&mut self, cx: &mut Context<'_>, since: Instant, idle: Option<Duration>) -> Poll<Step> {
         let mut conn = self.conn.lock();
         while conn.body.is_done() && conn.stream.read.len() < MAX_READ {
             match conn.stream.poll_fill(cx) {
@@ -143,9 +168,15 @@ impl<S: Service> Driver<S> {
                 Poll::Pending => break,
             }
         }
+        let request_complete = conn.body.is_done();
+        // What goes up counts too: a tunnel may be busy in one direction alone.
+        let since = conn.stream.last_activity.map_or(since, |at| at.max(since));
         drop(conn);
-        if poll_deadline(self.timer.as_mut(), deadline, cx) {
-            return Poll::Ready(Step::Cut(Failure::StreamIdleTimeout));
+        if self.leave.poll_over_when_busy(cx) {
+            return Poll::Ready(Step::Cut(Failure::DrainOver));
+        }
+        if poll_deadline(self.timer.as_mut(), idle.map(|limit| since + limit), cx) {
+            return Poll::Ready(Step::Cut(Failure::StreamIdleTimeout { request_complete }));
         }
         Poll::Pending
     }
@@ -160,10 +191,14 @@ impl<S: Service> Driver<S> {
             drop(conn);
             if result.is_pending() {
                 body.poll_progress(cx);
+                if self.leave.poll_over_when_busy(cx) {
+                    return Poll::Ready(Err(Failure::DrainOver));
+                }
                 let since = *blocked_since.get_or_insert_with(clock::now);
                 let deadline = self.timeouts.stream_idle.map(|limit| since + limit);
                 if poll_deadline(self.timer.as_mut(), deadline, cx) {
-                    return Poll::Ready(Err(Failure::StreamIdleTimeout));
+                    let request_complete = self.conn.lock().body.is_done();
+                    return Poll::Ready(Err(Failure::StreamIdleTimeout { request_complete }));
                 }
             }
             result.map_err(|_| Failure::DownstreamDisconnect)
@@ -189,13 +224,16 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    fn framing(&self, status: StatusCode, body: &Body) -> Framing {
-        let bodiless = self.is_head
-            || status.is_informational()
-            || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED;
+    fn framing(&self, head: &http::response::Parts, body: &Body) -> Framing {
+        let status = head.status;
+        let bodiless =
+            status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
         if bodiless {
             return Framing::None;
+        }
+        if self.is_head {
+            let untold = self.version != Version::HTTP_10 && !head.headers.contains_key(CONTENT_LENGTH);
+            return if untold { Framing::HeadChunked } else { Framing::None };
         }
         match body.size_hint().exact() {
             Some(length) => Framing::Length(length),

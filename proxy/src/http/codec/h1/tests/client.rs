@@ -3,7 +3,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::http::codec::h1::client::{ClientConnection, Home};
+use crate::http::codec::h1::client::{ClientConnection, Closed, Home};
 use crate::http::codec::{Head, SendError};
 use crate::http::failure::Failure;
 use crate::runtime::clock;
@@ -21,7 +21,7 @@ impl Home for Shelf {
         self.idle.lock().push(connection);
     }
 
-    fn closed(&self) {
+    fn closed(&self, _: Closed) {
         *self.closed.lock() += 1;
     }
 }
@@ -29,7 +29,11 @@ impl Home for Shelf {
 fn connection() -> (Box<ClientConnection>, DuplexStream, Arc<Shelf>) {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let shelf = Arc::new(Shelf::default());
-    let mut connection = ClientConnection::new(Io::Duplex(near), H1Options::default(), clock::now());
+    let options = H1Options {
+        enable_trailers: true,
+        ..H1Options::default()
+    };
+    let mut connection = ClientConnection::new(Io::Duplex(near), options, clock::now());
     connection.home = Some(shelf.clone());
     (Box::new(connection), far, shelf)
 }
@@ -43,6 +47,7 @@ async fn send(body: Body, answer: &[u8], close: bool) -> (Result<Response, SendE
         .body(())
         .expect("valid");
     let head = Head {
+        interim: None,
         method: request.method(),
         uri: request.uri(),
         headers: request.headers(),

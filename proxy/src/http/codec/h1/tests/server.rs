@@ -9,7 +9,7 @@ use crate::runtime::drain::DrainPhase;
 #[tokio::test]
 async fn requests_on_one_connection_are_answered_in_order() {
     let answers = exchange(
-        "POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\noneGET /b HTTP/1.1\r\nhost: x\r\n\r\n\
+        "POST /collect HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\noneGET /b HTTP/1.1\r\nhost: x\r\n\r\n\
          POST /c HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n",
     )
     .await;
@@ -24,16 +24,25 @@ async fn requests_on_one_connection_are_answered_in_order() {
 async fn what_is_no_request_is_refused_once_and_the_connection_closes() {
     for (request, status, details) in [
         ("GARBAGE\r\n\r\n", "400 Bad Request", "http1.codec_error"),
-        ("GET / HTTP/1.1\r\n\r\n", "400 Bad Request", "missing_host_header"),
         (
             "GET / HTTP/1.0\r\nhost: x\r\n\r\n",
             "426 Upgrade Required",
             "low_version",
         ),
         (
-            "GET /#f HTTP/1.1\r\nhost: x\r\n\r\n",
+            "FROBNICATE / HTTP/1.1\r\nhost: x\r\n\r\n",
             "400 Bad Request",
-            "path_with_fragment",
+            "http1.codec_error",
+        ),
+        (
+            "GET / HTTP/1.1\r\nhost: x/y\r\n\r\n",
+            "400 Bad Request",
+            "http.invalid_authority",
+        ),
+        (
+            "GET / HTTP/1.1\r\nhost: x\r\na: b\0c\r\n\r\n",
+            "400 Bad Request",
+            "http1.invalid_characters",
         ),
         (
             "GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n",
@@ -174,12 +183,47 @@ async fn a_drain_answers_one_more_request_and_closes_what_stays_idle() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_still_runs_when_a_drain_is_over_is_cut() {
+    let mut served = served(4096);
+    let get = b"GET /never HTTP/1.1\r\nhost: x\r\n\r\n";
+    served.client.write_all(get).await.expect("open");
+    tokio::task::yield_now().await;
+    served.drain.advance(DrainPhase::Draining);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(
+        served.finished.try_recv().is_err(),
+        "it may go on for as long as the drain does"
+    );
+    served.drain.advance(DrainPhase::Closed);
+    assert_eq!(read_all(&mut served.client).await, "");
+    let record = served.finished.recv().await.expect("finished");
+    assert_eq!(record.0, "downstream_local_disconnect");
+    served.task.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_connection_takes_as_many_requests_as_it_may() {
+    let options = H1Options {
+        max_requests: Some(2),
+        ..H1Options::default()
+    };
+    let mut served = served_with(4096, options, Timeouts::default());
+    let get = "GET /sized HTTP/1.1\r\nhost: x\r\n\r\n";
+    served.client.write_all(get.repeat(3).as_bytes()).await.expect("open");
+    let answers = read_all(&mut served.client).await;
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{answers}");
+    assert!(answers.ends_with("connection: close\r\n\r\n"), "{answers}");
+    assert_eq!(answers.matches("connection: close").count(), 1, "{answers}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn idle_connections_and_slow_heads_are_timed_out() {
     let limit = Some(Duration::from_secs(10));
     let timeouts = Timeouts {
         idle: limit,
         request_headers: limit,
         stream_idle: limit,
+        ..Timeouts::default()
     };
     let mut idle = served_with(4096, H1Options::default(), timeouts.clone());
     assert_eq!(read_all(&mut idle.client).await, "");

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::support::{collect, fed, frame, read};
 use crate::http::body::{Body, BodyError};
-use crate::http::codec::h2::{ClientConnection, ClientHooks, H2Options};
+use crate::http::codec::h2::{ClientConnection, ClientHooks, H2Options, Outcome};
 use crate::http::failure::Failure;
 use crate::runtime::io::Io;
 use crate::runtime::spawn::spawn;
@@ -34,6 +34,14 @@ impl Peer {
 }
 
 async fn connect(builder: &h2::server::Builder, hooks: Option<Arc<dyn ClientHooks>>) -> (ClientConnection, Peer) {
+    connect_with(builder, hooks, &H2Options::default()).await
+}
+
+async fn connect_with(
+    builder: &h2::server::Builder,
+    hooks: Option<Arc<dyn ClientHooks>>,
+    options: &H2Options,
+) -> (ClientConnection, Peer) {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let builder = builder.clone();
     let (sender, incoming) = mpsc::channel(64);
@@ -53,8 +61,7 @@ async fn connect(builder: &h2::server::Builder, hooks: Option<Arc<dyn ClientHook
             }
         }
     });
-    let options = H2Options::default();
-    let client = ClientConnection::handshake_with(Io::Duplex(near), &options, hooks);
+    let client = ClientConnection::handshake_with(Io::Duplex(near), options, hooks);
     (client.await.unwrap(), Peer { incoming, commands })
 }
 
@@ -92,7 +99,7 @@ async fn translates_an_http1_head_and_passes_trailers_back() {
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
         body.send_trailers(trailers).unwrap();
     };
-    let (response, ()) = tokio::join!(client.send(sent), serve);
+    let (response, ()) = tokio::join!(client.send(sent, None), serve);
     assert_eq!(client.active_streams(), 1);
     let (data, trailers) = collect(response.unwrap().into_body()).await.unwrap();
     assert_eq!(data, b"world");
@@ -112,7 +119,7 @@ async fn trailers_over_the_limit_are_a_protocol_error() {
         }
         body.send_trailers(trailers).unwrap();
     };
-    let (response, ()) = tokio::join!(client.send(request(Body::Empty)), serve);
+    let (response, ()) = tokio::join!(client.send(request(Body::Empty), None), serve);
     let error = collect(response.unwrap().into_body()).await.unwrap_err();
     let expected = Failure::ProtocolError("http2.too_many_headers");
     assert!(matches!(error, BodyError::Failed(failure) if failure == expected));
@@ -130,7 +137,7 @@ async fn resets_and_losses_have_names() {
             let (_request, mut respond) = peer.next().await;
             respond.send_reset(reason);
         };
-        let (response, ()) = tokio::join!(client.send(request(Body::Empty)), serve);
+        let (response, ()) = tokio::join!(client.send(request(Body::Empty), None), serve);
         assert_eq!(response.unwrap_err().failure, failure);
     }
     let cut = async {
@@ -138,9 +145,9 @@ async fn resets_and_losses_have_names() {
         peer.commands.send(Command::Cut).await.unwrap();
         held
     };
-    let (response, _held) = tokio::join!(client.send(request(Body::Empty)), cut);
+    let (response, _held) = tokio::join!(client.send(request(Body::Empty), None), cut);
     assert_eq!(response.unwrap_err().failure, Failure::ConnectionTermination);
-    let refused = client.send(request(Body::from("kept"))).await.unwrap_err();
+    let refused = client.send(request(Body::from("kept")), None).await.unwrap_err();
     assert_eq!(collect(refused.body.unwrap()).await.unwrap().0, b"kept");
     assert!(!client.is_available() && !client.can_take_stream());
     assert_eq!(client.active_streams(), 0);
@@ -150,7 +157,7 @@ async fn resets_and_losses_have_names() {
 async fn a_goaway_ends_new_streams_and_keeps_old_ones() {
     struct Hooks(mpsc::Sender<Option<Failure>>, AtomicU32);
     impl ClientHooks for Hooks {
-        fn stream_ended(&self) {
+        fn stream_ended(&self, _: Outcome) {
             self.1.fetch_add(1, Ordering::Relaxed);
         }
         fn closed(&self, failure: Option<Failure>) {
@@ -164,7 +171,7 @@ async fn a_goaway_ends_new_streams_and_keeps_old_ones() {
         let (_request, mut respond) = peer.next().await;
         respond.send_response(Response::new(()), false).unwrap()
     };
-    let (response, mut body) = tokio::join!(client.send(request(Body::Empty)), serve);
+    let (response, mut body) = tokio::join!(client.send(request(Body::Empty), None), serve);
     let response = response.unwrap();
     peer.commands.send(Command::GoAway).await.unwrap();
     while client.is_available() {
@@ -177,6 +184,36 @@ async fn a_goaway_ends_new_streams_and_keeps_old_ones() {
 }
 
 #[tokio::test]
+async fn a_connection_takes_as_many_requests_as_it_may() {
+    struct Hooks(AtomicU32);
+    impl ClientHooks for Hooks {
+        fn worn_out(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let hooks = Arc::new(Hooks(AtomicU32::new(0)));
+    let options = H2Options {
+        max_requests_per_connection: Some(2),
+        ..H2Options::default()
+    };
+    let (client, mut peer) = connect_with(&h2::server::Builder::new(), Some(hooks.clone()), &options).await;
+    for _ in 0..2 {
+        assert!(client.is_available() && hooks.0.load(Ordering::Relaxed) == 0);
+        let serve = async {
+            let (_request, mut respond) = peer.next().await;
+            respond.send_response(Response::new(()), true).unwrap();
+        };
+        let (response, ()) = tokio::join!(client.send(request(Body::Empty), None), serve);
+        assert_eq!(response.unwrap().status(), StatusCode::OK);
+    }
+    assert!(!client.is_available());
+    assert_eq!(hooks.0.load(Ordering::Relaxed), 1);
+    let refused = client.send(request(Body::from("kept")), None).await.unwrap_err();
+    assert_eq!(refused.failure, Failure::RemoteRefused);
+    assert!(refused.body.is_some(), "it can go on another connection");
+}
+
+#[tokio::test]
 async fn dropping_a_response_resets_its_stream() {
     let (client, mut peer) = connect(&h2::server::Builder::new(), None).await;
     let (feed, upload) = fed(1);
@@ -184,7 +221,7 @@ async fn dropping_a_response_resets_its_stream() {
         let (request, mut respond) = peer.next().await;
         (request, respond.send_response(Response::new(()), false).unwrap())
     };
-    let (response, (_request, mut body)) = tokio::join!(client.send(request(upload)), serve);
+    let (response, (_request, mut body)) = tokio::join!(client.send(request(upload), None), serve);
     drop(response.unwrap());
     let reason = std::future::poll_fn(|cx| body.poll_reset(cx)).await.unwrap();
     assert_eq!(reason, Reason::CANCEL);
@@ -204,7 +241,7 @@ async fn a_request_body_that_fails_resets_the_stream() {
         drop(respond);
         error.reason()
     };
-    let (response, reason) = tokio::join!(client.send(request(upload)), fail);
+    let (response, reason) = tokio::join!(client.send(request(upload), None), fail);
     assert_eq!(response.unwrap_err().failure, Failure::DownstreamReset);
     assert_eq!(reason, Some(Reason::CANCEL));
 }
@@ -235,7 +272,7 @@ async fn an_unread_response_pushes_back_and_the_request_still_flows() {
     });
     let client = ClientConnection::handshake(Io::Duplex(near), &options).await.unwrap();
     let (feed, upload) = fed(1);
-    let response = client.send(request(upload)).await.unwrap();
+    let response = client.send(request(upload), None).await.unwrap();
     for _ in 0..10 {
         feed.send(Ok(Frame::data(Bytes::from_static(b"x")))).await.unwrap();
     }
@@ -261,7 +298,10 @@ async fn an_upgrade_goes_as_extended_connect_if_the_peer_takes_it() {
     };
     let (client, _peer) = connect(&h2::server::Builder::new(), None).await;
     let (_feed, sent) = upgrade();
-    assert_eq!(client.send(sent).await.unwrap_err().failure, Failure::UpgradeFailed);
+    assert_eq!(
+        client.send(sent, None).await.unwrap_err().failure,
+        Failure::UpgradeFailed
+    );
 
     let mut builder = h2::server::Builder::new();
     builder.enable_connect_protocol();
@@ -277,7 +317,7 @@ async fn an_upgrade_goes_as_extended_connect_if_the_peer_takes_it() {
             respond.send_response(Response::new(()), false).unwrap(),
         )
     };
-    let (response, (mut up, mut down)) = tokio::join!(client.send(sent), serve);
+    let (response, (mut up, mut down)) = tokio::join!(client.send(sent, None), serve);
     let response = response.unwrap();
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
     assert!(response.headers().contains_key("sec-websocket-accept"));
@@ -297,7 +337,7 @@ async fn the_peers_limit_bounds_streams() {
         let (_request, mut respond) = peer.next().await;
         respond.send_response(Response::new(()), false).unwrap()
     };
-    let (response, _body) = tokio::join!(client.send(request(Body::Empty)), serve);
+    let (response, _body) = tokio::join!(client.send(request(Body::Empty), None), serve);
     assert!(client.is_available() && !client.can_take_stream());
     drop(response.unwrap());
     assert!(client.can_take_stream());

@@ -42,7 +42,7 @@ async fn proxy(pipe: usize, window: u32) -> (tokio::io::DuplexStream, Server) {
         let upstream = upstream.clone();
         Box::pin(async move {
             let request = std::mem::take(&mut exchange.request);
-            match upstream.send(request).await {
+            match upstream.send(request, None).await {
                 Ok(response) => response,
                 Err(error) => {
                     let mut response = Response::new(Body::Empty);

@@ -309,7 +309,7 @@ async fn too_many_or_too_large_headers_reset_the_stream_and_are_logged() {
         assert!(response.await.unwrap_err().is_reset());
         let finished = server.finished.recv().await.unwrap();
         assert_eq!((finished.code, finished.details.as_str()), (None, details));
-        assert_eq!(finished.flags, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+        assert_eq!(finished.flags, ResponseFlags::DOWNSTREAM_REMOTE_RESET);
     }
     let (response, _) = sender.send_request(get("/"), true).unwrap();
     assert_eq!(response.await.unwrap().status(), StatusCode::OK);

@@ -102,6 +102,8 @@ fn connection() -> Arc<ConnectionInfo> {
         filter_chain_name: "".into(),
         direction: Direction::Inbound,
         accepted_at: clock::now(),
+        buffer_limit: 1 << 20,
+        extensions: http::Extensions::new(),
     })
 }
 

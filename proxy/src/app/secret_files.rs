@@ -1,0 +1,83 @@
+//! Secrets that were delivered by name but live in files: read again when the files change (`watched_directory`, or a rename over one of them).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::select_all;
+use remora_xds::PathSource;
+use remora_xds::client::file;
+use tokio::task::JoinHandle;
+
+use crate::runtime::spawn::spawn;
+use crate::tls::SecretStore;
+use crate::tls::secret::SecretFile;
+
+/// The files of all delivered secrets; watches end with it.
+pub(super) struct SecretFiles {
+    store: Arc<SecretStore>,
+    watched: HashMap<Arc<str>, Watched>,
+}
+
+/// One secret's files.
+struct Watched {
+    secret: Bytes,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl SecretFiles {
+    pub(super) fn new(store: Arc<SecretStore>) -> Self {
+        Self {
+            store,
+            watched: HashMap::new(),
+        }
+    }
+
+    /// Watches what the delivered secrets read now, and nothing else.
+    pub(super) fn follow(&mut self) {
+        let wanted = self.store.reading_files();
+        self.watched.retain(|name, watched| {
+            wanted
+                .iter()
+                .any(|(other, secret)| other == name && *secret == watched.secret)
+        });
+        for (name, secret) in wanted {
+            if !self.watched.contains_key(&name) {
+                let task = spawn("secret files", watch(self.store.clone(), name.clone(), secret.clone()));
+                self.watched.insert(name, Watched { secret, task });
+            }
+        }
+    }
+}
+
+async fn watch(store: Arc<SecretStore>, name: Arc<str>, secret: Bytes) {
+    let files = SecretStore::files(&secret);
+    // Each begins with an event that only says that it watches. What changed between the first reading and now is read with that.
+    let mut changes = select_all(files.iter().map(|file| file::watch(&source(file))));
+    while changes.next().await.is_some() {
+        let (store, name, secret) = (store.clone(), name.clone(), secret.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            if let Err(problems) = store.update(&name, Some(&secret)) {
+                // Between the rename of a certificate and that of its key the two do not fit: the second event reads both.
+                tracing::warn!(secret = %name, %problems, "files of a secret cannot be used: the last good ones stay");
+            }
+        });
+        if read.await.is_err() {
+            return;
+        }
+    }
+}
+
+fn source(file: &SecretFile) -> PathSource {
+    PathSource {
+        path: Arc::from(file.path.as_str()),
+        watched_directory: file.watched_directory.as_deref().map(Arc::from),
+    }
+}

@@ -1,0 +1,201 @@
+//! Room for connections: the breakers that a new one must pass, and the queue of requests that wait until one is free.
+//!
+//! A pool (one [`PoolKey`] on one thread) without any connection may always open one, so whoever waits has a connection of its own pool to
+//! wait for: it is woken when that one is free, gone, or takes another stream.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+use tokio::sync::oneshot;
+
+use super::local::{self, Idle};
+use super::{PoolKey, Wanted};
+use crate::cluster::breaker::{Permit, RoutingPriority};
+use crate::cluster::{Cluster, Host};
+use crate::http::failure::Failure;
+
+thread_local! {
+    static ROOMS: RefCell<HashMap<PoolKey, Room, FixedState>> = const { RefCell::new(HashMap::with_hasher(FixedState::with_seed(0))) };
+    /// How many wait on this thread: mostly nobody, and then no map is looked at.
+    static WAITING: Cell<usize> = const { Cell::new(0) };
+}
+
+/// What a pool has under way. It is there while there are connections or somebody waits for one.
+struct Room {
+    /// Open and connecting ones.
+    connections: u32,
+    waiting: VecDeque<Ticket>,
+    /// The `max_connection_pools` breaker's.
+    _permit: Permit,
+}
+
+/// `None`: look again.
+type Ticket = oneshot::Sender<Option<Idle>>;
+
+/// A place in line.
+pub(super) type Turn = oneshot::Receiver<Option<Idle>>;
+
+/// A connection's place in its pool and in the breakers, given back on drop.
+pub(super) struct Slot {
+    key: PoolKey,
+    host: Arc<Host>,
+    _permit: Permit,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.host.state.cx_claimed.fetch_sub(1, Ordering::Relaxed);
+        // At the end of the thread the rooms may be gone before the pools.
+        let _ = ROOMS.try_with(|rooms| {
+            if let Some(room) = rooms.borrow_mut().get_mut(&self.key) {
+                room.connections -= 1;
+            }
+        });
+        wake(&self.key);
+        let _ = ROOMS.try_with(|rooms| {
+            let mut rooms = rooms.borrow_mut();
+            let is_empty = |room: &mut Room| room.connections == 0 && room.waiting.is_empty();
+            if rooms.get_mut(&self.key).is_some_and(is_empty) {
+                rooms.remove(&self.key);
+            }
+        });
+    }
+}
+
+/// A place for a new connection; `None` where the request has to wait for one of those that the pool has.
+///
+/// # Errors
+/// [`Failure::NoHealthyUpstream`] when there may be no more pools, as Envoy answers it.
+pub(super) fn claim(key: &PoolKey, cluster: &Cluster, host: &Arc<Host>) -> Result<Option<Slot>, Failure> {
+    let priority = priority(key);
+    let connections = enter(key, cluster)?;
+    let breakers = &cluster.breakers;
+    let is_full = breakers
+        .connections_per_host(priority)
+        .is_some_and(|limit| host.state.cx_claimed.load(Ordering::Relaxed) >= limit);
+    let permit = match is_full {
+        true => None,
+        false => breakers.try_connection(priority),
+    };
+    let permit = match permit {
+        Some(permit) => permit,
+        None => {
+            cluster.stats.upstream_cx_overflow.inc();
+            if connections > 0 {
+                return Ok(None);
+            }
+            breakers.force_connection(priority)
+        }
+    };
+    host.state.cx_claimed.fetch_add(1, Ordering::Relaxed);
+    ROOMS.with_borrow_mut(|rooms| {
+        if let Some(room) = rooms.get_mut(key) {
+            room.connections += 1;
+        }
+    });
+    Ok(Some(Slot {
+        key: *key,
+        host: host.clone(),
+        _permit: permit,
+    }))
+}
+
+/// Makes sure that the pool is counted; its connections.
+fn enter(key: &PoolKey, cluster: &Cluster) -> Result<u32, Failure> {
+    let priority = priority(key);
+    for is_last_try in [false, true] {
+        let entered = ROOMS.with_borrow_mut(|rooms| match rooms.entry(*key) {
+            Entry::Occupied(entry) => Some(entry.get().connections),
+            Entry::Vacant(entry) => {
+                entry.insert(Room {
+                    connections: 0,
+                    waiting: VecDeque::new(),
+                    _permit: cluster.breakers.try_pool(priority)?,
+                });
+                Some(0)
+            }
+        });
+        if let Some(connections) = entered {
+            return Ok(connections);
+        }
+        if is_last_try || !local::close_an_idle_pool(key) {
+            break;
+        }
+    }
+    cluster.stats.upstream_cx_pool_overflow.inc();
+    Err(Failure::NoHealthyUpstream)
+}
+
+/// Gets in line, at the front if the request stood there before.
+pub(super) fn wait(key: &PoolKey, again: bool) -> Turn {
+    let (ticket, turn) = oneshot::channel();
+    ROOMS.with_borrow_mut(|rooms| {
+        let Some(room) = rooms.get_mut(key) else {
+            // Nobody will come: the ticket is dropped, and the request looks again.
+            return;
+        };
+        // Requests that gave up make room for those that did not.
+        let before = room.waiting.len();
+        room.waiting.retain(|ticket| !ticket.is_closed());
+        WAITING.set(WAITING.get() + room.waiting.len() + 1 - before);
+        match again {
+            true => room.waiting.push_front(ticket),
+            false => room.waiting.push_back(ticket),
+        }
+    });
+    turn
+}
+
+/// Gives a free connection to whoever waits longest; back if nobody does.
+pub(super) fn offer(key: &PoolKey, idle: Idle) -> Option<Idle> {
+    let mut parcel = Some(idle);
+    while let Some(ticket) = next(key) {
+        match ticket.send(parcel.take()) {
+            Ok(()) => return None,
+            Err(back) => parcel = back,
+        }
+    }
+    parcel
+}
+
+/// Lets whoever waits longest look again.
+pub(super) fn wake(key: &PoolKey) {
+    while let Some(ticket) = next(key) {
+        if ticket.send(None).is_ok() {
+            return;
+        }
+    }
+}
+
+fn next(key: &PoolKey) -> Option<Ticket> {
+    if WAITING.get() == 0 {
+        return None;
+    }
+    let first =
+        |rooms: &RefCell<HashMap<PoolKey, Room, FixedState>>| rooms.borrow_mut().get_mut(key)?.waiting.pop_front();
+    let ticket = ROOMS.try_with(first).ok().flatten()?;
+    WAITING.set(WAITING.get() - 1);
+    Some(ticket)
+}
+
+/// How many connections the pool has, open or connecting.
+pub(super) fn connections(key: &PoolKey) -> u32 {
+    ROOMS.with_borrow(|rooms| rooms.get(key).map_or(0, |room| room.connections))
+}
+
+pub(super) fn priority(key: &PoolKey) -> RoutingPriority {
+    match key.high_priority {
+        true => RoutingPriority::High,
+        false => RoutingPriority::Default,
+    }
+}
+
+/// Whether a pool of this kind has connections that only one request at a time can use.
+pub(super) fn is_exclusive(key: &PoolKey) -> bool {
+    key.protocol == Wanted::Http1 || (key.protocol == Wanted::Auto && local::speaks_http1(key))
+}

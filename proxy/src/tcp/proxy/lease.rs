@@ -1,0 +1,122 @@
+//! One upstream connection in the books, and the bytes that pass.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use super::TcpStats;
+use crate::cluster::breaker::Permit;
+use crate::cluster::{ActiveRequest, Cluster, Host};
+use crate::http::exchange::ByteCounts;
+use crate::runtime::clock;
+use crate::tcp::copy::{Meter, Side};
+
+/// What an upstream connection counts as, for as long as it lives.
+pub(super) struct Lease {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) started: Instant,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Of our own: this is where it is counted.
+    Connection { host: Arc<Host>, _permit: Permit },
+    /// A request over a pooled connection, which is counted by the pool.
+    Request { _active: ActiveRequest },
+}
+
+impl Lease {
+    pub(super) fn connection(cluster: &Arc<Cluster>, host: &Arc<Host>, permit: Permit) -> Self {
+        cluster.stats.upstream_cx_total.inc();
+        cluster.stats.upstream_cx_active.inc();
+        // A TCP tunnel is one request to Envoy's books too.
+        cluster.stats.upstream_rq_total.inc();
+        host.state.cx_total.fetch_add(1, Ordering::Relaxed);
+        host.state.cx_active.fetch_add(1, Ordering::Relaxed);
+        host.state.rq_total.fetch_add(1, Ordering::Relaxed);
+        Self::new(
+            cluster,
+            Kind::Connection {
+                host: host.clone(),
+                _permit: permit,
+            },
+        )
+    }
+
+    pub(super) fn request(cluster: &Arc<Cluster>, host: &Arc<Host>) -> Self {
+        let _active = ActiveRequest::start(cluster, host);
+        Self::new(cluster, Kind::Request { _active })
+    }
+
+    fn new(cluster: &Arc<Cluster>, kind: Kind) -> Self {
+        Self {
+            cluster: cluster.clone(),
+            started: clock::now(),
+            kind,
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Kind::Connection { host, .. } = &self.kind else {
+            return;
+        };
+        let stats = &self.cluster.stats;
+        stats.upstream_cx_active.dec();
+        stats.upstream_cx_destroy.inc();
+        let length = clock::now().saturating_duration_since(self.started);
+        stats
+            .upstream_cx_length_ms
+            .record(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+        host.state.cx_active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts what passes, in the proxy's, the cluster's and the connection's books.
+pub(super) struct Bytes<'a> {
+    stats: &'a TcpStats,
+    lease: &'a Lease,
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl<'a> Bytes<'a> {
+    pub(super) fn new(stats: &'a TcpStats, lease: &'a Lease) -> Self {
+        Self {
+            stats,
+            lease,
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn report(&self, counts: &mut ByteCounts) {
+        counts.received = self.received.load(Ordering::Relaxed);
+        counts.sent = self.sent.load(Ordering::Relaxed);
+    }
+}
+
+impl Meter for Bytes<'_> {
+    fn passed(&self, from: Side, bytes: u64) {
+        let cluster = &self.lease.cluster.stats;
+        let (total, ours, theirs) = match from {
+            Side::Downstream => (
+                &self.received,
+                &self.stats.downstream_cx_rx_bytes_total,
+                &cluster.upstream_cx_tx_bytes_total,
+            ),
+            Side::Upstream => (
+                &self.sent,
+                &self.stats.downstream_cx_tx_bytes_total,
+                &cluster.upstream_cx_rx_bytes_total,
+            ),
+        };
+        // One task writes it; the atomic only makes the future `Send`.
+        total.store(total.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+        ours.add(bytes);
+        if matches!(self.lease.kind, Kind::Connection { .. }) {
+            theirs.add(bytes);
+        }
+    }
+}

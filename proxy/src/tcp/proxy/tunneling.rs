@@ -1,0 +1,174 @@
+//! `tunneling_config`: the connection's bytes as the body of an HTTP request (CONNECT, or POST), over the cluster's pools.
+//!
+//! Between the copy and the request stands a stream in memory: the copy sees an upstream like any other, the request a body. [`Driver`] carries
+//! the answer's bytes back.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::header::HOST;
+use http::{HeaderMap, HeaderValue, Method, Uri};
+use http_body::Body as _;
+use remora_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::TunnelingConfig;
+use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf, ReadHalf, WriteHalf};
+use tokio::sync::oneshot;
+
+use super::Upstream;
+use super::lease::Lease;
+use crate::cluster::{Cluster, Host};
+use crate::config::route::{Under, refuse};
+use crate::config::{Compiled, Problems};
+use crate::http::body::Body;
+use crate::http::codec::Head;
+use crate::http::exchange::Protocol;
+use crate::http::failure::Failure;
+use crate::http::header_policy::mutations::Mutations;
+use crate::http::upgrade::reader_body;
+use crate::pool;
+use crate::runtime::io::Io;
+use crate::telemetry::format::{Format, LogView, TcpRecord};
+
+/// Completes when all bytes of both directions are delivered, or when the tunnel breaks.
+pub(super) type Driver = Pin<Box<dyn Future<Output = TunnelEnd> + Send>>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TunnelEnd {
+    Delivered,
+    Broken,
+}
+
+/// Bytes in memory per direction.
+const BUFFER: usize = 64 * 1024;
+
+/// A compiled `TunnelingConfig`.
+pub(super) struct Tunneling {
+    hostname: Format,
+    method: Method,
+    target: Uri,
+    headers: Mutations,
+}
+
+impl Tunneling {
+    pub(super) fn compile(config: &TunnelingConfig) -> Compiled<Self> {
+        refuse("hostname", config.hostname.is_empty(), "required")?;
+        refuse(
+            "post_path",
+            !config.post_path.is_empty() && !config.use_post,
+            "can't set a post path when POST method isn't used",
+        )?;
+        let unsupported = [
+            ("propagate_response_headers", config.propagate_response_headers),
+            ("propagate_response_trailers", config.propagate_response_trailers),
+            ("request_id_extension", config.request_id_extension.is_some()),
+            ("formatters", !config.formatters.is_empty()),
+        ];
+        for (field, set) in unsupported {
+            refuse(field, set, "not supported")?;
+        }
+        let path = if config.post_path.is_empty() {
+            "/"
+        } else {
+            &config.post_path
+        };
+        let target = path.parse().map_err(|_| Problems::one("post_path", "not a path"))?;
+        Ok(Self {
+            hostname: Format::text(&config.hostname).under("hostname")?,
+            method: if config.use_post { Method::POST } else { Method::CONNECT },
+            target,
+            headers: Mutations::compile(("headers_to_add", ""), &config.headers_to_add, &[])?,
+        })
+    }
+
+    /// One attempt: a request to `host`, answered by 2xx.
+    pub(super) async fn open(
+        &self,
+        cluster: &Arc<Cluster>,
+        host: &Arc<Host>,
+        record: &mut TcpRecord,
+    ) -> Result<Upstream, Failure> {
+        let headers = self.headers(record)?;
+        let source = record.connection.extensions.get().copied();
+        let (ours, theirs) = tokio::io::duplex(BUFFER);
+        let lease = pool::lease(cluster, host, false, Protocol::Http11, None, source).await?;
+        record.upstream.local = lease.origin().local.clone();
+        record.upstream.tls = lease.origin().tls.clone();
+        record.upstream.protocol = Some(lease.protocol());
+        let active = Lease::request(cluster, host);
+        let (reader, writer) = tokio::io::split(theirs);
+        let head = Head {
+            method: &self.method,
+            uri: &self.target,
+            headers: &headers,
+            interim: None,
+        };
+        let (end, said) = oneshot::channel();
+        let sent = lease.send(head, reader_body(Said { reader, _end: end })).await;
+        let response = sent.map_err(|error| error.failure)?;
+        // Envoy takes 200 for a CONNECT, and any success for a POST.
+        if !response.status().is_success() {
+            return Err(Failure::UpgradeFailed);
+        }
+        Ok(Upstream {
+            io: Io::Duplex(ours),
+            lease: active,
+            driver: Some(Box::pin(drive(response.into_body(), writer, said))),
+        })
+    }
+
+    fn headers(&self, record: &TcpRecord) -> Result<HeaderMap, Failure> {
+        let mut hostname = Vec::new();
+        let view = LogView::of_tcp(record);
+        self.hostname.write(&view, &mut hostname);
+        let host = HeaderValue::from_bytes(&hostname).map_err(|_| Failure::UpgradeFailed)?;
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, host);
+        self.headers.apply_view(&view, &mut headers);
+        Ok(headers)
+    }
+}
+
+/// Writes the answer's bytes to the copy's end. The request goes on while a write waits, and after the answer's end until it is `said`.
+async fn drive(mut body: Body, mut writer: WriteHalf<DuplexStream>, said: oneshot::Receiver<()>) -> TunnelEnd {
+    loop {
+        let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        let data = match frame {
+            None => break,
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => data,
+                Err(_) => continue,
+            },
+            Some(Err(_)) => return TunnelEnd::Broken,
+        };
+        let mut writing = std::pin::pin!(writer.write_all(&data));
+        let written = poll_fn(|cx| {
+            body.poll_progress(cx);
+            writing.as_mut().poll(cx)
+        });
+        if written.await.is_err() {
+            return TunnelEnd::Broken;
+        }
+    }
+    // The copy sees the end; a failure here means that it is over.
+    let _ = writer.shutdown().await;
+    let mut said = std::pin::pin!(said);
+    poll_fn(|cx| {
+        body.poll_progress(cx);
+        // An error is what it waits for: the request body, which holds the other end, is gone.
+        said.as_mut().poll(cx).map(|_| TunnelEnd::Delivered)
+    })
+    .await
+}
+
+/// What the copy sends upstream; dropped when the request has taken all of it.
+struct Said {
+    reader: ReadHalf<DuplexStream>,
+    _end: oneshot::Sender<()>,
+}
+
+impl AsyncRead for Said {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().reader).poll_read(cx, buf)
+    }
+}

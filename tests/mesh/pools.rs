@@ -1,0 +1,229 @@
+//! Upstream connections: how many, for how long, and what happens when there may be no more.
+
+use std::time::Duration;
+
+use control_plane_mock::resources::{ClusterBuilder, Limits, cluster_eds, cluster_static, endpoints, prefix};
+use remora_proto::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use remora_proto::pb::envoy::config::core::v3::RoutingPriority;
+use remora_proto::pb::google::protobuf::UInt32Value;
+use remora_tests::{Backend, Http2, until};
+
+use super::{One, all_to_a, cluster, everything};
+
+fn number(value: u32) -> Option<UInt32Value> {
+    Some(UInt32Value { value })
+}
+
+/// Eight requests at once, on one connection of the client: one worker, one pool.
+async fn eight_at_once(one: &One) -> Vec<u16> {
+    let mut client = Http2::connect(one.address).await;
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        streams.push(client.open("GET", "m", "/", &[("x-do", "delay=20")], true).await);
+    }
+    let mut statuses = Vec::new();
+    for stream in streams {
+        statuses.push(stream.answer().await.status);
+    }
+    statuses
+}
+
+async fn all_wait_for_one_connection(backend: &Backend, limited: ClusterBuilder) {
+    let one = One::start([limited], all_to_a()).await;
+    assert_eq!(eight_at_once(&one).await, [200; 8]);
+    assert_eq!((backend.requests(), backend.connections()), (8, 1));
+    assert!(one.sidecar.stat("cluster.a.upstream_cx_overflow").await >= 1);
+    assert_eq!(one.sidecar.stat("cluster.a.upstream_rq_pending_overflow").await, 0);
+    until("nobody waits", async || {
+        let waiting = one.sidecar.stat("cluster.a.upstream_rq_pending_active").await;
+        let open = one
+            .sidecar
+            .stat("cluster.a.circuit_breakers.default.rq_pending_open")
+            .await;
+        ((waiting, open) == (0, 0)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_beyond_max_connections_wait_for_a_connection() {
+    let a = Backend::start("a").await;
+    let limited = cluster(&a).circuit_breakers(Limits {
+        connections: Some(1),
+        ..Limits::default()
+    });
+    all_wait_for_one_connection(&a, limited).await;
+}
+
+#[tokio::test]
+async fn connections_of_one_host_have_a_limit_of_their_own() {
+    let a = Backend::start("a").await;
+    let limited = cluster(&a).edit(|cluster| {
+        let breakers = cluster.circuit_breakers.get_or_insert_default();
+        breakers.per_host_thresholds = vec![Thresholds {
+            max_connections: number(1),
+            ..Thresholds::default()
+        }];
+    });
+    all_wait_for_one_connection(&a, limited).await;
+}
+
+#[tokio::test]
+async fn a_full_queue_turns_requests_away() {
+    let a = Backend::start("a").await;
+    let limited = cluster(&a).circuit_breakers(Limits {
+        connections: Some(1),
+        pending_requests: Some(1),
+        ..Limits::default()
+    });
+    let one = One::start([limited], all_to_a()).await;
+    let mut client = Http2::connect(one.address).await;
+    let held = client.open("GET", "m", "/", &[("x-do", "hang")], true).await;
+    until("the first request", async || (a.requests() == 1).then_some(())).await;
+    let waiting = client.open("GET", "m", "/", &[], true).await;
+    until("the second one in line", async || {
+        (one.sidecar.stat("cluster.a.upstream_rq_pending_active").await == 1).then_some(())
+    })
+    .await;
+    let third = client.open("GET", "m", "/", &[], true).await.answer().await;
+    assert_eq!((third.status, third.header("x-envoy-overloaded")), (503, Some("true")));
+    // The connection of a request that is given up is closed; its place is free for whoever waits.
+    drop(held);
+    assert_eq!(waiting.answer().await.status, 200);
+    assert_eq!(a.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_pool_of_another_priority_may_always_have_one_connection() {
+    let a = Backend::start("a").await;
+    let limited = cluster(&a).edit(|cluster| {
+        let of = |priority: RoutingPriority| Thresholds {
+            priority: priority as i32,
+            max_connections: number(0),
+            ..Thresholds::default()
+        };
+        let breakers = cluster.circuit_breakers.get_or_insert_default();
+        breakers.thresholds = vec![of(RoutingPriority::Default), of(RoutingPriority::High)];
+    });
+    let routes = everything()
+        .with_route(prefix("/high").cluster("a").edit_action(|action| {
+            action.priority = RoutingPriority::High as i32;
+        }))
+        .with_route(prefix("/").cluster("a"));
+    let one = One::start([limited], routes).await;
+    for path in ["/", "/high", "/", "/high"] {
+        assert_eq!(one.get(path, "").await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn pools_have_a_limit_and_an_idle_one_makes_room() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let both = cluster_static("a", [("127.0.0.1", a.port()), ("127.0.0.1", b.port())]).edit(|cluster| {
+        let breakers = cluster.circuit_breakers.get_or_insert_default();
+        breakers.thresholds = vec![Thresholds {
+            max_connection_pools: number(1),
+            ..Thresholds::default()
+        }];
+    });
+    let one = One::start([both], all_to_a()).await;
+    let mut client = one.client().await;
+    for _ in 0..4 {
+        assert_eq!(client.get("m", "/", "").await.status, 200);
+    }
+    // Round robin goes to and fro: each request closes the other host's pool.
+    assert_eq!(
+        (a.requests(), b.requests(), a.connections(), b.connections()),
+        (2, 2, 2, 2)
+    );
+    let mut busy = Http2::connect(one.address).await;
+    let _held = busy.open("GET", "m", "/", &[("x-do", "hang")], true).await;
+    until("the request under way", async || {
+        (a.requests() + b.requests() == 5).then_some(())
+    })
+    .await;
+    let refused = busy.open("GET", "m", "/", &[], true).await.answer().await;
+    assert_eq!(refused.status, 503);
+    assert!(one.sidecar.stat("cluster.a.upstream_cx_pool_overflow").await >= 1);
+}
+
+#[tokio::test]
+async fn a_connection_takes_so_many_requests() {
+    for speaks_http2 in [false, true] {
+        let a = Backend::start("a").await;
+        let plain = match speaks_http2 {
+            true => cluster(&a).http2(),
+            false => cluster(&a),
+        };
+        let limited = plain.edit(|cluster| {
+            #[allow(deprecated)]
+            {
+                cluster.max_requests_per_connection = number(3);
+            }
+        });
+        let one = One::start([limited], all_to_a()).await;
+        let mut client = one.client().await;
+        for _ in 0..7 {
+            assert_eq!(client.get("m", "/", "").await.status, 200);
+        }
+        assert_eq!((a.requests(), a.connections()), (7, 3), "http2: {speaks_http2}");
+        assert_eq!(one.sidecar.stat("cluster.a.upstream_cx_max_requests").await, 2);
+    }
+}
+
+#[tokio::test]
+async fn an_ejected_hosts_connections_are_not_used_again() {
+    let a = Backend::start("a").await;
+    let ejecting = cluster(&a).outlier(1, Duration::from_millis(100), Duration::from_millis(50));
+    let one = One::start([ejecting], all_to_a()).await;
+    let mut client = one.client().await;
+    assert_eq!(client.get("m", "/", "x-do: status=500\r\n").await.status, 500);
+    until("the ejection", async || {
+        (one.sidecar
+            .stat("cluster.a.outlier_detection.ejections_enforced_total")
+            .await
+            == 1)
+            .then_some(())
+    })
+    .await;
+    // Alone it is in panic, or back already: either way on a new connection.
+    assert_eq!(client.get("m", "/", "").await.status, 200);
+    assert_eq!(a.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_change_of_the_host_set_may_close_connections() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let closing = cluster_eds("a").edit(|cluster| {
+        let common = cluster.common_lb_config.get_or_insert_default();
+        common.close_connections_on_host_set_change = true;
+    });
+    let one = One::start_with(
+        control_plane_mock::resources::Variant::Delta,
+        [closing],
+        all_to_a(),
+        |control| {
+            control.push_endpoints(endpoints("a", [("127.0.0.1", a.port())]));
+        },
+    )
+    .await;
+    let mut client = one.client().await;
+    for _ in 0..3 {
+        assert_eq!(client.get("m", "/", "").await.status, 200);
+    }
+    assert_eq!(a.connections(), 1);
+    let both = [("127.0.0.1", a.port()), ("127.0.0.1", b.port())];
+    one.mesh.control_plane.push_endpoints(endpoints("a", both));
+    until("the other host", async || {
+        assert_eq!(client.get("m", "/", "").await.status, 200);
+        (b.requests() > 0).then_some(())
+    })
+    .await;
+    let before = a.requests();
+    until("the first one again", async || {
+        assert_eq!(client.get("m", "/", "").await.status, 200);
+        (a.requests() > before).then_some(())
+    })
+    .await;
+    assert_eq!(a.connections(), 2, "its old connection is gone");
+}

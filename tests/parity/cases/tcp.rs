@@ -1,0 +1,195 @@
+//! Connections without HTTP: `tcp_proxy` and what stands before it, listener filters, filter-chain match.
+
+mod listeners;
+
+use super::bootstrap;
+use crate::harness::{Case, Wire, World};
+use crate::tcp::Step::{self, End, Half, Hello, Read, Send};
+
+fn case(name: &'static str, listener: &'static str, count: u16, steps: &'static [Step]) -> Case {
+    Case {
+        name,
+        listener,
+        wire: Wire::Tcp(steps),
+        status: count,
+        logs: 1,
+        seen: 0,
+    }
+}
+
+fn logs(count: usize, case: Case) -> Case {
+    Case { logs: count, ..case }
+}
+
+pub fn world() -> World {
+    World {
+        name: "tcp",
+        yaml: bootstrap(&listeners::listeners(), &listeners::clusters()),
+        cases: [streams(), tunnels(), headers(), chains()]
+            .into_iter()
+            .flatten()
+            .collect(),
+        stats: &[
+            "tcp.",
+            "listener.echo.",
+            "listener.nowhere.",
+            "listener.slow.",
+            "listener.pp.",
+            "listener.limited.",
+            "cluster.echo.upstream_cx",
+            "cluster.echo.upstream_rq",
+            "cluster.closed.upstream_cx",
+            "cluster.closed.upstream_rq",
+            "cluster.empty.upstream_cx",
+            "cluster.full.upstream_cx",
+            "cluster.tunnel.upstream_rq",
+            "proxy_proto.",
+            "local_rate_limit.",
+            "listener_local_ratelimit.",
+            "tls_inspector.",
+            "http_inspector.",
+            "allowed.",
+            "denied.",
+            "shadowed.",
+        ],
+    }
+}
+
+fn streams() -> Vec<Case> {
+    const TALK: &[Step] = &[Send(b"hello"), Half, End];
+    vec![
+        case("echo", "echo", 5, TALK),
+        case("the client ends first", "greet", 6, &[Read(6), Half, End]),
+        case("server first", "greet", 11, &[Read(6), Send(b"world"), Half, End]),
+        case("refused", "closed", 0, &[End]),
+        case("refused three times", "thrice", 0, &[End]),
+        case("no host", "empty", 0, &[End]),
+        case("breaker open", "full", 0, &[End]),
+        case("no cluster", "missing", 0, &[End]),
+        case("weighted", "weighted", 5, TALK),
+        case("idle", "idle", 5, &[Send(b"hello"), Read(5), End]),
+        case("too long", "lasting", 5, &[Send(b"hello"), Read(5), End]),
+        logs(3, case("logged at the start", "logged", 5, TALK)),
+        case("connected late", "late", 11, TALK),
+        case("allowed", "allowed", 5, TALK),
+        case("denied", "denied", 0, &[Send(b"hello"), End]),
+        case("denied in the shadow", "shadowed", 5, TALK),
+        case("first of one", "limited", 5, TALK),
+        case("second of one", "limited", 0, &[End]),
+        logs(0, case("echoing", "echoing", 5, TALK)),
+        logs(0, case("speaking", "speaking", 6, &[End])),
+        case("first of one, early", "early", 5, TALK),
+        logs(0, case("second of one, early", "early", 0, &[End])),
+    ]
+}
+
+fn tunnels() -> Vec<Case> {
+    const TALK: &[Step] = &[Send(b"hello"), Half, End];
+    vec![
+        case("CONNECT", "connect", 85, TALK),
+        case("CONNECT over HTTP/2", "connect2", 61, TALK),
+        case("POST", "post", 79, TALK),
+        case("POST over HTTP/2", "post2", 47, TALK),
+        case("CONNECT refused", "refused", 0, &[End]),
+        case("CONNECT refused over HTTP/2", "refused2", 0, &[End]),
+    ]
+}
+
+fn headers() -> Vec<Case> {
+    const V1: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.1 1000 443\r\nhello";
+    const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x16\xc0\0\x02\x01\xc6\x33\x64\x01\x03\xe8\x01\xbb\x02\0\x03two\x05\0\x01zhello";
+    vec![
+        case("PROXY header to upstream", "header1", 53, &[Send(b"hello"), Half, End]),
+        case(
+            "binary PROXY header to upstream",
+            "header2",
+            41,
+            &[Send(b"hello"), Half, End],
+        ),
+        case("PROXY header", "pp", 5, &[Send(V1), Half, End]),
+        case("binary PROXY header", "pp", 5, &[Send(V2), Half, End]),
+        logs(
+            0,
+            case("no PROXY header", "pp", 0, &[Send(b"hello, this is no header"), End]),
+        ),
+        logs(
+            0,
+            case("broken PROXY header", "pp", 0, &[Send(b"PROXY TCP4 nonsense\r\n"), End]),
+        ),
+        logs(
+            0,
+            case(
+                "unknown version of PROXY",
+                "pp",
+                0,
+                &[Send(b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\0"), End],
+            ),
+        ),
+        case(
+            "PROXY header of nobody",
+            "pp",
+            5,
+            &[Send(b"PROXY UNKNOWN\r\nhello"), Half, End],
+        ),
+        case(
+            "binary PROXY header of nobody",
+            "pp",
+            5,
+            &[Send(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0hello"), Half, End],
+        ),
+        case("optional, and there", "pp optional", 5, &[Send(V1), Half, End]),
+        case(
+            "optional, and not there",
+            "pp optional",
+            24,
+            &[Send(b"hello, this is no header"), Half, End],
+        ),
+        logs(
+            0,
+            case("a version that is not allowed", "pp second", 0, &[Send(V1), End]),
+        ),
+        case("a version that is allowed", "pp second", 5, &[Send(V2), Half, End]),
+        case("a TLV passes through", "pp through", 45, &[Send(V2), Half, End]),
+        logs(0, case("too slow", "slow", 0, &[End])),
+        case("too slow, but served", "slow but served", 6, &[Read(6), Half, End]),
+    ]
+}
+
+fn chains() -> Vec<Case> {
+    let chain = |name, steps| logs(0, case(name, "match", 7, steps));
+    vec![
+        case("SNI names the cluster", "sni", 243, &[Hello("echo", &[]), Half, End]),
+        chain(
+            "plaintext",
+            &[Send(b"\0\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b"), End],
+        ),
+        chain("HTTP/1.1", &[Send(b"GET / HTTP/1.1\r\n\r\n"), End]),
+        chain("HTTP/1.0", &[Send(b"GET / HTTP/1.0\r\n\r\n"), End]),
+        chain("HTTP/2 in the clear", &[Send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), End]),
+        chain("exact name", &[Hello("a.test", &[]), End]),
+        chain("exact name in capitals", &[Hello("A.TEST", &[]), End]),
+        chain("exact name and h2", &[Hello("a.test", &["h2"]), End]),
+        chain(
+            "exact name and another protocol",
+            &[Hello("a.test", &["http/1.1"]), End],
+        ),
+        chain("wildcard", &[Hello("x.y.test", &[]), End]),
+        chain("wildcard and h2", &[Hello("x.test", &["h2"]), End]),
+        chain("unknown name", &[Hello("other.example", &[]), End]),
+        chain(
+            "unknown name and h2",
+            &[Hello("other.example", &["http/1.1", "h2"]), End],
+        ),
+        chain("no name", &[Hello("", &[]), End]),
+        chain("source range", &[Hello("b.test", &[]), End]),
+        chain("source type", &[Hello("c.test", &[]), End]),
+        chain(
+            "destination of a PROXY header",
+            &[
+                Send(b"PROXY TCP4 192.0.2.1 10.1.1.1 1000 443\r\n\0\x01\x02\x03\x04\x05\x06\x07\x08\x09"),
+                End,
+            ],
+        ),
+        case("no chain", "nowhere", 0, &[End]),
+    ]
+}

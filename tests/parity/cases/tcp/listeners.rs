@@ -1,0 +1,258 @@
+//! The listeners and clusters of the world.
+
+use crate::cases::{HTTP2, cluster};
+
+const LOG: &str = "%ACCESS_LOG_TYPE% flags=%RESPONSE_FLAGS% ended=%CONNECTION_TERMINATION_DETAILS% \
+                   failure=%UPSTREAM_TRANSPORT_FAILURE_REASON% in=%BYTES_RECEIVED% out=%BYTES_SENT% host=%UPSTREAM_HOST% \
+                   cluster=%UPSTREAM_CLUSTER% remote=%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% local=%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% \
+                   sni=%REQUESTED_SERVER_NAME% chain=%FILTER_CHAIN_NAME% proto=%PROTOCOL% code=%RESPONSE_CODE% \
+                   tlv=%DYNAMIC_METADATA(envoy.filters.listener.proxy_protocol)% tries=%UPSTREAM_REQUEST_ATTEMPT_COUNT%";
+
+fn log() -> String {
+    format!(
+        r#"access_log: [{{name: envoy.access_loggers.file, typed_config: {{"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: "{{{{log}}}}", log_format: {{text_format_source: {{inline_string: "{LOG}\n"}}}}}}}}]"#
+    )
+}
+
+/// A network or listener filter, in flow style.
+fn filter(kind: &str, fields: &str) -> String {
+    let name = kind.rsplit('.').next().unwrap_or(kind);
+    let separator = if fields.is_empty() { "" } else { ", " };
+    format!(
+        r#"{{name: {name}, typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.{kind}{separator}{fields}}}}}"#
+    )
+}
+
+fn proxy(stat_prefix: &str, fields: &str) -> String {
+    let fields = format!("stat_prefix: {stat_prefix}, {}, {fields}", log());
+    filter("network.tcp_proxy.v3.TcpProxy", &fields)
+}
+
+/// A listener of these chains (the matches, and the filters in flow style) and further fields (YAML lines).
+fn listener(name: &str, fields: &str, chains: &[(&str, &[String])]) -> String {
+    let mut text = format!(
+        "  - name: {name}\n    stat_prefix: {name}\n    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}\n"
+    );
+    for line in fields.lines().filter(|line| !line.is_empty()) {
+        text += &format!("    {line}\n");
+    }
+    text += "    filter_chains:\n";
+    for (index, (matches, filters)) in chains.iter().enumerate() {
+        text += &format!("    - name: chain{index}\n");
+        if !matches.is_empty() {
+            text += &format!("      filter_chain_match: {{{matches}}}\n");
+        }
+        text += "      filters:\n";
+        for filter in *filters {
+            text += &format!("      - {filter}\n");
+        }
+    }
+    text
+}
+
+/// A listener of one `tcp_proxy` with these fields.
+fn plain(name: &str, fields: &str) -> String {
+    listener(name, "", &[("", &[proxy(name, fields)])])
+}
+
+/// A listener with these filters before a `tcp_proxy` to the echo.
+fn behind(name: &str, filters: &[String]) -> String {
+    let filters = [filters, &[proxy(name, "cluster: echo")]].concat();
+    listener(name, "", &[("", &filters)])
+}
+
+/// A listener with these listener filters before a `tcp_proxy`.
+fn inspected(name: &str, fields: &str, filters: &[String]) -> String {
+    let fields = format!("listener_filters: [{}]\n{fields}", filters.join(", "));
+    let cluster = if name.starts_with("slow") { "greet" } else { "echo" };
+    listener(name, &fields, &[("", &[proxy(name, &format!("cluster: {cluster}"))])])
+}
+
+const FULL: &str = "circuit_breakers: {thresholds: [{max_connections: 0}]}";
+const PROXY_PROTOCOL: &str = r#"transport_socket:
+  name: envoy.transport_sockets.upstream_proxy_protocol
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport
+    config: CONFIG
+    transport_socket: {name: raw, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer}}"#;
+
+pub(super) fn clusters() -> Vec<String> {
+    let with_header = |config: &str| PROXY_PROTOCOL.replace("CONFIG", config);
+    let v2 = "{version: V2, pass_through_tlvs: {match_type: INCLUDE, tlv_type: [5]}, added_tlvs: [{type: 226, value: YWRkZWQ=}]}";
+    vec![
+        cluster("echo", &["{{echo}}"], ""),
+        cluster("greet", &["{{greet}}"], ""),
+        cluster("closed", &["{{closed}}"], ""),
+        cluster("empty", &[], ""),
+        cluster("full", &["{{echo}}"], FULL),
+        cluster("tunnel", &["{{tunnel}}"], ""),
+        cluster("tunnel2", &["{{tunnel}}"], HTTP2),
+        cluster("header1", &["{{echo}}"], &with_header("{version: V1}")),
+        cluster("header2", &["{{echo}}"], &with_header(v2)),
+    ]
+}
+
+pub(super) fn listeners() -> Vec<String> {
+    let mut all = vec![sni(), matching(), nowhere()];
+    all.extend(proxies());
+    all.extend(tunnels());
+    all.extend(filtered());
+    all.extend(inspecting());
+    all
+}
+
+fn proxies() -> Vec<String> {
+    let patient = "cluster: closed, max_connect_attempts: 3, backoff_options: {base_interval: 0.001s}";
+    let weighted = "weighted_clusters: {clusters: [{name: echo, weight: 1}, {name: echo, weight: 3}]}";
+    let logged =
+        "cluster: echo, access_log_options: {flush_access_log_on_connected: true, flush_access_log_on_start: true}";
+    let late = "cluster: greet, upstream_connect_mode: ON_DOWNSTREAM_DATA, max_early_data_bytes: 1024";
+    vec![
+        plain("echo", "cluster: echo"),
+        plain("greet", "cluster: greet"),
+        plain("closed", "cluster: closed"),
+        plain("thrice", patient),
+        plain("empty", "cluster: empty"),
+        plain("full", "cluster: full"),
+        plain("missing", "cluster: missing"),
+        plain("weighted", weighted),
+        plain("idle", "cluster: echo, idle_timeout: 0.3s"),
+        plain("lasting", "cluster: echo, max_downstream_connection_duration: 0.3s"),
+        plain("logged", logged),
+        plain("late", late),
+        plain("header1", "cluster: header1"),
+        plain("header2", "cluster: header2"),
+    ]
+}
+
+fn tunnels() -> Vec<String> {
+    let hostname = "hostname: \"target.test:%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%\"";
+    let tunnel = |name: &str, cluster: &str, fields: &str| {
+        plain(
+            name,
+            &format!("cluster: {cluster}, tunneling_config: {{{hostname}, {fields}}}"),
+        )
+    };
+    let header = r#"headers_to_add: [{header: {key: x-added, value: "of %PROTOCOL%"}}]"#;
+    let refuse = r#"headers_to_add: [{header: {key: x-refuse, value: "yes"}}]"#;
+    vec![
+        tunnel("connect", "tunnel", header),
+        tunnel("connect2", "tunnel2", header),
+        tunnel("post", "tunnel", "use_post: true, post_path: /in"),
+        tunnel("post2", "tunnel2", "use_post: true"),
+        tunnel("refused", "tunnel", refuse),
+        tunnel("refused2", "tunnel2", refuse),
+    ]
+}
+
+/// A token, once.
+fn bucket(stat_prefix: &str) -> String {
+    format!("stat_prefix: {stat_prefix}, token_bucket: {{max_tokens: 1, tokens_per_fill: 1, fill_interval: 1000s}}")
+}
+
+fn filtered() -> Vec<String> {
+    let rules = |action: &str, ip: &str| {
+        let range = format!("{{address_prefix: {ip}, prefix_len: 8}}");
+        let policy = format!("{{permissions: [{{any: true}}], principals: [{{direct_remote_ip: {range}}}]}}");
+        format!("{{action: {action}, policies: {{here: {policy}}}}}")
+    };
+    let rbac = |name: &str, fields: &str| {
+        let fields = format!("stat_prefix: {name}., {fields}");
+        behind(name, &[filter("network.rbac.v3.RBAC", &fields)])
+    };
+    let direct = filter("network.direct_response.v3.Config", "response: {inline_string: direct}");
+    let limited = filter("network.local_ratelimit.v3.LocalRateLimit", &bucket("limited"));
+    vec![
+        rbac("allowed", &format!("rules: {}", rules("ALLOW", "127.0.0.0"))),
+        rbac("denied", &format!("rules: {}", rules("ALLOW", "10.0.0.0"))),
+        rbac("shadowed", &format!("shadow_rules: {}", rules("DENY", "127.0.0.0"))),
+        behind("limited", &[limited]),
+        listener("echoing", "", &[("", &[filter("network.echo.v3.Echo", "")])]),
+        listener("speaking", "", &[("", &[direct])]),
+    ]
+}
+
+fn inspecting() -> Vec<String> {
+    let http = filter("listener.http_inspector.v3.HttpInspector", "");
+    let pp = |fields: &str| vec![filter("listener.proxy_protocol.v3.ProxyProtocol", fields)];
+    let rule = "rules: [{tlv_type: 2, on_tlv_present: {key: two}}]";
+    let tlvs = format!("{rule}, pass_through_tlvs: {{match_type: INCLUDE, tlv_type: [5]}}");
+    let early = filter("listener.local_ratelimit.v3.LocalRateLimit", &bucket("early"));
+    let optional = "allow_requests_without_proxy_protocol: true, stat_prefix: optional";
+    let through = format!("listener_filters: [{}]", pp(&tlvs).concat());
+    let served = "listener_filters_timeout: 0.3s\ncontinue_on_listener_filters_timeout: true";
+    vec![
+        inspected("early", "", &[early]),
+        inspected("pp", "", &pp(&tlvs)),
+        inspected("pp optional", "", &pp(optional)),
+        inspected("pp second", "", &pp("disallowed_versions: [V1], stat_prefix: second")),
+        listener("pp through", &through, &[("", &[proxy("through", "cluster: header2")])]),
+        inspected("slow", "listener_filters_timeout: 0.3s", std::slice::from_ref(&http)),
+        inspected("slow but served", served, &[http]),
+    ]
+}
+
+fn sni() -> String {
+    let fields = format!(
+        "listener_filters: [{}]",
+        filter("listener.tls_inspector.v3.TlsInspector", "")
+    );
+    let filters = [
+        filter("network.sni_cluster.v3.SniCluster", ""),
+        proxy("sni", "cluster: closed"),
+    ];
+    listener("sni", &fields, &[("", &filters)])
+}
+
+/// Each chain says its own number.
+fn matching() -> String {
+    let matches = [
+        "",
+        "server_names: [a.test]",
+        "server_names: [\"*.test\"]",
+        "server_names: [a.test], application_protocols: [h2]",
+        "transport_protocol: tls",
+        "transport_protocol: tls, application_protocols: [h2]",
+        "application_protocols: [http/1.1]",
+        "application_protocols: [h2c]",
+        "source_prefix_ranges: [{address_prefix: 127.0.0.0, prefix_len: 8}], server_names: [b.test]",
+        "source_type: SAME_IP_OR_LOOPBACK, server_names: [c.test]",
+        "source_type: EXTERNAL, server_names: [c.test]",
+        "prefix_ranges: [{address_prefix: 10.0.0.0, prefix_len: 8}]",
+    ];
+    let filters: Vec<[String; 1]> = (0..matches.len())
+        .map(|index| {
+            [filter(
+                "network.direct_response.v3.Config",
+                &format!("response: {{inline_string: \"chain{index:02}\"}}"),
+            )]
+        })
+        .collect();
+    let chains: Vec<(&str, &[String])> = matches
+        .iter()
+        .zip(&filters)
+        .map(|(matches, filter)| (*matches, &filter[..]))
+        .collect();
+    let inspectors = [
+        filter(
+            "listener.proxy_protocol.v3.ProxyProtocol",
+            "allow_requests_without_proxy_protocol: true, stat_prefix: match",
+        ),
+        filter("listener.tls_inspector.v3.TlsInspector", ""),
+        filter("listener.http_inspector.v3.HttpInspector", ""),
+    ];
+    listener(
+        "match",
+        &format!("listener_filters: [{}]", inspectors.join(", ")),
+        &chains,
+    )
+}
+
+/// A listener whose only chain never matches.
+fn nowhere() -> String {
+    listener(
+        "nowhere",
+        &log(),
+        &[("destination_port: 1", &[proxy("nowhere", "cluster: echo")])],
+    )
+}

@@ -1,0 +1,271 @@
+//! TLS listeners, asked by `openssl s_client`: versions, suites, groups, names, client certificates good and bad.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use control_plane_mock::pki::{Authority, Identity, Leaf};
+use tempfile::TempDir;
+
+use super::bootstrap;
+use crate::harness::{Case, Wire, World};
+
+const LOG: &str = "%DOWNSTREAM_TLS_VERSION% %DOWNSTREAM_TLS_CIPHER% sni=%REQUESTED_SERVER_NAME% peer=%DOWNSTREAM_PEER_URI_SAN% \
+                   subject=%DOWNSTREAM_PEER_SUBJECT% issuer=%DOWNSTREAM_PEER_ISSUER% own=%DOWNSTREAM_LOCAL_URI_SAN% \
+                   failure=%DOWNSTREAM_TRANSPORT_FAILURE_REASON% flags=%RESPONSE_FLAGS% ended=%CONNECTION_TERMINATION_DETAILS%";
+
+/// All certificates of the world.
+struct Pki {
+    root: Authority,
+    other: Authority,
+    server: Identity,
+    second: Identity,
+    files: Arc<TempDir>,
+}
+
+impl Pki {
+    fn new() -> Self {
+        let (root, other) = (Authority::new("root").unwrap(), Authority::new("other").unwrap());
+        let issue = |authority: &Authority, leaf: Leaf| authority.issue(&leaf).unwrap();
+        let leaf = |account: &str| Leaf::spiffe("td", "ns", account).common_name(account);
+        let files = Arc::new(tempfile::tempdir().unwrap());
+        let clients = [
+            ("client", issue(&root, leaf("client"))),
+            ("stranger", issue(&root, leaf("stranger"))),
+            (
+                "foreign",
+                issue(&other, Leaf::spiffe("other", "ns", "client").common_name("foreign")),
+            ),
+            ("impostor", issue(&other, leaf("client"))),
+            ("expired", issue(&root, leaf("client").expired())),
+            ("early", issue(&root, leaf("client").not_yet_valid())),
+            ("revoked", issue(&root, leaf("client"))),
+            ("nameless", issue(&root, Leaf::new().common_name("nameless"))),
+        ];
+        for (name, identity) in &clients {
+            std::fs::write(files.path().join(format!("{name}.pem")), &identity.chain_pem).unwrap();
+            std::fs::write(files.path().join(format!("{name}.key")), &identity.key_pem).unwrap();
+        }
+        let revoked = clients.iter().find(|(name, _)| *name == "revoked").unwrap().1.serial;
+        std::fs::write(files.path().join("crl"), root.revoke(&[revoked]).unwrap()).unwrap();
+        std::fs::write(files.path().join("root"), root.root_pem()).unwrap();
+        std::fs::write(files.path().join("other"), other.root_pem()).unwrap();
+        Self {
+            server: issue(&root, leaf("server").dns("a.test")),
+            second: issue(&root, leaf("second").dns("b.test")),
+            root,
+            other,
+            files,
+        }
+    }
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap()
+}
+
+fn file(files: &Path, name: &str) -> String {
+    format!("{{filename: {}}}", quoted(&files.join(name).display().to_string()))
+}
+
+fn certificate(identity: &Identity) -> String {
+    format!(
+        "{{certificate_chain: {{inline_string: {}}}, private_key: {{inline_string: {}}}}}",
+        quoted(&identity.chain_pem),
+        quoted(&identity.key_pem)
+    )
+}
+
+/// A listener with this context (flow style: fields of the common context, then of the whole).
+fn listener(name: &str, certificates: &[&Identity], common: &str, whole: &str) -> String {
+    let certificates: Vec<String> = certificates.iter().map(|identity| certificate(identity)).collect();
+    let certificates = certificates.join(", ");
+    let separated = |text: &str| {
+        if text.is_empty() {
+            String::new()
+        } else {
+            format!(", {text}")
+        }
+    };
+    let (common, whole) = (separated(common), separated(whole));
+    format!(
+        r#"  - name: {name}
+    stat_prefix: {name}
+    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
+    access_log: [{{name: envoy.access_loggers.file, typed_config: {{"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: "{{{{log}}}}", log_format: {{text_format_source: {{inline_string: "{LOG}\n"}}}}}}}}]
+    filter_chains:
+    - filters: [{{name: direct, typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.network.direct_response.v3.Config, response: {{inline_string: direct}}}}}}]
+      transport_socket:
+        name: tls
+        typed_config: {{"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: {{tls_certificates: [{certificates}]{common}}}{whole}}}
+"#
+    )
+}
+
+fn listeners(pki: &Pki) -> Vec<String> {
+    let plain = |name: &str, common: &str| listener(name, &[&pki.server], common, "");
+    let asking = |name: &str, validation: &str, whole: &str| {
+        listener(
+            name,
+            &[&pki.server],
+            &format!("validation_context: {{{validation}}}"),
+            whole,
+        )
+    };
+    let files = pki.files.path();
+    let trusted = format!("trusted_ca: {}", file(files, "root"));
+    let required = "require_client_certificate: true";
+    let san = |matcher: &str| {
+        format!("{trusted}, match_typed_subject_alt_names: [{{san_type: URI, matcher: {{{matcher}}}}}]")
+    };
+    let domain = |name: &str, bundle: &str| format!("{{name: {name}, trust_bundle: {}}}", file(files, bundle));
+    let spiffe = format!(
+        r#"custom_validator_config: {{name: envoy.tls.cert_validator.spiffe, typed_config: {{"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig, trust_domains: [{}, {}]}}}}"#,
+        domain("td", "root"),
+        domain("other", "other")
+    );
+    vec![
+        plain("plain", ""),
+        plain("tls12", "tls_params: {tls_maximum_protocol_version: TLSv1_2}"),
+        plain("tls13", "tls_params: {tls_minimum_protocol_version: TLSv1_3}"),
+        plain(
+            "suite",
+            "tls_params: {tls_maximum_protocol_version: TLSv1_2, cipher_suites: [ECDHE-ECDSA-AES256-GCM-SHA384]}",
+        ),
+        plain("curve", "tls_params: {ecdh_curves: [P-256]}"),
+        plain("alpn", "alpn_protocols: [h2, http/1.1]"),
+        listener("names", &[&pki.server, &pki.second], "", ""),
+        listener("sni", &[&pki.server], "", "require_sni: true"),
+        asking("optional", &trusted, ""),
+        asking("required", &trusted, required),
+        asking("exact", &san("exact: spiffe://td/ns/ns/sa/client"), required),
+        asking("prefix", &san("prefix: spiffe://td/"), required),
+        asking("crl", &format!("{trusted}, crl: {}", file(files, "crl")), required),
+        asking(
+            "lenient",
+            &format!("{trusted}, allow_expired_certificate: true"),
+            required,
+        ),
+        asking(
+            "untrusting",
+            &format!("{trusted}, trust_chain_verification: ACCEPT_UNTRUSTED"),
+            required,
+        ),
+        asking("spiffe", &spiffe, required),
+    ]
+}
+
+pub fn world() -> World {
+    let pki = Pki::new();
+    // Both authorities stay to be looked at in a debugger; their certificates are in the files.
+    let _ = (&pki.root, &pki.other);
+    World {
+        name: "tls",
+        yaml: bootstrap(&listeners(&pki), &[]),
+        cases: cases(&pki),
+        stats: &["listener."],
+    }
+}
+
+fn cases(pki: &Pki) -> Vec<Case> {
+    let without = NEGOTIATED
+        .iter()
+        .map(|(name, listener, count, arguments)| (*name, *listener, *count, *arguments, ""));
+    without
+        .chain(CERTIFIED.iter().copied())
+        .map(|row| case(pki, row))
+        .collect()
+}
+
+/// Name, listener, bytes received, arguments, and the client's certificate (if it has one).
+type Row = (&'static str, &'static str, u16, &'static str, &'static str);
+
+fn case(pki: &Pki, (name, listener, status, arguments, client): Row) -> Case {
+    let mut arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
+    if !client.is_empty() {
+        let path = |kind: &str| pki.files.path().join(format!("{client}.{kind}")).display().to_string();
+        arguments.extend(["-cert".to_owned(), path("pem"), "-key".to_owned(), path("key")]);
+    }
+    Case {
+        name,
+        listener,
+        wire: Wire::OpenSsl {
+            arguments,
+            _files: pki.files.clone(),
+        },
+        status,
+        logs: 1,
+        seen: 0,
+    }
+}
+
+const NEGOTIATED: &[(&str, &str, u16, &str)] = &[
+    ("the newest version", "plain", 6, ""),
+    ("TLS 1.2", "plain", 6, "-tls1_2"),
+    ("a name", "plain", 6, "-servername a.test"),
+    ("a suite", "plain", 6, "-tls1_2 -cipher ECDHE-ECDSA-CHACHA20-POLY1305"),
+    (
+        "a suite of TLS 1.3",
+        "plain",
+        6,
+        "-ciphersuites TLS_CHACHA20_POLY1305_SHA256",
+    ),
+    ("no suite in common", "plain", 0, "-tls1_2 -cipher AES128-SHA256"),
+    ("no group in common", "plain", 0, "-groups P-384"),
+    ("1.2 at most, asked for anything", "tls12", 6, ""),
+    ("1.2 at most, asked for 1.3", "tls12", 0, "-tls1_3"),
+    ("1.3 at least, asked for anything", "tls13", 6, ""),
+    ("1.3 at least, asked for 1.2", "tls13", 0, "-tls1_2"),
+    ("the only suite", "suite", 6, ""),
+    (
+        "another suite",
+        "suite",
+        0,
+        "-tls1_2 -cipher ECDHE-ECDSA-AES128-GCM-SHA256",
+    ),
+    ("the only curve", "curve", 6, ""),
+    ("another curve", "curve", 0, "-groups X25519"),
+    ("ALPN in common", "alpn", 6, "-alpn http/1.1,h2"),
+    ("no ALPN in common", "alpn", 6, "-alpn nonsense"),
+    ("the first name", "names", 6, "-servername a.test"),
+    ("the second name", "names", 6, "-servername b.test"),
+    ("no such name", "names", 6, "-servername c.test"),
+    ("SNI required and there", "sni", 6, "-servername a.test"),
+    ("SNI required and not there", "sni", 0, "-noservername"),
+];
+
+const CERTIFIED: &[Row] = &[
+    ("optional certificate, none", "optional", 6, "", ""),
+    ("optional certificate, good", "optional", 6, "", "client"),
+    ("optional certificate, bad", "optional", 0, "", "foreign"),
+    ("required certificate, none", "required", 0, "", ""),
+    ("required certificate, none, TLS 1.2", "required", 0, "-tls1_2", ""),
+    ("required certificate, good", "required", 6, "", "client"),
+    (
+        "required certificate, good, TLS 1.2",
+        "required",
+        6,
+        "-tls1_2",
+        "client",
+    ),
+    (
+        "required certificate, of another authority",
+        "required",
+        0,
+        "",
+        "foreign",
+    ),
+    ("required certificate, expired", "required", 0, "", "expired"),
+    ("required certificate, not yet valid", "required", 0, "", "early"),
+    ("exact name", "exact", 6, "", "client"),
+    ("another name", "exact", 0, "", "stranger"),
+    ("no name at all", "exact", 0, "", "nameless"),
+    ("name by prefix", "prefix", 6, "", "stranger"),
+    ("not revoked", "crl", 6, "", "client"),
+    ("revoked", "crl", 0, "", "revoked"),
+    ("expired, allowed", "lenient", 6, "", "expired"),
+    ("untrusted, allowed", "untrusting", 6, "", "foreign"),
+    ("SPIFFE, first domain", "spiffe", 6, "", "client"),
+    ("SPIFFE, second domain", "spiffe", 6, "", "foreign"),
+    ("SPIFFE, name of the other domain", "spiffe", 0, "", "impostor"),
+    ("SPIFFE, no name", "spiffe", 0, "", "nameless"),
+];

@@ -1,0 +1,48 @@
+//! `openssl s_client` against a listener: what a TLS client that is not ours sees.
+
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+
+use remora_tests::within;
+
+/// Runs it; lines of what was agreed on and received, and how many bytes came.
+pub async fn play(address: SocketAddr, arguments: &[String]) -> (String, usize) {
+    let mut command = Command::new("timeout");
+    command
+        .args(["20", "openssl", "s_client", "-brief", "-ign_eof", "-connect"])
+        .arg(address.to_string())
+        .args(arguments)
+        .stdin(Stdio::null());
+    let run = tokio::task::spawn_blocking(move || command.output());
+    let output = within("openssl s_client", run).await.unwrap().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    let got = String::from_utf8_lossy(&output.stdout);
+    let mut lines: Vec<String> = told.lines().filter_map(shown).collect();
+    lines.sort();
+    lines.dedup();
+    lines.push(format!("got: {}", got.escape_debug()));
+    let count = output.stdout.len();
+    (lines.join("\n") + "\n", count)
+}
+
+/// Whether it can be run at all.
+pub fn is_there() -> bool {
+    let version = Command::new("openssl").arg("version").output();
+    version.is_ok_and(|output| output.status.success())
+}
+
+/// What does not depend on the moment.
+fn shown(line: &str) -> Option<String> {
+    const KEPT: [&str; 5] = [
+        "Protocol version:",
+        "Ciphersuite:",
+        "Peer certificate:",
+        "Server Temp Key:",
+        "Negotiated TLS1.3 group:",
+    ];
+    if KEPT.iter().any(|prefix| line.starts_with(prefix)) {
+        return Some(line.to_owned());
+    }
+    let (_, number) = line.split_once("SSL alert number ")?;
+    Some(format!("alert {number}"))
+}
