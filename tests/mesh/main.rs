@@ -4,11 +4,11 @@
 
 mod balancing;
 mod change;
-mod custom_filter;
-mod files;
 mod connections;
 mod custom_filter;
+mod custom_filter;
 mod draining;
+mod files;
 mod files;
 mod mirroring;
 mod mtls;
