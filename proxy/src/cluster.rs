@@ -64,6 +64,8 @@ pub struct Cluster {
     pub metadata: Option<Arc<remora_proto::pb::envoy::config::core::v3::Metadata>>,
     /// What Istio's own filters read of `metadata`.
     pub istio: istio::ClusterFacts,
+    /// Of `filters`: what connections without HTTP begin with.
+    pub metadata_exchange: Option<crate::filters::network::metadata_exchange::MetadataExchange>,
     pub(crate) registry: Arc<HostRegistry>,
     pub(crate) enrolled: std::sync::atomic::AtomicBool,
     pub(crate) members: Members,

@@ -161,6 +161,8 @@ pub struct ConnectionInfo {
     pub transport_protocol: &'static str,
     pub alpn: Option<Arc<[u8]>>,
     pub tls: Option<Arc<PeerInfo>>,
+    /// Who the peer said it is (`istio.metadata_exchange`).
+    pub workload: Option<Arc<crate::filters::http::peer_metadata::Peer>>,
     pub listener_name: Arc<str>,
     pub filter_chain_name: Arc<str>,
     pub direction: Direction,

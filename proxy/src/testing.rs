@@ -21,6 +21,7 @@ pub fn connection(tls: Option<PeerInfo>) -> ConnectionInfo {
         transport_protocol: if tls.is_some() { "tls" } else { "raw_buffer" },
         alpn: None,
         tls: tls.map(Arc::new),
+        workload: None,
         listener_name: "listener".into(),
         filter_chain_name: "".into(),
         direction: Direction::Unspecified,

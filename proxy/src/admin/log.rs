@@ -73,6 +73,7 @@ pub(super) fn exchange(head: &Parts) -> Exchange {
         transport_protocol: "raw_buffer",
         alpn: None,
         tls: None,
+        workload: None,
         listener_name: Arc::from(""),
         filter_chain_name: Arc::from(""),
         direction: Direction::Unspecified,

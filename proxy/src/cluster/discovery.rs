@@ -3,6 +3,8 @@
 //! DNS: one task per cluster on the main runtime asks for its names and hands the complete host list to the cluster. The resolver is behind
 //! [`Resolve`], so that tests give the answers.
 
+use hickory_resolver::config::{NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -244,7 +246,11 @@ impl SystemResolver {
         use hickory_resolver::config::LookupIpStrategy;
         let resolver = |strategy| {
             let wrap = |error: hickory_resolver::net::NetError| ResolveError(error.to_string());
-            let mut builder = hickory_resolver::TokioResolver::builder_tokio().map_err(wrap)?;
+            // Without a name server Envoy starts too, and asks on this machine.
+            let mut builder = match hickory_resolver::TokioResolver::builder_tokio() {
+                Ok(builder) => builder,
+                Err(_) => on_this_machine(),
+            };
             builder.options_mut().ip_strategy = strategy;
             // The cluster itself asks again in time.
             builder.options_mut().cache_size = 0;
@@ -255,6 +261,12 @@ impl SystemResolver {
             v6: resolver(LookupIpStrategy::Ipv6Only)?,
         })
     }
+}
+
+fn on_this_machine() -> hickory_resolver::ResolverBuilder<TokioRuntimeProvider> {
+    let server = NameServerConfig::udp_and_tcp(std::net::Ipv4Addr::LOCALHOST.into());
+    let config = ResolverConfig::from_name_servers(vec![server]);
+    hickory_resolver::TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
 }
 
 impl Resolve for SystemResolver {

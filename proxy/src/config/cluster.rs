@@ -18,6 +18,7 @@ use std::time::Duration;
 use prost::Message;
 use remora_proto::pb::envoy::config::cluster::v3 as pb;
 use remora_proto::pb::envoy::config::core::v3 as core;
+use remora_proto::type_url::full_name;
 
 use super::route::{Under, duration, each, refuse};
 use super::source::ConfigSource;
@@ -30,6 +31,7 @@ use crate::cluster::options::{HttpOptions, SocketOptions};
 use crate::cluster::outlier::events::EventLog;
 use crate::cluster::outlier::{Detector, OutlierConfig};
 use crate::cluster::{Cluster, ClusterStats};
+use crate::filters::network::metadata_exchange::{self, MetadataExchange};
 use crate::tls::{TransportMatch, UpstreamTransport};
 
 /// What a cluster depends on, known without building it.
@@ -135,6 +137,7 @@ fn sockets(config: &pb::Cluster) -> impl Iterator<Item = &core::TransportSocket>
 
 fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Cluster> {
     let (transport, plan, inline) = validate(config, cx)?;
+    let metadata_exchange = metadata_exchange(config, cx)?;
     let name: Arc<str> = Arc::from(config.name.as_str());
     let stats = cx.stats.group::<ClusterStats>(&stats_prefix(config));
     let limits = plan.thresholds;
@@ -157,6 +160,7 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         health_checks: plan.health_checks,
         istio: crate::cluster::istio::ClusterFacts::of(config.metadata.as_ref()),
         metadata: config.metadata.clone().map(Arc::new),
+        metadata_exchange,
         ignore_health_on_host_removal: config.ignore_health_on_host_removal,
         registry: cx.hosts.clone(),
         enrolled: Default::default(),
@@ -180,9 +184,28 @@ fn validate(
     cx: &BuildContext,
 ) -> Compiled<(UpstreamTransport, Plan, Option<endpoint::Endpoints>)> {
     let transport = transport(config, cx)?;
+    metadata_exchange(config, cx)?;
     let plan = plan(config, &transport)?;
     let inline = inline_endpoints(config, &plan, &transport)?;
     Ok((transport, plan, inline))
+}
+
+/// `filters`, as far as there are any for upstream connections.
+fn metadata_exchange(config: &pb::Cluster, cx: &BuildContext) -> Compiled<Option<MetadataExchange>> {
+    let filters = each("filters", &config.filters, |filter| {
+        let Some(any) = &filter.typed_config else {
+            return Err(Problems::one("typed_config", "required"));
+        };
+        let (name, value) = super::listener::content(any).under("typed_config")?;
+        if full_name(metadata_exchange::TYPE_URL) != name {
+            let reason = format!("{name} is not supported as an upstream filter");
+            return Err(Problems::one("typed_config", reason));
+        }
+        MetadataExchange::compile(&value, cx).under("typed_config")
+    });
+    let mut filters = filters?;
+    refuse("filters", filters.len() > 1, "only one metadata exchange is supported")?;
+    Ok(filters.pop())
 }
 
 fn stats_prefix(config: &pb::Cluster) -> String {

@@ -30,7 +30,6 @@ use std::sync::{Arc, LazyLock};
 use arc_swap::ArcSwap;
 use remora_proto::ledger::{self, FindingKind, Ledger, MessageEntry, Report};
 use remora_proto::schema;
-use remora_proto::wire::{self, Value};
 
 use super::{Problem, Problems};
 use crate::cli::Unsupported;
@@ -46,12 +45,6 @@ const FAMILIES: &[(&str, &[MessageEntry])] = &[
     ("TLS and secrets", tls::ENTRIES),
     ("Common types and access logs", common::ENTRIES),
 ];
-
-const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
-/// `Cluster.filters`
-const CLUSTER_FILTERS: u32 = 40;
-/// The one upstream network filter that may be passed over, for the reasons in its own table.
-const METADATA_EXCHANGE: &str = "envoy.tcp.metadataexchange.config.MetadataExchange";
 
 /// Something that is accepted without doing what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,11 +112,7 @@ pub fn admit(type_name: &'static str) {
 pub fn check(full_name: &str, bytes: &[u8], mode: Unsupported) -> Result<Vec<Warning>, Problems> {
     let mut report = Report::new();
     ledger::check(bytes, full_name, &ledger(), &mut report);
-    let mut problems: Vec<Problem> = if full_name == CLUSTER {
-        upstream_filters(bytes)
-    } else {
-        Vec::new()
-    };
+    let mut problems: Vec<Problem> = Vec::new();
     if report.dropped > 0 {
         // What there was no room for may have been a refusal.
         problems.push(Problem {
@@ -172,33 +161,6 @@ pub fn tolerated(full_name: &str, bytes: &[u8]) -> Vec<Warning> {
     tolerated
         .map(|finding| Warning::new(&finding.path, finding.reason))
         .collect()
-}
-
-/// A table is the same wherever its message stands; that no network filter works upstream is not in one.
-fn upstream_filters(cluster: &[u8]) -> Vec<Problem> {
-    let filters = wire::Fields::new(cluster)
-        .flatten()
-        .filter(|field| field.number == CLUSTER_FILTERS);
-    let mut problems = Vec::new();
-    for (index, filter) in filters.enumerate() {
-        let Value::Len(filter) = filter.value else { continue };
-        let any = wire::bytes_field(filter, 2).ok().flatten().unwrap_or_default();
-        let inner = wire::bytes_field(any, 2).ok().flatten().unwrap_or_default();
-        let name = full_name(any);
-        let is_typed_struct = remora_proto::type_url::is_typed_struct(name);
-        let name = if is_typed_struct { full_name(inner) } else { name };
-        if name != METADATA_EXCHANGE {
-            problems.push(Problem {
-                path: format!("filters[{index}].typed_config"),
-                reason: format!("{name} is not supported as an upstream filter"),
-            });
-        }
-    }
-    problems
-}
-
-fn full_name(any: &[u8]) -> &str {
-    remora_proto::type_url::full_name(wire::name(any).unwrap_or_default())
 }
 
 #[cfg(test)]

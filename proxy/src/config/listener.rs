@@ -1,6 +1,7 @@
 //! `envoy.config.listener.v3.Listener` → [`ListenerConfig`].
 
 mod chains;
+pub(crate) use chains::content;
 mod needs;
 mod raw;
 mod settings;

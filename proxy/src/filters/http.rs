@@ -9,6 +9,7 @@ use http::Extensions;
 use parking_lot::Mutex;
 
 pub mod alpn;
+pub mod compressor;
 pub mod cors;
 pub mod ext_authz;
 pub mod fault;
@@ -170,6 +171,7 @@ pub struct PerRoute {
 /// Ours, by type name.
 const BUILT_IN: &[Registration] = &[
     alpn::REGISTRATION,
+    compressor::REGISTRATION,
     cors::REGISTRATION,
     ext_authz::REGISTRATION,
     fault::REGISTRATION,

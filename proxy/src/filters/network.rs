@@ -1,8 +1,9 @@
 //! Network filters that stand before the terminal one, and the table that finds them by type URL.
 
 pub mod connection_limit;
-pub mod istio;
+pub mod istio_stats;
 pub mod local_ratelimit;
+pub mod metadata_exchange;
 pub mod rbac;
 pub mod set_filter_state;
 pub mod sni_cluster;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use crate::config::{BuildContext, Compiled};
 use crate::listener::ConnectionInfo;
+use crate::telemetry::format::TcpRecord;
 
 /// Whether a new connection may go on.
 pub enum Verdict {
@@ -28,6 +30,34 @@ pub enum Verdict {
 /// A network filter that decides about a connection before its first byte is proxied.
 pub trait NetworkFilter: Send + Sync + 'static {
     fn on_new_connection(&self, connection: &mut ConnectionInfo) -> Verdict;
+
+    /// What both ends are to tell each other before anything else.
+    fn preamble(&self) -> Option<&metadata_exchange::MetadataExchange> {
+        None
+    }
+
+    /// Who is to hear of the bytes of a connection that `tcp_proxy` passes on.
+    fn observer(&self) -> Option<Arc<dyn Observer>> {
+        None
+    }
+}
+
+/// Hears of proxied connections.
+pub trait Observer: Send + Sync + 'static {
+    /// A connection begins.
+    fn watch(&self) -> Box<dyn Watch>;
+}
+
+/// Hears of one proxied connection.
+pub trait Watch: Send + 'static {
+    /// How often it wants to hear.
+    fn interval(&self) -> Duration;
+
+    /// The record as it stands, with all bytes so far.
+    fn look(&mut self, record: &TcpRecord);
+
+    /// The connection is over.
+    fn end(&mut self, record: &TcpRecord);
 }
 
 /// Compiles the encoded configuration of one kind of filter.
@@ -40,8 +70,8 @@ pub const REGISTRY: &[(&str, Compile)] = &[
     (rbac::TYPE_URL, rbac::compile),
     (set_filter_state::TYPE_URL, set_filter_state::compile),
     (sni_cluster::TYPE_URL, sni_cluster::compile),
-    (istio::STATS, istio::compile),
-    (istio::METADATA_EXCHANGE, istio::compile),
+    (istio_stats::TYPE_URL, istio_stats::compile),
+    (metadata_exchange::TYPE_URL, metadata_exchange::compile),
 ];
 
 /// The compile function of a type URL.

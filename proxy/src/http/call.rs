@@ -22,6 +22,8 @@ use crate::snapshot::SnapshotCell;
 /// Bytes of an answer's body that are kept; Envoy's asynchronous client has no limit, a side-car's memory has.
 const ANSWER_LIMIT: usize = 1 << 20;
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+/// Added to every answer, as the router does.
+const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 
 /// A service that filters call.
@@ -118,10 +120,15 @@ async fn exchange(cluster: &Arc<Cluster>, request: Request<Bytes>) -> Result<Ans
         headers: &parts.headers,
         interim: None,
     };
+    let sent_at = clock::now();
     let sent = lease.send(head, Body::from(body)).await;
     let response = sent.map_err(|error| observed(error.failure))?;
-    cluster.observe_response(&host, response.status(), clock::now());
-    let (parts, mut body) = response.into_parts();
+    let now = clock::now();
+    cluster.observe_response(&host, response.status(), now);
+    let (mut parts, mut body) = response.into_parts();
+    let took = now.saturating_duration_since(sent_at).as_millis();
+    let took = HeaderValue::from(u64::try_from(took).unwrap_or(u64::MAX));
+    parts.headers.insert(SERVICE_TIME, took);
     let mut bytes = BytesMut::new();
     let mut trailers = None;
     while let Some(frame) = body.frame().await {

@@ -17,6 +17,8 @@ pub struct FilterChain {
     pub handshake_timeout: Option<std::time::Duration>,
     /// Network filters before the terminal one.
     pub filters: Vec<Arc<dyn crate::filters::network::NetworkFilter>>,
+    /// Of `filters`: who hears of connections without HTTP.
+    pub observers: Vec<Arc<dyn crate::filters::network::Observer>>,
     pub terminal: Terminal,
     /// Advanced when the chain vanishes from its listener (D12) or the listener drains.
     pub drain: Drain,

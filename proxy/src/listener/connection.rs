@@ -3,6 +3,8 @@
 //! listener filters → hand-off by original destination → chain match → TLS → network filters → terminal. What is only needed on the way is
 //! boxed, so that a connection that idles in its terminal filter costs no more than that.
 
+mod admission;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +15,6 @@ use super::ConnectionInfo;
 use super::active::{ActiveListener, ListenerState, Shared};
 use super::chain_match::{FilterChain, Target, Terminal};
 use super::inspect::{Findings, Inspection, Refusal};
-use crate::filters::network::Verdict;
 use crate::runtime::drain::{DrainPhase, DrainSignal};
 use crate::runtime::io::{Address, Io};
 use crate::runtime::{clock, worker};
@@ -45,7 +46,7 @@ pub async fn serve(shared: Arc<Shared>, listener: Arc<ActiveListener>, io: Io, l
     match &chain.terminal {
         // Boxed, so that a connection is as large as what it does and no larger.
         Terminal::Http(manager) => Box::pin(manager.clone().serve(io, connection, drain)).await,
-        Terminal::Tcp(proxy) => Box::pin(proxy.clone().serve(io, connection, drain)).await,
+        Terminal::Tcp(proxy) => Box::pin(proxy.clone().serve(io, connection, drain, &chain.observers)).await,
         Terminal::Echo => Box::pin(until_closed(drain, echo(io))).await,
         Terminal::DirectResponse(bytes) => Box::pin(until_closed(drain, respond(io, bytes.clone()))).await,
         Terminal::Close => {}
@@ -86,29 +87,7 @@ impl Arrival {
             remote,
             accepted_at,
         } = self;
-        let state = listener.state.load_full();
-        let (io, findings) = inspect(&shared, &listener, &state, io, (&local, &remote)).await?;
-        let restored = findings
-            .original_destination
-            .filter(|original| local.ip() != Some(*original));
-        let next = match (state.settings.use_original_dst, restored) {
-            (true, Some(original)) => shared.directory.load().find(original).cloned(),
-            _ => None,
-        };
-        let (listener, state, io, findings) = match next {
-            // The other listener runs its own filters; a hand-off happens once at most.
-            Some(other) if !Arc::ptr_eq(&other, &listener) => {
-                let state = other.state.load_full();
-                let (io, mut found) = inspect(&shared, &other, &state, io, (&local, &remote)).await?;
-                found.original_destination = found.original_destination.or(findings.original_destination);
-                // What the first listener's filters left stays, where the other's say nothing else.
-                let mut extensions = findings.extensions;
-                extensions.extend(found.extensions);
-                found.extensions = extensions;
-                (other, state, io, found)
-            }
-            _ => (listener, state, io, findings),
-        };
+        let (listener, state, io, findings) = hand_off(&shared, listener, io, (&local, &remote)).await?;
         let place = Place::new(local, remote, &findings);
         let chain = find_chain(&state, &place, &findings);
         let mut connection = ConnectionInfo {
@@ -124,6 +103,7 @@ impl Arrival {
             },
             alpn: None,
             tls: None,
+            workload: None,
             listener_name: listener.name.clone(),
             filter_chain_name: chain.as_ref().map_or_else(|| Arc::from(""), |chain| chain.name.clone()),
             direction: state.settings.direction,
@@ -149,10 +129,11 @@ impl Arrival {
                 return None;
             }
         };
-        let (holds, closed) = admitted(&chain, &mut connection);
+        let io = preamble(&chain, io, &mut connection).await?;
+        let (holds, closed) = admission::admitted(&chain, &mut connection);
         let connection = Arc::new(connection);
         if let Some((reason, delay)) = closed {
-            close(&chain, &state, connection, &reason, delay).await;
+            admission::close(&chain, &state, connection, &reason, delay).await;
             return None;
         }
         let journal = journal(&state, connection.clone());
@@ -167,37 +148,37 @@ impl Arrival {
     }
 }
 
-/// What the network filters hold for the connection, and the reason and delay of the one that closes it.
-fn admitted(chain: &FilterChain, connection: &mut ConnectionInfo) -> (Vec<Box<dyn Send>>, Option<(String, Duration)>) {
-    let mut holds = Vec::new();
-    for filter in &chain.filters {
-        match filter.on_new_connection(connection) {
-            Verdict::Continue => {}
-            Verdict::Hold(hold) => holds.push(hold),
-            Verdict::Close { reason, delay } => return (holds, Some((reason, delay))),
-        }
-    }
-    (holds, None)
-}
-
-/// Ends a connection that a network filter does not want, and has it logged.
-async fn close(
-    chain: &FilterChain,
-    state: &ListenerState,
-    connection: Arc<ConnectionInfo>,
-    reason: &str,
-    delay: Duration,
-) {
-    tracing::debug!(connection = connection.id, reason, "network filter closes a connection");
-    let logged = match &chain.terminal {
-        Terminal::Tcp(proxy) => Some(proxy.refuse(connection.clone())),
+/// Runs the listener filters, and hands the connection on to the listener of its original destination if that is asked for. `None`: it is
+/// refused, and counted.
+async fn hand_off(
+    shared: &Arc<Shared>,
+    listener: Arc<ActiveListener>,
+    io: Io,
+    ends: (&Address, &Address),
+) -> Option<(Arc<ActiveListener>, Arc<ListenerState>, Io, Findings)> {
+    let state = listener.state.load_full();
+    let (io, findings) = inspect(shared, &listener, &state, io, ends).await?;
+    let restored = findings
+        .original_destination
+        .filter(|original| ends.0.ip() != Some(*original));
+    let next = match (state.settings.use_original_dst, restored) {
+        (true, Some(original)) => shared.directory.load().find(original).cloned(),
         _ => None,
     };
-    let mut journals: Vec<_> = logged.into_iter().chain(journal(state, connection)).collect();
-    for journal in &mut journals {
-        journal.record.termination = reason.to_owned().into();
-    }
-    clock::sleep(delay).await;
+    Some(match next {
+        // The other listener runs its own filters; a hand-off happens once at most.
+        Some(other) if !Arc::ptr_eq(&other, &listener) => {
+            let state = other.state.load_full();
+            let (io, mut found) = inspect(shared, &other, &state, io, ends).await?;
+            found.original_destination = found.original_destination.or(findings.original_destination);
+            // What the first listener's filters left stays, where the other's say nothing else.
+            let mut extensions = findings.extensions;
+            extensions.extend(found.extensions);
+            found.extensions = extensions;
+            (other, state, io, found)
+        }
+        _ => (listener, state, io, findings),
+    })
 }
 
 /// The addresses of a connection after its listener filters.
@@ -315,6 +296,24 @@ async fn handshake(
             }
             tracing::debug!(connection = connection.id, %error, "TLS handshake failed");
             Err(error.to_string())
+        }
+    }
+}
+
+/// What both ends tell each other first, if a filter of the chain wants that. `None`: the connection failed.
+async fn preamble(chain: &FilterChain, io: Io, connection: &mut ConnectionInfo) -> Option<Io> {
+    let Some(exchange) = chain.filters.iter().find_map(|filter| filter.preamble()) else {
+        return Some(io);
+    };
+    let exchanging = Box::pin(exchange.exchange(io, connection.alpn.as_deref()));
+    match exchanging.await {
+        Ok((io, workload)) => {
+            connection.workload = workload;
+            Some(io)
+        }
+        Err(error) => {
+            tracing::debug!(connection = connection.id, %error, "no metadata came");
+            None
         }
     }
 }

@@ -12,6 +12,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, UnixStream};
 
 use crate::cluster::{Cluster, Host, SocketOptions};
+use crate::filters::http::peer_metadata::Peer;
+use crate::filters::network::metadata_exchange::MetadataExchange;
 use crate::http::failure::Failure;
 use crate::listener::bind::set_keepalive;
 use crate::runtime::io::{Address, Io};
@@ -56,6 +58,8 @@ pub struct Connected {
     pub io: Io,
     pub peer: Option<Arc<PeerInfo>>,
     pub local: Option<Address>,
+    /// Who the host said it is (`istio.metadata_exchange`).
+    pub workload: Option<Arc<Peer>>,
 }
 
 impl Connected {
@@ -85,7 +89,27 @@ pub async fn connect_with(cluster: &Cluster, host: &Host, overrides: Overrides<'
         tls: host.tls.as_deref(),
         hostname: &host.hostname,
     };
-    open(&target, &cluster.socket, cluster.connect_timeout, overrides).await
+    let connected = open(&target, &cluster.socket, cluster.connect_timeout, overrides).await?;
+    match &cluster.metadata_exchange {
+        Some(exchange) if connected.peer.is_some() => Box::pin(introduce(exchange, connected)).await,
+        _ => Ok(connected),
+    }
+}
+
+/// Both ends tell each other who they are, where ALPN agreed on it.
+async fn introduce(exchange: &MetadataExchange, connected: Connected) -> Result<Connected, Failure> {
+    let Connected { io, peer, local, .. } = connected;
+    let alpn = peer.as_ref().and_then(|peer| peer.alpn.as_deref());
+    let (io, workload) = exchange
+        .exchange(io, alpn)
+        .await
+        .map_err(|error| Failure::ConnectFailure(Some(error.to_string())))?;
+    Ok(Connected {
+        io,
+        peer,
+        local,
+        workload,
+    })
 }
 
 /// Connects to an address: the part that needs no cluster.
@@ -112,7 +136,12 @@ pub async fn open(
             io.write_all(&bytes).await.map_err(failed)?;
         }
         let Some(tls) = target.tls else {
-            return Ok(Connected { io, peer: None, local });
+            return Ok(Connected {
+                io,
+                peer: None,
+                local,
+                workload: None,
+            });
         };
         let host_sni = if tls.auto_host_sni() && !target.hostname.is_empty() {
             Some(target.hostname)
@@ -129,6 +158,7 @@ pub async fn open(
             io: done.io,
             peer: Some(done.peer),
             local,
+            workload: None,
         })
     };
     match tokio::time::timeout(timeout, connecting).await {

@@ -10,13 +10,14 @@ mod tunneling;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::connect::{Connected, Overrides, connect_with};
 use super::copy::{Ended, Limits, Side, both_ways};
 use super::proxy_header::{PassedTlvs, Proxied};
 use crate::cluster::breaker::RoutingPriority;
 use crate::cluster::{Cluster, Host, PickContext};
+use crate::filters::network::Observer;
 use crate::http::exchange::FilterState;
 use crate::http::failure::Failure;
 use crate::listener::ConnectionInfo;
@@ -100,10 +101,16 @@ impl TcpProxy {
     ///
     /// # Cancel safety
     /// Dropping the future closes both sides.
-    pub async fn serve(self: Arc<Self>, io: Io, connection: Arc<ConnectionInfo>, drain: DrainSignal) {
+    pub async fn serve(
+        self: Arc<Self>,
+        io: Io,
+        connection: Arc<ConnectionInfo>,
+        drain: DrainSignal,
+        observers: &[Arc<dyn Observer>],
+    ) {
         self.stats.downstream_cx_total.inc();
         // Boxed, as what follows is: the tunnel may stand for days.
-        let mut journal = TcpJournal::new(&self.access_logs, connection.clone());
+        let mut journal = TcpJournal::new(&self.access_logs, connection.clone()).watched(observers);
         if self.log_options.on_start {
             journal.log(LogType::TcpConnectionStart);
         }
@@ -131,7 +138,7 @@ impl TcpProxy {
             record.flags.set(ResponseFlags::NO_CLUSTER_FOUND);
             return Err(());
         };
-        record.cluster = Some(cluster.name.clone());
+        record.cluster = Some(cluster.clone());
         let io = match &self.early {
             Some(early) => early.wait(io, &self.stats).await?,
             None => io,
@@ -203,6 +210,8 @@ impl TcpProxy {
         let mut copying = std::pin::pin!(both_ways(&mut io, &mut upstream, limits, &meter));
         let (mut over, mut driver) = (std::pin::pin!(over), driver);
         let mut copied = false;
+        let interval = journal.watches.iter().map(|watch| watch.interval()).min();
+        let mut due = interval.map(|interval| clock::now() + interval);
         let flag = loop {
             tokio::select! {
                 biased;
@@ -224,6 +233,11 @@ impl TcpProxy {
                 () = &mut over => {
                     self.stats.max_downstream_connection_duration.inc();
                     break Some(ResponseFlags::DURATION_TIMEOUT);
+                }
+                () = until(due) => {
+                    meter.report(&mut journal.record.bytes);
+                    journal.look();
+                    due = interval.map(|interval| clock::now() + interval);
                 }
                 () = self.log_options.tick() => {
                     meter.report(&mut journal.record.bytes);
@@ -253,6 +267,14 @@ impl TcpProxy {
                 })
             }
         }
+    }
+}
+
+/// Never, where nothing is due.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => clock::sleep(due.saturating_duration_since(clock::now())).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -290,7 +312,12 @@ async fn straight(
         ..Overrides::default()
     };
     match connect_with(cluster, host, overrides).await {
-        Ok(Connected { io, peer, local }) => {
+        Ok(Connected {
+            io,
+            peer,
+            local,
+            workload,
+        }) => {
             let took = clock::now().saturating_duration_since(lease.started);
             cluster
                 .stats
@@ -298,6 +325,7 @@ async fn straight(
                 .record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
             record.upstream.local = local;
             record.upstream.tls = peer;
+            record.workload = workload;
             cluster.observe_connected(host, true);
             Ok(Upstream {
                 io,

@@ -21,6 +21,7 @@ pub use sink::{FilesystemStats, Sink, Sinks};
 use super::format::{self, Format, JsonFormat, LogType, LogView, TcpRecord};
 use crate::config::route::{Under, data_source, each, refuse};
 use crate::config::{BuildContext, Compiled, Problems};
+use crate::filters::network::{Observer, Watch};
 use crate::http::exchange::{ByteCounts, Exchange, Timing, Upstream};
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
@@ -37,6 +38,8 @@ pub struct AccessLog {
 pub struct TcpJournal {
     logs: Arc<[AccessLog]>,
     pub record: TcpRecord,
+    /// Told of the connection while it lasts, and of its end.
+    pub watches: Vec<Box<dyn Watch>>,
 }
 
 impl TcpJournal {
@@ -49,17 +52,32 @@ impl TcpJournal {
             bytes: ByteCounts::default(),
             timing: Timing::default(),
             cluster: None,
+            workload: None,
             termination: "".into(),
             downstream_failure: None,
         };
         Box::new(Self {
             logs: logs.clone(),
             record,
+            watches: Vec::new(),
         })
+    }
+
+    /// Has each observer watch what the record is of.
+    pub fn watched(mut self: Box<Self>, observers: &[Arc<dyn Observer>]) -> Box<Self> {
+        self.watches = observers.iter().map(|observer| observer.watch()).collect();
+        self
     }
 }
 
 impl TcpJournal {
+    /// Has those who watch look at the record as it stands.
+    pub fn look(&mut self) {
+        for watch in &mut self.watches {
+            watch.look(&self.record);
+        }
+    }
+
     /// Writes a line before the end.
     pub fn log(&self, kind: LogType) {
         for log in self.logs.iter() {
@@ -75,6 +93,9 @@ impl Drop for TcpJournal {
     fn drop(&mut self) {
         let accepted = self.record.connection.accepted_at;
         self.record.timing.end = Some(clock::now().saturating_duration_since(accepted));
+        for watch in &mut self.watches {
+            watch.end(&self.record);
+        }
         for log in self.logs.iter() {
             log.log_tcp(&self.record);
         }

@@ -4,7 +4,8 @@
 
 use std::ops::Range;
 
-use regex::Regex;
+// Envoy reads these as ECMAScript, which looks around; Istio's bootstrap relies on it.
+use fancy_regex::Regex;
 
 /// Every rule in force, in the order in which Envoy prints the tags.
 #[derive(Clone, Debug)]
@@ -45,7 +46,7 @@ impl TagRules {
     ///
     /// # Errors
     /// When the expression does not compile.
-    pub fn add_regex(&mut self, tag: &str, regex: &str) -> Result<(), regex::Error> {
+    pub fn add_regex(&mut self, tag: &str, regex: &str) -> Result<(), fancy_regex::Error> {
         self.custom.push((tag.to_owned(), Regex::new(regex)?));
         Ok(())
     }
@@ -69,7 +70,10 @@ impl TagRules {
             }
         };
         for (tag, regex) in &self.custom {
-            let Some(found) = regex.captures(name) else { continue };
+            // An expression that backtracks too far finds nothing.
+            let Ok(Some(found)) = regex.captures(name) else {
+                continue;
+            };
             let Some(cut) = found.get(1) else { continue };
             add(tag, cut.range(), found.get(2).unwrap_or(cut).as_str());
         }
@@ -262,5 +266,12 @@ mod tests {
         let shown = show(&rules, "cluster.outbound|80||x.y;.upstream_rq_200");
         assert_eq!(shown, "cluster.upstream_rq_200 zone=a,cluster_name=outbound|80||x.y");
         assert!(rules.add_regex("bad", "(").is_err());
+        let listener = r"^listener(?=\.).*?\.http\.(((?:[_.[:digit:]]*|[_\[\]aAbBcCdDeEfF[:digit:]]*))\.)";
+        rules.add_regex("prefix", listener).expect("looks ahead");
+        let shown = show(&rules, "listener.0.0.0.0_80.http.10.0.0.1_80.downstream_rq_2xx");
+        assert_eq!(
+            shown,
+            "listener.0.0.0.0_80.http.downstream_rq_2xx zone=a,prefix=10.0.0.1_80"
+        );
     }
 }

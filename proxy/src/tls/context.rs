@@ -82,7 +82,11 @@ impl Common {
         }
         let common = Self {
             params: params.map_err(|problems| problems.under("tls_params"))?,
-            alpn: spoken(&config.alpn_protocols),
+            alpn: config
+                .alpn_protocols
+                .iter()
+                .map(|name| name.clone().into_bytes())
+                .collect(),
             certificates,
             validation: Validation::compile(config.validation_context_type.as_ref(), cx)?,
         };
@@ -205,13 +209,6 @@ impl Validation {
             secret,
         })
     }
-}
-
-/// The configured protocols without Istio's metadata preamble: who agrees on that name must send and strip the preamble, or bytes get lost.
-/// A peer whose offer is turned down falls back to plain `istio`.
-fn spoken(protocols: &[String]) -> Vec<Vec<u8>> {
-    let spoken = protocols.iter().filter(|name| *name != "istio-peer-exchange");
-    spoken.map(|name| name.clone().into_bytes()).collect()
 }
 
 fn wrong_kind(cell: &SecretCell, wanted: &str) -> Problems {

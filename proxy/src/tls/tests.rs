@@ -361,8 +361,10 @@ async fn alpn_is_the_servers_choice_and_no_overlap_is_no_failure() {
         (None, None),
         (Some(alpn(&["istio-http/1.1", "istio", "http/1.1"])), Some("http/1.1")),
         (Some(alpn(&["http/1.1", "h2"])), Some("h2")),
-        // Agreeing on it would oblige us to send the metadata preamble.
-        (Some(alpn(&["istio-peer-exchange"])), None),
+        (
+            Some(alpn(&["istio-peer-exchange", "istio"])),
+            Some("istio-peer-exchange"),
+        ),
         (Some(alpn(&[])), None),
     ] {
         let (served, asked) = shake_with(&server, &client, offer.as_deref(), None).await;

@@ -78,7 +78,7 @@ fn authorized(name: &str, config: &str) -> String {
         .replace("          http_filters:\n", &filter)
         .replace(
             "%REQ(:METHOD)%",
-            "%DYNAMIC_METADATA(envoy.filters.http.ext_authz)% %REQ(:METHOD)%",
+            "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:who)% %REQ(:METHOD)%",
         )
 }
 

@@ -39,6 +39,24 @@ fn resources(file: &str) -> Vec<(String, Vec<u8>)> {
     all.collect()
 }
 
+#[test]
+fn the_only_upstream_filter_is_istios_metadata_exchange() {
+    let cluster = |filter: &str| {
+        let text = format!("{{name: a, connect_timeout: 1s, filters: [{{name: f, typed_config: {filter}}}]}}");
+        let name = "envoy.config.cluster.v3.Cluster";
+        remora_proto::json::encode_text(&text, name, &Default::default())
+            .expect("the text fits")
+            .bytes
+    };
+    let exchange = r#"{"@type": "type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange", protocol: istio-peer-exchange}"#;
+    let built = compile(&cluster(exchange), &BuildContext::default()).expect("compiles");
+    assert!(built.metadata_exchange.is_some());
+    let echo = r#"{"@type": "type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo"}"#;
+    let refused = needs(&cluster(echo)).expect_err("refused").to_string();
+    let reason = "envoy.extensions.filters.network.echo.v3.Echo is not supported as an upstream filter";
+    assert_eq!(refused, format!("filters[0].typed_config: {reason}"));
+}
+
 /// Every cluster that istiod sends compiles, but for transport sockets that are not TLS (they belong to the TLS room), and says the same twice.
 #[test]
 fn istiods_clusters_compile() {

@@ -7,9 +7,50 @@ use super::common::NO_RUNTIME;
 const NO_CEL: &str = "CEL expressions are not evaluated";
 const NO_MATCHERS: &str = "match trees are not supported";
 const NO_DESCRIPTORS: &str = "requests have no descriptors: there is one bucket";
+const OLD_COMPRESSOR: &str = "deprecated: say it in response_direction_config";
+const SIZE_ONLY: &str = "tunes size and memory of what is compressed, not what it says";
 const LEGACY: &str = "of a WebAssembly filter that came before; Istio's own proxy ignores it too";
 
 pub(super) const ENTRIES: &[MessageEntry] = &[
+    message!("envoy.extensions.filters.http.compressor.v3.Compressor":
+        compressor_library response_direction_config;
+        content_length = Refused(OLD_COMPRESSOR),
+        content_type = Refused(OLD_COMPRESSOR),
+        disable_on_etag_header = Refused(OLD_COMPRESSOR),
+        remove_accept_encoding_header = Refused(OLD_COMPRESSOR),
+        runtime_enabled = Refused(OLD_COMPRESSOR),
+        request_direction_config = Refused("requests are not compressed"),
+        choose_first = OnlyDefault("the client's order decides among equal weights"),
+    ),
+    message!("envoy.extensions.filters.http.compressor.v3.Compressor.ResponseDirectionConfig":
+        common_config disable_on_etag_header uncompressible_response_codes;
+        remove_accept_encoding_header = OnlyDefault("the application sees what the client accepts"),
+    ),
+    message!("envoy.extensions.filters.http.compressor.v3.Compressor.CommonDirectionConfig":
+        min_content_length content_type;
+        enabled = Refused(NO_RUNTIME),
+    ),
+    message!("envoy.extensions.compression.gzip.compressor.v3.Gzip":
+        compression_level;
+        memory_level = Harmless(SIZE_ONLY),
+        compression_strategy = Harmless(SIZE_ONLY),
+        window_bits = Harmless(SIZE_ONLY),
+        chunk_size = Harmless(SIZE_ONLY),
+    ),
+    message!("envoy.extensions.compression.brotli.compressor.v3.Brotli":
+        quality window_bits;
+        encoder_mode = Harmless(SIZE_ONLY),
+        input_block_bits = Harmless(SIZE_ONLY),
+        chunk_size = Harmless(SIZE_ONLY),
+        disable_literal_context_modeling = Harmless(SIZE_ONLY),
+    ),
+    message!("envoy.extensions.compression.zstd.compressor.v3.Zstd":
+        compression_level;
+        strategy = Harmless(SIZE_ONLY),
+        chunk_size = Harmless(SIZE_ONLY),
+        enable_checksum = OnlyDefault("frames have no checksum"),
+        dictionary = Refused("there are no dictionaries"),
+    ),
     message!("envoy.extensions.filters.http.rbac.v3.RBAC":
         rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix;
         matcher = RefusedAlways(NO_MATCHERS),
@@ -184,13 +225,12 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("io.istio.http.peer_metadata.Config.IstioHeaders": skip_external_clusters),
     message!("stats.PluginConfig":
-        disable_host_header_fallback metrics;
+        disable_host_header_fallback metrics tcp_reporting_duration;
         debug = Harmless(LEGACY),
         max_peer_cache_size = Harmless(LEGACY),
         stat_prefix = Harmless(LEGACY),
         field_separator = Harmless(LEGACY),
         value_separator = Harmless(LEGACY),
-        tcp_reporting_duration = Harmless("when TCP connections are reported changes no sum"),
         definitions = Refused("there are no metrics but the standard ones"),
         reporter = OnlyDefault("gateways and waypoints are not told apart"),
         rotation_interval = Refused("metrics live as long as the process"),

@@ -124,9 +124,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.type.v3.TokenBucket": max_tokens tokens_per_fill fill_interval),
     message!("envoy.extensions.filters.network.direct_response.v3.Config": response),
     message!("envoy.extensions.filters.network.echo.v3.Echo":),
-    message!("envoy.tcp.metadataexchange.config.MetadataExchange":;
-        protocol = Harmless("the preamble is only sent to peers that agreed on its ALPN name, and ours never agree"),
-        enable_discovery = Harmless("nothing here reads a peer's metadata"),
-        additional_labels = Harmless("the preamble they would stand in is never sent"),
+    message!("envoy.tcp.metadataexchange.config.MetadataExchange":
+        protocol additional_labels;
+        enable_discovery = Harmless("there is no workload discovery to ask, as where istiod does not serve it"),
     ),
 ];

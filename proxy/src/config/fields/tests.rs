@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 use remora_proto::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
 use remora_proto::pb::google::protobuf::Any;
+use remora_proto::wire;
 
 use super::*;
 use crate::config::BuildContext;
+
+const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -77,19 +80,6 @@ fn a_refusal_cannot_hide_behind_many_harmless_findings() {
     );
     let refused = check(CLUSTER, &bytes, Unsupported::Warn).expect_err("refused");
     assert_eq!(refused.to_string(), "101 findings more than the 100 that are kept");
-}
-
-#[test]
-fn upstream_filters_are_refused_but_for_the_one_that_never_acts() {
-    let cluster =
-        |filter: &str| format!("{{name: a, connect_timeout: 1s, filters: [{{name: f, typed_config: {filter}}}]}}");
-    let exchange = r#"{"@type": "type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange", protocol: istio-peer-exchange}"#;
-    assert_eq!(checked(CLUSTER, &cluster(exchange), Unsupported::Refuse), "accepted");
-    let echo = r#"{"@type": "type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo"}"#;
-    assert_eq!(
-        checked(CLUSTER, &cluster(echo), Unsupported::Warn),
-        "refused filters[0].typed_config: envoy.extensions.filters.network.echo.v3.Echo is not supported as an upstream filter"
-    );
 }
 
 /// One resource of one recorded response.

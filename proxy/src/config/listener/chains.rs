@@ -23,12 +23,6 @@ pub(super) const HCM: &str =
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 const ECHO: &str = "type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo";
 const DIRECT_RESPONSE: &str = "type.googleapis.com/envoy.extensions.filters.network.direct_response.v3.Config";
-/// Both have the same fields.
-const TYPED_STRUCTS: [&str; 2] = [
-    "type.googleapis.com/udpa.type.v1.TypedStruct",
-    "type.googleapis.com/xds.type.v3.TypedStruct",
-];
-const TYPED_STRUCT_URL: u64 = 1;
 /// Field numbers in `Listener`.
 const FILTER_CHAINS: u64 = 3;
 const DEFAULT_FILTER_CHAIN: u64 = 25;
@@ -97,6 +91,7 @@ fn filter_chain(config: &PbChain, hash: u64, cx: &BuildContext) -> Compiled<Filt
         hash,
         tls,
         handshake_timeout: timeout.filter(|timeout| !timeout.is_zero()),
+        observers: filters.iter().filter_map(|filter| filter.observer()).collect(),
         filters,
         terminal,
         drain: Drain::new().0,
@@ -117,9 +112,10 @@ fn network_filters(configs: &[PbFilter], cx: &BuildContext) -> Compiled<(Vec<Arc
                 "terminal filter must be the last filter in a network filter chain",
             ));
         }
-        let (type_url, value) = inner(any).map_err(|problems| problems.under(&path))?;
-        let compile = network::find(type_url).ok_or_else(|| unknown(&path, type_url))?;
-        filters.push(compile(value, cx).map_err(|problems| problems.under(&path))?);
+        let (name, value) = content(any).map_err(|problems| problems.under(&path))?;
+        let type_url = format!("{}{name}", remora_proto::type_url::PREFIX);
+        let compile = network::find(&type_url).ok_or_else(|| unknown(&path, &type_url))?;
+        filters.push(compile(&value, cx).map_err(|problems| problems.under(&path))?);
     }
     let path = format!("filters[{}].typed_config", before.len());
     let any = typed_config(last).map_err(|problems| problems.under(&format!("filters[{}]", before.len())))?;
@@ -145,18 +141,9 @@ fn unknown(path: &str, type_url: &str) -> Problems {
     Problems::one(path, format!("network filter {type_url} is not supported"))
 }
 
-/// The type and value of a configuration; a `TypedStruct` stands for the type that it names.
-fn inner(any: &Any) -> Compiled<(&str, &[u8])> {
-    if !TYPED_STRUCTS.contains(&any.type_url.as_str()) {
-        return Ok((&any.type_url, &any.value));
-    }
-    let type_url = raw::fields(&any.value, TYPED_STRUCT_URL)
-        .last()
-        .and_then(|url| std::str::from_utf8(url).ok());
-    // What is in the struct is for a filter that reads structs; none of those that come in one does.
-    type_url
-        .map(|url| (url, &[][..]))
-        .ok_or_else(|| Problems::one("type_url", "required"))
+/// The full name and the bytes of a configuration; a `TypedStruct` stands for the type that it names.
+pub(crate) fn content(any: &Any) -> Compiled<(&str, std::borrow::Cow<'_, [u8]>)> {
+    remora_proto::any::content(any).map_err(|error| Problems::one("", error.to_string()))
 }
 
 pub(super) fn typed_config(config: &PbFilter) -> Compiled<&Any> {

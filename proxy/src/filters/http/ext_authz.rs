@@ -141,7 +141,7 @@ fn ask(shared: Arc<Shared>, mut question: Question, buffering: Option<Buffering>
     let body = exchange.request.body_mut().take();
     Flow::Wait(Box::pin(async move {
         let mut body = body;
-        if let Some(buffering) = buffering {
+        if let Some(buffering) = buffering.filter(|_| !body.is_empty()) {
             let (read, rest) = match body::read(body, buffering.limit).await {
                 Ok(read) => read,
                 Err(failure) => return Flow::Then(Box::new(move |exchange| broken(exchange, failure))),
@@ -172,6 +172,7 @@ fn broken(exchange: &mut Exchange, failure: Failure) -> Flow {
 }
 
 fn too_large(exchange: &mut Exchange) -> Flow {
+    exchange.close_downstream = true;
     let status = StatusCode::PAYLOAD_TOO_LARGE;
     let response = local_reply(exchange, status, None, "Payload Too Large", "request_payload_too_large");
     Flow::Respond(Box::new(response))

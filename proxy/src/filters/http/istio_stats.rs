@@ -7,10 +7,14 @@
 mod config;
 mod key;
 mod labels;
+mod tcp;
+
+pub use tcp::TcpObserver;
 
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use remora_proto::pb::google::protobuf::value::Kind;
@@ -18,7 +22,7 @@ use remora_proto::pb::google::protobuf::value::Kind;
 use super::grpc_call::GrpcCall;
 use super::peer_metadata::Peer;
 use super::{Filter, FilterContext, Flow, Registration, Stage};
-use crate::config::Compiled;
+use crate::config::{BuildContext, Compiled};
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
 use crate::telemetry::labelled::Labelled;
@@ -37,7 +41,8 @@ const PREFIX: &str = "istiocustom.";
 /// Combinations that a thread remembers before it starts over.
 const REMEMBERED: usize = 4096;
 
-struct IstioStats {
+/// The compiled filter, of HTTP and of TCP.
+pub struct IstioStats {
     name: Box<str>,
     /// Unique in the process: threads remember combinations of many filters.
     id: u64,
@@ -46,6 +51,7 @@ struct IstioStats {
     host_fallback: bool,
     own: Peer,
     group: Arc<Labelled>,
+    tcp_interval: Duration,
 }
 
 /// One combination's metrics; `None`: dropped by configuration.
@@ -69,29 +75,7 @@ thread_local! {
 }
 
 fn compile(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let (metrics, host_fallback) = config::compile(config)?;
-    let node = &cx.build.node;
-    let group = cx.build.stats.group::<Labelled>(PREFIX);
-    let version = node
-        .metadata
-        .as_ref()
-        .and_then(|metadata| metadata.fields.get("ISTIO_VERSION"));
-    let version = match version.and_then(|version| version.kind.as_ref()) {
-        Some(Kind::StringValue(version)) => version,
-        _ => "unknown",
-    };
-    group
-        .gauge("istio_build", &[("component", "proxy"), ("tag", version)])
-        .set(1);
-    Ok(Stage::Filter(Arc::new(IstioStats {
-        name: cx.name.into(),
-        id: NEXT.fetch_add(1, Ordering::Relaxed),
-        metrics,
-        host_fallback,
-        own: Peer::of_node(node),
-        group,
-    })))
+    IstioStats::compile(config, cx.name, cx.build).map(|filter| Stage::Filter(Arc::new(filter)))
 }
 
 impl Filter for IstioStats {
@@ -129,6 +113,37 @@ impl Filter for IstioStats {
 }
 
 impl IstioStats {
+    /// Compiles the encoded configuration.
+    ///
+    /// # Errors
+    /// What is wrong or not supported, by path.
+    pub fn compile(config: &[u8], name: &str, build: &BuildContext) -> Compiled<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let config = config::compile(config)?;
+        let node = &build.node;
+        let group = build.stats.group::<Labelled>(PREFIX);
+        let version = node
+            .metadata
+            .as_ref()
+            .and_then(|metadata| metadata.fields.get("ISTIO_VERSION"));
+        let version = match version.and_then(|version| version.kind.as_ref()) {
+            Some(Kind::StringValue(version)) => version,
+            _ => "unknown",
+        };
+        group
+            .gauge("istio_build", &[("component", "proxy"), ("tag", version)])
+            .set(1);
+        Ok(Self {
+            name: name.into(),
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            metrics: config.metrics,
+            host_fallback: config.host_fallback,
+            own: Peer::of_node(node),
+            group,
+            tcp_interval: config.tcp_interval,
+        })
+    }
+
     /// The series of a combination; threads that meet the same labels share its metrics.
     fn series(&self, facts: &Facts<'_>, extra: &str) -> Arc<Series> {
         let labels = labels::of(facts, &self.own);

@@ -21,6 +21,8 @@ use crate::route::Action;
 use crate::snapshot::SnapshotCell;
 
 pub use peer::Peer;
+#[cfg(test)]
+pub(crate) use peer::tests::node as test_node;
 
 pub const REGISTRATION: Registration = Registration {
     type_name: "io.istio.http.peer_metadata.Config",

@@ -42,6 +42,7 @@ fn wrap(filters: &Arc<FilterList>, exchange: &Exchange, inner: Body, direction: 
         state,
         direction,
         waiting: None,
+        trailers: None,
         done: false,
     }))
 }
@@ -58,6 +59,8 @@ struct FilteredBody {
     state: Extensions,
     direction: Direction,
     waiting: Option<Waiting>,
+    /// What came instead of a last chunk: it goes on after the filters have seen that the data is over.
+    trailers: Option<HeaderMap>,
     done: bool,
 }
 
@@ -144,19 +147,31 @@ impl http_body::Body for FilteredBody {
                     Err(error) => return Poll::Ready(Some(Err(error))),
                 }
             }
+            if let Some(trailers) = this.trailers.take() {
+                match this.run(Part::Trailers(trailers), 0) {
+                    Ok(Some(part)) => return Poll::Ready(Some(Ok(part.into_frame()))),
+                    Ok(None) => continue,
+                    Err(error) => return Poll::Ready(Some(Err(error))),
+                }
+            }
             if this.done {
                 return Poll::Ready(None);
             }
             let part = match std::task::ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => Part::Data(data, http_body::Body::is_end_stream(&this.inner)),
-                    Err(frame) => Part::Trailers(frame.into_trailers().unwrap_or_default()),
+                    // Whoever keeps something back must hear that no more data comes.
+                    Err(frame) => {
+                        this.trailers = Some(frame.into_trailers().unwrap_or_default());
+                        Part::Data(Bytes::new(), true)
+                    }
                 },
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => return Poll::Ready(None),
+                None => Part::Data(Bytes::new(), true),
             };
-            this.done = matches!(part, Part::Data(_, true) | Part::Trailers(_));
+            this.done = matches!(part, Part::Data(_, true));
             match this.run(part, 0) {
+                Ok(Some(Part::Data(data, true))) if data.is_empty() => {}
                 Ok(Some(part)) => return Poll::Ready(Some(Ok(part.into_frame()))),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
@@ -165,7 +180,7 @@ impl http_body::Body for FilteredBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.waiting.is_none() && (self.done || self.inner.is_empty())
+        self.waiting.is_none() && self.trailers.is_none() && (self.done || self.inner.is_empty())
     }
 }
 

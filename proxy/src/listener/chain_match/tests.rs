@@ -7,6 +7,7 @@ fn chain(name: &str, hash: u64) -> Arc<FilterChain> {
         tls: None,
         handshake_timeout: None,
         filters: Vec::new(),
+        observers: Vec::new(),
         terminal: Terminal::Close,
         drain: Drain::new().0,
     })

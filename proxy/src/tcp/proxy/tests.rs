@@ -92,6 +92,7 @@ fn downstream(proxy: Arc<TcpProxy>, drain: &Drain) -> (DuplexStream, tokio::task
         transport_protocol: "raw_buffer",
         alpn: None,
         tls: None,
+        workload: None,
         listener_name: Arc::from("l"),
         filter_chain_name: Arc::from(""),
         direction: crate::listener::Direction::Unspecified,
@@ -99,7 +100,7 @@ fn downstream(proxy: Arc<TcpProxy>, drain: &Drain) -> (DuplexStream, tokio::task
         buffer_limit: 1 << 20,
         extensions: http::Extensions::new(),
     };
-    let serving = spawn("test", proxy.serve(Io::Duplex(io), Arc::new(info), drain.signal()));
+    let serving = spawn("test", proxy.serve(Io::Duplex(io), Arc::new(info), drain.signal(), &[]));
     (client, serving)
 }
 

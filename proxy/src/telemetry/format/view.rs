@@ -6,6 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 
+use crate::cluster::Cluster;
+use crate::filters::http::peer_metadata::Peer;
 use crate::http::exchange::{ByteCounts, Exchange, Timing, Upstream};
 use crate::listener::ConnectionInfo;
 use crate::runtime::io::Address;
@@ -68,7 +70,9 @@ pub struct TcpRecord {
     pub bytes: ByteCounts,
     pub timing: Timing,
     pub start_time: SystemTime,
-    pub cluster: Option<Arc<str>>,
+    pub cluster: Option<Arc<Cluster>>,
+    /// Who the host said it is (`istio.metadata_exchange`).
+    pub workload: Option<Arc<Peer>>,
     /// `%CONNECTION_TERMINATION_DETAILS%`
     pub termination: Cow<'static, str>,
     /// `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`
@@ -129,7 +133,7 @@ impl<'a> LogView<'a> {
             timing: record.timing,
             started: record.connection.accepted_at,
             start_time: record.start_time,
-            cluster: record.cluster.as_deref(),
+            cluster: record.cluster.as_ref().map(|cluster| cluster.name.as_ref()),
             termination: &record.termination,
             downstream_failure: record.downstream_failure.as_deref(),
             remote: &record.connection.remote,

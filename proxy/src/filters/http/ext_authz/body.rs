@@ -15,6 +15,8 @@ use crate::http::failure::Failure;
 pub(super) struct Read {
     /// At most the limit.
     pub bytes: Bytes,
+    /// Bytes that have come so far.
+    pub received: usize,
     /// Whether that is the whole body.
     pub complete: bool,
 }
@@ -40,6 +42,7 @@ pub(super) async fn read(mut body: Body, limit: usize) -> Result<(Read, Body), F
     let read = Read {
         complete: complete && all.len() <= limit,
         bytes: all.slice(..all.len().min(limit)),
+        received: all.len(),
     };
     let again = match (complete, trailers) {
         (true, None) => Body::from(all),

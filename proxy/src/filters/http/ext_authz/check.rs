@@ -35,6 +35,8 @@ pub(super) struct Question {
     /// The address on which the request came.
     pub local: Option<String>,
     body_as_bytes: bool,
+    /// Bytes of the body that have come so far.
+    received: i64,
 }
 
 impl Question {
@@ -67,12 +69,14 @@ impl Question {
             body: Bytes::new(),
             raw_headers: config.raw_headers,
             body_as_bytes: false,
+            received: 0,
         }
     }
 
     pub fn with_body(&mut self, read: Read, as_bytes: bool) {
         let partial = HeaderValue::from_static(if read.complete { "false" } else { "true" });
         self.headers.insert(PARTIAL_BODY, partial);
+        self.received = i64::try_from(read.received).unwrap_or(i64::MAX);
         self.body = read.bytes;
         self.body_as_bytes = as_bytes;
     }
@@ -118,6 +122,7 @@ impl Question {
                     .or_insert(value);
             }
         }
+        http.size = self.received;
         match self.body_as_bytes {
             true => http.raw_body = self.body.to_vec(),
             false => http.body = String::from_utf8_lossy(&self.body).into_owned(),
@@ -142,9 +147,6 @@ fn attribute_context(
         source.certificate = xfcc::url_encoded_pem(der);
     }
     let header = |name: HeaderName| exchange.headers().get(name);
-    let size = header(http::header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse().ok())
-        .unwrap_or(-1);
     let scheme = match exchange.request.uri().scheme_str() {
         Some(scheme) => scheme.to_owned(),
         None => header(HeaderName::from_static("x-forwarded-proto")).map_or_else(
@@ -164,7 +166,6 @@ fn attribute_context(
             String::from_utf8_lossy(host.as_bytes()).into_owned()
         }),
         scheme,
-        size,
         protocol: exchange.protocol.as_str().to_owned(),
         ..Default::default()
     };

@@ -73,7 +73,7 @@ impl HeaderChange {
                 headers.insert(&self.name, self.value.clone());
             }
             Change::Add => append(headers, &self.name, self.value.clone()),
-            Change::AppendToPresent if present => append(headers, &self.name, self.value.clone()),
+            Change::AppendToPresent if present => self.join(headers),
             Change::AddIfAbsent if !present => {
                 headers.insert(&self.name, self.value.clone());
             }
@@ -81,6 +81,17 @@ impl HeaderChange {
                 headers.insert(&self.name, self.value.clone());
             }
             Change::AppendToPresent | Change::AddIfAbsent | Change::SetIfPresent => {}
+        }
+    }
+}
+
+impl HeaderChange {
+    /// Onto the value that is there, after a comma.
+    fn join(&self, headers: &mut HeaderMap) {
+        let lines = headers.get_all(&self.name).iter().map(HeaderValue::as_bytes);
+        let joined = lines.chain([self.value.as_bytes()]).collect::<Vec<_>>().join(&b","[..]);
+        if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+            headers.insert(&self.name, joined);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A service that speaks `envoy.service.auth.v3.Authorization`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HOST, TE};
@@ -8,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use prost::Message;
 use remora_proto::pb::envoy::config::core::v3 as core;
 use remora_proto::pb::envoy::service::auth::v3 as pb;
+use remora_proto::pb::google::protobuf::{Value, value::Kind};
 
 use super::check::Question;
 use super::config::call_timeout;
@@ -16,6 +18,7 @@ use crate::config::route::{header_name, refuse};
 use crate::config::{Compiled, Problems};
 use crate::filters::http::FilterContext;
 use crate::http::call::{Answer, Callee};
+use crate::runtime::clock;
 
 const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -83,11 +86,26 @@ impl GrpcService {
         if let Some(local) = local.and_then(|local| HeaderValue::try_from(local).ok()) {
             headers.insert(FORWARDED_FOR, local);
         }
+        let asked = clock::now();
         match self.callee.call(request).await {
-            Ok(answer) => decide(&answer),
+            Ok(answer) => timed(decide(&answer), clock::now().saturating_duration_since(asked)),
             Err(error) => Decision::None(error.to_string()),
         }
     }
+}
+
+/// Metadata of an answer tells how long it took too, in milliseconds.
+fn timed(mut decision: Decision, took: Duration) -> Decision {
+    let metadata = match &mut decision {
+        Decision::Granted(grant) => grant.metadata.as_mut(),
+        Decision::Denied(denial) => denial.metadata.as_mut(),
+        Decision::None(_) => None,
+    };
+    if let Some(metadata) = metadata {
+        let kind = Some(Kind::NumberValue(took.as_millis() as f64));
+        metadata.fields.insert("ext_authz_duration".to_owned(), Value { kind });
+    }
+    decision
 }
 
 /// A message with gRPC's prefix: not compressed, its length.

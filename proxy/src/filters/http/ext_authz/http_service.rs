@@ -142,7 +142,7 @@ impl HttpService {
         }
         let append = chosen(headers, |name| any(&self.upstream_append, name.as_str()));
         request.extend(append.into_iter().map(|change| HeaderChange {
-            change: Change::AppendToPresent,
+            change: Change::Add,
             ..change
         }));
         let removed = headers

@@ -1,12 +1,13 @@
 //! `stats.PluginConfig`: which metrics there are, and what changes in their labels.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use prost::Message;
 use remora_proto::istio::stats::{MetricConfig, PluginConfig};
 
 use super::labels::Label;
-use crate::config::route::{Under, each, refuse};
+use crate::config::route::{Under, duration, each, refuse};
 use crate::config::{Compiled, Problems};
 use crate::http::exchange::Exchange;
 use crate::route::RequestView;
@@ -39,13 +40,28 @@ enum Expression {
     Header(http::HeaderName),
 }
 
-/// The metrics, and whether the host header may stand for a service.
-pub(super) fn compile(config: &[u8]) -> Compiled<(Metrics, bool)> {
+/// A compiled `PluginConfig`.
+pub(super) struct Config {
+    pub metrics: Metrics,
+    /// Whether the host header may stand for a service.
+    pub host_fallback: bool,
+    /// How often a connection without HTTP is reported while it lasts.
+    pub tcp_interval: Duration,
+}
+
+const TCP_INTERVAL: Duration = Duration::from_secs(5);
+
+pub(super) fn compile(config: &[u8]) -> Compiled<Config> {
     let config = PluginConfig::decode(config).map_err(|error| Problems::one("", error.to_string()))?;
     refuse("definitions", !config.definitions.is_empty(), "is not supported")?;
     refuse("reporter", config.reporter != 0, "only sidecars report")?;
     let changes = each("metrics", &config.metrics, Change::compile)?;
-    Ok((Metrics { changes }, !config.disable_host_header_fallback))
+    let interval = duration("tcp_reporting_duration", config.tcp_reporting_duration.as_ref())?;
+    Ok(Config {
+        metrics: Metrics { changes },
+        host_fallback: !config.disable_host_header_fallback,
+        tcp_interval: interval.filter(|interval| !interval.is_zero()).unwrap_or(TCP_INTERVAL),
+    })
 }
 
 impl Change {
@@ -79,6 +95,12 @@ impl Metrics {
             values.push(SEPARATOR);
         }
         values
+    }
+
+    /// As [`own_values`](Self::own_values), of a connection without requests.
+    pub fn no_values(&self) -> String {
+        let dimensions = self.changes.iter().map(|change| change.dimensions.len());
+        SEPARATOR.to_string().repeat(dimensions.sum())
     }
 
     /// A metric's labels after every change. `None`: it is dropped. `own`: see [`own_values`](Self::own_values).

@@ -11,7 +11,8 @@ use crate::http::exchange::{Exchange, FilterState};
 use crate::listener::Direction;
 use crate::route::view::is_grpc;
 use crate::telemetry::flags::ResponseFlags;
-use crate::telemetry::format::grpc_of_http;
+use crate::telemetry::format::{TcpRecord, grpc_of_http};
+use crate::tls::PeerInfo;
 
 /// Where a request went that no service stands for, by its route's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +26,8 @@ pub(super) enum Nowhere {
 pub(super) struct Facts<'a> {
     /// We stand before the server.
     pub inbound: bool,
+    /// A connection without HTTP: there is neither code nor gRPC status.
+    pub tcp: bool,
     pub peer: Option<&'a Arc<Peer>>,
     pub peer_principal: &'a str,
     pub own_principal: &'a str,
@@ -88,6 +91,7 @@ impl<'a> Facts<'a> {
         let authority = exchange.authority.as_ref().filter(|_| host_fallback && !names_service);
         Self {
             inbound,
+            tcp: false,
             peer,
             peer_principal: principal(tls.as_ref().map(|tls| &tls.uri_sans), "io.istio.peer_principal"),
             own_principal: principal(tls.as_ref().map(|tls| &tls.local_uri_sans), "io.istio.local_principal"),
@@ -102,6 +106,35 @@ impl<'a> Facts<'a> {
             code,
             grpc: (call.is_some() || is_grpc(exchange.headers())).then(status),
             flags: exchange.flags,
+        }
+    }
+
+    /// Of a proxied connection.
+    pub fn of_tcp(record: &'a TcpRecord) -> Self {
+        let connection = &record.connection;
+        let inbound = connection.direction == Direction::Inbound;
+        let (peer, tls) = if inbound {
+            (&connection.workload, &connection.tls)
+        } else {
+            (&record.workload, &record.upstream.tls)
+        };
+        let first = |sans: fn(&PeerInfo) -> &Vec<String>| {
+            let san = tls.as_ref().and_then(|tls| sans(tls).first());
+            san.map_or("", String::as_str)
+        };
+        Self {
+            inbound,
+            tcp: true,
+            peer: peer.as_ref(),
+            peer_principal: first(|tls| &tls.uri_sans),
+            own_principal: first(|tls| &tls.local_uri_sans),
+            cluster: record.cluster.as_ref(),
+            host: record.upstream.host.as_ref().filter(|_| !inbound && peer.is_none()),
+            nowhere: Nowhere::No,
+            authority: b"",
+            code: 0,
+            grpc: None,
+            flags: record.flags,
         }
     }
 

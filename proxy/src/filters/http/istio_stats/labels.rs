@@ -36,7 +36,7 @@ pub(super) fn of<'a>(facts: &'a Facts<'_>, own: &'a Peer) -> Vec<Label<'a>> {
     let known = |text: &str| Cow::<str>::Owned(or(text, UNKNOWN).to_owned());
     let revision = |text: &str| Cow::<str>::Owned(or(text, LATEST).to_owned());
     let (service, service_name) = service(facts, own);
-    vec![
+    let mut labels = vec![
         (
             "reporter",
             Cow::Borrowed(if facts.inbound { "destination" } else { "source" }),
@@ -63,18 +63,19 @@ pub(super) fn of<'a>(facts: &'a Facts<'_>, own: &'a Peer) -> Vec<Label<'a>> {
         ("destination_service_name", known(&service_name)),
         ("destination_service_namespace", known(&destination.namespace)),
         ("destination_cluster", known(&destination.cluster)),
-        (
-            "request_protocol",
-            Cow::Borrowed(if facts.grpc.is_some() { "grpc" } else { "http" }),
-        ),
-        ("response_code", Cow::Owned(facts.code.to_string())),
-        (
-            "grpc_response_status",
-            Cow::Owned(facts.grpc.map(|status| status.to_string()).unwrap_or_default()),
-        ),
-        ("response_flags", Cow::Owned(facts.flags.short())),
-        ("connection_security_policy", Cow::Borrowed(security(facts))),
-    ]
+    ];
+    if facts.tcp {
+        labels.push(("request_protocol", Cow::Borrowed("tcp")));
+    } else {
+        let protocol = if facts.grpc.is_some() { "grpc" } else { "http" };
+        let status = facts.grpc.map(|status| status.to_string()).unwrap_or_default();
+        labels.push(("request_protocol", Cow::Borrowed(protocol)));
+        labels.push(("response_code", Cow::Owned(facts.code.to_string())));
+        labels.push(("grpc_response_status", Cow::Owned(status)));
+    }
+    labels.push(("response_flags", Cow::Owned(facts.flags.short())));
+    labels.push(("connection_security_policy", Cow::Borrowed(security(facts))));
+    labels
 }
 
 fn or<'a>(text: &'a str, default: &'a str) -> &'a str {

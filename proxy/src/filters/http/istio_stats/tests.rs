@@ -1,5 +1,6 @@
 use std::hash::BuildHasher;
 
+use prost::Message;
 use remora_proto::istio::stats::{MetricConfig, PluginConfig};
 use remora_proto::pb::envoy::config::core::v3::{Metadata, Node};
 use remora_proto::pb::google::protobuf::{ListValue, Struct, Value};
@@ -229,6 +230,52 @@ fn a_grpc_call_has_its_status_and_messages() {
         "{page}"
     );
     assert!(page.contains("istio_response_messages_total{"), "{page}");
+}
+
+#[test]
+fn a_connection_is_reported_while_it_lasts_and_when_it_ends() {
+    use crate::telemetry::access_log::TcpJournal;
+    let build = build();
+    let stats = IstioStats::compile(&PluginConfig::default().encode_to_vec(), "istio.stats", &build).expect("compiles");
+    let observer: Arc<dyn crate::filters::network::Observer> = Arc::new(TcpObserver(Arc::new(stats)));
+    assert_eq!(observer.watch().interval(), std::time::Duration::from_secs(5));
+    let mut tcp = connection(None);
+    tcp.direction = Direction::Inbound;
+    tcp.workload = Some(peer());
+    let mut journal = TcpJournal::new(&Arc::from([]), Arc::new(tcp)).watched(&[observer]);
+    journal.record.cluster = Some(Arc::new(tests::cluster("inbound|5432||", Some(service()))));
+    let look = |journal: &mut TcpJournal, bytes: u64| {
+        journal.record.bytes.received = bytes;
+        for watch in &mut journal.watches {
+            watch.look(&journal.record);
+        }
+    };
+    look(&mut journal, 3);
+    look(&mut journal, 7);
+    let middle = page(&build);
+    let of = |page: &str, name: &str| {
+        let line = page
+            .lines()
+            .find(|line| line.starts_with(&format!("istio_tcp_{name}{{")));
+        line.map(str::to_owned).unwrap_or_default()
+    };
+    assert!(of(&middle, "received_bytes_total").ends_with(" 7"), "{middle}");
+    assert!(of(&middle, "connections_opened_total").ends_with(" 1"), "{middle}");
+    assert_eq!(of(&middle, "connections_closed_total"), "");
+    journal.record.bytes.sent = 9;
+    drop(journal);
+    let page = page(&build);
+    assert!(of(&page, "sent_bytes_total").ends_with(" 9"), "{page}");
+    let closed = of(&page, "connections_closed_total");
+    for label in [
+        "reporter=\"destination\"",
+        "source_workload=\"cart-v2\"",
+        "destination_service_name=\"cart\"",
+        "request_protocol=\"tcp\",response_flags=\"-\",connection_security_policy=\"none\"} 1",
+    ] {
+        assert!(closed.contains(label), "{closed}");
+    }
+    assert!(!closed.contains("response_code"), "{closed}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use prost::Message;
 use remora_proto::pb::envoy::config::core::v3::Node;
-use remora_proto::pb::google::protobuf::{Struct, value::Kind};
+use remora_proto::pb::google::protobuf::{Struct, Value, value::Kind};
 
 const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
 const CANONICAL_REVISION: &str = "service.istio.io/canonical-revision";
@@ -45,7 +45,8 @@ impl Peer {
         Some(Self::of_struct(&Struct::decode(bytes.as_slice()).ok()?))
     }
 
-    fn of_struct(fields: &Struct) -> Self {
+    /// From the struct that the header encodes.
+    pub fn of_struct(fields: &Struct) -> Self {
         let get = |key: &str| text(fields, key).unwrap_or_default().into();
         let mut peer = Self {
             name: get("NAME"),
@@ -77,6 +78,33 @@ impl Peer {
     /// The value of `x-envoy-peer-metadata`: the same bytes for the same workload, because peers remember by them. Of the other labels, those
     /// that are asked for.
     pub fn encode(&self, additional: &[String]) -> String {
+        let mut all = Vec::new();
+        let mut labels = Vec::new();
+        put_strings(&mut self.labels(additional), &mut labels);
+        let mut value = Vec::new();
+        put_bytes(5, &labels, &mut value);
+        put_field("LABELS", &value, &mut all);
+        put_strings(&mut self.fields(), &mut all);
+        STANDARD.encode(all)
+    }
+
+    /// The same as a struct.
+    pub fn to_struct(&self, additional: &[String]) -> Struct {
+        let value = |kind| Value { kind: Some(kind) };
+        let strings = |pairs: Vec<(&str, &str)>| Struct {
+            fields: pairs
+                .into_iter()
+                .filter(|(_, text)| !text.is_empty())
+                .map(|(key, text)| (key.to_owned(), value(Kind::StringValue(text.to_owned()))))
+                .collect(),
+        };
+        let mut all = strings(self.fields());
+        let labels = value(Kind::StructValue(strings(self.labels(additional))));
+        all.fields.insert("LABELS".to_owned(), labels);
+        all
+    }
+
+    fn labels(&self, additional: &[String]) -> Vec<(&str, &str)> {
         let mut labels = vec![
             (CANONICAL_NAME, &*self.canonical_name),
             (CANONICAL_REVISION, &*self.canonical_revision),
@@ -88,7 +116,11 @@ impl Peer {
             .iter()
             .filter(|(key, _)| additional.iter().any(|one| **one == **key));
         labels.extend(asked.map(|(key, value)| (&**key, &**value)));
-        let mut fields = vec![
+        labels
+    }
+
+    fn fields(&self) -> Vec<(&str, &str)> {
+        vec![
             ("NAME", &*self.name),
             ("NAMESPACE", &*self.namespace),
             ("CLUSTER_ID", &*self.cluster),
@@ -97,15 +129,7 @@ impl Peer {
             ("IDENTITY", &*self.identity),
             ("REGION", &*self.region),
             ("AVAILABILITY_ZONE", &*self.zone),
-        ];
-        let mut out = Vec::new();
-        put_strings(&mut labels, &mut out);
-        let mut all = Vec::new();
-        let mut value = Vec::new();
-        put_bytes(5, &out, &mut value);
-        put_field("LABELS", &value, &mut all);
-        put_strings(&mut fields, &mut all);
-        STANDARD.encode(all)
+        ]
     }
 }
 
@@ -143,9 +167,8 @@ fn put_bytes(field: u8, bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
-    use remora_proto::pb::google::protobuf::Value;
 
     fn fields(pairs: &[(&str, &str)]) -> Struct {
         let value = |text: &str| Value {

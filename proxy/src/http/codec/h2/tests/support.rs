@@ -97,6 +97,7 @@ fn connection() -> Arc<ConnectionInfo> {
         transport_protocol: "raw_buffer",
         alpn: None,
         tls: None,
+        workload: None,
         listener_name: "".into(),
         filter_chain_name: "".into(),
         direction: Direction::Inbound,

@@ -1,0 +1,116 @@
+//! Rung 7: a real Istio. The genuine istiod drives the genuine pilot-agent, which starts Remora where it would start Envoy; pods are network
+//! namespaces with Istio's own iptables rules. `suite.py` says what is asserted; this starts it.
+//!
+//! Needs root, Go 1.26 (build.sh builds the lab, whose version its `go.mod` pins; `LAB_BIN` names one that is built already) and what
+//! [`PROGRAMS`] lists. Where something is missing nothing runs and a visible line says so; `REMORA_REQUIRE_ALL=1` makes that a failure.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const PROGRAMS: [&str; 7] = ["python3", "ip", "iptables-save", "curl", "openssl", "ss", "setpriv"];
+/// What has to hold at least: a suite that lost its scenarios must not pass.
+const BEHAVIOURS: usize = 60;
+
+#[test]
+fn a_real_istio_works_with_remora_in_envoys_place() {
+    if let Some(missing) = missing() {
+        let required = std::env::var_os("REMORA_REQUIRE_ALL").is_some_and(|value| value == "1");
+        assert!(
+            !required,
+            "{missing}, and REMORA_REQUIRE_ALL=1 says nothing may be left out"
+        );
+        say(&format!("SKIPPED: no Istio was run: {missing}"));
+        return;
+    }
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("istio");
+    let mut suite = Command::new("python3");
+    suite
+        .arg(here.join("suite.py"))
+        .arg(proxy())
+        .env("LAB_BIN", lab(&here))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdout(Stdio::piped());
+    let mut running = suite.spawn().unwrap();
+    let mut held = 0;
+    for line in BufReader::new(running.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        held += usize::from(line.split_whitespace().nth(1) == Some("ok"));
+        say(&line);
+    }
+    let status = running.wait().unwrap();
+    assert!(status.success(), "see above for what is broken");
+    assert!(held >= BEHAVIOURS, "only {held} behaviours were asserted");
+}
+
+/// The proxy's program. Cargo tells tests only about programs of their own package, so it is asked for this one; `REMORA_BIN` names another.
+fn proxy() -> PathBuf {
+    if let Some(built) = std::env::var_os("REMORA_BIN") {
+        return built.into();
+    }
+    let mut cargo = Command::new(env!("CARGO"));
+    // The whole workspace, so that features, and with them what is built already, are those of this test.
+    cargo.args([
+        "build",
+        "--workspace",
+        "--bin",
+        "remora",
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    let output = cargo
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "remora does not build");
+    let messages = String::from_utf8(output.stdout).unwrap();
+    let executables = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(PathBuf::from(message["executable"].as_str()?))
+    });
+    let found = executables
+        .filter(|path| path.file_name().is_some_and(|name| name == "remora"))
+        .last();
+    found.unwrap_or_else(|| panic!("cargo names no program: {messages}"))
+}
+
+/// Where the lab's programs are; built if need be.
+fn lab(here: &Path) -> PathBuf {
+    if let Some(built) = std::env::var_os("LAB_BIN") {
+        return built.into();
+    }
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("istio-lab");
+    let status = Command::new(here.join("build.sh")).arg(&out).status().unwrap();
+    assert!(status.success(), "the lab does not build");
+    out
+}
+
+fn missing() -> Option<String> {
+    let root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|output| output.stdout == b"0\n");
+    if !root {
+        return Some("network namespaces need root".to_owned());
+    }
+    let go: &[&str] = if std::env::var_os("LAB_BIN").is_some() {
+        &[]
+    } else {
+        &["go"]
+    };
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = |program: &str| std::env::split_paths(&paths).any(|directory| directory.join(program).is_file());
+    let lacking = PROGRAMS.iter().chain(go).find(|program| !found(program));
+    lacking.map(|program| format!("{program} is not installed"))
+}
+
+/// Past the test harness's capture, as this takes minutes.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
