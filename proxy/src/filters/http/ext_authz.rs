@@ -28,7 +28,7 @@ use crate::snapshot::SnapshotCell;
 use crate::telemetry::flags::ResponseFlags;
 use check::Question;
 use config::{Buffering, ExtAuthz, RouteRule, Service};
-use decision::{Decision, Denial, Grant, HeaderChange};
+use decision::{Change, Decision, Denial, Grant, HeaderChange};
 
 pub const REGISTRATION: Registration = Registration {
     type_name: "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
@@ -230,7 +230,12 @@ impl Shared {
             cluster.stats.count_response(denial.status.as_u16(), true, false);
         }
         let mut response = local_reply(exchange, denial.status, None, &denial.body, "ext_authz_denied");
-        for change in &denial.headers {
+        // What is to be appended goes onto what is there before the others are set.
+        let (appended, set): (Vec<_>, Vec<_>) = denial
+            .headers
+            .iter()
+            .partition(|change| change.change == Change::AppendToPresent);
+        for change in appended.into_iter().chain(set) {
             change.apply(response.headers_mut());
         }
         Flow::Respond(Box::new(response))

@@ -41,7 +41,9 @@ pub fn request_head(
         header(out, b"host", host);
     }
     for (name, value) in headers {
-        let replaced = name == HOST || name == CONTENT_LENGTH || name == TRANSFER_ENCODING;
+        // Who says that there is no body may go on saying so.
+        let is_empty = framing == Framing::None && value.as_bytes() == b"0";
+        let replaced = name == HOST || name == TRANSFER_ENCODING || (name == CONTENT_LENGTH && !is_empty);
         if !replaced && (upgrade || !is_hop_by_hop(name)) {
             header(out, name.as_str().as_bytes(), value.as_bytes());
         }
