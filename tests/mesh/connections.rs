@@ -126,10 +126,9 @@ async fn connections_that_are_reset_leave_nothing_behind() {
         })
         .await;
     }
-    until("no upstream connection of the resets left", async || {
-        let open = sidecar.stat("cluster.backend.upstream_cx_active").await;
-        // Pooled ones of the load may idle.
-        (open <= 64).then_some(())
+    until("no request of the resets left", async || {
+        let open = sidecar.stat("cluster.backend.upstream_rq_active").await;
+        (open == 0).then_some(())
     })
     .await;
     assert_eq!(sidecar.stat("server.worker_panics").await, 0);
@@ -225,6 +224,8 @@ async fn the_global_limit_refuses_what_is_too_much_and_spares_who_ignores_it() {
     let mut unlimited = TcpStream::connect(free).await.unwrap();
     unlimited.write_all(b"x").await.unwrap();
     within("the echo", unlimited.read_exact(&mut [0])).await.unwrap();
+    // A reset: a mere end would be half of one, and wait for the other half.
+    first.set_zero_linger().unwrap();
     drop(first);
     until("one connection", async || {
         (active(&sidecar, "tcp").await == 1).then_some(())

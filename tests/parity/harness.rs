@@ -160,7 +160,7 @@ enum Keep {
 /// What both proxies stand in front of.
 struct Backends {
     http: [Backend; 2],
-    plain: [Plain; 3],
+    plain: [Plain; 4],
     authz: AuthzService,
     /// Bound and not listening: nobody else can take the port, and connections to it are refused.
     refusing: tokio::net::TcpSocket,
@@ -176,6 +176,7 @@ impl Backends {
                 Plain::start(Kind::Echo).await,
                 Plain::start(Kind::Greet).await,
                 Plain::start(Kind::Tunnel).await,
+                Plain::start(Kind::Say).await,
             ],
             authz: AuthzService::start().await,
             refusing,
@@ -183,7 +184,7 @@ impl Backends {
     }
 
     /// By the names that configurations call them.
-    fn ports(&self) -> [(&'static str, u16); 7] {
+    fn ports(&self) -> [(&'static str, u16); 8] {
         [
             ("a", self.http[0].port()),
             ("b", self.http[1].port()),
@@ -191,6 +192,7 @@ impl Backends {
             ("echo", self.plain[0].port),
             ("greet", self.plain[1].port),
             ("tunnel", self.plain[2].port),
+            ("say", self.plain[3].port),
             ("authz", self.authz.port()),
         ]
     }
@@ -375,7 +377,7 @@ async fn play(subject: &Subject, case: &Case, mirror: &Backend) -> (String, u16)
             }
         }
     }
-    for line in log_lines(&subject.log, before, case.logs).await {
+    for line in log_lines(subject, case, before).await {
         let _ = writeln!(text, "log: {line}");
     }
     for request in seen(mirror, seen_before, case.seen).await {
@@ -405,15 +407,15 @@ async fn seen(backend: &Backend, before: usize, count: usize) -> Vec<String> {
     requests
 }
 
-async fn log_lines(path: &Path, offset: usize, count: usize) -> Vec<String> {
-    if count == 0 {
+async fn log_lines(subject: &Subject, case: &Case, offset: usize) -> Vec<String> {
+    if case.logs == 0 {
         return Vec::new();
     }
-    until("access log lines", async || {
-        let text = std::fs::read_to_string(path).ok()?;
+    until(&format!("{}'s log of {}", subject.name, case.name), async || {
+        let text = std::fs::read_to_string(&subject.log).ok()?;
         let new = text.get(offset..)?;
         let lines: Vec<String> = new.lines().map(str::to_owned).collect();
-        (new.ends_with('\n') && lines.len() >= count).then_some(lines)
+        (new.ends_with('\n') && lines.len() >= case.logs).then_some(lines)
     })
     .await
 }

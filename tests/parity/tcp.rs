@@ -111,6 +111,8 @@ pub enum Kind {
     Echo,
     /// Says hello first.
     Greet,
+    /// Says `direct`, and ends.
+    Say,
     /// Takes CONNECT and POST as tunnels: shows the request in the tunnel, then echoes. Refuses where the request has `x-refuse`.
     Tunnel,
 }
@@ -126,6 +128,7 @@ impl Plain {
                     let _ = match kind {
                         Kind::Echo => echo(stream, b"").await,
                         Kind::Greet => echo(stream, b"hello\n").await,
+                        Kind::Say => say(stream).await,
                         Kind::Tunnel => tunnel(stream).await,
                     };
                 }));
@@ -146,6 +149,12 @@ async fn echo(mut stream: TcpStream, first: &[u8]) -> std::io::Result<()> {
     let (mut reader, mut writer) = stream.split();
     tokio::io::copy(&mut reader, &mut writer).await?;
     writer.shutdown().await
+}
+
+async fn say(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.write_all(b"direct").await?;
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.map(|_| ())
 }
 
 async fn tunnel(mut stream: TcpStream) -> std::io::Result<()> {

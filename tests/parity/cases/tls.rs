@@ -6,7 +6,7 @@ use std::sync::Arc;
 use control_plane_mock::pki::{Authority, Identity, Leaf};
 use tempfile::TempDir;
 
-use super::bootstrap;
+use super::{bootstrap, cluster};
 use crate::harness::{Case, Wire, World};
 
 const LOG: &str = "%DOWNSTREAM_TLS_VERSION% %DOWNSTREAM_TLS_CIPHER% sni=%REQUESTED_SERVER_NAME% peer=%DOWNSTREAM_PEER_URI_SAN% \
@@ -93,7 +93,7 @@ fn listener(name: &str, certificates: &[&Identity], common: &str, whole: &str) -
     address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
     access_log: [{{name: envoy.access_loggers.file, typed_config: {{"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: "{{{{log}}}}", log_format: {{text_format_source: {{inline_string: "{LOG}\n"}}}}}}}}]
     filter_chains:
-    - filters: [{{name: direct, typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.network.direct_response.v3.Config, response: {{inline_string: direct}}}}}}]
+    - filters: [{{name: tcp_proxy, typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: {name}, cluster: say}}}}]
       transport_socket:
         name: tls
         typed_config: {{"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: {{tls_certificates: [{certificates}]{common}}}{whole}}}
@@ -160,7 +160,7 @@ pub fn world() -> World {
     let _ = (&pki.root, &pki.other);
     World {
         name: "tls",
-        yaml: bootstrap(&listeners(&pki), &[]),
+        yaml: bootstrap(&listeners(&pki), &[cluster("say", &["{{say}}"], "")]),
         cases: cases(&pki),
         stats: &["listener."],
     }
