@@ -70,13 +70,11 @@ fn proxy() -> PathBuf {
         .unwrap();
     assert!(output.status.success(), "remora does not build");
     let messages = String::from_utf8(output.stdout).unwrap();
-    let executables = messages.lines().filter_map(|line| {
+    let mut executables = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(PathBuf::from(message["executable"].as_str()?))
     });
-    let found = executables
-        .filter(|path| path.file_name().is_some_and(|name| name == "remora"))
-        .last();
+    let found = executables.rfind(|path| path.file_name().is_some_and(|name| name == "remora"));
     found.unwrap_or_else(|| panic!("cargo names no program: {messages}"))
 }
 

@@ -148,7 +148,7 @@ fn ask(shared: Arc<Shared>, mut question: Question, buffering: Option<Buffering>
             };
             body = rest;
             if !read.complete && !buffering.partial {
-                return Flow::Then(Box::new(move |exchange| too_large(exchange)));
+                return Flow::Then(Box::new(too_large));
             }
             question.with_body(read, buffering.as_bytes);
         }

@@ -122,10 +122,9 @@ pub(super) async fn run(
         }
         Err(error) => {
             attempt.died_unnoticed = reused && error.body.is_some() && error.failure == Failure::ConnectionTermination;
-            if !matches!(error.failure, Failure::DownstreamDisconnect | Failure::DownstreamReset) {
-                if !attempt.died_unnoticed {
-                    cluster.observe_failure(&host, &error.failure, now);
-                }
+            let is_the_clients = matches!(error.failure, Failure::DownstreamDisconnect | Failure::DownstreamReset);
+            if !is_the_clients && !attempt.died_unnoticed {
+                cluster.observe_failure(&host, &error.failure, now);
             }
             Err(error.failure)
         }

@@ -107,7 +107,7 @@ fn hash(config: &pb::TcpProxy) -> Compiled<Option<HashSource>> {
 
 #[allow(deprecated, reason = "the fields that came before `access_log_options` still count")]
 fn log_options(config: &pb::TcpProxy) -> Compiled<LogOptions> {
-    let options = config.access_log_options.clone().unwrap_or_default();
+    let options = config.access_log_options.unwrap_or_default();
     let legacy = config.access_log_flush_interval.as_ref();
     let interval = duration(options.access_log_flush_interval.as_ref().or(legacy));
     refuse(
