@@ -378,7 +378,7 @@ async fn play(subject: &Subject, case: &Case, mirror: &Backend) -> (String, u16)
         }
     }
     for line in log_lines(subject, case, before).await {
-        let _ = writeln!(text, "log: {line}");
+        let _ = writeln!(text, "log: {}", openssl::comparable(&line));
     }
     for request in seen(mirror, seen_before, case.seen).await {
         for line in request.lines() {

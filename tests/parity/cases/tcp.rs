@@ -78,7 +78,7 @@ fn streams() -> Vec<Case> {
         case("second of one", "limited", 0, &[End]),
         logs(0, case("echoing", "echoing", 5, TALK)),
         logs(0, case("speaking", "speaking", 6, &[End])),
-        case("first of one, early", "early", 5, TALK),
+        case("first of one, early", "early", 5, &[Send(b"hello"), Read(5), Half, End]),
         logs(0, case("second of one, early", "early", 0, &[End])),
     ]
 }
@@ -106,8 +106,8 @@ fn headers() -> Vec<Case> {
             41,
             &[Send(b"hello"), Half, End],
         ),
-        case("PROXY header", "pp", 5, &[Send(V1), Half, End]),
-        case("binary PROXY header", "pp", 5, &[Send(V2), Half, End]),
+        case("PROXY header", "pp", 5, &[Send(V1), Read(5), Half, End]),
+        case("binary PROXY header", "pp", 5, &[Send(V2), Read(5), Half, End]),
         logs(
             0,
             case("no PROXY header", "pp", 0, &[Send(b"hello, this is no header"), End]),
@@ -129,27 +129,37 @@ fn headers() -> Vec<Case> {
             "PROXY header of nobody",
             "pp",
             5,
-            &[Send(b"PROXY UNKNOWN\r\nhello"), Half, End],
+            &[Send(b"PROXY UNKNOWN\r\nhello"), Read(5), Half, End],
         ),
         case(
             "binary PROXY header of nobody",
             "pp",
             5,
-            &[Send(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0hello"), Half, End],
+            &[Send(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0hello"), Read(5), Half, End],
         ),
-        case("optional, and there", "pp optional", 5, &[Send(V1), Half, End]),
+        case("optional, and there", "pp optional", 5, &[Send(V1), Read(5), Half, End]),
         case(
             "optional, and not there",
             "pp optional",
             24,
-            &[Send(b"hello, this is no header"), Half, End],
+            &[Send(b"hello, this is no header"), Read(24), Half, End],
         ),
         logs(
             0,
             case("a version that is not allowed", "pp second", 0, &[Send(V1), End]),
         ),
-        case("a version that is allowed", "pp second", 5, &[Send(V2), Half, End]),
-        case("a TLV passes through", "pp through", 45, &[Send(V2), Half, End]),
+        case(
+            "a version that is allowed",
+            "pp second",
+            5,
+            &[Send(V2), Read(5), Half, End],
+        ),
+        case(
+            "a TLV passes through",
+            "pp through",
+            45,
+            &[Send(V2), Read(45), Half, End],
+        ),
         logs(0, case("too slow", "slow", 0, &[End])),
         case("too slow, but served", "slow but served", 6, &[Read(6), Half, End]),
     ]
@@ -158,7 +168,12 @@ fn headers() -> Vec<Case> {
 fn chains() -> Vec<Case> {
     let chain = |name, steps| logs(0, case(name, "match", 7, steps));
     vec![
-        case("SNI names the cluster", "sni", 243, &[Hello("echo", &[]), Half, End]),
+        case(
+            "SNI names the cluster",
+            "sni",
+            243,
+            &[Hello("echo", &[]), Read(1), Half, End],
+        ),
         chain(
             "plaintext",
             &[Send(b"\0\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b"), End],

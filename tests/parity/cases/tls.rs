@@ -162,7 +162,15 @@ pub fn world() -> World {
         name: "tls",
         yaml: bootstrap(&listeners(&pki), &[cluster("say", &["{{say}}"], "")]),
         cases: cases(&pki),
-        stats: &["listener."],
+        stats: &[
+            "listener.plain.",
+            "listener.tls1",
+            "listener.names.",
+            "listener.required.ssl.",
+            "listener.optional.ssl.",
+            "listener.crl.ssl.",
+            "listener.spiffe.ssl.",
+        ],
     }
 }
 
@@ -200,6 +208,12 @@ fn case(pki: &Pki, (name, listener, status, arguments, client): Row) -> Case {
 
 const NEGOTIATED: &[(&str, &str, u16, &str)] = &[
     ("the newest version", "plain", 6, ""),
+    (
+        "the server's choice of a suite",
+        "plain",
+        6,
+        "-ciphersuites TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256",
+    ),
     ("TLS 1.2", "plain", 6, "-tls1_2"),
     ("a name", "plain", 6, "-servername a.test"),
     ("a suite", "plain", 6, "-tls1_2 -cipher ECDHE-ECDSA-CHACHA20-POLY1305"),
@@ -215,7 +229,7 @@ const NEGOTIATED: &[(&str, &str, u16, &str)] = &[
     ("1.2 at most, asked for 1.3", "tls12", 0, "-tls1_3"),
     ("1.3 at least, asked for anything", "tls13", 6, ""),
     ("1.3 at least, asked for 1.2", "tls13", 0, "-tls1_2"),
-    ("the only suite", "suite", 6, ""),
+    ("the only suite", "suite", 6, "-cipher ECDHE-ECDSA-AES256-GCM-SHA384"),
     (
         "another suite",
         "suite",
@@ -230,7 +244,7 @@ const NEGOTIATED: &[(&str, &str, u16, &str)] = &[
     ("the second name", "names", 6, "-servername b.test"),
     ("no such name", "names", 6, "-servername c.test"),
     ("SNI required and there", "sni", 6, "-servername a.test"),
-    ("SNI required and not there", "sni", 0, "-noservername"),
+    ("SNI required and not there", "sni", 6, "-noservername"),
 ];
 
 const CERTIFIED: &[Row] = &[
