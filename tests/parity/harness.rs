@@ -272,7 +272,7 @@ fn is_required() -> bool {
     clippy::print_stderr,
     reason = "whoever reads the output is to see what was not tested"
 )]
-fn skipped(world: &str, how: &str) {
+pub fn skipped(world: &str, how: &str) {
     // To the file descriptor itself: the test harness captures what `eprintln!` prints.
     let line = format!("SKIPPED: parity of {world} ({how})\n");
     let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());

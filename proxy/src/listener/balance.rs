@@ -68,7 +68,7 @@ impl Loads {
 }
 
 impl Placed {
-    /// As [`Loads::choose`].
+    /// As the choice of the least loaded.
     pub fn new(listener: &Arc<ActiveListener>, here: usize, balance: Balance) -> Self {
         Self {
             worker: listener.loads.choose(here, balance),
