@@ -75,6 +75,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
                 Some(DELAYED_CLOSE),
             )?,
             stream_idle,
+            max_age: max_age(&value)?,
         },
         stats: cx.stats.group(&format!("http.{}.", value.stat_prefix)),
         routes: routes(&value, cx)?,
@@ -195,7 +196,6 @@ fn h2_options(value: &pbh::HttpConnectionManager, idle: Option<Duration>) -> Com
     let number = |field: &Option<remora_proto::pb::google::protobuf::UInt32Value>, default: u32| {
         field.as_ref().map_or(default, |value| value.value)
     };
-    let common = value.common_http_protocol_options.unwrap_or_default();
     Ok(H2Options {
         max_concurrent_streams: number(&h2.max_concurrent_streams, default.max_concurrent_streams),
         initial_stream_window: number(&h2.initial_stream_window_size, default.initial_stream_window),
@@ -208,13 +208,18 @@ fn h2_options(value: &pbh::HttpConnectionManager, idle: Option<Duration>) -> Com
         idle_timeout: idle,
         keepalive: keepalive(h2.connection_keepalive.as_ref()).under("http2_protocol_options.connection_keepalive")?,
         max_requests_per_connection: max_requests(value),
-        max_connection_duration: limit(
-            "common_http_protocol_options.max_connection_duration",
-            common.max_connection_duration.as_ref(),
-            None,
-        )?,
+        max_connection_duration: max_age(value)?,
         ..default
     })
+}
+
+fn max_age(value: &pbh::HttpConnectionManager) -> Compiled<Option<Duration>> {
+    let age = value.common_http_protocol_options.as_ref();
+    limit(
+        "common_http_protocol_options.max_connection_duration",
+        age.and_then(|common| common.max_connection_duration.as_ref()),
+        None,
+    )
 }
 
 fn keepalive(settings: Option<&pbc::KeepaliveSettings>) -> Compiled<Option<KeepaliveOptions>> {

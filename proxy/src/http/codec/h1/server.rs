@@ -48,6 +48,8 @@ pub struct Timeouts {
     pub delayed_close: Option<Duration>,
     /// Without a byte in either direction inside a stream (`stream_idle_timeout`, 5 min).
     pub stream_idle: Option<Duration>,
+    /// From the accept on (`common_http_protocol_options.max_connection_duration`): then the next response says that the connection closes.
+    pub max_age: Option<Duration>,
 }
 
 /// Serves one connection to its end. Dropping the future cuts it.
@@ -165,6 +167,11 @@ impl<S: Service> Driver<S> {
         .await;
     }
 
+    /// When the connection is as old as it may become.
+    fn expiry(&self) -> Option<Instant> {
+        self.timeouts.max_age.map(|age| self.connection.accepted_at + age)
+    }
+
     /// Waits for the next request head. Cancel safe: what was read stays in the connection's buffer.
     async fn next_head(&mut self) -> Next {
         let idle_since = self.idle_since;
@@ -194,7 +201,8 @@ impl<S: Service> Driver<S> {
                 Some(since) if partial => self.timeouts.request_headers.map(|limit| since + limit),
                 _ => {
                     let idle = self.timeouts.idle.map(|limit| idle_since + limit);
-                    idle.into_iter().chain(self.leave.deadline()).min()
+                    let old = self.expiry().map(|expiry| expiry + leave::GRACE);
+                    idle.into_iter().chain(self.leave.deadline()).chain(old).min()
                 }
             };
             drop(conn);
@@ -246,7 +254,8 @@ impl<S: Service> Driver<S> {
         }
         exchange.interim = proxies_interim.then(Arc::default);
         self.requests += 1;
-        if self.options.max_requests.is_some_and(|max| self.requests >= max) {
+        let is_old = self.expiry().is_some_and(|expiry| exchange.started >= expiry);
+        if is_old || self.options.max_requests.is_some_and(|max| self.requests >= max) {
             exchange.last_of_connection = true;
             exchange.close_downstream = true;
         }

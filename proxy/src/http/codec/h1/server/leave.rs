@@ -12,7 +12,7 @@ use crate::runtime::clock;
 use crate::runtime::drain::{DrainPhase, DrainSignal};
 
 /// How long an idle connection is kept for one more request (Envoy's default of `drain_timeout`, which does the same for HTTP/2).
-const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// One connection's view of its drain.
 pub(super) struct Leave {

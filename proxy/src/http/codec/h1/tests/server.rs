@@ -217,6 +217,24 @@ async fn a_connection_takes_as_many_requests_as_it_may() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_becomes_as_old_as_it_may() {
+    let timeouts = Timeouts {
+        max_age: Some(Duration::from_secs(60)),
+        ..Timeouts::default()
+    };
+    let mut idle = served_with(4096, H1Options::default(), timeouts.clone());
+    assert_eq!(read_all(&mut idle.client).await, "", "it ends without a request too");
+    let mut served = served_with(4096, H1Options::default(), timeouts);
+    let get = "GET /sized HTTP/1.1\r\nhost: x\r\n\r\n";
+    served.client.write_all(get.as_bytes()).await.expect("open");
+    crate::runtime::clock::sleep(Duration::from_secs(61)).await;
+    served.client.write_all(get.as_bytes()).await.expect("open");
+    let answers = read_all(&mut served.client).await;
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{answers}");
+    assert_eq!(answers.matches("connection: close").count(), 1, "{answers}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn idle_connections_and_slow_heads_are_timed_out() {
     let limit = Some(Duration::from_secs(10));
     let timeouts = Timeouts {
