@@ -25,6 +25,7 @@ pub mod slow_start;
 pub mod stats;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 pub use active::ActiveRequest;
@@ -68,6 +69,8 @@ pub struct Cluster {
     pub metadata_exchange: Option<crate::filters::network::metadata_exchange::MetadataExchange>,
     pub(crate) registry: Arc<HostRegistry>,
     pub(crate) enrolled: std::sync::atomic::AtomicBool,
+    /// See [`Cluster::retire`].
+    pub(crate) retired: std::sync::atomic::AtomicBool,
     pub(crate) members: Members,
     pub(crate) destinations: lb::original_dst::Destinations,
 }
@@ -167,6 +170,17 @@ impl Cluster {
         if changed {
             self.refresh(now);
         }
+    }
+
+    /// No new request can find the cluster any more: another configuration took its name, or it is gone. Streams that hold it go on; idle
+    /// connections, which hold it too, are closed by the next sweep.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Cluster::retire`] was called.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 
     /// Whether the cluster has to be enrolled for maintenance.

@@ -6,7 +6,7 @@ use control_plane_mock::resources::{ClusterBuilder, Limits, cluster_eds, cluster
 use remora_proto::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use remora_proto::pb::envoy::config::core::v3::RoutingPriority;
 use remora_proto::pb::google::protobuf::UInt32Value;
-use remora_tests::{Backend, Http2, until};
+use remora_tests::{Backend, Http1, Http2, until};
 
 use super::{One, all_to_a, cluster, everything};
 
@@ -226,4 +226,32 @@ async fn a_change_of_the_host_set_may_close_connections() {
     })
     .await;
     assert_eq!(a.connections(), 2, "its old connection is gone");
+}
+
+#[tokio::test]
+async fn a_cluster_that_changed_or_went_keeps_no_idle_connections() {
+    let a = Backend::start("a").await;
+    let one = One::start([cluster(&a)], all_to_a()).await;
+    let plane = one.mesh.handle();
+    let mut client = Http1::connect(one.address).await.unwrap();
+    for connections in 1..4 {
+        let changed = cluster(&a).circuit_breakers(Limits {
+            connections: Some(100 + connections),
+            ..Limits::default()
+        });
+        plane.push_cluster(changed);
+        // One of this configuration, and no longer that of the one before.
+        until("a connection that takes the other's place", async || {
+            assert_eq!(client.get("mesh.test", "/", "").await.status, 200);
+            let opened = one.sidecar.stat("cluster.a.upstream_cx_total").await;
+            let active = one.sidecar.stat("cluster.a.upstream_cx_active").await;
+            (opened >= u64::from(connections) && active == 1).then_some(())
+        })
+        .await;
+    }
+    plane.remove("cds", "a");
+    until("no connection", async || {
+        (one.sidecar.stat("cluster.a.upstream_cx_active").await == 0).then_some(())
+    })
+    .await;
 }

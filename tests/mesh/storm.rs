@@ -20,10 +20,11 @@ const CONNECTIONS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(25);
 const KINDS: usize = 9;
 
-/// Pushes in each variant of the protocol: `REMORA_STORM`, else a taste.
+/// In each variant of the protocol: ten thousand together where everything is required, a taste elsewhere; or as many as `REMORA_STORM` says.
 fn pushes() -> usize {
-    let asked = std::env::var("REMORA_STORM").ok();
-    asked.and_then(|count| count.parse().ok()).unwrap_or(180)
+    let asked = std::env::var("REMORA_STORM").ok().and_then(|count| count.parse().ok());
+    let all = std::env::var_os("REMORA_REQUIRE_ALL").is_some_and(|value| value == "1");
+    asked.unwrap_or(if all { 5_000 } else { 180 })
 }
 
 #[tokio::test]

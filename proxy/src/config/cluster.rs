@@ -164,6 +164,7 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         ignore_health_on_host_removal: config.ignore_health_on_host_removal,
         registry: cx.hosts.clone(),
         enrolled: Default::default(),
+        retired: Default::default(),
         members: Default::default(),
         destinations: Default::default(),
         transport,

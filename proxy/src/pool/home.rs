@@ -47,10 +47,10 @@ impl ConnectionHome {
         })
     }
 
-    /// Whether requests may still use the connection: its host is still one of the cluster's and did not fail since it was opened, and it
-    /// is not worn out.
+    /// Whether requests may still use the connection: its cluster is still in use, its host still one of the cluster's and did not fail since
+    /// it was opened, and it is not worn out.
     pub fn is_wanted(&self) -> bool {
-        self.is_usable() && self.host.state.is_member()
+        self.is_usable() && self.host.state.is_member() && !self.cluster.is_retired()
     }
 
     /// Whether a request that chose this host may use the connection. The host may have left since: then nobody else will choose it.

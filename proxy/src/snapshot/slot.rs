@@ -92,6 +92,14 @@ impl ClusterSlot {
     }
 }
 
+impl Drop for ClusterSlot {
+    fn drop(&mut self) {
+        if let Some(cluster) = self.built.get() {
+            cluster.retire();
+        }
+    }
+}
+
 fn update(cluster: &Cluster, assignment: &[u8]) -> Compiled<()> {
     cluster.update_endpoints(assignment)?;
     cluster.stats.update_attempt.inc();
