@@ -15,14 +15,15 @@ SCENARIOS = {
     "strict-canary": strict_canary.run,
     "envoyfilter": others.envoyfilter,
     "gateway": others.gateway,
+    "traffic": traffic.run,
+    "tproxy": others.tproxy,
     "mixed": mixed.run,
     "load": load.run,
 }
 # What Remora does not pass yet, each for something that it refuses; they are run by name.
 AHEAD = {
+    # Authorization of plain TCP by a service outside (the network filter ext_authz).
     "security": security.run,
-    "traffic": traffic.run,
-    "tproxy": others.tproxy,
 }
 
 
