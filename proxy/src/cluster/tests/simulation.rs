@@ -53,6 +53,8 @@ struct World {
 impl World {
     fn new(seed: u64, bug: Bug) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
+        // Where rotations start is drawn from the thread's own generator.
+        fastrand::seed(seed);
         let mut config = eds();
         config.lb_policy = *rng.choice([0, 1, 2, 3, 5].iter()).expect("not empty");
         if config.lb_policy == 5 {
@@ -285,14 +287,15 @@ impl World {
         Ok(())
     }
 
-    /// A retry that avoids `first` gets another host wherever its group has one.
+    /// A retry that avoids `first` gets another host wherever its group has one. The other may be light and busy, one draw of 25 for Envoy, so
+    /// it takes many to be sure.
     fn check_retry(&mut self, first: &Arc<Host>, hash: u64) -> Result<(), String> {
         let attempted = [first.clone()];
         let ignores = self.bug == Bug::RetryStays;
         let retry = RetryPick {
             attempted: &attempted,
             refuses: &|host| !ignores && Arc::ptr_eq(&host.state, &first.state),
-            selections: 100,
+            selections: 2_000,
             update_frequency: None,
         };
         let context = PickContext {
