@@ -286,7 +286,6 @@ async fn handshake(
     match outcome {
         Ok(done) => {
             connection.alpn = done.peer.alpn.as_deref().map(Arc::from);
-            connection.sni = done.peer.sni.as_deref().map(Arc::from).or(connection.sni.take());
             connection.tls = Some(done.peer);
             Ok(done.io)
         }

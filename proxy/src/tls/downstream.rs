@@ -14,8 +14,7 @@ use super::context::{Common, Material};
 use super::params::Side;
 use super::report::CertificateReport;
 use super::secret::Rebuild;
-use super::verifier::PeerVerifier;
-use super::x509::CertificateFacts;
+use super::verifier::{Keys, PeerVerifier};
 use super::{Handshaken, TlsError, error, peer};
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::runtime::io::Io;
@@ -36,7 +35,7 @@ struct Built {
     /// For clients that offer no ALPN, or none that we speak: the handshake completes without, as in Envoy.
     without_alpn: Arc<ServerConfig>,
     by_alpn: Vec<(Vec<u8>, Arc<ServerConfig>)>,
-    local: Option<CertificateFacts>,
+    keys: Arc<Keys>,
 }
 
 impl DownstreamTls {
@@ -110,7 +109,7 @@ impl DownstreamTls {
         let start = LazyConfigAcceptor::new(Acceptor::default(), io)
             .await
             .map_err(error::from_io)?;
-        let config = {
+        let (config, local) = {
             let hello = start.client_hello();
             if self.require_sni && hello.server_name().is_none() {
                 return Err(TlsError::Handshake("SNI required:TLS_error_end".to_owned()));
@@ -120,13 +119,14 @@ impl DownstreamTls {
                 .by_alpn
                 .iter()
                 .find(|(name, _)| offered.contains(&name.as_slice()));
-            chosen.map_or(&built.without_alpn, |(_, config)| config).clone()
+            let config = chosen.map_or(&built.without_alpn, |(_, config)| config);
+            (config.clone(), built.keys.choose(&hello).map(|entry| &entry.leaf))
         };
         let stream = start.into_stream(config).await.map_err(error::from_io)?;
         let (_, session) = stream.get_ref();
         let sni = session.server_name().map(str::to_owned);
         let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
-        let info = peer::info(session, built.local.as_ref(), sni);
+        let info = peer::info(session, local, sni);
         Ok(Handshaken {
             resumed,
             io: Io::Tls(Box::new(TlsStream::Server(stream))),
@@ -137,7 +137,6 @@ impl DownstreamTls {
     fn build(&self, material: Material) -> Compiled<Built> {
         let params = &self.common.params;
         let internal = |error: rustls::Error| Problems::one("common_tls_context.tls_params", error.to_string());
-        let local = material.local.clone();
         let keys = Arc::new(material.keys);
         let verifier: Arc<dyn ClientCertVerifier> =
             match self.require_client_certificate || self.common.has_validation() {
@@ -164,7 +163,7 @@ impl DownstreamTls {
             .with_protocol_versions(&params.versions)
             .map_err(internal)?
             .with_client_cert_verifier(verifier)
-            .with_cert_resolver(keys);
+            .with_cert_resolver(keys.clone());
         config.ignore_client_order = !self.prefer_client_ciphers;
         if self.tickets {
             // A new ticketer per build: a session from before a rotation is not resumed, its peer is verified again.
@@ -184,7 +183,7 @@ impl DownstreamTls {
         Ok(Built {
             by_alpn: self.common.alpn.iter().map(with_alpn).collect(),
             without_alpn: Arc::new(config),
-            local,
+            keys,
         })
     }
 }

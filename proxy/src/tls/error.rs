@@ -13,6 +13,21 @@ pub enum VerifyFailure {
     Hash,
 }
 
+/// None of the certificate's names is wanted.
+#[derive(Debug, thiserror::Error)]
+#[error("SAN matcher, certificate SANs are [{}]", .0.join(", "))]
+pub struct SanMismatch(pub Vec<String>);
+
+/// No name of the certificate is of a known trust domain.
+#[derive(Debug, thiserror::Error)]
+#[error("no trust bundle store")]
+pub struct NoTrustBundle;
+
+/// A reason of ours as rustls carries it; the peer hears `certificate_unknown`, as from Envoy.
+pub fn other(error: impl std::error::Error + Send + Sync + 'static) -> CertificateError {
+    CertificateError::Other(rustls::OtherError(std::sync::Arc::new(error)))
+}
+
 /// The error of a handshake, out of what tokio-rustls reports.
 pub fn from_io(error: std::io::Error) -> TlsError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
@@ -25,11 +40,15 @@ fn from_rustls(error: &Error) -> TlsError {
     match error {
         Error::NoCertificatesPresented => TlsError::Verify(
             VerifyFailure::NoCertificate,
-            openssl(192, "PEER_DID_NOT_RETURN_A_CERTIFICATE"),
+            openssl(
+                192,
+                "PEER_DID_NOT_RETURN_A_CERTIFICATE:peer did not provide required client certificate",
+            ),
         ),
         Error::InvalidCertificate(cause) => {
             let failure = match cause {
                 CertificateError::NotValidForName => VerifyFailure::San,
+                CertificateError::Other(other) if other.0.is::<SanMismatch>() => VerifyFailure::San,
                 CertificateError::ApplicationVerificationFailure => VerifyFailure::Hash,
                 _ => VerifyFailure::Chain,
             };
@@ -42,7 +61,7 @@ fn from_rustls(error: &Error) -> TlsError {
             use rustls::PeerIncompatible as P;
             TlsError::Handshake(match cause {
                 P::NoCipherSuitesInCommon => openssl(184, "NO_SHARED_CIPHER"),
-                P::NoKxGroupsInCommon => openssl(316, "NO_SHARED_GROUP"),
+                P::NoKxGroupsInCommon => openssl(266, "NO_SHARED_GROUP"),
                 P::ServerDoesNotSupportTls12Or13
                 | P::Tls12NotOffered
                 | P::Tls12NotOfferedOrEnabled
@@ -97,11 +116,16 @@ fn verify_words(cause: &CertificateError) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             chain("certificate is not yet valid")
         }
-        CertificateError::Revoked => chain("certificate revoked"),
+        CertificateError::Revoked => {
+            chain("certificate revocation check against provided CRLs failed: certificate revoked")
+        }
         CertificateError::UnknownRevocationStatus => chain("unable to get certificate CRL"),
         CertificateError::BadSignature => chain("certificate signature failure"),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             chain("unsupported certificate purpose")
+        }
+        CertificateError::Other(other) if other.0.is::<SanMismatch>() || other.0.is::<NoTrustBundle>() => {
+            other.0.to_string()
         }
         other => chain(&other.to_string()),
     }

@@ -9,6 +9,7 @@ use rustls::CertificateError;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::error;
 use super::verify::Trust;
 use super::x509::CertificateFacts;
 use crate::config::route::refuse;
@@ -82,7 +83,7 @@ pub fn trust_for<'a>(domains: &'a [TrustDomain], leaf: &CertificateDer<'_>) -> R
     let domain = facts.uri_sans.iter().find_map(domain_of);
     domain
         .map(|domain| &*domain.trust)
-        .ok_or(CertificateError::UnknownIssuer)
+        .ok_or_else(|| error::other(error::NoTrustBundle))
 }
 
 /// No CA, and not allowed to sign certificates or revocation lists (X509-SVID, section 4).

@@ -136,27 +136,33 @@ pub struct Keys {
 #[derive(Debug)]
 pub struct Entry {
     pub key: Arc<CertifiedKey>,
-    pub dns_sans: Vec<String>,
+    pub leaf: CertificateFacts,
 }
 
 impl Entry {
     pub fn of(certificate: &Certificate) -> Self {
         Self {
             key: certificate.key.clone(),
-            dns_sans: certificate.leaf.dns_sans.clone(),
+            leaf: certificate.leaf.clone(),
         }
     }
 }
 
-impl ResolvesServerCert for Keys {
+impl Keys {
     /// The first certificate that names the SNI and can sign for this client; else the first that can sign; else the first.
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+    pub fn choose(&self, hello: &ClientHello<'_>) -> Option<&Entry> {
         let signs = |entry: &&Entry| entry.key.key.choose_scheme(hello.signature_schemes()).is_some();
         let name = hello.server_name();
-        let named = |entry: &&Entry| name.is_some_and(|name| super::san::any_names_host(&entry.dns_sans, name));
+        let named = |entry: &&Entry| name.is_some_and(|name| super::san::any_names_host(&entry.leaf.dns_sans, name));
         let candidates = || self.entries.iter().filter(signs);
         let chosen = candidates().find(named).or_else(|| candidates().next());
-        chosen.or(self.entries.first()).map(|entry| entry.key.clone())
+        chosen.or(self.entries.first())
+    }
+}
+
+impl ResolvesServerCert for Keys {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.choose(&hello).map(|entry| entry.key.clone())
     }
 }
 

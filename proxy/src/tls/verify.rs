@@ -11,11 +11,11 @@ use rustls::CertificateError;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 
-use super::material;
 use super::san::SanMatcher;
 use super::spiffe::{self, TrustDomain};
 use super::walk;
 use super::x509::CertificateFacts;
+use super::{error, material};
 use crate::config::{Compiled, Problems};
 
 /// Trust anchors, parsed once per secret and shared by the contexts that use it.
@@ -215,7 +215,7 @@ impl Policy {
     /// Checks a presented chain.
     ///
     /// # Errors
-    /// `NotValidForName` for SANs, `ApplicationVerificationFailure` for pinned hashes, the chain's own errors otherwise.
+    /// [`error::SanMismatch`] for SANs, `ApplicationVerificationFailure` for pinned hashes, the chain's own errors otherwise.
     pub fn check(
         &self,
         leaf: &CertificateDer<'_>,
@@ -247,7 +247,7 @@ impl Policy {
             }
         }
         if !self.sans.is_empty() && !self.sans.iter().any(|matcher| matcher.matches(&facts)) {
-            return Err(CertificateError::NotValidForName);
+            return Err(error::other(error::SanMismatch(facts.sans())));
         }
         Ok(())
     }

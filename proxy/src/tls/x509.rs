@@ -50,6 +50,12 @@ impl CertificateFacts {
         Some(facts)
     }
 
+    /// All names, in the order of their kinds.
+    pub fn sans(&self) -> Vec<String> {
+        let kinds = [&self.dns_sans, &self.uri_sans, &self.email_sans, &self.ip_sans];
+        kinds.into_iter().flatten().cloned().collect()
+    }
+
     fn add_san(&mut self, name: &GeneralName<'_>) {
         match name {
             GeneralName::URI(uri) => self.uri_sans.push((*uri).to_owned()),
