@@ -118,6 +118,18 @@ impl Authority {
         })
     }
 
+    /// This authority's own certificate, as if it were a leaf.
+    pub fn identity(&self) -> Identity {
+        let key = self.inner.issuer.key();
+        Identity {
+            chain_pem: self.inner.certificate.pem(),
+            key_pem: key.serialize_pem(),
+            leaf_der: self.inner.certificate.der().to_vec(),
+            key_der: key.serialize_der(),
+            serial: 1,
+        }
+    }
+
     /// The root above (PEM): what peers are to trust.
     pub fn root_pem(&self) -> &str {
         &self.inner.root_pem
@@ -237,6 +249,22 @@ impl Leaf {
     /// Becomes valid in an hour.
     pub fn not_yet_valid(self) -> Self {
         self.valid(3600, 2 * 3600)
+    }
+
+    /// The leaf signed by its own key.
+    ///
+    /// # Errors
+    /// See [`PkiError`].
+    pub fn self_signed(&self) -> Result<Identity, PkiError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let certificate = self.params(1)?.self_signed(&key)?;
+        Ok(Identity {
+            chain_pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+            leaf_der: certificate.der().to_vec(),
+            key_der: key.serialize_der(),
+            serial: 1,
+        })
     }
 
     fn params(&self, serial: u64) -> Result<CertificateParams, PkiError> {

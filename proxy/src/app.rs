@@ -30,7 +30,7 @@ use crate::cluster::discovery::SystemResolver;
 use crate::cluster::maintain::maintain;
 use crate::config::route::each;
 use crate::config::{BuildContext, Compiled, Problems, fields};
-use crate::listener::manager::OnBindError;
+use crate::listener::manager::{Draining, OnBindError};
 use crate::listener::{Inherit, ListenerManager};
 use crate::restart::Restart;
 use crate::runtime::clock;
@@ -41,6 +41,7 @@ use crate::runtime::worker::Workers;
 use crate::snapshot::build::{Builder, LISTENER_OWNER};
 use crate::telemetry::access_log::{AccessLog, Sink, Sinks};
 use crate::telemetry::logging::{self, Logging};
+use crate::telemetry::server::ServerStats;
 use follow::Awaited;
 use interpreter::Meaning;
 
@@ -217,7 +218,11 @@ fn start_workers(
             crate::pool::sweep();
         }
     });
-    let manager = ListenerManager::new(workers, &context.stats, options.drain_time, max_connections);
+    let draining = Draining {
+        time: options.drain_time,
+        strategy: options.drain_strategy,
+    };
+    let manager = ListenerManager::new(workers, &context.stats, draining, max_connections);
     Ok(Arc::new(match restart {
         Some(restart) => manager.with_restart(restart.parent().map(|parent| parent.clone() as Arc<dyn Inherit>)),
         None => manager,
@@ -234,6 +239,9 @@ fn admin_state(
     control: &Arc<ProxyControl>,
 ) -> AdminState {
     let context = &meaning.context;
+    let secrets = context.secrets.clone();
+    let server: Arc<ServerStats> = context.stats.group("server.");
+    server.show_certificates(move || secrets.first_expiration());
     AdminState {
         stats: context.stats.clone(),
         tags: Arc::new(bootstrap.stats.tags.clone()),

@@ -5,7 +5,7 @@
 
 pub mod alpn;
 mod connect;
-mod home;
+pub(crate) mod home;
 mod local;
 mod room;
 

@@ -12,6 +12,7 @@ pub mod peer;
 pub mod report;
 pub mod san;
 pub mod secret;
+pub mod signed;
 pub mod spiffe;
 pub mod stats;
 pub mod upstream;
@@ -90,6 +91,16 @@ pub struct UpstreamSocket {
     pub header: Option<Arc<crate::tcp::proxy_header::ProxyHeader>>,
 }
 
+impl UpstreamTransport {
+    /// Has the handshakes and certificates of all sockets counted under the cluster's prefix.
+    pub fn count_into(&self, stats: &crate::telemetry::stats::Stats, prefix: &str) {
+        let sockets = self.matches.iter().map(|entry| &entry.socket);
+        for tls in sockets.chain([&self.default]).filter_map(|socket| socket.tls.as_ref()) {
+            tls.count_into(stats, prefix);
+        }
+    }
+}
+
 /// One entry of `transport_socket_matches`.
 pub struct TransportMatch {
     pub name: String,
@@ -102,6 +113,8 @@ pub struct TransportMatch {
 pub struct Handshaken {
     /// Whether an earlier session was resumed.
     pub resumed: bool,
+    /// How the peer has proven its certificate; none where it showed none, or earlier.
+    pub signature: Option<rustls::SignatureScheme>,
     pub io: Io,
     pub peer: Arc<PeerInfo>,
 }

@@ -5,10 +5,13 @@ use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use remora_tests::{Answer, Http1, Sidecar, ask_admin, until};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tempfile::TempDir;
 
 const BOOTSTRAP: &str = "REMORA_HOSTILE_BOOTSTRAP";
 const ADDRESSES: &str = "REMORA_HOSTILE_ADDRESSES";
+/// How many descriptors it may have.
+const DESCRIPTORS: &str = "REMORA_HOSTILE_DESCRIPTORS";
 
 /// Ends when dropped.
 pub struct Proxy {
@@ -25,6 +28,13 @@ async fn be_the_proxy() {
     let (Some(bootstrap), Some(addresses)) = (std::env::var_os(BOOTSTRAP), std::env::var_os(ADDRESSES)) else {
         return;
     };
+    if let Some(limit) = std::env::var(DESCRIPTORS).ok().and_then(|limit| limit.parse().ok()) {
+        let limit = Rlimit {
+            current: Some(limit),
+            maximum: Some(limit),
+        };
+        setrlimit(Resource::Nofile, limit).unwrap();
+    }
     let text = std::fs::read_to_string(bootstrap).unwrap();
     let sidecar = Sidecar::start(&text).await.unwrap();
     let listening = format!("{} {}\n", sidecar.listener("http").await, sidecar.admin_address());
@@ -36,6 +46,11 @@ async fn be_the_proxy() {
 
 impl Proxy {
     pub async fn start(bootstrap: &str) -> Self {
+        Self::start_with(bootstrap, None).await
+    }
+
+    /// With at most so many descriptors.
+    pub async fn start_with(bootstrap: &str, descriptors: Option<u64>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (config, addresses) = (
             directory.path().join("bootstrap.yaml"),
@@ -46,6 +61,7 @@ impl Proxy {
             .args(["--exact", "child::be_the_proxy", "--nocapture"])
             .env(BOOTSTRAP, &config)
             .env(ADDRESSES, &addresses)
+            .envs(descriptors.map(|limit| (DESCRIPTORS, limit.to_string())))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
@@ -82,9 +98,23 @@ impl Proxy {
 
     /// The most memory it ever held, in KiB.
     pub fn peak_kib(&self) -> u64 {
+        self.kib("VmHWM:")
+    }
+
+    /// The memory that it holds, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        self.kib("VmRSS:")
+    }
+
+    fn kib(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.trim().trim_end_matches(" kB").trim().parse().unwrap()
+    }
+
+    /// How many descriptors it has.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
     }
 
     pub async fn stat(&self, name: &str) -> u64 {

@@ -1,5 +1,5 @@
 //! Peers that mean harm, on either side: floods, bombs and stalls over HTTP/2, slow clients and ambiguous messages over HTTP/1, upstreams that
-//! break every rule. Each attack is bounded in memory, and another client is served meanwhile.
+//! break every rule, half-open connections and resets below HTTP. Each attack is bounded in memory, and another client is served meanwhile.
 //!
 //! The proxy of a flood runs in a process of its own, so that its memory is its own.
 
@@ -11,6 +11,7 @@ mod floods;
 mod frames;
 mod slow;
 mod smuggling;
+mod tcp;
 mod upstream;
 mod websocket;
 

@@ -1,7 +1,7 @@
-//! Hosts that leave as they should: announced, finished, ended. No request notices.
+//! Hosts that leave as they should: announced, finished, ended. No request notices. And listeners that ask their connections to leave.
 
 use control_plane_mock::resources::{Variant, cluster_eds, endpoints};
-use remora_tests::{Backend, Load, until};
+use remora_tests::{Backend, Http1, Load, Sidecar, until};
 
 use super::{One, all_to_a};
 
@@ -49,6 +49,92 @@ async fn hosts_come_and_go(speaks_http2: bool) {
     let (failed, sent) = load.finish().await;
     assert!(failed.is_empty(), "at the end: {}", failed.join("\n"));
     assert!(total + sent > 4 * ROUNDS as u64);
+}
+
+/// Asks the listeners to drain over an hour, and says of how many connections the next answer takes leave.
+async fn leaving(strategy: &str) -> usize {
+    const CONNECTIONS: usize = 40;
+    let backend = Backend::start("a").await;
+    let bootstrap = with_listener(&backend, "");
+    let flags = ["--drain-time-s", "3600", "--drain-strategy", strategy];
+    let sidecar = Sidecar::start_with(&bootstrap, &flags).await.unwrap();
+    let address = sidecar.listener("http").await;
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut client = Http1::connect(address).await.unwrap();
+        let answer = client.get("drain.test", "/", "").await;
+        assert_eq!((answer.status, answer.header("connection")), (200, None));
+        clients.push(client);
+    }
+    let answer = sidecar.admin("POST", "/drain_listeners?graceful").await;
+    assert_eq!(answer.status, 200);
+    let mut left = 0;
+    for client in &mut clients {
+        let answer = client.get("drain.test", "/", "").await;
+        // One whose moment had come may have been idle for too long already.
+        let leaves = answer.status != 200 || answer.header("connection") == Some("close");
+        left += usize::from(leaves);
+    }
+    // It accepts for as long as it drains.
+    assert_eq!(Http1::connect(address).await.unwrap().get("drain.test", "/", "").await.status, 200);
+    left
+}
+
+fn with_listener(backend: &Backend, fields: &str) -> String {
+    format!(
+        r#"admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
+static_resources:
+  listeners:
+  - name: http
+    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
+    {fields}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: http
+          http_filters:
+          - name: router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+          route_config: {{virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: a}}}}]}}]}}
+  clusters:
+  - name: a
+    type: STATIC
+    load_assignment: {{cluster_name: a, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]}}
+"#,
+        backend.port()
+    )
+}
+
+#[tokio::test]
+async fn an_immediate_drain_asks_every_connection_to_leave() {
+    assert_eq!(leaving("immediate").await, 40);
+}
+
+#[tokio::test]
+async fn a_gradual_drain_asks_them_over_the_drain_time() {
+    // Seconds of an hour have passed.
+    let left = leaving("gradual").await;
+    assert!(left < 20, "{left} of 40 at once");
+}
+
+#[tokio::test]
+async fn while_health_checks_are_made_to_fail_answers_take_leave() {
+    let backend = Backend::start("a").await;
+    for (fields, expected) in [("", Some("close")), ("drain_type: MODIFY_ONLY", None)] {
+        let sidecar = Sidecar::start(&with_listener(&backend, fields)).await.unwrap();
+        let address = sidecar.listener("http").await;
+        let connection = async || {
+            let answer = Http1::connect(address).await.unwrap().get("drain.test", "/", "").await;
+            answer.header("connection").map(str::to_owned)
+        };
+        assert_eq!(connection().await, None);
+        sidecar.admin("POST", "/healthcheck/fail").await;
+        assert_eq!(connection().await.as_deref(), expected, "{fields}");
+        sidecar.admin("POST", "/healthcheck/ok").await;
+        assert_eq!(connection().await, None);
+    }
 }
 
 #[tokio::test]

@@ -39,6 +39,22 @@ const fn timing(case: &'static str, why: &'static str) -> Difference {
 
 pub const DIFFERENCES: &[Difference] = &[
     on_purpose(
+        "tcp/denied",
+        "network RBAC decides when a connection is accepted, not at its first byte: a client that is denied reaches no upstream",
+    ),
+    on_purpose(
+        "tls/no suite in common",
+        "a client that offers neither a suite nor a group of ours is told of by its groups; BoringSSL names the curve",
+    ),
+    on_purpose(
+        "tls/SNI required and not there",
+        "require_sni is enforced; Envoy reads it and does nothing",
+    ),
+    on_purpose(
+        "tls/required certificate, none, TLS 1.2",
+        "rustls sends the alert of TLS 1.3 (116) where BoringSSL sends handshake_failure (40); the log says the same",
+    ),
+    on_purpose(
         "admin/clusters",
         "pending requests belong to a worker's pool of a cluster; hosts have no such count (rq_pending_active)",
     ),

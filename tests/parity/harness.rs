@@ -200,10 +200,15 @@ impl Backends {
 
 /// Plays `world` on both and panics with all that differs and is not accepted.
 pub async fn compare(world: World) {
+    compare_with(world, openssl::Servers::default()).await;
+}
+
+/// As [`compare`], with `openssl s_server`s: `{{name}}` is the port of the one of that name.
+pub async fn compare_with(world: World, servers: openssl::Servers) {
     let Some(envoy) = envoy_or_skip(world.name) else {
         return;
     };
-    let needs_openssl = world.cases.iter().any(|case| matches!(case.wire, Wire::OpenSsl { .. }));
+    let needs_openssl = world.cases.iter().any(|case| matches!(case.wire, Wire::OpenSsl { .. })) || !servers.arguments.is_empty();
     if needs_openssl && !openssl::is_there() {
         assert!(
             !is_required(),
@@ -214,8 +219,15 @@ pub async fn compare(world: World) {
     }
     let directory = tempfile::tempdir().unwrap();
     let backends = Backends::start().await;
+    let running: Vec<openssl::Server> = servers
+        .arguments
+        .iter()
+        .map(|(name, arguments)| openssl::Server::start(name, arguments))
+        .collect();
+    let mut ports = backends.ports().to_vec();
+    ports.extend(running.iter().map(|server| (server.name, server.port)));
     let text = |log: &Path| {
-        let text = backends.ports().iter().fold(world.yaml.clone(), |text, (name, port)| {
+        let text = ports.iter().fold(world.yaml.clone(), |text, (name, port)| {
             text.replace(&format!("{{{{{name}}}}}"), &port.to_string())
         });
         text.replace("{{log}}", &log.display().to_string())
@@ -225,7 +237,7 @@ pub async fn compare(world: World) {
     let mut report = Report::default();
     // Who of the backends answered counts, not where it happens to listen.
     let masked = |text: String| {
-        backends.ports().iter().fold(text, |text, (name, port)| {
+        ports.iter().fold(text, |text, (name, port)| {
             text.replace(&format!(":{port}"), &format!(":{}", name.to_uppercase()))
         })
     };
@@ -428,10 +440,16 @@ async fn stats(subject: &Subject, prefixes: &[&str]) -> String {
         .lines()
         // Histograms measure time; Envoy lists a gauge that was never used, as zero, or not, by chance of its allocation.
         .filter(|line| !line.ends_with(": 0"))
-        .filter(|line| prefixes.iter().any(|prefix| line.starts_with(prefix)) && !line.contains("P0("))
+        .filter(|line| wanted(line, prefixes) && !line.contains("P0("))
         .collect();
     kept.sort_unstable();
     kept.join("\n")
+}
+
+/// Prefixes with a `!` take out again.
+fn wanted(line: &str, prefixes: &[&str]) -> bool {
+    let taken_out = |prefix: &&str| prefix.strip_prefix('!').is_some_and(|prefix| line.starts_with(prefix));
+    prefixes.iter().any(|prefix| line.starts_with(prefix)) && !prefixes.iter().any(taken_out)
 }
 
 #[derive(Default)]

@@ -29,26 +29,14 @@ macro_rules! worlds {
 
 worlds!(
     routing, headers, codec, failures, retries, http2, filters, authz, admin, mirroring, redirects, replies, matching,
-    mutations, logging, messages, paths, timeouts, balancing,
+    mutations, logging, messages, paths, timeouts, balancing, tcp, tls,
 );
 
-/// Worlds that are ahead of what is built: they show what still differs, to whoever asks with `REMORA_AHEAD=1`.
-macro_rules! ahead {
-    ($($name:ident),* $(,)?) => {
-        $(
-            #[tokio::test]
-            async fn $name() {
-                if std::env::var_os("REMORA_AHEAD").is_some_and(|value| value == "1") {
-                    harness::compare(cases::$name::world()).await;
-                } else {
-                    harness::skipped(stringify!($name), "not equal yet: REMORA_AHEAD=1 shows what differs");
-                }
-            }
-        )*
-    };
+#[tokio::test]
+async fn tls_upstream() {
+    let (world, servers) = cases::tls_upstream::world();
+    harness::compare_with(world, servers).await;
 }
-
-ahead!(tcp, tls);
 
 #[test]
 fn no_two_cases_share_a_name_and_there_are_enough() {
@@ -74,6 +62,7 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::timeouts::world(),
         cases::tcp::world(),
         cases::tls::world(),
+        cases::tls_upstream::world().0,
     ];
     let mut names: Vec<String> = worlds
         .iter()

@@ -1,9 +1,12 @@
 //! `openssl s_client` against a listener: what a TLS client that is not ours sees.
 
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use remora_tests::within;
+use tempfile::TempDir;
 
 /// Runs it; lines of what was agreed on and received, and how many bytes came.
 pub async fn play(address: SocketAddr, arguments: &[String]) -> (String, usize) {
@@ -43,6 +46,47 @@ pub fn comparable(line: &str) -> &str {
 pub fn is_there() -> bool {
     let version = Command::new("openssl").arg("version").output();
     version.is_ok_and(|output| output.status.success())
+}
+
+/// Servers of a world, by name, and the files that they and the proxies read.
+#[derive(Default)]
+pub struct Servers {
+    pub arguments: Vec<(&'static str, Vec<String>)>,
+    pub _files: Option<Arc<TempDir>>,
+}
+
+/// `openssl s_server`: sends back each line reversed. Ends when dropped.
+pub struct Server {
+    pub name: &'static str,
+    pub port: u16,
+    process: Child,
+}
+
+impl Server {
+    pub fn start(name: &'static str, arguments: &[String]) -> Self {
+        let mut process = Command::new("openssl")
+            .args(["s_server", "-rev", "-accept", "127.0.0.1:0"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        let mut lines = output.lines().map_while(Result::ok);
+        let address = lines.find_map(|line| line.strip_prefix("ACCEPT ")?.parse::<SocketAddr>().ok());
+        let port = address.unwrap_or_else(|| panic!("s_server {name} does not listen")).port();
+        // Somebody has to read what it says of each connection, or it would wait for that.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { name, port, process }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 /// What does not depend on the moment.

@@ -22,6 +22,8 @@ pub enum Step {
     Half,
     /// Reads until the other side ends.
     End,
+    /// What another connection gets meanwhile, to its end.
+    Another,
 }
 
 /// Plays the steps; returns what was seen, as lines, and how many bytes came.
@@ -56,6 +58,13 @@ pub async fn play(address: SocketAddr, steps: &[Step]) -> (String, usize) {
                 let ended = ended.map(|_| "closed").map_err(|error| error.kind());
                 let _ = writeln!(text, "end: {ended:?}");
             }
+            Step::Another => {
+                let mut other = within("another connection", TcpStream::connect(address)).await.unwrap();
+                let mut answer = Vec::new();
+                let ended = within("its end", other.read_to_end(&mut answer)).await;
+                let ended = ended.map_err(|error| error.kind());
+                let _ = writeln!(text, "another: {ended:?} {}", answer.escape_ascii());
+            }
         }
     }
     let count = got.len();
@@ -84,8 +93,10 @@ fn masked(mut bytes: Vec<u8>) -> Vec<u8> {
 
 /// A ClientHello as rustls makes it.
 fn hello(name: &str, protocols: &[&str]) -> Vec<u8> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    // A hello of one packet.
+    provider.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())

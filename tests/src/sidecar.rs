@@ -80,13 +80,15 @@ impl Sidecar {
 }
 
 /// What every proxy of a test is started with.
-pub(crate) const FLAGS: [&str; 6] = [
+pub(crate) const FLAGS: [&str; 8] = [
     "--concurrency",
     "1",
     "--file-flush-interval-msec",
     "10",
     "--drain-time-s",
     "5",
+    "--drain-strategy",
+    "immediate",
 ];
 
 /// One request to an admin server, and its answer.

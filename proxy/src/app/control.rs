@@ -101,7 +101,7 @@ impl ProxyControl {
     pub fn drain_and_quit(self: &Arc<Self>) {
         *self.state.lock() = ServerState::Draining;
         self.show_state();
-        self.manager.drain_connections(false, true);
+        self.manager.hurry_connections(false);
         self.manager.stop_accepting(false);
         let this = self.clone();
         spawn("drain", async move {
@@ -118,7 +118,7 @@ impl ProxyControl {
         *self.state.lock() = ServerState::Draining;
         self.show_state();
         self.manager.stop_accepting(false);
-        self.manager.drain_connections(false, true);
+        self.manager.drain_connections(false);
         let this = self.clone();
         spawn("drain", async move {
             while this.manager.is_busy() {
@@ -168,12 +168,13 @@ impl Control for AdminControl {
 
     fn drain_listeners(&self, how: DrainListeners) {
         let manager = &self.0.manager;
-        manager.drain_connections(how.inbound_only, true);
-        if how.skip_exit {
+        if !how.graceful && !how.skip_exit {
+            manager.hurry_connections(how.inbound_only);
+            manager.stop_accepting(how.inbound_only);
             return;
         }
-        if !how.graceful {
-            manager.stop_accepting(how.inbound_only);
+        manager.drain_connections(how.inbound_only);
+        if how.skip_exit {
             return;
         }
         let control = self.0.clone();
@@ -185,6 +186,7 @@ impl Control for AdminControl {
 
     fn set_health_failed(&self, failed: bool) {
         self.0.health_failed.store(failed, Ordering::Relaxed);
+        self.0.manager.set_unhealthy(failed);
         self.0.show_state();
     }
 

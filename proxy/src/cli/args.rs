@@ -93,7 +93,7 @@ pub(super) struct Args {
     /// Drain time in seconds for removed listeners and for shutdown
     #[arg(long, value_name = "uint32_t", default_value_t = 600)]
     pub drain_time_s: u32,
-    /// How connections are asked to leave while draining (no effect yet: all are asked at once)
+    /// How connections are asked to leave while draining: each at a moment of its own within --drain-time-s, or all at once
     #[arg(long, value_name = "string", value_enum, default_value = "gradual")]
     pub drain_strategy: StrategyArg,
     /// A `tag:value` pair on every stat; may be given several times

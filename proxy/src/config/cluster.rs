@@ -140,6 +140,7 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
     let metadata_exchange = metadata_exchange(config, cx)?;
     let name: Arc<str> = Arc::from(config.name.as_str());
     let stats = cx.stats.group::<ClusterStats>(&stats_prefix(config));
+    transport.count_into(&cx.stats, &stats_prefix(config));
     let limits = plan.thresholds;
     let cluster = Cluster {
         id: xxhash_rust::xxh64::xxh64(bytes, 0),

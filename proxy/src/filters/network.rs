@@ -20,6 +20,10 @@ pub enum Verdict {
     Continue,
     /// Go on, and keep this for as long as the connection lives.
     Hold(Box<dyn Send>),
+    /// Close it after `delay`: there are too many. Envoy's flag for that goes to the access log.
+    Limit {
+        delay: Duration,
+    },
     /// Close it after `delay`; the reason goes to the access log as connection termination details.
     Close {
         reason: String,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
@@ -62,6 +62,12 @@ impl ListenerState {
             chains: config.chains.adopting(old.map_or(&empty, |old| &old.chains)),
         }
     }
+
+    /// Connections are asked to leave for as long as health checks are made to fail, unless the listener drains for changes only.
+    pub fn show_health(&self, unhealthy: bool) {
+        let asks = unhealthy && !self.settings.drain_modify_only;
+        self.chains.all().for_each(|chain| chain.drain.set_unhealthy(asks));
+    }
 }
 
 /// What all connections of the process share.
@@ -71,6 +77,8 @@ pub struct Shared {
     /// Held once by every connection, from accept to end.
     pub open: Arc<()>,
     pub limit: ConnectionLimit,
+    /// Health checks are made to fail (`/healthcheck/fail`).
+    pub(super) unhealthy: AtomicBool,
     /// To hand connections over; they own what holds this.
     pub workers: Weak<Workers>,
     pub(super) connection_ids: AtomicU64,
@@ -82,6 +90,7 @@ impl Shared {
         Self {
             directory: ArcSwap::default(),
             limit: ConnectionLimit::default(),
+            unhealthy: AtomicBool::new(false),
             workers: Weak::new(),
             inspectors,
             open: Arc::default(),

@@ -74,7 +74,7 @@ struct Opened {
 
 /// The listener's own log of a connection, if it keeps one.
 fn journal(state: &ListenerState, connection: Arc<ConnectionInfo>) -> Option<Box<TcpJournal>> {
-    (!state.access_logs.is_empty()).then(|| TcpJournal::new(&state.access_logs, connection))
+    (!state.access_logs.is_empty()).then(|| TcpJournal::of_listener(&state.access_logs, connection))
 }
 
 impl Arrival {
@@ -115,7 +115,6 @@ impl Arrival {
             listener.stats.listener.no_filter_chain_match.inc();
             if let Some(mut journal) = journal(&state, Arc::new(connection)) {
                 journal.record.flags = ResponseFlags::NO_ROUTE_FOUND;
-                journal.record.termination = "filter_chain_not_found".into();
             }
             return None;
         };
@@ -130,10 +129,10 @@ impl Arrival {
             }
         };
         let io = preamble(&chain, io, &mut connection).await?;
-        let (holds, closed) = admission::admitted(&chain, &mut connection);
+        let (holds, refusal) = admission::admitted(&chain, &mut connection);
         let connection = Arc::new(connection);
-        if let Some((reason, delay)) = closed {
-            admission::close(&chain, &state, connection, &reason, delay).await;
+        if let Some(refusal) = refusal {
+            admission::close(&chain, &state, connection, refusal).await;
             return None;
         }
         let journal = journal(&state, connection.clone());
@@ -232,10 +231,8 @@ async fn inspect(
             stats.downstream_listener_filter_remote_close.inc();
             return None;
         }
-        Ok(Err(Refusal::Filter)) => {
-            stats.downstream_listener_filter_error.inc();
-            return None;
-        }
+        // The filter has counted it itself.
+        Ok(Err(Refusal::Filter)) => return None,
         Err(_) => {
             stats.downstream_pre_cx_timeout.inc();
             if !settings.continue_on_listener_filters_timeout {

@@ -35,7 +35,7 @@ pub struct Findings {
 pub enum Refusal {
     /// The peer closed (`downstream_listener_filter_remote_close`).
     RemoteClose,
-    /// A filter refused it (`downstream_listener_filter_error`).
+    /// A filter refused it, and has counted that.
     Filter,
 }
 

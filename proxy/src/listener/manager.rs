@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,6 +15,7 @@ use super::bind::{BindError, Bound, bind};
 use super::chain_match::FilterChain;
 use super::stats::{InspectorStats, ManagerStats, Scope};
 use super::{Direction, Inherit, ListenerConfig, accept};
+use crate::cli::DrainStrategy;
 use crate::runtime::clock;
 use crate::runtime::drain::{Drain, DrainPhase};
 use crate::runtime::io::Address;
@@ -26,8 +28,7 @@ pub struct ListenerManager {
     shared: Arc<Shared>,
     stats: Stats,
     counters: Arc<ManagerStats>,
-    /// `--drain-time-s`
-    drain_time: Duration,
+    draining: Draining,
     active: Mutex<BTreeMap<Arc<str>, Arc<ActiveListener>>>,
     /// Sockets are kept at hand for the next epoch.
     handing_over: bool,
@@ -44,6 +45,23 @@ pub enum OnBindError {
     ApplyOthers,
 }
 
+/// How connections are asked to leave a listener or chain that drains.
+#[derive(Clone, Copy, Debug)]
+pub struct Draining {
+    /// `--drain-time-s`
+    pub time: Duration,
+    pub strategy: DrainStrategy,
+}
+
+impl Draining {
+    fn ask(self, chain: &FilterChain) {
+        match self.strategy {
+            DrainStrategy::Immediate => chain.drain.advance(DrainPhase::Draining),
+            DrainStrategy::Gradual => chain.drain.spread(self.time),
+        }
+    }
+}
+
 /// A listener with sockets that nobody accepts from yet.
 struct Prepared {
     listener: Arc<ActiveListener>,
@@ -53,7 +71,7 @@ struct Prepared {
 
 impl ListenerManager {
     /// `max_connections`: of all listeners together.
-    pub fn new(workers: Arc<Workers>, stats: &Stats, drain_time: Duration, max_connections: Option<u64>) -> Self {
+    pub fn new(workers: Arc<Workers>, stats: &Stats, draining: Draining, max_connections: Option<u64>) -> Self {
         let counters: Arc<ManagerStats> = stats.group("listener_manager.");
         counters.workers_started.set(1);
         Self {
@@ -65,7 +83,7 @@ impl ListenerManager {
             workers,
             stats: stats.clone(),
             counters,
-            drain_time,
+            draining,
             active: Mutex::default(),
             handing_over: false,
             inherit: None,
@@ -164,17 +182,27 @@ impl ListenerManager {
             .unwrap_or_default()
     }
 
-    /// Asks the connections of all listeners (or of the inbound ones) to leave, without closing a socket: `/drain_listeners?graceful`,
-    /// `/healthcheck/fail` (`modify_only_too: false`).
-    pub fn drain_connections(&self, inbound_only: bool, modify_only_too: bool) {
+    /// Asks the connections of all listeners (or of the inbound ones) to leave, as `--drain-strategy` says, without closing a socket.
+    pub fn drain_connections(&self, inbound_only: bool) {
+        for listener in self.matching(inbound_only) {
+            listener.state.load().chains.all().for_each(|chain| self.draining.ask(chain));
+        }
+    }
+
+    /// Asks all connections at once, whatever the strategy: the process wants to end.
+    pub fn hurry_connections(&self, inbound_only: bool) {
         for listener in self.matching(inbound_only) {
             let state = listener.state.load();
-            if modify_only_too || !state.settings.drain_modify_only {
-                state
-                    .chains
-                    .all()
-                    .for_each(|chain| chain.drain.advance(DrainPhase::Draining));
-            }
+            let chains = state.chains.all();
+            chains.for_each(|chain| chain.drain.advance(DrainPhase::Draining));
+        }
+    }
+
+    /// Asks the connections of listeners that do not drain for changes only to leave, for as long as health checks are made to fail.
+    pub fn set_unhealthy(&self, unhealthy: bool) {
+        self.shared.unhealthy.store(unhealthy, Ordering::Relaxed);
+        for listener in self.listeners() {
+            listener.state.load().show_health(unhealthy);
         }
     }
 
@@ -243,13 +271,17 @@ impl ListenerManager {
             sockets.push(bound);
         }
         let prefix = config.settings.stat_prefix.as_deref();
+        let state = ListenerState::new(config, None);
+        state.show_health(self.shared.unhealthy.load(Ordering::Relaxed));
+        let stats = Scope::new(&self.stats, prefix, addresses.first(), self.workers.len());
+        stats.count(&state.chains);
         let listener = ActiveListener {
             name: config.name.clone(),
-            stats: Scope::new(&self.stats, prefix, addresses.first(), self.workers.len()),
+            stats,
             addresses,
             configured: config.addresses.clone(),
             bind_to_port: config.bind_to_port,
-            state: ArcSwap::from_pointee(ListenerState::new(config, None)),
+            state: ArcSwap::from_pointee(state),
             loads: Loads::new(self.workers.len()),
             stop: Drain::new().0,
             sockets: Mutex::new(handles),
@@ -293,6 +325,8 @@ impl ListenerManager {
             .filter(|chain| !new.chains.all().any(|kept| Arc::ptr_eq(kept, chain)))
             .cloned()
             .collect();
+        listener.stats.count(&new.chains);
+        new.show_health(self.shared.unhealthy.load(Ordering::Relaxed));
         listener.state.store(Arc::new(new));
         self.counters.listener_modified.inc();
         self.counters.listener_in_place_updated.inc();
@@ -312,15 +346,13 @@ impl ListenerManager {
         if chains.is_empty() && listener.is_none() {
             return;
         }
-        chains
-            .iter()
-            .for_each(|chain| chain.drain.advance(DrainPhase::Draining));
+        chains.iter().for_each(|chain| self.draining.ask(chain));
         let draining = chains.len() as u64;
         let counters = self.counters.clone();
         counters
             .total_filter_chains_draining
             .set(counters.total_filter_chains_draining.value() + draining);
-        let drain_time = self.drain_time;
+        let drain_time = self.draining.time;
         self.workers.run(0, "drain", move || async move {
             clock::sleep(drain_time).await;
             for chain in chains {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::chain_match::ChainTable;
 use crate::runtime::io::Address;
 use crate::telemetry::stats::Stats;
-use crate::tls::stats::{ServerSocketStats, SslStats};
+use crate::tls::stats::{Expirations, ServerSocketStats, SslStats};
 
 crate::stat_group! {
     /// Under `listener.<address>.`.
@@ -70,6 +71,7 @@ pub struct Scope {
     pub workers: Vec<Arc<WorkerStats>>,
     pub ssl: Arc<SslStats>,
     pub socket: Arc<ServerSocketStats>,
+    pub expirations: Arc<Expirations>,
 }
 
 /// The listener filters' own.
@@ -92,7 +94,17 @@ impl Scope {
                 .map(|index| stats.group(&format!("listener.{name}.worker_{index}.")))
                 .collect(),
             ssl: stats.group(&format!("listener.{name}.ssl.")),
+            expirations: stats.group(&format!("listener.{name}.ssl.certificate.")),
             socket: stats.group(&format!("listener.{name}.server_ssl_socket_factory.")),
+        }
+    }
+}
+
+impl Scope {
+    /// Counts what happens to the secrets of these chains, and shows their certificates.
+    pub fn count(&self, chains: &ChainTable) {
+        for tls in chains.all().filter_map(|chain| chain.tls.as_ref()) {
+            tls.count_into(&self.socket, &self.expirations);
         }
     }
 }

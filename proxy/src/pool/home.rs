@@ -85,7 +85,7 @@ impl Drop for ConnectionHome {
 }
 
 /// Counts the end of a connection, as Envoy's `ActiveClient` does.
-pub(super) fn count_destroyed(stats: &ClusterStats, how: Closed) {
+pub(crate) fn count_destroyed(stats: &ClusterStats, how: Closed) {
     stats.upstream_cx_destroy.inc();
     if how.remote {
         stats.upstream_cx_destroy_remote.inc();

@@ -153,6 +153,7 @@ pub async fn open(
             Some(name) => done.names(name),
             None => Ok(done),
         });
+        tls.record(&done);
         let done = done.map_err(|error| Failure::ConnectFailure(Some(error.to_string())))?;
         Ok(Connected {
             io: done.io,

@@ -32,8 +32,8 @@ pub enum Side {
 /// Why a copy is over.
 #[derive(Debug)]
 pub enum Ended {
-    /// Both sides have sent their end, and it was passed on.
-    Both,
+    /// Both sides have sent their end, and it was passed on; this one's came last.
+    Both(Side),
     /// A side failed: reset, or could not be written to.
     Error(Side, io::Error),
     /// No byte in either direction for the idle timeout.
@@ -65,6 +65,7 @@ pub async fn both_ways(downstream: &mut Io, upstream: &mut Io, limits: Limits, m
         response: Direction::default(),
         at_once: limits.buffer.clamp(1, SCRATCH),
         moved: false,
+        last: Side::Upstream,
     };
     let Some(idle) = limits.idle else {
         return poll_fn(|cx| copy.poll(cx, downstream, upstream, meter)).await;
@@ -98,6 +99,8 @@ struct Copy {
     at_once: usize,
     /// Something has passed since this was last cleared.
     moved: bool,
+    /// Whose end is still to come, once one has.
+    last: Side,
 }
 
 impl Copy {
@@ -115,7 +118,11 @@ impl Copy {
         match (request, response) {
             (Poll::Ready(Err(error)), _) => Poll::Ready(error.from(Side::Downstream)),
             (_, Poll::Ready(Err(error))) => Poll::Ready(error.from(Side::Upstream)),
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ended::Both),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ended::Both(self.last)),
+            (Poll::Pending, Poll::Ready(Ok(()))) => {
+                self.last = Side::Downstream;
+                Poll::Pending
+            }
             _ => Poll::Pending,
         }
     }

@@ -168,6 +168,9 @@ impl TcpProxy {
             match attempt {
                 Ok(upstream) => return Ok((io, upstream)),
                 Err(Failure::Overflow) => {
+                    // Envoy finds that out before it chooses a host.
+                    record.upstream.attempts -= 1;
+                    record.upstream.host = None;
                     record.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
                     return Err(());
                 }
@@ -218,7 +221,7 @@ impl TcpProxy {
                 ended = &mut copying, if !copied => {
                     copied = true;
                     // A tunnel within HTTP may still hold bytes of ours; an error takes them along.
-                    if driver.is_none() || !matches!(ended, Ended::Both) {
+                    if driver.is_none() || !matches!(ended, Ended::Both(_)) {
                         break self.ended(ended, &lease);
                     }
                 }
@@ -253,14 +256,21 @@ impl TcpProxy {
 
     fn ended(&self, ended: Ended, lease: &Lease) -> Option<ResponseFlags> {
         match ended {
-            Ended::Both => None,
+            Ended::Both(last) => {
+                if last == Side::Upstream {
+                    lease.ends_by_host();
+                }
+                None
+            }
             Ended::Idle => {
                 self.stats.idle_timeout.inc();
-                lease.cluster.stats.upstream_cx_idle_timeout.inc();
-                Some(ResponseFlags::STREAM_IDLE_TIMEOUT)
+                None
             }
             Ended::Error(side, error) => {
                 tracing::debug!(?side, %error, "a proxied connection ends");
+                if side == Side::Upstream {
+                    lease.ends_by_host();
+                }
                 Some(match side {
                     Side::Downstream => ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,
                     Side::Upstream => ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
@@ -327,6 +337,7 @@ async fn straight(
             record.upstream.tls = peer;
             record.workload = workload;
             cluster.observe_connected(host, true);
+            lease.established();
             Ok(Upstream {
                 io,
                 lease,
@@ -336,8 +347,9 @@ async fn straight(
         Err(failure) => {
             cluster.stats.upstream_cx_connect_fail.inc();
             host.state.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
-            if failure == Failure::ConnectTimeout {
-                cluster.stats.upstream_cx_connect_timeout.inc();
+            match failure {
+                Failure::ConnectTimeout => cluster.stats.upstream_cx_connect_timeout.inc(),
+                _ => lease.ends_by_host(),
             }
             cluster.observe_failure(host, &failure, clock::now());
             Err(failure)

@@ -55,12 +55,20 @@ impl TcpJournal {
             workload: None,
             termination: "".into(),
             downstream_failure: None,
+            log_type: LogType::TcpConnectionEnd,
         };
         Box::new(Self {
             logs: logs.clone(),
             record,
             watches: Vec::new(),
         })
+    }
+
+    /// For the log of a listener, whose lines are of no type.
+    pub fn of_listener(logs: &Arc<[AccessLog]>, connection: Arc<ConnectionInfo>) -> Box<Self> {
+        let mut journal = Self::new(logs, connection);
+        journal.record.log_type = LogType::NotSet;
+        journal
     }
 
     /// Has each observer watch what the record is of.

@@ -36,7 +36,7 @@ pub struct ServerStats {
     pub hot_restart_epoch: Gauge,
     /// Downstream connections of all listeners now.
     pub total_connections: Gauge,
-    pub days_until_first_cert_expiring: Gauge,
+    certificates: OnceLock<FirstExpiration>,
     pub static_unknown_fields: Counter,
     pub dynamic_unknown_fields: Counter,
     /// Fields that were set, are not honoured, and were let through (`--unsupported=warn`).
@@ -55,7 +55,7 @@ impl Default for ServerStats {
             concurrency: Gauge::default(),
             hot_restart_epoch: Gauge::default(),
             total_connections: Gauge::default(),
-            days_until_first_cert_expiring: Gauge::default(),
+            certificates: OnceLock::new(),
             static_unknown_fields: Counter::default(),
             dynamic_unknown_fields: Counter::default(),
             unsupported_fields: Counter::default(),
@@ -63,12 +63,30 @@ impl Default for ServerStats {
             initialization_time_ms: Histogram::default(),
         };
         stats.set_state(ServerState::PreInitializing);
-        stats.days_until_first_cert_expiring.set(u64::from(u32::MAX));
         stats
     }
 }
 
+/// When the first certificate in use expires, in seconds since the epoch; none if there is no certificate.
+type FirstExpiration = Box<dyn Fn() -> Option<i64> + Send + Sync>;
+
 impl ServerStats {
+    /// Says whom to ask for `days_until_first_cert_expiring`.
+    pub fn show_certificates(&self, first: impl Fn() -> Option<i64> + Send + Sync + 'static) {
+        // There is one store of secrets in a process.
+        let _ = self.certificates.set(Box::new(first));
+    }
+
+    /// Whole days; 0 once one has expired, Envoy's "none" as long as there is no certificate.
+    fn days_until_first_cert_expiring(&self) -> u64 {
+        let Some(first) = self.certificates.get().and_then(|first| first()) else {
+            return u64::from(u32::MAX);
+        };
+        let now = clock::system_now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let left = first.saturating_sub(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        u64::try_from(left / 86_400).unwrap_or(0)
+    }
+
     /// Called once, when the process starts.
     pub fn start(&self, at: Instant) {
         // A second start would be a bug of the caller; the first counts.
@@ -113,7 +131,7 @@ impl StatGroup for ServerStats {
             ("concurrency", self.concurrency.value()),
             (
                 "days_until_first_cert_expiring",
-                self.days_until_first_cert_expiring.value(),
+                self.days_until_first_cert_expiring(),
             ),
             ("hot_restart_epoch", self.hot_restart_epoch.value()),
             ("hot_restart_generation", self.hot_restart_epoch.value() + 1),

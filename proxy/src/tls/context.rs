@@ -32,7 +32,13 @@ struct Validation {
     configured: bool,
     inline: Option<pb::CertificateValidationContext>,
     secret: Option<Arc<SecretCell>>,
+    /// Of inline anchors: when each bundle's first certificate expires.
+    expirations: Vec<(String, i64)>,
 }
+
+/// What Envoy calls a certificate that is no secret in stats: by the hash of no name.
+const UNNAMED: &str = "unnamed_cert_e3b0c442";
+const UNNAMED_CA: &str = "unnamed_ca_cert_e3b0c442";
 
 /// All that a rustls configuration is built from, at one moment.
 pub struct Material {
@@ -151,6 +157,30 @@ impl Common {
         }))
     }
 
+    /// Each certificate's name in stats, and when it expires.
+    pub fn expirations(&self, visit: &mut dyn FnMut(&str, i64)) {
+        for source in &self.certificates {
+            match source {
+                CertificateSource::Inline(certificate) => visit(UNNAMED, certificate.leaf.not_after),
+                CertificateSource::Secret(cell) => {
+                    if let Some(SecretValue::Certificate(certificate)) = cell.value().as_deref() {
+                        visit(cell.name(), certificate.leaf.not_after);
+                    }
+                }
+            }
+        }
+        for (name, not_after) in &self.validation.expirations {
+            visit(name, *not_after);
+        }
+        let secret = self.validation.secret.as_ref().map(|cell| (cell, cell.value()));
+        if let Some((cell, Some(value))) = secret
+            && let SecretValue::Validation(context) = &*value
+            && let Some(trust) = &context.trust
+        {
+            visit(cell.name(), trust.not_after);
+        }
+    }
+
     /// For `/certs`.
     pub fn report(&self) -> CertificateReport {
         let mut report = CertificateReport::default();
@@ -198,8 +228,13 @@ impl Validation {
             }
         };
         // A SAN list alone is fine where a secret brings the anchors; everything else can be checked now.
+        let mut expirations = Vec::new();
         if secret.is_none() {
-            Policy::compile(inline.as_ref(), None).map_err(|problems| problems.under(path))?;
+            let policy = Policy::compile(inline.as_ref(), None).map_err(|problems| problems.under(path))?;
+            let trust = policy.trust.iter().map(|trust| (UNNAMED_CA.to_owned(), trust.not_after));
+            let domains = policy.domains.iter().enumerate();
+            let domains = domains.map(|(index, domain)| (format!("unnamed_ca_cert_{index}"), domain.trust.not_after));
+            expirations = trust.chain(domains).collect();
         } else {
             Policy::check_fields(inline.as_ref()).map_err(|problems| problems.under(path))?;
         }
@@ -207,6 +242,7 @@ impl Validation {
             configured: true,
             inline,
             secret,
+            expirations,
         })
     }
 }

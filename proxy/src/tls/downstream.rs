@@ -1,21 +1,22 @@
 //! Server side: a `DownstreamTlsContext`, and the handshake.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwapOption;
 use pb::downstream_tls_context::SessionTicketKeysType;
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{Acceptor, NoClientAuth, NoServerSessionStorage, ServerConfig};
+use rustls::server::{Acceptor, ClientHello, NoClientAuth, NoServerSessionStorage, ServerConfig};
 use rustls::{DistinguishedName, HandshakeKind};
 use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
 use super::context::{Common, Material};
-use super::params::Side;
+use super::params::{self, Side};
 use super::report::CertificateReport;
 use super::secret::Rebuild;
 use super::verifier::{Keys, PeerVerifier};
-use super::{Handshaken, TlsError, error, peer};
+use super::stats::{Expirations, ServerSocketStats};
+use super::{Handshaken, TlsError, error, peer, signed};
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::runtime::io::Io;
 
@@ -28,14 +29,23 @@ pub struct DownstreamTls {
     tickets: bool,
     sessions: bool,
     built: ArcSwapOption<Built>,
+    stats: OnceLock<Arc<ServerSocketStats>>,
 }
 
 /// One rustls configuration per ALPN answer, all with the same tickets and certificates.
 struct Built {
     /// For clients that offer no ALPN, or none that we speak: the handshake completes without, as in Envoy.
-    without_alpn: Arc<ServerConfig>,
-    by_alpn: Vec<(Vec<u8>, Arc<ServerConfig>)>,
+    without_alpn: InOrder,
+    by_alpn: Vec<(Vec<u8>, InOrder)>,
     keys: Arc<Keys>,
+}
+
+/// The same configuration for either side's preference of cipher suites.
+struct InOrder {
+    /// TLS 1.3, where BoringSSL always leaves the choice to clients.
+    clients: Arc<ServerConfig>,
+    /// TLS 1.2: ours, unless `prefer_client_ciphers` says otherwise.
+    configured: Arc<ServerConfig>,
 }
 
 impl DownstreamTls {
@@ -76,6 +86,7 @@ impl DownstreamTls {
             tickets,
             sessions: !config.disable_stateful_session_resumption,
             built: ArcSwapOption::empty(),
+            stats: OnceLock::new(),
         });
         // Secrets that are here already must fit; those that come later are checked when they come.
         if let Some(material) = context.common.material() {
@@ -88,6 +99,14 @@ impl DownstreamTls {
         }
         cx.secrets.register(weak);
         Ok(context)
+    }
+
+    /// Has secrets that arrive counted, and its certificates shown under `<prefix>ssl.certificate.`.
+    pub fn count_into(self: &Arc<Self>, socket: &Arc<ServerSocketStats>, expirations: &Expirations) {
+        // A chain stays with its listener: the first is the only one.
+        let _ = self.stats.set(socket.clone());
+        let weak: Weak<dyn Rebuild> = Arc::<Self>::downgrade(self);
+        expirations.watch(weak);
     }
 
     /// Whether all secrets have arrived.
@@ -120,18 +139,31 @@ impl DownstreamTls {
                 .iter()
                 .find(|(name, _)| offered.contains(&name.as_slice()));
             let config = chosen.map_or(&built.without_alpn, |(_, config)| config);
+            let config = if self.offers_tls13(&hello) {
+                &config.clients
+            } else {
+                &config.configured
+            };
             (config.clone(), built.keys.choose(&hello).map(|entry| &entry.leaf))
         };
-        let stream = start.into_stream(config).await.map_err(error::from_io)?;
+        let (stream, signature) = signed::noting(start.into_stream(config)).await;
+        let stream = stream.map_err(error::from_io)?;
         let (_, session) = stream.get_ref();
         let sni = session.server_name().map(str::to_owned);
         let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
         let info = peer::info(session, local, sni);
         Ok(Handshaken {
             resumed,
+            signature,
             io: Io::Tls(Box::new(TlsStream::Server(stream))),
             peer: Arc::new(info),
         })
+    }
+
+    /// Whether TLS 1.3 is what will be agreed on: only who can speak it names its suites.
+    fn offers_tls13(&self, hello: &ClientHello<'_>) -> bool {
+        let speaks = self.common.params.versions.contains(&&rustls::version::TLS13);
+        speaks && hello.cipher_suites().iter().any(|suite| params::is_tls13(*suite))
     }
 
     fn build(&self, material: Material) -> Compiled<Built> {
@@ -178,18 +210,32 @@ impl DownstreamTls {
         let with_alpn = |name: &Vec<u8>| {
             let mut config = config.clone();
             config.alpn_protocols = vec![name.clone()];
-            (name.clone(), Arc::new(config))
+            (name.clone(), InOrder::new(config))
         };
         Ok(Built {
             by_alpn: self.common.alpn.iter().map(with_alpn).collect(),
-            without_alpn: Arc::new(config),
+            without_alpn: InOrder::new(config),
             keys,
         })
     }
 }
 
+impl InOrder {
+    fn new(configured: ServerConfig) -> Self {
+        let mut clients = configured.clone();
+        clients.ignore_client_order = false;
+        Self {
+            clients: Arc::new(clients),
+            configured: Arc::new(configured),
+        }
+    }
+}
+
 impl Rebuild for DownstreamTls {
     fn rebuild(&self) {
+        if let Some(stats) = self.stats.get() {
+            stats.ssl_context_update_by_sds.inc();
+        }
         match self.common.material() {
             None => self.built.store(None),
             Some(material) => match material.and_then(|material| self.build(material)) {
@@ -201,5 +247,9 @@ impl Rebuild for DownstreamTls {
 
     fn report(&self) -> CertificateReport {
         self.common.report()
+    }
+
+    fn expirations(&self, visit: &mut dyn FnMut(&str, i64)) {
+        self.common.expirations(visit);
     }
 }

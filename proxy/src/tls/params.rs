@@ -67,6 +67,11 @@ pub fn openssl_name(suite: CipherSuite) -> &'static str {
         .map_or("", |(name, _)| name)
 }
 
+/// Whether a suite is one of TLS 1.3.
+pub fn is_tls13(suite: CipherSuite) -> bool {
+    TLS13_NAMES.iter().any(|(_, known)| *known == suite)
+}
+
 /// As `%DOWNSTREAM_TLS_VERSION%` prints it.
 pub fn version_name(version: Option<rustls::ProtocolVersion>) -> &'static str {
     match version {

@@ -27,6 +27,8 @@ pub trait Rebuild: Send + Sync {
     fn rebuild(&self);
     /// What `/certs` shows of it.
     fn report(&self) -> CertificateReport;
+    /// Each certificate's name in stats, and when it expires (seconds since the epoch).
+    fn expirations(&self, visit: &mut dyn FnMut(&str, i64));
 }
 
 /// One secret, swapped in place.
@@ -178,7 +180,19 @@ impl SecretStore {
 
     /// One report per living context, as `/certs` lists them.
     pub fn reports(&self) -> Vec<CertificateReport> {
-        let contexts: Vec<_> = self.contexts.lock().iter().filter_map(Weak::upgrade).collect();
-        contexts.iter().map(|context| context.report()).collect()
+        self.living().iter().map(|context| context.report()).collect()
+    }
+
+    /// When the first certificate of all that are in use expires, in seconds since the epoch.
+    pub fn first_expiration(&self) -> Option<i64> {
+        let mut first = None;
+        for context in self.living() {
+            context.expirations(&mut |_, at| first = Some(first.map_or(at, |first: i64| first.min(at))));
+        }
+        first
+    }
+
+    fn living(&self) -> Vec<Arc<dyn Rebuild>> {
+        self.contexts.lock().iter().filter_map(Weak::upgrade).collect()
     }
 }

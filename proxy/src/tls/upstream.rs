@@ -1,7 +1,7 @@
 //! Client side: an `UpstreamTlsContext`, and the handshake.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwapOption;
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
@@ -17,9 +17,11 @@ use super::report::CertificateReport;
 use super::secret::Rebuild;
 use super::verifier::PeerVerifier;
 use super::x509::CertificateFacts;
-use super::{Handshaken, TlsError, error, peer, san};
+use super::stats::{ClientSocketStats, Expirations, SslStats};
+use super::{Handshaken, TlsError, error, peer, san, signed};
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::runtime::io::Io;
+use crate::telemetry::stats::Stats;
 
 /// A compiled `UpstreamTlsContext`. Keeps its identity while secrets rotate.
 pub struct UpstreamTls {
@@ -29,6 +31,12 @@ pub struct UpstreamTls {
     auto_sni_san_validation: bool,
     max_session_keys: usize,
     built: ArcSwapOption<Built>,
+    stats: OnceLock<Counts>,
+}
+
+struct Counts {
+    ssl: Arc<SslStats>,
+    socket: Arc<ClientSocketStats>,
 }
 
 struct Built {
@@ -57,6 +65,7 @@ impl UpstreamTls {
             auto_sni_san_validation: config.auto_sni_san_validation,
             max_session_keys: sessions as usize,
             built: ArcSwapOption::empty(),
+            stats: OnceLock::new(),
         });
         if let Some(material) = context.common.material() {
             let material = material.map_err(|problems| problems.under("common_tls_context"))?;
@@ -68,6 +77,26 @@ impl UpstreamTls {
         }
         cx.secrets.register(weak);
         Ok(context)
+    }
+
+    /// Has handshakes counted under `<prefix>ssl.`, and its certificates shown there. A context belongs to one cluster; the first call counts.
+    pub fn count_into(self: &Arc<Self>, stats: &Stats, prefix: &str) {
+        let _ = self.stats.set(Counts {
+            ssl: stats.group(&format!("{prefix}ssl.")),
+            socket: stats.group(&format!("{prefix}client_ssl_socket_factory.")),
+        });
+        let expirations: Arc<Expirations> = stats.group(&format!("{prefix}ssl.certificate."));
+        let weak: Weak<dyn Rebuild> = Arc::<Self>::downgrade(self);
+        expirations.watch(weak);
+    }
+
+    /// Counts the outcome of a handshake.
+    pub fn record(&self, outcome: &Result<Handshaken, TlsError>) {
+        let Some(counts) = self.stats.get() else { return };
+        counts.ssl.record(outcome);
+        if matches!(outcome, Err(TlsError::SecretNotReady)) {
+            counts.socket.upstream_context_secrets_not_ready.inc();
+        }
     }
 
     /// Whether all secrets have arrived.
@@ -103,9 +132,9 @@ impl UpstreamTls {
             _ => None,
         };
         let connector = TlsConnector::from(built.config.clone());
-        let outcome = match alpn_override {
-            Some(alpn) => connector.with_alpn(alpn.to_vec()).connect(name, io).await,
-            None => connector.connect(name, io).await,
+        let (outcome, signature) = match alpn_override {
+            Some(alpn) => signed::noting(connector.with_alpn(alpn.to_vec()).connect(name, io)).await,
+            None => signed::noting(connector.connect(name, io)).await,
         };
         let stream = outcome.map_err(error::from_io)?;
         let (_, session) = stream.get_ref();
@@ -113,6 +142,7 @@ impl UpstreamTls {
         let info = peer::info(session, built.local.as_ref(), sent);
         Ok(Handshaken {
             resumed,
+            signature,
             io: Io::Tls(Box::new(TlsStream::Client(stream))),
             peer: Arc::new(info),
         })
@@ -162,6 +192,9 @@ impl Handshaken {
 
 impl Rebuild for UpstreamTls {
     fn rebuild(&self) {
+        if let Some(counts) = self.stats.get() {
+            counts.socket.ssl_context_update_by_sds.inc();
+        }
         match self.common.material() {
             None => self.built.store(None),
             Some(material) => match material.and_then(|material| self.build(material)) {
@@ -173,6 +206,10 @@ impl Rebuild for UpstreamTls {
 
     fn report(&self) -> CertificateReport {
         self.common.report()
+    }
+
+    fn expirations(&self, visit: &mut dyn FnMut(&str, i64)) {
+        self.common.expirations(visit);
     }
 }
 

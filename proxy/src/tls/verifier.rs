@@ -12,6 +12,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use super::material::Certificate;
+use super::signed;
 use super::verify::{Policy, Role};
 use super::x509::CertificateFacts;
 
@@ -67,6 +68,7 @@ impl ServerCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        signed::note(signed.scheme);
         verify_tls12_signature(message, certificate, signed, &self.algorithms)
     }
 
@@ -76,6 +78,7 @@ impl ServerCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        signed::note(signed.scheme);
         verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
 
@@ -109,6 +112,7 @@ impl ClientCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        signed::note(signed.scheme);
         verify_tls12_signature(message, certificate, signed, &self.algorithms)
     }
 
@@ -118,6 +122,7 @@ impl ClientCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        signed::note(signed.scheme);
         verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
 

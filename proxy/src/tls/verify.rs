@@ -25,6 +25,8 @@ pub struct Trust {
     pub anchors: Vec<TrustAnchor<'static>>,
     /// For `/certs`.
     pub path: String,
+    /// When the first one expires, in seconds since the epoch.
+    pub not_after: i64,
 }
 
 /// What a peer's certificate must satisfy.
@@ -88,7 +90,9 @@ impl Trust {
                 return Err(Problems::one("", "not an X.509 certificate"));
             }
         }
+        let first = roots.first().and_then(|root| CertificateFacts::parse(root));
         Ok(Self {
+            not_after: first.map_or(i64::MAX, |first| first.not_after),
             roots,
             anchors,
             path: material::describe(Some(source)),

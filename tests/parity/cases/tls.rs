@@ -14,16 +14,18 @@ const LOG: &str = "%DOWNSTREAM_TLS_VERSION% %DOWNSTREAM_TLS_CIPHER% sni=%REQUEST
                    failure=%DOWNSTREAM_TRANSPORT_FAILURE_REASON% flags=%RESPONSE_FLAGS% ended=%CONNECTION_TERMINATION_DETAILS%";
 
 /// All certificates of the world.
-struct Pki {
+pub(super) struct Pki {
     root: Authority,
-    other: Authority,
-    server: Identity,
+    pub(super) server: Identity,
     second: Identity,
-    files: Arc<TempDir>,
+    self_signed: Identity,
+    /// SHA-256 of the good client's certificate.
+    client_hash: String,
+    pub(super) files: Arc<TempDir>,
 }
 
 impl Pki {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (root, other) = (Authority::new("root").unwrap(), Authority::new("other").unwrap());
         let issue = |authority: &Authority, leaf: Leaf| authority.issue(&leaf).unwrap();
         let leaf = |account: &str| Leaf::spiffe("td", "ns", account).common_name(account);
@@ -40,30 +42,38 @@ impl Pki {
             ("early", issue(&root, leaf("client").not_yet_valid())),
             ("revoked", issue(&root, leaf("client"))),
             ("nameless", issue(&root, Leaf::new().common_name("nameless"))),
+            ("alone", leaf("client").self_signed().unwrap()),
+            ("authority", root.identity()),
         ];
         for (name, identity) in &clients {
             std::fs::write(files.path().join(format!("{name}.pem")), &identity.chain_pem).unwrap();
             std::fs::write(files.path().join(format!("{name}.key")), &identity.key_pem).unwrap();
         }
+        let client = &clients[0].1.leaf_der;
+        let client_hash = remora::tls::x509::CertificateFacts::parse(client).unwrap().sha256;
         let revoked = clients.iter().find(|(name, _)| *name == "revoked").unwrap().1.serial;
         std::fs::write(files.path().join("crl"), root.revoke(&[revoked]).unwrap()).unwrap();
         std::fs::write(files.path().join("root"), root.root_pem()).unwrap();
         std::fs::write(files.path().join("other"), other.root_pem()).unwrap();
+        let server = issue(&root, leaf("server").dns("a.test"));
+        std::fs::write(files.path().join("server.pem"), &server.chain_pem).unwrap();
+        std::fs::write(files.path().join("server.key"), &server.key_pem).unwrap();
         Self {
-            server: issue(&root, leaf("server").dns("a.test")),
+            server,
             second: issue(&root, leaf("second").dns("b.test")),
+            self_signed: leaf("self").dns("a.test").self_signed().unwrap(),
+            client_hash,
             root,
-            other,
             files,
         }
     }
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     serde_json::to_string(text).unwrap()
 }
 
-fn file(files: &Path, name: &str) -> String {
+pub(super) fn file(files: &Path, name: &str) -> String {
     format!("{{filename: {}}}", quoted(&files.join(name).display().to_string()))
 }
 
@@ -151,13 +161,15 @@ fn listeners(pki: &Pki) -> Vec<String> {
             required,
         ),
         asking("spiffe", &spiffe, required),
+        asking("pinned", &format!("{trusted}, verify_certificate_hash: [\"{}\"]", pki.client_hash), required),
+        asking("alone", &format!("trusted_ca: {}", file(files, "alone.pem")), required),
+        listener("authority", &[&pki.root.identity()], "", ""),
+        listener("self-signed", &[&pki.self_signed], "", ""),
     ]
 }
 
 pub fn world() -> World {
     let pki = Pki::new();
-    // Both authorities stay to be looked at in a debugger; their certificates are in the files.
-    let _ = (&pki.root, &pki.other);
     World {
         name: "tls",
         yaml: bootstrap(&listeners(&pki), &[cluster("say", &["{{say}}"], "")]),
@@ -282,4 +294,11 @@ const CERTIFIED: &[Row] = &[
     ("SPIFFE, second domain", "spiffe", 6, "", "foreign"),
     ("SPIFFE, name of the other domain", "spiffe", 0, "", "impostor"),
     ("SPIFFE, no name", "spiffe", 0, "", "nameless"),
+    ("pinned", "pinned", 6, "", "client"),
+    ("good, and not pinned", "pinned", 0, "", "stranger"),
+    ("a leaf signed by itself, trusted", "alone", 6, "", "alone"),
+    ("a leaf signed by itself, not trusted", "required", 0, "", "alone"),
+    ("an authority's own certificate", "required", 6, "", "authority"),
+    ("an authority as a server", "authority", 6, "", ""),
+    ("a server signed by itself", "self-signed", 6, "", ""),
 ];

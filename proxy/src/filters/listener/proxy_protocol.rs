@@ -123,6 +123,7 @@ impl ProxyProtocol {
         let stats = |version: Version| &self.versions[version as usize];
         match found {
             Detection::Found(header) if self.disallowed.contains(&header.version) => {
+                stats(header.version).found.inc();
                 stats(header.version).disallowed.inc();
                 Outcome::Refused
             }

@@ -63,10 +63,7 @@ impl NetworkFilter for ConnectionLimit {
         if before >= shared.limit {
             shared.open.fetch_sub(1, Ordering::Relaxed);
             shared.stats.limited_connections.inc();
-            return Verdict::Close {
-                reason: "over_connection_limit".to_owned(),
-                delay: shared.delay,
-            };
+            return Verdict::Limit { delay: shared.delay };
         }
         shared.stats.active_connections.inc();
         Verdict::Hold(Box::new(Held(shared.clone())))

@@ -90,10 +90,7 @@ impl NetworkFilter for LocalRateLimit {
             return Verdict::Continue;
         }
         self.stats.rate_limited.inc();
-        Verdict::Close {
-            reason: "rate_limited".to_owned(),
-            delay: Duration::ZERO,
-        }
+        Verdict::Limit { delay: Duration::ZERO }
     }
 }
 

@@ -24,8 +24,12 @@ impl Bench {
     fn new(drain_time: Duration) -> Self {
         let cx = BuildContext::default();
         let workers = Arc::new(Workers::start(2).unwrap());
+        let draining = Draining {
+            time: drain_time,
+            strategy: DrainStrategy::Immediate,
+        };
         Self {
-            manager: ListenerManager::new(workers, &cx.stats, drain_time, None),
+            manager: ListenerManager::new(workers, &cx.stats, draining, None),
             cx,
         }
     }

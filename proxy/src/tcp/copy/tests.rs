@@ -49,7 +49,7 @@ async fn bulk_passes_both_ways_through_narrow_pipes_unharmed() {
     };
     let copying = both_ways(&mut downstream, &mut upstream, limits(None), &count);
     let (ended, back, forth) = tokio::join!(copying, client_side, server_side);
-    assert!(matches!(ended, Ended::Both), "{ended:?}");
+    assert!(matches!(ended, Ended::Both(_)), "{ended:?}");
     assert_eq!(forth, sent);
     assert_eq!(back, answer);
     assert_eq!((count.0.get(), count.1.get()), (300_000, 300_000));
@@ -75,7 +75,7 @@ async fn a_half_closed_side_still_receives() {
     let count = Count::default();
     let copying = both_ways(&mut downstream, &mut upstream, limits(None), &count);
     let (ended, (question, answer)) = tokio::join!(copying, peers);
-    assert!(matches!(ended, Ended::Both));
+    assert!(matches!(ended, Ended::Both(_)));
     assert_eq!((question.as_str(), answer.as_str()), ("ask", "answer"));
 }
 

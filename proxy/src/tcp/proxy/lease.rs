@@ -1,13 +1,15 @@
 //! One upstream connection in the books, and the bytes that pass.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::TcpStats;
 use crate::cluster::breaker::Permit;
 use crate::cluster::{ActiveRequest, Cluster, Host};
+use crate::http::codec::h1::client::Closed;
 use crate::http::exchange::ByteCounts;
+use crate::pool::home::count_destroyed;
 use crate::runtime::clock;
 use crate::tcp::copy::{Meter, Side};
 
@@ -20,27 +22,52 @@ pub(super) struct Lease {
 
 enum Kind {
     /// Of our own: this is where it is counted.
-    Connection { host: Arc<Host>, _permit: Permit },
+    Connection(Box<Connection>),
     /// A request over a pooled connection, which is counted by the pool.
     Request { _active: ActiveRequest },
+}
+
+/// A connection of our own: a request waits for it, and has it for as long as it stands.
+struct Connection {
+    host: Arc<Host>,
+    request: OnceLock<ActiveRequest>,
+    /// The host has ended it; else we did.
+    by_host: AtomicBool,
+    _permit: Permit,
 }
 
 impl Lease {
     pub(super) fn connection(cluster: &Arc<Cluster>, host: &Arc<Host>, permit: Permit) -> Self {
         cluster.stats.upstream_cx_total.inc();
         cluster.stats.upstream_cx_active.inc();
-        // A TCP tunnel is one request to Envoy's books too.
-        cluster.stats.upstream_rq_total.inc();
+        cluster.stats.upstream_rq_pending_total.inc();
+        cluster.stats.upstream_rq_pending_active.inc();
         host.state.cx_total.fetch_add(1, Ordering::Relaxed);
         host.state.cx_active.fetch_add(1, Ordering::Relaxed);
-        host.state.rq_total.fetch_add(1, Ordering::Relaxed);
-        Self::new(
-            cluster,
-            Kind::Connection {
-                host: host.clone(),
-                _permit: permit,
-            },
-        )
+        let connection = Connection {
+            host: host.clone(),
+            request: OnceLock::new(),
+            by_host: AtomicBool::new(false),
+            _permit: permit,
+        };
+        Self::new(cluster, Kind::Connection(Box::new(connection)))
+    }
+
+    /// The connection stands: a TCP tunnel is one request to Envoy's books too.
+    pub(super) fn established(&self) {
+        if let Kind::Connection(connection) = &self.kind {
+            let request = ActiveRequest::start(&self.cluster, &connection.host);
+            if connection.request.set(request).is_ok() {
+                self.cluster.stats.upstream_rq_pending_active.dec();
+            }
+        }
+    }
+
+    /// It is the host that ends it.
+    pub(super) fn ends_by_host(&self) {
+        if let Kind::Connection(connection) = &self.kind {
+            connection.by_host.store(true, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn request(cluster: &Arc<Cluster>, host: &Arc<Host>) -> Self {
@@ -59,17 +86,28 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Kind::Connection { host, .. } = &self.kind else {
+        let Kind::Connection(connection) = &self.kind else {
             return;
         };
         let stats = &self.cluster.stats;
         stats.upstream_cx_active.dec();
-        stats.upstream_cx_destroy.inc();
+        let active = connection.request.get().is_some();
+        if !active {
+            stats.upstream_rq_pending_active.dec();
+            stats.upstream_rq_pending_failure_eject.inc();
+        }
+        let remote = connection.by_host.load(Ordering::Relaxed);
+        let closed = Closed {
+            remote,
+            active,
+            protocol_error: false,
+        };
+        count_destroyed(stats, closed);
         let length = clock::now().saturating_duration_since(self.started);
         stats
             .upstream_cx_length_ms
             .record(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
-        host.state.cx_active.fetch_sub(1, Ordering::Relaxed);
+        connection.host.state.cx_active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -115,7 +153,7 @@ impl Meter for Bytes<'_> {
         // One task writes it; the atomic only makes the future `Send`.
         total.store(total.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
         ours.add(bytes);
-        if matches!(self.lease.kind, Kind::Connection { .. }) {
+        if matches!(self.lease.kind, Kind::Connection(_)) {
             theirs.add(bytes);
         }
     }

@@ -108,7 +108,8 @@ impl Tunneling {
         let response = sent.map_err(|error| error.failure)?;
         // Envoy takes 200 for a CONNECT, and any success for a POST.
         if !response.status().is_success() {
-            return Err(Failure::UpgradeFailed);
+            let reason = format!("tunnel_response:{}", response.status().as_u16());
+            return Err(Failure::ConnectFailure(Some(reason)));
         }
         Ok(Upstream {
             io: Io::Duplex(ours),

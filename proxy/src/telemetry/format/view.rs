@@ -41,6 +41,7 @@ pub struct LogView<'a> {
 /// `envoy.data.accesslog.v3.AccessLogType`, as far as we log; the numbers are the protobuf's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogType {
+    NotSet = 0,
     TcpUpstreamConnected = 1,
     TcpPeriodic = 2,
     TcpConnectionEnd = 3,
@@ -52,6 +53,7 @@ pub enum LogType {
 impl LogType {
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::NotSet => "NotSet",
             Self::TcpUpstreamConnected => "TcpUpstreamConnected",
             Self::TcpPeriodic => "TcpPeriodic",
             Self::TcpConnectionEnd => "TcpConnectionEnd",
@@ -77,6 +79,8 @@ pub struct TcpRecord {
     pub termination: Cow<'static, str>,
     /// `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`
     pub downstream_failure: Option<String>,
+    /// Of the line at its end.
+    pub log_type: LogType,
 }
 
 impl<'a> LogView<'a> {
@@ -139,7 +143,7 @@ impl<'a> LogView<'a> {
             remote: &record.connection.remote,
             response: None,
             trailers: None,
-            log_type: LogType::TcpConnectionEnd,
+            log_type: record.log_type,
             local_reply: b"",
         }
     }

@@ -6,7 +6,8 @@ const LOG: &str = "%ACCESS_LOG_TYPE% flags=%RESPONSE_FLAGS% ended=%CONNECTION_TE
                    failure=%UPSTREAM_TRANSPORT_FAILURE_REASON% in=%BYTES_RECEIVED% out=%BYTES_SENT% host=%UPSTREAM_HOST% \
                    cluster=%UPSTREAM_CLUSTER% remote=%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% local=%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% \
                    sni=%REQUESTED_SERVER_NAME% chain=%FILTER_CHAIN_NAME% proto=%PROTOCOL% code=%RESPONSE_CODE% \
-                   tlv=%DYNAMIC_METADATA(envoy.filters.listener.proxy_protocol)% tries=%UPSTREAM_REQUEST_ATTEMPT_COUNT%";
+                   tlv=%DYNAMIC_METADATA(envoy.filters.listener.proxy_protocol)% tries=%UPSTREAM_REQUEST_ATTEMPT_COUNT% \
+                   state=%FILTER_STATE(who:PLAIN)%";
 
 fn log() -> String {
     format!(
@@ -68,6 +69,7 @@ fn inspected(name: &str, fields: &str, filters: &[String]) -> String {
     listener(name, &fields, &[("", &[proxy(name, &format!("cluster: {cluster}"))])])
 }
 
+const STATE: &str = r#"on_new_connection: [{object_key: who, factory_key: envoy.string, format_string: {text_format_source: {inline_string: "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"}}}]"#;
 const FULL: &str = "circuit_breakers: {thresholds: [{max_connections: 0}]}";
 const PROXY_PROTOCOL: &str = r#"transport_socket:
   name: envoy.transport_sockets.upstream_proxy_protocol
@@ -167,6 +169,8 @@ fn filtered() -> Vec<String> {
         rbac("denied", &format!("rules: {}", rules("ALLOW", "10.0.0.0"))),
         rbac("shadowed", &format!("shadow_rules: {}", rules("DENY", "127.0.0.0"))),
         behind("limited", &[limited]),
+        behind("crowded", &[filter("network.connection_limit.v3.ConnectionLimit", "stat_prefix: crowded, max_connections: 1")]),
+        behind("stateful", &[filter("network.set_filter_state.v3.Config", STATE)]),
         listener("echoing", "", &[("", &[filter("network.echo.v3.Echo", "")])]),
         listener("speaking", "", &[("", &[direct])]),
     ]
@@ -180,9 +184,11 @@ fn inspecting() -> Vec<String> {
     let early = filter("listener.local_ratelimit.v3.LocalRateLimit", &bucket("early"));
     let optional = "allow_requests_without_proxy_protocol: true, stat_prefix: optional";
     let through = format!("listener_filters: [{}]", pp(&tlvs).concat());
+    let never = http.replacen('{', "{filter_disabled: {or_match: {rules: [{destination_port_range: {start: 1, end: 65536}}, {not_match: {any_match: true}}]}}, ", 1);
     let served = "listener_filters_timeout: 0.3s\ncontinue_on_listener_filters_timeout: true";
     vec![
         inspected("early", "", &[early]),
+        listener("disabled", &format!("listener_filters: [{never}]"), &[("", &[proxy("disabled", "cluster: greet")])]),
         inspected("pp", "", &pp(&tlvs)),
         inspected("pp optional", "", &pp(optional)),
         inspected("pp second", "", &pp("disallowed_versions: [V1], stat_prefix: second")),

@@ -67,7 +67,7 @@ pub async fn serve<S: Service>(
         if drain.phase() == DrainPhase::Closed {
             return driver.abort().await;
         }
-        driver.drain();
+        driver.leave();
         // An owner that is gone has said all that it will say.
         awaited = (phase == DrainPhase::Draining).then_some(DrainPhase::Closed);
     }
@@ -80,6 +80,9 @@ async fn closed(mut drain: DrainSignal) {
         std::future::pending().await
     }
 }
+
+/// How long a connection that leaves is kept for its first stream.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What a connection and its streams tell each other.
 pub(super) struct Shared {
@@ -171,6 +174,8 @@ struct Driver<S> {
     connection: Arc<ConnectionInfo>,
     shared: Arc<Shared>,
     opened: u32,
+    /// Asked to leave before its first stream came.
+    leaving: bool,
     draining: bool,
     idle: Option<Timer>,
     max_age: Option<Timer>,
@@ -194,6 +199,7 @@ impl<S: Service> Driver<S> {
             service,
             connection,
             opened: 0,
+            leaving: false,
             draining: false,
             idle: options.idle_timeout.map(Timer::after),
             max_age: options.max_connection_duration.map(Timer::after),
@@ -258,9 +264,19 @@ impl<S: Service> Driver<S> {
         let run = stream::run(self.service.clone(), self.connection.clone(), active, request, respond);
         // Boxed: a task's future is moved several times on its way in and out of the runtime, and this one is kilobytes.
         spawn("http2 stream", Box::pin(run));
-        if self.shared.options.max_requests_per_connection == Some(self.opened) {
+        if self.leaving || self.shared.options.max_requests_per_connection == Some(self.opened) {
             self.drain();
         }
+    }
+
+    /// A drain begins. A client that is told to go away before it has asked anything would only connect again, to hear the same: a connection
+    /// without a stream so far is left to its first one, for a while.
+    fn leave(&mut self) {
+        if self.opened > 0 {
+            return self.drain();
+        }
+        self.leaving = true;
+        self.max_age = Some(Timer::after(GRACE));
     }
 
     /// Two-step GOAWAY; the connection ends when its streams have.
