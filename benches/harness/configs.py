@@ -55,13 +55,15 @@ def http_listener(name, port, tls=None, **manager):
     return {"name": name, "address": address(port), "filter_chains": [chain]}
 
 
-def tcp_listener(name, port, cluster_name):
+def tcp_listener(name, port, cluster_name, tls=None):
     proxy = {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
         "stat_prefix": name,
         "cluster": cluster_name,
     }
     chain = {"filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}]}
+    if tls:
+        chain["transport_socket"] = tls
     return {"name": name, "address": address(port), "filter_chains": [chain]}
 
 

@@ -153,6 +153,38 @@ def tcp(bench):
     return end(bench.interleave(contenders, ping), contenders, backend)
 
 
+def bulk(bench):
+    """TCP proxy: one stream as fast as it goes; a request is a block of 64 KiB that arrived."""
+    backend, port = bench.peer("serve-sink")
+    contenders = bench.contenders("tcp", port)
+    return end(bench.interleave(contenders, pour(bench)), contenders, backend)
+
+
+def bulk_mtls(bench):
+    """The same through a pair: TCP, then mutual TLS 1.3, then TCP. The cost is that of both."""
+    backend, backend_port = bench.peer("serve-sink")
+    identities = os.path.join(bench.directory, "identities")
+    load.run(LOAD_CORE, [bench.binaries["peer"], "identities", identities], 20)
+    contenders = []
+    for name in filter(bench.wants, ("envoy", "remora")):
+        inner, outer = free_port(), free_port()
+        server_tls = configs.tls("Downstream", identities, "server", "client")
+        inbound = configs.tcp_listener("inbound", inner, "app", server_tls)
+        server = configs.bootstrap([inbound], [configs.cluster("app", backend_port)], free_port())
+        client_tls = configs.tls("Upstream", identities, "client", "server")
+        upstream = configs.cluster("server", inner, transport_socket=client_tls)
+        client = configs.bootstrap([configs.tcp_listener("outbound", outer, "server")], [upstream], free_port())
+        started = [bench.start_envoys(f"{name}-server", server), bench.start_envoys(f"{name}-client", client)]
+        contenders.append(Contender(name, started, outer))
+        wait_for_port(started[0], inner)
+        wait_for_port(started[1], outer)
+    return end(bench.interleave(contenders, pour(bench)), contenders, backend)
+
+
+def pour(bench):
+    return lambda port, seconds: load.peer(LOAD_CORE, [bench.binaries["peer"], "bulk", f"127.0.0.1:{port}", seconds], seconds)
+
+
 def paced(bench):
     """Latency at half of Envoy's peak: the same fixed rate for everyone, counted from when each request was due."""
     backend, port = bench.peer("serve-http")
@@ -250,6 +282,8 @@ ALL = {
     "h2": h2,
     "mesh": mesh,
     "tcp": tcp,
+    "bulk": bulk,
+    "bulk-mtls": bulk_mtls,
     "paced": paced,
     "idle": idle,
     "large-ads": large_ads,
@@ -263,6 +297,9 @@ BUDGETS = {
     "h2": [("cpu_us", "ratio", 1 / 3)],
     "mesh": [("cpu_us", "ratio", 1 / 3)],
     "tcp": [("cpu_us", "ratio", 0.8)],
+    # A stream saturates a core in either: what counts is what a block costs.
+    "bulk": [("cpu_us", "ratio", 1.0)],
+    "bulk-mtls": [("cpu_us", "ratio", 1.0)],
     "paced": [("p99_us", "ratio", 0.5)],
     "idle": [("rss_mb", "value", 15)],
     "large-ads": [("rss_mb", "value", 45), ("peak_mb", "value", 90), ("ready_s", "value", 0.7)],

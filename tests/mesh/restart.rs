@@ -30,6 +30,7 @@ impl Epoch {
                 &concurrency.to_string(),
             ])
             .args(["-l", "error", "--parent-shutdown-time-s", "600"])
+            .args(["--drain-strategy", "immediate"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()

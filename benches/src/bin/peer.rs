@@ -3,7 +3,9 @@
 //! ```text
 //! peer serve-http ADDRESS...                             answers every request without a body with a small 200
 //! peer serve-echo ADDRESS...                             sends back what it gets
+//! peer serve-sink ADDRESS...                             takes everything, and says at the end how many bytes that were
 //! peer ping ADDRESS CONNECTIONS SIZE SECONDS             one message of SIZE bytes in flight per connection
+//! peer bulk ADDRESS SECONDS                              one stream as fast as it goes, counted in blocks of 64 KiB that arrived
 //! peer paced ADDRESS CONNECTIONS RATE SECONDS            HTTP/1.1 requests on a fixed schedule (open loop), RATE a second in all
 //! peer identities DIRECTORY                              a certificate authority and two workload identities, as PEM
 //! ```
@@ -45,6 +47,8 @@ async fn run(words: &[&str]) -> Outcome<()> {
     match words {
         ["serve-http", addresses @ ..] => serve(addresses, Kind::Http).await,
         ["serve-echo", addresses @ ..] => serve(addresses, Kind::Echo).await,
+        ["serve-sink", addresses @ ..] => serve(addresses, Kind::Sink).await,
+        ["bulk", address, seconds] => bulk(address.parse()?, span(seconds)?).await,
         ["ping", address, connections, size, seconds] => {
             let (connections, size) = (connections.parse()?, size.parse()?);
             ping(address.parse()?, connections, size, span(seconds)?).await
@@ -66,6 +70,7 @@ fn span(seconds: &str) -> Outcome<Duration> {
 enum Kind {
     Http,
     Echo,
+    Sink,
 }
 
 async fn serve(addresses: &[&str], kind: Kind) -> Outcome<()> {
@@ -89,6 +94,7 @@ async fn accept(listener: TcpListener, kind: Kind) {
         match kind {
             Kind::Http => connections.spawn(async { answer(stream).await.unwrap_or_default() }),
             Kind::Echo => connections.spawn(async { echo(stream).await.unwrap_or_default() }),
+            Kind::Sink => connections.spawn(async { sink(stream).await.unwrap_or_default() }),
         };
     }
 }
@@ -129,6 +135,34 @@ async fn echo(mut stream: TcpStream) -> std::io::Result<()> {
         }
         stream.write_all(&buffer[..count]).await?;
     }
+}
+
+async fn sink(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut buffer = vec![0; 256 * 1024];
+    let mut total: u64 = 0;
+    loop {
+        let count = stream.read(&mut buffer).await?;
+        if count == 0 {
+            return stream.write_all(&total.to_be_bytes()).await;
+        }
+        total += count as u64;
+    }
+}
+
+async fn bulk(address: SocketAddr, span: Duration) -> Outcome<()> {
+    const BLOCK: usize = 64 * 1024;
+    let mut stream = TcpStream::connect(address).await?;
+    let block = vec![b'x'; BLOCK];
+    let started = Instant::now();
+    while started.elapsed() < span {
+        stream.write_all(&block).await?;
+    }
+    stream.shutdown().await?;
+    let arrived = stream.read_u64().await?;
+    let seconds = started.elapsed().as_secs_f64();
+    let line = serde_json::json!({ "requests": arrived / BLOCK as u64, "seconds": seconds, "p99_us": null });
+    println!("{line}");
+    Ok(())
 }
 
 async fn ping(address: SocketAddr, connections: usize, size: usize, span: Duration) -> Outcome<()> {

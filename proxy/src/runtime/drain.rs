@@ -112,6 +112,12 @@ impl DrainSignal {
         }
     }
 
+    /// Whether nothing has been said yet: not even that this connection is to be asked later.
+    pub fn is_quiet(&self) -> bool {
+        let state = *self.state.borrow();
+        state.phase == DrainPhase::Serving && !state.unhealthy && self.state.has_changed().is_ok()
+    }
+
     pub fn is_draining(&self) -> bool {
         self.phase() >= DrainPhase::Draining
     }

@@ -1,5 +1,6 @@
 //! Handshakes in memory, both sides ours or one side a plain rustls peer.
 
+mod agreed;
 mod pki;
 mod rotation;
 

@@ -46,7 +46,7 @@ impl Leave {
 
     /// As [`Leave::poll_over`], for a connection with a request under way: as long as nothing drains it costs a look.
     pub fn poll_over_when_busy(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.watched && self.since.is_none() && !self.signal.is_draining() {
+        if self.watched && self.since.is_none() && self.signal.is_quiet() {
             return false;
         }
         self.poll_over(cx)
@@ -54,7 +54,9 @@ impl Leave {
 
     /// When an idle connection leaves; none while there is no drain.
     pub fn deadline(&self) -> Option<Instant> {
-        self.since.map(|since| since + GRACE)
+        // Health checks that had failed may pass again.
+        let leaving = self.since.filter(|_| self.signal.is_draining());
+        leaving.map(|since| since + GRACE)
     }
 }
 
