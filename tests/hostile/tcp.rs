@@ -25,6 +25,9 @@ route_config:
     - {match: {prefix: /ok}, direct_response: {status: 200, body: {inline_string: ok}}}
 "#;
 
+/// Envoy's default is 1024 connections.
+const ROOM: &str = "circuit_breakers: {thresholds: [{max_connections: 100000}]}";
+
 const CLIENTS: usize = 200;
 
 /// A proxy with a listener of HTTP for who means no harm, and below it: one of plain TCP, one that inspects first, one of TLS.
@@ -54,7 +57,7 @@ impl Scene {
             listener("inspected", INSPECTOR, ""),
             listener("tls", "", &context()),
         ];
-        let yaml = bootstrap(MANAGER, &cluster("server", port, ""));
+        let yaml = bootstrap(MANAGER, &cluster("server", port, ROOM));
         let yaml = yaml.replace("  clusters:\n", &format!("{}  clusters:\n", listeners.concat()));
         let proxy = Proxy::start_with(&yaml, descriptors).await;
         let addresses = ask_admin(proxy.admin, "GET", "/listeners").await.text();

@@ -23,6 +23,11 @@ pub struct SanMismatch(pub Vec<String>);
 #[error("no trust bundle store")]
 pub struct NoTrustBundle;
 
+/// A chain that is refused, without an alert of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", verify_words(.0))]
+pub struct Refused(pub CertificateError);
+
 /// A reason of ours as rustls carries it; the peer hears `certificate_unknown`, as from Envoy.
 pub fn other(error: impl std::error::Error + Send + Sync + 'static) -> CertificateError {
     CertificateError::Other(rustls::OtherError(std::sync::Arc::new(error)))
@@ -124,14 +129,17 @@ fn verify_words(cause: &CertificateError) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             chain("unsupported certificate purpose")
         }
-        CertificateError::Other(other) if other.0.is::<SanMismatch>() || other.0.is::<NoTrustBundle>() => {
-            other.0.to_string()
-        }
+        CertificateError::Other(other) if is_ours(other) => other.0.to_string(),
         other => chain(&other.to_string()),
     }
 }
 
-/// The reason for a name that is not in the peer's certificate.
-pub fn san_mismatch() -> String {
-    openssl(125, "CERTIFICATE_VERIFY_FAILED:verify cert failed: verify SAN list")
+fn is_ours(error: &rustls::OtherError) -> bool {
+    error.0.is::<SanMismatch>() || error.0.is::<NoTrustBundle>() || error.0.is::<Refused>()
+}
+
+/// The reason for a name that is not among these of the peer's certificate.
+pub fn san_mismatch(names: Vec<String>) -> String {
+    let words = SanMismatch(names);
+    openssl(125, &format!("CERTIFICATE_VERIFY_FAILED:verify cert failed: {words}"))
 }

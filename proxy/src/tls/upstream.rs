@@ -185,7 +185,11 @@ impl Handshaken {
     pub fn names(self, host: &str) -> Result<Self, TlsError> {
         match san::any_names_host(&self.peer.dns_sans, host) {
             true => Ok(self),
-            false => Err(TlsError::Verify(VerifyFailure::San, error::san_mismatch())),
+            false => {
+                let names = self.peer.certificate.as_deref().map(CertificateFacts::names);
+                let reason = error::san_mismatch(names.unwrap_or_default());
+                Err(TlsError::Verify(VerifyFailure::San, reason))
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use super::material::Certificate;
-use super::signed;
+use super::{error, signed};
 use super::verify::{Policy, Role};
 use super::x509::CertificateFacts;
 
@@ -56,7 +56,7 @@ impl ServerCertVerifier for PeerVerifier {
         if self.sni_is_san && matches!(name, ServerName::DnsName(_)) {
             let facts = CertificateFacts::parse(leaf).ok_or(CertificateError::BadEncoding)?;
             if !super::san::names_host(&facts, &name.to_str()) {
-                return Err(CertificateError::NotValidForName.into());
+                return Err(error::other(error::SanMismatch(CertificateFacts::names(leaf))).into());
             }
         }
         Ok(ServerCertVerified::assertion())
@@ -83,7 +83,7 @@ impl ServerCertVerifier for PeerVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        in_order(&self.algorithms)
     }
 }
 
@@ -127,9 +127,28 @@ impl ClientCertVerifier for PeerVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        in_order(&self.algorithms)
     }
 }
+
+/// What peers may sign with, in BoringSSL's order: the cheapest first. rustls would have the strongest first.
+fn in_order(algorithms: &WebPkiSupportedAlgorithms) -> Vec<SignatureScheme> {
+    let place = |scheme: &SignatureScheme| PREFERRED.iter().position(|known| known == scheme);
+    let mut schemes = algorithms.supported_schemes();
+    schemes.sort_by_key(|scheme| place(scheme).unwrap_or(PREFERRED.len()));
+    schemes
+}
+
+const PREFERRED: [SignatureScheme; 8] = [
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::RSA_PSS_SHA256,
+    SignatureScheme::RSA_PKCS1_SHA256,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::RSA_PSS_SHA384,
+    SignatureScheme::RSA_PKCS1_SHA384,
+    SignatureScheme::RSA_PSS_SHA512,
+    SignatureScheme::RSA_PKCS1_SHA512,
+];
 
 /// The certificates of one context, in its order.
 #[derive(Debug)]

@@ -236,7 +236,12 @@ impl Policy {
             false => Some(spiffe::trust_for(&self.domains, leaf)?),
         };
         if let Some(trust) = trust {
-            self.check_chain(trust, leaf, intermediates, now, role, algorithms)?;
+            let checked = self.check_chain(trust, leaf, intermediates, now, role, algorithms);
+            // Envoy's SPIFFE validator has one alert for everything.
+            checked.map_err(|cause| match self.domains.is_empty() {
+                true => cause,
+                false => error::other(error::Refused(cause)),
+            })?;
         }
         if !self.pins() && self.sans.is_empty() {
             return Ok(());
@@ -251,7 +256,7 @@ impl Policy {
             }
         }
         if !self.sans.is_empty() && !self.sans.iter().any(|matcher| matcher.matches(&facts)) {
-            return Err(error::other(error::SanMismatch(facts.sans())));
+            return Err(error::other(error::SanMismatch(CertificateFacts::names(leaf))));
         }
         Ok(())
     }

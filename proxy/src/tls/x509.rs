@@ -50,10 +50,22 @@ impl CertificateFacts {
         Some(facts)
     }
 
-    /// All names, in the order of their kinds.
-    pub fn sans(&self) -> Vec<String> {
-        let kinds = [&self.dns_sans, &self.uri_sans, &self.email_sans, &self.ip_sans];
-        kinds.into_iter().flatten().cloned().collect()
+    /// All names that a certificate has, in its order.
+    pub fn names(der: &[u8]) -> Vec<String> {
+        let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+            return Vec::new();
+        };
+        let Ok(Some(extension)) = certificate.subject_alternative_name() else {
+            return Vec::new();
+        };
+        let mut names = Vec::new();
+        for name in &extension.value.general_names {
+            let mut one = Self::default();
+            one.add_san(name);
+            let kinds = [one.dns_sans, one.uri_sans, one.email_sans, one.ip_sans];
+            names.extend(kinds.into_iter().flatten());
+        }
+        names
     }
 
     fn add_san(&mut self, name: &GeneralName<'_>) {

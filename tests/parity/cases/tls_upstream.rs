@@ -138,7 +138,11 @@ pub fn world() -> (World, Servers) {
         cases: ROWS.iter().map(case).collect(),
         stats: &[
             "cluster.trusted.ssl.",
-            "cluster.newest.",
+            "cluster.newest.ssl.",
+            "cluster.newest.upstream_cx",
+            "cluster.newest.upstream_rq",
+            "cluster.untrusted.upstream_cx",
+            "cluster.untrusted.upstream_rq",
             "cluster.suite.ssl.",
             "cluster.curve.ssl.",
             "cluster.not asked.ssl.",
