@@ -114,7 +114,9 @@ impl Proxy {
 
     /// How many descriptors it has.
     pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.process.id()))
+            .unwrap()
+            .count()
     }
 
     pub async fn stat(&self, name: &str) -> u64 {

@@ -114,7 +114,10 @@ fn listener(name: &str, fields: &str, context: &str) -> String {
 
 /// A handshake has to be done within a second.
 fn context() -> String {
-    let identity = Authority::new("root").unwrap().issue(&Leaf::new().dns("a.test")).unwrap();
+    let identity = Authority::new("root")
+        .unwrap()
+        .issue(&Leaf::new().dns("a.test"))
+        .unwrap();
     let quoted = |text: &str| serde_json::to_string(text).unwrap();
     format!(
         r#"
@@ -136,7 +139,9 @@ async fn half_open_connections() {
         client.write_all(b"last words").await.unwrap();
         client.shutdown().await.unwrap();
         let mut heard = Vec::new();
-        within("the client's end", server.read_to_end(&mut heard)).await.unwrap();
+        within("the client's end", server.read_to_end(&mut heard))
+            .await
+            .unwrap();
         assert_eq!(heard, b"last words");
         pairs.push((client, server));
     }
@@ -197,7 +202,10 @@ async fn slow_first_messages() {
         scene.proxy.is_well().await;
     }
     let clients = CLIENTS as u64;
-    assert_eq!(scene.proxy.stat("listener.inspected.downstream_pre_cx_timeout").await, clients);
+    assert_eq!(
+        scene.proxy.stat("listener.inspected.downstream_pre_cx_timeout").await,
+        clients
+    );
     let late = "listener.tls.downstream_cx_transport_socket_connect_timeout";
     assert_eq!(scene.proxy.stat(late).await, clients);
 }

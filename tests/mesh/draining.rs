@@ -76,7 +76,15 @@ async fn leaving(strategy: &str) -> usize {
         left += usize::from(leaves);
     }
     // It accepts for as long as it drains.
-    assert_eq!(Http1::connect(address).await.unwrap().get("drain.test", "/", "").await.status, 200);
+    assert_eq!(
+        Http1::connect(address)
+            .await
+            .unwrap()
+            .get("drain.test", "/", "")
+            .await
+            .status,
+        200
+    );
     left
 }
 

@@ -208,7 +208,8 @@ pub async fn compare_with(world: World, servers: openssl::Servers) {
     let Some(envoy) = envoy_or_skip(world.name) else {
         return;
     };
-    let needs_openssl = world.cases.iter().any(|case| matches!(case.wire, Wire::OpenSsl { .. })) || !servers.arguments.is_empty();
+    let needs_openssl =
+        world.cases.iter().any(|case| matches!(case.wire, Wire::OpenSsl { .. })) || !servers.arguments.is_empty();
     if needs_openssl && !openssl::is_there() {
         assert!(
             !is_required(),

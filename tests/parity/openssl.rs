@@ -1,7 +1,7 @@
 //! `openssl s_client` against a listener: what a TLS client that is not ours sees.
 
-use std::net::SocketAddr;
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -75,7 +75,9 @@ impl Server {
         let output = BufReader::new(process.stdout.take().unwrap());
         let mut lines = output.lines().map_while(Result::ok);
         let address = lines.find_map(|line| line.strip_prefix("ACCEPT ")?.parse::<SocketAddr>().ok());
-        let port = address.unwrap_or_else(|| panic!("s_server {name} does not listen")).port();
+        let port = address
+            .unwrap_or_else(|| panic!("s_server {name} does not listen"))
+            .port();
         // Somebody has to read what it says of each connection, or it would wait for that.
         std::thread::spawn(move || lines.for_each(drop));
         Self { name, port, process }

@@ -185,7 +185,12 @@ impl ListenerManager {
     /// Asks the connections of all listeners (or of the inbound ones) to leave, as `--drain-strategy` says, without closing a socket.
     pub fn drain_connections(&self, inbound_only: bool) {
         for listener in self.matching(inbound_only) {
-            listener.state.load().chains.all().for_each(|chain| self.draining.ask(chain));
+            listener
+                .state
+                .load()
+                .chains
+                .all()
+                .for_each(|chain| self.draining.ask(chain));
         }
     }
 

@@ -181,7 +181,10 @@ mod tests {
         signal.reached(DrainPhase::Draining).await;
         assert!(signal.is_draining() && clock::now() > started);
         // Somebody who has not been asked yet is, as soon as all are.
-        let mut other = (0..100).map(|_| drain.signal()).find(|signal| !signal.is_draining()).unwrap();
+        let mut other = (0..100)
+            .map(|_| drain.signal())
+            .find(|signal| !signal.is_draining())
+            .unwrap();
         let before = clock::now();
         let (_, ()) = tokio::join!(other.reached(DrainPhase::Draining), async {
             clock::sleep(Duration::from_millis(1)).await;

@@ -82,7 +82,9 @@ impl ServerStats {
         let Some(first) = self.certificates.get().and_then(|first| first()) else {
             return u64::from(u32::MAX);
         };
-        let now = clock::system_now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let now = clock::system_now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
         let left = first.saturating_sub(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
         u64::try_from(left / 86_400).unwrap_or(0)
     }
@@ -129,10 +131,7 @@ impl StatGroup for ServerStats {
         let gauges = [
             ("compilation_settings.fips_mode", u64::from(cfg!(feature = "fips"))),
             ("concurrency", self.concurrency.value()),
-            (
-                "days_until_first_cert_expiring",
-                self.days_until_first_cert_expiring(),
-            ),
+            ("days_until_first_cert_expiring", self.days_until_first_cert_expiring()),
             ("hot_restart_epoch", self.hot_restart_epoch.value()),
             ("hot_restart_generation", self.hot_restart_epoch.value() + 1),
             ("live", self.live.value()),

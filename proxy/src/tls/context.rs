@@ -231,7 +231,10 @@ impl Validation {
         let mut expirations = Vec::new();
         if secret.is_none() {
             let policy = Policy::compile(inline.as_ref(), None).map_err(|problems| problems.under(path))?;
-            let trust = policy.trust.iter().map(|trust| (UNNAMED_CA.to_owned(), trust.not_after));
+            let trust = policy
+                .trust
+                .iter()
+                .map(|trust| (UNNAMED_CA.to_owned(), trust.not_after));
             let domains = policy.domains.iter().enumerate();
             let domains = domains.map(|(index, domain)| (format!("unnamed_ca_cert_{index}"), domain.trust.not_after));
             expirations = trust.chain(domains).collect();

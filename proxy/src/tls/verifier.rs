@@ -12,9 +12,9 @@ use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use super::material::Certificate;
-use super::{error, signed};
 use super::verify::{Policy, Role};
 use super::x509::CertificateFacts;
+use super::{error, signed};
 
 /// Verifies peers of one context.
 #[derive(Debug)]

@@ -84,7 +84,15 @@ fn streams() -> Vec<Case> {
         case("first of one", "limited", 5, TALK),
         case("second of one", "limited", 0, &[End]),
         logs(0, case("echoing", "echoing", 5, &[Send(b"hello"), Read(5), Half, End])),
-        logs(2, case("one too many", "crowded", 5, &[Send(b"hello"), Read(5), Another, Half, End])),
+        logs(
+            2,
+            case(
+                "one too many",
+                "crowded",
+                5,
+                &[Send(b"hello"), Read(5), Another, Half, End],
+            ),
+        ),
         case("state is set", "stateful", 5, TALK),
         logs(0, case("speaking", "speaking", 6, &[End])),
         case("first of one, early", "early", 5, &[Send(b"hello"), Read(5), Half, End]),

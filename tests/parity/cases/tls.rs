@@ -161,7 +161,11 @@ fn listeners(pki: &Pki) -> Vec<String> {
             required,
         ),
         asking("spiffe", &spiffe, required),
-        asking("pinned", &format!("{trusted}, verify_certificate_hash: [\"{}\"]", pki.client_hash), required),
+        asking(
+            "pinned",
+            &format!("{trusted}, verify_certificate_hash: [\"{}\"]", pki.client_hash),
+            required,
+        ),
         asking("alone", &format!("trusted_ca: {}", file(files, "alone.pem")), required),
         listener("authority", &[&pki.root.identity()], "", ""),
         listener("self-signed", &[&pki.self_signed], "", ""),

@@ -24,7 +24,12 @@ const ROWS: &[Row] = &[
         true,
         "tls_params: {tls_maximum_protocol_version: TLSv1_3}, validation_context: {trusted_ca: {root}}",
     ),
-    ("default is no 1.3", "s_13", false, "validation_context: {trusted_ca: {root}}"),
+    (
+        "default is no 1.3",
+        "s_13",
+        false,
+        "validation_context: {trusted_ca: {root}}",
+    ),
     (
         "at least 1.3",
         "s_12",
@@ -50,14 +55,24 @@ const ROWS: &[Row] = &[
         "tls_params: {ecdh_curves: [P-256]}, validation_context: {trusted_ca: {root}}",
     ),
     ("not asked", "s_foreign", true, ""),
-    ("untrusted", "s_foreign", false, "validation_context: {trusted_ca: {root}}"),
+    (
+        "untrusted",
+        "s_foreign",
+        false,
+        "validation_context: {trusted_ca: {root}}",
+    ),
     (
         "untrusted, accepted",
         "s_foreign",
         true,
         "validation_context: {trusted_ca: {root}, trust_chain_verification: ACCEPT_UNTRUSTED}",
     ),
-    ("expired", "s_expired", false, "validation_context: {trusted_ca: {root}}"),
+    (
+        "expired",
+        "s_expired",
+        false,
+        "validation_context: {trusted_ca: {root}}",
+    ),
     (
         "expired, allowed",
         "s_expired",
@@ -94,9 +109,24 @@ const ROWS: &[Row] = &[
         false,
         "validation_context: {trusted_ca: {root}}|sni: b.test, auto_sni_san_validation: true",
     ),
-    ("self-signed", "s_alone", true, "validation_context: {trusted_ca: {alone.pem}}"),
-    ("self-signed, untrusted", "s_alone", false, "validation_context: {trusted_ca: {root}}"),
-    ("authority", "s_authority", true, "validation_context: {trusted_ca: {root}}"),
+    (
+        "self-signed",
+        "s_alone",
+        true,
+        "validation_context: {trusted_ca: {alone.pem}}",
+    ),
+    (
+        "self-signed, untrusted",
+        "s_alone",
+        false,
+        "validation_context: {trusted_ca: {root}}",
+    ),
+    (
+        "authority",
+        "s_authority",
+        true,
+        "validation_context: {trusted_ca: {root}}",
+    ),
     (
         "with a certificate",
         "s_mutual",
@@ -109,14 +139,27 @@ const ROWS: &[Row] = &[
         false,
         "tls_certificates: [{certificate_chain: {foreign.pem}, private_key: {foreign.key}}], validation_context: {trusted_ca: {root}}",
     ),
-    ("without a certificate", "s_mutual", false, "validation_context: {trusted_ca: {root}}"),
+    (
+        "without a certificate",
+        "s_mutual",
+        false,
+        "validation_context: {trusted_ca: {root}}",
+    ),
 ];
 
 pub fn world() -> (World, Servers) {
     let pki = Pki::new();
     let files = pki.files.path();
     let with_files = |text: &str| {
-        let names = ["root", "crl", "alone.pem", "client.pem", "client.key", "foreign.pem", "foreign.key"];
+        let names = [
+            "root",
+            "crl",
+            "alone.pem",
+            "client.pem",
+            "client.key",
+            "foreign.pem",
+            "foreign.key",
+        ];
         names.iter().fold(text.to_owned(), |text, name| {
             text.replace(&format!("{{{name}}}"), &file(files, name))
         })
@@ -165,7 +208,11 @@ fn servers(pki: &Pki) -> Vec<(&'static str, Vec<String>)> {
     let server = |name, identity: &str, arguments: &str| {
         let mut all = vec!["-cert".to_owned(), path(&format!("{identity}.pem"))];
         all.extend(["-key".to_owned(), path(&format!("{identity}.key"))]);
-        all.extend(arguments.split_whitespace().map(|argument| argument.replace("ROOT", &path("root"))));
+        all.extend(
+            arguments
+                .split_whitespace()
+                .map(|argument| argument.replace("ROOT", &path("root"))),
+        );
         (name, all)
     };
     vec![
@@ -179,7 +226,11 @@ fn servers(pki: &Pki) -> Vec<(&'static str, Vec<String>)> {
         server("s_alone", "alone", ""),
         server("s_authority", "authority", ""),
         // In TLS 1.3 a client would hear of it only after its handshake.
-        server("s_mutual", "server", "-tls1_2 -Verify 1 -verify_return_error -CAfile ROOT"),
+        server(
+            "s_mutual",
+            "server",
+            "-tls1_2 -Verify 1 -verify_return_error -CAfile ROOT",
+        ),
     ]
 }
 

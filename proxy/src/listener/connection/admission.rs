@@ -20,10 +20,7 @@ pub(super) struct Closing {
 }
 
 /// What the network filters hold for the connection, and how the first that does not want it ends it.
-pub(super) fn admitted(
-    chain: &FilterChain,
-    connection: &mut ConnectionInfo,
-) -> (Vec<Box<dyn Send>>, Option<Closing>) {
+pub(super) fn admitted(chain: &FilterChain, connection: &mut ConnectionInfo) -> (Vec<Box<dyn Send>>, Option<Closing>) {
     let mut holds = Vec::new();
     for filter in &chain.filters {
         let closing = match filter.on_new_connection(connection) {

@@ -1,7 +1,7 @@
 //! One upstream connection in the books, and the bytes that pass.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::TcpStats;

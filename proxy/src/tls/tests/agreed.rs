@@ -80,7 +80,10 @@ async fn each_side_learns_how_the_other_has_proven_itself() {
 #[tokio::test]
 async fn handshakes_and_certificates_of_a_cluster_are_counted() {
     let ca = Authority::new();
-    let (own, foreign) = (ca.issue(&Wish::uri(SERVER)), Authority::named("other").issue(&Wish::uri(SERVER)));
+    let (own, foreign) = (
+        ca.issue(&Wish::uri(SERVER)),
+        Authority::named("other").issue(&Wish::uri(SERVER)),
+    );
     let stats = Stats::new();
     let client = upstream(common(Some(&own), Some(trusting(&ca))), "");
     client.count_into(&stats, "cluster.c.");
@@ -98,7 +101,9 @@ async fn handshakes_and_certificates_of_a_cluster_are_counted() {
     assert_eq!(seen["cluster.c.ssl.fail_verify_error"], 1);
     assert_eq!(seen["cluster.c.ssl.versions.TLSv1.2"], 2);
     assert_eq!(seen["cluster.c.ssl.sigalgs.ecdsa_secp256r1_sha256"], 2);
-    let expiry = crate::tls::x509::CertificateFacts::parse(&pem(&own.chain)).unwrap().not_after;
+    let expiry = crate::tls::x509::CertificateFacts::parse(&pem(&own.chain))
+        .unwrap()
+        .not_after;
     let gauge = "cluster.c.ssl.certificate.unnamed_cert_e3b0c442.expiration_unix_time_seconds";
     assert_eq!(i64::try_from(seen[gauge]), Ok(expiry));
     drop(client);

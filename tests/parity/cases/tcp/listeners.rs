@@ -169,7 +169,13 @@ fn filtered() -> Vec<String> {
         rbac("denied", &format!("rules: {}", rules("ALLOW", "10.0.0.0"))),
         rbac("shadowed", &format!("shadow_rules: {}", rules("DENY", "127.0.0.0"))),
         behind("limited", &[limited]),
-        behind("crowded", &[filter("network.connection_limit.v3.ConnectionLimit", "stat_prefix: crowded, max_connections: 1")]),
+        behind(
+            "crowded",
+            &[filter(
+                "network.connection_limit.v3.ConnectionLimit",
+                "stat_prefix: crowded, max_connections: 1",
+            )],
+        ),
         behind("stateful", &[filter("network.set_filter_state.v3.Config", STATE)]),
         listener("echoing", "", &[("", &[filter("network.echo.v3.Echo", "")])]),
         listener("speaking", "", &[("", &[direct])]),
@@ -188,7 +194,11 @@ fn inspecting() -> Vec<String> {
     let served = "listener_filters_timeout: 0.3s\ncontinue_on_listener_filters_timeout: true";
     vec![
         inspected("early", "", &[early]),
-        listener("disabled", &format!("listener_filters: [{never}]"), &[("", &[proxy("disabled", "cluster: greet")])]),
+        listener(
+            "disabled",
+            &format!("listener_filters: [{never}]"),
+            &[("", &[proxy("disabled", "cluster: greet")])],
+        ),
         inspected("pp", "", &pp(&tlvs)),
         inspected("pp optional", "", &pp(optional)),
         inspected("pp second", "", &pp("disallowed_versions: [V1], stat_prefix: second")),
