@@ -18,12 +18,8 @@ SCENARIOS = {
     "traffic": traffic.run,
     "tproxy": others.tproxy,
     "mixed": mixed.run,
-    "load": load.run,
-}
-# What Remora does not pass yet, each for something that it refuses; they are run by name.
-AHEAD = {
-    # Authorization of plain TCP by a service outside (the network filter ext_authz).
     "security": security.run,
+    "load": load.run,
 }
 
 
@@ -31,7 +27,7 @@ def main():
     proxy = pathlib.Path(sys.argv[1]).resolve()
     report = Report()
     for name in sys.argv[2:] or SCENARIOS:
-        scenario = {**SCENARIOS, **AHEAD}[name]
+        scenario = SCENARIOS[name]
 
         def open_mesh(kube, istio, config, env=None, proxy=proxy):
             return Mesh(proxy, kube, istio, config, env)

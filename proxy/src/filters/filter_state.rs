@@ -39,11 +39,6 @@ impl Value {
             "only strings are supported",
         )?;
         refuse("read_only", value.read_only, "is not supported")?;
-        refuse(
-            "shared_with_upstream",
-            value.shared_with_upstream != 0,
-            "is not supported",
-        )?;
         let Some(pbs::filter_state_value::Value::FormatString(format)) = &value.value else {
             return Err(Problems::one("format_string", "is required"));
         };

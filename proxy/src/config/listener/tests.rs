@@ -82,7 +82,6 @@ const REFUSED: &[&str] = &[
     "%FILTER_STATE% cannot print FIELD:",
     "envoy.extensions.access_loggers.grpc.v3.",
     "envoy.access_loggers.extension_filters.cel is not supported",
-    "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz is not supported",
     "config_discovery: not supported",
     "internal_listener: not supported",
     "envoy_internal_address: not supported",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use prost::Message;
 use remora_proto::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit as Config;
 
-use super::{NetworkFilter, Verdict};
+use super::{Closing, NetworkFilter, Verdict};
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::listener::ConnectionInfo;
 
@@ -63,10 +63,11 @@ impl NetworkFilter for ConnectionLimit {
         if before >= shared.limit {
             shared.open.fetch_sub(1, Ordering::Relaxed);
             shared.stats.limited_connections.inc();
-            return Verdict::Close {
-                reason: "over_connection_limit".to_owned(),
+            return Verdict::Close(Closing {
+                termination: "over_connection_limit".to_owned(),
                 delay: shared.delay,
-            };
+                ..Closing::default()
+            });
         }
         shared.stats.active_connections.inc();
         Verdict::Hold(Box::new(Held(shared.clone())))

@@ -8,7 +8,7 @@ use prost::Message;
 use remora_proto::pb::envoy::config::core::v3::RuntimeFeatureFlag;
 use remora_proto::pb::envoy::extensions::filters::network::local_ratelimit::v3::LocalRateLimit as Config;
 
-use super::{NetworkFilter, Verdict};
+use super::{Closing, NetworkFilter, Verdict};
 use crate::config::listener::duration;
 use crate::config::route::refuse;
 use crate::config::{BuildContext, Compiled, Problems};
@@ -90,10 +90,10 @@ impl NetworkFilter for LocalRateLimit {
             return Verdict::Continue;
         }
         self.stats.rate_limited.inc();
-        Verdict::Close {
-            reason: "rate_limited".to_owned(),
-            delay: Duration::ZERO,
-        }
+        Verdict::Close(Closing {
+            termination: "rate_limited".to_owned(),
+            ..Closing::default()
+        })
     }
 }
 
