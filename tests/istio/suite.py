@@ -8,7 +8,7 @@ import sys
 
 from mesh import Mesh
 from report import Report
-from behaviours import default, load, mixed, others, security, strict_canary, traffic
+from behaviours import default, egress, load, mixed, others, security, strict_canary, tolerated, traffic
 
 SCENARIOS = {
     "default": default.run,
@@ -16,9 +16,12 @@ SCENARIOS = {
     "envoyfilter": others.envoyfilter,
     "gateway": others.gateway,
     "traffic": traffic.run,
+    "egress": egress.run,
     "tproxy": others.tproxy,
     "mixed": mixed.run,
     "security": security.run,
+    "telemetry": tolerated.telemetry,
+    "hbone": tolerated.hbone,
     "load": load.run,
 }
 

@@ -175,6 +175,7 @@ fn istiods_configuration_has_the_outcomes_that_are_written_down() {
         "tproxy",
         "security",
         "traffic",
+        "egress",
         "envoyfilter",
         "gateway",
     ] {
