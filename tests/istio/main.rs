@@ -55,37 +55,10 @@ fn a_real_istio_works_with_remora_in_envoys_place() {
     assert!(held >= BEHAVIOURS, "only {held} behaviours were asserted");
 }
 
-/// The proxy's program. Cargo tells tests only about programs of their own package, so it is asked for this one; `REMORA_BIN` names another.
+/// The proxy's program; `REMORA_BIN` names another.
 fn proxy() -> PathBuf {
-    if let Some(built) = std::env::var_os("REMORA_BIN") {
-        return built.into();
-    }
-    let mut cargo = Command::new(env!("CARGO"));
-    // The whole workspace, so that features, and with them what is built already, are those of this test.
-    cargo.args([
-        "build",
-        "--workspace",
-        "--bin",
-        "remora",
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
-    if !cfg!(debug_assertions) {
-        cargo.arg("--release");
-    }
-    let output = cargo
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "remora does not build");
-    let messages = String::from_utf8(output.stdout).unwrap();
-    let mut executables = messages.lines().filter_map(|line| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        Some(PathBuf::from(message["executable"].as_str()?))
-    });
-    let found = executables.rfind(|path| path.file_name().is_some_and(|name| name == "remora"));
-    found.unwrap_or_else(|| panic!("cargo names no program: {messages}"))
+    let built = env!("CARGO_BIN_EXE_remora-under-test");
+    std::env::var_os("REMORA_BIN").unwrap_or_else(|| built.into()).into()
 }
 
 /// Where the lab's programs are; built if need be.
