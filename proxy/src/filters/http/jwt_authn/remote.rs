@@ -23,6 +23,8 @@ use crate::snapshot::SnapshotCell;
 
 /// `cache_duration` when unset.
 const LIFETIME: Duration = Duration::from_secs(600);
+/// As good as for ever, and safe to add to a moment.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How long before they are too old keys are fetched again.
 const AHEAD: Duration = Duration::from_secs(5);
 
@@ -75,7 +77,9 @@ impl RemoteKeys {
             },
             uri,
             host,
-            lifetime: duration("cache_duration", value.cache_duration.as_ref())?.unwrap_or(LIFETIME),
+            lifetime: duration("cache_duration", value.cache_duration.as_ref())?
+                .unwrap_or(LIFETIME)
+                .min(FOR_EVER),
             retries,
             backoff,
             held: ArcSwapOption::empty(),
@@ -222,7 +226,8 @@ impl Backoff {
         };
         let base = duration("retry_back_off.base_interval", backoff.base_interval.as_ref())?;
         let base = base.unwrap_or(Self::default().base);
-        let max = duration("retry_back_off.max_interval", backoff.max_interval.as_ref())?.unwrap_or(base * 10);
+        let max =
+            duration("retry_back_off.max_interval", backoff.max_interval.as_ref())?.unwrap_or(base.saturating_mul(10));
         refuse(
             "retry_back_off.max_interval",
             max < base,
