@@ -28,7 +28,6 @@ use crate::bootstrap::Bootstrap;
 use crate::cli::Options;
 use crate::cluster::discovery::SystemResolver;
 use crate::cluster::maintain::maintain;
-use crate::config::route::each;
 use crate::config::{BuildContext, Compiled, Problems, fields};
 use crate::listener::manager::{Draining, OnBindError};
 use crate::listener::{Inherit, ListenerManager};
@@ -201,7 +200,7 @@ fn check(bootstrap: &Bootstrap, options: &Options, meaning: &Meaning) -> Result<
 /// `admin.access_log`
 fn admin_logs(bootstrap: &Bootstrap, context: &BuildContext) -> Result<Arc<[AccessLog]>, Problems> {
     let configured = bootstrap.admin.as_ref().map_or(&[][..], |admin| &admin.access_log);
-    let logs = each("access_log", configured, |log| AccessLog::compile(log, context));
+    let logs = AccessLog::compile_all(configured, context);
     logs.map(Arc::from).map_err(|wrong| wrong.under("admin"))
 }
 

@@ -89,6 +89,8 @@ pub struct UpstreamSocket {
     pub tls: Option<Arc<UpstreamTls>>,
     /// The PROXY header that comes before anything else.
     pub header: Option<Arc<crate::tcp::proxy_header::ProxyHeader>>,
+    /// Its kind is not supported, and the operator wants to run without: nobody connects through it, least of all without what it would do.
+    pub unusable: bool,
 }
 
 impl UpstreamTransport {

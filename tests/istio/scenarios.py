@@ -1,5 +1,5 @@
 """What the scenarios' meshes are made of: the same small shop, a different concern each. The hermetic fixtures (`tests/fixtures/istio`) hold
-what istiod makes of the same."""
+what istiod makes of the same; there the shop has no authorization service of its own, and its providers name another."""
 
 MESH = """accessLogFile: /dev/stdout
 defaultProviders:
@@ -166,10 +166,35 @@ spec:
 """
 SECURITY_MESH = MESH + """extensionProviders:
 - name: ext-grpc
-  envoyExtAuthzGrpc: {service: legacy.shop.svc.cluster.local, port: 80, timeout: 0.5s, failOpen: false, includeRequestBodyInCheck: {maxRequestBytes: 1024, allowPartialMessage: true}}
+  envoyExtAuthzGrpc: {service: authz.shop.svc.cluster.local, port: 9000, timeout: 0.5s, failOpen: false, includeRequestBodyInCheck: {maxRequestBytes: 1024, allowPartialMessage: true}}
 - name: ext-http
-  envoyExtAuthzHttp: {service: legacy.shop.svc.cluster.local, port: 80, pathPrefix: /check, includeRequestHeadersInCheck: [authorization], headersToUpstreamOnAllow: [x-user], headersToDownstreamOnDeny: [www-authenticate]}
+  envoyExtAuthzHttp: {service: authz.shop.svc.cluster.local, port: 8000, pathPrefix: /check, includeRequestHeadersInCheck: [authorization], headersToUpstreamOnAllow: [x-user], headersToDownstreamOnDeny: [www-authenticate]}
 """
+# Who may connect is the authorization service's to say.
+TCP_CHECKED = STRICT + """---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ext, namespace: shop}
+spec:
+  selector: {matchLabels: {app: orders}}
+  action: CUSTOM
+  provider: {name: ext-grpc}
+  rules: [{to: [{operation: {ports: ["5432"]}}]}]
+"""
+# The same over HTTP.
+HTTP_CHECKED = STRICT + """---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ext, namespace: shop}
+spec:
+  selector: {matchLabels: {app: orders}}
+  action: CUSTOM
+  provider: {name: ext-http}
+  rules: [{to: [{operation: {paths: ["/checked*"]}}]}]
+"""
+AUTHZ = [("grpc-authz", 9000, 9000), ("http-authz", 8000, 8000)]
+GUARDED_SHOP = "---\n".join([SHOP, service("authz", "10.96.0.14", AUTHZ), pod("authz-1", "authz", "10.244.0.14", mtls=False),
+                             slice_("authz", AUTHZ, [("authz-1", "10.244.0.14", "n1")])])
 TRAFFIC = """apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: orders, namespace: shop}
@@ -425,7 +450,7 @@ EDGE_SHOP = "---\n".join([SHOP, service("edge", "10.96.0.13", EDGE), pod("edge-1
 SCENARIOS = {
     "default": (MESH, SHOP, ""),
     "strict-canary": (MESH, SHOP, f"{STRICT}---\n{SUBSETS}---\n{CANARY}"),
-    "security": (SECURITY_MESH, SHOP, SECURITY),
+    "security": (SECURITY_MESH, GUARDED_SHOP, SECURITY),
     "traffic": (MESH, SHOP, TRAFFIC),
     "egress": (MESH, SHOP, EGRESS),
     "telemetry": (TELEMETRY_MESH, SHOP, TELEMETRY),

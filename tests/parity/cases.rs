@@ -22,6 +22,7 @@ pub mod tcp;
 pub mod timeouts;
 pub mod tls;
 pub mod tls_upstream;
+pub mod tokens;
 
 /// A bootstrap around listeners and clusters.
 fn bootstrap(listeners: &[String], clusters: &[String]) -> String {

@@ -1,4 +1,5 @@
-//! An authorization service (`envoy.service.auth.v3`) that does what the request's header `x-authz` tells it to, and shows what it was asked.
+//! An authorization service (`envoy.service.auth.v3`) that does what the header `x-authz` of the request (or, of a connection without HTTP, of the
+//! check itself) tells it to, and shows what it was asked.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -54,9 +55,17 @@ struct Rules;
 #[tonic::async_trait]
 impl Authorization for Rules {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let own = request
+            .metadata()
+            .get("x-authz")
+            .and_then(|wish| wish.to_str().ok())
+            .map(str::to_owned);
         let attributes = request.into_inner().attributes.unwrap_or_default();
         let http = attributes.request.as_ref().and_then(|request| request.http.as_ref());
-        let wish = http.and_then(|http| http.headers.get("x-authz")).cloned();
+        let wish = match http {
+            Some(http) => http.headers.get("x-authz").cloned(),
+            None => own,
+        };
         let shown = show(&attributes);
         let answer = match wish.as_deref().unwrap_or_default() {
             "deny" => denied(16, Some(401), shown),
@@ -67,6 +76,15 @@ impl Authorization for Rules {
             "deny, no status" => denied(7, None, "no status".to_owned()),
             "fail" => return Err(Status::internal("no")),
             "empty" => CheckResponse::default(),
+            "tell" => CheckResponse {
+                dynamic_metadata: told(shown),
+                ..Default::default()
+            },
+            "deny and tell" => CheckResponse {
+                status: Some(status(7)),
+                dynamic_metadata: told(shown),
+                ..Default::default()
+            },
             _ => granted(shown),
         };
         Ok(Response::new(answer))
@@ -97,9 +115,6 @@ fn denied(code: i32, http: Option<i32>, body: String) -> CheckResponse {
 
 #[allow(deprecated)]
 fn granted(shown: String) -> CheckResponse {
-    let text = Value {
-        kind: Some(Kind::StringValue("told".into())),
-    };
     CheckResponse {
         status: Some(status(0)),
         http_response: Some(HttpResponse::OkResponse(OkHttpResponse {
@@ -116,10 +131,17 @@ fn granted(shown: String) -> CheckResponse {
             ],
             ..Default::default()
         })),
-        dynamic_metadata: Some(Struct {
-            fields: [("who".to_owned(), text)].into_iter().collect(),
-        }),
+        dynamic_metadata: told("told".to_owned()),
     }
+}
+
+fn told(text: String) -> Option<Struct> {
+    let text = Value {
+        kind: Some(Kind::StringValue(text)),
+    };
+    Some(Struct {
+        fields: [("who".to_owned(), text)].into_iter().collect(),
+    })
 }
 
 #[allow(deprecated)]
@@ -178,5 +200,7 @@ fn peer(peer: &Peer) -> String {
         Some(Address::SocketAddress(address)) => address.address.clone(),
         other => format!("{other:?}"),
     };
-    format!("{ip}/{}/{}", peer.principal, peer.certificate)
+    let mut labels: Vec<_> = peer.labels.iter().collect();
+    labels.sort();
+    format!("{ip}/{}/{}/{labels:?}", peer.principal, peer.certificate)
 }

@@ -1,6 +1,6 @@
 //! A backend that does what the request tells it to, in HTTP/1.1 and (by prior knowledge) HTTP/2, so that two proxies can share it.
 //!
-//! The request header `x-do` holds one plan per attempt (`x-envoy-attempt-count` chooses; the last one repeats), separated by `|`; a plan is
+//! The request header `x-do` (or the parameter `do` of its query) holds one plan per attempt (`x-envoy-attempt-count` chooses; the last one repeats), separated by `|`; a plan is
 //! a list of `Step`s separated by `,`. Without it the backend answers 200 and shows the request it got.
 
 mod http1;
@@ -26,6 +26,9 @@ pub struct Backend {
     accepting: JoinHandle<()>,
 }
 
+/// A set of public keys (RFC 7517); whoever has the private ones has signed the tokens of parity's world `tokens`.
+pub const KEYS: &str = r#"{"keys":[{"kty":"RSA","kid":"r","n":"lGXQn7oUENV_neCOiaZR8TD6AnX9_niCseZyE2AJpgl0_vsSKmxkyfrmxl52kIOGIoUw5m2jqPEz6G_Ei6YpW2cNw48Tg7EmFQIlB2RWmAfMaQyNBoeUPtjwOlI7qOFTSrBQtkh68zC6gLBhHrOJIETHtvrEgJ3S39jHLOkepkewXalIHWhECV1DeSkm4sN9nCjz9EWblIhDSqPENCY1eQuv-06i1BvfOlSRZXx-YMouDlSvO8UmhOJzif9K8TjSA-RvASl2yg_PIjhWqyZyY6tgHXGfARDrgARlaHj6Jr2nt1CkrkE2fofnV_XhKSKCgzrApLiWESZVwL4cbaC-6w","e":"AQAB"},{"kty":"EC","crv":"P-256","kid":"e2","x":"w_Pk376rzkcHGbhi0ejreRggWKJrWTau8RQogr9sNlY","y":"8LOzIC1Ms_3H69KYPKuO0Ifl-jYYowqY5U81WLvS5eA"},{"kty":"EC","crv":"P-384","kid":"e3","x":"sTIkn5m3n3rVnzk0XWZPcterl2xca7XaLlNKtlraP7Cfy7ku1CePcl4UqdzVDcbz","y":"ppUXEEitSYYa5aza8mhvsSIHrIHY9fbGtBfbx5tNRdAjZx-c7-h0rjxhhINWAAsN"},{"kty":"EC","crv":"P-521","kid":"e5","x":"AQpv8_ptkH0LbpzRIZsMMLOegE_sDxgKEBI8r81RvUAACLwWxvO0Ad3bzRHgQjQBOXZQSLwl0kVs140INZ0xtAZ2","y":"AftEwJ0_RuClIUcJSRu042P4AqqLdacjJRsU1tk5xgUFUjhMPu4Uus32FXQ3fi1Oi7mR8_YT6vHLhkKefZWxJIFR"},{"kty":"OKP","crv":"Ed25519","kid":"d","x":"E_Fj9c_VywGWXiw9fTnhzqW1FdcyBP8HrDdjmOPl1TU"}]}"#;
+
 struct Shared {
     name: Arc<str>,
     requests: AtomicU64,
@@ -47,6 +50,8 @@ pub(crate) enum Step {
     Delay(Duration),
     /// `hang`: no answer at all.
     Hang,
+    /// `keys`: the body is [`KEYS`].
+    Keys,
     /// `reset`: the connection (HTTP/1) or stream (HTTP/2, REFUSED_STREAM) ends before any answer.
     Reset,
     /// `cut`: half of the body, then the end.
@@ -156,13 +161,20 @@ impl Request {
         named.next().map(|(_, value)| value.as_str())
     }
 
+    fn parameter(&self, name: &str) -> Option<&str> {
+        let (_, query) = self.line.split(' ').nth(1)?.split_once('?')?;
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
+
     /// The steps for this attempt.
     fn plan(&self, shared: &Shared) -> Vec<Step> {
         let attempt: usize = self
             .header("x-envoy-attempt-count")
             .and_then(|count| count.parse().ok())
             .unwrap_or(1);
-        let plans: Vec<&str> = self.header("x-do").unwrap_or("").split('|').collect();
+        let told = self.header("x-do").or_else(|| self.parameter("do"));
+        let plans: Vec<&str> = told.unwrap_or("").split('|').collect();
         let plan = plans.get(attempt.max(1) - 1).or(plans.last()).copied().unwrap_or("");
         let mut steps: Vec<Step> = plan
             .split(',')
@@ -212,6 +224,7 @@ impl Step {
                 let (name, value) = value.split_once(':').unwrap();
                 Self::Header(name.to_owned(), value.to_owned())
             }
+            "keys" => Self::Keys,
             "raw" => Self::Raw(value.replace("\\n", "\r\n")),
             "grpc" => Self::Grpc(value.parse().unwrap()),
             _ => panic!("no such step: {text}"),
@@ -241,6 +254,7 @@ impl Response {
         for step in plan {
             match step {
                 Step::Status(status) => response.status = *status,
+                Step::Keys => response.body = KEYS.into(),
                 Step::Body(size) => response.body = vec![b'x'; *size],
                 Step::Header(name, value) => response.headers.push((name.clone(), value.clone())),
                 Step::Trailer => response.trailers.push(("x-trailer".to_owned(), "yes".to_owned())),

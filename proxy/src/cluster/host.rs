@@ -27,6 +27,8 @@ pub struct Host {
     pub tls: Option<Arc<UpstreamTls>>,
     /// Sent before all else (`upstream_proxy_protocol`).
     pub proxy_header: Option<Arc<ProxyHeader>>,
+    /// Its transport socket is not supported: no connection to it comes about.
+    pub unusable: bool,
     /// `health_check_config`, when the endpoint has one.
     pub health_check: Option<Arc<HealthCheckTarget>>,
     pub state: Arc<HostState>,
@@ -62,6 +64,7 @@ impl Host {
             metadata: None,
             tls: None,
             proxy_header: None,
+            unusable: false,
             health_check: None,
             state: Arc::new(HostState::new()),
         }
@@ -71,6 +74,7 @@ impl Host {
     pub fn use_socket(&mut self, socket: UpstreamSocket) {
         self.tls = socket.tls;
         self.proxy_header = socket.header;
+        self.unusable = socket.unusable;
     }
 
     /// Whether `other` is this very endpoint with the same attributes, so that either may stand for both.
@@ -82,6 +86,7 @@ impl Host {
         };
         same_tls
             && self.proxy_header == other.proxy_header
+            && self.unusable == other.unusable
             && Arc::ptr_eq(&self.state, &other.state)
             && self.address == other.address
             && self.additional_addresses == other.additional_addresses

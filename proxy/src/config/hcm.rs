@@ -8,7 +8,7 @@ use remora_proto::pb::envoy::config::core::v3 as pbc;
 use remora_proto::pb::envoy::extensions::filters::http::router::v3::Router as RouterConfig;
 use remora_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pbh;
 
-use super::route::{Under, duration, each, optional, refuse};
+use super::route::{Under, duration, optional, refuse};
 use super::{BuildContext, Compiled, Problems};
 use crate::filters::http::{self as filters, FilterContext, FilterList, Stage};
 use crate::http::codec::h1::H1Options;
@@ -56,7 +56,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         Some(STREAM_IDLE),
     )?;
     let request_timeout = limit("request_timeout", value.request_timeout.as_ref(), None)?;
-    let access_logs = each("access_log", &value.access_log, |log| AccessLog::compile(log, cx))?;
+    let access_logs = AccessLog::compile_all(&value.access_log, cx)?;
     let settings = Settings {
         codec,
         h1: h1_options(&value),

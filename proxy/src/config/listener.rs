@@ -16,7 +16,6 @@ use xxhash_rust::xxh64::xxh64;
 
 pub use needs::{ListenerNeeds, RouteRef, needs};
 
-use super::route::each;
 use super::{BuildContext, Compiled, Problem, Problems};
 use crate::listener::ListenerConfig;
 use crate::runtime::io::Address;
@@ -34,7 +33,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ListenerConfig> {
     let mut chains = None;
     let mut addresses = Vec::new();
     let mut access_logs = Vec::new();
-    let logs = each("access_log", &config.access_log, |log| AccessLog::compile(log, cx));
+    let logs = AccessLog::compile_all(&config.access_log, cx);
     collect(logs.map(|compiled| access_logs = compiled));
     collect(settings::compile(&config, cx).map(|compiled| settings = Some(compiled)));
     collect(chains::compile(&config, bytes, cx).map(|compiled| chains = Some(compiled)));
@@ -117,7 +116,7 @@ fn decode(bytes: &[u8]) -> Compiled<Listener> {
 
 fn addresses(config: &Listener) -> Compiled<Vec<Address>> {
     if config.listener_specifier.is_some() {
-        // An internal listener has none; it is refused for what it is.
+        // An internal listener has none. The tables refuse it; where the operator wants warnings, it is there and nothing reaches it.
         return Ok(Vec::new());
     }
     let mut addresses = vec![address(config.address.as_ref()).map_err(|problems| problems.under("address"))?];
@@ -143,7 +142,6 @@ fn unsupported(config: &Listener) -> Vec<Problem> {
         ),
         ("udp_listener_config", config.udp_listener_config.is_some()),
         ("api_listener", config.api_listener.is_some()),
-        ("internal_listener", config.listener_specifier.is_some()),
         ("enable_mptcp", config.enable_mptcp),
         (
             "tcp_fast_open_queue_length",

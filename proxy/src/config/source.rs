@@ -151,6 +151,8 @@ fn envoy_grpc(service: &core::GrpcService) -> Compiled<(&core::grpc_service::Env
 }
 
 fn backoff(retry: Option<&core::RetryPolicy>) -> Compiled<Option<(Duration, Duration)>> {
+    let limited = retry.is_some_and(|retry| retry.num_retries.is_some());
+    super::route::refuse("num_retries", limited, "a control plane is asked again without end")?;
     let Some(backoff) = retry.and_then(|retry| retry.retry_back_off.as_ref()) else {
         return Ok(None);
     };

@@ -16,6 +16,8 @@ use crate::tls::{DownstreamTls, UpstreamSocket, UpstreamTls};
 
 const DOWNSTREAM: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
 const UPSTREAM: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+const INTERNAL: &str =
+    "type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport";
 const PROXY_PROTOCOL: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport";
 const RAW_BUFFER: &str = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
@@ -51,6 +53,12 @@ pub fn upstream(socket: &TransportSocket, cx: &BuildContext) -> Compiled<Upstrea
             ..inner
         });
     }
+    if is_internal(socket) {
+        return Ok(UpstreamSocket {
+            unusable: true,
+            ..UpstreamSocket::default()
+        });
+    }
     let Some(any) = typed_config(socket, UPSTREAM)? else {
         return Ok(UpstreamSocket::default());
     };
@@ -58,8 +66,13 @@ pub fn upstream(socket: &TransportSocket, cx: &BuildContext) -> Compiled<Upstrea
     let tls = UpstreamTls::compile(&context, cx).map_err(|problems| problems.under("typed_config"))?;
     Ok(UpstreamSocket {
         tls: Some(tls),
-        header: None,
+        ..UpstreamSocket::default()
     })
+}
+
+/// A way into an internal listener, which the tables refuse unless the operator wants warnings.
+fn is_internal(socket: &TransportSocket) -> bool {
+    matches!(&socket.config_type, Some(transport_socket::ConfigType::TypedConfig(any)) if any.type_url == INTERNAL)
 }
 
 /// The socket's configuration if it is one that sends a PROXY header and wraps another.

@@ -33,17 +33,13 @@ impl Value {
             "" => key.as_str(),
             factory => factory,
         };
+        // What is shared with upstream means nothing here: the tables refuse it, or the operator wants to run without.
         refuse(
             "factory_key",
-            !TEXT.contains(&kind) && !known.contains(&kind),
+            value.shared_with_upstream == 0 && !TEXT.contains(&kind) && !known.contains(&kind),
             "only strings are supported",
         )?;
         refuse("read_only", value.read_only, "is not supported")?;
-        refuse(
-            "shared_with_upstream",
-            value.shared_with_upstream != 0,
-            "is not supported",
-        )?;
         let Some(pbs::filter_state_value::Value::FormatString(format)) = &value.value else {
             return Err(Problems::one("format_string", "is required"));
         };

@@ -1,6 +1,7 @@
 //! Network filters that stand before the terminal one, and the table that finds them by type URL.
 
 pub mod connection_limit;
+pub mod ext_authz;
 pub mod istio_stats;
 pub mod local_ratelimit;
 pub mod metadata_exchange;
@@ -8,11 +9,13 @@ pub mod rbac;
 pub mod set_filter_state;
 pub mod sni_cluster;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{BuildContext, Compiled};
 use crate::listener::ConnectionInfo;
+use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::format::TcpRecord;
 
 /// Whether a new connection may go on.
@@ -20,15 +23,24 @@ pub enum Verdict {
     Continue,
     /// Go on, and keep this for as long as the connection lives.
     Hold(Box<dyn Send>),
-    /// Close it after `delay`: there are too many. Envoy's flag for that goes to the access log.
-    Limit {
-        delay: Duration,
-    },
-    /// Close it after `delay`; the reason goes to the access log as connection termination details.
-    Close {
-        reason: String,
-        delay: Duration,
-    },
+    Close(Closing),
+    /// Somebody has to be asked; what this yields then decides. Nothing of the connection is read until then.
+    Wait(Pin<Box<dyn Future<Output = Then> + Send>>),
+}
+
+/// Decides once the waiting is over.
+pub type Then = Box<dyn FnOnce(&mut ConnectionInfo) -> Verdict + Send>;
+
+/// How a connection ends that may not go on, and what the access log says of it.
+#[derive(Debug, Default)]
+pub struct Closing {
+    /// `%CONNECTION_TERMINATION_DETAILS%`
+    pub termination: String,
+    /// `%RESPONSE_CODE_DETAILS%`
+    pub details: &'static str,
+    pub flags: ResponseFlags,
+    /// It stays open, and silent, for so long.
+    pub delay: Duration,
 }
 
 /// A network filter that decides about a connection before its first byte is proxied.
@@ -70,6 +82,7 @@ pub type Compile = fn(&[u8], &BuildContext) -> Compiled<Arc<dyn NetworkFilter>>;
 /// Every network filter that is not terminal, by type URL.
 pub const REGISTRY: &[(&str, Compile)] = &[
     (connection_limit::TYPE_URL, connection_limit::compile),
+    (ext_authz::TYPE_URL, ext_authz::compile),
     (local_ratelimit::TYPE_URL, local_ratelimit::compile),
     (rbac::TYPE_URL, rbac::compile),
     (set_filter_state::TYPE_URL, set_filter_state::compile),

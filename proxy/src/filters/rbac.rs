@@ -165,6 +165,41 @@ impl Policy {
     }
 }
 
+/// The keys under which a set of rules tells what it says, in dynamic metadata.
+pub(super) struct Told {
+    policy: String,
+    result: String,
+}
+
+impl Told {
+    /// `kind`: `shadow` or `enforced`.
+    pub fn new(prefix: &str, kind: &str) -> Self {
+        Self {
+            policy: format!("{prefix}{kind}_effective_policy_id"),
+            result: format!("{prefix}{kind}_engine_result"),
+        }
+    }
+
+    pub fn tell(&self, extensions: &mut http::Extensions, namespace: &str, decision: &Decision<'_>) {
+        let metadata = extensions.get_or_insert_default::<DynamicMetadata>();
+        if let Some(policy) = decision.policy {
+            metadata.set_text(namespace, self.policy.clone(), policy);
+        }
+        metadata.set_text(namespace, self.result.clone(), decision.as_str());
+    }
+}
+
+/// What a LOG action asks of the access log's filters.
+pub(super) fn hint(extensions: &mut http::Extensions, log: bool) {
+    use remora_proto::pb::google::protobuf::{Value, value::Kind};
+    let metadata = extensions.get_or_insert_default::<DynamicMetadata>();
+    let value = Value {
+        kind: Some(Kind::BoolValue(log)),
+    };
+    let fields = &mut metadata.fields_mut("envoy.common").fields;
+    fields.insert("access_log_hint".to_owned(), value);
+}
+
 /// A counter's name behind a configured prefix, which Envoy ends with a dot unless it has one.
 pub(super) fn stat_name(prefix: &str, name: &str) -> String {
     match prefix {

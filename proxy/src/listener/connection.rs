@@ -129,10 +129,10 @@ impl Arrival {
             }
         };
         let io = preamble(&chain, io, &mut connection).await?;
-        let (holds, refusal) = admission::admitted(&chain, &mut connection);
+        let (holds, closed) = admission::admitted(&chain, &mut connection).await;
         let connection = Arc::new(connection);
-        if let Some(refusal) = refusal {
-            admission::close(&chain, &state, connection, refusal).await;
+        if let Some(closing) = closed {
+            admission::close(&chain, &state, connection, closing).await;
             return None;
         }
         let journal = journal(&state, connection.clone());

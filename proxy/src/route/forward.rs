@@ -348,7 +348,8 @@ impl RouteUpgrade {
         )?;
         Ok(Self {
             kind: value.upgrade_type.to_ascii_lowercase(),
-            enabled: value.enabled.is_none_or(|enabled| enabled.value),
+            // A request that wants its tunnel ended here is not passed on instead.
+            enabled: value.enabled.is_none_or(|enabled| enabled.value) && connect.is_none(),
             connect: connect.map(|connect| ConnectConfig {
                 allow_post: connect.allow_post,
             }),

@@ -82,6 +82,10 @@ pub async fn connect(cluster: &Cluster, host: &Host) -> Result<Connected, Failur
 
 /// As [`connect`], with what this connection wants otherwise.
 pub async fn connect_with(cluster: &Cluster, host: &Host, overrides: Overrides<'_>) -> Result<Connected, Failure> {
+    if host.unusable {
+        let reason = "the host's transport socket is not supported";
+        return Err(Failure::ConnectFailure(Some(reason.to_owned())));
+    }
     let target = Target {
         address: &host.address,
         others: &host.additional_addresses,

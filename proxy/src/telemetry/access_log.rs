@@ -54,6 +54,7 @@ impl TcpJournal {
             cluster: None,
             workload: None,
             termination: "".into(),
+            details: "",
             downstream_failure: None,
             log_type: LogType::TcpConnectionEnd,
         };
@@ -122,8 +123,15 @@ thread_local! {
 }
 
 impl AccessLog {
-    /// Compiles a logger and opens its file; files are shared by path.
-    pub fn compile(value: &pba::AccessLog, cx: &BuildContext) -> Compiled<Self> {
+    /// A list of loggers, `access_log` by name.
+    pub fn compile_all(values: &[pba::AccessLog], cx: &BuildContext) -> Compiled<Vec<Self>> {
+        let logs = each("access_log", values, |log| Self::compile(log, cx))?;
+        Ok(logs.into_iter().flatten().collect())
+    }
+
+    /// Compiles a logger and opens its file; files are shared by path. `None`: a kind of logger that there is not; the tables refuse it, unless
+    /// the operator wants to run without.
+    fn compile(value: &pba::AccessLog, cx: &BuildContext) -> Compiled<Option<Self>> {
         let filter = value.filter.as_ref().map(Filter::compile).transpose().under("filter")?;
         let Some(pba::access_log::ConfigType::TypedConfig(any)) = &value.config_type else {
             return Err(Problems::one("typed_config", "is required"));
@@ -133,13 +141,13 @@ impl AccessLog {
             Some("envoy.extensions.access_loggers.file.v3.FileAccessLog") => decode(bytes).and_then(file),
             Some("envoy.extensions.access_loggers.stream.v3.StdoutAccessLog") => decode(bytes).and_then(stdout),
             Some("envoy.extensions.access_loggers.stream.v3.StderrAccessLog") => decode(bytes).and_then(stderr),
-            _ => Err(Problems::one("", format!("{} is not supported", any.type_url))),
+            _ => return Ok(None),
         }
         .under("typed_config")?;
         let sink = cx.access_logs.open(&path, &cx.stats);
         let sink =
             sink.map_err(|error| Problems::one("typed_config.path", format!("unable to open file '{path}': {error}")))?;
-        Ok(Self { filter, format, sink })
+        Ok(Some(Self { filter, format, sink }))
     }
 
     /// Whether the response's headers must be kept in [`Exchange::logged_response`].

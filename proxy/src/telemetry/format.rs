@@ -5,6 +5,7 @@
 mod grpc;
 mod json;
 mod operator;
+mod peer;
 mod simple;
 mod time;
 mod view;

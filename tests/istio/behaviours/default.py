@@ -16,16 +16,16 @@ def facts_of(body):
     return dict(line.split("=", 1) for line in body.splitlines() if "=" in line and not line.startswith("RequestHeader"))
 
 
-def shop(mesh, istio_pods=("orders-v1", "orders-v2", "web-1"), proxies=None):
+def shop(mesh, istio_pods=("orders-v1", "orders-v2", "web-1"), proxies=None, metadata=None):
     """The pods that every scenario has: two of orders, web, and legacy without a sidecar."""
     proxies = proxies or {}
     for host, ip in (("orders", "10.96.0.10"), ("orders.shop.svc.cluster.local", "10.96.0.10"), ("web", "10.96.0.11"), ("legacy", "10.96.0.12"),
                      ("away", "10.244.9.9")):
         mesh.host(host, ip)
     flags = ["--port", "8081", "--tcp", "7000"]
-    mesh.pod("orders", "orders-v1", "10.244.0.5", "v1", echo=flags, wait=False, proxy=proxies.get("orders-v1"))
-    mesh.pod("orders", "orders-v2", "10.244.0.6", "v2", echo=flags, wait=False, proxy=proxies.get("orders-v2"))
-    mesh.pod("web", "web-1", "10.244.0.7", wait=False, proxy=proxies.get("web-1"))
+    mesh.pod("orders", "orders-v1", "10.244.0.5", "v1", echo=flags, wait=False, proxy=proxies.get("orders-v1"), metadata=metadata)
+    mesh.pod("orders", "orders-v2", "10.244.0.6", "v2", echo=flags, wait=False, proxy=proxies.get("orders-v2"), metadata=metadata)
+    mesh.pod("web", "web-1", "10.244.0.7", wait=False, proxy=proxies.get("web-1"), metadata=metadata)
     mesh.pod("legacy", "legacy-1", "10.244.0.8", echo=flags, sidecar=False)
     for name in istio_pods:
         mesh.wait_ready(name)

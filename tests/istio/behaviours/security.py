@@ -3,10 +3,12 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import time
 
 from behaviours.default import PRINCIPAL, headers_of, shop
-from scenarios import SCENARIOS
+from mesh import BIN, eventually
+from scenarios import HTTP_CHECKED, SCENARIOS, TCP_CHECKED
 
 SECRET = base64.urlsafe_b64decode("c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0" + "==")
 DENIED = "RBAC: access denied"
@@ -27,6 +29,8 @@ def token(secret=SECRET, header=None, **claims):
 def run(report, open_mesh):
     config, kube, istio = SCENARIOS["security"]
     with open_mesh(kube, istio, config) as mesh:
+        mesh.pod("authz", "authz-1", "10.244.0.14", application=False, sidecar=False)
+        authz = start_authz(mesh)
         shop(mesh)
         # A pod with a sidecar whose identity no policy names.
         mesh.pod("stranger", "stranger-1", "10.244.0.27")
@@ -43,6 +47,78 @@ def run(report, open_mesh):
         report.check("TCP from a stranger is refused", "StatusCode=200" not in out, out)
         plain = mesh.curl("legacy-1", "http://10.244.0.5:8080/", *tenant)
         report.equal("a client without identity is refused", plain.status, 0)
+        checked(report, mesh, ask)
+        authz = checked_connections(report, mesh, authz)
+        unchecked(report, mesh, authz)
+
+
+def start_authz(mesh):
+    """Istio's own example of an authorization service: it grants what the header x-ext-authz asks for; without it, what comes from web."""
+    command = [BIN / "extauthz", "--http", "8000", "--grpc", "9000", "--allow_service_account", "web"]
+    process = mesh.spawn("authz-1", command, dict(os.environ), "authz.log")
+    eventually(lambda: mesh.listens("authz-1", 9000) and mesh.listens("authz-1", 8000), "the authorization service", process=process)
+    return process
+
+
+def checked(report, mesh, ask):
+    """Requests that a service outside decides about, asked over gRPC."""
+    good = ("-H", f"x-token: Token {token()}")
+    allow, deny = ("-H", "x-ext-authz: allow"), ("-H", "x-ext-authz: deny")
+    answer = ask("/checked", *good, *allow)
+    report.equal("a request that the service grants passes", answer.status, 200)
+    report.equal("the application sees what the service adds", headers_of(answer.body).get("x-ext-authz-check-result"), "allowed")
+    forged = ("-H", "x-ext-authz-check-result: forged")
+    report.equal("a forged result is overwritten", headers_of(ask("/checked", *good, *allow, *forged).body).get("x-ext-authz-check-result"), "allowed")
+    answer = ask("/checked/more?x=1", *good, *deny, "-H", "user-agent: authz-check")
+    report.equal("one that it does not grant is denied in its words", (answer.status, answer.body.startswith("denied by ext_authz")), (403, True))
+    report.equal("with its headers", answer.headers.get("x-ext-authz-check-result"), "denied")
+    lines = eventually(lambda: [line for pod in ("orders-v1", "orders-v2") for line in mesh.access_log(pod) if "authz-check" in line], "its line")
+    report.check("the line of the denial says who denied", ' 403 UAEX ext_authz_denied - ' in lines[-1], lines)
+    report.equal("what is granted must still be allowed by the rules", ask("/checked", *allow).status, 403)
+    for path in ("/checked/../checked", "/./checked", "/%63hecked", "/checked/%2e%2e/checked", "/checkedother"):
+        report.equal(f"path {path} is checked too", ask(path, *good, *deny).status, 403)
+    report.equal("of two headers the service sees both", ask("/checked", *good, *allow, *deny).status, 403)
+
+
+def checked_connections(report, mesh, authz):
+    """Connections that it decides about; then requests, asked over HTTP; then there is no service any more."""
+    def line(mark):
+        lines = [line for pod in ("orders-v1", "orders-v2") for line in mesh.access_log(pod) if mark in line and '"- - -"' in line]
+        return lines[-1] if lines else None
+
+    mesh.set_istio(TCP_CHECKED)
+    eventually(lambda: "StatusCode=200" in mesh.echo("web-1", "tcp://orders:5432"), "a connection that the service grants")
+    report.check("a connection that the service grants passes", True)
+    out = mesh.echo("stranger-1", "tcp://orders:5432")
+    report.check("one that it does not grant is cut off", "StatusCode=200" not in out, out)
+    seen = eventually(lambda: line(" UAEX ext_authz_denied "), "the line of a denied connection")
+    report.check("its line says who denied", ' "- - -" 0 UAEX ext_authz_denied - "-" 0 0 ' in f" {seen}", seen)
+    told = mesh.dir.joinpath("authz.log").read_text(errors="replace")
+    report.check("the service was told both identities", any(f"{PRINCIPAL}stranger" in told and f"{PRINCIPAL}orders" in told and "[denied]" in told
+                                                            for told in told.splitlines()), told[-2000:])
+    def both():
+        return {mesh.curl("web-1", "http://orders/").status for _ in range(6)} == {200}
+    report.check("requests are not asked about", eventually(both, "both pods without the rules of before"))
+    authz.terminate()
+    authz.wait(30)
+    out = mesh.echo("web-1", "tcp://orders:5432")
+    report.check("without the service no connection passes", "StatusCode=200" not in out, out)
+    seen = eventually(lambda: line(" UAEX ext_authz_error "), "the line of an undecided connection")
+    report.check("its line says that there was no decision", seen, seen)
+    return start_authz(mesh)
+
+
+def unchecked(report, mesh, authz):
+    mesh.set_istio(HTTP_CHECKED)
+    allow = ("-H", "x-ext-authz: allow")
+    eventually(lambda: mesh.curl("web-1", "http://orders/checked", *allow).status == 200
+               and mesh.curl("web-1", "http://orders/checked").status == 403, "the policy that asks over HTTP")
+    report.check("a service may be asked over HTTP as well", True)
+    authz.terminate()
+    authz.wait(30)
+    answers = [mesh.curl("web-1", "http://orders/checked", *allow).status for _ in range(4)]
+    report.equal("without the service no request passes", set(answers), {403})
+    report.equal("what is not asked about does", mesh.curl("web-1", "http://orders/").status, 200)
 
 
 def rbac(report, ask, tenant):

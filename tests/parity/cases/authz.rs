@@ -1,7 +1,8 @@
-//! `ext_authz`: what a service is asked over HTTP and gRPC, and what its answers do.
+//! `ext_authz`: what a service is asked over HTTP and gRPC about requests and connections, and what its answers do.
 
 use super::{HTTP2, bootstrap, cluster, listener};
 use crate::harness::{Case, Wire, World, get, raw};
+use crate::tcp::Step;
 
 const MANAGER: &str = r#"route_config:
   name: routes
@@ -82,8 +83,109 @@ fn authorized(name: &str, config: &str) -> String {
         )
 }
 
+/// A listener of `tcp_proxy` behind the network filter with these fields, and behind `before`.
+fn connections(name: &str, config: &str, before: &str) -> String {
+    format!(
+        r#"  - name: {name}
+    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
+    filter_chains:
+    - filters:
+{before}      - name: authz
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.ext_authz.v3.ExtAuthz
+          stat_prefix: {name}
+          transport_api_version: V3
+{config}
+      - name: tcp
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: {name}
+          cluster: echo
+          access_log:
+          - name: envoy.access_loggers.file
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
+              path: "{{{{log}}}}"
+              log_format: {{text_format_source: {{inline_string: "{name} flags=%RESPONSE_FLAGS% details=%RESPONSE_CODE_DETAILS% ended=%CONNECTION_TERMINATION_DETAILS% who=%DYNAMIC_METADATA(envoy.filters.network.ext_authz:who)% rbac=%DYNAMIC_METADATA(envoy.filters.network.rbac)%\n"}}}}
+"#
+    )
+}
+
+/// Asks for this answer.
+fn wishing(wish: &str) -> String {
+    format!(
+        "          grpc_service: {{envoy_grpc: {{cluster_name: authz}}, timeout: 5s, initial_metadata: [{{key: x-authz, value: {wish}}}]}}"
+    )
+}
+
+/// Shadow rules that name a policy, as a service mesh uses them to choose what is asked about.
+fn shadow(port: &str) -> String {
+    format!(
+        r#"      - name: rbac
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC
+          stat_prefix: shade.
+          shadow_rules_stat_prefix: mesh_
+          shadow_rules: {{action: DENY, policies: {{ask-me: {{permissions: [{{destination_port_range: {port}}}], principals: [{{any: true}}]}}}}}}
+"#
+    )
+}
+
+const CHOSEN: &str = "
+          filter_enabled_metadata: {filter: envoy.filters.network.rbac, path: [{key: mesh_shadow_effective_policy_id}], value: {string_match: {prefix: ask-}}}";
+
+fn of_connections() -> Vec<String> {
+    let closed = "          grpc_service: {envoy_grpc: {cluster_name: closed}, timeout: 5s}";
+    let namespaces = "\n          metadata_context_namespaces: [envoy.filters.network.rbac]\n          include_peer_certificate: true\n          include_tls_session: true";
+    vec![
+        connections("tcp granted", &wishing("tell"), ""),
+        connections("tcp denied", &wishing("deny and tell"), ""),
+        connections("tcp failed", &wishing("fail"), ""),
+        connections("tcp closed", closed, ""),
+        connections("tcp open", &format!("{closed}\n          failure_mode_allow: true"), ""),
+        connections(
+            "tcp asked",
+            &format!("{}{CHOSEN}", wishing("deny")),
+            &shadow("{start: 1, end: 65535}"),
+        ),
+        connections(
+            "tcp not asked",
+            &format!("{}{CHOSEN}", wishing("deny")),
+            &shadow("{start: 1, end: 2}"),
+        ),
+        connections(
+            "tcp metadata",
+            &format!("{}{namespaces}", wishing("tell")),
+            &shadow("{start: 1, end: 65535}"),
+        ),
+    ]
+}
+
+fn connection_cases() -> Vec<Case> {
+    const TALK: &[Step] = &[Step::Send(b"hello"), Step::Half, Step::End];
+    const REFUSED: &[Step] = &[Step::Send(b"hello"), Step::End];
+    let case = |name, listener, count, steps| Case {
+        name,
+        listener,
+        wire: Wire::Tcp(steps),
+        status: count,
+        logs: 1,
+        seen: 0,
+    };
+    vec![
+        case("a connection, granted", "tcp granted", 5, TALK),
+        case("a connection, denied", "tcp denied", 0, REFUSED),
+        case("a connection, failed", "tcp failed", 0, REFUSED),
+        case("a connection, service unreachable", "tcp closed", 0, REFUSED),
+        case("a connection, service unreachable, failures pass", "tcp open", 5, TALK),
+        case("a connection that shadow rules choose", "tcp asked", 0, REFUSED),
+        case("a connection that shadow rules do not choose", "tcp not asked", 5, TALK),
+        case("a connection's metadata", "tcp metadata", 5, TALK),
+    ]
+}
+
 pub fn world() -> World {
-    let listeners = [
+    let mut listeners = vec![
         authorized("http", OVER_HTTP),
         authorized("body", WITH_BODY),
         authorized("whole", WHOLE_BODY),
@@ -91,11 +193,13 @@ pub fn world() -> World {
         authorized("unreachable", UNREACHABLE),
         authorized("disabled", DISABLED),
     ];
+    listeners.extend(of_connections());
     let clusters = [
         cluster("a", &["{{a}}"], ""),
         cluster("b", &["{{b}}"], ""),
         cluster("closed", &["{{closed}}"], HTTP2),
         cluster("authz", &["{{authz}}"], HTTP2),
+        cluster("echo", &["{{echo}}"], ""),
     ];
     World {
         name: "authz",
@@ -109,6 +213,8 @@ pub fn world() -> World {
             "http.unreachable.ext_authz",
             "http.disabled.ext_authz",
             "cluster.a.ext_authz",
+            "ext_authz.tcp ",
+            "shade.",
             "cluster.a.internal.upstream_rq",
             "cluster.b.internal.upstream_rq_4xx",
         ],
@@ -124,6 +230,7 @@ fn post(name: &'static str, status: u16, headers: &str, body: &str) -> Case {
 fn cases() -> Vec<Case> {
     let mut cases = over_http();
     cases.extend(over_grpc());
+    cases.extend(connection_cases());
     cases
 }
 

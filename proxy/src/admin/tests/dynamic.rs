@@ -195,7 +195,7 @@ async fn the_access_log_has_a_line_for_each_request_as_envoys() {
     );
     let encoded = message("envoy.config.accesslog.v3.AccessLog", &yaml);
     let config = prost::Message::decode(&encoded[..]).unwrap();
-    let log = AccessLog::compile(&config, &context).unwrap();
+    let log = AccessLog::compile_all(&[config], &context).unwrap().remove(0);
     let mut world = World::new();
     Arc::get_mut(&mut world.state).unwrap().access_logs = Arc::from([log]);
     world.page("/ready").await;

@@ -92,6 +92,6 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         envoy_grpc initial_metadata retry_policy timeout),
     message!("envoy.config.core.v3.GrpcService.EnvoyGrpc":
         cluster_name authority retry_policy skip_envoy_headers),
-    message!("envoy.config.core.v3.RetryPolicy": retry_back_off),
+    message!("envoy.config.core.v3.RetryPolicy": retry_back_off num_retries),
     message!("envoy.config.core.v3.BackoffStrategy": base_interval max_interval),
 ];

@@ -14,7 +14,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         dns_failure_refresh_rate respect_dns_ttl dns_lookup_family outlier_detection cleanup_interval
         upstream_bind_config common_lb_config metadata upstream_connection_options ring_hash_lb_config
         maglev_lb_config original_dst_lb_config least_request_lb_config round_robin_lb_config filters lb_subset_config
-        ignore_health_on_host_removal;
+        ignore_health_on_host_removal typed_dns_resolver_config;
         use_tcp_for_dns_lookups = OnlyDefault("lookups go over UDP first"),
         close_connections_on_host_health_failure = OnlyDefault("connections of a host that failed are kept"),
         track_timeout_budgets = OnlyDefault("timeout budgets are not tracked"),
@@ -26,6 +26,9 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         preconnect_policy = Refused("connections are opened on demand"),
         track_cluster_stats = Refused("these stats are not kept"),
         per_connection_buffer_limit_bytes = Harmless("buffers have a bound of their own: only memory use differs"),
+    ),
+    message!("envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig":;
+        udp_max_queries = Harmless("each query has a socket of its own"),
     ),
     message!("envoy.config.cluster.v3.Filter":
         name typed_config;

@@ -90,8 +90,9 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.extensions.access_loggers.stream.v3.StdoutAccessLog": log_format),
     message!("envoy.extensions.access_loggers.stream.v3.StderrAccessLog": log_format),
     message!("envoy.config.core.v3.SubstitutionFormatString":
-        text_format json_format text_format_source omit_empty_values formatters content_type
+        text_format json_format text_format_source omit_empty_values formatters content_type json_format_options
     ),
+    message!("envoy.config.core.v3.JsonFormatOptions":; sort_properties = Harmless("properties are always sorted")),
     message!("envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery":),
     message!("envoy.extensions.formatter.metadata.v3.Metadata":),
 ];

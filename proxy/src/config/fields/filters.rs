@@ -63,6 +63,14 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         matcher = RefusedAlways(NO_MATCHERS),
         shadow_matcher = RefusedAlways(NO_MATCHERS),
     ),
+    message!("envoy.extensions.filters.network.ext_authz.v3.ExtAuthz":
+        stat_prefix grpc_service failure_mode_allow include_peer_certificate filter_enabled_metadata bootstrap_metadata_labels_key
+        include_tls_session metadata_context_namespaces;
+        transport_api_version = Harmless("V3 is the only version that is left"),
+        send_tls_alert_on_denial = Refused("a connection ends without an alert"),
+        typed_metadata_context_namespaces = RefusedAlways("there is no typed dynamic metadata"),
+        shadow_mode = RefusedAlways("a decision is always enforced"),
+    ),
     message!("envoy.config.rbac.v3.RBAC": action policies audit_logging_options),
     message!("envoy.config.rbac.v3.RBAC.AuditLoggingOptions":;
         audit_condition = Harmless("without a logger nothing is written, and loggers are refused"),
@@ -133,12 +141,16 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig": disabled requirement_name),
     message!("envoy.extensions.filters.http.jwt_authn.v3.JwtProvider":
-        issuer audiences subjects require_expiration max_lifetime local_jwks forward from_headers from_params from_cookies
+        issuer audiences subjects require_expiration max_lifetime local_jwks remote_jwks forward from_headers from_params from_cookies
         forward_payload_header pad_forward_payload_header payload_in_metadata normalize_payload_in_metadata
         header_in_metadata clock_skew_seconds claim_to_headers clear_route_cache;
-        remote_jwks = RefusedAlways("key sets are not fetched"),
         failed_status_in_metadata = Refused("a refusal leaves no metadata"),
         jwt_cache_config = Harmless("tokens are verified anew each time"),
+    ),
+    message!("envoy.extensions.filters.http.jwt_authn.v3.RemoteJwks": http_uri cache_duration async_fetch retry_policy),
+    message!("envoy.extensions.filters.http.jwt_authn.v3.JwksAsyncFetch":
+        failed_refetch_duration;
+        fast_listener = Harmless("requests wait for keys, never a listener"),
     ),
     message!("envoy.extensions.filters.http.jwt_authn.v3.JwtProvider.NormalizePayload": space_delimited_claims),
     message!("envoy.extensions.filters.http.jwt_authn.v3.JwtCacheConfig":;
@@ -205,7 +217,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue":
         object_key factory_key format_string skip_if_empty;
         read_only = OnlyDefaultAlways("every value can be overwritten"),
-        shared_with_upstream = OnlyDefaultAlways("filter state ends with its stream"),
+        shared_with_upstream = OnlyDefault("filter state ends with its stream"),
     ),
     message!("istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig": alpn_override),
     message!("istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig.AlpnOverride": upstream_protocol alpn_override),

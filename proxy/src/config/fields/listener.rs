@@ -14,7 +14,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         enable_mptcp = OnlyDefault("multipath TCP is not supported"),
         fcds_config = RefusedAlways("filter chains cannot be discovered one by one"),
         filter_chain_matcher = RefusedAlways("match trees are not supported"),
-        internal_listener = RefusedAlways("internal listeners are not supported"),
+        internal_listener = Refused("internal listeners are not supported: under a warning nothing reaches it"),
         udp_listener_config = RefusedAlways("only TCP is supported"),
         api_listener = RefusedAlways("there is no API listener"),
     ),

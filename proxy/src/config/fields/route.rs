@@ -105,7 +105,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.route.v3.NonForwardingAction":),
     message!("envoy.config.route.v3.RouteAction.UpgradeConfig":
         upgrade_type enabled;
-        connect_config = RefusedAlways("CONNECT requests are passed on, not terminated"),
+        connect_config = Refused("CONNECT requests are not terminated: under a warning they are turned away"),
     ),
     message!("envoy.config.route.v3.RouteAction.HashPolicy":
         terminal header cookie connection_properties query_parameter filter_state

@@ -113,9 +113,17 @@ fn recorded(file: &Path) -> Vec<Recorded> {
 
 fn outcome(any: &Any, cx: &BuildContext) -> String {
     let name = remora_proto::type_url::full_name(&any.type_url);
-    match crate::validate::resource(name, &any.value.clone().into(), cx, Unsupported::Refuse) {
+    let under = |mode| match crate::validate::resource(name, &any.value.clone().into(), cx, mode) {
         Ok(_) => "accepted".to_owned(),
         Err(problems) => format!("refused\n    {}", problems.to_string().replace("; ", "\n    ")),
+    };
+    let strict = under(Unsupported::Refuse);
+    match strict.as_str() {
+        "accepted" => strict,
+        _ => format!(
+            "{strict}\n    with REMORA_UNSUPPORTED=warn: {}",
+            under(Unsupported::Warn)
+        ),
     }
 }
 
@@ -156,4 +164,31 @@ fn istiods_configuration_has_the_outcomes_that_are_written_down() {
         }
     }
     equals_file("tests/fixtures/istio-outcomes.txt", &text);
+    let of = |scenario: &str| {
+        let files = text.split("\n").skip_while(|line| !line.starts_with(scenario));
+        let rest = files.take_while(|line| line.starts_with(' ') || line.starts_with(scenario));
+        rest.map(|line| format!("{line}\n")).collect::<String>()
+    };
+    for scenario in [
+        "default",
+        "strict-canary",
+        "tproxy",
+        "security",
+        "traffic",
+        "egress",
+        "envoyfilter",
+        "gateway",
+    ] {
+        assert!(of(scenario).contains("accepted"), "{scenario} is not there");
+        assert!(!of(scenario).contains("refused"), "{scenario}:\n{}", of(scenario));
+    }
+    for scenario in ["telemetry", "hbone"] {
+        let outcomes = of(scenario);
+        let refused = outcomes.matches(": refused\n").count();
+        let tolerated = outcomes.matches("with REMORA_UNSUPPORTED=warn: accepted").count();
+        assert_eq!(
+            refused, tolerated,
+            "{scenario} does not run under a warning:\n{outcomes}"
+        );
+    }
 }

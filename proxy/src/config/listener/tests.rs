@@ -78,13 +78,7 @@ fn routed_only(listener: &[u8]) -> Vec<u8> {
 
 /// Refused for what it would open if it were dropped, or for what would be missing.
 const REFUSED: &[&str] = &[
-    "envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig is not supported",
-    "%FILTER_STATE% cannot print FIELD:",
-    "envoy.extensions.access_loggers.grpc.v3.",
-    "envoy.access_loggers.extension_filters.cel is not supported",
-    "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz is not supported",
     "config_discovery: not supported",
-    "internal_listener: not supported",
     "envoy_internal_address: not supported",
 ];
 
@@ -96,7 +90,9 @@ fn what_istiod_sends_compiles_or_is_refused_for_a_known_reason() {
         match compile(&bytes, &cx) {
             Ok(config) => {
                 good += 1;
-                assert!(!config.addresses.is_empty(), "{place}");
+                // Where warnings are wanted, listeners inside the process are there, and nothing reaches them.
+                let inside = place.starts_with("connect_originate ") || place.starts_with("main_internal ");
+                assert_eq!(config.addresses.is_empty(), inside, "{place}");
             }
             Err(problems) => {
                 refused += 1;

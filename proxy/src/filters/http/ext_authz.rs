@@ -28,7 +28,11 @@ use crate::snapshot::SnapshotCell;
 use crate::telemetry::flags::ResponseFlags;
 use check::Question;
 use config::{Buffering, ExtAuthz, RouteRule, Service};
-use decision::{Change, Decision, Denial, Grant, HeaderChange};
+use decision::{Change, Denial, Grant, HeaderChange};
+
+pub(crate) use check::{Telling, connection_attributes};
+pub(crate) use decision::Decision;
+pub(crate) use grpc::GrpcService;
 
 pub const REGISTRATION: Registration = Registration {
     type_name: "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",

@@ -1,10 +1,10 @@
 //! `envoy.filters.http.jwt_authn`: requests prove who sent them with JSON Web Tokens.
 //!
-//! In: requests with tokens, and the keys of those who issue them (local ones: remote key sets are refused). Out: a request whose claims can be
-//! believed, in dynamic metadata and headers; or 401.
+//! In: requests with tokens, and the keys of those who issue them, configured or fetched. Out: a request whose claims can be believed, in dynamic metadata and headers; or 401.
 
 mod keys;
 mod provider;
+mod remote;
 mod requirement;
 mod token;
 
@@ -26,6 +26,7 @@ use crate::http::respond::local_reply;
 use crate::route::RequestView;
 use crate::route::matcher::RouteMatcher;
 use provider::Provider;
+use remote::RemoteKeys;
 use requirement::Requirement;
 use token::Refusal;
 
@@ -51,12 +52,17 @@ crate::stat_group! {
     }
 }
 
+/// What a request that waits for keys takes with it.
+struct Authenticator(Arc<JwtAuthn>);
+
 struct JwtAuthn {
     name: Box<str>,
     providers: Vec<Provider>,
     rules: Vec<Rule>,
     /// `requirement_map`, for routes.
     named: HashMap<String, Requirement>,
+    /// Whether keys of some provider are fetched.
+    fetches: bool,
     bypass_preflight: bool,
     /// A refusal says nothing of its reason.
     strip_response: bool,
@@ -82,9 +88,15 @@ fn compile(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage> {
         config.filter_state_rules.is_some(),
         "is not supported",
     )?;
+    let stats = cx
+        .build
+        .stats
+        .group(&format!("{}jwt_authn.{}", cx.stat_prefix, config.stat_prefix));
     let mut providers = Vec::with_capacity(config.providers.len());
     for (name, provider) in &config.providers {
-        providers.push(Provider::compile(name, provider).under(&format!("providers[{name:?}]"))?);
+        providers.push(
+            Provider::compile(name, provider, &cx.build.snapshot, &stats).under(&format!("providers[{name:?}]"))?,
+        );
     }
     // The order in which a token that may be anybody's is tried.
     providers.sort_by(|left, right| left.name.cmp(&right.name));
@@ -99,18 +111,16 @@ fn compile(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage> {
     let rules = each("rules", &config.rules, |rule| {
         Rule::compile(rule, &providers, &config.requirement_map)
     })?;
-    Ok(Stage::Filter(Arc::new(JwtAuthn {
+    Ok(Stage::Filter(Arc::new(Authenticator(Arc::new(JwtAuthn {
         name: cx.name.into(),
         rules,
         named,
+        fetches: providers.iter().any(|provider| provider.remote().is_some()),
         providers,
         bypass_preflight: config.bypass_cors_preflight,
         strip_response: config.strip_failure_response,
-        stats: cx
-            .build
-            .stats
-            .group(&format!("{}jwt_authn.{}", cx.stat_prefix, config.stat_prefix)),
-    })))
+        stats,
+    })))))
 }
 
 impl Rule {
@@ -157,17 +167,33 @@ impl RouteRule {
     }
 }
 
-impl Filter for JwtAuthn {
+impl Filter for Authenticator {
     fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     fn request_headers(&self, exchange: &mut Exchange) -> Flow {
-        if self.bypass_preflight && is_preflight(exchange) {
-            self.stats.cors_preflight_bypassed.inc();
-            return Flow::Continue;
+        if !self.0.fetches {
+            return self.0.decide(exchange);
         }
-        let requirement = match setting(exchange, &self.name, PER_ROUTE, RouteRule::compile) {
+        let stale = self.0.stale(exchange);
+        if stale.is_empty() {
+            return self.0.decide(exchange);
+        }
+        let filter = self.0.clone();
+        Flow::Wait(Box::pin(async move {
+            for keys in stale {
+                keys.refresh().await;
+            }
+            Flow::Then(Box::new(move |exchange| filter.decide(exchange)))
+        }))
+    }
+}
+
+impl JwtAuthn {
+    /// What the request must have; `Err`: its route asks for what there is not.
+    fn requirement<'a>(&'a self, exchange: &mut Exchange) -> Result<Option<&'a Requirement>, ()> {
+        Ok(match setting(exchange, &self.name, PER_ROUTE, RouteRule::compile) {
             Setting::Disabled => None,
             Setting::None => {
                 let view = RequestView::of(exchange);
@@ -176,16 +202,35 @@ impl Filter for JwtAuthn {
             }
             Setting::Own(own) => match &*own {
                 RouteRule::Disabled => None,
-                RouteRule::Named(name) => match self.named.get(name) {
-                    Some(requirement) => Some(requirement),
-                    None => return self.misconfigured(exchange),
-                },
+                RouteRule::Named(name) => Some(self.named.get(name).ok_or(())?),
             },
-            Setting::Broken => return self.misconfigured(exchange),
-        };
-        let Some(requirement) = requirement else {
-            self.stats.allowed.inc();
+            Setting::Broken => return Err(()),
+        })
+    }
+
+    /// The key sets that must be fetched before it can be decided about the request.
+    fn stale(&self, exchange: &mut Exchange) -> Vec<Arc<RemoteKeys>> {
+        let mut stale = Vec::new();
+        if !(self.bypass_preflight && is_preflight(exchange))
+            && let Ok(Some(requirement)) = self.requirement(exchange)
+        {
+            requirement.stale(self, exchange, &mut stale);
+        }
+        stale
+    }
+
+    fn decide(&self, exchange: &mut Exchange) -> Flow {
+        if self.bypass_preflight && is_preflight(exchange) {
+            self.stats.cors_preflight_bypassed.inc();
             return Flow::Continue;
+        }
+        let requirement = match self.requirement(exchange) {
+            Ok(Some(requirement)) => requirement,
+            Ok(None) => {
+                self.stats.allowed.inc();
+                return Flow::Continue;
+            }
+            Err(()) => return self.misconfigured(exchange),
         };
         // What we vouch for is never what a client sent.
         self.providers
@@ -199,9 +244,7 @@ impl Filter for JwtAuthn {
             Err(refusal) => self.deny(exchange, refusal),
         }
     }
-}
 
-impl JwtAuthn {
     fn deny(&self, exchange: &mut Exchange, refusal: Refusal) -> Flow {
         self.stats.denied.inc();
         let text = refusal.text();

@@ -12,7 +12,7 @@ use remora_proto::istio::peer_metadata::{Config, Discovery, DiscoveryMethod, Pro
 
 use super::{Filter, FilterContext, Flow, Registration, Stage};
 use crate::cluster::Cluster;
-use crate::config::route::{Under, each, refuse};
+use crate::config::route::{Under, each};
 use crate::config::{Compiled, Problems};
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
@@ -70,7 +70,6 @@ struct Asked {
 
 fn compile(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage> {
     let config = Config::decode(config).map_err(|error| Problems::one("", error.to_string()))?;
-    refuse("shared_with_upstream", config.shared_with_upstream, "is not supported")?;
     let told = propagation("upstream_propagation", &config.upstream_propagation)?;
     let node = &cx.build.node;
     let own = Peer::of_node(node).encode(&config.additional_labels);

@@ -10,8 +10,8 @@ use super::per_route::{Setting, setting};
 use super::{Filter, FilterContext, Flow, PerRoute, Registration, Stage};
 use crate::config::route::{optional, refuse};
 use crate::config::{Compiled, Problems};
-use crate::filters::rbac::{Engine, Subject, stat_name};
-use crate::http::exchange::{DynamicMetadata, Exchange};
+use crate::filters::rbac::{Engine, Subject, Told, hint, stat_name};
+use crate::http::exchange::Exchange;
 use crate::http::respond::local_reply;
 use crate::telemetry::stats::Counter;
 
@@ -47,9 +47,8 @@ struct Rbac {
 struct Rules {
     enforced: Option<Engine>,
     shadow: Option<Engine>,
-    /// Metadata keys: policy id and result, of shadow and enforced rules.
-    shadow_keys: [String; 2],
-    enforced_keys: [String; 2],
+    shadow_told: Told,
+    enforced_told: Told,
 }
 
 struct Counters {
@@ -87,17 +86,11 @@ impl Rules {
         refuse("matcher", config.matcher.is_some(), "is not supported")?;
         refuse("shadow_matcher", config.shadow_matcher.is_some(), "is not supported")?;
         refuse("track_per_rule_stats", config.track_per_rule_stats, "is not supported")?;
-        let keys = |prefix: &str, kind: &str| {
-            [
-                format!("{prefix}{kind}_effective_policy_id"),
-                format!("{prefix}{kind}_engine_result"),
-            ]
-        };
         Ok(Self {
             enforced: optional("rules", config.rules.as_ref(), Engine::compile)?,
             shadow: optional("shadow_rules", config.shadow_rules.as_ref(), Engine::compile)?,
-            shadow_keys: keys(&config.shadow_rules_stat_prefix, "shadow"),
-            enforced_keys: keys(&config.rules_stat_prefix, "enforced"),
+            shadow_told: Told::new(&config.shadow_rules_stat_prefix, "shadow"),
+            enforced_told: Told::new(&config.rules_stat_prefix, "enforced"),
         })
     }
 
@@ -110,16 +103,16 @@ impl Rules {
                 &stats.shadow_denied
             };
             counter.inc();
-            tell(exchange, &self.shadow_keys, decision.policy, decision.as_str());
+            self.shadow_told.tell(&mut exchange.extensions, METADATA, &decision);
         }
         let Some(enforced) = &self.enforced else {
             return Flow::Continue;
         };
         let decision = enforced.decide(&Subject::of(exchange));
         if let Some(log) = decision.log {
-            hint(exchange, log);
+            hint(&mut exchange.extensions, log);
         }
-        tell(exchange, &self.enforced_keys, decision.policy, decision.as_str());
+        self.enforced_told.tell(&mut exchange.extensions, METADATA, &decision);
         if decision.allowed {
             stats.allowed.inc();
             return Flow::Continue;
@@ -132,25 +125,6 @@ impl Rules {
 fn deny(exchange: &mut Exchange, details: String) -> Flow {
     let response = local_reply(exchange, StatusCode::FORBIDDEN, None, "RBAC: access denied", details);
     Flow::Respond(Box::new(response))
-}
-
-fn tell(exchange: &mut Exchange, keys: &[String; 2], policy: Option<&str>, result: &str) {
-    let metadata = exchange.extensions.get_or_insert_default::<DynamicMetadata>();
-    if let Some(policy) = policy {
-        metadata.set_text(METADATA, keys[0].clone(), policy);
-    }
-    metadata.set_text(METADATA, keys[1].clone(), result);
-}
-
-/// What a LOG action asks of the access log's filters.
-fn hint(exchange: &mut Exchange, log: bool) {
-    use remora_proto::pb::google::protobuf::{Value, value::Kind};
-    let metadata = exchange.extensions.get_or_insert_default::<DynamicMetadata>();
-    let value = Value {
-        kind: Some(Kind::BoolValue(log)),
-    };
-    let fields = &mut metadata.fields_mut("envoy.common").fields;
-    fields.insert("access_log_hint".to_owned(), value);
 }
 
 impl Filter for Rbac {
@@ -178,6 +152,7 @@ impl Filter for Rbac {
 mod tests {
     use super::*;
     use crate::config::BuildContext;
+    use crate::http::exchange::DynamicMetadata;
     use crate::testing::exchange;
     use remora_proto::pb::envoy::config::rbac::v3 as pbr;
     use remora_proto::pb::envoy::r#type::matcher::v3 as pbm;

@@ -7,9 +7,10 @@ use std::time::Duration;
 use prost::Message;
 use remora_proto::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit as Config;
 
-use super::{NetworkFilter, Verdict};
+use super::{Closing, NetworkFilter, Verdict};
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::listener::ConnectionInfo;
+use crate::telemetry::flags::ResponseFlags;
 
 pub const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit";
 
@@ -63,7 +64,11 @@ impl NetworkFilter for ConnectionLimit {
         if before >= shared.limit {
             shared.open.fetch_sub(1, Ordering::Relaxed);
             shared.stats.limited_connections.inc();
-            return Verdict::Limit { delay: shared.delay };
+            return Verdict::Close(Closing {
+                flags: ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED,
+                delay: shared.delay,
+                ..Closing::default()
+            });
         }
         shared.stats.active_connections.inc();
         Verdict::Hold(Box::new(Held(shared.clone())))

@@ -8,12 +8,13 @@ use prost::Message;
 use remora_proto::pb::envoy::config::core::v3::RuntimeFeatureFlag;
 use remora_proto::pb::envoy::extensions::filters::network::local_ratelimit::v3::LocalRateLimit as Config;
 
-use super::{NetworkFilter, Verdict};
+use super::{Closing, NetworkFilter, Verdict};
 use crate::config::listener::duration;
 use crate::config::route::refuse;
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
+use crate::telemetry::flags::ResponseFlags;
 
 pub const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit";
 
@@ -90,7 +91,10 @@ impl NetworkFilter for LocalRateLimit {
             return Verdict::Continue;
         }
         self.stats.rate_limited.inc();
-        Verdict::Limit { delay: Duration::ZERO }
+        Verdict::Close(Closing {
+            flags: ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED,
+            ..Closing::default()
+        })
     }
 }
 

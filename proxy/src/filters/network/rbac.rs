@@ -8,15 +8,18 @@ use std::time::Duration;
 use prost::Message;
 use remora_proto::pb::envoy::extensions::filters::network::rbac::v3 as pb;
 
-use super::{NetworkFilter, Verdict};
+use super::{Closing, NetworkFilter, Verdict};
 use crate::config::listener::duration;
 use crate::config::route::{optional, refuse};
 use crate::config::{BuildContext, Compiled, Problems};
-use crate::filters::rbac::{Engine, Subject, stat_name};
+use crate::filters::rbac::{Engine, Subject, Told, hint, stat_name};
 use crate::listener::ConnectionInfo;
 use crate::telemetry::stats::Counter;
 
 pub const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
+
+/// The namespace of what shadow rules tell.
+const METADATA: &str = "envoy.filters.network.rbac";
 
 crate::stat_group! {
     /// Under `<stat_prefix>rbac.`; names carry a configured prefix, so they are made at run time.
@@ -35,6 +38,8 @@ struct Rbac {
     denied: Arc<Counter>,
     shadow_allowed: Arc<Counter>,
     shadow_denied: Arc<Counter>,
+    /// Metadata of the shadow rules, by which later filters go.
+    told: Told,
     logged: Arc<Counter>,
     not_logged: Arc<Counter>,
 }
@@ -54,6 +59,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilte
         denied: counter("denied"),
         shadow_allowed: shadow("shadow_allowed"),
         shadow_denied: shadow("shadow_denied"),
+        told: Told::new(&config.shadow_rules_stat_prefix, "shadow"),
         logged: counter("logged"),
         not_logged: counter("not_logged"),
     }))
@@ -61,33 +67,35 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilte
 
 impl NetworkFilter for Rbac {
     fn on_new_connection(&self, connection: &mut ConnectionInfo) -> Verdict {
-        let subject = Subject::of_connection(connection);
         if let Some(shadow) = &self.shadow {
-            let counter = if shadow.decide(&subject).allowed {
+            let decision = shadow.decide(&Subject::of_connection(connection));
+            let counter = if decision.allowed {
                 &self.shadow_allowed
             } else {
                 &self.shadow_denied
             };
             counter.inc();
+            self.told.tell(&mut connection.extensions, METADATA, &decision);
         }
         let Some(enforced) = &self.enforced else {
             return Verdict::Continue;
         };
-        let decision = enforced.decide(&subject);
-        match decision.log {
-            Some(true) => self.logged.inc(),
-            Some(false) => self.not_logged.inc(),
-            None => {}
+        let decision = enforced.decide(&Subject::of_connection(connection));
+        if let Some(log) = decision.log {
+            let counter = if log { &self.logged } else { &self.not_logged };
+            counter.inc();
+            hint(&mut connection.extensions, log);
         }
         if decision.allowed {
             self.allowed.inc();
             return Verdict::Continue;
         }
         self.denied.inc();
-        Verdict::Close {
-            reason: decision.denial_details(),
+        Verdict::Close(Closing {
+            termination: decision.denial_details(),
             delay: self.delay,
-        }
+            ..Closing::default()
+        })
     }
 }
 
@@ -109,10 +117,10 @@ mod tests {
             filter.on_new_connection(&mut crate::testing::connection(None))
         };
         assert!(matches!(verdict(None), Verdict::Continue));
-        let Verdict::Close { reason, .. } = verdict(Some(pbr::Rbac::default())) else {
+        let Verdict::Close(closing) = verdict(Some(pbr::Rbac::default())) else {
             panic!("closed");
         };
-        assert_eq!(reason, "rbac_access_denied_matched_policy[none]");
+        assert_eq!(closing.termination, "rbac_access_denied_matched_policy[none]");
         assert_eq!(
             cx.stats
                 .group::<RbacStats>("tcp.rbac.")

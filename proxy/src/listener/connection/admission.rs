@@ -1,46 +1,30 @@
 //! What the network filters say of a new connection.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::journal;
-use crate::filters::network::Verdict;
+use crate::filters::network::{Closing, Verdict};
 use crate::listener::ConnectionInfo;
 use crate::listener::active::ListenerState;
 use crate::listener::chain_match::{FilterChain, Terminal};
 use crate::runtime::clock;
-use crate::telemetry::flags::ResponseFlags;
 
-/// How a filter ends a connection that it does not want.
-pub(super) struct Closing {
-    /// For the log; empty: the flags say it.
-    reason: String,
-    flags: ResponseFlags,
-    delay: Duration,
-}
-
-/// What the network filters hold for the connection, and how the first that does not want it ends it.
-pub(super) fn admitted(chain: &FilterChain, connection: &mut ConnectionInfo) -> (Vec<Box<dyn Send>>, Option<Closing>) {
+/// What the network filters hold for the connection, and how one of them closes it.
+pub(super) async fn admitted(
+    chain: &FilterChain,
+    connection: &mut ConnectionInfo,
+) -> (Vec<Box<dyn Send>>, Option<Closing>) {
     let mut holds = Vec::new();
     for filter in &chain.filters {
-        let closing = match filter.on_new_connection(connection) {
-            Verdict::Continue => continue,
-            Verdict::Hold(hold) => {
-                holds.push(hold);
-                continue;
-            }
-            Verdict::Limit { delay } => Closing {
-                reason: String::new(),
-                flags: ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED,
-                delay,
-            },
-            Verdict::Close { reason, delay } => Closing {
-                reason,
-                flags: ResponseFlags::default(),
-                delay,
-            },
-        };
-        return (holds, Some(closing));
+        let mut verdict = filter.on_new_connection(connection);
+        while let Verdict::Wait(waiting) = verdict {
+            verdict = waiting.await(connection);
+        }
+        match verdict {
+            Verdict::Continue | Verdict::Wait(_) => {}
+            Verdict::Hold(hold) => holds.push(hold),
+            Verdict::Close(closing) => return (holds, Some(closing)),
+        }
     }
     (holds, None)
 }
@@ -52,16 +36,22 @@ pub(super) async fn close(
     connection: Arc<ConnectionInfo>,
     closing: Closing,
 ) {
-    let Closing { reason, flags, delay } = closing;
-    tracing::debug!(connection = connection.id, reason, "network filter closes a connection");
+    let reason = &closing.termination;
+    tracing::debug!(
+        connection = connection.id,
+        reason,
+        details = closing.details,
+        "network filter closes a connection"
+    );
     let logged = match &chain.terminal {
         Terminal::Tcp(proxy) => Some(proxy.refuse(connection.clone())),
         _ => None,
     };
     let mut journals: Vec<_> = logged.into_iter().chain(journal(state, connection)).collect();
     for journal in &mut journals {
-        journal.record.flags.set(flags);
-        journal.record.termination = reason.clone().into();
+        journal.record.termination = closing.termination.clone().into();
+        journal.record.details = closing.details;
+        journal.record.flags.set(closing.flags);
     }
-    clock::sleep(delay).await;
+    clock::sleep(closing.delay).await;
 }

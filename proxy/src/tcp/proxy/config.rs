@@ -10,7 +10,7 @@ use remora_proto::pb::envoy::r#type::v3::hash_policy::PolicySpecifier;
 
 use super::{Backoff, Clusters, Early, HashSource, LogOptions, TcpProxy, Tunneling};
 use crate::config::listener::duration;
-use crate::config::route::{Under, each, optional, refuse};
+use crate::config::route::{Under, optional, refuse};
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::telemetry::access_log::AccessLog;
 
@@ -46,7 +46,7 @@ impl TcpProxy {
             tunneling: optional("tunneling_config", config.tunneling_config.as_ref(), Tunneling::compile)?,
             stats: cx.stats.group(&format!("tcp.{}.", config.stat_prefix)),
             snapshot: cx.snapshot.clone(),
-            access_logs: each("access_log", &config.access_log, |log| AccessLog::compile(log, cx))?.into(),
+            access_logs: AccessLog::compile_all(&config.access_log, cx)?.into(),
             log_options: log_options(&config).under("access_log_options")?,
         }))
     }

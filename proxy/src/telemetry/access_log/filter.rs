@@ -136,12 +136,8 @@ impl Filter {
                 types: filter.types.clone(),
                 exclude: filter.exclude,
             },
-            S::ExtensionFilter(filter) => {
-                return Err(Problems::one(
-                    "extension_filter",
-                    format!("{} is not supported", filter.name),
-                ));
-            }
+            // The tables refuse it. Where the operator wants to run without, more is logged than was asked for.
+            S::ExtensionFilter(_) => Self::And(Vec::new()),
         })
     }
 

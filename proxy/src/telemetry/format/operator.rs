@@ -5,6 +5,7 @@ use remora_proto::pb::envoy::config::core::v3::Metadata;
 use remora_proto::pb::google::protobuf::{Struct, Value, value::Kind};
 
 use super::grpc::GrpcStyle;
+use super::peer::PeerField;
 use super::simple::{self, Simple};
 use super::time::TimeFormat;
 use super::view::LogView;
@@ -38,6 +39,8 @@ enum What {
         namespace: String,
         path: Vec<String>,
     },
+    /// `%FILTER_STATE(upstream_peer:FIELD:…)%`
+    Peer(PeerField),
     FilterState {
         key: String,
         plain: bool,
@@ -155,6 +158,9 @@ impl What {
             }
             "FILTER_STATE" => {
                 let (key, style) = argument()?.split_once(':').unwrap_or((argument()?, "TYPED"));
+                if let Some(peer) = PeerField::parse(key, style) {
+                    return Ok(Self::Peer(peer));
+                }
                 if !matches!(style, "PLAIN" | "TYPED") {
                     return Err(format!("%FILTER_STATE% cannot print {style}"));
                 }
@@ -332,6 +338,7 @@ impl What {
                 }
                 None => false,
             },
+            Self::Peer(field) => put(out, field.of(view).map(str::as_bytes)),
             Self::FilterState { key, plain } => {
                 let state = view.extensions().get::<FilterState>();
                 let state = state.and_then(|state| state.0.get(key));

@@ -57,7 +57,7 @@ const TABLE: &[(&str, Simple)] = &[
     ("RESPONSE_CODE", Number(|v| Some(u64::from(v.response_code())))),
     (
         "RESPONSE_CODE_DETAILS",
-        Text(|v, out| underscored(out, v.exchange.map(|x| x.details.as_ref()))),
+        Text(|v, out| underscored(out, Some(v.details).filter(|details| !details.is_empty()))),
     ),
     (
         "CONNECTION_TERMINATION_DETAILS",

@@ -28,6 +28,8 @@ pub struct LogView<'a> {
     pub cluster: Option<&'a str>,
     /// Why the connection ended; only for connections without HTTP.
     pub termination: &'a str,
+    /// `%RESPONSE_CODE_DETAILS%`
+    pub details: &'a str,
     /// Why the handshake with the client failed; only for connections without HTTP.
     pub downstream_failure: Option<&'a str>,
     pub remote: &'a Address,
@@ -77,6 +79,8 @@ pub struct TcpRecord {
     pub workload: Option<Arc<Peer>>,
     /// `%CONNECTION_TERMINATION_DETAILS%`
     pub termination: Cow<'static, str>,
+    /// `%RESPONSE_CODE_DETAILS%`
+    pub details: &'static str,
     /// `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`
     pub downstream_failure: Option<String>,
     /// Of the line at its end.
@@ -96,6 +100,7 @@ impl<'a> LogView<'a> {
             start_time: exchange.start_time(),
             cluster: exchange.route.cluster.as_ref().map(|cluster| cluster.name.as_ref()),
             termination: "",
+            details: &exchange.details,
             downstream_failure: None,
             remote: exchange.remote.as_ref().unwrap_or(&exchange.connection.remote),
             response: exchange.logged_response.as_deref(),
@@ -118,6 +123,7 @@ impl<'a> LogView<'a> {
             start_time: crate::runtime::clock::wall_of(connection.accepted_at),
             cluster: None,
             termination: "",
+            details: "",
             downstream_failure: None,
             remote: &connection.remote,
             response: None,
@@ -139,6 +145,7 @@ impl<'a> LogView<'a> {
             start_time: record.start_time,
             cluster: record.cluster.as_ref().map(|cluster| cluster.name.as_ref()),
             termination: &record.termination,
+            details: record.details,
             downstream_failure: record.downstream_failure.as_deref(),
             remote: &record.connection.remote,
             response: None,

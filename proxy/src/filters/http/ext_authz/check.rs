@@ -13,6 +13,7 @@ use super::body::Read;
 use super::config::ExtAuthz;
 use crate::http::exchange::{DynamicMetadata, Exchange};
 use crate::http::header_policy::xfcc;
+use crate::listener::ConnectionInfo;
 use crate::runtime::io::Address;
 use crate::tls::PeerInfo;
 
@@ -170,10 +171,6 @@ fn attribute_context(
         ..Default::default()
     };
     let metadata = exchange.extensions.get::<DynamicMetadata>();
-    let chosen = config.metadata.iter().filter_map(|namespace| {
-        let fields = metadata?.0.get(namespace)?;
-        Some((namespace.clone(), fields.clone()))
-    });
     pb::AttributeContext {
         source: Some(source),
         destination: Some(peer(&connection.local, tls.map(own_principal))),
@@ -182,14 +179,60 @@ fn attribute_context(
             http: Some(http),
         }),
         context_extensions,
-        metadata_context: Some(core::Metadata {
-            filter_metadata: chosen.collect(),
-            ..Default::default()
-        }),
+        metadata_context: Some(chosen(metadata, &config.metadata)),
         route_metadata_context: Some(core::Metadata::default()),
-        tls_session: tls.filter(|_| config.tls_session).map(|_| attributes::TlsSession {
-            sni: connection.sni.as_deref().unwrap_or_default().to_owned(),
-        }),
+        tls_session: tls.filter(|_| config.tls_session).map(|_| tls_session(connection)),
+    }
+}
+
+/// What the configuration wants told of a connection without HTTP.
+pub(crate) struct Telling {
+    pub certificate: bool,
+    pub tls_session: bool,
+    /// Namespaces of dynamic metadata.
+    pub metadata: Vec<String>,
+    /// Of the destination.
+    pub labels: HashMap<String, String>,
+}
+
+/// A connection without HTTP.
+pub(crate) fn connection_attributes(connection: &ConnectionInfo, telling: &Telling) -> pb::AttributeContext {
+    let tls = connection.tls.as_deref();
+    let mut source = peer(&connection.remote, tls.map(principal));
+    let mut destination = peer(&connection.local, tls.map(own_principal));
+    destination.labels = telling.labels.clone();
+    if telling.certificate
+        && let Some(der) = tls.and_then(|tls| tls.certificate.as_ref())
+    {
+        source.certificate = xfcc::url_encoded_pem(der);
+        // Envoy tells the client's certificate on both sides.
+        destination.certificate = source.certificate.clone();
+    }
+    let metadata = connection.extensions.get::<DynamicMetadata>();
+    pb::AttributeContext {
+        source: Some(source),
+        destination: Some(destination),
+        metadata_context: Some(chosen(metadata, &telling.metadata)),
+        tls_session: tls.filter(|_| telling.tls_session).map(|_| tls_session(connection)),
+        ..Default::default()
+    }
+}
+
+/// The metadata of some namespaces.
+fn chosen(metadata: Option<&DynamicMetadata>, namespaces: &[String]) -> core::Metadata {
+    let chosen = namespaces.iter().filter_map(|namespace| {
+        let fields = metadata?.0.get(namespace)?;
+        Some((namespace.clone(), fields.clone()))
+    });
+    core::Metadata {
+        filter_metadata: chosen.collect(),
+        ..Default::default()
+    }
+}
+
+fn tls_session(connection: &ConnectionInfo) -> attributes::TlsSession {
+    attributes::TlsSession {
+        sni: connection.sni.as_deref().unwrap_or_default().to_owned(),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::http::exchange::Exchange;
 use crate::http::header_policy::mutations::append;
 
 /// A decision, or the reason why there is none.
-pub(super) enum Decision {
+pub(crate) enum Decision {
     Granted(Grant),
     Denied(Denial),
     None(String),
@@ -16,7 +16,7 @@ pub(super) enum Decision {
 
 /// What becomes of a request that may pass.
 #[derive(Default)]
-pub(super) struct Grant {
+pub(crate) struct Grant {
     pub request: Vec<HeaderChange>,
     pub remove: Vec<HeaderName>,
     pub client: Vec<HeaderChange>,
@@ -27,7 +27,7 @@ pub(super) struct Grant {
 }
 
 /// What a request is answered that may not.
-pub(super) struct Denial {
+pub(crate) struct Denial {
     pub status: StatusCode,
     pub headers: Vec<HeaderChange>,
     pub body: String,
@@ -49,7 +49,7 @@ impl Denial {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(crate) enum Change {
     Set,
     Add,
     /// Envoy's `headers_to_append`: only onto a header that is there.
@@ -59,7 +59,7 @@ pub(super) enum Change {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct HeaderChange {
+pub(crate) struct HeaderChange {
     pub name: HeaderName,
     pub value: HeaderValue,
     pub change: Change,
@@ -97,7 +97,7 @@ impl HeaderChange {
 }
 
 /// Query parameters that the service sets and removes.
-pub(super) struct QueryChange {
+pub(crate) struct QueryChange {
     pub set: Vec<(String, String)>,
     pub remove: Vec<String>,
 }

@@ -16,22 +16,22 @@ use super::config::call_timeout;
 use super::decision::{Change, Decision, Denial, Grant, HeaderChange, QueryChange};
 use crate::config::route::{header_name, refuse};
 use crate::config::{Compiled, Problems};
-use crate::filters::http::FilterContext;
 use crate::http::call::{Answer, Callee};
 use crate::runtime::clock;
+use crate::snapshot::SnapshotCell;
 
 const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-pub(super) struct GrpcService {
+pub(crate) struct GrpcService {
     callee: Callee,
     authority: HeaderValue,
     initial: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl GrpcService {
-    pub fn compile(value: &core::GrpcService, cx: &FilterContext<'_>) -> Compiled<Self> {
+    pub fn compile(value: &core::GrpcService, snapshot: &Arc<SnapshotCell>) -> Compiled<Self> {
         use core::grpc_service::TargetSpecifier;
         let Some(TargetSpecifier::EnvoyGrpc(envoy)) = &value.target_specifier else {
             return Err(Problems::one("target_specifier", "only envoy_grpc is supported"));
@@ -56,7 +56,7 @@ impl GrpcService {
         }
         Ok(Self {
             callee: Callee {
-                snapshot: cx.build.snapshot.clone(),
+                snapshot: snapshot.clone(),
                 cluster: Arc::from(envoy.cluster_name.as_str()),
                 timeout: call_timeout("timeout", value.timeout.as_ref())?,
                 skip_envoy_headers: envoy.skip_envoy_headers,
@@ -66,9 +66,14 @@ impl GrpcService {
         })
     }
 
-    pub async fn check(&self, question: Question) -> Decision {
+    pub(super) async fn check(&self, question: Question) -> Decision {
         let local = question.local.clone();
-        let mut request = Request::new(framed(&question.into_request(true)));
+        self.ask(&question.into_request(true), local).await
+    }
+
+    /// `local`: the address on which what is asked about came.
+    pub async fn ask(&self, question: &pb::CheckRequest, local: Option<String>) -> Decision {
+        let mut request = Request::new(framed(question));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = http::Uri::from_static(PATH);
         let headers = request.headers_mut();

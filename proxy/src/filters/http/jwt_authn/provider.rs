@@ -1,5 +1,7 @@
 //! One issuer of tokens: where its tokens stand in requests, what makes them good, what becomes of their claims.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -8,7 +10,9 @@ use remora_proto::pb::envoy::extensions::filters::http::jwt_authn::v3::jwt_provi
 use remora_proto::pb::google::protobuf::{ListValue, Struct, Value as PbValue, value::Kind};
 use serde_json::{Map, Value};
 
+use super::JwtStats;
 use super::keys::Keys;
+use super::remote::RemoteKeys;
 use super::token::{Refusal, Token};
 use crate::config::route::{Under, data_source, duration, each, header_name, optional, refuse};
 use crate::config::{Compiled, Problems};
@@ -16,6 +20,7 @@ use crate::http::exchange::{DynamicMetadata, Exchange};
 use crate::route::RequestView;
 use crate::route::strings::StringMatcher;
 use crate::runtime::clock;
+use crate::snapshot::SnapshotCell;
 
 /// The namespace of claims.
 const METADATA: &str = "envoy.filters.http.jwt_authn";
@@ -31,7 +36,7 @@ pub(super) struct Provider {
     require_expiration: bool,
     max_lifetime: Option<i64>,
     skew: i64,
-    keys: Keys,
+    keys: Source,
     places: Vec<Place>,
     forward: bool,
     payload_header: Option<HeaderName>,
@@ -44,6 +49,12 @@ pub(super) struct Provider {
     clear_route: bool,
 }
 
+/// Where an issuer's keys come from.
+enum Source {
+    Local(Keys),
+    Remote(Arc<RemoteKeys>),
+}
+
 /// Where a token may stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
@@ -53,7 +64,12 @@ enum Place {
 }
 
 impl Provider {
-    pub fn compile(name: &str, value: &pb::JwtProvider) -> Compiled<Self> {
+    pub fn compile(
+        name: &str,
+        value: &pb::JwtProvider,
+        snapshot: &Arc<SnapshotCell>,
+        stats: &Arc<JwtStats>,
+    ) -> Compiled<Self> {
         refuse(
             "failed_status_in_metadata",
             !value.failed_status_in_metadata.is_empty(),
@@ -62,10 +78,10 @@ impl Provider {
         let keys = match &value.jwks_source_specifier {
             Some(JwksSourceSpecifier::LocalJwks(source)) => {
                 let text = data_source(source).under("local_jwks")?;
-                Keys::parse(&text).map_err(|reason| Problems::one("local_jwks", reason))?
+                Source::Local(Keys::parse(&text).map_err(|reason| Problems::one("local_jwks", reason))?)
             }
-            Some(JwksSourceSpecifier::RemoteJwks(_)) => {
-                return Err(Problems::one("remote_jwks", "key sets are not fetched"));
+            Some(JwksSourceSpecifier::RemoteJwks(remote)) => {
+                Source::Remote(RemoteKeys::compile(remote, snapshot, stats).under("remote_jwks")?)
             }
             None => return Err(Problems::one("jwks_source_specifier", "is required")),
         };
@@ -128,8 +144,28 @@ impl Provider {
         self.places.iter().filter_map(|place| place.token(&view)).collect()
     }
 
+    /// The keys, if they are fetched.
+    pub fn remote(&self) -> Option<&Arc<RemoteKeys>> {
+        match &self.keys {
+            Source::Local(_) => None,
+            Source::Remote(keys) => Some(keys),
+        }
+    }
+
     /// Whether the token is this issuer's, good, and for one of `audiences` (`None`: the issuer's own list).
     pub fn verify(&self, token: &Token<'_>, audiences: Option<&[String]>) -> Result<(), Refusal> {
+        self.verify_claims(token, audiences)?;
+        match &self.keys {
+            Source::Local(keys) => keys.verify(token),
+            Source::Remote(remote) => match remote.held() {
+                Some(keys) => keys.verify(token),
+                None => Err(Refusal::FetchFailed),
+            },
+        }
+    }
+
+    /// All but the signature.
+    pub fn verify_claims(&self, token: &Token<'_>, audiences: Option<&[String]>) -> Result<(), Refusal> {
         if !self.issuer.is_empty() && token.claim("iss") != Some(&self.issuer) {
             return Err(Refusal::UnknownIssuer);
         }
@@ -148,7 +184,7 @@ impl Provider {
         {
             return Err(Refusal::AudienceNotAllowed);
         }
-        self.keys.verify(token)
+        Ok(())
     }
 
     fn verify_times(&self, token: &Token<'_>) -> Result<(), Refusal> {

@@ -1,14 +1,18 @@
 //! What a request must have: `JwtRequirement`.
 
+use std::sync::Arc;
+
 use remora_proto::pb::envoy::extensions::filters::http::jwt_authn::v3 as pb;
 use remora_proto::pb::envoy::extensions::filters::http::jwt_authn::v3::jwt_requirement::RequiresType;
 
 use super::JwtAuthn;
 use super::provider::Provider;
+use super::remote::RemoteKeys;
 use super::token::{Refusal, Token};
 use crate::config::route::{Under, each, refuse};
 use crate::config::{Compiled, Problems};
 use crate::http::exchange::Exchange;
+use crate::runtime::clock;
 
 pub(super) enum Requirement {
     /// A good token of one issuer; its place in the list of providers.
@@ -73,6 +77,38 @@ impl Requirement {
                 // Only what a good token says is of interest.
                 let _ = anybodys(filter, exchange);
                 Ok(())
+            }
+        }
+    }
+}
+
+impl Requirement {
+    /// Adds the key sets that tokens of the request need and that are not there or too old.
+    pub fn stale(&self, filter: &JwtAuthn, exchange: &Exchange, stale: &mut Vec<Arc<RemoteKeys>>) {
+        let now = clock::now();
+        let mut add = |provider: &Provider, text: &str, audiences: Option<&[String]>| {
+            if let Some(remote) = provider.remote()
+                && !remote.is_fresh(now)
+                && !stale.iter().any(|known| Arc::ptr_eq(known, remote))
+                // A token that is refused anyway is not worth a fetch.
+                && Token::parse(text).is_ok_and(|token| provider.verify_claims(&token, audiences).is_ok())
+            {
+                stale.push(remote.clone());
+            }
+        };
+        match self {
+            Self::Provider { index, audiences } => {
+                let provider = &filter.providers[*index];
+                for text in provider.tokens(exchange) {
+                    add(provider, &text, audiences.as_deref());
+                }
+            }
+            Self::Any(all) | Self::All(all) => all.iter().for_each(|one| one.stale(filter, exchange, stale)),
+            Self::AllowMissing | Self::AllowMissingOrFailed => {
+                let all = || filter.providers.iter();
+                for text in all().flat_map(|provider| provider.tokens(exchange)) {
+                    all().for_each(|provider| add(provider, &text, None));
+                }
             }
         }
     }

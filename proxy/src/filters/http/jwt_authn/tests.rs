@@ -249,7 +249,10 @@ fn what_would_authenticate_nobody_or_anybody_is_refused() {
         jwks_source_specifier: Some(JwksSourceSpecifier::RemoteJwks(Default::default())),
         ..provider("")
     };
-    assert_eq!(problem(&config(remote, named())), "providers[\"p\"].remote_jwks");
+    assert_eq!(
+        problem(&config(remote, named())),
+        "providers[\"p\"].remote_jwks.http_uri"
+    );
     let unknown = pb::JwtRequirement {
         requires_type: Some(RequiresType::ProviderName("q".into())),
     };

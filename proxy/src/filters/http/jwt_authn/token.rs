@@ -30,6 +30,8 @@ pub(super) enum Refusal {
     UnknownIssuer,
     AudienceNotAllowed,
     NoKey,
+    /// Keys could not be fetched.
+    FetchFailed,
     Fails,
 }
 
@@ -50,6 +52,7 @@ impl Refusal {
             Self::UnknownIssuer => "Jwt issuer is not configured",
             Self::AudienceNotAllowed => "Audiences in Jwt are not allowed",
             Self::NoKey => "Jwks doesn't have key to match kid or alg from Jwt",
+            Self::FetchFailed => "Jwks remote fetch is failed",
             Self::Fails => "Jwt verification fails",
         }
     }

@@ -119,6 +119,37 @@ impl Peer {
         labels
     }
 
+    /// By the name that Istio's proxies give the field in the filter state; `None`: there is no such field, or nothing is known.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let value: &str = match name {
+            "namespace" => &self.namespace,
+            "cluster" => &self.cluster,
+            "service" => &self.canonical_name,
+            "revision" => &self.canonical_revision,
+            "app" => &self.app,
+            "version" => &self.version,
+            "workload" => &self.workload,
+            "type" => self.kind(),
+            "name" => &self.name,
+            "region" => &self.region,
+            "zone" => &self.zone,
+            _ => "",
+        };
+        Some(value).filter(|value| !value.is_empty())
+    }
+
+    /// What kind of workload owns it.
+    fn kind(&self) -> &'static str {
+        let kinds = [
+            ("deployments", "deployment"),
+            ("cronjobs", "cronjob"),
+            ("jobs", "job"),
+            ("pods", "pod"),
+        ];
+        let owner = |plural: &&(&str, &str)| self.owner.split('/').any(|part| part == plural.0);
+        kinds.iter().find(owner).map_or("", |(_, kind)| kind)
+    }
+
     fn fields(&self) -> Vec<(&str, &str)> {
         vec![
             ("NAME", &*self.name),

@@ -1,0 +1,79 @@
+"""Scenarios that ask for what Remora does not have: refused with the field's path; and where the operator wants warnings instead
+(`REMORA_UNSUPPORTED=warn`), running without it."""
+import json
+
+from behaviours.default import PRINCIPAL, find, headers_of, shop
+from mesh import eventually
+from scenarios import SCENARIOS
+
+WARN = {"REMORA_UNSUPPORTED": "warn"}
+
+
+def telemetry(report, open_mesh):
+    config, kube, istio = SCENARIOS["telemetry"]
+    with open_mesh(kube, istio, config) as mesh:
+        shop(mesh, metadata=WARN)
+        report.equal("telemetry: nothing is refused where warnings are wanted", mesh.rejected(), {})
+        tolerated(report, mesh, "telemetry", ("tracing.provider", "HttpGrpcAccessLogConfig", "TcpGrpcAccessLogConfig", "OpenTelemetryAccessLogConfig"))
+        served(report, mesh, "telemetry")
+        lines = eventually(lambda: objects(mesh, "web-1"), "a line of JSON")
+        line = next((line for line in lines if line.get("wl") == "orders"), lines[-1])
+        report.equal("telemetry: a log in JSON, the peer's workload in it", (line.get("code"), line.get("flags"), line.get("wl")), (200, "-", "orders"))
+        report.check("telemetry: the host is logged", line.get("upstream", "").startswith("10.244.0."), line)
+        client, server = mesh.metrics("web-1"), mesh.metrics("orders-v1") + mesh.metrics("orders-v2")
+        counted = [has for name, has, _ in client if name == "istio_requests_total"]
+        report.check("telemetry: an override removes a label", counted and all("response_code" not in has for has in counted), counted)
+        report.check("telemetry: an override adds one", any(has.get("url_path") == "/seen" for has in counted), counted)
+        report.check("telemetry: on the server's side it does not", find(server, "istio_requests_total", response_code="200"))
+        names = {name for name, _, _ in client}
+        report.check("telemetry: a disabled metric is not there", not any(name.startswith("istio_request_duration") for name in names), sorted(names))
+        report.check("telemetry: others are", any(name.startswith("istio_request_bytes") for name in names), sorted(names))
+        refused(report, mesh, "telemetry", {}, "tracing.provider: tracing is not supported")
+
+
+def hbone(report, open_mesh):
+    config, kube, istio = SCENARIOS["hbone"]
+    tunnel = {"ISTIO_META_ENABLE_HBONE": "true"}
+    with open_mesh(kube, istio, config, {"PILOT_ENABLE_HBONE": "true", "PILOT_ENABLE_AMBIENT": "true"}) as mesh:
+        shop(mesh, metadata={**WARN, **tunnel})
+        report.equal("HBONE: nothing is refused where warnings are wanted", mesh.rejected(), {})
+        tolerated(report, mesh, "HBONE", ("internal_listener", "InternalUpstreamTransport", "connect_config"))
+        served(report, mesh, "HBONE")
+        out = mesh.run("legacy-1", "curl", "-sv", "-m", "10", "-p", "-x", "http://10.244.0.5:15008", "http://10.244.0.5:8080/")
+        report.check("HBONE: nobody gets through the tunnel that is not there", "Hostname=" not in out, out)
+        refused(report, mesh, "HBONE", tunnel, "internal_listener: internal listeners are not supported")
+
+
+def tolerated(report, mesh, what, marks):
+    told = mesh.admin("web-1", "/xds") + mesh.admin("orders-v1", "/xds")
+    for mark in marks:
+        report.check(f"{what}: a warning tells of {mark}", mark in told, told[-3000:])
+
+
+def served(report, mesh, what):
+    answer = mesh.curl("web-1", "http://orders/seen")
+    report.check(f"{what}: HTTP over mutual TLS", answer.status == 200 and f"URI={PRINCIPAL}web" in headers_of(answer.body).get("x-forwarded-client-cert", ""),
+                 answer)
+    out = mesh.echo("web-1", "grpc://orders:9090")
+    report.check(f"{what}: gRPC", "StatusCode=200" in out, out)
+    out = mesh.echo("web-1", "tcp://orders:5432")
+    report.check(f"{what}: TCP", "StatusCode=200" in out, out)
+
+
+def refused(report, mesh, what, metadata, reason):
+    """A pod whose operator did not ask for warnings."""
+    mesh.pod("web", "strict-1", "10.244.0.27", wait=False, metadata=metadata)
+    lines = eventually(lambda: [line for line in mesh.rejected() if "ACK ERROR" in line and "strict-1" in line], f"{what}: a refusal")
+    report.check(f"{what}: without warnings it is refused, with the field's path", any(reason in line for line in lines), lines)
+    report.equal(f"{what}: and the pod is not ready", mesh.ready("strict-1"), False)
+
+
+def objects(mesh, pod):
+    found = []
+    for line in mesh.pods[pod]["log"].read_text(errors="replace").splitlines():
+        if line.startswith('{"'):
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+    return [line for line in found if "upstream" in line and line.get("wl")]
