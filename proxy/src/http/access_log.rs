@@ -26,6 +26,7 @@ impl<S> Layer<S> for AccessLogLayer {
         AccessLogs {
             logs: self.logs.clone(),
             keeps_headers,
+            meters_upstream: self.logs.iter().any(AccessLog::needs_upstream_meter),
             inner,
         }
     }
@@ -35,11 +36,15 @@ impl<S> Layer<S> for AccessLogLayer {
 pub struct AccessLogs<S> {
     logs: Arc<[AccessLog]>,
     keeps_headers: bool,
+    meters_upstream: bool,
     inner: S,
 }
 
 impl<S: Service> Service for AccessLogs<S> {
     async fn call(&self, exchange: &mut Exchange) -> Response {
+        if self.meters_upstream {
+            exchange.upstream.meter = Some(Arc::default());
+        }
         let response = self.inner.call(exchange).await;
         if self.keeps_headers {
             exchange.logged_response = Some(Box::new(response.headers().clone()));

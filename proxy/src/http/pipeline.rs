@@ -19,7 +19,7 @@ use crate::runtime::drain::DrainSignal;
 use crate::runtime::io::Io;
 
 pub use super::connection_manager::{CodecType, ConnectionManager, Settings};
-pub use super::stats::HcmStats;
+pub use super::stats::{CodecStats, HcmStats};
 
 /// The stages as one type: a request passes through them without a box or an indirect call.
 pub type Pipeline = super::access_log::AccessLogs<
@@ -97,7 +97,7 @@ impl Service for ConnectionManager {
     }
 
     fn event(&self, event: ConnectionEvent) {
-        self.settings.stats.count(event);
+        self.settings.stats.count(event, &self.settings.codec_stats);
     }
 
     fn finish(&self, exchange: &mut Exchange) {

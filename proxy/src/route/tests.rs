@@ -281,7 +281,7 @@ fn redirects_build_their_location_as_envoy_does() {
             panic!("not a redirect")
         };
         assert_eq!(
-            redirect.location(&route.matcher.path, &RequestView::of(&exchange)),
+            redirect.location(&route.matcher.path, &exchange),
             expected
         );
     }

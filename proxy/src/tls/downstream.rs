@@ -36,7 +36,7 @@ struct Built {
     /// For clients that offer no ALPN, or none that we speak: the handshake completes without, as in Envoy.
     without_alpn: Arc<ServerConfig>,
     by_alpn: Vec<(Vec<u8>, Arc<ServerConfig>)>,
-    local: Option<CertificateFacts>,
+    local: Option<Arc<CertificateFacts>>,
 }
 
 impl DownstreamTls {

@@ -33,7 +33,7 @@ pub struct UpstreamTls {
 
 struct Built {
     config: Arc<ClientConfig>,
-    local: Option<CertificateFacts>,
+    local: Option<Arc<CertificateFacts>>,
 }
 
 impl UpstreamTls {

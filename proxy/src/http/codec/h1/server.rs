@@ -1,6 +1,6 @@
 //! The server driver: reads heads, lets a service answer them, writes the answers, until either side has enough.
 
-mod leave;
+pub mod leave;
 mod request_body;
 mod response;
 
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
 use parking_lot::Mutex;
 
 use super::decode::BodyDecoder;
@@ -38,6 +38,8 @@ use response::Reply;
 /// Timers of a downstream connection; `None` switches one off.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
+    /// How long an idle connection that is to leave is kept for one more request (`drain_timeout`, 5 s).
+    pub drain: Duration,
     /// Between requests (`common_http_protocol_options.idle_timeout`, 1 h).
     pub idle: Option<Duration>,
     /// From the first byte of a head to its last (`request_headers_timeout`).
@@ -73,12 +75,13 @@ pub async fn serve<S: Service>(
         service,
         connection,
         options,
+        leave: Leave::new(&drain, timeouts.drain),
         timeouts,
         timer,
-        leave: Leave::new(&drain),
         drain,
         idle_since: clock::now(),
         requests: 0,
+        stream_idle: None,
         linger: false,
     };
     driver.run().await;
@@ -109,6 +112,8 @@ struct Driver<S> {
     /// When the last exchange ended.
     idle_since: Instant,
     requests: u32,
+    /// Of the running stream: its route may have one of its own.
+    stream_idle: Option<Duration>,
     /// We end the connection, and the client may still be sending.
     linger: bool,
 }
@@ -180,7 +185,23 @@ impl<S: Service> Driver<S> {
             let mut conn = self.conn.lock();
             loop {
                 match parse::request(&mut conn.stream.read, &self.options) {
-                    Ok(Some(head)) => return Poll::Ready(Next::Head(Box::new(head))),
+                    Ok(Some(mut head)) => {
+                        let next = match self.options.underscores.apply(head.request.headers_mut()) {
+                            Ok(dropped) => {
+                                if dropped > 0 {
+                                    self.service
+                                        .event(ConnectionEvent::HeadersDropped(Protocol::Http11, dropped));
+                                }
+                                Next::Head(Box::new(head))
+                            }
+                            Err(()) => {
+                                self.service
+                                    .event(ConnectionEvent::UnderscoreRejected(Protocol::Http11));
+                                Next::Bad(UNDERSCORE)
+                            }
+                        };
+                        return Poll::Ready(next);
+                    }
                     Err(failure) => return Poll::Ready(Next::Bad(failure)),
                     Ok(None) => {}
                 }
@@ -201,7 +222,7 @@ impl<S: Service> Driver<S> {
                 Some(since) if partial => self.timeouts.request_headers.map(|limit| since + limit),
                 _ => {
                     let idle = self.timeouts.idle.map(|limit| idle_since + limit);
-                    let old = self.expiry().map(|expiry| expiry + leave::GRACE);
+                    let old = self.expiry().map(|expiry| expiry + self.timeouts.drain);
                     idle.into_iter().chain(self.leave.deadline()).chain(old).min()
                 }
             };
@@ -227,9 +248,11 @@ impl<S: Service> Driver<S> {
         let upgrade = UpgradeKind::of(&head.request);
         let tunnel = upgrade.is_some() || method == Method::CONNECT;
         let has_body = tunnel || !head.body.is_done();
+        let marks;
         {
             let mut conn = self.conn.lock();
             conn.received = 0;
+            marks = (conn.stream.consumed() - head.wire_bytes as u64, conn.stream.sent);
             conn.body = if tunnel { BodyDecoder::UntilClose } else { head.body };
         }
         let proxies_interim = self.service.proxies_interim();
@@ -254,12 +277,14 @@ impl<S: Service> Driver<S> {
         }
         exchange.interim = proxies_interim.then(Arc::default);
         self.requests += 1;
+        self.stream_idle = self.timeouts.stream_idle;
         let is_old = self.expiry().is_some_and(|expiry| exchange.started >= expiry);
         if is_old || self.options.max_requests.is_some_and(|max| self.requests >= max) {
             exchange.last_of_connection = true;
             exchange.close_downstream = true;
         }
         exchange.bytes.request_headers = head.wire_bytes as u64;
+        exchange.bytes.request_lines = head.line_bytes as u64;
         if !has_body {
             exchange.timing.request_end = Some(Duration::ZERO);
         } else if head.expect_continue && !proxies_interim {
@@ -267,6 +292,7 @@ impl<S: Service> Driver<S> {
         }
         let keep = match self.call(&mut exchange).await {
             Ok(response) => {
+                self.stream_idle = exchange.stream_idle.unwrap_or(self.stream_idle);
                 let mut reply = Reply {
                     version,
                     is_head: method == Method::HEAD,
@@ -283,8 +309,12 @@ impl<S: Service> Driver<S> {
         if exchange.flags.contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR) {
             self.service.event(ConnectionEvent::ProtocolError);
         }
-        let received = self.conn.lock().received;
-        exchange.bytes.received = exchange.bytes.received.max(received);
+        {
+            let conn = self.conn.lock();
+            exchange.bytes.received = exchange.bytes.received.max(conn.received);
+            exchange.bytes.wire_received = conn.stream.consumed() - marks.0;
+            exchange.bytes.wire_sent = conn.stream.sent - marks.1;
+        }
         let end = exchange.elapsed();
         exchange.timing.end = Some(end);
         self.idle_since = exchange.started + end;
@@ -297,6 +327,7 @@ impl<S: Service> Driver<S> {
             conn: self.conn.clone(),
             max_headers: self.options.max_headers,
             keep_trailers: self.options.enable_trailers,
+            underscores: self.options.underscores,
             ended: false,
         })
     }
@@ -305,12 +336,13 @@ impl<S: Service> Driver<S> {
     async fn call(&mut self, exchange: &mut Exchange) -> Result<Response, Failure> {
         let service = self.service.clone();
         let started = exchange.started;
-        let (stream_idle, whole_request) = (self.timeouts.stream_idle, self.timeouts.request);
+        let (mut stream_idle, whole_request) = (self.timeouts.stream_idle, self.timeouts.request);
         let interim = exchange.interim.clone();
         let mut written = 0;
         let mut call = std::pin::pin!(service.call(exchange));
         let response = poll_fn(|cx| {
-            let (polled, wanted) = wake::lend(|| call.as_mut().poll(cx));
+            let (polled, wish) = wake::lend(|| call.as_mut().poll(cx));
+            stream_idle = wish.patience.unwrap_or(stream_idle);
             if let Some((status, headers)) = interim.as_ref().and_then(|interim| interim.take()) {
                 service.event(ConnectionEvent::Interim);
                 let version = Version::HTTP_11;
@@ -352,7 +384,7 @@ impl<S: Service> Driver<S> {
                     Poll::Pending => Poll::Ready(Err(failure)),
                 };
             }
-            if poll_deadline(self.timer.as_mut(), wanted, cx) {
+            if poll_deadline(self.timer.as_mut(), wish.at, cx) {
                 cx.waker().wake_by_ref();
             }
             Poll::Pending
@@ -390,6 +422,11 @@ impl<S: Service> Driver<S> {
         self.service.finish(&mut exchange);
     }
 }
+
+const UNDERSCORE: Failure = Failure::BadRequest {
+    details: "http1.unexpected_underscore",
+    status: StatusCode::BAD_REQUEST,
+};
 
 /// In an exchange's extensions: the head was no valid request; the pipeline answers with this failure and selects no route.
 #[derive(Clone, Debug)]

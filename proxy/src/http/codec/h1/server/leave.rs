@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use crate::runtime::clock;
 use crate::runtime::drain::{DrainPhase, DrainSignal};
 
-/// How long an idle connection is kept for one more request (Envoy's default of `drain_timeout`, which does the same for HTTP/2).
-pub(super) const GRACE: Duration = Duration::from_secs(5);
+/// Envoy's default of `drain_timeout`. Over HTTP/2 a ping takes its place: when it comes back, the client knows that the connection leaves.
+pub const GRACE: Duration = Duration::from_secs(5);
 
 /// One connection's view of its drain.
 pub(super) struct Leave {
@@ -20,16 +20,18 @@ pub(super) struct Leave {
     /// The next phase that matters: first `Draining`, then `Closed`.
     next: Pin<Box<dyn Future<Output = ()> + Send>>,
     since: Option<Instant>,
+    grace: Duration,
     /// `next` knows whom to wake.
     watched: bool,
 }
 
 impl Leave {
-    pub fn new(signal: &DrainSignal) -> Self {
+    pub fn new(signal: &DrainSignal, grace: Duration) -> Self {
         Self {
             signal: signal.clone(),
             next: Box::pin(reached(signal.clone(), DrainPhase::Draining)),
             since: None,
+            grace,
             watched: false,
         }
     }
@@ -54,7 +56,7 @@ impl Leave {
 
     /// When an idle connection leaves; none while there is no drain.
     pub fn deadline(&self) -> Option<Instant> {
-        self.since.map(|since| since + GRACE)
+        self.since.map(|since| since + self.grace)
     }
 }
 
