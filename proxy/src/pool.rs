@@ -188,9 +188,9 @@ fn metered(head: Head<'_>, meter: &UpstreamMeter, sent: Result<Response, SendErr
     let renamed = ":authority".len() - "host".len();
     let renamed = if authority > 0 { renamed } else { 0 };
     meter.note(|counts| {
-        counts.header_sent = header_bytes(head.headers) + (pseudo + renamed) as u64;
+        counts.header_sent += header_bytes(head.headers) + (pseudo + renamed) as u64;
         if let Ok(response) = &sent {
-            counts.header_received = header_bytes(response.headers()) + ":status".len() as u64 + 3;
+            counts.header_received += header_bytes(response.headers()) + ":status".len() as u64 + 3;
         }
     });
     sent

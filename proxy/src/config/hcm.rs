@@ -13,7 +13,7 @@ use super::{BuildContext, Compiled, Problems, header_case};
 use crate::filters::http::{self as filters, FilterContext, FilterList, Stage};
 use crate::http::codec::Underscores;
 use crate::http::codec::h1::H1Options;
-use crate::http::codec::h1::server::{Timeouts, leave};
+use crate::http::codec::h1::server::Timeouts;
 use crate::http::codec::h2::{H2Options, KeepaliveOptions};
 use crate::http::header_policy::HeaderPolicy;
 use crate::http::pipeline::{CodecStats, CodecType, ConnectionManager, Settings};
@@ -77,7 +77,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
             )?,
             stream_idle,
             max_age: max_age(&value)?,
-            drain: duration("drain_timeout", value.drain_timeout.as_ref())?.unwrap_or(leave::GRACE),
+            drain: duration("drain_timeout", value.drain_timeout.as_ref())?,
         },
         stats: cx.stats.group(&format!("http.{}.", value.stat_prefix)),
         codec_stats: CodecStats {
@@ -91,6 +91,9 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         local_reply: local_reply.map(Arc::new),
         access_logs: access_logs.into(),
         logs_new_requests: logs_new_requests(&value),
+        logs_tunnels: value
+            .access_log_options
+            .is_some_and(|options| options.flush_log_on_tunnel_successfully_established),
         upgrades: upgrades(&value)?,
         suppress_envoy_headers: router.suppress_envoy_headers,
         max_stream_duration: max_stream_duration(&value)?,

@@ -58,7 +58,7 @@ impl Underscores {
     }
 }
 
-/// Bytes that an upstream connection carried for one request; read when the stream has ended.
+/// Bytes that upstream connections carried for one request, all its attempts together; read when the stream has ended.
 #[derive(Debug, Default)]
 pub struct UpstreamMeter(Mutex<Metered>);
 

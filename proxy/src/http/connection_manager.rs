@@ -44,6 +44,8 @@ pub struct Settings {
     pub access_logs: Arc<[AccessLog]>,
     /// `flush_access_log_on_new_request`
     pub logs_new_requests: bool,
+    /// `flush_log_on_tunnel_successfully_established`
+    pub logs_tunnels: bool,
     /// `upgrade_configs` that are on: lower-case upgrade types, `connect` among them.
     pub upgrades: Vec<String>,
     pub suppress_envoy_headers: bool,

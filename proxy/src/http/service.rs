@@ -46,6 +46,11 @@ pub trait Service: Send + Sync + 'static {
         let _ = event;
     }
 
+    /// The head of a response went out that makes the stream a tunnel.
+    fn established(&self, exchange: &mut Exchange) {
+        let _ = exchange;
+    }
+
     /// After the last byte of the response, or after the stream was cut; exactly once per exchange.
     fn finish(&self, exchange: &mut Exchange) {
         let _ = exchange;

@@ -162,6 +162,14 @@ impl AccessLog {
         });
     }
 
+    /// Logs a stream that has just become a tunnel.
+    pub fn log_tunnel(&self, exchange: &Exchange) {
+        self.log_view(&LogView {
+            log_type: LogType::DownstreamTunnelSuccessfullyEstablished,
+            ..LogView::of(exchange)
+        });
+    }
+
     /// Logs a finished connection.
     pub fn log_tcp(&self, record: &TcpRecord) {
         self.log_view(&LogView::of_tcp(record));

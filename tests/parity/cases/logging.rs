@@ -254,7 +254,6 @@ fn cases() -> Vec<Case> {
         let name = |what: &str| -> &'static str { Box::leak(format!("{listener}, {what}").into_boxed_str()) };
         cases.extend([
             get(name("an answer"), 200, "/some?q=v%20w&z", "x-in: a\"b\\c\n").on(listener),
-            get(name("a trailer"), 200, "/x", "te: trailers\nx-do: trailer\n").on(listener),
             get(
                 name("a retry"),
                 503,
@@ -271,6 +270,11 @@ fn cases() -> Vec<Case> {
             )
             .on(listener),
         ]);
+    }
+    // How many chunks an answer goes on in is a matter of timing, and counts on the wire: not on that listener.
+    for listener in ["text", "omit", "json", "omitjson", "typed"] {
+        let name: &'static str = Box::leak(format!("{listener}, a trailer").into_boxed_str());
+        cases.push(get(name, 200, "/x", "te: trailers\nx-do: trailer\n").on(listener));
     }
     cases.push(get("a line at the beginning", 200, "/x", "").on("begins").logs(2));
     cases.push(

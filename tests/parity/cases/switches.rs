@@ -78,6 +78,7 @@ route_config:
 "#;
 
 const TUNNELS: &str = r#"
+access_log_options: {flush_log_on_tunnel_successfully_established: true}
 upgrade_configs: [{upgrade_type: CONNECT}]
 route_config:
   name: routes
@@ -193,7 +194,8 @@ fn cases() -> Vec<Case> {
         Case {
             wire: Wire::Tcp(&[Send(b"CONNECT there:80 HTTP/1.1\r\nhost: there:80\r\n\r\n"), Read(15)]),
             status: 15,
-            logs: 0,
+            // One when it is there, one when it is gone.
+            logs: 2,
             ..get("a tunnel", 0, "/", "").on("tunnels")
         },
     ]

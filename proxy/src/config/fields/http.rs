@@ -31,9 +31,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         http3_protocol_options = Refused("HTTP/3 is not supported"),
     ),
     message!("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.HcmAccessLogOptions":
-        flush_access_log_on_new_request;
-        access_log_flush_interval = Refused("a line is written at the beginning and the end of a request only"),
-        flush_log_on_tunnel_successfully_established = Refused("a tunnel is logged at its end"),
+        flush_access_log_on_new_request flush_log_on_tunnel_successfully_established;
+        access_log_flush_interval = Refused("a line is written at the beginning and the end of a request or tunnel only"),
     ),
     message!("envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig": mappers body_format),
     message!("envoy.extensions.filters.network.http_connection_manager.v3.ResponseMapper":

@@ -102,9 +102,6 @@ pub(super) async fn run(
     exchange.upstream.tls.clone_from(&lease.origin().tls);
     exchange.upstream.local.clone_from(&lease.origin().local);
     exchange.upstream.connection_ids.push(lease.origin().id);
-    if let Some(meter) = &mut exchange.upstream.meter {
-        *meter = Arc::default();
-    }
     exchange.timing.pool_ready = Some(waited);
     let reused = lease.reused();
     let sent_at = clock::now();

@@ -343,8 +343,30 @@ pub(super) fn queries(view: &LogView<'_>, decoded: bool, out: &mut Vec<u8>) -> b
         return false;
     };
     match decoded {
-        true => out.extend(percent_encoding::percent_decode_str(query)),
+        true => decode(query.as_bytes(), out),
         false => out.extend_from_slice(query.as_bytes()),
     }
     !query.is_empty()
+}
+
+/// Envoy's: what would not be visible stays encoded, and what is no encoding loses its `%`.
+fn decode(mut text: &[u8], out: &mut Vec<u8>) {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    while let [first, rest @ ..] = text {
+        text = rest;
+        let (b'%', [high, low, behind @ ..]) = (*first, rest) else {
+            out.push(*first);
+            continue;
+        };
+        let Some((high, low)) = digit(*high).zip(digit(*low)) else {
+            continue;
+        };
+        match u8::try_from(high * 16 + low) {
+            Ok(byte) if byte.is_ascii_graphic() => {
+                out.push(byte);
+                text = behind;
+            }
+            _ => out.push(b'%'),
+        }
+    }
 }

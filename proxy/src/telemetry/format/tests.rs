@@ -203,6 +203,24 @@ fn every_operator_of_envoy_is_there_or_refused_with_a_reason() {
 }
 
 #[test]
+fn queries_decode_as_envoys_do() {
+    let cases = [
+        ("q=%41%2fx+y%20z&b=%zz&%43=1", "q=A/x+y%20z&b=zz&C=1"),
+        ("a=%7f%7e%80%ff%00%0a%21%3d%26%25%2b%20.", "a=%7f~%80%ff%00%0a!=&%+%20."),
+        ("a=%4", "a=%4"),
+        ("a=%", "a=%"),
+        ("a=%zz%4z%z4x", "a=zz4zz4x"),
+    ];
+    for (query, expected) in cases {
+        let exchange = exchange("GET", &format!("/?{query}"), &[]);
+        let mut out = Vec::new();
+        let format = Format::text("%QUERY_PARAMS(DECODED)%").expect("parses");
+        format.write(&LogView::of(&exchange), &mut out);
+        assert_eq!(String::from_utf8_lossy(&out), expected, "{query}");
+    }
+}
+
+#[test]
 fn the_first_operator_with_a_value_counts() {
     let format =
         r#"%COALESCE({"operators":["TRACE_ID",{"command":"REQ","param":"user-agent","max_length":2},"PROTOCOL"]})%"#;

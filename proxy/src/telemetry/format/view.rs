@@ -46,6 +46,7 @@ pub enum LogType {
     TcpConnectionEnd = 3,
     DownstreamStart = 4,
     DownstreamEnd = 6,
+    DownstreamTunnelSuccessfullyEstablished = 13,
     TcpConnectionStart = 14,
 }
 
@@ -57,6 +58,7 @@ impl LogType {
             Self::TcpConnectionEnd => "TcpConnectionEnd",
             Self::DownstreamStart => "DownstreamStart",
             Self::DownstreamEnd => "DownstreamEnd",
+            Self::DownstreamTunnelSuccessfullyEstablished => "DownstreamTunnelSuccessfullyEstablished",
             Self::TcpConnectionStart => "TcpConnectionStart",
         }
     }

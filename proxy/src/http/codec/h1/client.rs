@@ -193,7 +193,7 @@ impl ClientConnection {
                     }
                     Ok(Some(head)) => {
                         if let Some(meter) = request.meter {
-                            meter.note(|counts| counts.header_received = head.line_bytes as u64);
+                            meter.note(|counts| counts.header_received += head.line_bytes as u64);
                         }
                         return Poll::Ready(Ok(head));
                     }
@@ -267,7 +267,7 @@ impl ClientConnection {
     fn start_meter(&mut self, meter: Arc<UpstreamMeter>) {
         let first = memchr::memchr(b'\n', &self.out).map_or(0, |end| end + 1);
         let end = memchr::memmem::find(&self.out, b"\r\n\r\n").map_or(first, |end| end + 2);
-        meter.note(|counts| counts.header_sent = end.saturating_sub(first) as u64);
+        meter.note(|counts| counts.header_sent += end.saturating_sub(first) as u64);
         self.metered = Some(Box::new((meter, self.stream.sent, self.stream.consumed())));
     }
 
@@ -275,8 +275,8 @@ impl ClientConnection {
         if let Some(metered) = self.metered.take() {
             let (meter, sent, received) = *metered;
             meter.note(|counts| {
-                counts.wire_sent = self.stream.sent - sent;
-                counts.wire_received = self.stream.consumed() - received;
+                counts.wire_sent += self.stream.sent - sent;
+                counts.wire_received += self.stream.consumed() - received;
             });
         }
     }

@@ -1,6 +1,7 @@
 //! The server driver: reads heads, lets a service answer them, writes the answers, until either side has enough.
 
-pub mod leave;
+mod leave;
+mod refuse;
 mod request_body;
 mod response;
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode, Version};
+use http::{Method, Version};
 use parking_lot::Mutex;
 
 use super::decode::BodyDecoder;
@@ -32,14 +33,16 @@ use crate::runtime::io::Io;
 use crate::runtime::wake;
 use crate::telemetry::flags::ResponseFlags;
 use leave::Leave;
+pub use refuse::RefusedHead;
+use refuse::UNDERSCORE;
 pub use request_body::RequestBody;
 use response::Reply;
 
 /// Timers of a downstream connection; `None` switches one off.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
-    /// How long an idle connection that is to leave is kept for one more request (`drain_timeout`, 5 s).
-    pub drain: Duration,
+    /// How long an idle connection that is to leave is kept for one more request (`drain_timeout`); unset: 5 s.
+    pub drain: Option<Duration>,
     /// Between requests (`common_http_protocol_options.idle_timeout`, 1 h).
     pub idle: Option<Duration>,
     /// From the first byte of a head to its last (`request_headers_timeout`).
@@ -52,6 +55,12 @@ pub struct Timeouts {
     pub stream_idle: Option<Duration>,
     /// From the accept on (`common_http_protocol_options.max_connection_duration`): then the next response says that the connection closes.
     pub max_age: Option<Duration>,
+}
+
+impl Timeouts {
+    fn grace(&self) -> Duration {
+        self.drain.unwrap_or(leave::GRACE)
+    }
 }
 
 /// Serves one connection to its end. Dropping the future cuts it.
@@ -75,7 +84,7 @@ pub async fn serve<S: Service>(
         service,
         connection,
         options,
-        leave: Leave::new(&drain, timeouts.drain),
+        leave: Leave::new(&drain, timeouts.grace()),
         timeouts,
         timer,
         drain,
@@ -222,7 +231,7 @@ impl<S: Service> Driver<S> {
                 Some(since) if partial => self.timeouts.request_headers.map(|limit| since + limit),
                 _ => {
                     let idle = self.timeouts.idle.map(|limit| idle_since + limit);
-                    let old = self.expiry().map(|expiry| expiry + self.timeouts.drain);
+                    let old = self.expiry().map(|expiry| expiry + self.timeouts.grace());
                     idle.into_iter().chain(self.leave.deadline()).chain(old).min()
                 }
             };
@@ -393,44 +402,7 @@ impl<S: Service> Driver<S> {
         self.out.drain(..written);
         response
     }
-
-    /// Answers bytes that are no request. The pipeline sees it too: it is logged and counted like any other.
-    async fn refuse(&mut self, failure: Failure) {
-        if failure != Failure::RequestHeadersTimeout {
-            self.service.event(ConnectionEvent::ProtocolError);
-        }
-        self.linger = true;
-        let mut request = http::Request::new(Body::Empty);
-        // Nothing of the head counts as understood: logs show `-` for method, authority and path.
-        if let Ok(method) = http::Method::from_bytes(b"-") {
-            *request.method_mut() = method;
-        }
-        *request.uri_mut() = http::Uri::from_static("-");
-        let mut exchange = Exchange::new(request, self.connection.clone(), Protocol::Http11);
-        exchange.extensions.insert(RefusedHead(failure));
-        exchange.close_downstream = true;
-        exchange.answered_early = true;
-        let response = self.service.call(&mut exchange).await;
-        let mut reply = Reply {
-            version: Version::HTTP_11,
-            is_head: false,
-            keep_alive: false,
-            tunnel: false,
-        };
-        self.respond(&mut exchange, response, &mut reply).await;
-        exchange.timing.end = Some(exchange.elapsed());
-        self.service.finish(&mut exchange);
-    }
 }
-
-const UNDERSCORE: Failure = Failure::BadRequest {
-    details: "http1.unexpected_underscore",
-    status: StatusCode::BAD_REQUEST,
-};
-
-/// In an exchange's extensions: the head was no valid request; the pipeline answers with this failure and selects no route.
-#[derive(Clone, Debug)]
-pub struct RefusedHead(pub Failure);
 
 /// Whether `deadline` has passed. The timer is only moved when it fires too early, so an unchanged far deadline is free.
 fn poll_deadline(mut timer: Pin<&mut tokio::time::Sleep>, deadline: Option<Instant>, cx: &mut Context<'_>) -> bool {

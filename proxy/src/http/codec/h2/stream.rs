@@ -232,6 +232,11 @@ impl Sender {
             .await?
         };
         exchange.response_code = Some(response.status());
+        if exchange.upgrade.is_some()
+            && (response.status().is_success() || response.status() == StatusCode::SWITCHING_PROTOCOLS)
+        {
+            service.established(exchange);
+        }
         self.send(response, exchange).await
     }
 

@@ -12,7 +12,7 @@ use crate::runtime::clock;
 use crate::runtime::drain::{DrainPhase, DrainSignal};
 
 /// Envoy's default of `drain_timeout`. Over HTTP/2 a ping takes its place: when it comes back, the client knows that the connection leaves.
-pub const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// One connection's view of its drain.
 pub(super) struct Leave {

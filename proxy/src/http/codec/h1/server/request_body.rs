@@ -41,7 +41,7 @@ impl RequestBody {
                 Ok(Decoded::Trailers(mut trailers)) if self.keep_trailers => {
                     if self.underscores.apply(&mut trailers).is_err() {
                         self.ended = true;
-                        return Poll::Ready(Some(Err(BodyError::Failed(super::UNDERSCORE))));
+                        return Poll::Ready(Some(Err(BodyError::Failed(super::refuse::UNDERSCORE))));
                     }
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }

@@ -71,6 +71,9 @@ impl<S: Service> Driver<S> {
         case::spell(&mut self.out[before..], names, self.options.header_case);
         exchange.bytes.response_headers = (self.out.len() - before) as u64;
         exchange.timing.first_downstream_tx = Some(exchange.elapsed());
+        if upgraded {
+            self.service.established(exchange);
+        }
         let sent = self.send_body(exchange, &mut body, framing).await;
         if let Err(failure) = &sent {
             record_cut(exchange, failure);
