@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::pick;
 use crate::cluster::{ActiveRequest, Cluster, Host};
@@ -11,8 +11,8 @@ use crate::http::codec::{Head, InterimStatus};
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
 use crate::http::service::Response;
-use crate::pool;
 use crate::pool::alpn::UpstreamAlpn;
+use crate::pool::{self, Lease};
 use crate::route::{Forward, RetryPolicy};
 use crate::runtime::clock;
 
@@ -98,11 +98,7 @@ pub(super) async fn run(
     cluster.observe_connected(&host, false);
     let guard = ActiveRequest::start(cluster, &host);
     exchange.route.count(|stats| stats.traffic.upstream_rq_total.inc());
-    exchange.upstream.protocol = (!raw).then_some(lease.protocol());
-    exchange.upstream.tls.clone_from(&lease.origin().tls);
-    exchange.upstream.local.clone_from(&lease.origin().local);
-    exchange.upstream.connection_ids.push(lease.origin().id);
-    exchange.timing.pool_ready = Some(waited);
+    connected(exchange, &lease, raw, waited);
     let reused = lease.reused();
     let sent_at = clock::now();
     let _ = sent.at.set(sent_at);
@@ -140,4 +136,14 @@ pub(super) async fn run(
             Err(error.failure)
         }
     }
+}
+
+/// What is known of the connection that the attempt goes over.
+fn connected(exchange: &mut Exchange, lease: &Lease, raw: bool, waited: Duration) {
+    let origin = lease.origin();
+    exchange.upstream.protocol = (!raw).then_some(lease.protocol());
+    exchange.upstream.tls.clone_from(&origin.tls);
+    exchange.upstream.local.clone_from(&origin.local);
+    exchange.upstream.connection_ids.push(origin.id);
+    exchange.timing.pool_ready = Some(waited);
 }
