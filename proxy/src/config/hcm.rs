@@ -93,6 +93,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         logs_new_requests: logs_new_requests(&value),
         logs_tunnels: value
             .access_log_options
+            .as_ref()
             .is_some_and(|options| options.flush_log_on_tunnel_successfully_established),
         upgrades: upgrades(&value)?,
         suppress_envoy_headers: router.suppress_envoy_headers,

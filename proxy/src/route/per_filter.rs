@@ -74,6 +74,9 @@ impl PerFilterEntry {
         }
         let wrapped =
             FilterConfig::decode(any.value.as_slice()).map_err(|error| Problems::one("", error.to_string()))?;
+        if wrapped.config.is_none() && !wrapped.disabled {
+            return Err(Problems::one("config", "is required unless the filter is disabled"));
+        }
         plain(&wrapped.config.unwrap_or_default(), wrapped.disabled)
             .check(wrapped.is_optional)
             .map_err(|problems| problems.under("config"))
@@ -92,8 +95,8 @@ impl PerFilterEntry {
     fn check(self, optional: bool) -> Compiled<Self> {
         match crate::filters::http::find_per_route(&self.type_name) {
             Some(known) => (known.check)(&self.config).map(|()| self),
-            // `disabled` alone needs no configuration.
-            None if optional || (self.disabled && self.type_name.is_empty()) => Ok(self),
+            // An empty configuration switches the filter on, or off, and says nothing else.
+            None if optional || self.type_name.is_empty() => Ok(self),
             None => Err(Problems::one("", format!("{} is not supported", self.type_name))),
         }
     }

@@ -15,9 +15,6 @@ const FILTERS: &str = r#"          http_filters:
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault
               abort: {http_status: 418, percentage: {numerator: 100}}
-          - name: unknown
-            is_optional: true
-            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault}
 "#;
 
 const SWITCHED: &str = r#"

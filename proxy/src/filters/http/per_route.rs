@@ -37,6 +37,9 @@ pub fn setting<T: Any + Send + Sync>(
     if entry.disabled {
         return Setting::Disabled;
     }
+    if entry.type_name.is_empty() {
+        return Setting::None;
+    }
     let own = (*entry.type_name == *type_name).then(|| entry.compiled(compile));
     own.flatten().map_or(Setting::Broken, Setting::Own)
 }
