@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "../fuzz/pipeline.rs"]
+mod pipeline;
 #[path = "../fuzz/targets.rs"]
 mod targets;
 
@@ -9,6 +11,8 @@ use std::panic::catch_unwind;
 
 /// Inputs a target, mutations included.
 const ROUNDS: usize = 4000;
+/// Those of the whole pipeline, which costs a proxy each.
+const WHOLE: usize = 400;
 
 /// Whole and broken examples of everything; a target takes what is its own, and survives the rest.
 const CORPUS: &[&[u8]] = &[
@@ -42,9 +46,10 @@ fn no_input_does_harm() {
         .ok()
         .and_then(|seed| seed.parse().ok())
         .unwrap_or(1u64);
-    for (name, target) in targets::ALL {
+    let parsers = targets::ALL.iter().map(|(name, target)| (*name, *target, ROUNDS));
+    for (name, target, rounds) in parsers.chain([("pipeline", pipeline::pipeline as targets::Target, WHOLE)]) {
         let mut random = Random::new(seed);
-        for round in 0..ROUNDS {
+        for round in 0..rounds {
             let input = match CORPUS.get(round) {
                 Some(example) => example.to_vec(),
                 None => mutated(&mut random),

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod endpoint;
 pub mod fields;
 pub mod hcm;
+pub mod header_case;
 pub mod listener;
 pub mod route;
 pub mod source;

@@ -155,6 +155,8 @@ pub struct ConnectionInfo {
     pub remote: Address,
     /// The peer of the socket itself.
     pub direct_remote: Address,
+    /// The socket's own address, where `local` is another.
+    pub own_local: Option<Box<Address>>,
     pub original_destination: Option<std::net::SocketAddr>,
     pub sni: Option<Arc<str>>,
     /// `raw_buffer` or `tls`
@@ -171,4 +173,11 @@ pub struct ConnectionInfo {
     pub buffer_limit: usize,
     /// Dynamic metadata and filter state that listener and network filters leave; each stream starts with a copy.
     pub extensions: http::Extensions,
+}
+
+impl ConnectionInfo {
+    /// The address that the socket itself was accepted on.
+    pub fn direct_local(&self) -> &Address {
+        self.own_local.as_deref().unwrap_or(&self.local)
+    }
 }

@@ -10,13 +10,15 @@ mod local;
 mod room;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cluster::{Cluster, Host};
 use crate::http::body::Body;
-use crate::http::codec::{Head, SendError, h1, h2};
+use crate::http::codec::{Head, SendError, UpstreamMeter, h1, h2, header_bytes};
 use crate::http::exchange::Protocol;
 use crate::http::failure::Failure;
 use crate::http::service::Response;
+use crate::runtime::clock;
 use crate::runtime::io::Address;
 use crate::tcp::connect::OriginalSource;
 use crate::tls::PeerInfo;
@@ -44,6 +46,8 @@ pub enum Wanted {
     Http2,
     /// Whatever ALPN says.
     Auto,
+    /// None: bytes as they are, for a tunnel.
+    Raw,
 }
 
 /// A connection for one request.
@@ -63,11 +67,13 @@ pub enum Lease {
 /// What a connection learned while it was made.
 #[derive(Debug, Default)]
 pub struct Origin {
+    /// Unique among upstream connections (`%UPSTREAM_CONNECTION_ID%`).
+    pub id: u64,
     pub tls: Option<Arc<PeerInfo>>,
     pub local: Option<Address>,
 }
 
-/// A connection to `host`: an idle or shareable one, else a new one. `alpn` replaces the ALPN list of the host's TLS context, unless the
+/// A connection to `host`: an idle or shareable one, else a new one; and how long it was waited for. `alpn` replaces the ALPN list of the host's TLS context, unless the
 /// cluster keeps its own.
 ///
 /// # Errors
@@ -82,7 +88,7 @@ pub async fn lease(
     downstream: Protocol,
     alpn: Option<&alpn::UpstreamAlpn>,
     source: Option<OriginalSource>,
-) -> Result<Lease, Failure> {
+) -> Result<(Lease, Duration), Failure> {
     let protocol = connect::wanted(cluster, host, downstream);
     let alpn = alpn
         .filter(|_| host.tls.is_some() && !cluster.istio.keeps_alpn)
@@ -96,9 +102,34 @@ pub async fn lease(
         source,
     };
     if let Some(lease) = local::take(&key) {
-        return Ok(lease);
+        return Ok((lease, Duration::ZERO));
     }
-    Box::pin(connect::connect(key, cluster, host, alpn)).await
+    let started = clock::now();
+    let lease = Box::pin(connect::connect(key, cluster, host, alpn)).await?;
+    Ok((lease, clock::now().saturating_duration_since(started)))
+}
+
+/// A connection to `host` that nobody used before and nobody will after, for whatever its holder sends over it.
+///
+/// # Errors
+/// As [`lease`].
+pub async fn raw(
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    high_priority: bool,
+    source: Option<OriginalSource>,
+) -> Result<(Lease, Duration), Failure> {
+    let key = PoolKey {
+        cluster: cluster.id,
+        host: host.state.id,
+        high_priority,
+        protocol: Wanted::Raw,
+        alpn: 0,
+        source,
+    };
+    let started = clock::now();
+    let lease = Box::pin(connect::connect(key, cluster, host, None)).await?;
+    Ok((lease, clock::now().saturating_duration_since(started)))
 }
 
 impl Lease {
@@ -122,13 +153,47 @@ impl Lease {
         }
     }
 
+    /// Gives the connection to `body` and what comes back, as they are; only a [`raw`] one can be given.
+    pub fn tunnel(self, body: Body) -> Result<Response, SendError> {
+        match self {
+            Self::H1 { connection, .. } => Ok(connection.tunnel(body)),
+            Self::H2 { .. } => Err(SendError {
+                failure: Failure::UpgradeFailed,
+                body: Some(body),
+            }),
+        }
+    }
+
     /// Sends a request, waits for the response's head; see the codecs for errors and cancel safety.
     pub async fn send(self, head: Head<'_>, body: Body) -> Result<Response, SendError> {
         match self {
             Self::H1 { connection, .. } => connection.send(head, body).await,
-            Self::H2 { connection, .. } => connection.send(head.to_request(body), head.interim).await,
+            Self::H2 { connection, .. } => {
+                let sent = connection.send(head.to_request(body), head.interim);
+                match head.meter {
+                    None => sent.await,
+                    Some(meter) => metered(head, meter, sent.await),
+                }
+            }
         }
     }
+}
+
+/// Counts the heads of an HTTP/2 request and response, uncompressed.
+fn metered(head: Head<'_>, meter: &UpstreamMeter, sent: Result<Response, SendError>) -> Result<Response, SendError> {
+    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let authority = head.headers.get(http::header::HOST).map_or(0, http::HeaderValue::len);
+    let pseudo = ":method:path:scheme".len() + head.method.as_str().len() + target + "http".len();
+    // `host` is counted already, and becomes `:authority`.
+    let renamed = ":authority".len() - "host".len();
+    let renamed = if authority > 0 { renamed } else { 0 };
+    meter.note(|counts| {
+        counts.header_sent += header_bytes(head.headers) + (pseudo + renamed) as u64;
+        if let Ok(response) = &sent {
+            counts.header_received += header_bytes(response.headers()) + ":status".len() as u64 + 3;
+        }
+    });
+    sent
 }
 
 pub use local::SWEEP_INTERVAL;

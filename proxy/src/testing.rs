@@ -16,6 +16,7 @@ pub fn connection(tls: Option<PeerInfo>) -> ConnectionInfo {
         local: address("10.0.0.2:80"),
         remote: address("10.0.0.1:1111"),
         direct_remote: address("10.0.0.1:1111"),
+        own_local: None,
         original_destination: None,
         sni: None,
         transport_protocol: if tls.is_some() { "tls" } else { "raw_buffer" },

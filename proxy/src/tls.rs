@@ -49,6 +49,10 @@ pub struct PeerInfo {
     pub local_uri_sans: Vec<String>,
     pub local_dns_sans: Vec<String>,
     pub local_subject: Option<String>,
+    /// Our own certificate, for what few logs ask for.
+    pub local: Option<Arc<x509::CertificateFacts>>,
+    /// When the handshake was over.
+    pub done: Option<std::time::Instant>,
     /// `TLSv1.3`, `TLSv1.2`
     pub version: &'static str,
     /// OpenSSL's name of the cipher suite, as Envoy prints it.

@@ -18,6 +18,7 @@ pub mod redirects;
 pub mod replies;
 pub mod retries;
 pub mod routing;
+pub mod switches;
 pub mod tcp;
 pub mod timeouts;
 pub mod tls;

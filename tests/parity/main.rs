@@ -29,7 +29,7 @@ macro_rules! worlds {
 
 worlds!(
     routing, headers, codec, failures, retries, http2, filters, authz, admin, mirroring, redirects, replies, matching,
-    mutations, logging, messages, paths, timeouts, balancing, tokens,
+    mutations, logging, messages, paths, timeouts, balancing, tokens, switches,
 );
 
 /// Worlds that are ahead of what is built: they show what still differs, to whoever asks with `REMORA_AHEAD=1`.
@@ -88,6 +88,7 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::paths::world(),
         cases::timeouts::world(),
         cases::tokens::world(),
+        cases::switches::world(),
         cases::tcp::world(),
         cases::tls::world(),
         cases::tls_upstream::world().0,

@@ -68,6 +68,7 @@ pub(super) fn exchange(head: &Parts) -> Exchange {
         local: ends.local,
         direct_remote: ends.remote.clone(),
         remote: ends.remote,
+        own_local: None,
         original_destination: None,
         sni: None,
         transport_protocol: "raw_buffer",

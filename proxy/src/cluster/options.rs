@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::http::codec::h1::H1Options;
+use crate::http::codec::h1::{H1Options, HeaderCase};
 use crate::http::codec::h2::{H2Options, KeepaliveOptions};
 
 /// `HttpProtocolOptions` of a cluster.
@@ -28,6 +28,8 @@ pub struct HttpOptions {
     pub max_headers_count: u32,
     pub accept_http_10: bool,
     pub enable_trailers: bool,
+    /// `header_key_format`
+    pub header_case: HeaderCase,
     /// `per_connection_buffer_limit_bytes`; Envoy's default: 1 MiB.
     pub buffer_limit: u32,
     /// `auto_sni`: the SNI is the request's authority.
@@ -68,6 +70,7 @@ impl Default for HttpOptions {
             max_headers_count: 100,
             accept_http_10: false,
             enable_trailers: false,
+            header_case: HeaderCase::Lower,
             buffer_limit: 1 << 20,
             auto_sni: false,
             auto_san_validation: false,
@@ -85,8 +88,9 @@ impl HttpOptions {
             accept_http_10: self.accept_http_10,
             buffer_limit: self.buffer_limit as usize,
             enable_trailers: self.enable_trailers,
-            // The pool counts.
-            max_requests: None,
+            header_case: self.header_case,
+            // The pool counts; names that upstreams send are none of a client's.
+            ..H1Options::default()
         }
     }
 

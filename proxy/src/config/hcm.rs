@@ -8,14 +8,15 @@ use remora_proto::pb::envoy::config::core::v3 as pbc;
 use remora_proto::pb::envoy::extensions::filters::http::router::v3::Router as RouterConfig;
 use remora_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pbh;
 
-use super::route::{Under, duration, optional, refuse};
-use super::{BuildContext, Compiled, Problems};
+use super::route::{Under, duration, each, optional, refuse};
+use super::{BuildContext, Compiled, Problems, header_case};
 use crate::filters::http::{self as filters, FilterContext, FilterList, Stage};
+use crate::http::codec::Underscores;
 use crate::http::codec::h1::H1Options;
 use crate::http::codec::h1::server::Timeouts;
 use crate::http::codec::h2::{H2Options, KeepaliveOptions};
 use crate::http::header_policy::HeaderPolicy;
-use crate::http::pipeline::{CodecType, ConnectionManager, Settings};
+use crate::http::pipeline::{CodecStats, CodecType, ConnectionManager, Settings};
 use crate::http::respond::LocalReply;
 use crate::http::select_route::RouteSource;
 use crate::route::RouteTable;
@@ -59,7 +60,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
     let access_logs = AccessLog::compile_all(&value.access_log, cx)?;
     let settings = Settings {
         codec,
-        h1: h1_options(&value),
+        h1: h1_options(&value)?,
         h2: H2Options {
             stream_idle,
             request_timeout,
@@ -76,8 +77,13 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
             )?,
             stream_idle,
             max_age: max_age(&value)?,
+            drain: duration("drain_timeout", value.drain_timeout.as_ref())?,
         },
         stats: cx.stats.group(&format!("http.{}.", value.stat_prefix)),
+        codec_stats: CodecStats {
+            http1: cx.stats.group("http1."),
+            http2: cx.stats.group("http2."),
+        },
         routes: routes(&value, cx)?,
         snapshot: cx.snapshot.clone(),
         filters: Arc::new(filter_list),
@@ -85,6 +91,10 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         local_reply: local_reply.map(Arc::new),
         access_logs: access_logs.into(),
         logs_new_requests: logs_new_requests(&value),
+        logs_tunnels: value
+            .access_log_options
+            .as_ref()
+            .is_some_and(|options| options.flush_log_on_tunnel_successfully_established),
         upgrades: upgrades(&value)?,
         suppress_envoy_headers: router.suppress_envoy_headers,
         max_stream_duration: max_stream_duration(&value)?,
@@ -100,17 +110,21 @@ fn http_filters(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> Compil
     let mut stages = Vec::with_capacity(before.len());
     for (index, filter) in before.iter().enumerate() {
         if let Some(stage) = http_filter(filter, &stat_prefix, cx).under(&format!("http_filters[{index}]"))? {
-            stages.push(stage);
+            stages.push((stage, filter.name.as_str().into(), filter.disabled));
         }
     }
     let path = format!("http_filters[{}]", before.len());
     let router = router(last).under(&path)?;
-    Ok((FilterList::new(stages), router))
+    refuse(
+        "http_filters",
+        stages.len() > FilterList::SWITCHES,
+        "more filters than a route can switch on and off",
+    )?;
+    Ok((FilterList::named(stages), router))
 }
 
 /// `None`: an optional filter that we do not have.
 fn http_filter(filter: &pbh::HttpFilter, stat_prefix: &str, cx: &BuildContext) -> Compiled<Option<Stage>> {
-    refuse("disabled", filter.disabled, "per-route activation is not supported")?;
     let any = typed_config(filter)?;
     let type_name = remora_proto::type_url::full_name(&any.type_url);
     let content = remora_proto::any::content(any).map_err(|error| Problems::one("typed_config", error.to_string()))?;
@@ -134,6 +148,7 @@ fn http_filter(filter: &pbh::HttpFilter, stat_prefix: &str, cx: &BuildContext) -
 }
 
 fn router(filter: &pbh::HttpFilter) -> Compiled<RouterConfig> {
+    refuse("disabled", filter.disabled, "the router cannot be switched off")?;
     let any = typed_config(filter)?;
     if remora_proto::type_url::full_name(&any.type_url) != ROUTER {
         return Err(Problems::one("typed_config", "the last filter must be the router"));
@@ -177,17 +192,23 @@ fn max_stream_duration(value: &pbh::HttpConnectionManager) -> Compiled<Option<Du
     limit("common_http_protocol_options.max_stream_duration", value, None)
 }
 
-fn h1_options(value: &pbh::HttpConnectionManager) -> H1Options {
+fn h1_options(value: &pbh::HttpConnectionManager) -> Compiled<H1Options> {
     let default = H1Options::default();
     let h1 = value.http_protocol_options.as_ref();
-    H1Options {
+    let case = h1
+        .map(header_case::compile)
+        .transpose()
+        .under("http_protocol_options")?;
+    Ok(H1Options {
+        header_case: case.unwrap_or_default(),
         max_head_bytes: max_head_bytes(value, default.max_head_bytes),
         max_headers: max_headers(value, default.max_headers),
         accept_http_10: h1.is_some_and(|options| options.accept_http_10),
         enable_trailers: h1.is_some_and(|options| options.enable_trailers),
         max_requests: max_requests(value),
+        underscores: underscores(value),
         ..default
-    }
+    })
 }
 
 fn h2_options(value: &pbh::HttpConnectionManager, idle: Option<Duration>) -> Compiled<H2Options> {
@@ -209,8 +230,20 @@ fn h2_options(value: &pbh::HttpConnectionManager, idle: Option<Duration>) -> Com
         keepalive: keepalive(h2.connection_keepalive.as_ref()).under("http2_protocol_options.connection_keepalive")?,
         max_requests_per_connection: max_requests(value),
         max_connection_duration: max_age(value)?,
+        underscores: underscores(value),
         ..default
     })
+}
+
+/// `common_http_protocol_options.headers_with_underscores_action`
+fn underscores(value: &pbh::HttpConnectionManager) -> Underscores {
+    use pbc::http_protocol_options::HeadersWithUnderscoresAction as Action;
+    let common = value.common_http_protocol_options.as_ref();
+    match common.map(pbc::HttpProtocolOptions::headers_with_underscores_action) {
+        Some(Action::RejectRequest) => Underscores::Reject,
+        Some(Action::DropHeader) => Underscores::Drop,
+        Some(Action::Allow) | None => Underscores::Allow,
+    }
 }
 
 fn max_age(value: &pbh::HttpConnectionManager) -> Compiled<Option<Duration>> {

@@ -108,6 +108,10 @@ pub enum Stage {
 #[derive(Default)]
 pub struct FilterList {
     stages: Vec<Stage>,
+    /// The configured name of each.
+    names: Vec<Box<str>>,
+    /// A bit for each that is off unless a route switches it on.
+    off: u64,
     phases: Phases,
 }
 
@@ -122,7 +126,52 @@ impl FilterList {
             request_body: wants(|phases| phases.request_body),
             response_body: wants(|phases| phases.response_body),
         };
-        Self { stages, phases }
+        let names = stages.iter().map(|stage| match stage {
+            Stage::Filter(filter) => filter.name().into(),
+            Stage::Tower(_) => "".into(),
+        });
+        Self {
+            names: names.collect(),
+            stages,
+            off: 0,
+            phases,
+        }
+    }
+
+    /// A list whose stages have these names, each on or off to begin with. At most [`FilterList::SWITCHES`] can be told apart.
+    pub fn named(stages: Vec<(Stage, Box<str>, bool)>) -> Self {
+        let mut off = 0;
+        let mut names = Vec::with_capacity(stages.len());
+        let mut list = Vec::with_capacity(stages.len());
+        for (index, (stage, name, disabled)) in stages.into_iter().enumerate() {
+            off |= if disabled { Self::bit(index) } else { 0 };
+            names.push(name);
+            list.push(stage);
+        }
+        Self {
+            names,
+            off,
+            ..Self::new(list)
+        }
+    }
+
+    /// How many stages routes can switch.
+    pub const SWITCHES: usize = u64::BITS as usize;
+
+    /// The stage's bit in a set of those that are off.
+    pub fn bit(index: usize) -> u64 {
+        u32::try_from(index)
+            .ok()
+            .and_then(|index| 1u64.checked_shl(index))
+            .unwrap_or(0)
+    }
+
+    pub fn names(&self) -> &[Box<str>] {
+        &self.names
+    }
+
+    pub fn off(&self) -> u64 {
+        self.off
     }
 
     pub fn is_empty(&self) -> bool {

@@ -109,7 +109,7 @@ async fn exchange(cluster: &Arc<Cluster>, request: Request<Bytes>) -> Result<Ans
         cluster.observe_failure(&host, &failure, clock::now());
         failed(failure)
     };
-    let lease = pool::lease(cluster, &host, false, Protocol::Http11, None, None)
+    let (lease, _) = pool::lease(cluster, &host, false, Protocol::Http11, None, None)
         .await
         .map_err(observed)?;
     let _active = ActiveRequest::start(cluster, &host);
@@ -119,6 +119,8 @@ async fn exchange(cluster: &Arc<Cluster>, request: Request<Bytes>) -> Result<Ans
         uri: &parts.uri,
         headers: &parts.headers,
         interim: None,
+        names: None,
+        meter: None,
     };
     let sent_at = clock::now();
     let sent = lease.send(head, Body::from(body)).await;

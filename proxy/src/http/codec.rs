@@ -6,6 +6,8 @@
 pub mod h1;
 pub mod h2;
 
+use std::sync::Arc;
+
 use http::{HeaderMap, Method, StatusCode, Uri};
 use parking_lot::Mutex;
 
@@ -21,6 +23,68 @@ pub struct Head<'a> {
     pub headers: &'a HeaderMap,
     /// Takes interim responses; `None`: they stay on their hop.
     pub interim: Option<&'a Interim>,
+    /// How the client spelled the names, where that is to be kept.
+    pub names: Option<&'a h1::OriginalNames>,
+    /// Counts what the connection carries for the request, if anybody asks.
+    pub meter: Option<&'a Arc<UpstreamMeter>>,
+}
+
+/// `headers_with_underscores_action`: what becomes of request headers whose name has one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Underscores {
+    #[default]
+    Allow,
+    Reject,
+    Drop,
+}
+
+impl Underscores {
+    /// Takes such headers out, if they are to be dropped, and says how many; the error is that the request is to be refused.
+    pub(in crate::http) fn apply(self, headers: &mut HeaderMap) -> Result<u64, ()> {
+        if self == Self::Allow {
+            return Ok(0);
+        }
+        let has_one = |name: &&http::HeaderName| name.as_str().contains('_');
+        let names: Vec<_> = headers.keys().filter(has_one).cloned().collect();
+        if self == Self::Reject && !names.is_empty() {
+            return Err(());
+        }
+        let mut dropped = 0;
+        for name in names {
+            dropped += headers.get_all(&name).iter().count() as u64;
+            headers.remove(&name);
+        }
+        Ok(dropped)
+    }
+}
+
+/// Bytes that upstream connections carried for one request, all its attempts together; read when the stream has ended.
+#[derive(Debug, Default)]
+pub struct UpstreamMeter(Mutex<Metered>);
+
+/// See [`UpstreamMeter`]. `wire_…` counts HTTP/1 alone.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Metered {
+    pub header_sent: u64,
+    pub header_received: u64,
+    pub wire_sent: u64,
+    pub wire_received: u64,
+}
+
+impl UpstreamMeter {
+    pub fn read(&self) -> Metered {
+        *self.0.lock()
+    }
+
+    pub(crate) fn note(&self, count: impl FnOnce(&mut Metered)) {
+        count(&mut self.0.lock());
+    }
+}
+
+/// Bytes of names and values.
+pub fn header_bytes(headers: &HeaderMap) -> u64 {
+    let sizes = headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+    sizes.sum::<usize>() as u64
 }
 
 /// The interim response (1xx but 101) that waits for the client's side to send it. Envoy sends one at most, the first.

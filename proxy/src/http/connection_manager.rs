@@ -7,7 +7,7 @@ use tokio::io::AsyncReadExt;
 
 use super::codec::{h1, h2};
 use super::header_policy::HeaderPolicy;
-use super::pipeline::{HcmStats, Pipeline, pipeline};
+use super::pipeline::{CodecStats, HcmStats, Pipeline, pipeline};
 use super::respond::LocalReply;
 use super::router::Router;
 use super::select_route::RouteSource;
@@ -34,6 +34,7 @@ pub struct Settings {
     pub h2: h2::H2Options,
     pub timeouts: h1::server::Timeouts,
     pub stats: Arc<HcmStats>,
+    pub codec_stats: CodecStats,
     pub routes: RouteSource,
     pub snapshot: Arc<SnapshotCell>,
     pub filters: Arc<FilterList>,
@@ -43,6 +44,8 @@ pub struct Settings {
     pub access_logs: Arc<[AccessLog]>,
     /// `flush_access_log_on_new_request`
     pub logs_new_requests: bool,
+    /// `flush_log_on_tunnel_successfully_established`
+    pub logs_tunnels: bool,
     /// `upgrade_configs` that are on: lower-case upgrade types, `connect` among them.
     pub upgrades: Vec<String>,
     pub suppress_envoy_headers: bool,

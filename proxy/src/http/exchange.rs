@@ -13,6 +13,7 @@ use super::body::Body;
 use crate::cluster::{Cluster, Host};
 use crate::listener::ConnectionInfo;
 use crate::route::{Route, RouteTable, VirtualHost};
+use crate::runtime::wake;
 use crate::telemetry::flags::ResponseFlags;
 
 /// One request and all that is known of it.
@@ -42,6 +43,10 @@ pub struct Exchange {
     pub extensions: Extensions,
     /// `local_reply_config` of the connection manager.
     pub local_reply: Option<Arc<super::respond::LocalReply>>,
+    /// A bit for each HTTP filter that the stream passes by.
+    pub filters_off: u64,
+    /// `idle_timeout` of the route, in the place of the connection manager's `stream_idle_timeout`.
+    pub stream_idle: Option<wake::Patience>,
     /// Dropped when the stream ends.
     pub guards: Vec<Box<dyn Send>>,
     /// The request's place in its cluster's circuit breaker, given back when the stream ends.
@@ -122,6 +127,8 @@ pub struct RouteCell {
     pub virtual_cluster: Option<Arc<crate::route::stats::VirtualCluster>>,
     /// Which entry of a weighted cluster was chosen, for its header rules and per-filter configuration.
     pub weighted: Option<u32>,
+    /// How often a route was looked for (`%ROUTE_RESOLUTION_COUNT%`).
+    pub selections: u32,
 }
 
 /// Dynamic metadata: what filters say of a stream, by namespace. Lives in [`Exchange::extensions`].
@@ -174,7 +181,10 @@ pub struct Upstream {
     pub local: Option<crate::runtime::io::Address>,
     pub tls: Option<Arc<crate::tls::PeerInfo>>,
     pub protocol: Option<Protocol>,
-    pub connection_id: Option<u64>,
+    /// Of the connections of all attempts, the last one's last.
+    pub connection_ids: smallvec::SmallVec<[u64; 1]>,
+    /// Counts what the connection carries; only there when a log asks.
+    pub meter: Option<Arc<super::codec::UpstreamMeter>>,
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`
     pub failure_reason: Option<String>,
     /// Until response headers; for `x-envoy-upstream-service-time` (milliseconds).
@@ -206,8 +216,15 @@ pub struct ByteCounts {
     pub received: u64,
     /// Response body bytes (`%BYTES_SENT%`).
     pub sent: u64,
+    /// The request's head on an HTTP/1 wire; of HTTP/2, its names and values.
     pub request_headers: u64,
+    /// The response's head on an HTTP/1 wire.
     pub response_headers: u64,
+    /// Of the request's head, what Envoy counts as headers.
+    pub request_lines: u64,
+    /// All that HTTP/1 took and gave for the stream.
+    pub wire_received: u64,
+    pub wire_sent: u64,
 }
 
 /// Marks on the stream's way, as durations since [`Exchange::started`].
@@ -215,6 +232,8 @@ pub struct ByteCounts {
 pub struct Timing {
     /// Last byte of the request received (`%REQUEST_DURATION%`).
     pub request_end: Option<Duration>,
+    /// How long the request waited for a connection.
+    pub pool_ready: Option<Duration>,
     pub first_upstream_tx: Option<Duration>,
     pub last_upstream_tx: Option<Duration>,
     /// First byte of the upstream's response (`%RESPONSE_DURATION%`).
@@ -258,6 +277,8 @@ impl Exchange {
             internal: false,
             extensions,
             local_reply: None,
+            filters_off: 0,
+            stream_idle: None,
             guards: Vec::new(),
             permit: None,
             active: None,
@@ -289,6 +310,7 @@ impl Exchange {
         self.request.headers_mut().clone_from(next.headers());
         self.authority = next.headers().get(http::header::HOST).cloned();
         let table = self.route.table.clone();
+        self.route.selections += 1;
         if let Some((_, route)) = table.map(|table| table.select(&crate::route::RequestView::of(self))) {
             self.route.cluster = None;
             self.route.route = route;

@@ -15,6 +15,7 @@ use super::failure::Failure;
 use super::respond;
 use super::select_route;
 use super::service::{Response, TryService};
+use crate::filters::http::per_route::filters_off;
 use crate::filters::http::{FilterList, Flow, Stage};
 
 pub struct FiltersLayer {
@@ -51,13 +52,16 @@ impl<S: TryService> TryService for Filtered<S> {
         if self.filters.is_empty() {
             return self.inner.try_call(exchange).await;
         }
+        exchange.filters_off = filters_off(exchange, &self.filters);
         self.run(0, exchange).await
     }
 
     fn finish(&self, exchange: &mut Exchange) {
         self.inner.finish(exchange);
-        for stage in self.filters.stages().iter().rev() {
-            if let Stage::Filter(filter) = stage {
+        for (index, stage) in self.filters.stages().iter().enumerate().rev() {
+            if let Stage::Filter(filter) = stage
+                && exchange.filters_off & FilterList::bit(index) == 0
+            {
                 filter.log(exchange);
             }
         }
@@ -86,8 +90,10 @@ impl<S: TryService> Filtered<S> {
             Err(failure) if from == 0 && passed > 0 && failure.is_answered() => respond::respond(exchange, &failure),
             Err(failure) => return Err(failure),
         };
-        for stage in stages[..passed].iter().rev() {
-            if let Stage::Filter(filter) = stage {
+        for (index, stage) in stages[..passed].iter().enumerate().rev() {
+            if let Stage::Filter(filter) = stage
+                && exchange.filters_off & FilterList::bit(from + index) == 0
+            {
                 let flow = filter.response_headers(exchange, &mut response);
                 if let Some(replacement) = settle(flow, exchange).await {
                     response = replacement;
@@ -104,6 +110,9 @@ impl<S: TryService> Filtered<S> {
     async fn toward(&self, from: usize, exchange: &mut Exchange) -> (usize, Result<Response, Failure>) {
         let stages = &self.filters.stages()[from..];
         for (index, stage) in stages.iter().enumerate() {
+            if exchange.filters_off & FilterList::bit(from + index) != 0 {
+                continue;
+            }
             match stage {
                 Stage::Filter(filter) => {
                     let flow = filter.request_headers(exchange);

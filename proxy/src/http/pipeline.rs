@@ -19,7 +19,7 @@ use crate::runtime::drain::DrainSignal;
 use crate::runtime::io::Io;
 
 pub use super::connection_manager::{CodecType, ConnectionManager, Settings};
-pub use super::stats::HcmStats;
+pub use super::stats::{CodecStats, HcmStats};
 
 /// The stages as one type: a request passes through them without a box or an indirect call.
 pub type Pipeline = super::access_log::AccessLogs<
@@ -34,7 +34,7 @@ pub type Pipeline = super::access_log::AccessLogs<
 pub fn pipeline(settings: &Settings, router: Router) -> Pipeline {
     ServiceBuilder::new()
         // Outermost, so that every request that was read is logged, whatever became of it.
-        .layer(AccessLogLayer::new(&settings.access_logs))
+        .layer(AccessLogLayer::new(&settings.access_logs, settings.logs_tunnels))
         // Counts what the client sees: failures are responses by now.
         .layer(StatsLayer::new(&settings.stats))
         // Before routing, because routing must see clean headers; outside the filters, because none may undo it;
@@ -97,7 +97,11 @@ impl Service for ConnectionManager {
     }
 
     fn event(&self, event: ConnectionEvent) {
-        self.settings.stats.count(event);
+        self.settings.stats.count(event, &self.settings.codec_stats);
+    }
+
+    fn established(&self, exchange: &mut Exchange) {
+        self.pipeline.established(exchange);
     }
 
     fn finish(&self, exchange: &mut Exchange) {

@@ -54,7 +54,7 @@ impl TryService for Router {
                 // As Envoy counts them: a redirect is a direct response.
                 self.stats.rq_direct_response.inc();
                 exchange.details = "direct_response".into();
-                let location = redirect.location(&route.matcher.path, &RequestView::of(exchange));
+                let location = redirect.location(&route.matcher.path, exchange);
                 let location = HeaderValue::try_from(location).map_err(|_| Failure::RouteNotFound)?;
                 let reply = Reply {
                     status: redirect.status,

@@ -10,6 +10,7 @@ use super::pipeline::{HcmStats, Settings};
 use super::service::{Response, TryService};
 use super::upgrade::UpgradeKind;
 use crate::route::{Action, RequestView, RouteTable};
+use crate::runtime::wake;
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::access_log::AccessLog;
 
@@ -138,6 +139,11 @@ impl<S> SelectRoute<S> {
 /// Selects again, from the stream's own table: after a filter changed what routes match on.
 pub fn select(exchange: &mut Exchange, table: &Arc<RouteTable>) {
     let (virtual_host, route) = table.select(&RequestView::of(exchange));
+    exchange.route.selections += 1;
+    if let Some(patience) = route.as_ref().and_then(|route| route.forward()?.idle_timeout) {
+        exchange.stream_idle = Some(patience);
+        wake::be_patient(patience);
+    }
     exchange.route.virtual_host = virtual_host;
     exchange.route.route = route;
 }

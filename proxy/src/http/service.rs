@@ -5,7 +5,7 @@
 use std::future::Future;
 
 use super::body::Body;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Protocol};
 use super::failure::Failure;
 
 pub type Response = http::Response<Body>;
@@ -19,6 +19,16 @@ pub enum ConnectionEvent {
     Interim,
     /// Nothing came over it for too long.
     IdleTimeout,
+    /// Headers of a request were dropped for their underscores: how many.
+    HeadersDropped(Protocol, u64),
+    /// A request was refused for a header with an underscore.
+    UnderscoreRejected(Protocol),
+    /// The peer reset an HTTP/2 stream.
+    StreamReset,
+    /// An HTTP/2 header block was over the limits.
+    HeaderOverflow,
+    /// The peer did not answer a ping.
+    KeepaliveTimeout,
 }
 
 /// A stage that always answers: what codecs call.
@@ -34,6 +44,11 @@ pub trait Service: Send + Sync + 'static {
     /// Something happened on a connection that no exchange tells of.
     fn event(&self, event: ConnectionEvent) {
         let _ = event;
+    }
+
+    /// The head of a response went out that makes the stream a tunnel.
+    fn established(&self, exchange: &mut Exchange) {
+        let _ = exchange;
     }
 
     /// After the last byte of the response, or after the stream was cut; exactly once per exchange.

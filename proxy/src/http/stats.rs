@@ -32,8 +32,54 @@ crate::stat_group! {
     }
 }
 
+crate::stat_group! {
+    /// `http1.`: what the codec saw, of all connection managers together.
+    pub struct Http1Stats {
+        counters: { dropped_headers_with_underscores, requests_rejected_with_underscores_in_headers }
+        gauges: {}
+        histograms: {}
+    }
+}
+
+crate::stat_group! {
+    /// `http2.`, as [`Http1Stats`].
+    pub struct Http2Stats {
+        counters: {
+            dropped_headers_with_underscores, requests_rejected_with_underscores_in_headers, rx_reset, header_overflow,
+            keepalive_timeout,
+        }
+        gauges: {}
+        histograms: {}
+    }
+}
+
+/// What codecs count.
+pub struct CodecStats {
+    pub http1: Arc<Http1Stats>,
+    pub http2: Arc<Http2Stats>,
+}
+
+impl CodecStats {
+    fn count(&self, event: ConnectionEvent) {
+        match event {
+            ConnectionEvent::HeadersDropped(Protocol::Http2, count) => {
+                self.http2.dropped_headers_with_underscores.add(count);
+            }
+            ConnectionEvent::HeadersDropped(_, count) => self.http1.dropped_headers_with_underscores.add(count),
+            ConnectionEvent::UnderscoreRejected(Protocol::Http2) => {
+                self.http2.requests_rejected_with_underscores_in_headers.inc();
+            }
+            ConnectionEvent::UnderscoreRejected(_) => self.http1.requests_rejected_with_underscores_in_headers.inc(),
+            ConnectionEvent::StreamReset => self.http2.rx_reset.inc(),
+            ConnectionEvent::HeaderOverflow => self.http2.header_overflow.inc(),
+            ConnectionEvent::KeepaliveTimeout => self.http2.keepalive_timeout.inc(),
+            _ => {}
+        }
+    }
+}
+
 impl HcmStats {
-    pub(super) fn count(&self, event: ConnectionEvent) {
+    pub(super) fn count(&self, event: ConnectionEvent, codecs: &CodecStats) {
         match event {
             ConnectionEvent::ProtocolError => self.downstream_cx_protocol_error.inc(),
             ConnectionEvent::IdleTimeout => self.downstream_cx_idle_timeout.inc(),
@@ -42,6 +88,7 @@ impl HcmStats {
                 self.downstream_rq_completed.inc();
                 self.downstream_rq_1xx.inc();
             }
+            _ => codecs.count(event),
         }
     }
 

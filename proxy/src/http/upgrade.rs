@@ -4,7 +4,7 @@
 //! tunnel. HTTP/2 says the same as extended CONNECT with `:protocol`, answered by 200 (RFC 8441); [`from_extended_connect`] and its three
 //! siblings translate.
 
-mod sha1;
+pub(crate) mod sha1;
 mod tunnel;
 
 use base64::Engine as _;

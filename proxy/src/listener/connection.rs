@@ -95,6 +95,7 @@ impl Arrival {
             local: place.local,
             remote: place.remote,
             direct_remote: place.direct_remote,
+            own_local: place.own_local,
             original_destination: findings.original_destination,
             sni: findings.server_name.map(Arc::from),
             transport_protocol: match &chain {
@@ -185,22 +186,25 @@ struct Place {
     local: Address,
     remote: Address,
     direct_remote: Address,
+    own_local: Option<Box<Address>>,
 }
 
 impl Place {
     fn new(local: Address, direct_remote: Address, findings: &Findings) -> Self {
-        let restored = findings.original_destination.map_or(local, Address::Ip);
-        match findings.proxied {
-            Some((source, destination)) => Self {
-                local: Address::Ip(destination),
-                remote: Address::Ip(source),
-                direct_remote,
-            },
-            None => Self {
-                local: restored,
-                remote: direct_remote.clone(),
-                direct_remote,
-            },
+        let restored = findings.original_destination.map(Address::Ip);
+        let (said, remote) = match findings.proxied {
+            Some((source, destination)) => (Some(Address::Ip(destination)), Address::Ip(source)),
+            None => (restored, direct_remote.clone()),
+        };
+        let (local, own_local) = match said {
+            Some(said) if said != local => (said, Some(Box::new(local))),
+            _ => (local, None),
+        };
+        Self {
+            local,
+            remote,
+            direct_remote,
+            own_local,
         }
     }
 }

@@ -66,6 +66,7 @@ impl UpstreamAlpn {
     pub(super) fn of(&self, wanted: Wanted, downstream: Protocol) -> Option<&Arc<Alpn>> {
         match (wanted, downstream) {
             (Wanted::Http2 | Wanted::Auto, _) => self.http2.as_ref(),
+            (Wanted::Raw, _) => None,
             (Wanted::Http1, Protocol::Http10) => self.http10.as_ref(),
             (Wanted::Http1, _) => self.http11.as_ref(),
         }

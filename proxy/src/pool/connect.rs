@@ -1,7 +1,7 @@
 //! New connections: which protocol, and the connect that several requests may wait for.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
@@ -177,7 +177,9 @@ async fn share(
 }
 
 fn lease_h1(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, slot: Slot, connected: Connected) -> Lease {
-    cluster.stats.upstream_cx_http1_total.inc();
+    if key.protocol != Wanted::Raw {
+        cluster.stats.upstream_cx_http1_total.inc();
+    }
     let home = ConnectionHome::open(key, cluster, host, origin(&connected), slot);
     let origin = home.origin.clone();
     let mut connection = h1::ClientConnection::new(connected.io, cluster.http.h1_options(), clock::now());
@@ -189,8 +191,11 @@ fn lease_h1(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, slot: Slot, 
     }
 }
 
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
 fn origin(connected: &Connected) -> Origin {
     Origin {
+        id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         tls: connected.peer.clone(),
         local: connected.local.clone(),
     }
@@ -208,7 +213,7 @@ fn count_failed_connection(wanted: Wanted, cluster: &Cluster, failure: &Failure)
     match wanted {
         Wanted::Http1 => stats.upstream_cx_http1_total.inc(),
         Wanted::Http2 => stats.upstream_cx_http2_total.inc(),
-        Wanted::Auto => {}
+        Wanted::Auto | Wanted::Raw => {}
     }
     let remote = *failure != Failure::ConnectTimeout;
     count_destroyed(

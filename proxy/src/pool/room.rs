@@ -225,7 +225,7 @@ pub(super) fn priority(key: &PoolKey) -> RoutingPriority {
 
 /// Whether a pool of this kind has connections that only one request at a time can use.
 pub(super) fn is_exclusive(key: &PoolKey) -> bool {
-    key.protocol == Wanted::Http1 || (key.protocol == Wanted::Auto && local::speaks_http1(key))
+    matches!(key.protocol, Wanted::Http1 | Wanted::Raw) || (key.protocol == Wanted::Auto && local::speaks_http1(key))
 }
 
 #[cfg(test)]

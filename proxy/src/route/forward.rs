@@ -118,6 +118,15 @@ pub struct Inherited<'a> {
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Forward {
+    /// Whether the request ends here, and its payload goes on over a connection without HTTP (`connect_config`).
+    pub fn terminates<B>(&self, request: &http::Request<B>) -> bool {
+        let upgrade = self.upgrades.iter().find(|upgrade| upgrade.kind == "connect");
+        let Some(config) = upgrade.and_then(|upgrade| upgrade.connect.filter(|_| upgrade.enabled)) else {
+            return false;
+        };
+        *request.method() == http::Method::CONNECT || (config.allow_post && *request.method() == http::Method::POST)
+    }
+
     /// Straight to a cluster, with nothing of a route's own.
     pub fn plain() -> Self {
         Self {

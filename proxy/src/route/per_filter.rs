@@ -13,7 +13,11 @@ use crate::config::{Compiled, Problems};
 
 /// One level's configuration for each filter that it names.
 #[derive(Default)]
-pub struct PerFilter(BTreeMap<Box<str>, PerFilterEntry>);
+pub struct PerFilter {
+    entries: BTreeMap<Box<str>, PerFilterEntry>,
+    /// Some filter is off here.
+    switches_off: bool,
+}
 
 /// One filter's configuration at one level.
 pub struct PerFilterEntry {
@@ -33,19 +37,25 @@ impl PerFilter {
                 .map_err(|problems| problems.under(&format!("typed_per_filter_config[{name:?}]")))?;
             entries.insert(name.as_str().into(), entry);
         }
-        Ok(Self(entries))
+        let switches_off = entries.values().any(|entry: &PerFilterEntry| entry.disabled);
+        Ok(Self { entries, switches_off })
     }
 
     pub fn find(&self, filter: &str) -> Option<&PerFilterEntry> {
-        self.0.get(filter)
+        self.entries.get(filter)
+    }
+
+    /// Whether a filter is switched off here.
+    pub fn switches_off(&self) -> bool {
+        self.switches_off
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.entries.is_empty()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &PerFilterEntry)> {
-        self.0.iter().map(|(name, entry)| (name.as_ref(), entry))
+        self.entries.iter().map(|(name, entry)| (name.as_ref(), entry))
     }
 }
 
@@ -64,6 +74,9 @@ impl PerFilterEntry {
         }
         let wrapped =
             FilterConfig::decode(any.value.as_slice()).map_err(|error| Problems::one("", error.to_string()))?;
+        if wrapped.config.is_none() && !wrapped.disabled {
+            return Err(Problems::one("config", "is required unless the filter is disabled"));
+        }
         plain(&wrapped.config.unwrap_or_default(), wrapped.disabled)
             .check(wrapped.is_optional)
             .map_err(|problems| problems.under("config"))
@@ -82,8 +95,8 @@ impl PerFilterEntry {
     fn check(self, optional: bool) -> Compiled<Self> {
         match crate::filters::http::find_per_route(&self.type_name) {
             Some(known) => (known.check)(&self.config).map(|()| self),
-            // `disabled` alone needs no configuration.
-            None if optional || (self.disabled && self.type_name.is_empty()) => Ok(self),
+            // An empty configuration switches the filter on, or off, and says nothing else.
+            None if optional || self.type_name.is_empty() => Ok(self),
             None => Err(Problems::one("", format!("{} is not supported", self.type_name))),
         }
     }

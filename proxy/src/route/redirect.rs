@@ -13,9 +13,9 @@ use crate::config::route::{Under, data_source, optional};
 use crate::config::{Compiled, Problems};
 use crate::http::exchange::Exchange;
 use crate::http::respond::BodyFormat;
+use crate::telemetry::format::{Format, LogView};
 
 /// `envoy.config.route.v3.RedirectAction`
-#[derive(Debug)]
 pub struct Redirect {
     pub status: StatusCode,
     scheme: Option<Box<str>>,
@@ -23,6 +23,8 @@ pub struct Redirect {
     port: Option<u32>,
     path: Option<Box<str>>,
     rewrite: Option<PathRewrite>,
+    /// `path_rewrite`: the whole path and query, as a format of the request.
+    format: Option<Format>,
     strip_query: bool,
 }
 
@@ -49,12 +51,17 @@ impl Redirect {
                 None,
                 Some(PathRewrite::Regex(Substitution::compile(regex).under("regex_rewrite")?)),
             ),
-            Some(P::PathRewrite(_)) => return Err(Problems::one("path_rewrite", "is not supported")),
+            Some(P::PathRewrite(_)) => (None, None),
             None => (None, None),
+        };
+        let format = match &value.path_rewrite_specifier {
+            Some(P::PathRewrite(format)) => Some(Format::header(format).under("path_rewrite")?),
+            _ => None,
         };
         Ok(Self {
             status,
             scheme,
+            format,
             host: filled(&value.host_redirect),
             port: (value.port_redirect != 0).then_some(value.port_redirect),
             path,
@@ -72,12 +79,14 @@ impl Redirect {
             port: None,
             path: None,
             rewrite: None,
+            format: None,
             strip_query: false,
         }
     }
 
     /// The `location` of the answer; `matcher` is the route's own, for prefix rewrites.
-    pub fn location(&self, matcher: &PathMatcher, view: &RequestView<'_>) -> String {
+    pub fn location(&self, matcher: &PathMatcher, exchange: &Exchange) -> String {
+        let view = &RequestView::of(exchange);
         let scheme = self.scheme.as_deref().unwrap_or_else(|| view.scheme());
         let authority = view.authority.map(String::from_utf8_lossy).unwrap_or_default();
         let host = match &self.host {
@@ -86,8 +95,21 @@ impl Redirect {
         };
         let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
         let original = view.path_and_query().unwrap_or("/");
-        let path = self.target_path(matcher, original);
+        let path = match &self.format {
+            Some(format) => self.formatted_path(format, exchange),
+            None => self.target_path(matcher, original),
+        };
         format!("{scheme}://{host}{port}{path}")
+    }
+
+    fn formatted_path(&self, format: &Format, exchange: &Exchange) -> String {
+        let mut path = Vec::new();
+        format.write(&LogView::of(exchange), &mut path);
+        let mut path = String::from_utf8_lossy(&path).into_owned();
+        if self.strip_query {
+            path.truncate(path.find('?').unwrap_or(path.len()));
+        }
+        path
     }
 
     fn target_path(&self, matcher: &PathMatcher, original: &str) -> String {

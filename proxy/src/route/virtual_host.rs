@@ -285,6 +285,18 @@ impl Route {
             .or_else(|| self.virtual_host.table.per_filter.find(filter))
     }
 
+    /// Whether any level, or an entry of a weighted cluster, switches a filter off.
+    pub fn switches_filters_off(&self) -> bool {
+        let weighted = match self.forward().map(|forward| &forward.cluster) {
+            Some(ClusterSpecifier::Weighted(weighted)) => weighted.entries.as_slice(),
+            _ => &[],
+        };
+        self.per_filter.switches_off()
+            || self.virtual_host.per_filter.switches_off()
+            || self.virtual_host.table.per_filter.switches_off()
+            || weighted.iter().any(|entry| entry.per_filter.switches_off())
+    }
+
     pub fn forward(&self) -> Option<&Forward> {
         match &self.action {
             Action::Forward(forward) => Some(forward),

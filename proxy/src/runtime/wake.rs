@@ -7,28 +7,57 @@ use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy)]
 struct Loan {
     /// Somebody will look at `earliest` after this poll.
     lent: bool,
     earliest: Option<Instant>,
+    patience: Option<Patience>,
 }
+
+/// How long the driver is to wait for a sign of life from now on; `None`: for ever.
+pub type Patience = Option<Duration>;
+
+/// What came out of a poll beside its result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// The earliest time at which something inside wants to be polled again.
+    pub at: Option<Instant>,
+    /// Something inside said how patient the driver is to be.
+    pub patience: Option<Patience>,
+}
+
+const NONE: Loan = Loan {
+    lent: false,
+    earliest: None,
+    patience: None,
+};
 
 thread_local! {
-    static LOAN: Cell<Loan> = const { Cell::new(Loan { lent: false, earliest: None }) };
+    static LOAN: Cell<Loan> = const { Cell::new(NONE) };
 }
 
-/// Polls, and gives back the earliest time at which something inside wants to be polled again.
-pub fn lend<T>(poll: impl FnOnce() -> Poll<T>) -> (Poll<T>, Option<Instant>) {
-    let before = LOAN.replace(Loan {
-        lent: true,
-        earliest: None,
-    });
+/// Polls, and gives back what something inside wants of its driver.
+pub fn lend<T>(poll: impl FnOnce() -> Poll<T>) -> (Poll<T>, Wish) {
+    let before = LOAN.replace(Loan { lent: true, ..NONE });
     let polled = poll();
     let after = LOAN.replace(before);
-    (polled, after.earliest)
+    let wish = Wish {
+        at: after.earliest,
+        patience: after.patience,
+    };
+    (polled, wish)
+}
+
+/// Tells the driver how long to wait for a sign of life.
+pub fn be_patient(patience: Patience) {
+    let loan = LOAN.get();
+    LOAN.set(Loan {
+        patience: Some(patience),
+        ..loan
+    });
 }
 
 /// Asks to be polled again at `deadline`, at the latest. False: nobody drives this task that way, so a timer is needed.
@@ -38,7 +67,7 @@ pub fn at(deadline: Instant) -> bool {
         return false;
     }
     let earliest = Some(loan.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
-    LOAN.set(Loan { lent: true, earliest });
+    LOAN.set(Loan { earliest, ..loan });
     true
 }
 
@@ -50,8 +79,6 @@ pub fn next_turn(cx: &mut Context<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -65,10 +92,14 @@ mod tests {
                 assert!(at(now));
                 Poll::<()>::Pending
             });
-            assert_eq!(inner, Some(now));
+            assert_eq!((inner.at, inner.patience), (Some(now), None));
+            be_patient(Some(Duration::from_secs(2)));
             Poll::<()>::Pending
         });
-        assert_eq!(outer, Some(later));
+        assert_eq!(
+            (outer.at, outer.patience),
+            (Some(later), Some(Some(Duration::from_secs(2))))
+        );
         assert!(!at(now));
     }
 }

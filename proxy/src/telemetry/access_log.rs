@@ -160,6 +160,11 @@ impl AccessLog {
         self.format.needs_trailers() || self.filter.as_ref().is_some_and(Filter::needs_response)
     }
 
+    /// Whether [`Upstream::meter`](crate::http::exchange::Upstream::meter) must count.
+    pub fn needs_upstream_meter(&self) -> bool {
+        self.format.needs_upstream_meter()
+    }
+
     /// Logs a finished stream.
     pub fn log(&self, exchange: &Exchange) {
         self.log_view(&LogView::of(exchange));
@@ -169,6 +174,14 @@ impl AccessLog {
     pub fn log_start(&self, exchange: &Exchange) {
         self.log_view(&LogView {
             log_type: LogType::DownstreamStart,
+            ..LogView::of(exchange)
+        });
+    }
+
+    /// Logs a stream that has just become a tunnel.
+    pub fn log_tunnel(&self, exchange: &Exchange) {
+        self.log_view(&LogView {
+            log_type: LogType::DownstreamTunnelSuccessfullyEstablished,
             ..LogView::of(exchange)
         });
     }
@@ -231,6 +244,13 @@ impl LineFormat {
         match self {
             Self::Text(format) => format.needs_trailers(),
             Self::Json(format) => format.needs_trailers(),
+        }
+    }
+
+    pub fn needs_upstream_meter(&self) -> bool {
+        match self {
+            Self::Text(format) => format.needs_upstream_meter(),
+            Self::Json(format) => format.needs_upstream_meter(),
         }
     }
 }

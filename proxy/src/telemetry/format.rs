@@ -70,6 +70,10 @@ impl Format {
         self.operators().any(Operator::needs_trailers)
     }
 
+    pub fn needs_upstream_meter(&self) -> bool {
+        self.operators().any(Operator::needs_upstream_meter)
+    }
+
     pub fn write(&self, view: &LogView<'_>, out: &mut Vec<u8>) {
         for segment in &self.segments {
             match segment {

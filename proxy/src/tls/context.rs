@@ -44,7 +44,7 @@ const UNNAMED_CA: &str = "unnamed_ca_cert_e3b0c442";
 pub struct Material {
     pub keys: Keys,
     /// The first certificate's, for `%DOWNSTREAM_LOCAL_…%`.
-    pub local: Option<CertificateFacts>,
+    pub local: Option<Arc<CertificateFacts>>,
     pub policy: Policy,
 }
 
@@ -130,7 +130,7 @@ impl Common {
         for source in &self.certificates {
             let mut take = |certificate: &Certificate| {
                 entries.push(Entry::of(certificate));
-                local.get_or_insert_with(|| certificate.leaf.clone());
+                local.get_or_insert_with(|| Arc::new(certificate.leaf.clone()));
             };
             match source {
                 CertificateSource::Inline(certificate) => take(certificate),

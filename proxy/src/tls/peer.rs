@@ -9,7 +9,7 @@ use super::params::{group_name, openssl_name, version_name};
 use super::x509::CertificateFacts;
 
 /// What `state` knows of the peer after its handshake.
-pub fn info(state: &CommonState, local: Option<&CertificateFacts>, sni: Option<String>) -> PeerInfo {
+pub fn info(state: &CommonState, local: Option<&Arc<CertificateFacts>>, sni: Option<String>) -> PeerInfo {
     let mut peer = PeerInfo {
         version: version_name(state.protocol_version()),
         cipher: state
@@ -20,6 +20,8 @@ pub fn info(state: &CommonState, local: Option<&CertificateFacts>, sni: Option<S
             .map_or("", |group| group_name(group.name())),
         alpn: state.alpn_protocol().map(<[u8]>::to_vec),
         sni,
+        local: local.cloned(),
+        done: Some(crate::runtime::clock::now()),
         ..PeerInfo::default()
     };
     if let Some(local) = local {

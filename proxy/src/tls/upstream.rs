@@ -41,7 +41,7 @@ struct Counts {
 
 struct Built {
     config: Arc<ClientConfig>,
-    local: Option<CertificateFacts>,
+    local: Option<Arc<CertificateFacts>>,
 }
 
 impl UpstreamTls {

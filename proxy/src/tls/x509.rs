@@ -13,6 +13,8 @@ pub struct CertificateFacts {
     pub dns_sans: Vec<String>,
     pub ip_sans: Vec<String>,
     pub email_sans: Vec<String>,
+    /// Values of `otherName`s that are texts.
+    pub other_sans: Vec<String>,
     pub subject: String,
     pub issuer: String,
     /// Lower-case hex without leading zeros.
@@ -74,9 +76,18 @@ impl CertificateFacts {
             GeneralName::DNSName(dns) => self.dns_sans.push((*dns).to_owned()),
             GeneralName::RFC822Name(email) => self.email_sans.push((*email).to_owned()),
             GeneralName::IPAddress(octets) => self.ip_sans.extend(ip(octets).map(|ip| ip.to_string())),
+            GeneralName::OtherName(_, value) => self.other_sans.extend(other_name(value)),
             _ => {}
         }
     }
+}
+
+/// The text inside an `otherName`'s value: `[0] EXPLICIT` some string.
+fn other_name(value: &[u8]) -> Option<String> {
+    let (_, explicit) = x509_parser::der_parser::der::parse_der(value).ok()?;
+    let inner = explicit.content.as_slice().ok()?;
+    let (_, text) = x509_parser::der_parser::der::parse_der(inner).ok()?;
+    String::from_utf8(text.content.as_slice().ok()?.to_vec()).ok()
 }
 
 /// Lower-case hex.

@@ -45,11 +45,14 @@ fn every_problem_is_told_with_its_path() {
         "connect_timeout: 1s",
         "connect_timeout: 1s\n    connection_pool_per_downstream_connection: true",
     );
-    let broken = broken.replace("stat_prefix: web", "stat_prefix: web\n          drain_timeout: 1s");
+    let broken = broken.replace(
+        "stat_prefix: web",
+        "stat_prefix: web\n          append_local_overload: true",
+    );
     let verdict = configuration(&options(&["--config-yaml", &broken]));
     let expected = "error initializing configuration '--config-yaml':
   static_resources.clusters[0].connection_pool_per_downstream_connection: pools are shared
-  static_resources.listeners[0].filter_chains[0].filters[0].typed_config.drain_timeout: drains last as long as the process's own drain time";
+  static_resources.listeners[0].filter_chains[0].filters[0].typed_config.append_local_overload: there is no overload manager";
     let mut lines: Vec<&str> = verdict.text.lines().collect();
     let mut wanted: Vec<&str> = expected.lines().collect();
     lines.sort_unstable();

@@ -169,7 +169,7 @@ fn sni(value: &core::UpstreamHttpProtocolOptions, options: &mut HttpOptions) -> 
 }
 
 fn http1(value: &core::Http1ProtocolOptions, options: &mut HttpOptions) -> Compiled<()> {
-    refuse("header_key_format", value.header_key_format.is_some(), "not supported")?;
+    options.header_case = crate::config::header_case::compile(value)?;
     refuse(
         "send_fully_qualified_url",
         value.send_fully_qualified_url,

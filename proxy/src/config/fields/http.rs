@@ -9,7 +9,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager":
         stat_prefix http_filters add_user_agent tracing common_http_protocol_options http_protocol_options
         http2_protocol_options server_name server_header_transformation max_request_headers_kb stream_idle_timeout
-        request_timeout delayed_close_timeout
+        drain_timeout request_timeout delayed_close_timeout
         request_headers_timeout access_log use_remote_address xff_num_trusted_hops original_ip_detection_extensions
         internal_address_config skip_xff_append via generate_request_id preserve_external_request_id
         always_set_request_id_in_response forward_client_cert_details set_current_client_cert_details proxy_100_continue
@@ -18,7 +18,6 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         local_reply_config access_log_options flush_access_log_on_new_request;
         codec_type = OnlyValues(
             &[Allowed::Name("AUTO"), Allowed::Name("HTTP1"), Allowed::Name("HTTP2")], "HTTP/3 is not supported"),
-        drain_timeout = Refused("drains last as long as the process's own drain time"),
         access_log_flush_interval = Refused("a line is written at the beginning and the end of a request only"),
         stream_error_on_invalid_http_message = OnlyDefault("an invalid message ends its connection"),
         http1_safe_max_connection_duration = OnlyDefault("connections of any protocol end by draining"),
@@ -32,9 +31,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         http3_protocol_options = Refused("HTTP/3 is not supported"),
     ),
     message!("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.HcmAccessLogOptions":
-        flush_access_log_on_new_request;
-        access_log_flush_interval = Refused("a line is written at the beginning and the end of a request only"),
-        flush_log_on_tunnel_successfully_established = Refused("a tunnel is logged at its end"),
+        flush_access_log_on_new_request flush_log_on_tunnel_successfully_established;
+        access_log_flush_interval = Refused("a line is written at the beginning and the end of a request or tunnel only"),
     ),
     message!("envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig": mappers body_format),
     message!("envoy.extensions.filters.network.http_connection_manager.v3.ResponseMapper":
@@ -77,8 +75,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.type.v3.HttpStatus": code),
     message!("envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter":
-        name is_optional typed_config;
-        disabled = OnlyDefaultAlways("filters cannot be switched on by a route"),
+        name is_optional typed_config disabled;
         config_discovery = RefusedAlways("extensions cannot be discovered"),
     ),
     message!("envoy.extensions.filters.http.router.v3.Router":
@@ -93,17 +90,22 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         upstream_log = Refused("upstream requests are not logged"),
     ),
     message!("envoy.config.core.v3.HttpProtocolOptions":
-        idle_timeout max_connection_duration max_headers_count max_response_headers_kb max_requests_per_connection max_stream_duration;
-        headers_with_underscores_action = OnlyDefaultAlways("headers with underscores are always allowed"),
+        idle_timeout max_connection_duration max_headers_count max_response_headers_kb max_requests_per_connection max_stream_duration
+        headers_with_underscores_action
     ),
     message!("envoy.config.core.v3.Http1ProtocolOptions":
-        accept_http_10 enable_trailers;
+        accept_http_10 enable_trailers header_key_format;
         allow_absolute_url = OnlyValues(&[Allowed::Number(1)], "absolute URLs are always understood"),
         use_balsa_parser = Harmless("chooses one of Envoy's own parsers"),
         allow_chunked_length = OnlyDefaultAlways("a message with both lengths is always refused"),
         override_stream_error_on_invalid_http_message = OnlyDefault("an invalid message ends its connection"),
         send_fully_qualified_url = OnlyDefault("requests go out in origin form"),
-        header_key_format = Refused("header names go out in lower case"),
+    ),
+    message!("envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat": proper_case_words stateful_formatter),
+    message!("envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat.ProperCaseWords":),
+    message!("envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig":
+        formatter_type_on_envoy_headers;
+        forward_reason_phrase = OnlyDefault("reason phrases are the status's own"),
     ),
     message!("envoy.config.core.v3.Http2ProtocolOptions":
         hpack_table_size max_concurrent_streams initial_stream_window_size initial_connection_window_size allow_connect

@@ -55,7 +55,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         cluster cluster_header weighted_clusters cluster_not_found_response_code metadata_match prefix_rewrite
         regex_rewrite path_rewrite_policy host_rewrite_literal auto_host_rewrite host_rewrite_header
         host_rewrite_path_regex append_x_forwarded_host timeout retry_policy priority hash_policy max_grpc_timeout
-        grpc_timeout_offset max_stream_duration upgrade_configs request_mirror_policies internal_redirect_policy hedge_policy;
+        grpc_timeout_offset max_stream_duration upgrade_configs request_mirror_policies internal_redirect_policy hedge_policy
+        idle_timeout;
         rate_limits = Harmless(UNLIMITED),
         include_vh_rate_limits = Harmless(UNLIMITED),
         cluster_specifier_plugin = RefusedAlways("cluster specifier plugins are not supported"),
@@ -63,7 +64,6 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         cors = RefusedAlways("use typed_per_filter_config"),
         internal_redirect_action = OnlyDefaultAlways("use internal_redirect_policy"),
         max_internal_redirects = RefusedAlways("use internal_redirect_policy"),
-        idle_timeout = Refused("only the connection manager's stream_idle_timeout counts"),
     ),
     message!("envoy.config.route.v3.RouteAction.MaxStreamDuration":
         max_stream_duration grpc_timeout_header_max grpc_timeout_header_offset
@@ -93,19 +93,20 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         response_headers_to_remove typed_per_filter_config host_rewrite_literal
     ),
     message!("envoy.config.route.v3.FilterConfig":
-        config is_optional;
-        disabled = OnlyDefaultAlways("filters cannot be switched off by a route"),
+        config is_optional disabled
     ),
     message!("envoy.config.route.v3.RedirectAction":
         host_redirect port_redirect response_code strip_query https_redirect scheme_redirect path_redirect prefix_rewrite
-        regex_rewrite;
-        path_rewrite = RefusedAlways("formatted paths are not supported"),
+        regex_rewrite path_rewrite
     ),
     message!("envoy.config.route.v3.DirectResponseAction": status body body_format),
     message!("envoy.config.route.v3.NonForwardingAction":),
     message!("envoy.config.route.v3.RouteAction.UpgradeConfig":
-        upgrade_type enabled;
-        connect_config = Refused("CONNECT requests are not terminated: under a warning they are turned away"),
+        upgrade_type enabled connect_config
+    ),
+    message!("envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig":
+        allow_post;
+        proxy_protocol_config = RefusedAlways("no PROXY header goes before the payload"),
     ),
     message!("envoy.config.route.v3.RouteAction.HashPolicy":
         terminal header cookie connection_properties query_parameter filter_state

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use super::FilterList;
 use crate::config::Compiled;
 use crate::http::exchange::Exchange;
 use crate::http::router;
@@ -36,8 +37,30 @@ pub fn setting<T: Any + Send + Sync>(
     if entry.disabled {
         return Setting::Disabled;
     }
+    if entry.type_name.is_empty() {
+        return Setting::None;
+    }
     let own = (*entry.type_name == *type_name).then(|| entry.compiled(compile));
     own.flatten().map_or(Setting::Broken, Setting::Own)
+}
+
+/// Which filters of `list` this request passes by: what the list says, and over it what the route's most specific level does.
+pub fn filters_off(exchange: &mut Exchange, list: &FilterList) -> u64 {
+    let mut off = list.off();
+    let Some(route) = exchange.route.route.clone() else {
+        return off;
+    };
+    if off == 0 && !route.switches_filters_off() {
+        return off;
+    }
+    choose_weighted(exchange, &route);
+    for (index, name) in list.names().iter().enumerate() {
+        if let Some(entry) = route.per_filter(name, exchange.route.weighted) {
+            let bit = FilterList::bit(index);
+            off = if entry.disabled { off | bit } else { off & !bit };
+        }
+    }
+    off
 }
 
 /// An entry of a weighted cluster may configure filters: then it is chosen now, as the router will choose it.

@@ -3,6 +3,7 @@
 //! In: bytes of an [`Io`](crate::runtime::io::Io). Out, server side: exchanges, answered by a service; client side: responses to the requests it was given.
 //! Strict by default: whatever two parsers could read in two ways is refused (RFC 9112 sections 6.3, 11.2).
 
+pub mod case;
 pub mod client;
 pub mod decode;
 pub mod encode;
@@ -12,6 +13,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use super::Underscores;
+pub use case::{HeaderCase, OriginalNames};
 pub use client::{ClientConnection, ResponseBody};
 pub use server::RequestBody;
 
@@ -30,6 +33,10 @@ pub struct H1Options {
     pub enable_trailers: bool,
     /// Requests that a downstream connection takes (`common_http_protocol_options.max_requests_per_connection`).
     pub max_requests: Option<u32>,
+    /// `common_http_protocol_options.headers_with_underscores_action`
+    pub underscores: Underscores,
+    /// `header_key_format`
+    pub header_case: HeaderCase,
 }
 
 impl Default for H1Options {
@@ -41,6 +48,8 @@ impl Default for H1Options {
             buffer_limit: 1024 * 1024,
             enable_trailers: false,
             max_requests: None,
+            underscores: Underscores::Allow,
+            header_case: HeaderCase::Lower,
         }
     }
 }

@@ -40,6 +40,7 @@ fn wrap(filters: &Arc<FilterList>, exchange: &Exchange, inner: Body, direction: 
         filters: filters.clone(),
         inner,
         state,
+        off: exchange.filters_off,
         direction,
         waiting: None,
         trailers: None,
@@ -57,6 +58,8 @@ struct FilteredBody {
     filters: Arc<FilterList>,
     inner: Body,
     state: Extensions,
+    /// Filters that the stream passes by.
+    off: u64,
     direction: Direction,
     waiting: Option<Waiting>,
     /// What came instead of a last chunk: it goes on after the filters have seen that the data is over.
@@ -99,6 +102,9 @@ impl FilteredBody {
             let Stage::Filter(filter) = &filters.stages()[index] else {
                 continue;
             };
+            if self.off & FilterList::bit(index) != 0 {
+                continue;
+            }
             match self.phase(filter.as_ref(), &mut part) {
                 Flow::Continue => {}
                 Flow::Wait(flow) => {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::pick;
 use crate::cluster::{ActiveRequest, Cluster, Host};
@@ -11,8 +11,8 @@ use crate::http::codec::{Head, InterimStatus};
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
 use crate::http::service::Response;
-use crate::pool;
 use crate::pool::alpn::UpstreamAlpn;
+use crate::pool::{self, Lease};
 use crate::route::{Forward, RetryPolicy};
 use crate::runtime::clock;
 
@@ -76,9 +76,13 @@ pub(super) async fn run(
     let stats = &cluster.stats;
     let alpn = exchange.extensions.get::<UpstreamAlpn>();
     let source = exchange.connection.extensions.get().copied();
-    let leased = pool::lease(cluster, &host, forward.high_priority, exchange.protocol, alpn, source).await;
-    let lease = match leased {
-        Ok(lease) => lease,
+    let raw = forward.terminates(&exchange.request);
+    let leased = match raw {
+        true => pool::raw(cluster, &host, forward.high_priority, source).await,
+        false => pool::lease(cluster, &host, forward.high_priority, exchange.protocol, alpn, source).await,
+    };
+    let (lease, waited) = match leased {
+        Ok(leased) => leased,
         Err(failure) => {
             if let Failure::ConnectFailure(reason) = &failure {
                 exchange.upstream.failure_reason = reason.clone();
@@ -94,9 +98,7 @@ pub(super) async fn run(
     cluster.observe_connected(&host, false);
     let guard = ActiveRequest::start(cluster, &host);
     exchange.route.count(|stats| stats.traffic.upstream_rq_total.inc());
-    exchange.upstream.protocol = Some(lease.protocol());
-    exchange.upstream.tls.clone_from(&lease.origin().tls);
-    exchange.upstream.local.clone_from(&lease.origin().local);
+    connected(exchange, &lease, raw, waited);
     let reused = lease.reused();
     let sent_at = clock::now();
     let _ = sent.at.set(sent_at);
@@ -106,8 +108,13 @@ pub(super) async fn run(
         uri: exchange.request.uri(),
         headers: exchange.request.headers(),
         interim: exchange.interim.as_deref(),
+        names: exchange.request.extensions().get(),
+        meter: exchange.upstream.meter.as_ref(),
     };
-    let result = lease.send(head, body).await;
+    let result = match raw {
+        true => lease.tunnel(body),
+        false => lease.send(head, body).await,
+    };
     let now = clock::now();
     match result {
         Ok(mut response) => {
@@ -129,4 +136,14 @@ pub(super) async fn run(
             Err(error.failure)
         }
     }
+}
+
+/// What is known of the connection that the attempt goes over.
+fn connected(exchange: &mut Exchange, lease: &Lease, raw: bool, waited: Duration) {
+    let origin = lease.origin();
+    exchange.upstream.protocol = (!raw).then_some(lease.protocol());
+    exchange.upstream.tls.clone_from(&origin.tls);
+    exchange.upstream.local.clone_from(&origin.local);
+    exchange.upstream.connection_ids.push(origin.id);
+    exchange.timing.pool_ready = Some(waited);
 }

@@ -1,7 +1,7 @@
-//! SHA-1 (FIPS 180-4), for `sec-websocket-accept` alone, where it proves nothing and protects nothing.
+//! SHA-1 (FIPS 180-4), for `sec-websocket-accept` and for fingerprints in logs, where it proves nothing and protects nothing.
 
 /// The digest of `message`.
-pub(super) fn digest(message: &[u8]) -> [u8; 20] {
+pub(crate) fn digest(message: &[u8]) -> [u8; 20] {
     let mut padded = message.to_vec();
     padded.push(0x80);
     while padded.len() % 64 != 56 {

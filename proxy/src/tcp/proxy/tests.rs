@@ -87,6 +87,7 @@ fn downstream(proxy: Arc<TcpProxy>, drain: &Drain) -> (DuplexStream, tokio::task
         local: address.clone(),
         remote: address.clone(),
         direct_remote: address,
+        own_local: None,
         original_destination: None,
         sni: None,
         transport_protocol: "raw_buffer",

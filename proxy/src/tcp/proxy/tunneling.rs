@@ -91,7 +91,7 @@ impl Tunneling {
         let headers = self.headers(record)?;
         let source = record.connection.extensions.get().copied();
         let (ours, theirs) = tokio::io::duplex(BUFFER);
-        let lease = pool::lease(cluster, host, false, Protocol::Http11, None, source).await?;
+        let (lease, _) = pool::lease(cluster, host, false, Protocol::Http11, None, source).await?;
         record.upstream.local = lease.origin().local.clone();
         record.upstream.tls = lease.origin().tls.clone();
         record.upstream.protocol = Some(lease.protocol());
@@ -102,6 +102,8 @@ impl Tunneling {
             uri: &self.target,
             headers: &headers,
             interim: None,
+            names: None,
+            meter: None,
         };
         let (end, said) = oneshot::channel();
         let sent = lease.send(head, reader_body(Said { reader, _end: end })).await;

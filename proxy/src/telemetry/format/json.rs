@@ -38,6 +38,11 @@ impl JsonFormat {
         self.fields.iter().any(|(_, node)| node.any(&Format::needs_trailers))
     }
 
+    pub fn needs_upstream_meter(&self) -> bool {
+        let any = |(_, node): &(String, Node)| node.any(&Format::needs_upstream_meter);
+        self.fields.iter().any(any)
+    }
+
     /// The record and a newline.
     pub fn write(&self, view: &LogView<'_>, out: &mut Vec<u8>) {
         write_object(&self.fields, self.omit_empty, view, out);

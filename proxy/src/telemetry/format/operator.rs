@@ -1,5 +1,7 @@
 //! Command operators: `%NAME(parameter):length%`.
 
+mod compile;
+
 use http::HeaderMap;
 use remora_proto::pb::envoy::config::core::v3::Metadata;
 use remora_proto::pb::google::protobuf::{Struct, Value, value::Kind};
@@ -11,7 +13,6 @@ use super::time::TimeFormat;
 use super::view::LogView;
 use super::{Segment, json};
 use crate::http::exchange::{DynamicMetadata, FilterState};
-use crate::http::header_policy::mutations::is_joined;
 use crate::route::RequestView;
 use crate::route::headers::HeaderKey;
 use crate::telemetry::format::grpc_status;
@@ -32,6 +33,28 @@ enum What {
         cut_query: bool,
     },
     Query(String),
+    /// All of them, as they came or percent-decoded.
+    Queries {
+        decoded: bool,
+    },
+    Details {
+        blanks: bool,
+    },
+    ServerName {
+        order: NameOrder,
+        /// An operator of the request's headers.
+        host: Box<What>,
+    },
+    Masked {
+        of: simple::AddressOf,
+        bits: Option<u8>,
+    },
+    Validity {
+        of: simple::ValidityOf,
+        format: TimeFormat,
+    },
+    /// The first that has a value.
+    Coalesce(Vec<Operator>),
     StartTime(TimeFormat),
     EmitTime(TimeFormat),
     Metadata {
@@ -58,6 +81,14 @@ enum HeaderFrom {
     Request,
     Response,
     Trailers,
+}
+
+/// Which of two names `REQUESTED_SERVER_NAME` prefers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NameOrder {
+    SniOnly,
+    SniFirst,
+    HostFirst,
 }
 
 /// A header, and whether Envoy keeps its lines as one.
@@ -123,130 +154,17 @@ fn one(text: &str) -> Result<(Operator, &str), String> {
     }
     let rest = rest.strip_prefix('%').ok_or("an operator is not closed")?;
     let what = What::compile(name, parameter)?;
-    Ok((Operator { what, limit }, rest))
-}
-
-impl What {
-    fn compile(name: &str, parameter: Option<&str>) -> Result<Self, String> {
-        if parameter.is_none_or(str::is_empty)
-            && let Some(simple) = simple::find(name)
-        {
-            return Ok(Self::Simple(simple));
-        }
-        let unsupported = || format!("%{name}% is not a supported operator");
-        let argument = || parameter.ok_or_else(|| format!("%{name}% needs a parameter"));
-        Ok(match name {
-            "REQ" => headers(HeaderFrom::Request, argument()?, false)?,
-            "RESP" => headers(HeaderFrom::Response, argument()?, false)?,
-            "TRAILER" => headers(HeaderFrom::Trailers, argument()?, false)?,
-            "REQ_WITHOUT_QUERY" => headers(HeaderFrom::Request, argument()?, true)?,
-            "PATH" => path(parameter.unwrap_or_default())?,
-            "QUERY_PARAM" => Self::Query(argument()?.to_owned()),
-            "START_TIME" => Self::StartTime(TimeFormat::parse(parameter.unwrap_or_default())?),
-            "EMIT_TIME" => Self::EmitTime(TimeFormat::parse(parameter.unwrap_or_default())?),
-            "COMMON_DURATION" => common_duration(argument()?)?,
-            "ENVIRONMENT" => Self::Constant(std::env::var(argument()?).ok()),
-            "HOSTNAME" => Self::Constant(hostname()),
-            "DYNAMIC_METADATA" => metadata(MetadataFrom::Dynamic, argument()?),
-            "CLUSTER_METADATA" => metadata(MetadataFrom::Cluster, argument()?),
-            "UPSTREAM_METADATA" => metadata(MetadataFrom::UpstreamHost, argument()?),
-            "METADATA" => {
-                let (from, rest) = argument()?
-                    .split_once(':')
-                    .ok_or("%METADATA% needs a type and a namespace")?;
-                metadata(metadata_from(from)?, rest)
-            }
-            "FILTER_STATE" => {
-                let (key, style) = argument()?.split_once(':').unwrap_or((argument()?, "TYPED"));
-                if let Some(peer) = PeerField::parse(key, style) {
-                    return Ok(Self::Peer(peer));
-                }
-                if !matches!(style, "PLAIN" | "TYPED") {
-                    return Err(format!("%FILTER_STATE% cannot print {style}"));
-                }
-                Self::FilterState {
-                    key: key.to_owned(),
-                    plain: style == "PLAIN",
-                }
-            }
-            // Upstream filters are none of ours: there is no such state.
-            "UPSTREAM_FILTER_STATE" => argument().map(|_| Self::Constant(None))?,
-            "GRPC_STATUS" => Self::Grpc(GrpcStyle::parse(parameter.unwrap_or_default())?),
-            "GRPC_STATUS_NUMBER" => Self::Grpc(GrpcStyle::Number),
-            _ => return Err(unsupported()),
-        })
-    }
-}
-
-fn headers(from: HeaderFrom, parameter: &str, cut_query: bool) -> Result<What, String> {
-    let names = parameter.split('?').filter(|name| !name.is_empty()).map(|name| {
-        let key = HeaderKey::compile("", name).map_err(|problems| problems.to_string())?;
-        let joined = matches!(&key, HeaderKey::Name(name) if is_joined(name));
-        Ok(HeaderName { key, joined })
-    });
-    let names: Vec<_> = names.collect::<Result<_, String>>()?;
-    if names.is_empty() || names.len() > 2 {
-        return Err(format!("{parameter:?} must name a header and at most one alternative"));
-    }
-    Ok(What::Header { from, names, cut_query })
-}
-
-/// `PATH(WQ|NQ:ORIG|PATH|ORIG_OR_PATH)`: with or without query, before or after rewrites.
-fn path(parameter: &str) -> Result<What, String> {
-    let (query, which) = parameter.split_once(':').unwrap_or((parameter, ""));
-    let cut_query = match query {
-        "" | "WQ" => false,
-        "NQ" => true,
-        other => return Err(format!("%PATH% does not know {other}")),
-    };
-    let names = match which {
-        "" | "ORIG_OR_PATH" => "x-envoy-original-path?:path",
-        "PATH" => ":path",
-        "ORIG" => "x-envoy-original-path",
-        other => return Err(format!("%PATH% does not know {other}")),
-    };
-    headers(HeaderFrom::Request, names, cut_query)
-}
-
-fn common_duration(parameter: &str) -> Result<What, String> {
-    let mut parts = parameter.split(':');
-    let mut point = || simple::Point::parse(parts.next().unwrap_or_default());
-    let (from, to) = (point()?, point()?);
-    let nanos = match parts.next().unwrap_or("ms") {
-        "ms" => 1_000_000,
-        "us" => 1_000,
-        "ns" => 1,
-        other => return Err(format!("%COMMON_DURATION% does not know the unit {other}")),
-    };
-    Ok(What::Duration { from, to, nanos })
-}
-
-fn metadata_from(name: &str) -> Result<MetadataFrom, String> {
-    Ok(match name {
-        "DYNAMIC" => MetadataFrom::Dynamic,
-        "CLUSTER" => MetadataFrom::Cluster,
-        "UPSTREAM_HOST" => MetadataFrom::UpstreamHost,
-        "ROUTE" => MetadataFrom::Route,
-        "VIRTUAL_HOST" => MetadataFrom::VirtualHost,
-        other => return Err(format!("%METADATA% does not know {other}")),
-    })
-}
-
-fn metadata(from: MetadataFrom, parameter: &str) -> What {
-    let mut parts = parameter.split(':').map(str::to_owned);
-    What::Metadata {
-        from,
-        namespace: parts.next().unwrap_or_default(),
-        path: parts.collect(),
-    }
-}
-
-fn hostname() -> Option<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+    Ok((Operator::new(name, what, limit)?, rest))
 }
 
 impl Operator {
+    fn new(name: &str, what: What, limit: Option<usize>) -> Result<Self, String> {
+        if limit.is_some() && !compile::takes_length(name) {
+            return Err(format!("%{name}% takes no length"));
+        }
+        Ok(Self { what, limit })
+    }
+
     /// Writes the value as text. `false`: there is none, and nothing is written.
     pub(super) fn write(&self, view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
         let start = out.len();
@@ -271,6 +189,10 @@ impl Operator {
 
     /// Writes the value as JSON with its own type, for operators that have one.
     pub(super) fn write_json(&self, view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
+        if let What::Coalesce(operators) = &self.what {
+            let number = operators.iter().find(|operator| operator.has_value(view));
+            return number.is_some_and(|operator| operator.is_number() && operator.write(view, out));
+        }
         let What::Metadata { from, namespace, path } = &self.what else {
             return false;
         };
@@ -282,26 +204,38 @@ impl Operator {
         value.map(|value| json::write_value(value, out)).is_some()
     }
 
+    fn has_value(&self, view: &LogView<'_>) -> bool {
+        let mut text = Vec::new();
+        self.write(view, &mut text) && !text.is_empty()
+    }
+
     pub(super) fn needs_response_headers(&self) -> bool {
-        matches!(
-            &self.what,
-            What::Grpc(_)
-                | What::Header {
-                    from: HeaderFrom::Response,
-                    ..
-                }
-        )
+        match &self.what {
+            What::Grpc(_) => true,
+            What::Header { from, .. } => *from == HeaderFrom::Response,
+            What::Simple(simple) => simple.needs_response(),
+            What::Coalesce(operators) => operators.iter().any(Self::needs_response_headers),
+            _ => false,
+        }
     }
 
     pub(super) fn needs_trailers(&self) -> bool {
-        matches!(
-            &self.what,
-            What::Grpc(_)
-                | What::Header {
-                    from: HeaderFrom::Trailers,
-                    ..
-                }
-        )
+        match &self.what {
+            What::Grpc(_) => true,
+            What::Header { from, .. } => *from == HeaderFrom::Trailers,
+            What::Simple(simple) => simple.needs_response(),
+            What::Coalesce(operators) => operators.iter().any(Self::needs_trailers),
+            _ => false,
+        }
+    }
+
+    /// Whether it prints what the upstream connection carried, which is not counted otherwise.
+    pub(super) fn needs_upstream_meter(&self) -> bool {
+        match &self.what {
+            What::Simple(simple) => matches!(simple, Simple::Metered(_)),
+            What::Coalesce(operators) => operators.iter().any(Self::needs_upstream_meter),
+            _ => false,
+        }
     }
 }
 
@@ -319,6 +253,15 @@ impl What {
                 out.extend(value.into_iter().flat_map(percent_encoding::percent_decode_str));
                 value.is_some()
             }
+            Self::Queries { decoded } => simple::queries(view, *decoded, out),
+            Self::Details { blanks } => simple::details(view, *blanks, out),
+            Self::ServerName { order, host } => order.write(host, view, out),
+            Self::Masked { of, bits } => simple::masked(out, of(view), *bits),
+            Self::Validity { of, format } => of(view).is_some_and(|at| format.write(at, out)),
+            Self::Coalesce(operators) => operators.iter().any(|operator| {
+                let start = out.len();
+                operator.write(view, out) && out.len() > start
+            }),
             Self::StartTime(format) => format.write(view.start_time, out),
             Self::EmitTime(format) => format.write(crate::runtime::clock::system_now(), out),
             Self::Metadata { from, namespace, path } if path.is_empty() => match from.all(view, namespace) {
@@ -359,6 +302,19 @@ impl What {
                 (Some(from), Some(to)) if to >= from => simple::number(out, ((to - from).as_nanos() / nanos) as u64),
                 _ => false,
             },
+        }
+    }
+}
+
+impl NameOrder {
+    fn write(self, host: &What, view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let by_host = |out: &mut Vec<u8>| host.write(view, out) && out.len() > start;
+        let by_sni = |out: &mut Vec<u8>| put(out, view.connection.sni.as_ref().map(|sni| sni.as_bytes()));
+        match self {
+            Self::SniOnly => by_sni(out),
+            Self::SniFirst => by_sni(out) || by_host(out),
+            Self::HostFirst => by_host(out) || by_sni(out),
         }
     }
 }

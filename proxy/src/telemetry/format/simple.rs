@@ -1,38 +1,56 @@
 //! Operators without parameters, in one table.
 
 mod more;
+mod tls;
+mod wire;
 
 use std::time::Duration;
 
 use super::operator::put;
 use super::view::LogView;
 use crate::runtime::io::Address;
-use crate::tls::PeerInfo;
 
 /// How an operator gets its value.
 #[derive(Clone, Copy)]
 pub(super) enum Simple {
     Number(fn(&LogView<'_>) -> Option<u64>),
     Text(fn(&LogView<'_>, &mut Vec<u8>) -> bool),
+    /// A number that is counted from the response's headers or trailers.
+    OfResponse(fn(&LogView<'_>) -> Option<u64>),
+    /// A number that [`UpstreamMeter`](crate::http::codec::UpstreamMeter) counts.
+    Metered(fn(&LogView<'_>) -> Option<u64>),
 }
+
+/// Which address an operator prints.
+pub(super) type AddressOf = for<'a> fn(&LogView<'a>) -> Option<&'a Address>;
+/// Which moment of a certificate an operator prints.
+pub(super) type ValidityOf = fn(&LogView<'_>) -> Option<std::time::SystemTime>;
 
 /// The operator of that name, if it needs no parameter.
 pub(super) fn find(name: &str) -> Option<Simple> {
     TABLE
         .iter()
         .chain(more::TABLE)
+        .chain(tls::TABLE)
+        .chain(wire::TABLE)
         .find(|(known, _)| *known == name)
         .map(|(_, simple)| *simple)
 }
 
 impl Simple {
     pub(super) fn is_number(self) -> bool {
-        matches!(self, Self::Number(_))
+        !matches!(self, Self::Text(_))
+    }
+
+    pub(super) fn needs_response(self) -> bool {
+        matches!(self, Self::OfResponse(_))
     }
 
     pub(super) fn write(self, view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
         match self {
-            Self::Number(of) => of(view).is_some_and(|value| number(out, value)),
+            Self::Number(of) | Self::OfResponse(of) | Self::Metered(of) => {
+                of(view).is_some_and(|value| number(out, value))
+            }
             Self::Text(write) => write(view, out),
         }
     }
@@ -56,10 +74,6 @@ const TABLE: &[(&str, Simple)] = &[
     ),
     ("RESPONSE_CODE", Number(|v| Some(u64::from(v.response_code())))),
     (
-        "RESPONSE_CODE_DETAILS",
-        Text(|v, out| underscored(out, Some(v.details).filter(|details| !details.is_empty()))),
-    ),
-    (
         "CONNECTION_TERMINATION_DETAILS",
         Text(|v, out| put(out, Some(v.termination.as_bytes()))),
     ),
@@ -73,15 +87,6 @@ const TABLE: &[(&str, Simple)] = &[
     ),
     ("BYTES_RECEIVED", Number(|v| Some(v.bytes.received))),
     ("BYTES_SENT", Number(|v| Some(v.bytes.sent))),
-    ("RESPONSE_HEADERS_BYTES", Number(|v| Some(v.bytes.response_headers))),
-    (
-        "DOWNSTREAM_HEADER_BYTES_RECEIVED",
-        Number(|v| Some(v.bytes.request_headers)),
-    ),
-    (
-        "DOWNSTREAM_HEADER_BYTES_SENT",
-        Number(|v| Some(v.bytes.response_headers)),
-    ),
     ("DURATION", Number(|v| Some(millis(v.duration())))),
     ("REQUEST_DURATION", Number(|v| v.timing.request_end.map(millis))),
     ("REQUEST_TX_DURATION", Number(|v| v.timing.last_upstream_tx.map(millis))),
@@ -110,18 +115,10 @@ const TABLE: &[(&str, Simple)] = &[
         Text(|v, out| host_name(v, out, true)),
     ),
     ("UPSTREAM_REMOTE_ADDRESS", Text(|v, out| address(out, remote(v)))),
-    (
-        "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
-        Text(|v, out| without_port(out, remote(v))),
-    ),
     ("UPSTREAM_REMOTE_PORT", Number(|v| port(remote(v)))),
     (
         "UPSTREAM_LOCAL_ADDRESS",
         Text(|v, out| address(out, v.upstream.local.as_ref())),
-    ),
-    (
-        "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
-        Text(|v, out| without_port(out, v.upstream.local.as_ref())),
     ),
     ("UPSTREAM_LOCAL_PORT", Number(|v| port(v.upstream.local.as_ref()))),
     (
@@ -132,7 +129,6 @@ const TABLE: &[(&str, Simple)] = &[
         "UPSTREAM_CLUSTER_RAW",
         Text(|v, out| put(out, v.cluster.map(str::as_bytes))),
     ),
-    ("UPSTREAM_CONNECTION_ID", Number(|v| v.upstream.connection_id)),
     (
         "UPSTREAM_TRANSPORT_FAILURE_REASON",
         Text(|v, out| underscored(out, v.upstream.failure_reason.as_deref())),
@@ -146,18 +142,10 @@ const TABLE: &[(&str, Simple)] = &[
         Number(|v| Some(u64::from(v.upstream.attempts))),
     ),
     ("DOWNSTREAM_REMOTE_ADDRESS", Text(|v, out| address(out, Some(v.remote)))),
-    (
-        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
-        Text(|v, out| without_port(out, Some(v.remote))),
-    ),
     ("DOWNSTREAM_REMOTE_PORT", Number(|v| port(Some(v.remote)))),
     (
         "DOWNSTREAM_DIRECT_REMOTE_ADDRESS",
         Text(|v, out| address(out, Some(&v.connection.direct_remote))),
-    ),
-    (
-        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT",
-        Text(|v, out| without_port(out, Some(&v.connection.direct_remote))),
     ),
     (
         "DOWNSTREAM_DIRECT_REMOTE_PORT",
@@ -167,15 +155,7 @@ const TABLE: &[(&str, Simple)] = &[
         "DOWNSTREAM_LOCAL_ADDRESS",
         Text(|v, out| address(out, Some(&v.connection.local))),
     ),
-    (
-        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
-        Text(|v, out| without_port(out, Some(&v.connection.local))),
-    ),
     ("DOWNSTREAM_LOCAL_PORT", Number(|v| port(Some(&v.connection.local)))),
-    (
-        "REQUESTED_SERVER_NAME",
-        Text(|v, out| put(out, v.connection.sni.as_ref().map(|sni| sni.as_bytes()))),
-    ),
     ("CONNECTION_ID", Number(|v| Some(v.connection.id))),
     (
         "FILTER_CHAIN_NAME",
@@ -204,87 +184,6 @@ const TABLE: &[(&str, Simple)] = &[
     (
         "ACCESS_LOG_TYPE",
         Text(|v, out| put(out, Some(v.log_type.as_str().as_bytes()))),
-    ),
-    (
-        "DOWNSTREAM_PEER_URI_SAN",
-        Text(|v, out| list(out, down(v).map(|tls| tls.uri_sans.as_slice()))),
-    ),
-    (
-        "DOWNSTREAM_PEER_DNS_SAN",
-        Text(|v, out| list(out, down(v).map(|tls| tls.dns_sans.as_slice()))),
-    ),
-    (
-        "DOWNSTREAM_PEER_SUBJECT",
-        Text(|v, out| text(out, down(v).and_then(|tls| tls.subject.as_ref()))),
-    ),
-    (
-        "DOWNSTREAM_PEER_ISSUER",
-        Text(|v, out| text(out, down(v).and_then(|tls| tls.issuer.as_ref()))),
-    ),
-    (
-        "DOWNSTREAM_PEER_SERIAL",
-        Text(|v, out| text(out, down(v).and_then(|tls| tls.serial.as_ref()))),
-    ),
-    (
-        "DOWNSTREAM_PEER_FINGERPRINT_256",
-        Text(|v, out| text(out, down(v).and_then(|tls| tls.sha256.as_ref()))),
-    ),
-    ("DOWNSTREAM_PEER_CERT", Text(peer_cert)),
-    (
-        "DOWNSTREAM_LOCAL_URI_SAN",
-        Text(|v, out| list(out, down(v).map(|tls| tls.local_uri_sans.as_slice()))),
-    ),
-    (
-        "DOWNSTREAM_LOCAL_DNS_SAN",
-        Text(|v, out| list(out, down(v).map(|tls| tls.local_dns_sans.as_slice()))),
-    ),
-    (
-        "DOWNSTREAM_LOCAL_SUBJECT",
-        Text(|v, out| text(out, down(v).and_then(|tls| tls.local_subject.as_ref()))),
-    ),
-    (
-        "DOWNSTREAM_TLS_VERSION",
-        Text(|v, out| put(out, down(v).map(|tls| tls.version.as_bytes()))),
-    ),
-    (
-        "DOWNSTREAM_TLS_CIPHER",
-        Text(|v, out| put(out, down(v).map(|tls| tls.cipher.as_bytes()))),
-    ),
-    (
-        "UPSTREAM_PEER_URI_SAN",
-        Text(|v, out| list(out, up(v).map(|tls| tls.uri_sans.as_slice()))),
-    ),
-    (
-        "UPSTREAM_PEER_DNS_SAN",
-        Text(|v, out| list(out, up(v).map(|tls| tls.dns_sans.as_slice()))),
-    ),
-    (
-        "UPSTREAM_PEER_SUBJECT",
-        Text(|v, out| text(out, up(v).and_then(|tls| tls.subject.as_ref()))),
-    ),
-    (
-        "UPSTREAM_PEER_ISSUER",
-        Text(|v, out| text(out, up(v).and_then(|tls| tls.issuer.as_ref()))),
-    ),
-    (
-        "UPSTREAM_LOCAL_URI_SAN",
-        Text(|v, out| list(out, up(v).map(|tls| tls.local_uri_sans.as_slice()))),
-    ),
-    (
-        "UPSTREAM_LOCAL_DNS_SAN",
-        Text(|v, out| list(out, up(v).map(|tls| tls.local_dns_sans.as_slice()))),
-    ),
-    (
-        "UPSTREAM_LOCAL_SUBJECT",
-        Text(|v, out| text(out, up(v).and_then(|tls| tls.local_subject.as_ref()))),
-    ),
-    (
-        "UPSTREAM_TLS_VERSION",
-        Text(|v, out| put(out, up(v).map(|tls| tls.version.as_bytes()))),
-    ),
-    (
-        "UPSTREAM_TLS_CIPHER",
-        Text(|v, out| put(out, up(v).map(|tls| tls.cipher.as_bytes()))),
     ),
 ];
 
@@ -333,22 +232,6 @@ impl Point {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn down<'a>(view: &LogView<'a>) -> Option<&'a PeerInfo> {
-    view.connection.tls.as_deref()
-}
-
-fn up<'a>(view: &LogView<'a>) -> Option<&'a PeerInfo> {
-    view.upstream.tls.as_deref()
-}
-
-fn text(out: &mut Vec<u8>, value: Option<&String>) -> bool {
-    put(out, value.map(String::as_bytes))
-}
-
-fn list(out: &mut Vec<u8>, values: Option<&[String]>) -> bool {
-    put(out, values.map(|values| values.join(",")).as_deref().map(str::as_bytes))
 }
 
 /// Reasons are one word in a log: blanks become underscores.
@@ -415,8 +298,75 @@ fn virtual_cluster(view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
     )
 }
 
-fn peer_cert(view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
-    let certificate = down(view).and_then(|tls| tls.certificate.as_ref());
-    let pem = certificate.map(|der| crate::http::header_policy::xfcc::url_encoded_pem(der));
-    put(out, pem.as_deref().map(str::as_bytes))
+/// `…_WITHOUT_PORT` operators: addresses that may be masked.
+pub(super) fn address_of(name: &str) -> Option<AddressOf> {
+    Some(match name {
+        "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => |v| remote(v),
+        "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => |v| v.upstream.local.as_ref(),
+        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => |v| Some(v.remote),
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => |v| Some(&v.connection.direct_remote),
+        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => |v| Some(&v.connection.local),
+        "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT" => |v| Some(v.connection.direct_local()),
+        _ => return None,
+    })
+}
+
+pub(super) use tls::validity_of;
+
+/// An address without its port, or the network it is in.
+pub(super) fn masked(out: &mut Vec<u8>, value: Option<&Address>, bits: Option<u8>) -> bool {
+    use std::io::Write;
+    match (value.and_then(Address::ip), bits) {
+        (Some(address), Some(bits)) => {
+            let widest = if address.is_ipv4() { 32 } else { 128 };
+            let network = ipnet::IpNet::new(address.ip(), bits.min(widest));
+            network.is_ok_and(|network| write!(out, "{}", network.trunc()).is_ok())
+        }
+        _ => without_port(out, value),
+    }
+}
+
+/// `RESPONSE_CODE_DETAILS`
+pub(super) fn details(view: &LogView<'_>, blanks: bool, out: &mut Vec<u8>) -> bool {
+    let details = Some(view.details).filter(|details| !details.is_empty());
+    match blanks {
+        true => put(out, details.map(str::as_bytes)),
+        false => underscored(out, details),
+    }
+}
+
+/// `QUERY_PARAMS`
+pub(super) fn queries(view: &LogView<'_>, decoded: bool, out: &mut Vec<u8>) -> bool {
+    let request = view.exchange.map(crate::route::RequestView::of);
+    let target = request.as_ref().and_then(|request| request.path_and_query());
+    let Some((_, query)) = target.and_then(|target| target.split_once('?')) else {
+        return false;
+    };
+    match decoded {
+        true => decode(query.as_bytes(), out),
+        false => out.extend_from_slice(query.as_bytes()),
+    }
+    !query.is_empty()
+}
+
+/// Envoy's: what would not be visible stays encoded, and what is no encoding loses its `%`.
+fn decode(mut text: &[u8], out: &mut Vec<u8>) {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    while let [first, rest @ ..] = text {
+        text = rest;
+        let (b'%', [high, low, behind @ ..]) = (*first, rest) else {
+            out.push(*first);
+            continue;
+        };
+        let Some((high, low)) = digit(*high).zip(digit(*low)) else {
+            continue;
+        };
+        match u8::try_from(high * 16 + low) {
+            Ok(byte) if byte.is_ascii_graphic() => {
+                out.push(byte);
+                text = behind;
+            }
+            _ => out.push(b'%'),
+        }
+    }
 }

@@ -1,10 +1,14 @@
-//! Times in formats: strftime's specifiers, with Envoy's for fractions of a second. Always UTC.
+//! Times in formats: strftime's specifiers, with Envoy's for fractions of a second. In UTC, or in the zone that the process runs in.
 
 use std::io::Write;
 use std::time::SystemTime;
 
 /// A compiled strftime format.
-pub(super) struct TimeFormat(Vec<Part>);
+pub(super) struct TimeFormat {
+    parts: Vec<Part>,
+    /// `None`: UTC.
+    zone: Option<jiff::tz::TimeZone>,
+}
 
 enum Part {
     Literal(String),
@@ -18,6 +22,8 @@ enum Part {
 
 /// What is printed without a parameter: `2026-11-25T10:30:00.123Z`.
 const DEFAULT: &str = "%Y-%m-%dT%H:%M:%E3SZ";
+/// What `…_LOCAL` operators print without a parameter.
+const DEFAULT_LOCAL: &str = "%Y-%m-%dT%H:%M:%E3S%z";
 const FIELDS: &str = "YmdeHIMSyjpbBhaAsFTDRZzuw";
 const MONTHS: [&str; 12] = [
     "January",
@@ -44,6 +50,15 @@ const DAYS: [&str; 7] = [
 ];
 
 impl TimeFormat {
+    /// In the zone that the process runs in (`TZ`, else `/etc/localtime`).
+    pub(super) fn local(format: &str) -> Result<Self, String> {
+        let format = if format.is_empty() { DEFAULT_LOCAL } else { format };
+        Ok(Self {
+            zone: Some(jiff::tz::TimeZone::system()),
+            ..Self::parse(format)?
+        })
+    }
+
     pub(super) fn parse(format: &str) -> Result<Self, String> {
         let format = if format.is_empty() { DEFAULT } else { format };
         let unknown = || format!("{format:?} is not a supported time format");
@@ -80,17 +95,28 @@ impl TimeFormat {
         if !literal.is_empty() {
             parts.push(Part::Literal(literal));
         }
-        Ok(Self(parts))
+        Ok(Self { parts, zone: None })
     }
 
     pub(super) fn write(&self, time: SystemTime, out: &mut Vec<u8>) -> bool {
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let civil = Civil::of(since.as_secs());
+        let (offset, zone) = self.offset(time);
+        let seconds = since.as_secs().saturating_add_signed(i64::from(offset));
+        let civil = Civil {
+            unix: since.as_secs(),
+            ..Civil::of(seconds)
+        };
         let nanos = since.subsec_nanos();
         let fraction = |digits: usize| nanos / 10u32.pow(9 - digits as u32);
-        for part in &self.0 {
+        for part in &self.parts {
             let written = match part {
                 Part::Literal(text) => out.write_all(text.as_bytes()),
+                Part::Field('Z') => out.write_all(zone.as_deref().unwrap_or("UTC").as_bytes()),
+                Part::Field('z') => {
+                    let minutes = offset.unsigned_abs() / 60;
+                    let sign = if offset < 0 { '-' } else { '+' };
+                    write!(out, "{sign}{:02}{:02}", minutes / 60, minutes % 60)
+                }
                 Part::Field(field) => civil.write(*field, out),
                 Part::Fraction(digits) => write!(out, "{:0digits$}", fraction(*digits)),
                 Part::SecondsFraction(digits) => write!(out, "{:02}.{:0digits$}", civil.second, fraction(*digits)),
@@ -101,9 +127,19 @@ impl TimeFormat {
         }
         true
     }
+
+    /// Seconds that the zone is ahead of UTC at `time`, and its name then.
+    fn offset(&self, time: SystemTime) -> (i32, Option<String>) {
+        let Some(zone) = &self.zone else { return (0, None) };
+        let Ok(moment) = jiff::Timestamp::try_from(time) else {
+            return (0, None);
+        };
+        let info = zone.to_offset_info(moment);
+        (info.offset().seconds(), Some(info.abbreviation().to_owned()))
+    }
 }
 
-/// A UTC calendar time.
+/// A calendar time.
 struct Civil {
     unix: u64,
     year: u64,
@@ -185,8 +221,6 @@ impl Civil {
             'T' => write!(out, "{hour:02}:{minute:02}:{second:02}"),
             'D' => write!(out, "{month:02}/{day:02}/{:02}", year % 100),
             'R' => write!(out, "{hour:02}:{minute:02}"),
-            'Z' => write!(out, "UTC"),
-            'z' => write!(out, "+0000"),
             'u' => write!(out, "{}", (self.weekday + 6) % 7 + 1),
             _ => write!(out, "{}", self.weekday),
         }

@@ -49,6 +49,7 @@ pub enum LogType {
     TcpConnectionEnd = 3,
     DownstreamStart = 4,
     DownstreamEnd = 6,
+    DownstreamTunnelSuccessfullyEstablished = 13,
     TcpConnectionStart = 14,
 }
 
@@ -61,6 +62,7 @@ impl LogType {
             Self::TcpConnectionEnd => "TcpConnectionEnd",
             Self::DownstreamStart => "DownstreamStart",
             Self::DownstreamEnd => "DownstreamEnd",
+            Self::DownstreamTunnelSuccessfullyEstablished => "DownstreamTunnelSuccessfullyEstablished",
             Self::TcpConnectionStart => "TcpConnectionStart",
         }
     }

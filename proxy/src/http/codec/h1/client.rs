@@ -11,13 +11,13 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::H1Options;
 use super::decode::{BodyDecoder, Decoded};
 use super::encode::{self, Framing};
 use super::parse::{self, ResponseHead};
 use super::stream::{Stream, take_buffer};
+use super::{H1Options, case};
 use crate::http::body::{Body, BodyError};
-use crate::http::codec::{Head, InterimStatus, SendError};
+use crate::http::codec::{Head, InterimStatus, SendError, UpstreamMeter};
 use crate::http::failure::Failure;
 use crate::http::service::Response;
 use crate::runtime::io::Io;
@@ -36,6 +36,8 @@ pub struct ClientConnection {
     pub idle_since: Instant,
     /// Takes the connection home; `None` and it closes after one response.
     pub home: Option<Arc<dyn Home>>,
+    /// The running request's meter, and what the connection had carried before.
+    metered: Option<Box<(Arc<UpstreamMeter>, u64, u64)>>,
 }
 
 /// Where a connection goes when it is free.
@@ -66,6 +68,7 @@ impl ClientConnection {
             created: now,
             idle_since: now,
             home: None,
+            metered: None,
         }
     }
 
@@ -91,7 +94,11 @@ impl ClientConnection {
         let framing = request_framing(head.method, &body, upgrade);
         self.out = take_buffer();
         encode::request_head(&mut self.out, head.method, head.uri, head.headers, framing, upgrade);
+        case::spell(&mut self.out, head.names, self.options.header_case);
         self.requests += 1;
+        if let Some(meter) = head.meter {
+            self.start_meter(meter.clone());
+        }
         self.ending.active = true;
         let replay = match &body {
             Body::Empty => Some(Body::Empty),
@@ -138,6 +145,26 @@ impl ClientConnection {
         }
     }
 
+    /// Gives the connection to `body` and what comes back, without a message of HTTP's around either.
+    pub fn tunnel(mut self: Box<Self>, body: Body) -> Response {
+        self.requests += 1;
+        self.ending.active = true;
+        let pump = RequestPump {
+            ended: false,
+            body,
+            framing: Framing::UntilClose,
+            keep_trailers: false,
+            written: 0,
+        };
+        let head = ResponseHead {
+            response: http::Response::new(()),
+            body: BodyDecoder::UntilClose,
+            keep_alive: false,
+            line_bytes: 0,
+        };
+        self.into_tunnel(head, pump)
+    }
+
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -164,7 +191,12 @@ impl ClientConnection {
                         self.ending.protocol_error = true;
                         return Poll::Ready(Err(Failure::ProtocolError("http1.codec_error")));
                     }
-                    Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                    Ok(Some(head)) => {
+                        if let Some(meter) = request.meter {
+                            meter.note(|counts| counts.header_received += head.line_bytes as u64);
+                        }
+                        return Poll::Ready(Ok(head));
+                    }
                     Ok(None) => {}
                     Err(failure) => {
                         self.ending.protocol_error = true;
@@ -191,6 +223,7 @@ impl ClientConnection {
             response,
             body,
             keep_alive,
+            ..
         } = head;
         let pump_done = pump.is_done(&self);
         if pump_done {
@@ -230,7 +263,26 @@ impl ClientConnection {
         head.response.map(|()| Body::H1Response(Box::new(body)))
     }
 
+    /// Counts the lines of the head in `out`, and from now on what the connection carries.
+    fn start_meter(&mut self, meter: Arc<UpstreamMeter>) {
+        let first = memchr::memchr(b'\n', &self.out).map_or(0, |end| end + 1);
+        let end = memchr::memmem::find(&self.out, b"\r\n\r\n").map_or(first, |end| end + 2);
+        meter.note(|counts| counts.header_sent += end.saturating_sub(first) as u64);
+        self.metered = Some(Box::new((meter, self.stream.sent, self.stream.consumed())));
+    }
+
+    fn stop_meter(&mut self) {
+        if let Some(metered) = self.metered.take() {
+            let (meter, sent, received) = *metered;
+            meter.note(|counts| {
+                counts.wire_sent += self.stream.sent - sent;
+                counts.wire_received += self.stream.consumed() - received;
+            });
+        }
+    }
+
     fn release(mut self: Box<Self>, keep_alive: bool) {
+        self.stop_meter();
         match self.home.clone() {
             // Bytes behind the response were not asked for: the connection is out of step.
             Some(home) if keep_alive && self.stream.read.is_empty() => {
@@ -250,6 +302,7 @@ impl ClientConnection {
 
 impl Drop for ClientConnection {
     fn drop(&mut self) {
+        self.stop_meter();
         if let Some(home) = self.home.take() {
             home.closed(self.ending);
         }

@@ -7,8 +7,8 @@ use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use smallvec::SmallVec;
 
-use super::H1Options;
 use super::decode::BodyDecoder;
+use super::{H1Options, OriginalNames};
 use crate::http::failure::Failure;
 
 /// Most headers a head may have whatever is configured; bounds the array on the stack.
@@ -22,6 +22,8 @@ pub struct RequestHead {
     pub expect_continue: bool,
     /// Bytes of the head on the wire.
     pub wire_bytes: usize,
+    /// Those of them that Envoy counts as headers.
+    pub line_bytes: usize,
     /// The target, if it had a fragment: the URI has not.
     pub fragment: Option<Bytes>,
 }
@@ -31,6 +33,8 @@ pub struct ResponseHead {
     pub response: Response<()>,
     pub body: BodyDecoder,
     pub keep_alive: bool,
+    /// See [`RequestHead::line_bytes`].
+    pub line_bytes: usize,
 }
 
 /// Takes one request head off `buffer`. `None`: more bytes are needed.
@@ -85,6 +89,9 @@ pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<Requ
         framing.observe(&name, &value)?;
         headers.append(name, value);
     }
+    if let Some(names) = OriginalNames::of(options.header_case, spans.names(&head)) {
+        request.extensions_mut().insert(names);
+    }
     let is_connect = method == Method::CONNECT;
     *request.method_mut() = method;
     if framing.hosts > 1 {
@@ -95,6 +102,7 @@ pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<Requ
         keep_alive: framing.keep_alive(version),
         expect_continue: framing.expect_continue && version == Version::HTTP_11,
         wire_bytes: head_len,
+        line_bytes: spans.line_bytes(head_len),
         fragment,
         request,
     }))
@@ -146,12 +154,16 @@ pub fn response(buffer: &mut BytesMut, method: &Method, options: &H1Options) -> 
             headers.append(name, value);
         }
     }
+    if let Some(names) = OriginalNames::of(options.header_case, spans.names(&head)) {
+        response.extensions_mut().insert(names);
+    }
     let body = framing.response_body(status, method)?;
     let keep_alive = framing.keep_alive(version) && !matches!(body, BodyDecoder::UntilClose);
     Ok(Some(ResponseHead {
         response,
         body,
         keep_alive,
+        line_bytes: spans.line_bytes(head_len),
     }))
 }
 
@@ -193,6 +205,20 @@ impl Spans {
             [name.start as u32, name.end as u32, value.start as u32, value.end as u32]
         };
         Self(headers.iter().map(of).collect())
+    }
+
+    /// All lines between the first and the empty one, as Envoy's parser reports them: without their line feeds.
+    fn line_bytes(&self, head_len: usize) -> usize {
+        let first = self
+            .0
+            .first()
+            .map_or(head_len, |&[name_start, ..]| name_start as usize + 2);
+        head_len.saturating_sub(first + self.0.len())
+    }
+
+    fn names(&self, head: &Bytes) -> impl Iterator<Item = Bytes> {
+        let slice = |&[start, end, ..]: &[u32; 4]| head.slice(start as usize..end as usize);
+        self.0.iter().map(slice)
     }
 
     fn iter<'a>(&'a self, head: &'a Bytes) -> impl Iterator<Item = (&'a [u8], Bytes)> {

@@ -1,6 +1,7 @@
 //! The server driver: reads heads, lets a service answer them, writes the answers, until either side has enough.
 
 mod leave;
+mod refuse;
 mod request_body;
 mod response;
 
@@ -32,12 +33,16 @@ use crate::runtime::io::Io;
 use crate::runtime::wake;
 use crate::telemetry::flags::ResponseFlags;
 use leave::Leave;
+pub use refuse::RefusedHead;
+use refuse::UNDERSCORE;
 pub use request_body::RequestBody;
 use response::Reply;
 
 /// Timers of a downstream connection; `None` switches one off.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
+    /// How long an idle connection that is to leave is kept for one more request (`drain_timeout`); unset: 5 s.
+    pub drain: Option<Duration>,
     /// Between requests (`common_http_protocol_options.idle_timeout`, 1 h).
     pub idle: Option<Duration>,
     /// From the first byte of a head to its last (`request_headers_timeout`).
@@ -50,6 +55,12 @@ pub struct Timeouts {
     pub stream_idle: Option<Duration>,
     /// From the accept on (`common_http_protocol_options.max_connection_duration`): then the next response says that the connection closes.
     pub max_age: Option<Duration>,
+}
+
+impl Timeouts {
+    fn grace(&self) -> Duration {
+        self.drain.unwrap_or(leave::GRACE)
+    }
 }
 
 /// Serves one connection to its end. Dropping the future cuts it.
@@ -73,12 +84,13 @@ pub async fn serve<S: Service>(
         service,
         connection,
         options,
+        leave: Leave::new(&drain, timeouts.grace()),
         timeouts,
         timer,
-        leave: Leave::new(&drain),
         drain,
         idle_since: clock::now(),
         requests: 0,
+        stream_idle: None,
         linger: false,
     };
     driver.run().await;
@@ -109,6 +121,8 @@ struct Driver<S> {
     /// When the last exchange ended.
     idle_since: Instant,
     requests: u32,
+    /// Of the running stream: its route may have one of its own.
+    stream_idle: Option<Duration>,
     /// We end the connection, and the client may still be sending.
     linger: bool,
 }
@@ -180,7 +194,23 @@ impl<S: Service> Driver<S> {
             let mut conn = self.conn.lock();
             loop {
                 match parse::request(&mut conn.stream.read, &self.options) {
-                    Ok(Some(head)) => return Poll::Ready(Next::Head(Box::new(head))),
+                    Ok(Some(mut head)) => {
+                        let next = match self.options.underscores.apply(head.request.headers_mut()) {
+                            Ok(dropped) => {
+                                if dropped > 0 {
+                                    self.service
+                                        .event(ConnectionEvent::HeadersDropped(Protocol::Http11, dropped));
+                                }
+                                Next::Head(Box::new(head))
+                            }
+                            Err(()) => {
+                                self.service
+                                    .event(ConnectionEvent::UnderscoreRejected(Protocol::Http11));
+                                Next::Bad(UNDERSCORE)
+                            }
+                        };
+                        return Poll::Ready(next);
+                    }
                     Err(failure) => return Poll::Ready(Next::Bad(failure)),
                     Ok(None) => {}
                 }
@@ -201,7 +231,7 @@ impl<S: Service> Driver<S> {
                 Some(since) if partial => self.timeouts.request_headers.map(|limit| since + limit),
                 _ => {
                     let idle = self.timeouts.idle.map(|limit| idle_since + limit);
-                    let old = self.expiry().map(|expiry| expiry + leave::GRACE);
+                    let old = self.expiry().map(|expiry| expiry + self.timeouts.grace());
                     idle.into_iter().chain(self.leave.deadline()).chain(old).min()
                 }
             };
@@ -227,9 +257,11 @@ impl<S: Service> Driver<S> {
         let upgrade = UpgradeKind::of(&head.request);
         let tunnel = upgrade.is_some() || method == Method::CONNECT;
         let has_body = tunnel || !head.body.is_done();
+        let marks;
         {
             let mut conn = self.conn.lock();
             conn.received = 0;
+            marks = (conn.stream.consumed() - head.wire_bytes as u64, conn.stream.sent);
             conn.body = if tunnel { BodyDecoder::UntilClose } else { head.body };
         }
         let proxies_interim = self.service.proxies_interim();
@@ -254,12 +286,14 @@ impl<S: Service> Driver<S> {
         }
         exchange.interim = proxies_interim.then(Arc::default);
         self.requests += 1;
+        self.stream_idle = self.timeouts.stream_idle;
         let is_old = self.expiry().is_some_and(|expiry| exchange.started >= expiry);
         if is_old || self.options.max_requests.is_some_and(|max| self.requests >= max) {
             exchange.last_of_connection = true;
             exchange.close_downstream = true;
         }
         exchange.bytes.request_headers = head.wire_bytes as u64;
+        exchange.bytes.request_lines = head.line_bytes as u64;
         if !has_body {
             exchange.timing.request_end = Some(Duration::ZERO);
         } else if head.expect_continue && !proxies_interim {
@@ -267,6 +301,7 @@ impl<S: Service> Driver<S> {
         }
         let keep = match self.call(&mut exchange).await {
             Ok(response) => {
+                self.stream_idle = exchange.stream_idle.unwrap_or(self.stream_idle);
                 let mut reply = Reply {
                     version,
                     is_head: method == Method::HEAD,
@@ -283,8 +318,12 @@ impl<S: Service> Driver<S> {
         if exchange.flags.contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR) {
             self.service.event(ConnectionEvent::ProtocolError);
         }
-        let received = self.conn.lock().received;
-        exchange.bytes.received = exchange.bytes.received.max(received);
+        {
+            let conn = self.conn.lock();
+            exchange.bytes.received = exchange.bytes.received.max(conn.received);
+            exchange.bytes.wire_received = conn.stream.consumed() - marks.0;
+            exchange.bytes.wire_sent = conn.stream.sent - marks.1;
+        }
         let end = exchange.elapsed();
         exchange.timing.end = Some(end);
         self.idle_since = exchange.started + end;
@@ -297,6 +336,7 @@ impl<S: Service> Driver<S> {
             conn: self.conn.clone(),
             max_headers: self.options.max_headers,
             keep_trailers: self.options.enable_trailers,
+            underscores: self.options.underscores,
             ended: false,
         })
     }
@@ -305,12 +345,13 @@ impl<S: Service> Driver<S> {
     async fn call(&mut self, exchange: &mut Exchange) -> Result<Response, Failure> {
         let service = self.service.clone();
         let started = exchange.started;
-        let (stream_idle, whole_request) = (self.timeouts.stream_idle, self.timeouts.request);
+        let (mut stream_idle, whole_request) = (self.timeouts.stream_idle, self.timeouts.request);
         let interim = exchange.interim.clone();
         let mut written = 0;
         let mut call = std::pin::pin!(service.call(exchange));
         let response = poll_fn(|cx| {
-            let (polled, wanted) = wake::lend(|| call.as_mut().poll(cx));
+            let (polled, wish) = wake::lend(|| call.as_mut().poll(cx));
+            stream_idle = wish.patience.unwrap_or(stream_idle);
             if let Some((status, headers)) = interim.as_ref().and_then(|interim| interim.take()) {
                 service.event(ConnectionEvent::Interim);
                 let version = Version::HTTP_11;
@@ -352,7 +393,7 @@ impl<S: Service> Driver<S> {
                     Poll::Pending => Poll::Ready(Err(failure)),
                 };
             }
-            if poll_deadline(self.timer.as_mut(), wanted, cx) {
+            if poll_deadline(self.timer.as_mut(), wish.at, cx) {
                 cx.waker().wake_by_ref();
             }
             Poll::Pending
@@ -361,39 +402,7 @@ impl<S: Service> Driver<S> {
         self.out.drain(..written);
         response
     }
-
-    /// Answers bytes that are no request. The pipeline sees it too: it is logged and counted like any other.
-    async fn refuse(&mut self, failure: Failure) {
-        if failure != Failure::RequestHeadersTimeout {
-            self.service.event(ConnectionEvent::ProtocolError);
-        }
-        self.linger = true;
-        let mut request = http::Request::new(Body::Empty);
-        // Nothing of the head counts as understood: logs show `-` for method, authority and path.
-        if let Ok(method) = http::Method::from_bytes(b"-") {
-            *request.method_mut() = method;
-        }
-        *request.uri_mut() = http::Uri::from_static("-");
-        let mut exchange = Exchange::new(request, self.connection.clone(), Protocol::Http11);
-        exchange.extensions.insert(RefusedHead(failure));
-        exchange.close_downstream = true;
-        exchange.answered_early = true;
-        let response = self.service.call(&mut exchange).await;
-        let mut reply = Reply {
-            version: Version::HTTP_11,
-            is_head: false,
-            keep_alive: false,
-            tunnel: false,
-        };
-        self.respond(&mut exchange, response, &mut reply).await;
-        exchange.timing.end = Some(exchange.elapsed());
-        self.service.finish(&mut exchange);
-    }
 }
-
-/// In an exchange's extensions: the head was no valid request; the pipeline answers with this failure and selects no route.
-#[derive(Clone, Debug)]
-pub struct RefusedHead(pub Failure);
 
 /// Whether `deadline` has passed. The timer is only moved when it fires too early, so an unchanged far deadline is free.
 fn poll_deadline(mut timer: Pin<&mut tokio::time::Sleep>, deadline: Option<Instant>, cx: &mut Context<'_>) -> bool {

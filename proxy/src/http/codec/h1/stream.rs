@@ -22,6 +22,9 @@ pub(super) struct Stream {
     bulk: bool,
     /// When bytes last arrived, kept only while a body is in flight.
     pub last_activity: Option<Instant>,
+    /// Bytes read and written so far.
+    pub received: u64,
+    pub sent: u64,
 }
 
 thread_local! {
@@ -35,6 +38,8 @@ impl Stream {
             read: BytesMut::new(),
             bulk: false,
             last_activity: None,
+            received: 0,
+            sent: 0,
         }
     }
 
@@ -51,7 +56,13 @@ impl Stream {
         });
         let count = std::task::ready!(count)?;
         self.bulk = count >= BULK;
+        self.received += count as u64;
         Poll::Ready(Ok(count))
+    }
+
+    /// Bytes of the connection that were read and taken.
+    pub fn consumed(&self) -> u64 {
+        self.received - self.read.len() as u64
     }
 
     fn poll_fill_bulk(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
@@ -67,6 +78,7 @@ impl Stream {
             }
             Poll::Ready(Ok(count)) => {
                 self.bulk = count >= BULK;
+                self.received += count as u64;
                 self.last_activity = Some(clock::now());
                 Poll::Ready(Ok(count))
             }
@@ -84,7 +96,10 @@ impl Stream {
         while *written < out.len() {
             match std::task::ready!(Pin::new(&mut self.io).poll_write(cx, &out[*written..]))? {
                 0 => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
-                count => *written += count,
+                count => {
+                    *written += count;
+                    self.sent += count as u64;
+                }
             }
         }
         Pin::new(&mut self.io).poll_flush(cx)

@@ -13,8 +13,8 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Whether a header or trailer block keeps the limits; otherwise the response-code details.
-pub(super) fn check_limits(headers: &HeaderMap, limits: HeaderLimits) -> Result<(), &'static str> {
+/// The size of a header or trailer block that keeps the limits; otherwise the response-code details.
+pub(super) fn check_limits(headers: &HeaderMap, limits: HeaderLimits) -> Result<usize, &'static str> {
     if headers.len() > limits.count {
         return Err("http2.too_many_headers");
     }
@@ -25,7 +25,19 @@ pub(super) fn check_limits(headers: &HeaderMap, limits: HeaderLimits) -> Result<
     if bytes > limits.bytes as usize {
         return Err("http2.headers_too_large");
     }
-    Ok(())
+    Ok(bytes)
+}
+
+/// Names and values of a request's pseudo headers.
+pub(super) fn pseudo_bytes(method: &Method, uri: &Uri) -> usize {
+    let target = uri
+        .path_and_query()
+        .map_or(0, |target| ":path".len() + target.as_str().len());
+    let authority = uri
+        .authority()
+        .map_or(0, |authority| ":authority".len() + authority.as_str().len());
+    let scheme = uri.scheme_str().map_or(0, |scheme| ":scheme".len() + scheme.len());
+    ":method".len() + method.as_str().len() + target + authority + scheme
 }
 
 pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::http::codec::Underscores;
+
 /// Settings of a connection; the same for both sides, each reads what concerns it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct H2Options {
@@ -17,6 +19,8 @@ pub struct H2Options {
     pub header_table_size: u32,
     /// `max_request_headers_kb`, in bytes: names and values of one header or trailer block. Envoy: 60 KiB.
     pub max_header_list_size: u32,
+    /// `common_http_protocol_options.headers_with_underscores_action`
+    pub underscores: Underscores,
     /// `max_headers_count`; each cookie crumb counts. Envoy: 100.
     pub max_headers_count: usize,
     /// `allow_connect`: extended CONNECT (RFC 8441). Envoy: off.
@@ -68,6 +72,7 @@ impl Default for H2Options {
             max_frame_size: 16_384,
             header_table_size: 4096,
             max_header_list_size: 60 << 10,
+            underscores: Underscores::Allow,
             max_headers_count: 100,
             allow_connect: false,
             idle_timeout: Some(Duration::from_secs(3600)),

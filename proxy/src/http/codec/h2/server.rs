@@ -250,6 +250,7 @@ impl<S: Service> Driver<S> {
             {
                 tracing::debug!(connection = self.connection.id, "http2 keepalive timeout");
                 self.shared.cut.store(true, Ordering::Relaxed);
+                self.service.event(ConnectionEvent::KeepaliveTimeout);
                 return Poll::Ready(());
             }
             if !again {

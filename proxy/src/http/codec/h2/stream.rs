@@ -32,20 +32,35 @@ use crate::telemetry::flags::ResponseFlags;
 /// A known body up to this size is handed to the codec with the head, whatever the window: it is in memory either way.
 const AT_ONCE: usize = 64 * 1024;
 
+const UNDERSCORE: &str = "http2.unexpected_underscore";
+
 /// Runs one stream to its end, recorded by [`Service::finish`].
 pub(super) async fn run<S: Service>(
     service: Arc<S>,
     connection: Arc<ConnectionInfo>,
     active: ActiveStream,
-    request: Request<RecvStream>,
+    mut request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
-    let refusal = headers::check_limits(request.headers(), active.options().header_limits()).err();
+    let mut checked = headers::check_limits(request.headers(), active.options().header_limits());
+    match active.options().underscores.apply(request.headers_mut()) {
+        Ok(0) => {}
+        Ok(dropped) => service.event(ConnectionEvent::HeadersDropped(Protocol::Http2, dropped)),
+        Err(()) => {
+            service.event(ConnectionEvent::UnderscoreRejected(Protocol::Http2));
+            checked = Err(UNDERSCORE);
+        }
+    }
+    let pseudo = headers::pseudo_bytes(request.method(), request.uri());
     let (request, received) = receive(request, active.options().header_limits());
     let mut exchange = Exchange::new(request, connection, Protocol::Http2);
+    exchange.bytes.request_lines = (checked.unwrap_or_default() + pseudo) as u64;
     exchange.upgrade = received.upgrade;
     exchange.authority = authority(&exchange.request);
-    if let Some(details) = refusal {
+    if let Err(details) = checked {
+        if details != UNDERSCORE {
+            service.event(ConnectionEvent::HeaderOverflow);
+        }
         refuse(&mut exchange, &mut respond, details);
     } else {
         exchange.interim = service.proxies_interim().then(Arc::default);
@@ -70,6 +85,7 @@ pub(super) async fn run<S: Service>(
             } else {
                 record(&mut exchange, &end);
                 if end == Failure::DownstreamReset {
+                    service.event(ConnectionEvent::StreamReset);
                     active.count_reset();
                 }
             }
@@ -186,7 +202,8 @@ impl Sender {
             let mut call = pin!(service.call(exchange));
             // The response first: a reset that comes with it changes nothing any more. A reset drops the call, which cancels the request.
             poll_fn(|cx| {
-                let (polled, wanted) = wake::lend(|| call.as_mut().poll(cx));
+                let (polled, wish) = wake::lend(|| call.as_mut().poll(cx));
+                self.stream_idle = wish.patience.unwrap_or(self.stream_idle);
                 if let Some((status, headers)) = interim.as_ref().and_then(|interim| interim.take()) {
                     send_interim(service, &mut self.respond, status, headers);
                 }
@@ -197,7 +214,7 @@ impl Sender {
                     return Poll::Ready(Err(gone(reset)));
                 }
                 let limit = self.limit(started);
-                let deadline = limit.as_ref().map(|(at, _)| *at).into_iter().chain(wanted).min();
+                let deadline = limit.as_ref().map(|(at, _)| *at).into_iter().chain(wish.at).min();
                 if !deadline.is_some_and(|deadline| self.patience.is_over(deadline, cx)) {
                     return Poll::Pending;
                 }
@@ -215,6 +232,11 @@ impl Sender {
             .await?
         };
         exchange.response_code = Some(response.status());
+        if exchange.upgrade.is_some()
+            && (response.status().is_success() || response.status() == StatusCode::SWITCHING_PROTOCOLS)
+        {
+            service.established(exchange);
+        }
         self.send(response, exchange).await
     }
 

@@ -1,13 +1,41 @@
 //! The rarer operators without parameters: hosts of every attempt, and what only other builds of Envoy fill.
 
-use super::{LogView, Simple, address, put, without_port};
+use super::{LogView, Simple, address, millis, number, port, put, remote, without_port};
 use Simple::{Number, Text};
 
 use crate::cluster::Host;
 
 pub(super) const TABLE: &[(&str, Simple)] = &[
     ("LOCAL_REPLY_BODY", Text(local_reply)),
-    ("REQUEST_HEADERS_BYTES", Number(request_headers_bytes)),
+    (
+        "LISTENER_NAME",
+        Text(|v, out| put(out, Some(v.connection.listener_name.as_bytes()))),
+    ),
+    (
+        "ROUTE_RESOLUTION_COUNT",
+        Number(|v| Some(u64::from(v.exchange.map_or(0, |exchange| exchange.route.selections)))),
+    ),
+    (
+        "DOWNSTREAM_DIRECT_LOCAL_ADDRESS",
+        Text(|v, out| address(out, Some(v.connection.direct_local()))),
+    ),
+    (
+        "DOWNSTREAM_DIRECT_LOCAL_PORT",
+        Number(|v| port(Some(v.connection.direct_local()))),
+    ),
+    // Addresses of internal listeners have no endpoint id here; others have none anywhere, and print as nothing.
+    ("DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID", Text(|_, _| true)),
+    ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID", Text(|_, _| true)),
+    ("UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID", Text(|v, _| remote(v).is_some())),
+    (
+        "UPSTREAM_CONNECTION_ID",
+        Number(|v| Some(v.upstream.connection_ids.last().copied().unwrap_or(0))),
+    ),
+    ("UPSTREAM_CONNECTION_IDS_ATTEMPTED", Text(connection_ids)),
+    (
+        "UPSTREAM_CONNECTION_POOL_READY_DURATION",
+        Number(|v| v.timing.pool_ready.map(millis)),
+    ),
     (
         "UPSTREAM_HOSTS_ATTEMPTED",
         Text(|v, out| attempted(v, out, |host, out| address(out, Some(&host.address)))),
@@ -27,8 +55,8 @@ pub(super) const TABLE: &[(&str, Simple)] = &[
     // QUIC alone can tell.
     ("BYTES_RETRANSMITTED", Number(|_| Some(0))),
     ("PACKETS_RETRANSMITTED", Number(|_| Some(0))),
-    // A connection whose handshake failed has no streams, and nothing is traced.
-    ("DOWNSTREAM_TRANSPORT_FAILURE_REASON", Text(|_, _| false)),
+    ("ROUNDTRIP_DURATION", Number(|_| None)),
+    // Nothing is traced.
     ("TRACE_ID", Text(|_, _| false)),
     ("SPAN_ID", Text(|_, _| false)),
     // What filters of other builds set.
@@ -71,21 +99,13 @@ fn name_alone(hostname: &str) -> &str {
     &hostname[..end]
 }
 
-/// Names and values as they stand when the line is written, not what they took on the wire.
-fn request_headers_bytes(view: &LogView<'_>) -> Option<u64> {
-    let Some(exchange) = view.exchange else { return Some(0) };
-    let request = crate::route::RequestView::of(exchange);
-    let pseudo = [
-        (":authority", exchange.authority.as_ref().map(http::HeaderValue::len)),
-        (":method", Some(request.method.as_str().len())),
-        (":path", request.path_and_query().map(str::len)),
-        (":scheme", Some(request.scheme().len())),
-    ];
-    let pseudo = pseudo.into_iter().filter_map(|(name, value)| Some(name.len() + value?));
-    let headers = exchange
-        .headers()
-        .iter()
-        .filter(|(name, _)| *name != http::header::HOST);
-    let headers = headers.map(|(name, value)| name.as_str().len() + value.len());
-    Some(pseudo.chain(headers).sum::<usize>() as u64)
+fn connection_ids(view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
+    let start = out.len();
+    for id in &view.upstream.connection_ids {
+        if out.len() > start {
+            out.push(b',');
+        }
+        number(out, *id);
+    }
+    out.len() > start
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::runtime::clock;
 use crate::runtime::drain::{DrainPhase, DrainSignal};
 
-/// How long an idle connection is kept for one more request (Envoy's default of `drain_timeout`, which does the same for HTTP/2).
+/// Envoy's default of `drain_timeout`. Over HTTP/2 a ping takes its place: when it comes back, the client knows that the connection leaves.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// One connection's view of its drain.
@@ -20,16 +20,18 @@ pub(super) struct Leave {
     /// The next phase that matters: first `Draining`, then `Closed`.
     next: Pin<Box<dyn Future<Output = ()> + Send>>,
     since: Option<Instant>,
+    grace: Duration,
     /// `next` knows whom to wake.
     watched: bool,
 }
 
 impl Leave {
-    pub fn new(signal: &DrainSignal) -> Self {
+    pub fn new(signal: &DrainSignal, grace: Duration) -> Self {
         Self {
             signal: signal.clone(),
             next: Box::pin(reached(signal.clone(), DrainPhase::Draining)),
             since: None,
+            grace,
             watched: false,
         }
     }
@@ -56,7 +58,7 @@ impl Leave {
     pub fn deadline(&self) -> Option<Instant> {
         // Health checks that had failed may pass again.
         let leaving = self.since.filter(|_| self.signal.is_draining());
-        leaving.map(|since| since + GRACE)
+        leaving.map(|since| since + self.grace)
     }
 }
 

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::Conn;
 use crate::http::body::BodyError;
+use crate::http::codec::Underscores;
 use crate::http::codec::h1::decode::{BodyDecoder, Decoded};
 use crate::http::failure::Failure;
 use crate::runtime::clock;
@@ -20,6 +21,7 @@ pub struct RequestBody {
     pub(super) max_headers: usize,
     /// `enable_trailers`: without it they are read and dropped.
     pub(super) keep_trailers: bool,
+    pub(super) underscores: Underscores,
     pub(super) ended: bool,
 }
 
@@ -36,7 +38,11 @@ impl RequestBody {
                     conn.received += data.len() as u64;
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Ok(Decoded::Trailers(trailers)) if self.keep_trailers => {
+                Ok(Decoded::Trailers(mut trailers)) if self.keep_trailers => {
+                    if self.underscores.apply(&mut trailers).is_err() {
+                        self.ended = true;
+                        return Poll::Ready(Some(Err(BodyError::Failed(super::refuse::UNDERSCORE))));
+                    }
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
                 Ok(Decoded::Trailers(_)) => {}

@@ -12,10 +12,10 @@ use http_body::{Body as _, Frame};
 
 use super::{Driver, poll_deadline, record_cut};
 use crate::http::body::{Body, BodyError};
-use crate::http::codec::h1::MAX_READ;
 use crate::http::codec::h1::decode::{BodyDecoder, Decoded};
 use crate::http::codec::h1::encode::{self, Framing};
 use crate::http::codec::h1::stream::take_buffer;
+use crate::http::codec::h1::{MAX_READ, case};
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
 use crate::http::service::{Response, Service};
@@ -67,8 +67,13 @@ impl<S: Service> Driver<S> {
             framing,
             connection,
         );
+        let names = parts.extensions.get();
+        case::spell(&mut self.out[before..], names, self.options.header_case);
         exchange.bytes.response_headers = (self.out.len() - before) as u64;
         exchange.timing.first_downstream_tx = Some(exchange.elapsed());
+        if upgraded {
+            self.service.established(exchange);
+        }
         let sent = self.send_body(exchange, &mut body, framing).await;
         if let Err(failure) = &sent {
             record_cut(exchange, failure);
@@ -99,7 +104,7 @@ impl<S: Service> Driver<S> {
         let mut ended = false;
         loop {
             let out_is_empty = self.out.is_empty();
-            let stream_idle = self.timeouts.stream_idle;
+            let stream_idle = self.stream_idle;
             let mut waiting_since = None;
             let frame = poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Ready(frame) => Poll::Ready(Step::Frame(frame)),
@@ -195,7 +200,7 @@ impl<S: Service> Driver<S> {
                     return Poll::Ready(Err(Failure::DrainOver));
                 }
                 let since = *blocked_since.get_or_insert_with(clock::now);
-                let deadline = self.timeouts.stream_idle.map(|limit| since + limit);
+                let deadline = self.stream_idle.map(|limit| since + limit);
                 if poll_deadline(self.timer.as_mut(), deadline, cx) {
                     let request_complete = self.conn.lock().body.is_done();
                     return Poll::Ready(Err(Failure::StreamIdleTimeout { request_complete }));

@@ -48,6 +48,8 @@ async fn send(body: Body, answer: &[u8], close: bool) -> (Result<Response, SendE
         .expect("valid");
     let head = Head {
         interim: None,
+        names: None,
+        meter: None,
         method: request.method(),
         uri: request.uri(),
         headers: request.headers(),

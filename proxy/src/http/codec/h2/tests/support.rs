@@ -92,6 +92,7 @@ fn connection() -> Arc<ConnectionInfo> {
         local: address.clone(),
         remote: address.clone(),
         direct_remote: address,
+        own_local: None,
         original_destination: None,
         sni: None,
         transport_protocol: "raw_buffer",
