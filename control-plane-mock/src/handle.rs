@@ -145,7 +145,10 @@ impl Handle {
 
     /// Changes the script in any way the shorthands below do not offer.
     pub fn script<R>(&self, change: impl FnOnce(&mut Script) -> R) -> R {
-        self.shared.change(|inner| change(&mut inner.script))
+        self.shared.change(|inner| {
+            inner.script.generation += 1;
+            change(&mut inner.script)
+        })
     }
 
     /// Behaves like another implementation from now on.

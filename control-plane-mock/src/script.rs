@@ -116,6 +116,8 @@ pub struct Script {
     pub only_delta: Option<bool>,
     /// Commands given so far, for streams to pick up by position.
     pub commands: Vec<Command>,
+    /// Raised by each change through a handle.
+    pub generation: u64,
 }
 
 impl Script {

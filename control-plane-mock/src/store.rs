@@ -2,7 +2,7 @@
 //!
 //! Flow: pushes come in through [`Store::put`] and [`Store::replace`], sessions read what they owe their client out of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
@@ -106,7 +106,14 @@ pub struct TypeState {
     revision: u64,
     pinned: Option<String>,
     entries: BTreeMap<String, Entry>,
+    /// The newest changes: which revision, which name.
+    log: VecDeque<(u64, String)>,
+    /// Changes up to this revision may be missing from `log`.
+    forgotten: u64,
 }
+
+/// Changes that are remembered one by one.
+const LOG: usize = 256;
 
 impl TypeState {
     /// The version of the type as a whole: SotW's `version_info`, delta's `system_version_info`.
@@ -122,6 +129,25 @@ impl TypeState {
     /// Raised by each change of this type.
     pub fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// Names that came, changed or went after `revision`, some of them twice; `None` when that is too long ago to tell.
+    pub fn changed_since(&self, revision: u64) -> Option<impl Iterator<Item = &str>> {
+        let newer = self
+            .log
+            .iter()
+            .rev()
+            .take_while(move |(changed, _)| *changed > revision);
+        (revision >= self.forgotten).then(|| newer.map(|(_, name)| name.as_str()))
+    }
+
+    fn note(&mut self, name: &str) {
+        self.log.push_back((self.revision, name.to_owned()));
+        if self.log.len() > LOG
+            && let Some((revision, _)) = self.log.pop_front()
+        {
+            self.forgotten = revision;
+        }
     }
 }
 
@@ -158,6 +184,7 @@ impl Store {
             ttl,
         };
         state.entries.insert(name.to_owned(), entry);
+        state.note(name);
         state.version()
     }
 
@@ -168,6 +195,7 @@ impl Store {
             .filter(|state| state.entries.contains_key(name))?;
         let state = self.bump(type_url);
         state.entries.remove(name);
+        state.note(name);
         Some(state.version())
     }
 
@@ -189,7 +217,11 @@ impl Store {
                 continue;
             }
             let state = self.bump(type_url);
-            state.entries.retain(|name, _| new.contains_key(name.as_str()));
+            let gone = state.entries.keys().filter(|name| !new.contains_key(name.as_str()));
+            for name in gone.cloned().collect::<Vec<_>>() {
+                state.entries.remove(&name);
+                state.note(&name);
+            }
             for (name, any) in new {
                 if state.entries.get(*name).is_none_or(|entry| entry.any != **any) {
                     let (version, revision) = (content_version(any), state.revision);
@@ -200,6 +232,7 @@ impl Store {
                         ttl: None,
                     };
                     state.entries.insert((*name).to_owned(), entry);
+                    state.note(name);
                 }
             }
         }
@@ -291,6 +324,29 @@ mod tests {
         store.replace(&Snapshot::new().with(a()));
         let clusters = store.of(types::CLUSTER).expect("clusters were stored");
         assert_eq!((clusters.version().as_str(), clusters.entries().len()), ("3", 1));
+    }
+
+    #[test]
+    fn changes_are_told_one_by_one_as_long_as_they_are_remembered() {
+        let mut store = Store::default();
+        let put = |store: &mut Store, name: &str| {
+            let resource = resources::cluster_static(name, [("127.0.0.1", 1)]).into_any();
+            store.put(name, resource, None);
+        };
+        put(&mut store, "a");
+        put(&mut store, "b");
+        store.remove(types::CLUSTER, "a");
+        let since = |store: &Store, revision: u64| -> Option<Vec<String>> {
+            let state = store.of(types::CLUSTER).expect("clusters were stored");
+            Some(state.changed_since(revision)?.map(str::to_owned).collect())
+        };
+        assert_eq!(since(&store, 1), Some(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(since(&store, 3), Some(Vec::new()));
+        for index in 0..LOG {
+            put(&mut store, &index.to_string());
+        }
+        assert_eq!(since(&store, 2), None);
+        assert_eq!(since(&store, 3).map(|names| names.len()), Some(LOG));
     }
 
     #[test]

@@ -1,7 +1,13 @@
 //! The example in `proxy/examples/custom_filter.rs`: its filter, registered as its `main` does it, in a proxy on real sockets.
 
-use remora::filters::http::register;
-use remora_tests::{Backend, Http1, Sidecar};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use control_plane_mock::resources::{HcmBuilder, Variant, cluster_static, hcm, listener_http, prefix, route_config};
+use remora::filters::http::{Filter, Registration, Stage, register};
+use remora_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as manager;
+use remora_proto::pb::google::protobuf::Any;
+use remora_tests::{Backend, Http1, Load, Mesh, Sidecar, until};
 
 #[allow(
     dead_code,
@@ -64,4 +70,79 @@ fn the_example_is_thirty_lines() {
         .lines()
         .filter(|line| !line.trim().is_empty() && !line.trim().starts_with("//"));
     assert!(code.count() <= 30);
+}
+
+struct Nothing;
+
+impl Filter for Nothing {
+    fn name(&self) -> &str {
+        "nothing"
+    }
+}
+
+/// Passes its check, and panics when it is built.
+fn treacherous() -> Registration {
+    static COMPILED: AtomicUsize = AtomicUsize::new(0);
+    Registration {
+        type_name: "google.protobuf.UInt32Value",
+        compile: |_, _| {
+            assert!(COMPILED.fetch_add(1, Ordering::SeqCst) % 2 == 0, "planted");
+            Ok(Stage::Filter(Arc::new(Nothing)))
+        },
+        per_route: &[],
+    }
+}
+
+fn with_treacherous(manager: HcmBuilder) -> HcmBuilder {
+    manager.edit(|manager| {
+        let filter = manager::HttpFilter {
+            name: "treacherous".to_owned(),
+            config_type: Some(manager::http_filter::ConfigType::TypedConfig(Any {
+                type_url: "type.googleapis.com/google.protobuf.UInt32Value".to_owned(),
+                value: Vec::new(),
+            })),
+            ..manager::HttpFilter::default()
+        };
+        manager.http_filters.insert(0, filter);
+    })
+}
+
+/// A panic while a push is built costs what it was about: the last good version stays, the rest of the push and every later one are applied.
+#[tokio::test]
+async fn a_push_that_panics_while_it_is_built_ends_nothing() {
+    register(treacherous());
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let mesh = Mesh::start(Variant::Sotw).await;
+    let plane = mesh.handle();
+    let routes = || route_config("inline").vhost(["*"]).with_route(prefix("/").cluster("a"));
+    let listener = |manager: HcmBuilder| listener_http("http", "127.0.0.1", 0, manager);
+    plane.push_cluster(cluster_static("a", [("127.0.0.1", a.port())]));
+    plane.push_listener(listener(hcm("http").inline(routes())));
+    let sidecar = mesh.sidecar("one").await;
+    let load = Load::on(sidecar.listener("http").await, "mesh.test");
+    load.more(10).await;
+
+    plane.push_listener(listener(with_treacherous(hcm("other").inline(routes()))));
+    let page = async || sidecar.admin("GET", "/xds").await.text();
+    until("the failure on the page", async || {
+        page().await.contains("planted").then_some(())
+    })
+    .await;
+    let text = page().await;
+    assert!(
+        text.contains("could not be put to use") && text.contains("lds http: it panicked"),
+        "{text}"
+    );
+    assert!(sidecar.stat("server.task_panics").await > 0);
+    load.more(10).await;
+
+    plane.push_cluster(cluster_static("a", [("127.0.0.1", b.port())]));
+    until("the next push", async || (b.requests() > 0).then_some(())).await;
+    let (failed, sent) = load.finish().await;
+    assert!(
+        failed.is_empty(),
+        "{} of {sent} failed:\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
 }

@@ -8,6 +8,7 @@ mod connections;
 mod custom_filter;
 mod draining;
 mod files;
+mod library;
 mod mirroring;
 mod mtls;
 mod pools;

@@ -8,52 +8,9 @@ use control_plane_mock::resources::{
 };
 use control_plane_mock::{Ending, Entry, PATIENCE, What};
 use remora_proto::pb::envoy::config::core::v3 as core;
+use remora_tests::sources::{add_control_plane, grpc_source, set_secret_source};
 use remora_tests::{Backend, Http1, Load, Mesh, Sidecar, until};
-use serde_json::{Value, json};
-
-fn grpc(cluster: &str, api_type: core::api_config_source::ApiType) -> core::ConfigSource {
-    use core::config_source::ConfigSourceSpecifier;
-    use core::grpc_service::{EnvoyGrpc, TargetSpecifier};
-    let service = core::GrpcService {
-        target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
-            cluster_name: cluster.to_owned(),
-            ..EnvoyGrpc::default()
-        })),
-        ..core::GrpcService::default()
-    };
-    let api = core::ApiConfigSource {
-        api_type: api_type.into(),
-        transport_api_version: core::ApiVersion::V3.into(),
-        grpc_services: vec![service],
-        ..core::ApiConfigSource::default()
-    };
-    core::ConfigSource {
-        config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(api)),
-        resource_api_version: core::ApiVersion::V3.into(),
-        ..core::ConfigSource::default()
-    }
-}
-
-/// Another control plane as a static cluster of the bootstrap.
-fn add_cluster(bootstrap: &mut Value, name: &str, control_plane: &ControlPlane) {
-    use control_plane_mock::Listen;
-    let address = match control_plane.listen() {
-        Listen::Tcp(address) => {
-            json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
-        }
-        Listen::Unix(path) => json!({"pipe": {"path": path.display().to_string()}}),
-    };
-    let mut cluster = bootstrap["static_resources"]["clusters"][0].clone();
-    cluster["name"] = json!(name);
-    cluster["load_assignment"] = json!({
-        "cluster_name": name,
-        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
-    });
-    bootstrap["static_resources"]["clusters"]
-        .as_array_mut()
-        .unwrap()
-        .push(cluster);
-}
+use serde_json::json;
 
 /// Endpoints and secrets come from control planes of their own; what each is asked for, and in which protocol, is looked at.
 #[tokio::test]
@@ -74,10 +31,10 @@ async fn endpoints_and_secrets_from_sources_of_their_own() {
     sds.push_secret(identity.secret("cert"));
     sds.push_secret(authority.secret("ca"));
 
-    let from_sds = |common: &mut Option<_>| set_sds(common, &grpc("sds", ApiType::Grpc));
+    let from_sds = |common: &mut Option<_>| set_secret_source(common, &grpc_source("sds", ApiType::Grpc));
     let own_eds = cluster_eds("a").edit(|cluster| {
         let config = cluster.eds_cluster_config.get_or_insert_default();
-        config.eds_config = Some(grpc("eds", ApiType::DeltaGrpc));
+        config.eds_config = Some(grpc_source("eds", ApiType::DeltaGrpc));
     });
     mesh.control_plane.push_cluster(own_eds);
     let server = tls_downstream("cert").validation("ca").require_client_certificate();
@@ -87,8 +44,8 @@ async fn endpoints_and_secrets_from_sources_of_their_own() {
     mesh.control_plane.push_listener(inner);
     let sidecar = mesh
         .sidecar_with("one", |bootstrap| {
-            add_cluster(bootstrap, "eds", &eds);
-            add_cluster(bootstrap, "sds", &sds);
+            add_control_plane(bootstrap, "eds", &eds);
+            add_control_plane(bootstrap, "sds", &sds);
         })
         .await;
     let inner = sidecar.listener("inner").await;
@@ -165,25 +122,6 @@ async fn endpoints_and_secrets_from_sources_of_their_own() {
         (good && back && sidecar.stat("sds.cert.control_plane.connected_state").await == 1).then_some(())
     })
     .await;
-}
-
-fn set_sds(
-    common: &mut Option<remora_proto::pb::envoy::extensions::transport_sockets::tls::v3::CommonTlsContext>,
-    source: &core::ConfigSource,
-) {
-    use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
-    let common = common.get_or_insert_default();
-    let certificates = common.tls_certificate_sds_secret_configs.iter_mut();
-    let validation = match &mut common.validation_context_type {
-        Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => Some(config),
-        Some(ValidationContextType::CombinedValidationContext(combined)) => {
-            combined.validation_context_sds_secret_config.as_mut()
-        }
-        _ => None,
-    };
-    for config in certificates.chain(validation) {
-        config.sds_config = Some(source.clone());
-    }
 }
 
 /// CDS and LDS each over a stream of its own, in either protocol.
@@ -303,7 +241,7 @@ async fn sources_that_do_not_exist_are_refused_with_a_reason() {
     let mesh = Mesh::start(Variant::Delta).await;
     let sidecar = mesh.sidecar("one").await;
     let cluster = cluster_eds("a").edit(|cluster| {
-        cluster.eds_cluster_config.get_or_insert_default().eds_config = Some(grpc("nowhere", ApiType::Grpc));
+        cluster.eds_cluster_config.get_or_insert_default().eds_config = Some(grpc_source("nowhere", ApiType::Grpc));
     });
     mesh.control_plane.push_cluster(cluster);
     let reason = mesh.control_plane.wait_nack("cds").await.unwrap();

@@ -21,6 +21,7 @@ mod http2;
 mod load;
 mod mesh;
 mod sidecar;
+pub mod sources;
 mod wait;
 
 pub use answer::{Answer, Ending};

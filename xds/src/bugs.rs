@@ -24,6 +24,8 @@ pub(crate) enum Bug {
     RecordsBadVersion,
     /// A response without resources gets no answer.
     SilentOnEmpty,
+    /// A name that nobody wants any more is not given up.
+    LostUnsubscribe,
     /// A new stream does not repeat the subscriptions.
     ForgetsOnReconnect,
 }

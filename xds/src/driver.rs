@@ -7,6 +7,7 @@
 mod builder;
 mod handle;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -82,15 +83,18 @@ impl Driver {
             if !self.settle().await {
                 return;
             }
-            let alive = match self.next_event().await {
+            match self.next_event().await {
                 Event::Stream(id, event) => self.on_stream(id, event).await,
                 Event::File(id, source) => self.read(id, source).await,
-                Event::Command(Some(command)) => self.on_command(command).await,
-                Event::Command(None) => false,
-                Event::Time => self.work(|engine, now| engine.tick(now)).await.is_some(),
-            };
-            if !alive {
-                return;
+                Event::Command(Some(command)) => {
+                    if !self.on_command(command).await {
+                        return;
+                    }
+                }
+                Event::Command(None) => return,
+                Event::Time => {
+                    self.work(|engine, now| engine.tick(now)).await;
+                }
             }
         }
     }
@@ -105,7 +109,9 @@ impl Driver {
         self.open.retain(|open| !closed.contains(&open.id));
         for to_open in engine.streams_to_open(now.instant) {
             engine.on_connected(to_open.id, now);
-            match open(&self.connectors, &to_open) {
+            // The embedder's code may panic; that costs this attempt.
+            let link = catch_unwind(AssertUnwindSafe(|| open(&self.connectors, &to_open)));
+            match link.ok().flatten() {
                 Some(link) => self.open.push(Open { id: to_open.id, link }),
                 None => engine.on_disconnected(to_open.id, now),
             }
@@ -133,13 +139,11 @@ impl Driver {
                     Link::File { source, .. } => Some(source.clone()),
                     Link::Stream { .. } => None,
                 });
-            if let Some(source) = source
-                && !self.read(id, source).await
-            {
-                return false;
+            if let Some(source) = source {
+                self.read(id, source).await;
             }
         }
-        true
+        self.engine.is_some()
     }
 
     async fn next_event(&mut self) -> Event {
@@ -158,22 +162,45 @@ impl Driver {
         }
     }
 
-    async fn on_stream(&mut self, id: StreamId, event: StreamEvent) -> bool {
+    async fn on_stream(&mut self, id: StreamId, event: StreamEvent) {
         match event {
-            StreamEvent::Accepted => self.work(move |engine, _| engine.on_accepted(id)).await.is_some(),
+            StreamEvent::Accepted => {
+                self.work(move |engine, _| engine.on_accepted(id)).await;
+            }
             StreamEvent::Message(message) => {
-                let applied = self.work(move |engine, now| engine.on_message(id, message, now)).await;
-                match applied {
-                    Some(Err(reason)) => self.disconnect(id, &Status::internal(reason)),
-                    Some(Ok(())) => true,
-                    None => false,
+                let (node, outgoing) = (self.node.clone(), self.outgoing(id));
+                let room = outgoing.as_ref().map_or(0, mpsc::Sender::capacity);
+                // What answers it is put together there too: it may name every cluster.
+                let job = move |engine: &mut Engine, now: Now| {
+                    let applied = engine.on_message(id, message, now);
+                    let requests = std::iter::from_fn(|| engine.poll_transmit(id, now.instant)).take(room);
+                    let requests: Vec<_> = requests.map(|request| request.encode(&node)).collect();
+                    (applied, requests)
+                };
+                let Some((applied, requests)) = self.work(job).await else {
+                    return;
+                };
+                for (request, outgoing) in requests.into_iter().zip(outgoing.iter().cycle()) {
+                    // There is room, as nobody else sends; a stream that is gone takes nothing, and is opened anew.
+                    let _ = outgoing.try_send(request);
+                }
+                if let Err(reason) = applied {
+                    self.disconnect(id, &Status::internal(reason));
                 }
             }
             StreamEvent::Closed(status) => self.disconnect(id, &status),
         }
     }
 
-    fn disconnect(&mut self, id: StreamId, status: &Status) -> bool {
+    fn outgoing(&self, id: StreamId) -> Option<mpsc::Sender<Bytes>> {
+        let open = self.open.iter().find(|open| open.id == id)?;
+        match &open.link {
+            Link::Stream { outgoing, .. } => Some(outgoing.clone()),
+            Link::File { .. } => None,
+        }
+    }
+
+    fn disconnect(&mut self, id: StreamId, status: &Status) {
         self.open.retain(|open| open.id != id);
         let (code, message) = (status.code(), status.message());
         match code {
@@ -183,22 +210,25 @@ impl Driver {
             _ => tracing::warn!(?code, message, "control plane stream closed"),
         }
         let now = (self.clock)();
-        self.engine
-            .as_mut()
-            .map(|engine| engine.on_disconnected(id, now))
-            .is_some()
+        if let Some(engine) = self.engine.as_mut() {
+            engine.on_disconnected(id, now);
+        }
     }
 
     /// Reads, decodes and applies a file. What cannot be read changes nothing.
-    async fn read(&mut self, id: StreamId, source: PathSource) -> bool {
+    async fn read(&mut self, id: StreamId, source: PathSource) {
         let Some(decode) = self.decode.clone() else {
             tracing::warn!(path = &*source.path, "no decoder for files is configured");
-            return true;
+            return;
         };
         let read = move |engine: &mut Engine, now| {
             let path = std::path::Path::new(&*source.path);
             let content = std::fs::read(path).map_err(|error| error.to_string());
-            let message = content.and_then(|content| decode(&content, path));
+            let decode = |content: Vec<u8>| {
+                let decoded = catch_unwind(AssertUnwindSafe(|| decode(&content, path)));
+                decoded.unwrap_or_else(|_| Err("internal error: the decoder panicked".to_owned()))
+            };
+            let message = content.and_then(decode);
             let applied = message.and_then(|message| engine.on_message(id, message, now));
             if let Err(error) = applied {
                 tracing::warn!(
@@ -209,59 +239,69 @@ impl Driver {
                 engine.on_unreadable(id);
             }
         };
-        self.work(read).await.is_some()
+        self.work(read).await;
     }
 
+    /// Returns false when that was the last command.
     async fn on_command(&mut self, command: Command) -> bool {
         match command {
+            // Whoever asked may have gone; after a panic nobody is answered.
             Command::Follow(reply) => {
-                let Some(updates) = self.work(|engine, _| engine.store.follow()).await else {
-                    return false;
-                };
-                // Whoever asked may have gone.
-                drop(reply.send(updates));
+                let updates = self.work(|engine, _| engine.store.follow()).await;
+                drop(updates.map(|updates| reply.send(updates)));
             }
             Command::Status(reply) => {
-                let Some(status) = self.work(|engine, _| engine.status()).await else {
-                    return false;
-                };
-                drop(reply.send(status));
+                let status = self.work(|engine, _| engine.status()).await;
+                drop(status.map(|status| reply.send(status)));
             }
             Command::Dump(reply) => {
-                let Some(dump) = self.work(|engine, _| engine.store.dump()).await else {
-                    return false;
-                };
-                drop(reply.send(dump));
+                let dump = self.work(|engine, _| engine.store.dump()).await;
+                drop(dump.map(|dump| reply.send(dump)));
             }
             Command::Pin(owner, references) => {
-                return self
-                    .work(move |engine, now| engine.pin(&owner, references, now))
-                    .await
-                    .is_some();
+                self.work(move |engine, now| engine.pin(&owner, references, now)).await;
             }
-            Command::Unpin(owner) => return self.work(move |engine, now| engine.unpin(&owner, now)).await.is_some(),
-            Command::Root(root) => return self.work(move |engine, now| engine.add_root(root, now)).await.is_some(),
+            Command::Unpin(owner) => {
+                self.work(move |engine, now| engine.unpin(&owner, now)).await;
+            }
+            Command::Root(root) => {
+                self.work(move |engine, now| engine.add_root(root, now)).await;
+            }
             Command::Stop => return false,
         }
         true
     }
 
-    /// Runs `job` on a blocking thread. `None`: it panicked, and the engine is lost.
+    /// Runs `job` on a blocking thread. `None`: it panicked (as a callback of the embedder may), or the runtime ends.
     async fn work<T: Send + 'static>(&mut self, job: impl FnOnce(&mut Engine, Now) -> T + Send + 'static) -> Option<T> {
         let mut engine = self.engine.take()?;
         let clock = self.clock;
         let worked = tokio::task::spawn_blocking(move || {
-            let done = job(&mut engine, clock());
+            let done = catch_unwind(AssertUnwindSafe(|| job(&mut engine, clock())));
             (engine, done)
         });
         match worked.await {
             Ok((engine, done)) => {
                 self.engine = Some(engine);
-                Some(done)
+                if done.is_err() {
+                    self.start_again();
+                }
+                done.ok()
             }
             Err(error) => {
                 tracing::error!(%error, "xds client ends");
                 None
+            }
+        }
+    }
+
+    /// After a panic nobody knows what was said and what was not: every stream is opened anew, where all is said again. What was published stays.
+    fn start_again(&mut self) {
+        tracing::error!("a panic while the xds client worked: all streams start again");
+        let now = (self.clock)();
+        for open in std::mem::take(&mut self.open) {
+            if let Some(engine) = self.engine.as_mut() {
+                engine.on_disconnected(open.id, now);
             }
         }
     }
@@ -324,5 +364,42 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
+mod tests {
+    use super::*;
+    use crate::{Mode, Root, SourceConfig, types};
+
+    /// A control plane that hands its streams out and says nothing.
+    struct Silent(mpsc::Sender<mpsc::Receiver<Bytes>>);
+
+    impl Connect for Silent {
+        fn open(&self, _: &'static str, outgoing: mpsc::Receiver<Bytes>) -> Events {
+            self.0.try_send(outgoing).unwrap();
+            Box::pin(futures_util::stream::pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_the_streams_and_not_the_client() {
+        let (opened, mut streams) = mpsc::channel(4);
+        let (client, mut driver) = Client::builder(&Default::default())
+            .ads(SourceConfig::aggregated(Mode::Delta), Silent(opened))
+            .root(Root::new(&types::CLUSTER))
+            .build();
+        assert!(driver.settle().await);
+        let mut first = streams.recv().await.unwrap();
+        assert!(first.recv().await.is_some(), "the subscription");
+        assert!(driver.work(|_, _| panic!("planted")).await.is_none());
+        let running = tokio::spawn(driver.run());
+        let mut second = streams.recv().await.unwrap();
+        assert!(second.recv().await.is_some(), "the subscription again");
+        assert!(first.recv().await.is_none(), "the stream before is closed");
+        assert_eq!(client.status().await.unwrap().len(), 1);
+        client.stop().await;
+        running.await.unwrap();
     }
 }

@@ -6,6 +6,7 @@
 mod record;
 mod roots;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -328,11 +329,16 @@ impl Engine {
 
     fn stream_per_name(&self, source: &Source) -> bool {
         match source {
-            Source::Named(_) => {
-                (self.resolve)(source).is_some_and(|config| config.stream_per_name && !config.aggregated)
-            }
+            Source::Named(_) => self
+                .config_of(source)
+                .is_some_and(|config| config.stream_per_name && !config.aggregated),
             Source::Ads | Source::Path(_) => false,
         }
+    }
+
+    /// How a source is spoken to. A panic of the embedder's is a source that does not exist, not the end of the client.
+    fn config_of(&self, source: &Source) -> Option<SourceConfig> {
+        catch_unwind(AssertUnwindSafe(|| (self.resolve)(source))).ok().flatten()
     }
 
     /// The stream that carries a type (and name) of a source, made if there is none. `None`: there is no such source.
@@ -342,7 +348,7 @@ impl Engine {
                 stream_per_name: false,
                 ..SourceConfig::separate(Mode::Sotw)
             }),
-            Source::Ads | Source::Named(_) => (self.resolve)(source),
+            Source::Ads | Source::Named(_) => self.config_of(source),
         };
         let Some(config) = config else {
             tracing::warn!(source = describe(source), ty = ty.short, "no such source is configured");

@@ -1,8 +1,10 @@
 //! Counters that anyone may read at any time.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -42,6 +44,8 @@ pub struct TypeStats {
     pub init_fetch_timeout: Cell,
     /// An accepted update that changed something. Counted by name only.
     pub config_reload: Cell,
+    /// Milliseconds since the Unix epoch of the last of those.
+    pub config_reload_time_ms: Cell,
     /// Milliseconds since the Unix epoch of the last accepted update.
     pub update_time: Cell,
     /// xxHash64 of `version_text`.
@@ -63,6 +67,7 @@ impl TypeStats {
             update_empty: Cell::default(),
             init_fetch_timeout: Cell::default(),
             config_reload: Cell::default(),
+            config_reload_time_ms: Cell::default(),
             update_time: Cell::default(),
             version: Cell::default(),
             warming: Cell::default(),
@@ -143,9 +148,32 @@ pub struct Stats {
     /// The ADS stream.
     pub control_plane: Arc<ControlPlaneStats>,
     resources: Mutex<BTreeMap<(&'static str, Arc<str>), Arc<TypeStats>>>,
+    observer: OnceLock<Observer>,
+}
+
+/// Told how long accepted updates took.
+struct Observer(Box<dyn Fn(ResourceType, Option<&str>, Duration) + Send + Sync>);
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
+    }
 }
 
 impl Stats {
+    /// Has `observe` called after each accepted update with its type, the resource (of a type that is counted by name; else none) and the
+    /// time that checking and publishing it took: Envoy's `update_duration`. There is one observer; the first counts. It runs on the
+    /// client's thread, which waits for it.
+    pub fn observe(&self, observe: impl Fn(ResourceType, Option<&str>, Duration) + Send + Sync + 'static) {
+        let _ = self.observer.set(Observer(Box::new(observe)));
+    }
+
+    pub(crate) fn observed(&self, ty: ResourceType, name: Option<&str>, took: Duration) {
+        if let Some(Observer(observe)) = self.observer.get() {
+            observe(ty, name, took);
+        }
+    }
+
     /// The counters of `ty`, made on first use.
     pub fn of(&self, ty: ResourceType) -> Arc<TypeStats> {
         let mut types = self.types.lock();

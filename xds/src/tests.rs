@@ -12,6 +12,7 @@
 mod delta;
 mod files;
 mod pacing;
+mod rules;
 mod scale;
 mod sim;
 mod sotw;

@@ -35,12 +35,14 @@ struct Server {
     seen: mpsc::Sender<DiscoveryRequest>,
     seen_delta: mpsc::Sender<DeltaDiscoveryRequest>,
     clusters: usize,
+    /// Bytes that each cluster has too much.
+    padding: usize,
 }
 
-fn cluster(index: usize) -> Cluster {
+fn cluster(index: usize, padding: usize) -> Cluster {
     Cluster {
         name: format!("cluster-{index}"),
-        alt_stat_name: "x".repeat(1000),
+        alt_stat_name: "x".repeat(padding),
         ..Cluster::default()
     }
 }
@@ -78,7 +80,9 @@ impl AggregatedDiscoveryService for Server {
                 }
                 let url = request.type_url.as_str();
                 let resources = if url == types::CLUSTER.url {
-                    (0..server.clusters).map(|index| any(url, &cluster(index))).collect()
+                    (0..server.clusters)
+                        .map(|index| any(url, &cluster(index, server.padding)))
+                        .collect()
                 } else {
                     request
                         .resource_names
@@ -120,7 +124,7 @@ impl AggregatedDiscoveryService for Server {
                 };
                 let resources = if url == types::CLUSTER.url {
                     (0..server.clusters)
-                        .map(|index| resource(cluster(index).name, any(url, &cluster(index))))
+                        .map(|index| resource(cluster(index, 0).name, any(url, &cluster(index, server.padding))))
                         .collect()
                 } else {
                     let names = request.resource_names_subscribe.iter();
@@ -149,7 +153,7 @@ struct Running {
     _stop: oneshot::Sender<()>,
 }
 
-async fn serve(clusters: usize) -> Running {
+async fn serve(clusters: usize, padding: usize) -> Running {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = format!("http://{}", listener.local_addr().unwrap());
     let ((to_seen, seen), (to_delta, seen_delta)) = (mpsc::channel(64), mpsc::channel(64));
@@ -158,6 +162,7 @@ async fn serve(clusters: usize) -> Running {
         seen: to_seen,
         seen_delta: to_delta,
         clusters,
+        padding,
     };
     let service = AggregatedDiscoveryServiceServer::new(server);
     tokio::spawn(async move {
@@ -195,8 +200,8 @@ fn needs_assignment(url: &str, name: &str, _: &Bytes) -> Result<Vec<Reference>, 
         .collect())
 }
 
-async fn clusters_arrive(mode: Mode, clusters: usize) -> Running {
-    let server = serve(clusters).await;
+async fn clusters_arrive(mode: Mode, clusters: usize, padding: usize) -> Running {
+    let server = serve(clusters, padding).await;
     let connector = GrpcConnector::new(channel(&server.target).unwrap());
     let (client, driver) = Client::builder(&node())
         .ads(SourceConfig::aggregated(mode), connector)
@@ -235,7 +240,7 @@ async fn clusters_arrive(mode: Mode, clusters: usize) -> Running {
 
 #[tokio::test]
 async fn sotw_ads_over_tcp() {
-    let mut server = clusters_arrive(Mode::Sotw, 3).await;
+    let mut server = clusters_arrive(Mode::Sotw, 3, 0).await;
     let first = server.seen.recv().await.unwrap();
     assert_eq!(first.type_url, types::CLUSTER.url);
     assert_eq!(first.node.unwrap().id, "test-node");
@@ -250,7 +255,7 @@ async fn sotw_ads_over_tcp() {
 
 #[tokio::test]
 async fn delta_ads_over_tcp() {
-    let mut server = clusters_arrive(Mode::Delta, 3).await;
+    let mut server = clusters_arrive(Mode::Delta, 3, 0).await;
     let first = server.seen_delta.recv().await.unwrap();
     assert_eq!(
         (first.type_url.as_str(), first.resource_names_subscribe.len()),
@@ -267,9 +272,41 @@ async fn delta_ads_over_tcp() {
 }
 
 #[tokio::test]
-async fn a_response_larger_than_tonics_limit_is_taken() {
-    let clusters = 6000;
-    clusters_arrive(Mode::Sotw, clusters).await;
+async fn responses_of_tens_of_megabytes_are_taken() {
+    for mode in [Mode::Sotw, Mode::Delta] {
+        clusters_arrive(mode, 40, 1_000_000).await;
+    }
+}
+
+#[tokio::test]
+async fn a_panic_where_the_embedder_is_asked_for_a_source_costs_that_source() {
+    let server = serve(2, 0).await;
+    let elsewhere = |url: &str, name: &str, _: &Bytes| {
+        let reference = Reference {
+            source: remora_xds::Source::Named("elsewhere".into()),
+            initial_fetch_timeout: std::time::Duration::from_millis(10),
+            ..Reference::new(&types::ASSIGNMENT, name)
+        };
+        Ok((url == types::CLUSTER.url).then_some(reference).into_iter().collect())
+    };
+    let (client, driver) = Client::builder(&node())
+        .ads(
+            SourceConfig::aggregated(Mode::Sotw),
+            GrpcConnector::new(channel(&server.target).unwrap()),
+        )
+        .named(|_| panic!("planted"))
+        .interpreter(elsewhere)
+        .root(Root::new(&types::CLUSTER))
+        .build();
+    let driver = tokio::spawn(driver.run());
+    let mut updates = client.updates().await.unwrap();
+    let mut published = 0;
+    while published < 2 {
+        assert!(updates.changed().await);
+        published += updates.take().changes.len();
+    }
+    client.stop().await;
+    driver.await.unwrap();
 }
 
 #[tokio::test]
@@ -282,6 +319,7 @@ async fn a_unix_socket_is_a_target() {
         seen: to_seen,
         seen_delta: mpsc::channel(1).0,
         clusters: 1,
+        padding: 0,
     };
     let (stop, stopped) = oneshot::channel::<()>();
     tokio::spawn(async move {

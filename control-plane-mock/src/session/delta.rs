@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use prost::Message;
 use remora_proto::pb::envoy::config::cluster::v3::Cluster;
 use remora_proto::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
@@ -35,6 +36,8 @@ struct Subscription {
     sent: BTreeMap<String, Held>,
     /// Requested names that the client was told do not exist.
     told_missing: BTreeSet<String>,
+    /// Revision of the type, and generation of the script, at which nothing was owed.
+    settled: Mutex<Option<(u64, u64)>>,
     /// Type version of each response not answered yet, by nonce.
     outstanding: BTreeMap<String, String>,
     nonce: String,
@@ -72,6 +75,7 @@ impl DeltaSession {
                 let subscribed = endpoints.names.contains(name);
                 if subscribed {
                     endpoints.sent.remove(name);
+                    *endpoints.settled.get_mut() = None;
                 }
                 !subscribed
             });
@@ -202,6 +206,7 @@ impl Session for DeltaSession {
                 .values_mut()
                 .for_each(|held| *held = Held::Version(String::new()));
             subscription.told_missing.clear();
+            *subscription.settled.get_mut() = None;
         }
     }
 
@@ -217,6 +222,9 @@ impl Subscription {
     fn update(&mut self, entry: &Entry) {
         let first = !self.requested;
         self.requested = true;
+        if first || !entry.names.is_empty() || !entry.removed.is_empty() {
+            *self.settled.get_mut() = None;
+        }
         if first {
             for (name, version) in &entry.initial_versions {
                 self.sent.insert(name.clone(), Held::Version(version.clone()));
@@ -265,27 +273,48 @@ impl Subscription {
         }
     }
 
+    /// Everything that the client has not been told. Remembers when that is nothing, so that a small change costs little where there are
+    /// many resources.
     fn owed(&self, type_url: &str, store: &Store, script: &Script) -> Owed {
         let state = store.of(type_url);
-        let exists = |name: &str| state.is_some_and(|state| state.entries().contains_key(name));
-        let wanted = |name: &str| self.wildcard || self.names.contains(name);
-        let updated = state
-            .into_iter()
-            .flat_map(|state| state.entries())
-            .filter(|(name, entry)| wanted(name) && script.lets_through(type_url, name) && !self.has(name, entry))
-            .map(|(name, _)| name.clone())
-            .collect();
-        let missing = self.names.iter().filter(|name| !self.told_missing.contains(*name));
-        let removed: BTreeSet<&String> = self
-            .sent
-            .keys()
-            .chain(missing)
-            .filter(|name| !exists(name) && script.lets_through(type_url, name))
-            .collect();
-        Owed {
-            updated,
-            removed: removed.into_iter().cloned().collect(),
+        let revision = state.map_or(0, store::TypeState::revision);
+        let settled = self
+            .settled
+            .lock()
+            .filter(|(_, script_then)| *script_then == script.generation);
+        let recent = settled.and_then(|(then, _)| match state {
+            Some(state) => state.changed_since(then).map(Iterator::collect::<BTreeSet<&str>>),
+            None => Some(BTreeSet::new()),
+        });
+        let names = recent.unwrap_or_else(|| {
+            let existing = state.into_iter().flat_map(|state| state.entries().keys());
+            existing
+                .chain(self.sent.keys())
+                .chain(&self.names)
+                .map(String::as_str)
+                .collect()
+        });
+        let (mut updated, mut removed) = (Vec::new(), Vec::new());
+        for name in names.into_iter().filter(|name| script.lets_through(type_url, name)) {
+            match state.and_then(|state| state.entries().get(name)) {
+                Some(entry) => {
+                    let wanted = self.wildcard || self.names.contains(name);
+                    if wanted && !self.has(name, entry) {
+                        updated.push(name.to_owned());
+                    }
+                }
+                None => {
+                    let missing = self.names.contains(name) && !self.told_missing.contains(name);
+                    if missing || self.sent.contains_key(name) {
+                        removed.push(name.to_owned());
+                    }
+                }
+            }
         }
+        if updated.is_empty() && removed.is_empty() {
+            *self.settled.lock() = Some((revision, script.generation));
+        }
+        Owed { updated, removed }
     }
 
     fn has(&self, name: &str, entry: &store::Entry) -> bool {

@@ -74,6 +74,32 @@ async fn a_directory_is_served_and_the_transcript_printed() {
 }
 
 #[test]
+fn a_scenario_is_played_from_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("scenario.yaml");
+    std::fs::write(directory.path().join("a.yaml"), CLUSTER).unwrap();
+    std::fs::write(
+        &file,
+        "files: [a.yaml]\nsteps:\n- {do: remove, type: cds, name: a}\n- {at: 1, do: resend, type: cds}\n",
+    )
+    .unwrap();
+    let mut child = command(&[
+        "--scenario",
+        &file.display().to_string(),
+        "--listen",
+        "127.0.0.1:0",
+        "--manner",
+        "go-control-plane",
+    ]);
+    let mut running = Running(child.stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(running.0.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    assert!(lines.next().unwrap().starts_with("serving 1 resources on "));
+    assert_eq!(lines.next().unwrap(), "the scenario is over; serving on");
+}
+
+#[test]
 fn what_cannot_be_served_is_said() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("bad.yaml"), format!("{CLUSTER}nmae: b\n")).unwrap();

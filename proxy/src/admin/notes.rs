@@ -1,4 +1,4 @@
-//! What other rooms leave for `/xds`: what was let pass without being done, and what the last publication cost.
+//! What other rooms leave for `/xds`: what was let pass without being done, what could not be put to use, and what the last publication cost.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 #[derive(Default)]
 pub struct Notes {
     tolerated: Mutex<BTreeSet<String>>,
+    unusable: Mutex<BTreeSet<String>>,
     publication: Mutex<Option<Publication>>,
 }
 
@@ -37,6 +38,18 @@ impl Notes {
 
     pub fn tolerated(&self) -> Vec<String> {
         self.tolerated.lock().iter().cloned().collect()
+    }
+
+    /// Remembers that something was accepted, and failed when it was put to use.
+    pub fn unusable(&self, line: String) {
+        let mut unusable = self.unusable.lock();
+        if unusable.len() < LIMIT {
+            unusable.insert(line);
+        }
+    }
+
+    pub fn failures(&self) -> Vec<String> {
+        self.unusable.lock().iter().cloned().collect()
     }
 
     pub fn published(&self, publication: Publication) {

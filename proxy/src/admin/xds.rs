@@ -28,6 +28,7 @@ pub(super) async fn xds(state: Arc<AdminState>, query: Query) -> Reply {
             "types": types,
             "last_publication": state.notes.publication().map(publication),
             "tolerated": state.notes.tolerated(),
+            "unusable": state.notes.failures(),
         }));
     }
     let stream = &client.stats().control_plane;
@@ -47,10 +48,16 @@ pub(super) async fn xds(state: Arc<AdminState>, query: Query) -> Reply {
             last.generation, last.changes, last.build
         );
     }
-    let tolerated = state.notes.tolerated();
-    if !tolerated.is_empty() {
-        page += "\nset, and without effect:\n";
-        tolerated.iter().for_each(|line| page += &format!("  {line}\n"));
+    let lists = [
+        (
+            "accepted, but it could not be put to use (a bug of the proxy)",
+            state.notes.failures(),
+        ),
+        ("set, and without effect", state.notes.tolerated()),
+    ];
+    for (title, lines) in lists.iter().filter(|(_, lines)| !lines.is_empty()) {
+        page += &format!("\n{title}:\n");
+        lines.iter().for_each(|line| page += &format!("  {line}\n"));
     }
     reply::ok(page)
 }

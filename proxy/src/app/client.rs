@@ -67,13 +67,15 @@ pub fn client(
     roots: Vec<Root>,
     pins: Pins,
 ) -> Option<(ClientHandle, remora_xds::Driver)> {
+    let context = &meaning.context;
+    // There even if there is no client: some of it counts nothing then.
+    let stats = context.stats.group::<XdsStats>("");
     if bootstrap.ads.is_none() && roots.is_empty() && pins.is_empty() {
         return None;
     }
     let names = |list: &[crate::bootstrap::StaticResource]| -> Vec<Arc<str>> {
         list.iter().map(|resource| resource.name.clone()).collect()
     };
-    let context = &meaning.context;
     let mut builder = Client::builder(&context.node)
         .interpreter(meaning.clone())
         .fixed(&types::CLUSTER, names(&bootstrap.clusters))
@@ -111,7 +113,6 @@ pub fn client(
         builder = builder.pin(owner, references);
     }
     let (handle, driver) = builder.build();
-    let stats = context.stats.group::<XdsStats>("");
     stats.show(handle.stats().clone(), meaning.routes.clone(), bootstrap.ads.is_some());
     Some((handle, driver))
 }

@@ -11,6 +11,7 @@ use crate::admin::{Notes, Publication};
 use crate::listener::ListenerManager;
 use crate::listener::manager::OnBindError;
 use crate::runtime::clock;
+use crate::runtime::spawn::contained;
 use crate::snapshot::build::{Applied, Builder};
 
 /// What the proxy waits for before it is live.
@@ -51,29 +52,39 @@ pub(super) async fn follow(
     };
     let mut files = SecretFiles::new(builder.secrets());
     while updates.changed().await {
-        let update = updates.take();
-        awaited.note(&update);
-        let (changes, started) = (update.changes.len(), clock::now());
-        // Compiling a push must not hold up admin and health checks.
+        let started = clock::now();
+        // Sorting and compiling a push must not hold up admin and health checks.
         let built = tokio::task::spawn_blocking(move || {
+            let update = updates.take();
+            awaited.note(&update);
+            let changes = update.changes.len();
             let applied = builder.apply(update.changes);
-            let generation = builder.publish().generation;
-            (builder, applied, generation)
+            // What one change breaks is contained in `apply`; nothing of that may end the following of the control plane.
+            let generation = contained(|| builder.publish().generation);
+            ((builder, updates, awaited), changes, applied, generation)
         })
         .await;
-        let Ok((next, applied, generation)) = built else {
-            tracing::error!("building the configuration panicked: the last one stays");
+        let Ok((kept, changes, applied, generation)) = built else {
+            tracing::error!("the runtime ends: no more configuration is followed");
             return;
         };
-        builder = next;
+        (builder, updates, awaited) = kept;
         files.follow();
-        apply_listeners(&builder, &manager, applied);
-        if changes > 0 {
-            notes.published(Publication {
+        for line in &applied.unusable {
+            notes.unusable(line.clone());
+        }
+        let applied = contained(|| apply_listeners(&builder, &manager, &applied)).and(generation);
+        match applied {
+            Ok(generation) if changes > 0 => notes.published(Publication {
                 generation,
                 changes,
                 build: clock::now().saturating_duration_since(started),
-            });
+            }),
+            Ok(_) => {}
+            Err(panic) => {
+                tracing::error!(%panic, "the configuration could not be put to use: the last one stays");
+                notes.unusable(format!("a whole push: {panic}"));
+            }
         }
         if awaited.is_over() {
             control.set_live();
@@ -81,7 +92,7 @@ pub(super) async fn follow(
     }
 }
 
-fn apply_listeners(builder: &Builder, manager: &ListenerManager, applied: Applied) {
+fn apply_listeners(builder: &Builder, manager: &ListenerManager, applied: &Applied) {
     if !applied.listeners {
         return;
     }

@@ -1,13 +1,14 @@
 //! The xDS client's counters under Envoy's names: `cluster_manager.cds.`, `listener_manager.lds.`, `http.<prefix>.rds.<name>.`,
 //! `sds.<name>.`, `control_plane.`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use remora_xds::stats::{ControlPlaneStats, TypeStats};
-use remora_xds::types;
+use remora_xds::{ResourceType, types};
 
+use crate::telemetry::histogram::Histogram;
 use crate::telemetry::stats::{StatGroup, Value};
 
 /// Which connection managers have named which route configurations: a subscription's stats are called after both.
@@ -23,7 +24,36 @@ impl RouteScopes {
 
 /// A group of the stats tree whose names come with their prefixes.
 #[derive(Default)]
-pub struct XdsStats(OnceLock<Shown>);
+pub struct XdsStats {
+    shown: OnceLock<Shown>,
+    durations: Arc<Durations>,
+}
+
+/// `update_duration` in milliseconds, by type and (where it is counted so) by resource.
+#[derive(Default)]
+struct Durations(Mutex<BTreeMap<(&'static str, String), Arc<Histogram>>>);
+
+impl Durations {
+    fn of(&self, ty: ResourceType, name: &str) -> Arc<Histogram> {
+        self.0.lock().entry((ty.url, name.to_owned())).or_default().clone()
+    }
+
+    fn get(&self, ty: ResourceType, name: &str) -> Option<Arc<Histogram>> {
+        self.0.lock().get(&(ty.url, name.to_owned())).cloned()
+    }
+
+    /// Forgets resources that nobody subscribes to any more.
+    fn retain(&self, resources: &[(Arc<str>, Arc<TypeStats>)]) {
+        let known = |url: &str, name: &str| {
+            resources
+                .iter()
+                .any(|(other, stats)| **other == *name && stats.ty.url == url)
+        };
+        self.0
+            .lock()
+            .retain(|(url, name), _| name.is_empty() || known(url, name));
+    }
+}
 
 struct Shown {
     stats: Arc<remora_xds::Stats>,
@@ -34,41 +64,54 @@ struct Shown {
 impl XdsStats {
     /// What to show, once there is a client. `ads`: the bootstrap has an `ads_config`.
     pub fn show(&self, stats: Arc<remora_xds::Stats>, routes: Arc<RouteScopes>, ads: bool) {
+        let durations = self.durations.clone();
+        stats.observe(move |ty, name, took| {
+            let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            durations.of(ty, name.unwrap_or_default()).record(millis);
+        });
         // There is one client in a process; a second would be a bug of the caller, and the first counts.
-        let _ = self.0.set(Shown { stats, routes, ads });
+        let _ = self.shown.set(Shown { stats, routes, ads });
     }
 }
 
 impl StatGroup for XdsStats {
     fn visit(&self, visit: &mut dyn FnMut(&str, Value<'_>)) {
-        let Some(shown) = self.0.get() else { return };
+        let types = self.shown.get().map(|shown| shown.stats.types()).unwrap_or_default();
+        let warming = |ty: ResourceType| {
+            let found = types.iter().find(|stats| stats.ty == ty);
+            Value::Gauge(found.map_or(0, |stats| stats.warming.value()))
+        };
+        visit("cluster_manager.warming_clusters", warming(&types::CLUSTER));
+        visit("listener_manager.total_listeners_warming", warming(&types::LISTENER));
+        let Some(shown) = self.shown.get() else { return };
         if shown.ads {
             control_plane("", &shown.stats.control_plane, visit);
         }
-        for stats in shown.stats.types() {
+        for stats in &types {
             if stats.ty == &types::CLUSTER {
-                subscription("cluster_manager.cds.", &stats, visit);
-                visit("cluster_manager.warming_clusters", Value::Gauge(stats.warming.value()));
+                self.subscription("cluster_manager.cds.", stats, "", visit);
             } else if stats.ty == &types::LISTENER {
-                subscription("listener_manager.lds.", &stats, visit);
+                self.subscription("listener_manager.lds.", stats, "", visit);
             }
         }
         let scopes = shown.routes.0.lock().clone();
-        for (name, stats) in shown.stats.resources() {
+        let resources = shown.stats.resources();
+        self.durations.retain(&resources);
+        for (name, stats) in resources {
             if stats.ty == &types::SECRET {
-                subscription(&format!("sds.{name}."), &stats, visit);
+                self.subscription(&format!("sds.{name}."), &stats, &name, visit);
             }
             let managers = scopes
                 .iter()
                 .filter(|(_, route)| stats.ty == &types::ROUTE && **route == *name);
             for (prefix, route) in managers {
-                subscription(&format!("http.{prefix}.rds.{route}."), &stats, visit);
+                self.subscription(&format!("http.{prefix}.rds.{route}."), &stats, &name, visit);
             }
         }
     }
 
     fn reset(&self) {
-        let Some(shown) = self.0.get() else { return };
+        let Some(shown) = self.shown.get() else { return };
         let resources = shown.stats.resources();
         let resources = resources.iter().map(|(_, stats)| stats);
         shown
@@ -78,40 +121,40 @@ impl StatGroup for XdsStats {
             .chain(resources)
             .for_each(|stats| stats.reset());
         shown.stats.control_plane.reset();
+        self.durations.0.lock().clear();
     }
 }
 
-fn subscription(prefix: &str, stats: &TypeStats, visit: &mut dyn FnMut(&str, Value<'_>)) {
-    let counters = [
-        ("config_reload", &stats.config_reload),
-        ("init_fetch_timeout", &stats.init_fetch_timeout),
-        ("update_attempt", &stats.update_attempt),
-        ("update_empty", &stats.update_empty),
-        ("update_failure", &stats.update_failure),
-        ("update_rejected", &stats.update_rejected),
-        ("update_success", &stats.update_success),
-    ];
-    // Envoy knows the two only where they mean something.
-    let (is_route, is_root) = (stats.ty == &types::ROUTE, stats.ty.full_state);
-    for (name, counter) in counters {
-        let known = match name {
-            "config_reload" => is_route,
-            "update_empty" => is_route && !is_root,
-            _ => true,
-        };
-        if known {
+impl XdsStats {
+    fn subscription(&self, prefix: &str, stats: &TypeStats, resource: &str, visit: &mut dyn FnMut(&str, Value<'_>)) {
+        let is_route = stats.ty == &types::ROUTE;
+        let counters = [
+            ("init_fetch_timeout", &stats.init_fetch_timeout),
+            ("update_attempt", &stats.update_attempt),
+            ("update_failure", &stats.update_failure),
+            ("update_rejected", &stats.update_rejected),
+            ("update_success", &stats.update_success),
+        ];
+        // Envoy knows these only where they mean something.
+        let of_routes = [
+            ("config_reload", &stats.config_reload),
+            ("update_empty", &stats.update_empty),
+        ];
+        for (name, counter) in counters.iter().chain(of_routes.iter().filter(|_| is_route)) {
             visit(&format!("{prefix}{name}"), Value::Counter(counter.value()));
         }
-    }
-    for (name, gauge) in [("update_time", &stats.update_time), ("version", &stats.version)] {
-        visit(&format!("{prefix}{name}"), Value::Gauge(gauge.value()));
-    }
-    visit(
-        &format!("{prefix}version_text"),
-        Value::Text(stats.version_text().to_string()),
-    );
-    if let Some(own) = stats.control_plane() {
-        control_plane(prefix, &own, visit);
+        let gauges = [("update_time", &stats.update_time), ("version", &stats.version)];
+        let reloaded = ("config_reload_time_ms", &stats.config_reload_time_ms);
+        for (name, gauge) in gauges.iter().chain(is_route.then_some(&reloaded)) {
+            visit(&format!("{prefix}{name}"), Value::Gauge(gauge.value()));
+        }
+        let text = Value::Text(stats.version_text().to_string());
+        visit(&format!("{prefix}version_text"), text);
+        let durations = self.durations.get(stats.ty, resource).unwrap_or_default();
+        visit(&format!("{prefix}update_duration"), Value::Histogram(&durations));
+        if let Some(own) = stats.control_plane() {
+            control_plane(prefix, &own, visit);
+        }
     }
 }
 

@@ -89,8 +89,15 @@ impl AdsConfig {
     /// A control plane that cannot be spoken to, by path.
     pub fn compile(config: &core::ApiConfigSource) -> Compiled<Self> {
         let delta = match ApiType::try_from(config.api_type) {
-            Ok(ApiType::Grpc | ApiType::AggregatedGrpc) => false,
-            Ok(ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc) => true,
+            Ok(ApiType::Grpc) => false,
+            Ok(ApiType::DeltaGrpc) => true,
+            // Envoy refuses them too, wherever the client could meet one.
+            Ok(ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc) => {
+                return Err(Problems::one(
+                    "api_type",
+                    "aggregated streams are what `ads` is for: use GRPC or DELTA_GRPC",
+                ));
+            }
             _ => return Err(Problems::one("api_type", "only GRPC and DELTA_GRPC are supported")),
         };
         if config.transport_api_version != core::ApiVersion::V3 as i32 {

@@ -31,14 +31,14 @@ crate::stat_group! {
 }
 
 crate::stat_group! {
-    /// Under `listener_manager.`.
+    /// Under `listener_manager.`; how many listeners warm, the xDS client knows.
     pub struct ManagerStats {
         counters: {
             listener_added, listener_modified, listener_removed, listener_stopped, listener_create_success,
             listener_create_failure, listener_in_place_updated
         }
         gauges: {
-            total_listeners_warming, total_listeners_active, total_listeners_draining,
+            total_listeners_active, total_listeners_draining,
             total_filter_chains_draining, workers_started
         }
         histograms: {}

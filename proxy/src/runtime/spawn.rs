@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +36,18 @@ where
     F::Output: Send + 'static,
 {
     runtime.spawn(Named::new(name, future))
+}
+
+/// Runs `work`, and makes an error of its panic, which is counted and logged with its place as every other.
+///
+/// # Errors
+/// What the panic said. Whatever `work` has touched is as it was at that moment.
+pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        format!("it panicked: {}", text.unwrap_or("no message"))
+    })
 }
 
 /// Panics since the process started, of tasks and threads (`server.worker_panics`).

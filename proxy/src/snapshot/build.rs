@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use remora_proto::wire;
-use remora_xds::{Change, types};
+use remora_xds::{Change, ResourceType, types};
 
 use super::{ClusterSlot, Snapshot};
 use crate::config::{BuildContext, Compiled, Problems, cluster, listener};
 use crate::listener::ListenerConfig;
 use crate::route::RouteTable;
+use crate::runtime::spawn::contained;
 use crate::telemetry::server::ClusterManagerStats;
 
 /// Owns the configuration that is being built; workers see what it publishes.
@@ -32,10 +33,12 @@ pub struct Builder {
 }
 
 /// What a batch did, for whoever acts on it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Some listener came, changed or went.
     pub listeners: bool,
+    /// What was accepted and could not be used after all, and why: our bugs, for people to see.
+    pub unusable: Vec<String>,
 }
 
 impl Builder {
@@ -100,34 +103,49 @@ impl Builder {
         true
     }
 
-    /// Applies one batch of changes, in its order. A resource that was accepted does not fail here; if one does, its last good form stays and
-    /// the log says so.
+    /// Applies one batch of changes, in its order. A resource that was accepted does not fail here; if one does, by a panic even, its last good
+    /// form stays, the log says so, and the rest of the batch goes on.
     pub fn apply(&mut self, changes: Vec<Change>) -> Applied {
         let mut applied = Applied::default();
         for Change { ty, name, resource } in changes {
             let bytes = resource.map(|resource| resource.bytes.clone());
-            let result = if *ty == types::SECRET {
-                self.context.secrets.deliver(&name, bytes.as_ref())
-            } else if *ty == types::ASSIGNMENT {
-                self.set_assignment(&name, bytes)
-            } else if *ty == types::CLUSTER {
-                self.set_cluster(&name, bytes)
-            } else if *ty == types::ROUTE {
-                self.set_routes(&name, bytes)
-            } else if *ty == types::LISTENER {
-                applied.listeners = true;
-                self.set_listener(&name, bytes)
-            } else if *ty == types::PINNED {
-                applied.listeners |= name.strip_prefix(LISTENER_OWNER).is_some_and(|name| self.release(name));
-                Ok(())
-            } else {
-                Ok(())
+            let result = match contained(|| self.apply_one(ty, &name, bytes, &mut applied.listeners)) {
+                Ok(result) => result.map_err(|problems| problems.to_string()),
+                Err(panic) => Err(panic),
             };
             if let Err(problems) = result {
-                tracing::error!(kind = ty.url, %name, %problems, "an accepted resource cannot be used");
+                tracing::error!(kind = ty.url, %name, problems, "an accepted resource cannot be used");
+                applied.unusable.push(format!("{} {name}: {problems}", ty.short));
             }
         }
         applied
+    }
+
+    /// `listeners` becomes true if some listener came, changed or went.
+    fn apply_one(
+        &mut self,
+        ty: ResourceType,
+        name: &Arc<str>,
+        bytes: Option<Bytes>,
+        listeners: &mut bool,
+    ) -> Compiled<()> {
+        if *ty == types::SECRET {
+            self.context.secrets.deliver(name, bytes.as_ref())
+        } else if *ty == types::ASSIGNMENT {
+            self.set_assignment(name, bytes)
+        } else if *ty == types::CLUSTER {
+            self.set_cluster(name, bytes)
+        } else if *ty == types::ROUTE {
+            self.set_routes(name, bytes)
+        } else if *ty == types::LISTENER {
+            *listeners = true;
+            self.set_listener(name, bytes)
+        } else if *ty == types::PINNED {
+            *listeners |= name.strip_prefix(LISTENER_OWNER).is_some_and(|name| self.release(name));
+            Ok(())
+        } else {
+            Ok(())
+        }
     }
 
     /// Makes what was built so far visible to the workers.

@@ -1,10 +1,11 @@
 //! The process's own stats: `server.` and `cluster_manager.`.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::stats::{Counter, Gauge, Histogram, StatGroup, Value};
-use crate::runtime::clock;
+use crate::runtime::{clock, spawn};
 
 /// `envoy.admin.v3.ServerInfo.State`, numbered as there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +42,8 @@ pub struct ServerStats {
     pub dynamic_unknown_fields: Counter,
     /// Fields that were set, are not honoured, and were let through (`--unsupported=warn`).
     pub unsupported_fields: Counter,
-    /// Tasks that ended in a panic.
-    pub task_panics: Counter,
+    /// Of [`spawn::panics`], what was there at the last reset.
+    panics_before: AtomicU64,
     pub initialization_time_ms: Histogram,
 }
 
@@ -59,7 +60,7 @@ impl Default for ServerStats {
             static_unknown_fields: Counter::default(),
             dynamic_unknown_fields: Counter::default(),
             unsupported_fields: Counter::default(),
-            task_panics: Counter::default(),
+            panics_before: AtomicU64::new(0),
             initialization_time_ms: Histogram::default(),
         };
         stats.set_state(ServerState::PreInitializing);
@@ -99,6 +100,11 @@ impl ServerStats {
         self.started
             .get()
             .map_or(0, |started| clock::now().saturating_duration_since(*started).as_secs())
+    }
+
+    /// Panics of tasks and of whatever else was contained, of the whole process.
+    fn task_panics(&self) -> u64 {
+        spawn::panics().saturating_sub(self.panics_before.load(Ordering::Relaxed))
     }
 
     pub fn state(&self) -> ServerState {
@@ -156,7 +162,7 @@ impl StatGroup for ServerStats {
             ("envoy_bug_failures", 0),
             ("envoy_notifications", 0),
             ("static_unknown_fields", self.static_unknown_fields.value()),
-            ("task_panics", self.task_panics.value()),
+            ("task_panics", self.task_panics()),
             ("unsupported_fields", self.unsupported_fields.value()),
             ("wip_protos", 0),
         ];
@@ -171,9 +177,9 @@ impl StatGroup for ServerStats {
             &self.static_unknown_fields,
             &self.dynamic_unknown_fields,
             &self.unsupported_fields,
-            &self.task_panics,
         ];
         counters.iter().for_each(|counter| counter.reset());
+        self.panics_before.store(spawn::panics(), Ordering::Relaxed);
     }
 }
 

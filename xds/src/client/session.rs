@@ -114,6 +114,10 @@ impl Session {
         } else if self.held.contains_key(name) {
             self.ambiguous.insert(name.clone());
         }
+        if planted(Bug::LostUnsubscribe) {
+            self.remove.remove(name);
+            return;
+        }
         self.changed();
     }
 
@@ -140,6 +144,8 @@ impl Session {
         }
         self.started = false;
         self.named = false;
+        // Nothing is being applied now; a pause that nobody ended (a panic) must not outlive its stream.
+        self.paused = 0;
         self.names = None;
         self.add.clear();
         self.remove.clear();

@@ -45,7 +45,11 @@ impl Named {
                 counters.update_rejected.add(1);
             } else {
                 counters.accepted(&self.version, millis(now));
-                counters.config_reload.add(u64::from(applied.new.contains(name)));
+                if applied.new.contains(name) {
+                    counters.config_reload.add(1);
+                    counters.config_reload_time_ms.set(millis(now));
+                }
+                stats.observed(self.ty, Some(name), applied.took());
             }
         }
     }
@@ -102,6 +106,7 @@ impl Records {
         };
         if applied.failures.is_empty() {
             counters.accepted(&version, millis(now));
+            stats.observed(ty, None, applied.took());
             record.running = version;
             record.since = Some(now.wall);
             return;

@@ -34,6 +34,13 @@ pub struct Applied {
     pub publishing: Duration,
 }
 
+impl Applied {
+    /// Time that the whole of it took.
+    pub fn took(&self) -> Duration {
+        self.validating + self.publishing
+    }
+}
+
 enum Outcome {
     Added,
     Changed,

@@ -319,5 +319,6 @@ planted! {
     catches_an_empty_first_request: EmptyFirstDelta,
     catches_a_recorded_bad_version: RecordsBadVersion,
     catches_an_unanswered_empty_response: SilentOnEmpty,
+    catches_a_lost_unsubscription: LostUnsubscribe,
     catches_subscriptions_forgotten_at_a_reconnect: ForgetsOnReconnect,
 }

@@ -18,15 +18,23 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         enable_dispatcher_stats = OnlyDefault("there is no event dispatcher with such stats"),
         use_tcp_for_dns_lookups = OnlyDefault("lookups go over UDP first"),
         enable_worker_cpu_affinity = OnlyDefault("workers are not pinned"),
+        hds_config = Refused("no control plane orders health checks (HDS)"),
+        config_sources = Refused("xdstp names are not resolved"),
+        default_config_source = Refused("xdstp names are not resolved"),
         header_prefix = OnlyValues(&[Allowed::Name("x-envoy")], "headers always start with x-envoy-"),
     ),
     message!("envoy.config.bootstrap.v3.Bootstrap.StaticResources": listeners clusters secrets),
-    message!("envoy.config.bootstrap.v3.Bootstrap.DynamicResources": lds_config cds_config ads_config),
+    message!("envoy.config.bootstrap.v3.Bootstrap.DynamicResources":
+        lds_config cds_config ads_config;
+        lds_resources_locator = Refused("xdstp collections are not supported: use lds_config"),
+        cds_resources_locator = Refused("xdstp collections are not supported: use cds_config"),
+    ),
     message!("envoy.config.bootstrap.v3.Bootstrap.ApplicationLogConfig": log_format),
     message!("envoy.config.bootstrap.v3.Bootstrap.ApplicationLogConfig.LogFormat": json_format text_format),
     message!("envoy.config.bootstrap.v3.ClusterManager": outlier_detection;
         enable_deferred_cluster_creation = Harmless("clusters are always built by their first request"),
         local_cluster_name = Refused("zone-aware routing is not supported"),
+        load_stats_config = Refused("loads are not reported (LRS)"),
     ),
     message!("envoy.config.bootstrap.v3.ClusterManager.OutlierDetection":
         event_log_path;
@@ -38,7 +46,12 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         ignore_global_conn_limit = Harmless("connections to the admin server never count"),
     ),
     message!("envoy.config.bootstrap.v3.LayeredRuntime": layers),
-    message!("envoy.config.bootstrap.v3.RuntimeLayer": name admin_layer; static_layer = Whole),
+    message!("envoy.config.bootstrap.v3.RuntimeLayer":
+        name admin_layer;
+        static_layer = Whole,
+        rtds_layer = Refused("runtime values are not discovered (RTDS)"),
+        disk_layer = Refused("runtime values are not read from a directory"),
+    ),
     message!("envoy.config.bootstrap.v3.RuntimeLayer.AdminLayer":),
     message!("envoy.config.metrics.v3.StatsConfig": stats_tags use_all_default_tags stats_matcher),
     message!("envoy.config.metrics.v3.TagSpecifier": tag_name regex fixed_value),
@@ -74,15 +87,16 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.core.v3.SelfConfigSource":;
         transport_api_version = OnlyValues(&[Allowed::Name("V3")], "only V3 is supported"),
     ),
-    message!("envoy.config.core.v3.PathConfigSource": path watched_directory),
+    message!("envoy.config.core.v3.PathConfigSource":
+        path watched_directory;
+        poll_interval = Refused("a file is read when it is moved into place, not from time to time"),
+    ),
     message!("envoy.config.core.v3.WatchedDirectory": path),
     message!("envoy.config.core.v3.ApiConfigSource":
         grpc_services rate_limit_settings set_node_on_first_message_only;
-        api_type = OnlyValues(
-            &[Allowed::Name("GRPC"), Allowed::Name("DELTA_GRPC"), Allowed::Name("AGGREGATED_GRPC"),
-              Allowed::Name("AGGREGATED_DELTA_GRPC")],
-            "only gRPC is supported"),
+        api_type = OnlyValues(&[Allowed::Name("GRPC"), Allowed::Name("DELTA_GRPC")], "only GRPC and DELTA_GRPC are supported"),
         transport_api_version = OnlyValues(&[Allowed::Name("V3")], "only V3 is supported"),
+        config_validators = RefusedAlways("no extension validates whole updates"),
         cluster_names = Harmless("only REST reads it, which is refused"),
         refresh_delay = Harmless("only REST reads it, which is refused"),
         request_timeout = Harmless("only REST reads it, which is refused"),

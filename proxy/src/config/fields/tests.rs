@@ -192,3 +192,82 @@ fn istiods_configuration_has_the_outcomes_that_are_written_down() {
         );
     }
 }
+
+/// What a control plane can offer and is not taken: each with the place of the field and why, never in silence.
+#[test]
+fn discovery_services_that_are_not_there_are_refused_with_their_path_and_why() {
+    const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
+    const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    const ADS: &str = "{ads: {}, resource_api_version: V3}";
+    let grpc = "grpc_services: [{envoy_grpc: {cluster_name: x}}]";
+    let cases = [
+        (
+            BOOTSTRAP,
+            format!("{{layered_runtime: {{layers: [{{name: r, rtds_layer: {{name: r, rtds_config: {ADS}}}}}]}}}}"),
+            "layered_runtime.layers[0].rtds_layer: runtime values are not discovered (RTDS)",
+        ),
+        (
+            BOOTSTRAP,
+            "{layered_runtime: {layers: [{name: d, disk_layer: {symlink_root: /r}}]}}".to_owned(),
+            "layered_runtime.layers[0].disk_layer: ",
+        ),
+        (
+            BOOTSTRAP,
+            format!(
+                "{{cluster_manager: {{load_stats_config: {{api_type: GRPC, transport_api_version: V3, {grpc}}}}}}}"
+            ),
+            "cluster_manager.load_stats_config: loads are not reported (LRS)",
+        ),
+        (
+            BOOTSTRAP,
+            format!("{{hds_config: {{api_type: GRPC, transport_api_version: V3, {grpc}}}}}"),
+            "hds_config: ",
+        ),
+        (
+            BOOTSTRAP,
+            "{dynamic_resources: {cds_resources_locator: 'xdstp://a/b/*'}}".to_owned(),
+            "dynamic_resources.cds_resources_locator: xdstp collections are not supported",
+        ),
+        (
+            BOOTSTRAP,
+            "{dynamic_resources: {cds_config: {path_config_source: {path: /a, poll_interval: 1s}}}}".to_owned(),
+            "dynamic_resources.cds_config.path_config_source.poll_interval: ",
+        ),
+        (
+            BOOTSTRAP,
+            format!("{{dynamic_resources: {{cds_config: {{authorities: [{{name: a}}], ads: {{}}}}}}}}"),
+            "dynamic_resources.cds_config.authorities",
+        ),
+        (
+            MANAGER,
+            format!(
+                "{{stat_prefix: x, scoped_routes: {{name: s, scope_key_builder: {{fragments: [{{header_value_extractor: {{name: h, element_separator: ',', index: 0}}}}]}}, scoped_rds: {{scoped_rds_config_source: {ADS}}}}}}}"
+            ),
+            "scoped_routes: scoped routes are not supported",
+        ),
+        (
+            MANAGER,
+            format!("{{stat_prefix: x, route_config: {{name: r, vhds: {{config_source: {ADS}}}}}}}"),
+            "route_config.vhds: virtual hosts cannot be discovered one by one",
+        ),
+        (
+            MANAGER,
+            format!(
+                "{{stat_prefix: x, rds: {{route_config_name: r, config_source: {ADS}}}, http_filters: [{{name: f, config_discovery: {{config_source: {ADS}, type_urls: [a]}}}}]}}"
+            ),
+            "http_filters[0].config_discovery: extensions cannot be discovered",
+        ),
+        (
+            CLUSTER,
+            "{name: a, connect_timeout: 1s, lrs_server: {self: {}}}".to_owned(),
+            "lrs_server: loads are not reported",
+        ),
+    ];
+    for (message, yaml, expected) in cases {
+        let outcome = checked(message, &yaml, Unsupported::Refuse);
+        assert!(
+            outcome.starts_with("refused ") && outcome.contains(expected),
+            "{yaml}\n{outcome}\nlacks {expected}"
+        );
+    }
+}
