@@ -11,6 +11,7 @@ mod files;
 mod mirroring;
 mod mtls;
 mod pools;
+mod process;
 mod protocols;
 mod resilience;
 mod restart;
