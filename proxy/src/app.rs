@@ -29,8 +29,8 @@ use crate::admin::{self, AdminState};
 use crate::bootstrap::Bootstrap;
 use crate::cli::{Mode, Options};
 use crate::cluster::maintain::maintain;
-use crate::config::route::each;
 use crate::config::fields::Strictness;
+use crate::config::route::each;
 use crate::config::{BuildContext, Compiled, Problems, fields};
 use crate::filters::names;
 use crate::listener::manager::OnBindError;
@@ -392,8 +392,12 @@ fn start_log(options: &Options, bootstrap: &Bootstrap) -> Result<(), String> {
     let format = options.log_format.as_deref().or(bootstrap.log_format.as_deref());
     let format = format.unwrap_or(logging::DEFAULT_FORMAT);
     let path = options.log_path.as_deref();
-    let log = Logging::new(options.log_level, format, path)
-        .map_err(|error| format!("--log-path: unable to open '{}': {error}", path.unwrap_or(Path::new("")).display()))?;
+    let log = Logging::new(options.log_level, format, path).map_err(|error| {
+        format!(
+            "--log-path: unable to open '{}': {error}",
+            path.unwrap_or(Path::new("")).display()
+        )
+    })?;
     if !options.component_log_level.is_empty() {
         log.set_listed(&options.component_log_level)
             .map_err(|error| format!("--component-log-level: {error}"))?;

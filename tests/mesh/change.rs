@@ -120,11 +120,21 @@ async fn a_listener_that_cannot_bind_is_refused_and_changes_nothing() {
         let expected = format!("busy: cannot bind '127.0.0.1:{port}': Address already in use");
         assert!(reason.contains(&expected), "{reason}");
         // It is shown as refused, and as nothing else.
-        let dump = one.sidecar.admin("GET", "/config_dump?resource=dynamic_listeners").await;
+        let dump = one
+            .sidecar
+            .admin("GET", "/config_dump?resource=dynamic_listeners")
+            .await;
         let dump: serde_json::Value = serde_json::from_str(&dump.text()).unwrap();
-        let entry = dump["configs"].as_array().unwrap().iter().find(|entry| entry["name"] == "busy");
+        let entry = dump["configs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|entry| entry["name"] == "busy");
         let entry = entry.expect("the refused listener");
-        assert!(entry.get("active_state").is_none() && entry.get("warming_state").is_none(), "{entry}");
+        assert!(
+            entry.get("active_state").is_none() && entry.get("warming_state").is_none(),
+            "{entry}"
+        );
         let details = entry["error_state"]["details"].as_str().unwrap();
         assert!(details.contains("Address already in use"), "{details}");
         let listeners = one.sidecar.admin("GET", "/listeners").await.text();
@@ -156,17 +166,21 @@ async fn unknown_fields_are_counted_refused_or_passed_over_as_the_flags_say() {
         (&["--reject-unknown-dynamic-fields"][..], 0, true),
     ] {
         let mesh = Mesh::start(Variant::Sotw).await;
-        let version = mesh
-            .control_plane
-            .push_raw("cds", "a", newer(&a));
-        let sidecar = Sidecar::start_with(&mesh.bootstrap_with("one", |_| {}), flags).await.unwrap();
+        let version = mesh.control_plane.push_raw("cds", "a", newer(&a));
+        let sidecar = Sidecar::start_with(&mesh.bootstrap_with("one", |_| {}), flags)
+            .await
+            .unwrap();
         if refused {
             let reason = mesh.control_plane.wait_nack("cds").await.unwrap();
             assert!(reason.contains("unknown field") && reason.contains("9999"), "{reason}");
         } else {
             mesh.control_plane.wait_ack("cds", &version).await.unwrap();
         }
-        assert_eq!(sidecar.stat("server.dynamic_unknown_fields").await, counted, "{flags:?}");
+        assert_eq!(
+            sidecar.stat("server.dynamic_unknown_fields").await,
+            counted,
+            "{flags:?}"
+        );
     }
 }
 
@@ -176,7 +190,9 @@ async fn a_control_plane_that_is_not_there_is_named_with_its_address_and_the_rea
     let mesh = Mesh::start(Variant::Sotw).await;
     let bootstrap = mesh.bootstrap_with("one", |_| {});
     let at = mesh.control_plane.addr().unwrap().port().to_string();
-    let sidecar = Sidecar::start(&bootstrap.replace(&at, &nobody.port().to_string())).await.unwrap();
+    let sidecar = Sidecar::start(&bootstrap.replace(&at, &nobody.port().to_string()))
+        .await
+        .unwrap();
     let page = until("the reason", async || {
         let page = sidecar.admin("GET", "/xds").await.text();
         page.contains("closed").then_some(page)
@@ -195,7 +211,9 @@ async fn the_status_page_forgets_a_refusal_once_a_later_version_is_accepted() {
     for variant in [Variant::Sotw, Variant::Delta] {
         let a = Backend::start("a").await;
         let one = with_endpoints(variant, &a).await;
-        one.mesh.control_plane.push_endpoints(endpoints("a", [("not an address", 1)]));
+        one.mesh
+            .control_plane
+            .push_endpoints(endpoints("a", [("not an address", 1)]));
         let reason = one.mesh.control_plane.wait_nack("eds").await.unwrap();
         let place = "a: endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address: malformed IP address";
         assert!(reason.contains(place), "{reason}");
@@ -207,7 +225,10 @@ async fn the_status_page_forgets_a_refusal_once_a_later_version_is_accepted() {
         let version = one.mesh.control_plane.push_endpoints(good);
         one.mesh.control_plane.wait_ack("eds", &version).await.unwrap();
         let page = one.sidecar.admin("GET", "/xds").await.text();
-        assert!(!page.contains("refused version") && !page.contains("is refused"), "{page}");
+        assert!(
+            !page.contains("refused version") && !page.contains("is refused"),
+            "{page}"
+        );
     }
 }
 

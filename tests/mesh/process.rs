@@ -40,7 +40,9 @@ static_resources:
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_remora-under-test"));
-    command.args(["--disable-hot-restart", "--concurrency", "1"]).stdin(Stdio::null());
+    command
+        .args(["--disable-hot-restart", "--concurrency", "1"])
+        .stdin(Stdio::null());
     command
 }
 
@@ -71,7 +73,9 @@ impl Running {
         let admin = until("the admin address", async || {
             let exited = process.try_wait().unwrap();
             assert!(exited.is_none(), "ended: {exited:?}");
-            std::fs::read_to_string(&address).ok().and_then(|text| text.parse().ok())
+            std::fs::read_to_string(&address)
+                .ok()
+                .and_then(|text| text.parse().ok())
         })
         .await;
         until("readiness", async || {
@@ -186,7 +190,8 @@ fn disabled_extensions_do_not_exist() {
         let (output, said) = run(&yaml, &["--mode", mode, "--disable-extensions", router]);
         let said = said + &String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(1), "{mode}: {said}");
-        let expected = "didn't find a registered implementation with type URL: 'envoy.extensions.filters.http.router.v3.Router'";
+        let expected =
+            "didn't find a registered implementation with type URL: 'envoy.extensions.filters.http.router.v3.Router'";
         assert!(said.contains(expected), "{mode}: {said}");
     }
     // What is not used, and what does not exist, keeps nobody from starting.

@@ -21,7 +21,7 @@ use crate::client::mux::{Mode, Mux, MuxConfig};
 use crate::client::request::Request;
 use crate::client::wire;
 use crate::stats::Stats;
-use crate::store::{Action, Interpreter, Now, PathSource, Source, Store, SubscriptionChange};
+use crate::store::{Action, Interpreter, Now, Source, Store, SubscriptionChange};
 use crate::types::{self, ResourceType};
 
 /// How a source is spoken to.

@@ -143,7 +143,10 @@ impl Walk<'_> {
             return self.report.add(FindingKind::RefusedAlways, || path.words(), reason);
         }
         if RESOURCES.contains(&message.name()) {
-            let reason = format!("{} is a resource, not the configuration of an extension", message.name());
+            let reason = format!(
+                "{} is a resource, not the configuration of an extension",
+                message.name()
+            );
             return self.report.add(FindingKind::Invalid, || path.words(), reason);
         }
         self.message(value, message, scope, path);

@@ -59,14 +59,19 @@ fn html(query: &Query, stats: &str) -> String {
     };
     let mut form = String::new();
     for (name, label) in [
-        ("usedonly", "Only include stats that have been written by system since restart"),
+        (
+            "usedonly",
+            "Only include stats that have been written by system since restart",
+        ),
         ("invert_filter", "Invert the filter regex"),
     ] {
         let checked = if query.has(name) { " checked" } else { "" };
         form += &format!("<p><label><input type='checkbox' name='{name}'{checked}> {label}</label></p>\n");
     }
     let filter = escaped(query.get("filter").unwrap_or_default());
-    form += &format!("<p><label>Regular expression for filtering stats <input type='text' name='filter' value='{filter}'></label></p>\n");
+    form += &format!(
+        "<p><label>Regular expression for filtering stats <input type='text' name='filter' value='{filter}'></label></p>\n"
+    );
     for (name, choices) in [
         ("format", &["html", "active-html", "text", "json", "prometheus"][..]),
         ("type", &["All", "Counters", "Histograms", "Gauges", "TextReadouts"]),
@@ -74,7 +79,11 @@ fn html(query: &Query, stats: &str) -> String {
     ] {
         form += &format!("<p><label>{name} <select name='{name}'>\n");
         for choice in choices {
-            let selected = if query.get(name) == Some(choice) { " selected" } else { "" };
+            let selected = if query.get(name) == Some(choice) {
+                " selected"
+            } else {
+                ""
+            };
             form += &format!("<option value='{choice}'{selected}>{choice}</option>\n");
         }
         form += "</select></label></p>\n";

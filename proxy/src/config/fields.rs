@@ -141,11 +141,7 @@ pub fn forbid(type_names: &[&str]) {
 /// # Errors
 /// Whatever is malformed, invalid or refused, by path. [`Unsupported::Warn`] turns refusals into warnings, but for those that would weaken
 /// access control, TLS or routing.
-pub fn check(
-    full_name: &str,
-    bytes: &[u8],
-    strictness: impl Into<Strictness>,
-) -> Result<Vec<Warning>, Problems> {
+pub fn check(full_name: &str, bytes: &[u8], strictness: impl Into<Strictness>) -> Result<Vec<Warning>, Problems> {
     let strictness = strictness.into();
     let mut report = match strictness.tell_deprecated {
         true => Report::with_deprecated(),

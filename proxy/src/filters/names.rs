@@ -121,7 +121,9 @@ fn find(listed: &[String]) -> (Vec<Extension>, Vec<String>) {
             unknown.push(format!("failed to disable invalid extension name '{entry}'"));
             continue;
         };
-        let known = EXTENSIONS.iter().find(|own| own.category == category && own.name == name);
+        let known = EXTENSIONS
+            .iter()
+            .find(|own| own.category == category && own.name == name);
         match known {
             Some(known) => found.push(*known),
             None => unknown.push(format!("failed to disable unknown extension '{entry}'")),
@@ -147,7 +149,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_disabled_is_told_in_envoys_words() {
-        let listed = ["junk", "envoy.filters.http/nosuch", "envoy.filters.http/envoy.filters.http.cors"];
+        let listed = [
+            "junk",
+            "envoy.filters.http/nosuch",
+            "envoy.filters.http/envoy.filters.http.cors",
+        ];
         let (found, unknown) = find(&listed.map(str::to_owned));
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].types[0], "envoy.extensions.filters.http.cors.v3.Cors");

@@ -119,9 +119,10 @@ impl ListenerManager {
         let stays = active
             .get(&config.name)
             .is_some_and(|listener| keeps_sockets(listener, config));
-        let sockets = match stays {
-            true => None,
-            false => Some(self.bind_all(&active, config).map_err(|error| {
+        let sockets = match (stays, claims.take_sockets(config)) {
+            (true, _) => None,
+            (false, Some(reserved)) => Some(reserved),
+            (false, None) => Some(self.bind_all(&active, config).map_err(|error| {
                 self.counters.listener_create_failure.inc();
                 error.in_envoys_words()
             })?),

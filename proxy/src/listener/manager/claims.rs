@@ -15,8 +15,9 @@ pub(super) struct Claims(BTreeMap<Arc<str>, Claim>);
 
 struct Claim {
     /// Of the configuration that was checked last.
-    hash: u64,
     addresses: Vec<Address>,
+    bind_to_port: bool,
+    reuse_port: bool,
     /// No push of the control plane takes it away: the bootstrap has it.
     fixed: bool,
     sockets: Option<Vec<Vec<Bound>>>,
@@ -41,18 +42,23 @@ impl Claims {
     /// `sockets`: to listen on when the listener is applied; `None`: it stays where it is.
     pub(super) fn put(&mut self, config: &ListenerConfig, sockets: Option<Vec<Vec<Bound>>>) {
         let claim = Claim {
-            hash: config.hash,
             addresses: config.addresses.clone(),
+            bind_to_port: config.bind_to_port,
+            reuse_port: config.reuse_port,
             fixed: false,
             sockets,
         };
         self.0.insert(config.name.clone(), claim);
     }
 
-    /// The sockets that this very configuration has reserved.
+    /// The sockets that this version of the listener, or another one in the same place, has reserved.
     pub(super) fn take_sockets(&mut self, config: &ListenerConfig) -> Option<Vec<Vec<Bound>>> {
-        let claim = self.0.get_mut(&config.name).filter(|claim| claim.hash == config.hash)?;
-        claim.sockets.take()
+        let same_place = |claim: &&mut Claim| {
+            claim.addresses == config.addresses
+                && claim.bind_to_port == config.bind_to_port
+                && claim.reuse_port == config.reuse_port
+        };
+        self.0.get_mut(&config.name).filter(same_place)?.sockets.take()
     }
 
     /// What was applied without a check has its addresses for good.

@@ -15,7 +15,10 @@ fn escaped_lines_are_one_line_each_whatever_they_say() {
     let path = directory.path().join("log");
     let logging = Logging::new(Level::Info, "[%n] %v", Some(&path)).expect("a log");
     let work = || tracing::info!(target: "upstream", "a 'b' \"c\"\n\td\\e \u{e9}\u{1} ");
-    assert_eq!(logged(&logging, &path, work), "[upstream] a 'b' \"c\"\n\td\\e \u{e9}\u{1} \n");
+    assert_eq!(
+        logged(&logging, &path, work),
+        "[upstream] a 'b' \"c\"\n\td\\e \u{e9}\u{1} \n"
+    );
     std::fs::remove_file(&path).expect("the file goes");
     logging.reopen().expect("a new file");
     logging.escape(true);

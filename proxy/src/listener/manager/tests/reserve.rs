@@ -81,10 +81,10 @@ fn two_dynamic_listeners_may_not_share_an_address_but_one_may_take_over_from_ano
         ..listener(name, port, vec![says(text)])
     };
     let (a, b) = (exclusive("a", "from a"), exclusive("b", "from b"));
+    // A second version may come before the first was applied: it gets the same sockets.
+    reserve(&bench, &exclusive("a", "an older version")).unwrap();
     reserve(&bench, &a).unwrap();
-    bench
-        .apply(std::slice::from_ref(&a), OnBindError::ApplyOthers)
-        .unwrap();
+    bench.apply(std::slice::from_ref(&a), OnBindError::ApplyOthers).unwrap();
     let refused = reserve(&bench, &b).unwrap_err();
     assert!(
         refused.starts_with(&format!(
@@ -95,14 +95,15 @@ fn two_dynamic_listeners_may_not_share_an_address_but_one_may_take_over_from_ano
     // The control plane moves the address to another name: the socket goes along, and is never closed in between.
     bench.manager.release(&|name| name == "a");
     reserve(&bench, &b).unwrap();
-    bench
-        .apply(std::slice::from_ref(&b), OnBindError::ApplyOthers)
-        .unwrap();
+    bench.apply(std::slice::from_ref(&b), OnBindError::ApplyOthers).unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let deadline = crate::runtime::clock::now() + PATIENCE;
     // The old accept loops end on their workers, a moment later.
     while read_all(connect(address)) != "from b" {
-        assert!(crate::runtime::clock::now() < deadline, "the old listener still accepts");
+        assert!(
+            crate::runtime::clock::now() < deadline,
+            "the old listener still accepts"
+        );
     }
     assert_eq!(bench.manager.listeners().len(), 1);
 }
