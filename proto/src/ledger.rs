@@ -36,7 +36,7 @@ pub enum LedgerError {
 }
 
 /// A resolved table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ledger {
     entries: Vec<MessageEntry>,
     /// Per field of the schema: 0 for "not listed", else position in `verdicts` + 1.
@@ -44,6 +44,8 @@ pub struct Ledger {
     verdicts: Vec<Verdict>,
     /// Per message of the schema: whether it is listed.
     listed: Vec<bool>,
+    /// Extensions that the operator took away, by the message of their configuration.
+    forbidden: Vec<usize>,
 }
 
 impl Ledger {
@@ -57,6 +59,7 @@ impl Ledger {
             fields: vec![0; schema::field_count()],
             verdicts: Vec::new(),
             listed: vec![false; schema::messages().count()],
+            forbidden: Vec::new(),
         };
         let mut errors = Vec::new();
         let mut known = HashMap::new();
@@ -98,6 +101,17 @@ impl Ledger {
     #[inline]
     pub fn lists(&self, message: Message) -> bool {
         self.listed.get(message.index()).copied().unwrap_or_default()
+    }
+
+    /// From now on the extension that is configured by `message` counts as one that does not exist.
+    pub fn forbid(&mut self, message: Message) {
+        self.forbidden.push(message.index());
+    }
+
+    /// Whether the extension that is configured by `message` was taken away.
+    #[inline]
+    pub fn forbids(&self, message: Message) -> bool {
+        self.forbidden.contains(&message.index())
     }
 
     /// The table as it was handed in, for documentation. Fields and messages that are not in it are refused.

@@ -88,6 +88,12 @@ pub trait Control: Send + Sync + 'static {
     /// `/healthcheck/fail` (true) and `/healthcheck/ok` (false).
     fn set_health_failed(&self, failed: bool);
 
+    /// `/reopen_logs`: access logs and the log file are opened anew, for rotation.
+    ///
+    /// # Errors
+    /// The log file cannot be opened; the old one stays in use. Access logs tell their own troubles.
+    fn reopen_logs(&self) -> std::io::Result<()>;
+
     /// `/quitquitquit`: the process ends soon, without a drain.
     fn quit(&self);
 }

@@ -6,29 +6,33 @@ mod client;
 mod control;
 mod follow;
 mod interpreter;
+mod made;
 mod restart;
 mod secret_files;
 mod sources;
 mod stats;
 mod transport;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use remora_xds::ClientHandle;
 
-use client::{Pins, client, meaning, roots};
+use client::{Pins, client};
 use control::AdminControl;
 pub use control::ProxyControl;
 pub use transport::ClusterTransport;
 
 use crate::admin::{self, AdminState};
 use crate::bootstrap::Bootstrap;
-use crate::cli::Options;
-use crate::cluster::discovery::SystemResolver;
+use crate::cli::{Mode, Options};
 use crate::cluster::maintain::maintain;
+use crate::config::fields::Strictness;
+use crate::config::route::each;
 use crate::config::{BuildContext, Compiled, Problems, fields};
+use crate::filters::names;
 use crate::listener::manager::{Draining, OnBindError};
 use crate::listener::{Inherit, ListenerManager};
 use crate::restart::Restart;
@@ -38,11 +42,12 @@ use crate::runtime::io::Address;
 use crate::runtime::spawn::{self, spawn};
 use crate::runtime::worker::Workers;
 use crate::snapshot::build::{Builder, LISTENER_OWNER};
-use crate::telemetry::access_log::{AccessLog, Sink, Sinks};
+use crate::telemetry::access_log::{AccessLog, Sink};
 use crate::telemetry::logging::{self, Logging};
 use crate::telemetry::server::ServerStats;
 use follow::Awaited;
 use interpreter::Meaning;
+use made::Made;
 
 /// Why a proxy did not start. Nothing of it listens.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +58,11 @@ pub enum StartError {
     Bind(Vec<crate::listener::bind::BindError>),
     #[error("admin address {address}: {error}")]
     Admin { address: String, error: std::io::Error },
+    #[error("--admin-address-path: unable to write '{path}': {error}")]
+    AddressPath { path: String, error: std::io::Error },
+    /// Of `--mode init_only`.
+    #[error("{0}")]
+    Reserve(String),
     #[error("{0}")]
     Io(#[from] std::io::Error),
     #[error("DNS resolver: {0}")]
@@ -91,23 +101,18 @@ impl Proxy {
         restart: Option<&Restart>,
     ) -> Result<Self, StartError> {
         let times = (clock::now(), clock::system_now());
-        let mut context = BuildContext {
-            access_logs: Arc::new(Sinks::new(options.file_flush_interval, options.file_flush_min_size)),
-            node: bootstrap.node.clone(),
-            ..BuildContext::default()
-        };
-        context.outlier_events = outlier_events(&bootstrap, &context).map_err(StartError::Config)?;
-        let context = Arc::new(context);
-        let mut builder = Builder::new(context.clone());
-        let meaning = meaning(&bootstrap, &context, &options);
-        let pins = check(&bootstrap, &options, &meaning)
-            .and_then(|()| add_static(&mut builder, &bootstrap, &context, &meaning))
-            .map_err(StartError::Config)?;
-        let roots = roots(&bootstrap, &meaning.sources).map_err(StartError::Config)?;
-        let resolver = SystemResolver::new().map_err(|error| StartError::Resolver(error.to_string()))?;
-        let admin = restart::bind_admin(&bootstrap, restart).await?;
-        let admin_logs = admin_logs(&bootstrap, &context).map_err(StartError::Config)?;
-        let manager = start_workers(&options, &context, bootstrap.max_connections, restart)?;
+        let made = Made::new(&options, &bootstrap, restart).await?;
+        let Made {
+            context,
+            mut builder,
+            meaning,
+            pins,
+            roots,
+            resolver,
+            admin,
+            admin_logs,
+            manager,
+        } = made;
         let snapshot = builder.publish();
         manager
             .apply(
@@ -115,7 +120,7 @@ impl Proxy {
                 OnBindError::ApplyNothing,
             )
             .map_err(StartError::Bind)?;
-        let control = ProxyControl::new(manager.clone(), options.clone(), &context.stats, times.0);
+        let control = ProxyControl::new(manager.clone(), options.clone(), &context, times.0);
         let control = Arc::new(control);
         let maintenance = maintain(context.hosts.clone(), Arc::new(resolver));
         let mut tasks = vec![spawn("cluster maintenance", maintenance)];
@@ -143,9 +148,6 @@ impl Proxy {
         let (stop_admin, admin_stopped) = Drain::new();
         let admin_address = admin.as_ref().and_then(admin::Bound::address);
         if let Some(bound) = admin {
-            if let (Some(path), Some(address)) = (&options.admin_address_path, &admin_address) {
-                admin::write_address_path(path, address)?;
-            }
             let mut state = admin_state(&meaning, admin_logs, options, &bootstrap, times, xds.clone(), &control);
             state.first_started_at = restart.map(|restart| restart.first_started_at().unwrap_or(times.1));
             tasks.push(spawn("admin", async move {
@@ -162,6 +164,24 @@ impl Proxy {
             tasks,
             stop_admin: Arc::new(stop_admin),
         })
+    }
+
+    /// `--mode init_only`: everything up to the point of listening, static listeners bound included, and nothing that stays.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn initialize(
+        options: &Arc<Options>,
+        bootstrap: &Bootstrap,
+        restart: Option<&Restart>,
+    ) -> Result<(), StartError> {
+        let mut made = Made::new(options, bootstrap, restart).await?;
+        let snapshot = made.builder.publish();
+        for (name, listener) in snapshot.listeners.iter() {
+            let refused = |reason| StartError::Reserve(format!("listener '{name}': {reason}"));
+            made.manager.reserve(listener).map_err(refused)?;
+        }
+        Ok(())
     }
 
     /// Completes when the proxy was told to quit (admin, [`ProxyControl::quit`]) and has drained as far as it was told to.
@@ -181,11 +201,21 @@ impl Drop for Proxy {
 }
 
 /// The field tables over the whole bootstrap.
-fn check(bootstrap: &Bootstrap, options: &Options, meaning: &Meaning) -> Result<(), Problems> {
+fn check(bootstrap: &Bootstrap, meaning: &Meaning) -> Result<(), Problems> {
     for warning in &bootstrap.warnings {
         meaning.notes.tolerate(format!("bootstrap: {warning}"));
     }
-    for warning in fields::check(crate::bootstrap::MESSAGE, &bootstrap.bytes, options.unsupported)? {
+    let strictness = Strictness {
+        reject_unknown: false,
+        ..meaning.strictness
+    };
+    for warning in fields::check(crate::bootstrap::MESSAGE, &bootstrap.bytes, strictness)? {
+        if warning.is_deprecated {
+            if strictness.tell_deprecated {
+                interpreter::tell_deprecated(crate::bootstrap::MESSAGE, &warning);
+            }
+            continue;
+        }
         tracing::warn!(path = %warning.path, reason = %warning.reason, "tolerated");
         if warning.is_unsupported {
             meaning.server.unsupported_fields.inc();
@@ -337,17 +367,27 @@ pub fn run(options: Options) -> ExitCode {
     if let Err(error) = start_log(&options, &bootstrap) {
         return fail(&error);
     }
+    names::disable(&options.disabled_extensions);
     let mut restart = match Restart::begin(&options) {
         Ok(restart) => restart,
         Err(error) => return fail(&error.to_string()),
     };
     let options = Arc::new(options);
     runtime.block_on(async {
+        if options.mode == Mode::InitOnly {
+            return match Proxy::initialize(&options, &bootstrap, restart.as_ref()).await {
+                Ok(()) => {
+                    tracing::info!("initialized, as --mode init_only asks: exiting");
+                    ExitCode::SUCCESS
+                }
+                Err(error) => fail(&error.to_string()),
+            };
+        }
         let proxy = match Proxy::start_in(options, bootstrap, restart.as_ref()).await {
             Ok(proxy) => proxy,
             Err(error) => return fail(&error.to_string()),
         };
-        control::quit_on_signals(proxy.control.clone());
+        control::follow_signals(&proxy.control);
         if let Some(restart) = &mut restart {
             restart::join(restart, &proxy);
         }
@@ -359,12 +399,18 @@ pub fn run(options: Options) -> ExitCode {
 fn start_log(options: &Options, bootstrap: &Bootstrap) -> Result<(), String> {
     let format = options.log_format.as_deref().or(bootstrap.log_format.as_deref());
     let format = format.unwrap_or(logging::DEFAULT_FORMAT);
-    let log = Logging::new(options.log_level, format, options.log_path.as_deref())
-        .map_err(|error| format!("--log-path: {error}"))?;
+    let path = options.log_path.as_deref();
+    let log = Logging::new(options.log_level, format, path).map_err(|error| {
+        format!(
+            "--log-path: unable to open '{}': {error}",
+            path.unwrap_or(Path::new("")).display()
+        )
+    })?;
     if !options.component_log_level.is_empty() {
         log.set_listed(&options.component_log_level)
             .map_err(|error| format!("--component-log-level: {error}"))?;
     }
+    log.escape(options.log_format_escaped);
     log.install();
     for warning in &bootstrap.warnings {
         tracing::warn!("{warning}");

@@ -204,11 +204,6 @@ fn options(args: Args) -> Result<Options, Exit> {
     let level = |name: &str| {
         Level::parse(name).ok_or_else(|| Exit::refused(format!("error: invalid log level specified '{name}'\n")))
     };
-    if args.log_format_escaped && args.log_format.as_deref().is_some_and(|format| format.contains("%v")) {
-        return Err(Exit::refused(
-            "error: log_format_escaped needs a log format with %_ instead of %v\n",
-        ));
-    }
     let options = Options {
         config_path: args.config_path,
         config_yaml: args.config_yaml,

@@ -5,5 +5,6 @@
 pub mod filter_state;
 pub mod http;
 pub mod listener;
+pub mod names;
 pub mod network;
 pub mod rbac;

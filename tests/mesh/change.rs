@@ -4,7 +4,7 @@ use control_plane_mock::resources::{
     Variant, cluster_eds, cluster_static, endpoints, hcm, listener_http, prefix, route_config,
 };
 use control_plane_mock::{Ending, PATIENCE, What};
-use remora_tests::{Backend, Load, until};
+use remora_tests::{Backend, Load, Mesh, Sidecar, until};
 
 use super::{One, all_to_a, cluster, everything};
 
@@ -103,6 +103,132 @@ async fn what_is_refused_changes_nothing() {
             (one.get("/", "").await.status == 201).then_some(())
         })
         .await;
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_cannot_bind_is_refused_and_changes_nothing() {
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let a = Backend::start("a").await;
+        let one = with_endpoints(variant, &a).await;
+        let load = Load::on(one.address, "mesh.test");
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let busy = || listener_http("busy", "127.0.0.1", port, hcm("busy").rds("routes"));
+        one.mesh.control_plane.push_listener(busy());
+        let reason = one.mesh.control_plane.wait_nack("lds").await.unwrap();
+        let expected = format!("busy: cannot bind '127.0.0.1:{port}': Address already in use");
+        assert!(reason.contains(&expected), "{reason}");
+        // It is shown as refused, and as nothing else.
+        let dump = one
+            .sidecar
+            .admin("GET", "/config_dump?resource=dynamic_listeners")
+            .await;
+        let dump: serde_json::Value = serde_json::from_str(&dump.text()).unwrap();
+        let entry = dump["configs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|entry| entry["name"] == "busy");
+        let entry = entry.expect("the refused listener");
+        assert!(
+            entry.get("active_state").is_none() && entry.get("warming_state").is_none(),
+            "{entry}"
+        );
+        let details = entry["error_state"]["details"].as_str().unwrap();
+        assert!(details.contains("Address already in use"), "{details}");
+        let listeners = one.sidecar.admin("GET", "/listeners").await.text();
+        assert!(!listeners.contains("busy"), "{listeners}");
+        load.more(30).await;
+        assert_none_failed(load).await;
+        // Once the port is free, the same listener is taken, and serves.
+        drop(taken);
+        one.mesh.control_plane.remove("lds", "busy");
+        let version = one.mesh.control_plane.push_listener(busy());
+        one.mesh.control_plane.wait_ack("lds", &version).await.unwrap();
+        assert_eq!(one.sidecar.listener("busy").await.port(), port);
+    }
+}
+
+/// A cluster whose encoding has field 9999, which is newer than any proxy.
+fn newer(backend: &Backend) -> Vec<u8> {
+    let mut bytes = prost::Message::encode_to_vec(&cluster(backend).build());
+    bytes.extend([0xf8, 0xf0, 0x04, 7]);
+    bytes
+}
+
+#[tokio::test]
+async fn unknown_fields_are_counted_refused_or_passed_over_as_the_flags_say() {
+    let a = Backend::start("a").await;
+    for (flags, counted, refused) in [
+        (&[][..], 1, false),
+        (&["--ignore-unknown-dynamic-fields"][..], 0, false),
+        (&["--reject-unknown-dynamic-fields"][..], 0, true),
+    ] {
+        let mesh = Mesh::start(Variant::Sotw).await;
+        let version = mesh.control_plane.push_raw("cds", "a", newer(&a));
+        let sidecar = Sidecar::start_with(&mesh.bootstrap_with("one", |_| {}), flags)
+            .await
+            .unwrap();
+        if refused {
+            let reason = mesh.control_plane.wait_nack("cds").await.unwrap();
+            assert!(reason.contains("unknown field") && reason.contains("9999"), "{reason}");
+        } else {
+            mesh.control_plane.wait_ack("cds", &version).await.unwrap();
+        }
+        assert_eq!(
+            sidecar.stat("server.dynamic_unknown_fields").await,
+            counted,
+            "{flags:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_control_plane_that_is_not_there_is_named_with_its_address_and_the_reason() {
+    let nobody = super::Refusing::new();
+    let mesh = Mesh::start(Variant::Sotw).await;
+    let bootstrap = mesh.bootstrap_with("one", |_| {});
+    let at = mesh.control_plane.addr().unwrap().port().to_string();
+    let sidecar = Sidecar::start(&bootstrap.replace(&at, &nobody.port().to_string()))
+        .await
+        .unwrap();
+    let page = until("the reason", async || {
+        let page = sidecar.admin("GET", "/xds").await.text();
+        page.contains("closed").then_some(page)
+    })
+    .await;
+    let expected = format!(
+        "the control plane is not connected\n  StreamAggregatedResources gRPC config stream to xds_cluster closed: 14, \
+         cluster 'xds_cluster', 127.0.0.1:{}: delayed connect error: Connection refused",
+        nobody.port()
+    );
+    assert!(page.contains(&expected), "{page}");
+}
+
+#[tokio::test]
+async fn the_status_page_forgets_a_refusal_once_a_later_version_is_accepted() {
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let a = Backend::start("a").await;
+        let one = with_endpoints(variant, &a).await;
+        one.mesh
+            .control_plane
+            .push_endpoints(endpoints("a", [("not an address", 1)]));
+        let reason = one.mesh.control_plane.wait_nack("eds").await.unwrap();
+        let place = "a: endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address: malformed IP address";
+        assert!(reason.contains(place), "{reason}");
+        let page = one.sidecar.admin("GET", "/xds").await.text();
+        assert!(page.contains("refused version"), "{page}");
+        let good = endpoints("a", [("127.0.0.1", a.port())]).edit(|assignment| {
+            assignment.policy = Some(Default::default());
+        });
+        let version = one.mesh.control_plane.push_endpoints(good);
+        one.mesh.control_plane.wait_ack("eds", &version).await.unwrap();
+        let page = one.sidecar.admin("GET", "/xds").await.text();
+        assert!(
+            !page.contains("refused version") && !page.contains("is refused"),
+            "{page}"
+        );
     }
 }
 

@@ -12,6 +12,7 @@ mod library;
 mod mirroring;
 mod mtls;
 mod pools;
+mod process;
 mod protocols;
 mod resilience;
 mod restart;

@@ -53,6 +53,8 @@ pub struct Driver {
 struct Open {
     id: StreamId,
     link: Link,
+    /// What messages call it: the rpc and whom it goes to.
+    what: String,
 }
 
 enum Link {
@@ -109,10 +111,19 @@ impl Driver {
         self.open.retain(|open| !closed.contains(&open.id));
         for to_open in engine.streams_to_open(now.instant) {
             engine.on_connected(to_open.id, now);
+<<<<<<< HEAD
             // The embedder's code may panic; that costs this attempt.
             let link = catch_unwind(AssertUnwindSafe(|| open(&self.connectors, &to_open)));
             match link.ok().flatten() {
                 Some(link) => self.open.push(Open { id: to_open.id, link }),
+=======
+            match open(&self.connectors, &to_open) {
+                Some((link, what)) => self.open.push(Open {
+                    id: to_open.id,
+                    link,
+                    what,
+                }),
+>>>>>>> r1
                 None => engine.on_disconnected(to_open.id, now),
             }
         }
@@ -192,6 +203,7 @@ impl Driver {
         }
     }
 
+<<<<<<< HEAD
     fn outgoing(&self, id: StreamId) -> Option<mpsc::Sender<Bytes>> {
         let open = self.open.iter().find(|open| open.id == id)?;
         match &open.link {
@@ -213,6 +225,28 @@ impl Driver {
         if let Some(engine) = self.engine.as_mut() {
             engine.on_disconnected(id, now);
         }
+=======
+    fn disconnect(&mut self, id: StreamId, status: &Status) -> bool {
+        let at = self.open.iter().position(|open| open.id == id);
+        let what = at.map_or_else(String::new, |at| self.open.swap_remove(at).what);
+        let now = (self.clock)();
+        let Some(engine) = self.engine.as_mut() else {
+            return false;
+        };
+        let code = status.code();
+        let reason = format!("{what} closed: {}, {}", code as i32, status.message());
+        let usual = matches!(
+            code,
+            Code::Ok | Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted
+        );
+        if engine.note_failure(id, reason.clone(), usual) {
+            tracing::warn!("{reason}");
+        } else {
+            tracing::debug!("{reason}");
+        }
+        engine.on_disconnected(id, now);
+        true
+>>>>>>> r1
     }
 
     /// Reads, decodes and applies a file. What cannot be read changes nothing.
@@ -307,19 +341,23 @@ impl Driver {
     }
 }
 
-fn open(connectors: &Connectors, to_open: &ToOpen) -> Option<Link> {
+fn open(connectors: &Connectors, to_open: &ToOpen) -> Option<(Link, String)> {
     if let Source::Path(source) = &*to_open.source {
-        return Some(Link::File {
+        let link = Link::File {
             source: source.clone(),
             changes: file::watch(source),
-        });
+        };
+        return Some((link, format!("watch of {}", source.path)));
     }
     let connector = connectors(&to_open.source)?;
     let (outgoing, queue) = mpsc::channel(OUTGOING);
-    Some(Link::Stream {
+    let rpc = to_open.path.rsplit('/').next().unwrap_or_default();
+    let what = format!("{rpc} gRPC config stream to {}", connector.target());
+    let link = Link::Stream {
         events: connector.open(to_open.path, queue),
         outgoing,
-    })
+    };
+    Some((link, what))
 }
 
 /// The next event of any stream or file; pending for ever while there is none.

@@ -5,6 +5,7 @@
 
 mod record;
 mod roots;
+mod view;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,14 +15,14 @@ use bytes::{Bytes, BytesMut};
 use record::{Named, Records};
 pub use roots::Root;
 use roots::RootState;
+use view::{State, describe};
 
 use crate::client::message::Response;
 use crate::client::mux::{Mode, Mux, MuxConfig};
 use crate::client::request::Request;
 use crate::client::wire;
 use crate::stats::Stats;
-use crate::store::status::TypeStatus;
-use crate::store::{Action, Interpreter, Now, PathSource, Source, Store, SubscriptionChange};
+use crate::store::{Action, Interpreter, Now, Source, Store, SubscriptionChange};
 use crate::types::{self, ResourceType};
 
 /// How a source is spoken to.
@@ -75,6 +76,7 @@ struct Stream {
     ty: Option<ResourceType>,
     name: Option<Arc<str>>,
     mux: Mux,
+    state: State,
 }
 
 const ADS_SOTW: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
@@ -162,6 +164,7 @@ impl Engine {
     pub fn on_accepted(&mut self, id: StreamId) {
         if let Some(stream) = self.stream(id) {
             stream.mux.on_accepted();
+            stream.state = State::Open;
         }
     }
 
@@ -262,36 +265,11 @@ impl Engine {
         self.advance(now);
     }
 
-    /// The state of every type, for people.
-    pub fn status(&self) -> Vec<TypeStatus> {
-        let mut types = self.store.types();
-        types.extend(self.roots.iter().map(|root| root.ty()));
-        types.sort_by_key(|ty| (ty.rank, ty.url));
-        types.dedup();
-        let status = |ty| {
-            let mut status = self.store.status_of(ty);
-            status.sources = self.sources_of(ty);
-            self.records.fill(&mut status);
-            status
-        };
-        types.into_iter().map(status).collect()
-    }
-
     /// # Panics
     /// A part is in a state that it must never be in; tests call this after each step.
     pub fn check_invariants(&self) {
         self.store.check_invariants();
         self.streams.iter().for_each(|stream| stream.mux.check_invariants());
-    }
-
-    fn sources_of(&self, ty: ResourceType) -> Vec<String> {
-        let carrying = self
-            .streams
-            .iter()
-            .filter(|stream| stream.mux.types().any(|carried| carried == ty));
-        let mut sources: Vec<_> = carrying.map(|stream| describe(&stream.source)).collect();
-        sources.dedup();
-        sources
     }
 
     fn stream(&mut self, id: StreamId) -> Option<&mut Stream> {
@@ -379,6 +357,7 @@ impl Engine {
             ty,
             name,
             mux,
+            state: State::default(),
         });
         Some(self.streams.len() - 1)
     }
@@ -430,14 +409,5 @@ impl Stream {
         if matches!(*self.source, Source::Path(_)) {
             while self.mux.poll_transmit(now).is_some() {}
         }
-    }
-}
-
-/// A source as text.
-fn describe(source: &Source) -> String {
-    match source {
-        Source::Ads => "ads".to_owned(),
-        Source::Named(name) => name.to_string(),
-        Source::Path(PathSource { path, .. }) => path.to_string(),
     }
 }

@@ -131,6 +131,24 @@ impl Walk<'_> {
             let reason = format!("the extension type {} is not supported by Remora", message.name());
             self.report.add(FindingKind::Refused, || path.words(), reason);
         }
+        if scope.held && self.ledger.is_some_and(|ledger| ledger.forbids(message)) {
+            if scope.optional {
+                self.report.skipped += 1;
+                return;
+            }
+            let reason = format!(
+                "didn't find a registered implementation with type URL: '{}': it is disabled",
+                message.name()
+            );
+            return self.report.add(FindingKind::RefusedAlways, || path.words(), reason);
+        }
+        if RESOURCES.contains(&message.name()) {
+            let reason = format!(
+                "{} is a resource, not the configuration of an extension",
+                message.name()
+            );
+            return self.report.add(FindingKind::Invalid, || path.words(), reason);
+        }
         self.message(value, message, scope, path);
     }
 
@@ -180,6 +198,16 @@ impl Walk<'_> {
         }
     }
 }
+
+/// What control planes send; never found inside one another but where a field is of that very type.
+const RESOURCES: [&str; 6] = [
+    "envoy.config.bootstrap.v3.Bootstrap",
+    "envoy.config.cluster.v3.Cluster",
+    "envoy.config.endpoint.v3.ClusterLoadAssignment",
+    "envoy.config.listener.v3.Listener",
+    "envoy.config.route.v3.RouteConfiguration",
+    "envoy.extensions.transport_sockets.tls.v3.Secret",
+];
 
 /// The full name of what an encoded `Any` holds, looking into `TypedStruct`.
 fn real_name(any: &[u8]) -> &str {

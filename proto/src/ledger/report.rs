@@ -57,6 +57,7 @@ pub struct Report {
     /// Findings that [`Report::findings`] had no room for.
     pub dropped: u64,
     detailed: bool,
+    tells_deprecated: bool,
 }
 
 impl Report {
@@ -72,6 +73,14 @@ impl Report {
     pub fn detailed() -> Self {
         Self {
             detailed: true,
+            ..Self::default()
+        }
+    }
+
+    /// Keeps deprecated fields as findings too.
+    pub fn with_deprecated() -> Self {
+        Self {
+            tells_deprecated: true,
             ..Self::default()
         }
     }
@@ -92,7 +101,11 @@ impl Report {
     }
 
     pub(super) fn wants(&self, kind: FindingKind) -> bool {
-        self.detailed || !matches!(kind, FindingKind::Tolerated | FindingKind::Deprecated)
+        match kind {
+            FindingKind::Tolerated => self.detailed,
+            FindingKind::Deprecated => self.detailed || self.tells_deprecated,
+            _ => true,
+        }
     }
 
     pub(super) fn add(&mut self, kind: FindingKind, path: impl FnOnce() -> String, reason: impl Into<String>) {

@@ -24,7 +24,7 @@ pub(super) fn logging(state: &AdminState, query: &Query) -> Reply {
 }
 
 pub(super) fn reopen(state: &AdminState, _: &Query) -> Reply {
-    match state.logging.reopen() {
+    match state.control.reopen_logs() {
         Ok(()) => reply::done(),
         Err(error) => reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }

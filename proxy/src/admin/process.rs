@@ -2,11 +2,12 @@
 
 use http::StatusCode;
 use remora_proto::pb::envoy::admin::v3::Memory;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::query::Query;
 use super::reply::{self, Reply};
 use super::{AdminState, bootstrap_view};
+use crate::filters::names::{EXTENSIONS, is_disabled};
 use crate::runtime::clock;
 use crate::telemetry::server::{ServerState, resident_bytes};
 
@@ -32,8 +33,26 @@ pub(super) fn server_info(state: &AdminState, _: &Query) -> Reply {
         "uptime_all_epochs": format!("{all}s"),
         "hot_restart_version": version(state),
         "command_line_options": state.options.to_json(),
-        "node": bootstrap_view::node(&state.bootstrap),
+        "node": node(state),
     }))
+}
+
+/// The node of the bootstrap, with the extensions of this program.
+fn node(state: &AdminState) -> Value {
+    let mut node = bootstrap_view::node(&state.bootstrap);
+    let extensions = EXTENSIONS.iter().map(|extension| {
+        json!({
+            "name": extension.name,
+            "category": extension.category,
+            "type_descriptor": "",
+            "disabled": is_disabled(extension),
+            "type_urls": extension.types,
+        })
+    });
+    if let Value::Object(node) = &mut node {
+        node.insert("extensions".to_owned(), extensions.collect());
+    }
+    node
 }
 
 /// The kernel's view: the allocator keeps no count of its own.

@@ -37,6 +37,7 @@ fn page(state: &AdminState, query: &Query, format: &str) -> Result<Reply, String
     readings.retain(|(name, _)| is_labelled(name) || state.stats_matcher.accepts(name));
     match format {
         "text" => Ok(reply::ok(render::text(&readings, mode))),
+        "html" | "active-html" => Ok(reply::html(html(query, &render::text(&readings, mode)))),
         "json" => Ok(reply::json(render::json(&readings, mode))),
         "prometheus" => {
             let options = Options {
@@ -46,8 +47,56 @@ fn page(state: &AdminState, query: &Query, format: &str) -> Result<Reply, String
             let page = crate::telemetry::prometheus::render(&readings, &state.tags, options);
             Ok(reply::ok(page))
         }
-        _ => Err("usage: /stats?format=(json|prometheus|text)\n\n".to_owned()),
+        _ => Err("usage: /stats?format=(html|active-html|json|prometheus|text)\n\n".to_owned()),
     }
+}
+
+/// The text page under a form that asks for another one.
+fn html(query: &Query, stats: &str) -> String {
+    let escaped = |text: &str| {
+        let text = text.replace('&', "&amp;").replace('<', "&lt;");
+        text.replace('>', "&gt;").replace('\'', "&#39;").replace('"', "&quot;")
+    };
+    let mut form = String::new();
+    for (name, label) in [
+        (
+            "usedonly",
+            "Only include stats that have been written by system since restart",
+        ),
+        ("invert_filter", "Invert the filter regex"),
+    ] {
+        let checked = if query.has(name) { " checked" } else { "" };
+        form += &format!("<p><label><input type='checkbox' name='{name}'{checked}> {label}</label></p>\n");
+    }
+    let filter = escaped(query.get("filter").unwrap_or_default());
+    form += &format!(
+        "<p><label>Regular expression for filtering stats <input type='text' name='filter' value='{filter}'></label></p>\n"
+    );
+    for (name, choices) in [
+        ("format", &["html", "active-html", "text", "json", "prometheus"][..]),
+        ("type", &["All", "Counters", "Histograms", "Gauges", "TextReadouts"]),
+        ("histogram_buckets", &["summary", "cumulative", "disjoint", "detailed"]),
+    ] {
+        form += &format!("<p><label>{name} <select name='{name}'>\n");
+        for choice in choices {
+            let selected = if query.get(name) == Some(choice) {
+                " selected"
+            } else {
+                ""
+            };
+            form += &format!("<option value='{choice}'{selected}>{choice}</option>\n");
+        }
+        form += "</select></label></p>\n";
+    }
+    let reload = match query.get("format") {
+        Some("active-html") => "  <meta http-equiv='refresh' content='5'>\n",
+        _ => "",
+    };
+    format!(
+        "<!DOCTYPE html>\n<html lang='en'>\n<head>\n  <title>Envoy Admin</title>\n{reload}</head>\n<body>\n<form action='stats' method='get'>\n\
+         {form}<p><input type='submit' value='show'></p>\n</form>\n<pre>\n{}</pre>\n</body>\n</html>\n",
+        escaped(stats)
+    )
 }
 
 fn selection(query: &Query) -> Result<Selection, String> {

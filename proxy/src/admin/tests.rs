@@ -52,6 +52,11 @@ impl Control for Puppet {
         };
     }
 
+    fn reopen_logs(&self) -> std::io::Result<()> {
+        self.calls.lock().push("reopen".to_owned());
+        Ok(())
+    }
+
     fn quit(&self) {
         self.calls.lock().push("quit".to_owned());
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use remora_proto::pb::envoy::admin::v3::{UnreadyTargetsDumps, unready_targets_dumps::UnreadyTargetsDump};
-use remora_xds::TypeStatus;
+use remora_xds::{Nack, TypeStatus};
 use serde_json::{Value, json};
 
 use super::query::Query;
@@ -38,6 +38,12 @@ pub(super) async fn xds(state: Arc<AdminState>, query: Query) -> Reply {
         (_, true) => "connected to a control plane\n".to_owned(),
         (_, false) => format!("connected to the control plane {identifier}\n"),
     };
+    let mut failures: Vec<&String> = status.iter().flat_map(|one| &one.failures).collect();
+    failures.sort_unstable();
+    failures.dedup();
+    for failure in failures {
+        page += &format!("  {failure}\n");
+    }
     let now = clock::system_now();
     for one in &status {
         page += &describe(one, now);
@@ -117,12 +123,21 @@ fn describe(status: &TypeStatus, now: SystemTime) -> String {
     if hidden > 0 {
         line(format!("and {hidden} more (?format=json has all)"));
     }
-    if let Some(nack) = &status.last_nack {
+    let is_current = |nack: &Nack| status.since.is_none_or(|since| nack.at >= since);
+    if let Some(nack) = status.last_nack.as_ref().filter(|nack| is_current(nack)) {
         let ago = now.duration_since(nack.at).unwrap_or_default().as_secs();
         line(format!(
             "refused version {:?} {ago} s ago: {}",
             nack.version, nack.reason
         ));
+    } else {
+        // Of single resources, where later ones were accepted (delta).
+        for (name, error) in status.refused.iter().take(SHOWN) {
+            line(format!(
+                "{name} is refused in version {:?}: {}",
+                error.version, error.details
+            ));
+        }
     }
     let cost = &status.last_push;
     if cost.bytes > 0 {
@@ -161,6 +176,9 @@ fn tree(status: &TypeStatus) -> Value {
         .last_nack
         .as_ref()
         .map(|nack| json!({"version": &*nack.version, "reason": nack.reason, "at_ms": millis(nack.at)}));
+    let refused = status.refused.iter().map(|(name, error)| {
+        json!({"name": &**name, "version": &*error.version, "reason": &*error.details, "at_ms": millis(error.at)})
+    });
     let cost = &status.last_push;
     let push = json!({
         "bytes": cost.bytes,
@@ -183,6 +201,8 @@ fn tree(status: &TypeStatus) -> Value {
         "in_use": status.published,
         "waiting": waiting,
         "missing": missing,
+        "refused": refused.collect::<Vec<_>>(),
+        "stream_failures": status.failures,
         "last_nack": nack,
         "last_push": push,
     })

@@ -15,6 +15,7 @@ use super::transport::ClusterTransport;
 use crate::bootstrap::{AdsConfig, Bootstrap};
 use crate::cli::Options;
 use crate::config::cluster::DiscoveryKind;
+use crate::config::fields::Strictness;
 use crate::config::{BuildContext, Compiled, cluster};
 
 /// What static resources refer to: owners and references for the xDS client.
@@ -30,11 +31,17 @@ pub fn meaning(bootstrap: &Bootstrap, context: &Arc<BuildContext>, options: &Opt
     let clusters = clusters.map(|cluster| cluster.name.clone()).collect();
     Meaning {
         context: context.clone(),
-        unsupported: options.unsupported,
+        strictness: Strictness {
+            unsupported: options.unsupported,
+            reject_unknown: options.reject_unknown_dynamic_fields,
+            tell_deprecated: !options.skip_deprecated_logs,
+        },
+        ignore_unknown: options.ignore_unknown_dynamic_fields,
         sources: Arc::new(Sources::new(clusters, bootstrap.ads.is_some())),
         routes: Arc::default(),
         notes: Arc::default(),
         server: context.stats.group("server."),
+        listeners: None,
     }
 }
 
@@ -80,7 +87,7 @@ pub fn client(
         .interpreter(meaning.clone())
         .fixed(&types::CLUSTER, names(&bootstrap.clusters))
         .fixed(&types::LISTENER, names(&bootstrap.listeners))
-        .decode_files(decode_discovery_file);
+        .decode_files(decoder(meaning));
     if let Some(ads) = &bootstrap.ads {
         let config = SourceConfig {
             mux: ads.mux(),
@@ -117,19 +124,38 @@ pub fn client(
     Some((handle, driver))
 }
 
-/// A file of a `path_config_source`: a `DiscoveryResponse` in binary (`.pb`), JSON or YAML.
-fn decode_discovery_file(content: &[u8], path: &Path) -> Result<Bytes, String> {
+/// Reads the files of `path_config_source`s. Their unknown fields are lost with the text, so they are counted here.
+fn decoder(meaning: &Meaning) -> impl Fn(&[u8], &Path) -> Result<Bytes, String> + Send + Sync + use<> {
+    let (strictness, ignored) = (meaning.strictness, meaning.ignore_unknown);
+    let server = meaning.server.clone();
+    move |content, path| {
+        let (bytes, unknown) = decode_discovery_file(content, path, !strictness.reject_unknown)?;
+        if !ignored {
+            for field in unknown {
+                tracing::warn!(path = %path.display(), "ignored unknown field: {field}");
+                server.dynamic_unknown_fields.inc();
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// A `DiscoveryResponse` in binary (`.pb`), JSON or YAML, and what of it is unknown.
+fn decode_discovery_file(content: &[u8], path: &Path, ignore_unknown: bool) -> Result<(Bytes, Vec<String>), String> {
     if path.extension().is_some_and(|extension| extension == "pb") {
-        return Ok(Bytes::copy_from_slice(content));
+        return Ok((Bytes::copy_from_slice(content), Vec::new()));
     }
     let text = std::str::from_utf8(content).map_err(|error| error.to_string())?;
     let options = remora_proto::json::Options {
-        ignore_unknown: true,
+        ignore_unknown,
         ..Default::default()
     };
     let encoded = remora_proto::json::encode_text(text, "envoy.service.discovery.v3.DiscoveryResponse", &options);
     encoded
-        .map(|encoded| encoded.bytes.into())
+        .map(|encoded| {
+            let unknown = encoded.ignored.iter().map(ToString::to_string).collect();
+            (encoded.bytes.into(), unknown)
+        })
         .map_err(|problems| problems.to_string())
 }
 
@@ -149,5 +175,8 @@ fn connector(transport: ClusterTransport, config: &AdsConfig) -> GrpcConnector<C
             metadata.append(name, value);
         }
     }
-    GrpcConnector::new(transport).origin(origin).metadata(metadata)
+    GrpcConnector::new(transport)
+        .origin(origin)
+        .metadata(metadata)
+        .called(config.cluster_name.clone())
 }

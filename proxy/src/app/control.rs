@@ -10,18 +10,21 @@ use tokio::sync::watch;
 
 use crate::admin::{Control, DrainListeners};
 use crate::cli::Options;
+use crate::config::BuildContext;
 use crate::listener::ListenerManager;
 use crate::runtime::clock;
 use crate::runtime::io::Address;
 use crate::runtime::spawn::spawn;
+use crate::telemetry::access_log::Sinks;
+use crate::telemetry::logging::Logging;
 use crate::telemetry::server::{ServerState, ServerStats};
-use crate::telemetry::stats::Stats;
 
 /// Shared by admin, signals and whoever embeds the proxy.
 pub struct ProxyControl {
     pub manager: Arc<ListenerManager>,
     pub options: Arc<Options>,
     pub started: Instant,
+    access_logs: Arc<Sinks>,
     stats: Arc<ServerStats>,
     /// What the state is but for failed health checks.
     state: Mutex<ServerState>,
@@ -42,8 +45,13 @@ enum Quit {
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
 impl ProxyControl {
-    pub(super) fn new(manager: Arc<ListenerManager>, options: Arc<Options>, stats: &Stats, started: Instant) -> Self {
-        let stats: Arc<ServerStats> = stats.group("server.");
+    pub(super) fn new(
+        manager: Arc<ListenerManager>,
+        options: Arc<Options>,
+        context: &BuildContext,
+        started: Instant,
+    ) -> Self {
+        let stats: Arc<ServerStats> = context.stats.group("server.");
         stats.start(started);
         stats.concurrency.set(options.concurrency as u64);
         stats.hot_restart_epoch.set(options.restart_epoch.into());
@@ -51,6 +59,7 @@ impl ProxyControl {
             manager,
             options,
             started,
+            access_logs: context.access_logs.clone(),
             stats,
             state: Mutex::new(ServerState::Initializing),
             health_failed: AtomicBool::new(false),
@@ -90,6 +99,15 @@ impl ProxyControl {
         self.live.send_replace(true);
         tracing::info!("all dependencies initialized. starting workers");
         self.show_state();
+    }
+
+    /// Opens access logs and the log file anew, for rotation.
+    ///
+    /// # Errors
+    /// The log file cannot be opened; the old one stays in use.
+    pub fn reopen_logs(&self) -> std::io::Result<()> {
+        self.access_logs.reopen();
+        Logging::current().reopen()
     }
 
     /// Ends the process now.
@@ -190,13 +208,43 @@ impl Control for AdminControl {
         self.0.show_state();
     }
 
+    fn reopen_logs(&self) -> std::io::Result<()> {
+        self.0.reopen_logs()
+    }
+
     fn quit(&self) {
         self.0.quit();
     }
 }
 
-/// SIGTERM and SIGINT: the first drains, a second ends at once.
-pub(super) fn quit_on_signals(control: Arc<ProxyControl>) {
+/// SIGTERM and SIGINT drain, then quit; SIGUSR1 reopens logs; SIGHUP does nothing, as in Envoy.
+pub(super) fn follow_signals(control: &Arc<ProxyControl>) {
+    quit_on_signals(control.clone());
+    let on = |kind, name: &'static str, work: fn(&ProxyControl)| {
+        let control = control.clone();
+        let mut signals = match signal(kind) {
+            Ok(signals) => signals,
+            Err(error) => return tracing::error!(%error, name, "cannot listen for a signal"),
+        };
+        drop(spawn("signals", async move {
+            while signals.recv().await.is_some() {
+                work(&control);
+            }
+        }));
+    };
+    on(SignalKind::hangup(), "SIGHUP", |_| {
+        tracing::warn!("caught and eating SIGHUP: a new epoch is started with --restart-epoch");
+    });
+    on(SignalKind::user_defined1(), "SIGUSR1", |control| {
+        tracing::info!("caught SIGUSR1: reopening access logs");
+        if let Err(error) = control.reopen_logs() {
+            tracing::error!(%error, "the log file could not be opened again");
+        }
+    });
+}
+
+/// The first drains, a second ends at once.
+fn quit_on_signals(control: Arc<ProxyControl>) {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let control = control.clone();
         let mut signals = match signal(kind) {

@@ -8,10 +8,11 @@ use remora_xds::{Interpreter, Reference, ResourceType, types};
 use super::sources::Sources;
 use super::stats::RouteScopes;
 use crate::admin::Notes;
-use crate::cli::Unsupported;
+use crate::config::fields::{Strictness, Warning};
 use crate::config::source::ConfigSource;
 use crate::config::tls::SecretRef;
 use crate::config::{BuildContext, Compiled, cluster, endpoint, fields, listener};
+use crate::listener::{ListenerConfig, ListenerManager};
 use crate::route::RouteTable;
 use crate::telemetry::server::ServerStats;
 use crate::tls::SecretStore;
@@ -20,11 +21,15 @@ use crate::tls::SecretStore;
 #[derive(Clone)]
 pub struct Meaning {
     pub context: Arc<BuildContext>,
-    pub unsupported: Unsupported,
+    pub strictness: Strictness,
+    /// `--ignore-unknown-dynamic-fields`: not a word about them.
+    pub ignore_unknown: bool,
     pub sources: Arc<Sources>,
     pub routes: Arc<RouteScopes>,
     pub notes: Arc<Notes>,
     pub server: Arc<ServerStats>,
+    /// Who binds; `None`: nothing is to be bound.
+    pub listeners: Option<Arc<ListenerManager>>,
 }
 
 impl Interpreter for Meaning {
@@ -32,14 +37,41 @@ impl Interpreter for Meaning {
         let checked = self
             .tables(type_url, name, bytes)
             .and_then(|()| self.compile(type_url, bytes));
-        checked.map_err(|problems| problems.to_string())
+        let (references, listener) = checked.map_err(|problems| problems.to_string())?;
+        if let (Some(manager), Some(listener)) = (&self.listeners, listener) {
+            manager.reserve(&listener)?;
+        }
+        Ok(references)
     }
+
+    fn begin(&self, type_url: &str, gone: &dyn Fn(&str) -> bool) {
+        if let Some(manager) = self.listeners.as_ref().filter(|_| type_url == types::LISTENER.url) {
+            manager.release(gone);
+        }
+    }
+}
+
+/// In Envoy's words.
+pub(super) fn tell_deprecated(message: &str, warning: &Warning) {
+    tracing::warn!(
+        "Deprecated field: type {message} Using deprecated option '{}'. This configuration will be removed from Envoy soon.",
+        warning.path
+    );
 }
 
 impl Meaning {
     fn tables(&self, type_url: &str, name: &str, bytes: &Bytes) -> Compiled<()> {
         let message = remora_proto::type_url::full_name(type_url);
-        for warning in fields::check(message, bytes, self.unsupported)? {
+        for warning in fields::check(message, bytes, self.strictness)? {
+            if warning.is_unknown && self.ignore_unknown {
+                continue;
+            }
+            if warning.is_deprecated {
+                if self.strictness.tell_deprecated {
+                    tell_deprecated(message, &warning);
+                }
+                continue;
+            }
             tracing::warn!(kind = message, name, path = %warning.path, reason = %warning.reason, "tolerated");
             if warning.is_unsupported {
                 self.server.unsupported_fields.inc();
@@ -51,24 +83,24 @@ impl Meaning {
         Ok(())
     }
 
-    fn compile(&self, type_url: &str, bytes: &Bytes) -> Compiled<Vec<Reference>> {
-        if type_url == types::CLUSTER.url {
-            return self.cluster_references(&cluster::needs(bytes)?);
-        }
-        if type_url == types::ASSIGNMENT.url {
-            return endpoint::check(bytes).map(|()| Vec::new());
-        }
-        if type_url == types::ROUTE.url {
-            return RouteTable::parse(bytes.clone(), &self.context).map(|_| Vec::new());
-        }
-        if type_url == types::SECRET.url {
-            return SecretStore::compile(bytes).map(|_| Vec::new());
-        }
+    /// What the resource refers to; of a listener also what is to be bound.
+    fn compile(&self, type_url: &str, bytes: &Bytes) -> Compiled<(Vec<Reference>, Option<ListenerConfig>)> {
         if type_url == types::LISTENER.url {
-            listener::compile(bytes, &self.context)?;
-            return self.listener_references(&listener::needs(bytes)?);
+            let listener = listener::compile(bytes, &self.context)?;
+            let references = self.listener_references(&listener::needs(bytes)?)?;
+            return Ok((references, Some(listener)));
         }
-        Ok(Vec::new())
+        let mut references = Vec::new();
+        if type_url == types::CLUSTER.url {
+            references = self.cluster_references(&cluster::needs(bytes)?)?;
+        } else if type_url == types::ASSIGNMENT.url {
+            endpoint::check(bytes)?;
+        } else if type_url == types::ROUTE.url {
+            RouteTable::parse(bytes.clone(), &self.context)?;
+        } else if type_url == types::SECRET.url {
+            SecretStore::compile(bytes)?;
+        }
+        Ok((references, None))
     }
 
     /// What a cluster must have before it is used.

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use tonic::Status;
 use tonic::body::Body;
 use tower::{BoxError, Service};
 
@@ -49,12 +50,13 @@ impl ClusterTransport {
             return Ok(sender);
         }
         let cluster = self.snapshot.load().cluster(&self.cluster);
-        let cluster = cluster.ok_or_else(|| format!("there is no cluster '{}'", self.cluster))?;
+        let cluster = cluster.ok_or_else(|| unavailable(format!("there is no cluster '{}'", self.cluster)))?;
         let host = cluster.pick(&PickContext::default());
-        let host = host.map_err(|_| format!("cluster '{}' has no healthy host", self.cluster))?;
+        let host = host.map_err(|_| unavailable(format!("cluster '{}' has no healthy host", self.cluster)))?;
+        let failed = |reason: &str| unavailable(format!("cluster '{}', {}: {reason}", self.cluster, host.address));
         let connected = connect(&cluster, &host)
             .await
-            .map_err(|failure| failure.full_details().into_owned())?;
+            .map_err(|failure| failed(failure.transport_reason().unwrap_or_else(|| failure.details())))?;
         let (sender, connection) = http2::Builder::new(hyper_util::rt::TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(cluster.http.keepalive_interval.unwrap_or(KEEPALIVE))
@@ -63,7 +65,8 @@ impl ClusterTransport {
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .handshake(TokioIo::new(connected.io))
-            .await?;
+            .await
+            .map_err(|error| failed(&error.to_string()))?;
         spawn("control plane connection", async move {
             // How it ends shows on its streams.
             let _ = connection.await;
@@ -86,8 +89,20 @@ impl Service<Request<Body>> for ClusterTransport {
         let this = self.clone();
         Box::pin(async move {
             let mut sender = this.sender().await?;
-            sender.ready().await?;
-            Ok(sender.send_request(request).await?)
+            let broken = |error: hyper::Error| {
+                // The outermost error says little: "connection error".
+                let error: &(dyn std::error::Error + 'static) = &error;
+                let causes = std::iter::successors(Some(error), |error| error.source());
+                let text: Vec<_> = causes.map(ToString::to_string).collect();
+                unavailable(format!("cluster '{}': {}", this.cluster, text.join(": ")))
+            };
+            sender.ready().await.map_err(broken)?;
+            Ok(sender.send_request(request).await.map_err(broken)?)
         })
     }
+}
+
+/// An error that keeps its code and text on the way through the gRPC client.
+fn unavailable(reason: String) -> BoxError {
+    Box::new(Status::unavailable(reason))
 }

@@ -16,7 +16,7 @@ pub(super) struct Args {
     /// Inline YAML configuration, merged over the contents of --config-path
     #[arg(long, value_name = "string")]
     pub config_yaml: Option<String>,
-    /// `validate` prints every problem of the configuration and exits; `init_only` stops before listening
+    /// `validate` prints every problem of the configuration and exits; `init_only` binds everything, and exits before it listens
     #[arg(long, value_name = "string", value_enum, default_value = "serve")]
     pub mode: ModeArg,
     /// With --mode validate: check what a running Envoy printed on /config_dump
@@ -47,14 +47,14 @@ pub(super) struct Args {
     /// Neither log nor count unknown fields in dynamic configuration
     #[arg(long)]
     pub ignore_unknown_dynamic_fields: bool,
-    /// Do not log that a field is deprecated
+    /// Do not warn that a field is deprecated
     #[arg(long)]
     pub skip_deprecated_logs: bool,
 
     /// Write the admin server's address to this file
     #[arg(long, value_name = "string")]
     pub admin_address_path: Option<PathBuf>,
-    /// The local IP address version (v4 or v6)
+    /// Which IP address of this machine stands in x-forwarded-for for a peer on the loopback (v4 or v6)
     #[arg(long, value_name = "string", default_value = "v4", value_parser = ["v4", "v6"])]
     pub local_address_ip_version: String,
 
@@ -67,7 +67,7 @@ pub(super) struct Args {
     /// Log message format in spdlog syntax [default: "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v"]
     #[arg(long, value_name = "string")]
     pub log_format: Option<String>,
-    /// Escape newlines in log messages
+    /// Write log lines with C's escapes: newlines, quotes, bytes that are no ASCII
     #[arg(long)]
     pub log_format_escaped: bool,
     /// Path to the log file (stderr without it)
@@ -99,7 +99,7 @@ pub(super) struct Args {
     /// A `tag:value` pair on every stat; may be given several times
     #[arg(long, value_name = "string", action = ArgAction::Append)]
     pub stats_tag: Vec<String>,
-    /// Comma-separated list of extensions that may not be used
+    /// Comma-separated list of extensions that may not be used, as category/name
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     pub disable_extensions: String,
 
@@ -176,7 +176,7 @@ pub struct DemoArgs {
     /// Keep serving until interrupted, instead of running the tour once
     #[arg(long)]
     pub serve: bool,
-    /// How long the tour sends traffic, in seconds
+    /// For how long the tour sends traffic at least, in seconds; its scenes alone take about ten
     #[arg(long, value_name = "seconds", default_value_t = 10)]
     pub duration: u64,
     /// Worker threads of each proxy

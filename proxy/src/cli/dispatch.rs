@@ -8,7 +8,10 @@ use super::{Command, DemoArgs, Exit, Mode, parse};
 /// Runs the process that `arguments` (the program's name first) ask for, to its end.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match parse(arguments) {
-        Ok(Command::Run(options)) if options.mode == Mode::Validate => crate::validate::run(&options),
+        Ok(Command::Run(options)) if options.mode == Mode::Validate => {
+            crate::filters::names::disable(&options.disabled_extensions);
+            crate::validate::run(&options)
+        }
         Ok(Command::Run(options)) => crate::app::run(*options),
         Ok(Command::Demo(arguments)) => demo(&arguments),
         Ok(Command::Inject(arguments)) => crate::inject::run(&arguments),

@@ -95,14 +95,37 @@ pub fn decode(bytes: &[u8]) -> Compiled<pb::ClusterLoadAssignment> {
 /// What is wrong or not supported, by path.
 pub fn compile(assignment: &pb::ClusterLoadAssignment, transport: &UpstreamTransport) -> Compiled<Endpoints> {
     let (templates, policy) = templates(assignment, transport)?;
-    let hosts = templates.iter().map(|template| match &template.location {
-        Location::Address(address) => Ok(template.at(address.clone())),
-        Location::Name(name, _) => Err(Problems::one("endpoints", format!("malformed IP address: {name}"))),
-    });
+    let hosts = templates
+        .iter()
+        .enumerate()
+        .map(|(at, template)| match &template.location {
+            Location::Address(address) => Ok(template.at(address.clone())),
+            Location::Name(name, _) => {
+                let path = format!("{}.endpoint.address.socket_address.address", place(assignment, at));
+                Err(Problems::one(path, format!("malformed IP address: {name}")))
+            }
+        });
     Ok(Endpoints {
         hosts: hosts.collect::<Compiled<_>>()?,
         policy,
     })
+}
+
+/// The path of the endpoint that comes at this place when all localities are laid in a row.
+#[allow(deprecated)]
+fn place(assignment: &pb::ClusterLoadAssignment, mut at: usize) -> String {
+    use pb::locality_lb_endpoints::LbConfig;
+    for (index, group) in assignment.endpoints.iter().enumerate() {
+        let (field, endpoints) = match &group.lb_config {
+            Some(LbConfig::LoadBalancerEndpoints(list)) => ("load_balancer_endpoints.lb_endpoints", &list.lb_endpoints),
+            _ => ("lb_endpoints", &group.lb_endpoints),
+        };
+        if at < endpoints.len() {
+            return format!("endpoints[{index}].{field}[{at}]");
+        }
+        at -= endpoints.len();
+    }
+    "endpoints".to_owned()
 }
 
 /// Every endpoint, whether it has an address or a name.

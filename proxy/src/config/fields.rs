@@ -55,6 +55,27 @@ pub struct Warning {
     pub is_unsupported: bool,
     /// Newer than this program.
     pub is_unknown: bool,
+    /// Envoy warns of it too, unless told not to.
+    pub is_deprecated: bool,
+}
+
+/// How strictly resources are held against the tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Strictness {
+    pub unsupported: Unsupported,
+    /// `--reject-unknown-dynamic-fields`
+    pub reject_unknown: bool,
+    /// Tell of deprecated fields too; off with `--skip-deprecated-logs`.
+    pub tell_deprecated: bool,
+}
+
+impl From<Unsupported> for Strictness {
+    fn from(unsupported: Unsupported) -> Self {
+        Self {
+            unsupported,
+            ..Self::default()
+        }
+    }
 }
 
 impl Warning {
@@ -64,6 +85,7 @@ impl Warning {
             reason: reason.into(),
             is_unsupported: false,
             is_unknown: false,
+            is_deprecated: false,
         }
     }
 }
@@ -103,14 +125,28 @@ pub fn admit(type_name: &'static str) {
     });
 }
 
+/// Takes extensions away by the types of their configuration (`--disable-extensions`). To be called once, before configuration is loaded.
+pub fn forbid(type_names: &[&str]) {
+    let messages: Vec<_> = type_names.iter().filter_map(|name| schema::message(name)).collect();
+    LEDGER.rcu(|ledger| {
+        let mut forbidding = Ledger::clone(ledger);
+        messages.iter().for_each(|message| forbidding.forbid(*message));
+        forbidding
+    });
+}
+
 /// Holds an encoded message against the tables and PGV, through everything it holds. What passes can be decoded, and no field of it is
 /// ignored in silence.
 ///
 /// # Errors
 /// Whatever is malformed, invalid or refused, by path. [`Unsupported::Warn`] turns refusals into warnings, but for those that would weaken
 /// access control, TLS or routing.
-pub fn check(full_name: &str, bytes: &[u8], mode: Unsupported) -> Result<Vec<Warning>, Problems> {
-    let mut report = Report::new();
+pub fn check(full_name: &str, bytes: &[u8], strictness: impl Into<Strictness>) -> Result<Vec<Warning>, Problems> {
+    let strictness = strictness.into();
+    let mut report = match strictness.tell_deprecated {
+        true => Report::with_deprecated(),
+        false => Report::new(),
+    };
     ledger::check(bytes, full_name, &ledger(), &mut report);
     let mut problems: Vec<Problem> = Vec::new();
     if report.dropped > 0 {
@@ -128,8 +164,9 @@ pub fn check(full_name: &str, bytes: &[u8], mode: Unsupported) -> Result<Vec<War
     for finding in report.findings {
         let (path, reason) = (finding.path, finding.reason);
         let is_warning = match finding.kind {
-            FindingKind::Unknown | FindingKind::Tolerated | FindingKind::Deprecated | FindingKind::Disallowed => true,
-            FindingKind::Refused => mode == Unsupported::Warn,
+            FindingKind::Unknown => !strictness.reject_unknown,
+            FindingKind::Tolerated | FindingKind::Deprecated | FindingKind::Disallowed => true,
+            FindingKind::Refused => strictness.unsupported == Unsupported::Warn,
             FindingKind::RefusedAlways | FindingKind::Invalid | FindingKind::Malformed => false,
         };
         if is_warning {
@@ -138,6 +175,7 @@ pub fn check(full_name: &str, bytes: &[u8], mode: Unsupported) -> Result<Vec<War
                 reason,
                 is_unsupported: finding.kind == FindingKind::Refused,
                 is_unknown: finding.kind == FindingKind::Unknown,
+                is_deprecated: matches!(finding.kind, FindingKind::Deprecated | FindingKind::Disallowed),
             });
         } else {
             problems.push(Problem { path, reason });

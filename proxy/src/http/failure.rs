@@ -390,7 +390,8 @@ impl Failure {
         row(StatusCode::SERVICE_UNAVAILABLE, flag, details, body)
     }
 
-    fn transport_reason(&self) -> Option<&str> {
+    /// What the transport said, in Envoy's words.
+    pub fn transport_reason(&self) -> Option<&str> {
         match self {
             Self::ConnectFailure(reason) => reason.as_deref(),
             _ => None,

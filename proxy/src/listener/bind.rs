@@ -11,7 +11,7 @@ use super::{Keepalive, ListenerSettings, SocketState};
 use crate::runtime::io::Address;
 use crate::runtime::sys;
 
-/// A socket that listens, not yet tied to a runtime.
+/// A socket to listen on, not yet tied to a runtime.
 pub enum Bound {
     Tcp(std::net::TcpListener),
     Unix(std::os::unix::net::UnixListener),
@@ -26,7 +26,45 @@ pub struct BindError {
     pub reason: io::Error,
 }
 
-/// At least `count` sockets on one address: one each with `SO_REUSEPORT`, else copies of one. Port 0 becomes one port for all.
+impl BindError {
+    /// As Envoy tells a control plane; the listener's name goes in front of it.
+    pub fn in_envoys_words(&self) -> String {
+        let reason = self.reason.to_string();
+        // The standard library adds the number.
+        let reason = reason.split(" (os error").next().unwrap_or_default();
+        format!("cannot bind '{}': {reason}", self.address)
+    }
+}
+
+/// Makes bound sockets of one address listen; those that do already are left alone.
+///
+/// # Errors
+/// What the system says, with the listener and its address.
+pub fn listen(
+    sockets: &[Bound],
+    listener: &Arc<str>,
+    address: &Address,
+    settings: &ListenerSettings,
+) -> Result<(), BindError> {
+    let listen_on = |bound: &Bound| {
+        let socket = match bound {
+            Bound::Tcp(socket) => SockRef::from(socket),
+            Bound::Unix(socket) => SockRef::from(socket),
+        };
+        if socket.is_listener()? {
+            return Ok(());
+        }
+        socket.listen(backlog(settings))?;
+        set_options(&socket, settings, SocketState::Listening)
+    };
+    sockets.iter().try_for_each(listen_on).map_err(|reason| BindError {
+        listener: listener.clone(),
+        address: address.clone(),
+        reason,
+    })
+}
+
+/// At least `count` sockets on one address, not listening yet: one each with `SO_REUSEPORT`, else copies of one. Port 0 becomes one port for all.
 /// `inherited` sockets are all used, even if there are more: what waits in one of them would be lost with it.
 ///
 /// # Errors
@@ -43,7 +81,7 @@ pub fn bind(
         _ if !inherited.is_empty() => adopt(address, inherited, settings, reuse_port, count),
         Address::Ip(ip) if reuse_port => bind_each(*ip, settings, count),
         Address::Ip(ip) => bind_one(*ip, settings, false).and_then(|first| copies(first, count)),
-        Address::Pipe(path) => bind_pipe(path, settings).and_then(|first| copies(first, count)),
+        Address::Pipe(path) => bind_pipe(path).and_then(|first| copies(first, count)),
         Address::Internal(_) => Err(io::ErrorKind::Unsupported.into()),
     };
     sockets.map_err(|reason| BindError {
@@ -156,12 +194,10 @@ fn bind_one(address: SocketAddr, settings: &ListenerSettings, reuse_port: bool) 
     set_options(&socket, settings, SocketState::PreBind)?;
     socket.bind(&address.into())?;
     set_options(&socket, settings, SocketState::Bound)?;
-    socket.listen(backlog(settings))?;
-    set_options(&socket, settings, SocketState::Listening)?;
     Ok(Bound::Tcp(socket.into()))
 }
 
-fn bind_pipe(path: &str, settings: &ListenerSettings) -> io::Result<Bound> {
+fn bind_pipe(path: &str) -> io::Result<Bound> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     let address = match path.strip_prefix('@') {
         Some(name) => SockAddr::unix(format!("\0{name}"))?,
@@ -175,7 +211,6 @@ fn bind_pipe(path: &str, settings: &ListenerSettings) -> io::Result<Bound> {
         }
     };
     socket.bind(&address)?;
-    socket.listen(backlog(settings))?;
     Ok(Bound::Unix(socket.into()))
 }
 

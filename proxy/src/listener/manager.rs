@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::active::{ActiveListener, Directory, ListenerState, Shared};
 use super::balance::{ConnectionLimit, Loads};
-use super::bind::{BindError, Bound, bind};
+use super::bind::{BindError, Bound, bind, listen};
 use super::chain_match::FilterChain;
 use super::stats::{InspectorStats, ManagerStats, Scope};
 use super::{Direction, Inherit, ListenerConfig, accept};
@@ -21,6 +21,9 @@ use crate::runtime::drain::{Drain, DrainPhase};
 use crate::runtime::io::Address;
 use crate::runtime::worker::Workers;
 use crate::telemetry::stats::Stats;
+use claims::{Claims, any_port};
+
+mod claims;
 
 /// Owns every listener of the process.
 pub struct ListenerManager {
@@ -30,6 +33,8 @@ pub struct ListenerManager {
     counters: Arc<ManagerStats>,
     draining: Draining,
     active: Mutex<BTreeMap<Arc<str>, Arc<ActiveListener>>>,
+    /// Locked after `active`, where both are.
+    claims: Mutex<Claims>,
     /// Sockets are kept at hand for the next epoch.
     handing_over: bool,
     /// Where sockets of the epoch before come from.
@@ -85,6 +90,7 @@ impl ListenerManager {
             counters,
             draining,
             active: Mutex::default(),
+            claims: Mutex::default(),
             handing_over: false,
             inherit: None,
         }
@@ -116,6 +122,38 @@ impl ListenerManager {
         Vec::new()
     }
 
+    /// Makes sure that a listener of the control plane can have its addresses, before its update is accepted: binds them (nothing listens yet) and
+    /// keeps the sockets until [`apply`](Self::apply) starts the listener.
+    ///
+    /// # Errors
+    /// Why it cannot be had, in Envoy's words. What is there stays as it is.
+    pub fn reserve(&self, config: &ListenerConfig) -> Result<(), String> {
+        let active = self.active.lock();
+        let mut claims = self.claims.lock();
+        if let Some((address, _)) = claims.conflict(config) {
+            self.counters.listener_create_failure.inc();
+            return Err(duplicate_address(&config.name, address));
+        }
+        let stays = active
+            .get(&config.name)
+            .is_some_and(|listener| keeps_sockets(listener, config));
+        let sockets = match (stays, claims.take_sockets(config)) {
+            (true, _) => None,
+            (false, Some(reserved)) => Some(reserved),
+            (false, None) => Some(self.bind_all(&active, config).map_err(|error| {
+                self.counters.listener_create_failure.inc();
+                error.in_envoys_words()
+            })?),
+        };
+        claims.put(config, sockets);
+        Ok(())
+    }
+
+    /// Lets go of what [`reserve`](Self::reserve) keeps for listeners that an update takes away.
+    pub fn release(&self, gone: &dyn Fn(&str) -> bool) {
+        self.claims.lock().release(gone);
+    }
+
     /// Makes `wanted` the listeners of the process. What is equal by hash is not touched; what keeps its addresses keeps its sockets and the
     /// connections of its unchanged chains; what is gone stops accepting at once and drains.
     ///
@@ -136,7 +174,7 @@ impl ListenerManager {
                 Some(listener) if listener.state.load().hash == config.hash => {}
                 Some(listener) if keeps_sockets(listener, config) => updates.push((listener.clone(), config)),
                 _ if errors.iter().any(|error| error.listener == config.name) => {}
-                _ => match self.prepare(config) {
+                _ => match self.prepare(&active, config) {
                     Ok(listener) => prepared.push(listener),
                     Err(error) => errors.push(error),
                 },
@@ -165,6 +203,9 @@ impl ListenerManager {
         }
         self.counters.total_listeners_active.set(active.len() as u64);
         self.shared.directory.store(Arc::new(Directory::new(active.values())));
+        self.claims
+            .lock()
+            .fix(wanted.values().filter(|config| active.contains_key(&config.name)));
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
@@ -244,27 +285,48 @@ impl ListenerManager {
         listeners
     }
 
-    fn prepare(&self, config: &Arc<ListenerConfig>) -> Result<Prepared, BindError> {
-        let mut sockets = Vec::new();
-        let (mut addresses, mut handles) = (Vec::new(), Vec::new());
-        for address in &config.addresses {
-            if !config.bind_to_port {
-                addresses.push(address.clone());
-                continue;
-            }
+    /// Per address that is bound to a port: one socket per worker, which does not listen unless another listener or process left it so.
+    fn bind_all(
+        &self,
+        active: &BTreeMap<Arc<str>, Arc<ActiveListener>>,
+        config: &ListenerConfig,
+    ) -> Result<Vec<Vec<Bound>>, BindError> {
+        let addresses = config.addresses.iter().filter(|_| config.bind_to_port);
+        let bound = addresses.map(|address| {
             let inherited = self
                 .inherit
                 .as_ref()
-                .map(|parent| parent.sockets(&config.name, address));
-            let bound = bind(
+                .map(|parent| parent.sockets(&config.name, address))
+                .filter(|sockets| !sockets.is_empty());
+            bind(
                 &config.name,
                 address,
                 &config.settings,
                 config.reuse_port,
                 self.workers.len(),
-                inherited.unwrap_or_default(),
-            )?;
-            if self.handing_over {
+                inherited.unwrap_or_else(|| sockets_of_a_neighbour(active, address)),
+            )
+        });
+        bound.collect()
+    }
+
+    fn prepare(
+        &self,
+        active: &BTreeMap<Arc<str>, Arc<ActiveListener>>,
+        config: &Arc<ListenerConfig>,
+    ) -> Result<Prepared, BindError> {
+        let reserved = self.claims.lock().take_sockets(config);
+        let sockets = reserved.map_or_else(|| self.bind_all(active, config), Ok)?;
+        let (mut addresses, mut handles) = (Vec::new(), Vec::new());
+        let mut unused = sockets.iter();
+        for address in &config.addresses {
+            let Some(bound) = unused.next() else {
+                addresses.push(address.clone());
+                continue;
+            };
+            listen(bound, &config.name, address, &config.settings)?;
+            // What cannot be bound twice is at hand for a listener that takes the address over.
+            if self.handing_over || !config.reuse_port || address.ip().is_none() {
                 // One that cannot be copied now cannot be handed over later; it serves all the same.
                 handles.push((
                     address.clone(),
@@ -273,7 +335,6 @@ impl ListenerManager {
             }
             let actual = bound.first().and_then(Bound::address);
             addresses.push(actual.map_or_else(|| address.clone(), Address::Ip));
-            sockets.push(bound);
         }
         let prefix = config.settings.stat_prefix.as_deref();
         let state = ListenerState::new(config, None);
@@ -376,15 +437,34 @@ fn keeps_sockets(listener: &ActiveListener, config: &ListenerConfig) -> bool {
     listener.configured == config.addresses && listener.bind_to_port == config.bind_to_port
 }
 
+/// Sockets on an address of the configuration that a listener of this process has and that cannot be bound a second time.
+fn sockets_of_a_neighbour(active: &BTreeMap<Arc<str>, Arc<ActiveListener>>, address: &Address) -> Vec<OwnedFd> {
+    if any_port(address) {
+        return Vec::new();
+    }
+    for listener in active.values() {
+        let sockets = listener.sockets.lock();
+        if let Some((_, sockets)) = sockets.iter().find(|(configured, _)| configured == address) {
+            let copies = sockets.iter().filter_map(|socket| socket.copy().ok());
+            return copies.map(OwnedFd::from).collect();
+        }
+    }
+    Vec::new()
+}
+
+fn duplicate_address(name: &str, address: &Address) -> String {
+    format!(
+        "error adding listener: '{name}' has duplicate address '{address}' as existing listener, to check if the listener has duplicated \
+         addresses with other listeners or 'enable_reuse_port' is set to 'false' for the listener"
+    )
+}
+
 /// Two listeners on one address: the later by name is refused, as Envoy refuses the later one added.
 fn duplicates(wanted: &BTreeMap<Arc<str>, Arc<ListenerConfig>>) -> Vec<BindError> {
     let mut seen: BTreeMap<&Address, &Arc<str>> = BTreeMap::new();
     let mut errors = Vec::new();
     for config in wanted.values() {
-        for address in &config.addresses {
-            if address.ip().is_some_and(|address| address.port() == 0) {
-                continue;
-            }
+        for address in config.addresses.iter().filter(|address| !any_port(address)) {
             if let Some(other) = seen.insert(address, &config.name) {
                 let reason = format!("duplicate address of existing listener '{other}'");
                 errors.push(BindError {

@@ -8,7 +8,7 @@ mod pattern;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -203,6 +203,8 @@ pub struct Logging(Arc<Inner>);
 struct Inner {
     levels: [AtomicU8; LOGGERS.len()],
     pattern: arc_swap::ArcSwap<Pattern>,
+    /// `--log-format-escaped`
+    escaped: AtomicBool,
     sink: Sink,
 }
 
@@ -241,6 +243,7 @@ impl Logging {
         Ok(Self(Arc::new(Inner {
             levels: [(); LOGGERS.len()].map(|()| AtomicU8::new(level as u8)),
             pattern: arc_swap::ArcSwap::from_pointee(Pattern::parse(format)),
+            escaped: AtomicBool::new(false),
             sink,
         })))
     }
@@ -260,6 +263,7 @@ impl Logging {
             Self(Arc::new(Inner {
                 levels: [(); LOGGERS.len()].map(|()| AtomicU8::new(Level::Off as u8)),
                 pattern: arc_swap::ArcSwap::from_pointee(Pattern::parse(DEFAULT_FORMAT)),
+                escaped: AtomicBool::new(false),
                 sink: Sink::Stderr,
             }))
         };
@@ -274,6 +278,11 @@ impl Logging {
     /// From the bootstrap's `application_log_config`.
     pub fn set_format(&self, format: &str) {
         self.0.pattern.store(Arc::new(Pattern::parse(format)));
+    }
+
+    /// `--log-format-escaped`: each line as C would write it, but for the blanks at its end.
+    pub fn escape(&self, escaped: bool) {
+        self.0.escaped.store(escaped, Ordering::Relaxed);
     }
 
     /// Every logger with its level, in Envoy's order.
@@ -390,63 +399,13 @@ impl<S: Subscriber> Layer<S> for EnvoyLayer {
             message: message.text(),
             at: crate::runtime::clock::system_now().into(),
         });
-        self.0.sink.write(&line);
+        if self.0.escaped.load(Ordering::Relaxed) {
+            self.0.sink.write(&pattern::escape(&line));
+        } else {
+            self.0.sink.write(&line);
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn logged(logging: &Logging, path: &Path, work: impl FnOnce()) -> String {
-        tracing::subscriber::with_default(logging.subscriber(), work);
-        let text = std::fs::read_to_string(path).expect("the log file is there");
-        logging.reopen().expect("the log file opens again");
-        text
-    }
-
-    #[test]
-    fn lines_follow_the_format_and_levels_their_loggers() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("log");
-        let logging = Logging::new(Level::Info, "[%l][%n] %v", Some(&path)).expect("a log");
-        let text = logged(&logging, &path, || {
-            tracing::info!(target: "upstream", cluster = "a", code = 3, "added");
-            tracing::debug!(target: "upstream", "hidden");
-            tracing::error!("here");
-        });
-        assert_eq!(text, "[info][upstream] added cluster=a code=3\n[error][stats] here\n");
-        logging.set_listed("upstream:trace,stats:off").expect("known names");
-        let text = logged(&logging, &path, || {
-            tracing::trace!(target: "upstream", "now seen");
-            tracing::error!("no more");
-        });
-        assert!(text.ends_with("here\n[trace][upstream] now seen\n"), "{text}");
-    }
-
-    #[test]
-    fn unknown_names_change_nothing() {
-        let logging = Logging::new(Level::Info, DEFAULT_FORMAT, None).expect("a log");
-        assert_eq!(
-            logging.set_listed("http:debug,nope:info"),
-            Err(LevelError::Logger("nope".to_owned()))
-        );
-        assert_eq!(
-            logging.set_listed("http:loud"),
-            Err(LevelError::Level("loud".to_owned()))
-        );
-        assert!(logging.levels().iter().all(|(_, level)| *level == Level::Info));
-        logging.set_all(Level::Off);
-        assert!(logging.levels().iter().all(|(_, level)| *level == Level::Off));
-        assert_eq!(Level::parse("warn").map(Level::name), Some("warning"));
-    }
-
-    #[test]
-    fn every_module_maps_to_a_logger() {
-        for (_, logger) in MODULES {
-            assert!(LOGGERS.contains(logger), "{logger}");
-        }
-        assert_eq!(LOGGERS[logger_of("remora::cluster::health_check")], "hc");
-        assert_eq!(LOGGERS[logger_of("elsewhere")], "misc");
-    }
-}
+mod tests;

@@ -19,11 +19,20 @@ pub trait Connect: Send + Sync {
     /// Starts a bidirectional call of the rpc at `path`. Must not wait for response headers before it sends: a server may wait for
     /// the first request.
     fn open(&self, path: &'static str, outgoing: Outgoing) -> Events;
+
+    /// What messages call the control plane.
+    fn target(&self) -> &str {
+        "the control plane"
+    }
 }
 
 impl<C: Connect + ?Sized> Connect for Arc<C> {
     fn open(&self, path: &'static str, outgoing: Outgoing) -> Events {
         (**self).open(path, outgoing)
+    }
+
+    fn target(&self) -> &str {
+        (**self).target()
     }
 }
 
@@ -33,6 +42,7 @@ pub struct GrpcConnector<S> {
     service: S,
     origin: Uri,
     metadata: MetadataMap,
+    target: Option<Arc<str>>,
 }
 
 impl<S> GrpcConnector<S> {
@@ -41,7 +51,14 @@ impl<S> GrpcConnector<S> {
             service,
             origin: Uri::default(),
             metadata: MetadataMap::new(),
+            target: None,
         }
+    }
+
+    /// What messages call the control plane (Envoy: the cluster's name).
+    pub fn called(mut self, target: impl Into<Arc<str>>) -> Self {
+        self.target = Some(target.into());
+        self
     }
 
     /// Scheme and authority of the requests, where the service does not set them (`EnvoyGrpc.authority`).
@@ -81,6 +98,10 @@ where
                 .await?;
             Ok(response.into_inner())
         })
+    }
+
+    fn target(&self) -> &str {
+        self.target.as_deref().unwrap_or("the control plane")
     }
 }
 

@@ -58,6 +58,7 @@ impl Store {
         let push = &mut self.tables[usize::from(table)].push;
         *push = push.wrapping_add(u32::from(batch.full));
         let started = clock();
+        self.announce(batch, &applied.failures);
         self.note_unread(table, batch, &applied.failures, now);
         for received in &batch.resources {
             let outcome = self.put(table, batch.ty, received, now);
@@ -92,12 +93,27 @@ impl Store {
 
     /// A resource whose TTL ran out is treated as a removed one.
     pub fn expire(&mut self, ty: ResourceType, name: &Arc<str>) {
+        self.interpreter.begin(ty.url, &|gone| gone == &**name);
         let table = self.table_of(ty);
         self.remove(&Key {
             table,
             name: name.clone(),
         });
         self.commit();
+    }
+
+    /// Tells the interpreter what goes.
+    fn announce(&self, batch: &Batch, failures: &[Failure]) {
+        let unnamed = failures.iter().any(|failure| failure.name.is_empty());
+        if !batch.full || unnamed {
+            let removed: HashSet<&str> = batch.removed.iter().map(|name| &**name).collect();
+            return self.interpreter.begin(batch.ty.url, &|name| removed.contains(name));
+        }
+        let resources = batch.resources.iter().map(|received| &*received.name);
+        let failed = failures.iter().map(|failure| &*failure.name);
+        let present = batch.present.iter().map(|name| &**name);
+        let named: HashSet<&str> = resources.chain(failed).chain(present).collect();
+        self.interpreter.begin(batch.ty.url, &|name| !named.contains(name));
     }
 
     fn put(&mut self, table: u8, ty: ResourceType, received: &Received, now: Now) -> Result<Outcome, String> {

@@ -84,6 +84,9 @@ pub trait Interpreter: Send + Sync {
     /// # Errors
     /// Why the resource is refused, with the path of the field; goes to the control plane verbatim.
     fn check(&self, type_url: &str, name: &str, bytes: &Bytes) -> Result<Vec<Reference>, String>;
+
+    /// An update begins that takes away what `gone` says; its checks come after this, so that one resource can have what another gives up.
+    fn begin(&self, _type_url: &str, _gone: &dyn Fn(&str) -> bool) {}
 }
 
 impl<F> Interpreter for F

@@ -52,6 +52,8 @@ pub struct TypeStatus {
     pub ty: ResourceType,
     /// Where it comes from, as text.
     pub sources: Vec<String>,
+    /// Why streams that should carry it are not open.
+    pub failures: Vec<String>,
     /// Version of the newest response, accepted or not.
     pub wanted_version: Arc<str>,
     /// Version of the newest accepted response.
@@ -60,6 +62,8 @@ pub struct TypeStatus {
     pub since: Option<SystemTime>,
     pub published: usize,
     pub waiting: Vec<Waiting>,
+    /// Resources whose newest version was refused and is still not replaced by a good one.
+    pub refused: Vec<(Arc<str>, ErrorState)>,
     /// References that nothing has arrived for.
     pub missing: Vec<Arc<str>>,
     pub last_nack: Option<Nack>,
@@ -95,11 +99,13 @@ impl Store {
         let mut status = TypeStatus {
             ty,
             sources: Vec::new(),
+            failures: Vec::new(),
             wanted_version: Arc::default(),
             running_version: Arc::default(),
             since: None,
             published: 0,
             waiting: Vec::new(),
+            refused: Vec::new(),
             missing: Vec::new(),
             last_nack: None,
             last_push: PushCost::default(),
@@ -119,11 +125,15 @@ impl Store {
                     waits_for,
                 });
             }
+            if let Some(error) = &entry.error {
+                status.refused.push((name.clone(), (**error).clone()));
+            }
             if entry.newest().is_none() && entry.target.is_some() {
                 status.missing.push(name.clone());
             }
         }
         status.waiting.sort_by(|a, b| a.name.cmp(&b.name));
+        status.refused.sort_by(|a, b| a.0.cmp(&b.0));
         status.missing.sort_unstable();
         status
     }

@@ -279,3 +279,48 @@ async fn it_serves_until_told_to_stop() {
     drain.advance(crate::runtime::drain::DrainPhase::Draining);
     assert!(server.await.unwrap().is_ok());
 }
+
+#[tokio::test]
+async fn stats_have_an_html_page_and_server_info_has_the_extensions() {
+    let world = World::new();
+    let page = world
+        .page("/stats?format=html&filter=<script>&invert_filter&type=Counters")
+        .await;
+    assert!(
+        page.starts_with("<!DOCTYPE html>") && page.ends_with("</pre>\n</body>\n</html>\n"),
+        "{page}"
+    );
+    assert!(
+        page.contains("value='&lt;script&gt;'") && !page.contains("<script>"),
+        "{page}"
+    );
+    assert!(
+        page.contains("name='invert_filter' checked") && page.contains("'Counters' selected"),
+        "{page}"
+    );
+    // The same lines as on the text page.
+    let html = world.page("/stats?format=html").await;
+    let (_, stats) = html.split_once("<pre>\n").unwrap();
+    let names = |text: &str| -> Vec<String> {
+        text.lines()
+            .map(|line| line.split(": ").next().unwrap_or_default().to_owned())
+            .collect()
+    };
+    let text = world.page("/stats").await;
+    assert_eq!(
+        names(stats.strip_suffix("</pre>\n</body>\n</html>\n").unwrap()),
+        names(&text)
+    );
+
+    let info = world.tree("/server_info").await;
+    let extensions = info["node"]["extensions"].as_array().unwrap();
+    // One entry as Envoy 1.40 has it.
+    let router = serde_json::json!({
+        "name": "envoy.filters.http.router",
+        "category": "envoy.filters.http",
+        "type_descriptor": "",
+        "disabled": false,
+        "type_urls": ["envoy.extensions.filters.http.router.v3.Router"],
+    });
+    assert!(extensions.contains(&router), "{extensions:?}");
+}

@@ -271,3 +271,16 @@ fn discovery_services_that_are_not_there_are_refused_with_their_path_and_why() {
         );
     }
 }
+
+#[test]
+fn a_resource_in_the_place_of_an_extension_is_called_that() {
+    let yaml = "{name: a, connect_timeout: 1s, typed_extension_protocol_options: \
+        {x: {'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster}}}";
+    let refused = checked(CLUSTER, yaml, Unsupported::Warn);
+    assert!(
+        refused.starts_with("refused typed_extension_protocol_options"),
+        "{refused}"
+    );
+    let reason = "envoy.config.cluster.v3.Cluster is a resource, not the configuration of an extension";
+    assert!(refused.ends_with(reason), "{refused}");
+}

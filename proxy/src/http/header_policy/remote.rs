@@ -2,11 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{HeaderMap, HeaderName, StatusCode};
 use ipnet::IpNet;
 
 use super::{X_FORWARDED_FOR, append_list_tight};
+use crate::cli::IpVersion;
 use crate::http::exchange::Exchange;
 use crate::runtime::io::Address;
 
@@ -182,7 +184,7 @@ fn append_peer(exchange: &mut Exchange) {
         return;
     };
     let shown = if peer.ip().is_loopback() {
-        machine_address(peer.is_ipv6())
+        machine_address()
     } else {
         peer.ip()
     };
@@ -195,11 +197,18 @@ fn append_peer(exchange: &mut Exchange) {
 
 /// Adds this machine to those that a request of its own making came through.
 pub(in crate::http) fn append_machine(headers: &mut HeaderMap) {
-    append_list_tight(headers, &X_FORWARDED_FOR, machine_address(false).to_string().as_bytes());
+    append_list_tight(headers, &X_FORWARDED_FOR, machine_address().to_string().as_bytes());
 }
 
+/// `--local-address-ip-version`: which of its addresses this machine goes by. One command line, one process.
+pub fn prefer_local_ip(version: IpVersion) {
+    IPV6.store(version == IpVersion::V6, Ordering::Relaxed);
+}
+
+static IPV6: AtomicBool = AtomicBool::new(false);
+
 /// The address that this machine reaches others from, asked for once; no packet is sent. The loopback if it reaches nobody.
-fn machine_address(v6: bool) -> IpAddr {
+fn machine_address() -> IpAddr {
     static ADDRESSES: OnceLock<[IpAddr; 2]> = OnceLock::new();
     // Documentation addresses (RFC 5737, RFC 3849): connecting a UDP socket only looks up the route to them.
     let ask = |any: &str, somewhere: &str| -> std::io::Result<IpAddr> {
@@ -213,5 +222,5 @@ fn machine_address(v6: bool) -> IpAddr {
             ask("[::]:0", "[2001:db8::1]:9").unwrap_or(Ipv6Addr::LOCALHOST.into()),
         ]
     });
-    addresses[usize::from(v6)]
+    addresses[usize::from(IPV6.load(Ordering::Relaxed))]
 }

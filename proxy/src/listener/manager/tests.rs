@@ -327,3 +327,5 @@ fn inspectors_choose_the_chain_and_lose_no_byte() {
     assert_eq!(read_all(other), "not http");
     assert_eq!(bench.counter("http_inspector.http11_found"), 2);
 }
+
+mod reserve;

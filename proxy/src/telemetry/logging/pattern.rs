@@ -108,6 +108,25 @@ impl Line<'_> {
     }
 }
 
+/// A line in C's escapes (absl's `CEscape`), the blanks at its end as they are.
+pub fn escape(line: &str) -> String {
+    let text = line.trim_end();
+    let mut out = String::with_capacity(line.len() + 16);
+    for byte in text.bytes() {
+        match byte {
+            b'\n' => out.push_str("\\n"),
+            b'\r' => out.push_str("\\r"),
+            b'\t' => out.push_str("\\t"),
+            b'"' | b'\'' | b'\\' => out.extend(['\\', char::from(byte)]),
+            b' '..=b'~' => out.push(char::from(byte)),
+            // Writing to a string does not fail.
+            _ => drop(write!(out, "\\{byte:03o}")),
+        }
+    }
+    out.push_str(&line[text.len()..]);
+    out
+}
+
 /// `application_log_config.log_format.json_format` as a pattern: one JSON object a line, the message escaped.
 pub fn json_pattern(fields: &serde_json::Map<String, serde_json::Value>) -> String {
     let escaped = |value: &serde_json::Value| value.to_string().replace("%v", "%j");

@@ -1,0 +1,123 @@
+//! What is asked for before an update is accepted.
+
+use remora_proto::pb::google::protobuf::BoolValue;
+
+use super::*;
+
+fn config(bench: &Bench, listener: &pb::Listener) -> Arc<ListenerConfig> {
+    Arc::new(crate::config::listener::compile(&listener.encode_to_vec(), &bench.cx).unwrap())
+}
+
+fn reserve(bench: &Bench, listener: &pb::Listener) -> Result<(), String> {
+    bench.manager.reserve(&config(bench, listener))
+}
+
+/// Nobody has it, most likely: the system gives ports out in turn.
+fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap().port()
+}
+
+/// Binds without SO_REUSEADDR, which would let two sockets that do not listen share a port.
+fn takes(port: u16) -> std::io::Result<()> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into())
+}
+
+#[test]
+fn a_port_in_use_is_refused_in_envoys_words_and_changes_nothing() {
+    let bench = Bench::new(PATIENCE);
+    let good = listener("good", 0, vec![says("good")]);
+    bench
+        .apply(std::slice::from_ref(&good), OnBindError::ApplyNothing)
+        .unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    assert_eq!(
+        reserve(&bench, &listener("bad", port, vec![echo("e")])),
+        Err(format!("cannot bind '127.0.0.1:{port}': Address already in use"))
+    );
+    // One that runs and would move there stays where it is.
+    assert!(reserve(&bench, &listener("good", port, vec![says("moved")])).is_err());
+    assert_eq!(read_all(connect(bench.address("good"))), "good");
+    assert_eq!(bench.counter("listener_manager.listener_create_failure"), 2);
+    assert_eq!(bench.manager.listeners().len(), 1);
+    // Refused is not remembered: the port may become free.
+    drop(taken);
+    let again = listener("bad", port, vec![says("now")]);
+    reserve(&bench, &again).unwrap();
+    bench.apply(&[good, again], OnBindError::ApplyOthers).unwrap();
+    assert_eq!(read_all(connect(bench.address("bad"))), "now");
+}
+
+#[test]
+fn what_is_reserved_is_ours_but_takes_no_connection_before_it_is_applied() {
+    let bench = Bench::new(PATIENCE);
+    let port = free_port();
+    let wanted = listener("l", port, vec![says("there")]);
+    reserve(&bench, &wanted).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    assert!(TcpStream::connect(address).is_err(), "it waits for its routes");
+    assert!(takes(port).is_err(), "nobody else gets it");
+    bench
+        .apply(std::slice::from_ref(&wanted), OnBindError::ApplyOthers)
+        .unwrap();
+    assert_eq!(read_all(connect(address)), "there");
+    // One that goes before it was applied gives its address back.
+    let other = free_port();
+    reserve(&bench, &listener("gone", other, vec![says("never")])).unwrap();
+    assert!(takes(other).is_err());
+    bench.manager.release(&|name| name == "gone");
+    takes(other).unwrap();
+    assert_eq!(read_all(connect(address)), "there");
+}
+
+#[test]
+fn two_dynamic_listeners_may_not_share_an_address_but_one_may_take_over_from_another() {
+    let bench = Bench::new(Duration::ZERO);
+    let port = free_port();
+    let exclusive = |name: &str, text: &str| pb::Listener {
+        enable_reuse_port: Some(BoolValue { value: false }),
+        ..listener(name, port, vec![says(text)])
+    };
+    let (a, b) = (exclusive("a", "from a"), exclusive("b", "from b"));
+    // A second version may come before the first was applied: it gets the same sockets.
+    reserve(&bench, &exclusive("a", "an older version")).unwrap();
+    reserve(&bench, &a).unwrap();
+    bench.apply(std::slice::from_ref(&a), OnBindError::ApplyOthers).unwrap();
+    let refused = reserve(&bench, &b).unwrap_err();
+    assert!(
+        refused.starts_with(&format!(
+            "error adding listener: 'b' has duplicate address '127.0.0.1:{port}' as existing listener"
+        )),
+        "{refused}"
+    );
+    // The control plane moves the address to another name: the socket goes along, and is never closed in between.
+    bench.manager.release(&|name| name == "a");
+    reserve(&bench, &b).unwrap();
+    bench.apply(std::slice::from_ref(&b), OnBindError::ApplyOthers).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let deadline = crate::runtime::clock::now() + PATIENCE;
+    // The old accept loops end on their workers, a moment later.
+    while read_all(connect(address)) != "from b" {
+        assert!(
+            crate::runtime::clock::now() < deadline,
+            "the old listener still accepts"
+        );
+    }
+    assert_eq!(bench.manager.listeners().len(), 1);
+}
+
+#[test]
+fn the_control_plane_cannot_take_an_address_of_the_bootstrap() {
+    let bench = Bench::new(PATIENCE);
+    let port = free_port();
+    let fixed = listener("static", port, vec![says("static")]);
+    bench
+        .apply(std::slice::from_ref(&fixed), OnBindError::ApplyNothing)
+        .unwrap();
+    // An update of the control plane does not name it, and does not take it away.
+    bench.manager.release(&|_| true);
+    let refused = reserve(&bench, &listener("dynamic", port, vec![echo("e")])).unwrap_err();
+    assert!(refused.contains("has duplicate address"), "{refused}");
+}

@@ -1,0 +1,235 @@
+//! The program as a process of its own: modes, signals, flags, and how it ends when something is wrong.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use remora_tests::{Backend, Http1, ask_admin, until};
+
+/// One listener `ingress` with these lines (YAML, each indented by 10) more in its connection manager, and one cluster.
+fn bootstrap(listener: u16, backend: u16, manager: &str, cluster: &str) -> String {
+    format!(
+        r#"
+admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
+static_resources:
+  listeners:
+  - name: ingress
+    address: {{socket_address: {{address: 127.0.0.1, port_value: {listener}}}}}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: ingress
+{manager}
+          route_config:
+            virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: app}}}}]}}]
+          http_filters:
+          - name: router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+  clusters:
+  - name: app
+    type: STATIC
+{cluster}
+    load_assignment:
+      cluster_name: app
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {backend}}}}}}}}}]}}]
+"#
+    )
+}
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_remora-under-test"));
+    command
+        .args(["--disable-hot-restart", "--concurrency", "1"])
+        .stdin(Stdio::null());
+    command
+}
+
+/// Runs to its end. Whatever it says stands on stderr, the log too.
+fn run(yaml: &str, flags: &[&str]) -> (Output, String) {
+    let output = program().args(["--config-yaml", yaml]).args(flags).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output, said)
+}
+
+/// A running process; killed when dropped.
+struct Running {
+    process: Child,
+    admin: SocketAddr,
+}
+
+impl Running {
+    async fn start(directory: &Path, yaml: &str, flags: &[&str]) -> Self {
+        let address = directory.join("admin");
+        let mut process = program()
+            .args(["--config-yaml", yaml, "-l", "info", "--log-path"])
+            .arg(directory.join("log"))
+            .arg("--admin-address-path")
+            .arg(&address)
+            .args(flags)
+            .spawn()
+            .unwrap();
+        let admin = until("the admin address", async || {
+            let exited = process.try_wait().unwrap();
+            assert!(exited.is_none(), "ended: {exited:?}");
+            std::fs::read_to_string(&address)
+                .ok()
+                .and_then(|text| text.parse().ok())
+        })
+        .await;
+        until("readiness", async || {
+            (ask_admin(admin, "GET", "/ready").await.status == 200).then_some(())
+        })
+        .await;
+        Self { process, admin }
+    }
+
+    async fn client(&self) -> Http1 {
+        let listeners = ask_admin(self.admin, "GET", "/listeners").await.text();
+        let (_, address) = listeners.trim().split_once("::").unwrap();
+        Http1::connect(address.parse().unwrap()).await.unwrap()
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+async fn holds(path: &Path, text: &str) {
+    until(&format!("{text:?} in {}", path.display()), async || {
+        let found = std::fs::read_to_string(path).is_ok_and(|content| content.contains(text));
+        found.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn logs_are_rotated_by_signal_and_by_admin_and_a_hangup_does_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("access");
+    let manager = format!(
+        "          access_log:\n          - name: file\n            typed_config:\n              \
+         \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog\n              \
+         path: {}\n              log_format: {{text_format_source: {{inline_string: \"%REQ(:PATH)%\\n\"}}}}",
+        log.display()
+    );
+    let backend = Backend::start("app").await;
+    let yaml = bootstrap(0, backend.port(), &manager, "");
+    let running = Running::start(directory.path(), &yaml, &["--file-flush-interval-msec", "50"]).await;
+    let mut client = running.client().await;
+    assert_eq!(client.get("app", "/one", "").await.status, 200);
+    holds(&log, "/one\n").await;
+
+    // A log rotation: the file gets another name, then a signal.
+    let (first, second) = (directory.path().join("access.1"), directory.path().join("access.2"));
+    std::fs::rename(&log, &first).unwrap();
+    running.signal(rustix::process::Signal::USR1);
+    until("a new access log", async || log.exists().then_some(())).await;
+    assert_eq!(client.get("app", "/two", "").await.status, 200);
+    holds(&log, "/two\n").await;
+    assert_eq!(std::fs::read_to_string(&first).unwrap(), "/one\n");
+
+    // The same by the admin server; the log file itself goes along.
+    std::fs::rename(&log, &second).unwrap();
+    let own = directory.path().join("log");
+    std::fs::rename(&own, directory.path().join("log.1")).unwrap();
+    assert_eq!(ask_admin(running.admin, "POST", "/reopen_logs").await.text(), "OK\n");
+    assert!(own.exists());
+    assert_eq!(client.get("app", "/three", "").await.status, 200);
+    holds(&log, "/three\n").await;
+    assert_eq!(std::fs::read_to_string(&second).unwrap(), "/two\n");
+
+    running.signal(rustix::process::Signal::HUP);
+    holds(&own, "SIGHUP").await;
+    assert_eq!(client.get("app", "/four", "").await.status, 200);
+    assert_eq!(ask_admin(running.admin, "GET", "/ready").await.text(), "LIVE\n");
+}
+
+#[tokio::test]
+async fn init_only_ends_well_without_serving_and_tells_what_it_could_not_bind() {
+    let backend = Backend::start("app").await;
+    let (output, said) = run(&bootstrap(0, backend.port(), "", ""), &["--mode", "init_only"]);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("exiting") && !said.contains("starting workers"), "{said}");
+    let (output, said) = run(&bootstrap(backend.port(), 1, "", ""), &["--mode", "init_only"]);
+    assert_eq!(output.status.code(), Some(1));
+    let expected = format!(
+        "listener 'ingress': cannot bind '127.0.0.1:{}': Address already in use",
+        backend.port()
+    );
+    assert!(said.contains(&expected), "{said}");
+}
+
+#[test]
+fn files_that_cannot_be_written_are_named_before_anything_listens() {
+    let yaml = bootstrap(0, 1, "", "");
+    let (output, said) = run(&yaml, &["--admin-address-path", "/nonexistent/address"]);
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "--admin-address-path: unable to write '/nonexistent/address': No such file or directory";
+    assert!(said.contains(expected) && !said.contains("starting workers"), "{said}");
+    let (output, said) = run(&yaml, &["--log-path", "/nonexistent/log"]);
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "--log-path: unable to open '/nonexistent/log': No such file or directory";
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
+fn disabled_extensions_do_not_exist() {
+    let yaml = bootstrap(0, 1, "", "");
+    let router = "envoy.filters.http/envoy.filters.http.router";
+    for mode in ["serve", "validate", "init_only"] {
+        let (output, said) = run(&yaml, &["--mode", mode, "--disable-extensions", router]);
+        let said = said + &String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{mode}: {said}");
+        let expected =
+            "didn't find a registered implementation with type URL: 'envoy.extensions.filters.http.router.v3.Router'";
+        assert!(said.contains(expected), "{mode}: {said}");
+    }
+    // What is not used, and what does not exist, keeps nobody from starting.
+    let others = "junk,envoy.filters.http/nosuch,envoy.filters.http/envoy.filters.http.cors";
+    let (output, said) = run(&yaml, &["--mode", "init_only", "--disable-extensions", others]);
+    assert!(output.status.success(), "{said}");
+    for expected in [
+        "failed to disable invalid extension name 'junk'",
+        "failed to disable unknown extension 'envoy.filters.http/nosuch'",
+        "disabled extension 'envoy.filters.http/envoy.filters.http.cors'",
+    ] {
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
+fn log_lines_are_escaped_and_deprecated_fields_told_of_as_the_flags_say() {
+    let yaml = bootstrap(0, 1, "", "    http2_protocol_options: {}");
+    let deprecated = "Using deprecated option 'static_resources.clusters[0].http2_protocol_options'";
+    let (_, said) = run(&yaml, &["--mode", "init_only"]);
+    assert!(said.contains(deprecated), "{said}");
+    let (_, said) = run(&yaml, &["--mode", "init_only", "--log-format-escaped"]);
+    assert!(said.contains(&deprecated.replace('\'', "\\'")), "{said}");
+    let (output, said) = run(&yaml, &["--mode", "init_only", "--skip-deprecated-logs"]);
+    assert!(output.status.success() && !said.contains("deprecated"), "{said}");
+}
+
+#[tokio::test]
+async fn the_local_address_is_of_the_version_that_the_flag_says() {
+    let backend = Backend::start("app").await;
+    let yaml = bootstrap(0, backend.port(), "          use_remote_address: true", "");
+    for (flags, is_v6) in [(&[][..], false), (&["--local-address-ip-version", "v6"][..], true)] {
+        let directory = tempfile::tempdir().unwrap();
+        let running = Running::start(directory.path(), &yaml, flags).await;
+        let answer = running.client().await.get("app", "/", "").await.text();
+        let line = answer.lines().find(|line| line.starts_with("x-forwarded-for"));
+        let (_, address) = line.unwrap_or_else(|| panic!("{answer}")).split_once(':').unwrap();
+        let address: std::net::IpAddr = address.trim().parse().unwrap();
+        assert_eq!(address.is_ipv6(), is_v6, "{answer}");
+    }
+}
