@@ -2,6 +2,7 @@
 //!
 //! In: parsed options and a loaded bootstrap. Out: a running [`Proxy`]. Errors before anything listens are all reported together.
 
+mod assembly;
 mod client;
 mod control;
 mod follow;
@@ -18,7 +19,9 @@ use std::time::{Instant, SystemTime};
 
 use remora_xds::ClientHandle;
 
-use client::{Pins, client, meaning, roots};
+pub use assembly::Assembly;
+pub use assembly::assemble;
+use client::client;
 use control::AdminControl;
 pub use control::ProxyControl;
 pub use transport::ClusterTransport;
@@ -28,8 +31,7 @@ use crate::bootstrap::Bootstrap;
 use crate::cli::Options;
 use crate::cluster::discovery::SystemResolver;
 use crate::cluster::maintain::maintain;
-use crate::config::route::each;
-use crate::config::{BuildContext, Compiled, Problems, fields};
+use crate::config::{BuildContext, Problems};
 use crate::listener::manager::OnBindError;
 use crate::listener::{Inherit, ListenerManager};
 use crate::restart::Restart;
@@ -38,8 +40,7 @@ use crate::runtime::drain::Drain;
 use crate::runtime::io::Address;
 use crate::runtime::spawn::{self, spawn};
 use crate::runtime::worker::Workers;
-use crate::snapshot::build::{Builder, LISTENER_OWNER};
-use crate::telemetry::access_log::{AccessLog, Sink, Sinks};
+use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::logging::{self, Logging};
 use follow::Awaited;
 use interpreter::Meaning;
@@ -91,22 +92,19 @@ impl Proxy {
         restart: Option<&Restart>,
     ) -> Result<Self, StartError> {
         let times = (clock::now(), clock::system_now());
-        let mut context = BuildContext {
-            access_logs: Arc::new(Sinks::new(options.file_flush_interval, options.file_flush_min_size)),
-            node: bootstrap.node.clone(),
-            ..BuildContext::default()
-        };
-        context.outlier_events = outlier_events(&bootstrap, &context).map_err(StartError::Config)?;
-        let context = Arc::new(context);
-        let mut builder = Builder::new(context.clone());
-        let meaning = meaning(&bootstrap, &context, &options);
-        let pins = check(&bootstrap, &options, &meaning)
-            .and_then(|()| add_static(&mut builder, &bootstrap, &context, &meaning))
-            .map_err(StartError::Config)?;
-        let roots = roots(&bootstrap, &meaning.sources).map_err(StartError::Config)?;
+        let assembly = assemble(&options, &bootstrap).map_err(StartError::Config)?;
+        assembly.tell_warnings(&bootstrap);
+        let Assembly {
+            context,
+            mut builder,
+            meaning,
+            pins,
+            roots,
+            admin_logs,
+            ..
+        } = assembly;
         let resolver = SystemResolver::new().map_err(|error| StartError::Resolver(error.to_string()))?;
         let admin = restart::bind_admin(&bootstrap, restart).await?;
-        let admin_logs = admin_logs(&bootstrap, &context).map_err(StartError::Config)?;
         let manager = start_workers(&options, &context, bootstrap.max_connections, restart)?;
         let snapshot = builder.publish();
         manager
@@ -180,30 +178,6 @@ impl Drop for Proxy {
     }
 }
 
-/// The field tables over the whole bootstrap.
-fn check(bootstrap: &Bootstrap, options: &Options, meaning: &Meaning) -> Result<(), Problems> {
-    for warning in &bootstrap.warnings {
-        meaning.notes.tolerate(format!("bootstrap: {warning}"));
-    }
-    for warning in fields::check(crate::bootstrap::MESSAGE, &bootstrap.bytes, options.unsupported)? {
-        tracing::warn!(path = %warning.path, reason = %warning.reason, "tolerated");
-        if warning.is_unsupported {
-            meaning.server.unsupported_fields.inc();
-            meaning.notes.tolerate(format!("bootstrap: {warning}"));
-        } else if warning.is_unknown {
-            meaning.server.static_unknown_fields.inc();
-        }
-    }
-    Ok(())
-}
-
-/// `admin.access_log`
-fn admin_logs(bootstrap: &Bootstrap, context: &BuildContext) -> Result<Arc<[AccessLog]>, Problems> {
-    let configured = bootstrap.admin.as_ref().map_or(&[][..], |admin| &admin.access_log);
-    let logs = each("access_log", configured, |log| AccessLog::compile(log, context));
-    logs.map(Arc::from).map_err(|wrong| wrong.under("admin"))
-}
-
 fn start_workers(
     options: &Options,
     context: &BuildContext,
@@ -256,63 +230,6 @@ fn admin_state(
         notes: meaning.notes.clone(),
         control: Arc::new(AdminControl(control.clone())),
     }
-}
-
-fn outlier_events(bootstrap: &Bootstrap, cx: &BuildContext) -> Compiled<Option<Arc<Sink>>> {
-    let path = &bootstrap.outlier_event_log;
-    if path.is_empty() {
-        return Ok(None);
-    }
-    let opened = cx.access_logs.open(path, &cx.stats);
-    opened.map(Some).map_err(|error| {
-        let field = "cluster_manager.outlier_detection.event_log_path";
-        Problems::one(field, format!("unable to open file '{path}': {error}"))
-    })
-}
-
-fn add_static(
-    builder: &mut Builder,
-    bootstrap: &Bootstrap,
-    context: &BuildContext,
-    meaning: &Meaning,
-) -> Result<Pins, Problems> {
-    let mut problems = Problems::default();
-    let mut pins = Pins::new();
-    for (index, secret) in bootstrap.secrets.iter().enumerate() {
-        if let Err(wrong) = context.secrets.update(&secret.name, Some(&secret.bytes)) {
-            problems
-                .0
-                .extend(wrong.under(&format!("static_resources.secrets[{index}]")).0);
-        }
-    }
-    for (index, cluster) in bootstrap.clusters.iter().enumerate() {
-        let added = builder
-            .add_cluster(cluster.bytes.clone())
-            .and_then(|needs| meaning.cluster_references(&needs));
-        match added {
-            Ok(references) if references.is_empty() => {}
-            Ok(references) => pins.push((format!("cluster/{}", cluster.name), references)),
-            Err(wrong) => problems
-                .0
-                .extend(wrong.under(&format!("static_resources.clusters[{index}]")).0),
-        }
-    }
-    for (index, listener) in bootstrap.listeners.iter().enumerate() {
-        let needs = crate::config::listener::needs(&listener.bytes);
-        let references = needs.and_then(|needs| meaning.listener_references(&needs));
-        let added = references.and_then(|references| {
-            builder.add_listener(&listener.bytes, !references.is_empty())?;
-            Ok(references)
-        });
-        match added {
-            Ok(references) if references.is_empty() => {}
-            Ok(references) => pins.push((format!("{LISTENER_OWNER}{}", listener.name), references)),
-            Err(wrong) => problems
-                .0
-                .extend(wrong.under(&format!("static_resources.listeners[{index}]")).0),
-        }
-    }
-    if problems.0.is_empty() { Ok(pins) } else { Err(problems) }
 }
 
 /// Runs the process for `options` until it is told to quit.

@@ -33,6 +33,7 @@ pub fn meaning(bootstrap: &Bootstrap, context: &Arc<BuildContext>, options: &Opt
         unsupported: options.unsupported,
         sources: Arc::new(Sources::new(clusters, bootstrap.ads.is_some())),
         routes: Arc::default(),
+        static_secrets: bootstrap.secrets.iter().map(|secret| secret.name.clone()).collect(),
         notes: Arc::default(),
         server: context.stats.group("server."),
     }
