@@ -1,5 +1,6 @@
-//! Prints a bootstrap that points a sidecar at a control plane:
-//! `cargo run -p control-plane-mock --example bootstrap -- 127.0.0.1:18000 127.0.0.1:9901 delta > bootstrap.yaml`
+//! Prints a bootstrap that points a sidecar at a control plane. The arguments are the control plane's address, that of the admin listener, and
+//! `delta`; these two addresses and state-of-the-world streams are what it takes without:
+//! `cargo run -p control-plane-mock --example bootstrap -- 127.0.0.1:18000 127.0.0.1:9901 > bootstrap.yaml`
 
 use std::env;
 
@@ -8,12 +9,8 @@ use control_plane_mock::resources::{Variant, bootstrap_ads};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = env::args().skip(1);
-    let xds = arguments
-        .next()
-        .ok_or("the first argument is the address of the control plane")?;
-    let admin = arguments
-        .next()
-        .ok_or("the second argument is the address of the admin listener")?;
+    let xds = arguments.next().unwrap_or_else(|| "127.0.0.1:18000".to_owned());
+    let admin = arguments.next().unwrap_or_else(|| "127.0.0.1:9901".to_owned());
     let variant = if arguments.next().as_deref() == Some("delta") {
         Variant::Delta
     } else {

@@ -37,6 +37,8 @@ pub struct Options {
     /// Fields that the schema lacks are counted in [`Encoded::ignored`] instead of being problems.
     pub ignore_unknown: bool,
     pub format: Format,
+    /// Problems, but for syntax errors, are told in [`Encoded::problems`] and what they concern is left out.
+    pub keep_going: bool,
 }
 
 /// The notation of a text.
@@ -56,6 +58,8 @@ pub struct Encoded {
     pub bytes: Vec<u8>,
     /// Unknown fields that [`Options::ignore_unknown`] let pass.
     pub ignored: Vec<Problem>,
+    /// What is wrong, when [`Options::keep_going`] asked to go on.
+    pub problems: Vec<Problem>,
 }
 
 /// Encodes JSON or YAML as the message of that full name.

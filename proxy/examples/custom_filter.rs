@@ -1,4 +1,4 @@
-//! A proxy with an HTTP filter and a tower layer of its own.
+//! A proxy with an HTTP filter of its own.
 //!
 //! ```text
 //! cargo run -p remora --example custom_filter -- -c envoy.yaml
@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use http::{HeaderValue, Response};
-use remora::cli::{self, Command};
+use remora::cli;
 use remora::config::Problems;
 use remora::filters::http::{Filter, Flow, Registration, Stage, register};
 use remora::http::body::Body;
@@ -45,12 +45,5 @@ pub fn registration() -> Registration {
 
 fn main() -> std::process::ExitCode {
     register(registration());
-    match cli::parse(std::env::args_os()) {
-        Ok(Command::Run(options)) => remora::app::run(*options),
-        Ok(Command::Demo(_) | Command::Inject(_)) => std::process::ExitCode::FAILURE,
-        Err(exit) => {
-            eprintln!("{}", exit.message);
-            exit.code.into()
-        }
-    }
+    cli::main(std::env::args_os())
 }

@@ -2,6 +2,7 @@
 //!
 //! In: parsed options and a loaded bootstrap. Out: a running [`Proxy`]. Errors before anything listens are all reported together.
 
+mod assembly;
 mod client;
 mod control;
 mod follow;
@@ -20,7 +21,8 @@ use std::time::{Instant, SystemTime};
 
 use remora_xds::ClientHandle;
 
-use client::{Pins, client};
+pub use assembly::{Assembly, assemble};
+use client::client;
 use control::AdminControl;
 pub use control::ProxyControl;
 pub use transport::ClusterTransport;
@@ -29,9 +31,7 @@ use crate::admin::{self, AdminState};
 use crate::bootstrap::Bootstrap;
 use crate::cli::{Mode, Options};
 use crate::cluster::maintain::maintain;
-use crate::config::fields::Strictness;
-use crate::config::route::each;
-use crate::config::{BuildContext, Compiled, Problems, fields};
+use crate::config::{BuildContext, Problems};
 use crate::filters::names;
 use crate::listener::manager::{Draining, OnBindError};
 use crate::listener::{Inherit, ListenerManager};
@@ -41,8 +41,6 @@ use crate::runtime::drain::Drain;
 use crate::runtime::io::Address;
 use crate::runtime::spawn::{self, spawn};
 use crate::runtime::worker::Workers;
-use crate::snapshot::build::{Builder, LISTENER_OWNER};
-use crate::telemetry::access_log::{AccessLog, Sink};
 use crate::telemetry::logging::{self, Logging};
 use crate::telemetry::server::ServerStats;
 use follow::Awaited;
@@ -200,40 +198,6 @@ impl Drop for Proxy {
     }
 }
 
-/// The field tables over the whole bootstrap.
-fn check(bootstrap: &Bootstrap, meaning: &Meaning) -> Result<(), Problems> {
-    for warning in &bootstrap.warnings {
-        meaning.notes.tolerate(format!("bootstrap: {warning}"));
-    }
-    let strictness = Strictness {
-        reject_unknown: false,
-        ..meaning.strictness
-    };
-    for warning in fields::check(crate::bootstrap::MESSAGE, &bootstrap.bytes, strictness)? {
-        if warning.is_deprecated {
-            if strictness.tell_deprecated {
-                interpreter::tell_deprecated(crate::bootstrap::MESSAGE, &warning);
-            }
-            continue;
-        }
-        tracing::warn!(path = %warning.path, reason = %warning.reason, "tolerated");
-        if warning.is_unsupported {
-            meaning.server.unsupported_fields.inc();
-            meaning.notes.tolerate(format!("bootstrap: {warning}"));
-        } else if warning.is_unknown {
-            meaning.server.static_unknown_fields.inc();
-        }
-    }
-    Ok(())
-}
-
-/// `admin.access_log`
-fn admin_logs(bootstrap: &Bootstrap, context: &BuildContext) -> Result<Arc<[AccessLog]>, Problems> {
-    let configured = bootstrap.admin.as_ref().map_or(&[][..], |admin| &admin.access_log);
-    let logs = AccessLog::compile_all(configured, context);
-    logs.map(Arc::from).map_err(|wrong| wrong.under("admin"))
-}
-
 fn start_workers(
     options: &Options,
     context: &BuildContext,
@@ -293,63 +257,6 @@ fn admin_state(
         notes: meaning.notes.clone(),
         control: Arc::new(AdminControl(control.clone())),
     }
-}
-
-fn outlier_events(bootstrap: &Bootstrap, cx: &BuildContext) -> Compiled<Option<Arc<Sink>>> {
-    let path = &bootstrap.outlier_event_log;
-    if path.is_empty() {
-        return Ok(None);
-    }
-    let opened = cx.access_logs.open(path, &cx.stats);
-    opened.map(Some).map_err(|error| {
-        let field = "cluster_manager.outlier_detection.event_log_path";
-        Problems::one(field, format!("unable to open file '{path}': {error}"))
-    })
-}
-
-fn add_static(
-    builder: &mut Builder,
-    bootstrap: &Bootstrap,
-    context: &BuildContext,
-    meaning: &Meaning,
-) -> Result<Pins, Problems> {
-    let mut problems = Problems::default();
-    let mut pins = Pins::new();
-    for (index, secret) in bootstrap.secrets.iter().enumerate() {
-        if let Err(wrong) = context.secrets.update(&secret.name, Some(&secret.bytes)) {
-            problems
-                .0
-                .extend(wrong.under(&format!("static_resources.secrets[{index}]")).0);
-        }
-    }
-    for (index, cluster) in bootstrap.clusters.iter().enumerate() {
-        let added = builder
-            .add_cluster(cluster.bytes.clone())
-            .and_then(|needs| meaning.cluster_references(&needs));
-        match added {
-            Ok(references) if references.is_empty() => {}
-            Ok(references) => pins.push((format!("cluster/{}", cluster.name), references)),
-            Err(wrong) => problems
-                .0
-                .extend(wrong.under(&format!("static_resources.clusters[{index}]")).0),
-        }
-    }
-    for (index, listener) in bootstrap.listeners.iter().enumerate() {
-        let needs = crate::config::listener::needs(&listener.bytes);
-        let references = needs.and_then(|needs| meaning.listener_references(&needs));
-        let added = references.and_then(|references| {
-            builder.add_listener(&listener.bytes, !references.is_empty())?;
-            Ok(references)
-        });
-        match added {
-            Ok(references) if references.is_empty() => {}
-            Ok(references) => pins.push((format!("{LISTENER_OWNER}{}", listener.name), references)),
-            Err(wrong) => problems
-                .0
-                .extend(wrong.under(&format!("static_resources.listeners[{index}]")).0),
-        }
-    }
-    if problems.0.is_empty() { Ok(pins) } else { Err(problems) }
 }
 
 /// Runs the process for `options` until it is told to quit.

@@ -21,7 +21,7 @@ use remora_proto::wire::{self, Value};
 
 use crate::cli::Options;
 use crate::config::route::{Under, each};
-use crate::config::{Compiled, Problems, listener};
+use crate::config::{Compiled, Problems, gather, listener};
 use crate::route::strings::StringMatcher;
 use crate::runtime::io::Address;
 
@@ -112,11 +112,20 @@ impl Bootstrap {
     /// # Errors
     /// A missing, malformed or unsupported configuration, with every problem and its place.
     pub fn load(options: &Options) -> Result<Self, LoadError> {
-        let text = read::read(options)?;
+        let text = read::read(options, false)?;
         Self::decode(text.bytes, options).map(|bootstrap| Self {
             warnings: text.ignored.into_iter().chain(bootstrap.warnings).collect(),
             ..bootstrap
         })
+    }
+
+    /// As [`Bootstrap::load`], for whoever wants to know everything that is wrong: what can be understood, and the problems so far. Blocks on
+    /// the file.
+    ///
+    /// # Errors
+    /// What cannot be read at all.
+    pub fn examine(options: &Options) -> Result<(Vec<u8>, Problems), LoadError> {
+        read::read(options, true).map(|text| (text.bytes, text.problems))
     }
 
     /// The same of an encoded bootstrap.
@@ -168,16 +177,25 @@ impl Bootstrap {
 }
 
 fn compile(bytes: Bytes, config: &pb::Bootstrap, node: Node, options: &Options) -> Compiled<Bootstrap> {
-    let [listeners, clusters, secrets] = slice(&bytes)?;
+    let [listeners, clusters, secrets] = static_resources(&bytes)?;
     let dynamic = config.dynamic_resources.clone().unwrap_or_default();
     let sourced = |source: &Option<_>, field: &str| {
         let compiled = source.as_ref().map(ConfigSource::compile).transpose();
         compiled.under(field).under("dynamic_resources")
     };
     let ads = dynamic.ads_config.as_ref().map(AdsConfig::compile).transpose();
-    let ads = ads.under("ads_config").under("dynamic_resources")?;
-    let lds = sourced(&dynamic.lds_config, "lds_config")?;
-    let cds = sourced(&dynamic.cds_config, "cds_config")?;
+    let manager = config.cluster_manager.as_ref();
+    gather! {
+        let ads = ads.under("ads_config").under("dynamic_resources");
+        let lds = sourced(&dynamic.lds_config, "lds_config");
+        let cds = sourced(&dynamic.cds_config, "cds_config");
+        let runtime = RuntimeLayers::compile(config.layered_runtime.as_ref()).under("layered_runtime");
+        let admin = admin(config.admin.as_ref()).under("admin");
+        let stats = StatsConfig::compile(config.stats_config.as_ref(), &options.stats_tags).under("stats_config");
+        let log_format = log_format(config);
+        let max_connections = max_connections(config).under("overload_manager");
+    }
+    let (runtime, warnings) = runtime;
     let wants_ads = |source: &Option<ConfigSource>| matches!(source, Some(own) if own.source == Source::Ads);
     if ads.is_none() && (wants_ads(&lds) || wants_ads(&cds)) {
         return Err(Problems::one(
@@ -197,22 +215,20 @@ fn compile(bytes: Bytes, config: &pb::Bootstrap, node: Node, options: &Options) 
             return Err(Problems::one("node", reason));
         }
     }
-    let (runtime, warnings) = RuntimeLayers::compile(config.layered_runtime.as_ref()).under("layered_runtime")?;
-    let manager = config.cluster_manager.as_ref();
     Ok(Bootstrap {
         bytes,
         node: Arc::new(node),
-        admin: admin(config.admin.as_ref()).under("admin")?,
+        admin,
         listeners,
         clusters,
         secrets,
         ads,
         lds,
         cds,
-        stats: StatsConfig::compile(config.stats_config.as_ref(), &options.stats_tags).under("stats_config")?,
+        stats,
         runtime,
-        log_format: log_format(config)?,
-        max_connections: max_connections(config).under("overload_manager")?,
+        log_format,
+        max_connections,
         local_cluster: manager.map_or("", |manager| &manager.local_cluster_name).into(),
         outlier_event_log: manager
             .and_then(|manager| manager.outlier_detection.as_ref())
@@ -357,8 +373,11 @@ fn with_node(encoded: Vec<u8>, node: &Node) -> Compiled<Bytes> {
     Ok(bytes.into())
 }
 
-/// Listeners, clusters and secrets.
-fn slice(bytes: &Bytes) -> Compiled<[Vec<StaticResource>; 3]> {
+/// Listeners, clusters and secrets of an encoded bootstrap, as slices of it.
+///
+/// # Errors
+/// Bytes that are no message.
+pub fn static_resources(bytes: &Bytes) -> Compiled<[Vec<StaticResource>; 3]> {
     let mut found = [Vec::new(), Vec::new(), Vec::new()];
     for part in wire::Fields::new(bytes) {
         let part = part.map_err(malformed)?;

@@ -66,6 +66,29 @@ impl Problems {
         }])
     }
 
+    /// The value, or its problems among these.
+    pub fn keep<T>(&mut self, result: Compiled<T>) -> Option<T> {
+        result.map_err(|found| self.0.extend(found.0)).ok()
+    }
+
+    /// Adds problems of the same resource that somebody else found, but for what is known of a field or of one above it.
+    pub fn add_unknown(&mut self, others: Self) {
+        let is_known = |path: &str| {
+            self.0.iter().any(|known| {
+                let rest = path.strip_prefix(known.path.as_str());
+                !known.path.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            })
+        };
+        let new: Vec<Problem> = others.0.into_iter().filter(|other| !is_known(&other.path)).collect();
+        self.0.extend(new);
+    }
+
+    /// # Errors
+    /// These, if there are any.
+    pub fn into_result(self) -> Compiled<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(self) }
+    }
+
     /// Puts `prefix` in front of each path.
     pub fn under(mut self, prefix: &str) -> Self {
         for problem in &mut self.0 {
@@ -95,3 +118,15 @@ impl std::error::Error for Problems {}
 
 /// The result of every compile step in this room.
 pub type Compiled<T> = Result<T, Problems>;
+
+/// Several parts of one message: binds each when all are well, else returns the problems of all from the function around.
+macro_rules! gather {
+    ($(let $name:ident = $value:expr;)+) => {
+        let mut problems = $crate::config::Problems::default();
+        $(let $name = problems.keep($value);)+
+        let ($(Some($name),)+) = ($($name,)+) else {
+            return Err(problems);
+        };
+    };
+}
+pub(crate) use gather;

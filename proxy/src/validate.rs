@@ -10,11 +10,12 @@ use std::process::ExitCode;
 
 use bytes::Bytes;
 
-use crate::bootstrap::{self, Bootstrap, StaticResource};
+use crate::bootstrap::{self, Bootstrap, LoadError};
 use crate::cli::{Options, Unsupported};
 use crate::config::fields::{self, Warning};
-use crate::config::{BuildContext, Compiled, Problem, Problems, cluster, endpoint, listener};
+use crate::config::{BuildContext, Compiled, Problems, cluster, endpoint, listener};
 use crate::route::RouteTable;
+use crate::telemetry::logging;
 use crate::tls::SecretStore;
 
 pub const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
@@ -49,14 +50,12 @@ pub fn run(options: &Options) -> ExitCode {
     }
 }
 
-/// The configuration that the options name.
+/// The configuration that the options name. Opens its log files, as serving would.
 pub fn configuration(options: &Options) -> Verdict {
-    let checked = Bootstrap::load(options).and_then(|bootstrap| {
-        check_bootstrap(&bootstrap, options.unsupported).map_err(|problems| bootstrap::LoadError {
-            origin: bootstrap::origin(options),
-            problems,
-        })
-    });
+    let checked = match Bootstrap::load(options) {
+        Ok(bootstrap) => check(&bootstrap, options),
+        Err(error) => Err(everything_wrong(options, error)),
+    };
     match checked {
         Ok(warnings) => {
             let mut text: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
@@ -70,6 +69,58 @@ pub fn configuration(options: &Options) -> Verdict {
     }
 }
 
+/// All that starting would check, short of sockets.
+fn check(bootstrap: &Bootstrap, options: &Options) -> Result<Vec<String>, LoadError> {
+    let mut problems = Problems::default();
+    let levels = logging::check_listed(&options.component_log_level);
+    problems.keep(levels.map_err(|error| Problems::one("--component-log-level", error.to_string())));
+    let assembled = problems.keep(crate::app::assemble(options, bootstrap));
+    problems.into_result().map_err(|problems| LoadError {
+        origin: bootstrap::origin(options),
+        problems,
+    })?;
+    let tables = assembled.map_or_else(Vec::new, |assembly| assembly.warnings);
+    let said = bootstrap.warnings.iter().cloned();
+    Ok(said.chain(tables.iter().map(ToString::to_string)).collect())
+}
+
+/// The rest of what is wrong with a bootstrap that does not load for `error`: what can be read of it goes through the tables and, resource
+/// by resource, through the builders.
+fn everything_wrong(options: &Options, error: LoadError) -> LoadError {
+    let Ok((bytes, mut problems)) = Bootstrap::examine(options) else {
+        return error;
+    };
+    let found = Bootstrap::decode(bytes.clone(), options).and_then(|bootstrap| check(&bootstrap, options));
+    let Err(found) = found else { return error };
+    problems.add_unknown(found.problems);
+    if let Err(found) = fields::check(bootstrap::MESSAGE, &bytes, options.unsupported) {
+        problems.add_unknown(found);
+    }
+    problems.add_unknown(wrong_resources(&bytes));
+    LoadError { problems, ..error }
+}
+
+/// Static resources one by one.
+fn wrong_resources(bytes: &[u8]) -> Problems {
+    let cx = BuildContext::default();
+    let mut problems = Problems::default();
+    let Ok([listeners, clusters, secrets]) = bootstrap::static_resources(&Bytes::copy_from_slice(bytes)) else {
+        return problems;
+    };
+    let kinds = [
+        ("secrets", SECRET, secrets),
+        ("clusters", CLUSTER, clusters),
+        ("listeners", LISTENER, listeners),
+    ];
+    for (field, message, resources) in kinds {
+        for (index, resource) in resources.iter().enumerate() {
+            let compiled = compile(message, &resource.bytes, &cx);
+            problems.keep(compiled.map_err(|wrong| wrong.under(&format!("static_resources.{field}[{index}]"))));
+        }
+    }
+    problems
+}
+
 /// What a running Envoy printed on `/config_dump`: each resource with what would become of it, and a summary.
 pub fn config_dump(path: &Path, options: &Options) -> Verdict {
     let read = std::fs::read_to_string(path).map_err(|error| format!("unable to read the file: {error}"));
@@ -79,38 +130,6 @@ pub fn config_dump(path: &Path, options: &Options) -> Verdict {
             text: format!("{}: {reason}", path.display()),
             is_ok: false,
         },
-    }
-}
-
-/// Everything that is wrong with a bootstrap and its static resources.
-fn check_bootstrap(bootstrap: &Bootstrap, mode: Unsupported) -> Compiled<Vec<String>> {
-    let cx = BuildContext {
-        node: bootstrap.node.clone(),
-        ..BuildContext::default()
-    };
-    let mut warnings = bootstrap.warnings.clone();
-    let mut problems: Vec<Problem> = Vec::new();
-    match fields::check(bootstrap::MESSAGE, &bootstrap.bytes, mode) {
-        Ok(found) => warnings.extend(found.iter().map(ToString::to_string)),
-        // The builders would say the same again, or trip over what the tables refuse.
-        Err(found) => return Err(found),
-    }
-    let kinds: [(&str, &str, &[StaticResource]); 3] = [
-        ("secrets", SECRET, &bootstrap.secrets),
-        ("clusters", CLUSTER, &bootstrap.clusters),
-        ("listeners", LISTENER, &bootstrap.listeners),
-    ];
-    for (field, message, resources) in kinds {
-        for (index, resource) in resources.iter().enumerate() {
-            if let Err(found) = compile(message, &resource.bytes, &cx) {
-                problems.extend(found.under(&format!("static_resources.{field}[{index}]")).0);
-            }
-        }
-    }
-    if problems.is_empty() {
-        Ok(warnings)
-    } else {
-        Err(Problems(problems))
     }
 }
 

@@ -111,19 +111,14 @@ impl Driver {
         self.open.retain(|open| !closed.contains(&open.id));
         for to_open in engine.streams_to_open(now.instant) {
             engine.on_connected(to_open.id, now);
-<<<<<<< HEAD
             // The embedder's code may panic; that costs this attempt.
-            let link = catch_unwind(AssertUnwindSafe(|| open(&self.connectors, &to_open)));
-            match link.ok().flatten() {
-                Some(link) => self.open.push(Open { id: to_open.id, link }),
-=======
-            match open(&self.connectors, &to_open) {
+            let opened = catch_unwind(AssertUnwindSafe(|| open(&self.connectors, &to_open)));
+            match opened.ok().flatten() {
                 Some((link, what)) => self.open.push(Open {
                     id: to_open.id,
                     link,
                     what,
                 }),
->>>>>>> r1
                 None => engine.on_disconnected(to_open.id, now),
             }
         }
@@ -203,7 +198,6 @@ impl Driver {
         }
     }
 
-<<<<<<< HEAD
     fn outgoing(&self, id: StreamId) -> Option<mpsc::Sender<Bytes>> {
         let open = self.open.iter().find(|open| open.id == id)?;
         match &open.link {
@@ -212,20 +206,6 @@ impl Driver {
         }
     }
 
-    fn disconnect(&mut self, id: StreamId, status: &Status) {
-        self.open.retain(|open| open.id != id);
-        let (code, message) = (status.code(), status.message());
-        match code {
-            Code::Ok | Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => {
-                tracing::debug!(?code, message, "control plane stream closed");
-            }
-            _ => tracing::warn!(?code, message, "control plane stream closed"),
-        }
-        let now = (self.clock)();
-        if let Some(engine) = self.engine.as_mut() {
-            engine.on_disconnected(id, now);
-        }
-=======
     fn disconnect(&mut self, id: StreamId, status: &Status) -> bool {
         let at = self.open.iter().position(|open| open.id == id);
         let what = at.map_or_else(String::new, |at| self.open.swap_remove(at).what);
@@ -246,7 +226,6 @@ impl Driver {
         }
         engine.on_disconnected(id, now);
         true
->>>>>>> r1
     }
 
     /// Reads, decodes and applies a file. What cannot be read changes nothing.

@@ -50,11 +50,15 @@ impl<'o> Encoder<'o> {
             ignored,
             ..
         } = encoder;
-        if !problems.is_empty() {
+        if !problems.is_empty() && !options.keep_going {
             return Ok(Err(Problems(problems)));
         }
         out.shrink_to_fit();
-        Ok(Ok(Encoded { bytes: out, ignored }))
+        Ok(Ok(Encoded {
+            bytes: out,
+            ignored,
+            problems,
+        }))
     }
 
     /// The content of a message, without tag and length.

@@ -39,6 +39,7 @@ pub fn meaning(bootstrap: &Bootstrap, context: &Arc<BuildContext>, options: &Opt
         ignore_unknown: options.ignore_unknown_dynamic_fields,
         sources: Arc::new(Sources::new(clusters, bootstrap.ads.is_some())),
         routes: Arc::default(),
+        static_secrets: bootstrap.secrets.iter().map(|secret| secret.name.clone()).collect(),
         notes: Arc::default(),
         server: context.stats.group("server."),
         listeners: None,

@@ -11,7 +11,7 @@ use crate::admin::Notes;
 use crate::config::fields::{Strictness, Warning};
 use crate::config::source::ConfigSource;
 use crate::config::tls::SecretRef;
-use crate::config::{BuildContext, Compiled, cluster, endpoint, fields, listener};
+use crate::config::{BuildContext, Compiled, Problems, cluster, endpoint, fields, listener};
 use crate::listener::{ListenerConfig, ListenerManager};
 use crate::route::RouteTable;
 use crate::telemetry::server::ServerStats;
@@ -26,6 +26,8 @@ pub struct Meaning {
     pub ignore_unknown: bool,
     pub sources: Arc<Sources>,
     pub routes: Arc<RouteScopes>,
+    /// Names of the bootstrap's secrets: those that a transport socket may name without a source.
+    pub static_secrets: Arc<[Arc<str>]>,
     pub notes: Arc<Notes>,
     pub server: Arc<ServerStats>,
     /// Who binds; `None`: nothing is to be bound.
@@ -131,15 +133,21 @@ impl Meaning {
     }
 
     fn secret_references(&self, secrets: &[SecretRef]) -> Compiled<Vec<Reference>> {
-        let named = secrets
-            .iter()
-            .filter_map(|secret| Some((&secret.name, secret.source.as_ref()?)));
-        named
-            .map(|(name, source)| {
-                let reference = self.reference(&types::SECRET, name, source);
-                reference.map_err(|wrong| wrong.under("sds_config"))
-            })
-            .collect()
+        let (mut references, mut problems) = (Vec::new(), Problems::default());
+        for secret in secrets {
+            match &secret.source {
+                Some(source) => {
+                    let reference = self.reference(&types::SECRET, &secret.name, source);
+                    references.extend(problems.keep(reference.map_err(|wrong| wrong.under("sds_config"))));
+                }
+                None if self.static_secrets.iter().any(|name| **name == *secret.name) => {}
+                None => {
+                    let reason = format!("unknown static secret: {}", secret.name);
+                    problems.0.extend(Problems::one(&secret.path, reason).0);
+                }
+            }
+        }
+        problems.into_result().map(|()| references)
     }
 
     fn reference(&self, ty: ResourceType, name: &str, source: &ConfigSource) -> Compiled<Reference> {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use remora_xds::Root;
 
-use super::client::{Pins, meaning, roots};
+use super::assembly::{Assembly, assemble};
+use super::client::Pins;
 use super::interpreter::Meaning;
-use super::{StartError, add_static, admin_logs, check, outlier_events, restart, start_workers};
+use super::{StartError, restart, start_workers};
 use crate::admin;
 use crate::bootstrap::Bootstrap;
 use crate::cli::Options;
@@ -16,7 +17,7 @@ use crate::http::header_policy::remote::prefer_local_ip;
 use crate::listener::ListenerManager;
 use crate::restart::Restart;
 use crate::snapshot::build::Builder;
-use crate::telemetry::access_log::{AccessLog, Sinks};
+use crate::telemetry::access_log::AccessLog;
 
 /// What a proxy is made of before it listens.
 pub(super) struct Made {
@@ -40,21 +41,18 @@ impl Made {
         restart: Option<&Restart>,
     ) -> Result<Self, StartError> {
         prefer_local_ip(options.local_address_ip_version);
-        let mut context = BuildContext {
-            access_logs: Arc::new(Sinks::new(options.file_flush_interval, options.file_flush_min_size)),
-            node: bootstrap.node.clone(),
-            ..BuildContext::default()
-        };
-        context.outlier_events = outlier_events(bootstrap, &context).map_err(StartError::Config)?;
-        let context = Arc::new(context);
-        let mut builder = Builder::new(context.clone());
-        let mut meaning = meaning(bootstrap, &context, options);
-        let pins = check(bootstrap, &meaning)
-            .and_then(|()| add_static(&mut builder, bootstrap, &context, &meaning))
-            .map_err(StartError::Config)?;
-        let roots = roots(bootstrap, &meaning.sources).map_err(StartError::Config)?;
+        let assembly = assemble(options, bootstrap).map_err(StartError::Config)?;
+        assembly.tell_warnings(bootstrap);
+        let Assembly {
+            context,
+            builder,
+            mut meaning,
+            pins,
+            roots,
+            admin_logs,
+            ..
+        } = assembly;
         let resolver = SystemResolver::new().map_err(|error| StartError::Resolver(error.to_string()))?;
-        let admin_logs = admin_logs(bootstrap, &context).map_err(StartError::Config)?;
         let admin = restart::bind_admin(bootstrap, restart).await?;
         let address = admin.as_ref().and_then(admin::Bound::address);
         if let (Some(path), Some(address)) = (&options.admin_address_path, address) {

@@ -12,6 +12,8 @@ use crate::config::{Problem, Problems};
 pub(super) struct Text {
     pub(super) bytes: Vec<u8>,
     pub(super) ignored: Vec<String>,
+    /// What is wrong with the text, where reading goes on in spite of it.
+    pub(super) problems: Problems,
 }
 
 /// What messages call the configuration.
@@ -22,15 +24,16 @@ pub fn origin(options: &Options) -> String {
     }
 }
 
-pub(super) fn read(options: &Options) -> Result<Text, LoadError> {
+/// `keep_going`: problems are told next to what could be read.
+pub(super) fn read(options: &Options, keep_going: bool) -> Result<Text, LoadError> {
     let from_file = options
         .config_path
         .as_deref()
-        .map(|path| file(path, options))
+        .map(|path| file(path, options, keep_going))
         .transpose()?;
     let from_flag = options.config_yaml.as_deref().filter(|text| !text.is_empty());
     let from_flag = from_flag
-        .map(|text| encode(text, Format::Auto, "--config-yaml", options))
+        .map(|text| encode(text, Format::Auto, "--config-yaml", options, keep_going))
         .transpose()?;
     match (from_file, from_flag) {
         (Some(only), None) | (None, Some(only)) => Ok(only),
@@ -38,6 +41,7 @@ pub(super) fn read(options: &Options) -> Result<Text, LoadError> {
             file.bytes = json::merge(&file.bytes, &flag.bytes, MESSAGE)
                 .map_err(|error| failed(&origin(options), Problems::one("", error.to_string())))?;
             file.ignored.extend(flag.ignored);
+            file.problems.0.extend(flag.problems.0);
             Ok(file)
         }
         (None, None) => Err(failed(
@@ -47,7 +51,7 @@ pub(super) fn read(options: &Options) -> Result<Text, LoadError> {
     }
 }
 
-fn file(path: &Path, options: &Options) -> Result<Text, LoadError> {
+fn file(path: &Path, options: &Options, keep_going: bool) -> Result<Text, LoadError> {
     let origin = path.display().to_string();
     let bytes = std::fs::read(path)
         .map_err(|error| failed(&origin, Problems::one("", format!("unable to read the file: {error}"))))?;
@@ -56,6 +60,7 @@ fn file(path: &Path, options: &Options) -> Result<Text, LoadError> {
             return Ok(Text {
                 bytes,
                 ignored: Vec::new(),
+                problems: Problems::default(),
             });
         }
         Some("pb_text") => {
@@ -72,17 +77,25 @@ fn file(path: &Path, options: &Options) -> Result<Text, LoadError> {
         let at = error.utf8_error().valid_up_to();
         failed(&origin, Problems::one("", format!("not UTF-8 at byte {at}")))
     })?;
-    encode(&text, format, &origin, options)
+    encode(&text, format, &origin, options, keep_going)
 }
 
-fn encode(text: &str, format: Format, origin: &str, options: &Options) -> Result<Text, LoadError> {
+fn encode(text: &str, format: Format, origin: &str, options: &Options, keep_going: bool) -> Result<Text, LoadError> {
+    if text.trim().is_empty() {
+        return Err(failed(origin, Problems::one("", "the configuration is empty")));
+    }
     let reading = json::Options {
         ignore_unknown: options.allow_unknown_static_fields,
         format,
+        keep_going,
     };
-    let Encoded { bytes, ignored } =
-        json::encode_text(text, MESSAGE, &reading).map_err(|problems| failed(origin, converted(problems)))?;
+    let Encoded {
+        bytes,
+        ignored,
+        problems,
+    } = json::encode_text(text, MESSAGE, &reading).map_err(|problems| failed(origin, converted(problems)))?;
     Ok(Text {
+        problems: converted(json::Problems(problems)),
         bytes,
         ignored: ignored
             .iter()

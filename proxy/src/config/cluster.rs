@@ -23,7 +23,7 @@ use remora_proto::type_url::full_name;
 use super::route::{Under, duration, each, refuse};
 use super::source::ConfigSource;
 use super::tls::{SecretRef, secret_refs};
-use super::{BuildContext, Compiled, Problems, endpoint};
+use super::{BuildContext, Compiled, Problems, endpoint, gather};
 use crate::cluster::breaker::Breakers;
 use crate::cluster::discovery::Discovery;
 use crate::cluster::lb::{LbConfig, Policy};
@@ -95,7 +95,7 @@ pub fn needs(bytes: &[u8]) -> Compiled<ClusterNeeds> {
         secrets.extend(secret_refs(socket).under("transport_socket")?);
     }
     secrets.sort_by(|a, b| a.name.cmp(&b.name));
-    secrets.dedup();
+    secrets.dedup_by(|a, b| a.is_same(b));
     let kind = discovery::kind(&config)?;
     let eds = match (&config.eds_cluster_config, kind) {
         (Some(eds), DiscoveryKind::Eds) => {
@@ -185,10 +185,19 @@ fn validate(
     config: &pb::Cluster,
     cx: &BuildContext,
 ) -> Compiled<(UpstreamTransport, Plan, Option<endpoint::Endpoints>)> {
-    let transport = transport(config, cx)?;
-    metadata_exchange(config, cx)?;
-    let plan = plan(config, &transport)?;
-    let inline = inline_endpoints(config, &plan, &transport)?;
+    let transport = transport(config, cx);
+    // What is wrong elsewhere is told next to what is wrong with a transport socket.
+    let substitute = UpstreamTransport::default();
+    let sockets = transport.as_ref().unwrap_or(&substitute);
+    let rest = metadata_exchange(config, cx);
+    let plan = plan(config, sockets);
+    let inline = inline_endpoints(config, sockets);
+    gather! {
+        let transport = transport;
+        let _rest = rest;
+        let plan = plan;
+        let inline = inline;
+    }
     Ok((transport, plan, inline))
 }
 
@@ -220,16 +229,18 @@ fn stats_prefix(config: &pb::Cluster) -> String {
 }
 
 fn plan(config: &pb::Cluster, transport: &UpstreamTransport) -> Compiled<Plan> {
-    refuse("name", config.name.is_empty(), "required")?;
-    unsupported(config)?;
-    let connect_timeout = duration("connect_timeout", config.connect_timeout.as_ref())?;
-    refuse(
-        "connect_timeout",
-        connect_timeout.is_some_and(|timeout| timeout.is_zero()),
-        "must be greater than 0",
-    )?;
-    let discovery = discovery::compile(config, transport)?;
-    let lb = lb::compile(config)?;
+    gather! {
+        let _name = refuse("name", config.name.is_empty(), "required");
+        let _supported = unsupported(config);
+        let connect_timeout = connect_timeout(config);
+        let discovery = discovery::compile(config, transport);
+        let lb = lb::compile(config);
+        let http = http::compile(config);
+        let socket = socket::compile(config);
+        let thresholds = breakers::compile(config.circuit_breakers.as_ref()).under("circuit_breakers");
+        let outlier = super::route::optional("outlier_detection", config.outlier_detection.as_ref(), outlier::compile);
+        let health_checks = each("health_checks", &config.health_checks, |check| health::compile(check, transport));
+    }
     let is_original_dst = matches!(discovery, Discovery::OriginalDst);
     if is_original_dst != matches!(lb.policy, Policy::OriginalDst(_)) {
         return Err(Problems::one(
@@ -239,16 +250,24 @@ fn plan(config: &pb::Cluster, transport: &UpstreamTransport) -> Compiled<Plan> {
     }
     Ok(Plan {
         discovery,
-        connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(5)),
-        http: http::compile(config)?,
-        socket: socket::compile(config)?,
+        connect_timeout,
+        http,
+        socket,
         lb,
-        thresholds: breakers::compile(config.circuit_breakers.as_ref()).under("circuit_breakers")?,
-        outlier: super::route::optional("outlier_detection", config.outlier_detection.as_ref(), outlier::compile)?,
-        health_checks: each("health_checks", &config.health_checks, |check| {
-            health::compile(check, transport)
-        })?,
+        thresholds,
+        outlier,
+        health_checks,
     })
+}
+
+fn connect_timeout(config: &pb::Cluster) -> Compiled<Duration> {
+    let timeout = duration("connect_timeout", config.connect_timeout.as_ref())?;
+    refuse(
+        "connect_timeout",
+        timeout.is_some_and(|timeout| timeout.is_zero()),
+        "must be greater than 0",
+    )?;
+    Ok(timeout.unwrap_or(Duration::from_secs(5)))
 }
 
 /// Fields whose meaning would be lost. Those that only bound memory or enrich statistics are the ledger's business.
@@ -295,17 +314,17 @@ fn transport(config: &pb::Cluster, cx: &BuildContext) -> Compiled<UpstreamTransp
     })
 }
 
-fn inline_endpoints(
-    config: &pb::Cluster,
-    plan: &Plan,
-    transport: &UpstreamTransport,
-) -> Compiled<Option<endpoint::Endpoints>> {
-    match (&plan.discovery, &config.load_assignment) {
-        (Discovery::Static, Some(assignment)) => endpoint::compile(assignment, transport)
+fn inline_endpoints(config: &pb::Cluster, transport: &UpstreamTransport) -> Compiled<Option<endpoint::Endpoints>> {
+    // What is wrong with the type is told by the plan.
+    let Ok(kind) = discovery::kind(config) else {
+        return Ok(None);
+    };
+    match (kind, &config.load_assignment) {
+        (DiscoveryKind::Static, Some(assignment)) => endpoint::compile(assignment, transport)
             .map(Some)
             .under("load_assignment"),
-        (Discovery::Static, None) => Ok(Some(endpoint::Endpoints::default())),
-        (Discovery::Eds | Discovery::OriginalDst, Some(_)) => Err(Problems::one(
+        (DiscoveryKind::Static, None) => Ok(Some(endpoint::Endpoints::default())),
+        (DiscoveryKind::Eds | DiscoveryKind::OriginalDst, Some(_)) => Err(Problems::one(
             "load_assignment",
             "goes with types STATIC, STRICT_DNS and LOGICAL_DNS",
         )),

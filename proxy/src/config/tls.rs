@@ -89,6 +89,15 @@ pub struct SecretRef {
     pub name: String,
     /// `None`: `static_resources` of the bootstrap.
     pub source: Option<ConfigSource>,
+    /// Where in the resource it is named, for whoever finds that there is none.
+    pub path: String,
+}
+
+impl SecretRef {
+    /// Whether both mean one secret.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name && self.source == other.source
+    }
 }
 
 /// The secrets of a transport socket, either side; none for sockets that are not TLS.
@@ -124,6 +133,7 @@ pub fn secret_refs(socket: &TransportSocket) -> Compiled<Vec<SecretRef>> {
         refs.push(SecretRef {
             name: config.name.clone(),
             source: source.map_err(|problems| problems.under("typed_config.common_tls_context.sds_config"))?,
+            path: "transport_socket.typed_config.common_tls_context".to_owned(),
         });
     }
     Ok(refs)

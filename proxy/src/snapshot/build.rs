@@ -80,18 +80,18 @@ impl Builder {
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn add_listener(&mut self, bytes: &[u8], hold: bool) -> Compiled<()> {
+    pub fn add_listener(&mut self, bytes: &[u8], hold: bool) -> Compiled<Arc<ListenerConfig>> {
         let config = Arc::new(listener::compile(bytes, &self.context)?);
         let name = config.name.clone();
         if self.snapshot.listeners.get(&name).is_some() || self.waiting.contains_key(&name) {
             return Err(Problems::one("name", format!("duplicate listener '{name}'")));
         }
         if hold {
-            self.waiting.insert(name, config);
+            self.waiting.insert(name, config.clone());
         } else {
-            self.snapshot.listeners.insert(name, config);
+            self.snapshot.listeners.insert(name, config.clone());
         }
-        Ok(())
+        Ok(config)
     }
 
     /// What the held listener refers to is there. Says whether there was one.

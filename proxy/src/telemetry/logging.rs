@@ -307,21 +307,7 @@ impl Logging {
     /// # Errors
     /// The first unknown logger or level.
     pub fn set_listed(&self, list: &str) -> Result<(), LevelError> {
-        let mut changes = Vec::new();
-        for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-            let (name, level) = entry
-                .split_once(':')
-                .ok_or_else(|| LevelError::Level(entry.to_owned()))?;
-            let index = LOGGERS
-                .iter()
-                .position(|own| *own == name)
-                .ok_or_else(|| LevelError::Logger(name.to_owned()))?;
-            changes.push((
-                index,
-                Level::parse(level).ok_or_else(|| LevelError::Level(level.to_owned()))?,
-            ));
-        }
-        for (index, level) in changes {
+        for (index, level) in listed(list)? {
             self.0.levels[index].store(level as u8, Ordering::Relaxed);
         }
         tracing::callsite::rebuild_interest_cache();
@@ -405,6 +391,26 @@ impl<S: Subscriber> Layer<S> for EnvoyLayer {
             self.0.sink.write(&line);
         }
     }
+}
+
+/// Checks a list for [`Logging::set_listed`].
+///
+/// # Errors
+/// The first unknown logger or level.
+pub fn check_listed(list: &str) -> Result<(), LevelError> {
+    listed(list).map(drop)
+}
+
+fn listed(list: &str) -> Result<Vec<(usize, Level)>, LevelError> {
+    let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    let one = |entry: &str| {
+        let unknown = |level: &str| LevelError::Level(level.to_owned());
+        let (name, level) = entry.split_once(':').ok_or_else(|| unknown(entry))?;
+        let index = LOGGERS.iter().position(|own| *own == name);
+        let index = index.ok_or_else(|| LevelError::Logger(name.to_owned()))?;
+        Ok((index, Level::parse(level).ok_or_else(|| unknown(level))?))
+    };
+    entries.map(one).collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use remora_proto::pb::envoy::config::core::v3::data_source::Specifier;
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
 use serde_json::{Map, Value};
 
-use super::{SECRET, Verdict};
+use super::{ENDPOINTS, SECRET, Verdict};
 use crate::bootstrap::{self, Bootstrap};
 use crate::cli::Options;
 use crate::config::fields::{self, Warning};
@@ -74,6 +74,9 @@ pub(super) fn report(text: &str, options: &Options) -> Result<Verdict, String> {
             }
         }
     }
+    if report.text.is_empty() {
+        return Err("no bootstrap, listener, cluster, route, secret or endpoint is in it".to_owned());
+    }
     let Report {
         accepted,
         tolerated,
@@ -122,6 +125,9 @@ impl Report {
         let name = named.and_then(Value::as_str).unwrap_or_default();
         let mut plain: Map<String, Value> = value.as_object().cloned().unwrap_or_default();
         plain.remove("@type");
+        if message == ENDPOINTS {
+            without_zero_weights(&mut plain);
+        }
         let checked = encode(&Value::Object(plain), message).and_then(|(bytes, unknown)| {
             let mut warnings = if message == SECRET && is_redacted(&bytes) {
                 // The key is not in a dump: what else there is can still be held against the tables.
@@ -176,6 +182,16 @@ fn encode(value: &Value, message: &str) -> Compiled<(Vec<u8>, Vec<Warning>)> {
         .into_iter()
         .map(|problem| Warning::new(&problem.path, problem.reason));
     Ok((encoded.bytes, unknown.collect()))
+}
+
+/// Envoy prints a locality's weight as 0 where none is set, which no control plane may send.
+fn without_zero_weights(assignment: &mut Map<String, Value>) {
+    let localities = assignment.get_mut("endpoints").and_then(Value::as_array_mut);
+    for locality in localities.into_iter().flatten().filter_map(Value::as_object_mut) {
+        if locality.get("load_balancing_weight").and_then(Value::as_u64) == Some(0) {
+            locality.remove("load_balancing_weight");
+        }
+    }
 }
 
 fn is_redacted(bytes: &[u8]) -> bool {

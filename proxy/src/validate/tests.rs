@@ -72,6 +72,107 @@ fn what_a_builder_refuses_is_told_too() {
     );
 }
 
+/// Faults of the text, of rules, of builders, and of what only the whole shows; several in one resource.
+const WRONG: &str = r#"
+node: {id: a, cluster: b, nonsense: 1}
+admin:
+  address: {socket_address: {address: 127.0.0.1, port_value: 9901}}
+  access_log:
+  - name: file
+    typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: /no/such/folder/log}
+static_resources:
+  clusters:
+  - name: a
+    connect_timeout: soon
+    lb_policy: 77
+    load_assignment: {cluster_name: a, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: localhost, port_value: 1}}}}]}]}
+    transport_socket:
+      name: tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        common_tls_context: {tls_certificates: [{certificate_chain: {inline_string: x}, private_key: {inline_string: y}}]}
+  - name: a
+  - name: b
+    type: EDS
+    eds_cluster_config: {eds_config: {ads: {}, resource_api_version: V3}}
+  - name: c
+    transport_socket:
+      name: tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        common_tls_context: {validation_context_sds_secret_config: {name: ghost}}
+  listeners:
+  - {name: x, address: {socket_address: {address: 127.0.0.1, port_value: 1}}, filter_chains: [{filters: []}]}
+  - {name: y, address: {socket_address: {address: 127.0.0.1, port_value: 1}}, filter_chains: [{filters: []}]}
+"#;
+
+/// The paths that a verdict names.
+fn paths(verdict: &Verdict) -> Vec<String> {
+    let lines = verdict.text.lines().filter_map(|line| line.strip_prefix("  "));
+    let mut paths: Vec<String> = lines
+        .map(|line| line.split(": ").next().unwrap_or_default().to_owned())
+        .collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn one_run_tells_the_faults_of_every_stage() {
+    let verdict = configuration(&options(&[
+        "--config-yaml",
+        WRONG,
+        "--component-log-level",
+        "nosuch:debug",
+    ]));
+    let told = paths(&verdict);
+    let wanted = [
+        "--component-log-level",
+        "admin.access_log[0].path",
+        "node.nonsense",
+        "static_resources.clusters[0].connect_timeout",
+        "static_resources.clusters[0].lb_policy",
+        "static_resources.clusters[0].load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address",
+        "static_resources.clusters[0].transport_socket.typed_config.common_tls_context.tls_certificates[0].certificate_chain",
+        "static_resources.clusters[2].eds_cluster_config.eds_config.ads",
+        "static_resources.clusters[3].transport_socket.typed_config.common_tls_context",
+        "static_resources.listeners[1].address",
+    ];
+    assert_eq!(told, wanted, "{}", verdict.text);
+}
+
+#[test]
+fn what_starting_would_refuse_is_refused() {
+    let twice = format!("{GOOD}\n").replace("  listeners:", "  - name: backend\n  listeners:");
+    let verdict = configuration(&options(&["--config-yaml", &twice]));
+    assert!(
+        verdict
+            .text
+            .contains("static_resources.clusters[1].name: duplicate cluster 'backend'"),
+        "{}",
+        verdict.text
+    );
+    for nothing in [" ", "\n\n"] {
+        let verdict = configuration(&options(&["--config-yaml", nothing]));
+        assert!(verdict.text.contains("the configuration is empty"), "{}", verdict.text);
+    }
+    let levels = options(&["--config-yaml", GOOD, "--component-log-level", "upstream:bogus"]);
+    assert!(configuration(&levels).text.contains("--component-log-level"));
+}
+
+#[test]
+fn weights_that_envoy_prints_for_none_are_none() {
+    let assignment = r#"{"configs": [{"@type": "type.googleapis.com/envoy.admin.v3.EndpointsConfigDump", "dynamic_endpoint_configs": [{"endpoint_config":
+      {"@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment", "cluster_name": "a", "endpoints":
+        [{"locality": {}, "lb_endpoints": [], "load_balancing_weight": 0}]}}]}]}"#;
+    let report = dump::report(assignment, &options(&["--config-yaml", "{}"])).expect("a dump");
+    assert_eq!(
+        report.text,
+        "accepted  ClusterLoadAssignment a\n1 accepted, 0 tolerated, 0 refused"
+    );
+    let unknown = r#"{"configs": [{"@type": "type.googleapis.com/envoy.admin.v3.SomethingElse", "things": [{}]}]}"#;
+    assert!(dump::report(unknown, &options(&["--config-yaml", "{}"])).is_err());
+}
+
 const DUMP: &str = r#"{"configs": [
   {"@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
    "bootstrap": {"node": {"id": "a", "cluster": "b", "user_agent_name": "envoy"},

@@ -39,29 +39,30 @@ pub fn needs(bytes: &[u8]) -> Compiled<ListenerNeeds> {
         ..ListenerNeeds::default()
     };
     for (index, chain) in config.filter_chains.iter().enumerate() {
-        needs
-            .add(chain)
-            .map_err(|problems| problems.under(&format!("filter_chains[{index}]")))?;
+        let path = format!("filter_chains[{index}]");
+        needs.add(chain, &path).map_err(|problems| problems.under(&path))?;
     }
     if let Some(chain) = &config.default_filter_chain {
-        needs
-            .add(chain)
-            .map_err(|problems| problems.under("default_filter_chain"))?;
+        let path = "default_filter_chain";
+        needs.add(chain, path).map_err(|problems| problems.under(path))?;
     }
     needs
         .routes
         .sort_by(|a, b| (&a.name, &a.stat_prefix).cmp(&(&b.name, &b.stat_prefix)));
     needs.routes.dedup();
     needs.secrets.sort_by(|a, b| a.name.cmp(&b.name));
-    needs.secrets.dedup();
+    needs.secrets.dedup_by(|a, b| a.is_same(b));
     Ok(needs)
 }
 
 impl ListenerNeeds {
-    fn add(&mut self, chain: &FilterChain) -> Compiled<()> {
+    fn add(&mut self, chain: &FilterChain, path: &str) -> Compiled<()> {
         if let Some(socket) = &chain.transport_socket {
-            self.secrets
-                .extend(secret_refs(socket).map_err(|problems| problems.under("transport_socket"))?);
+            let named = secret_refs(socket).map_err(|problems| problems.under("transport_socket"))?;
+            self.secrets.extend(named.into_iter().map(|secret| SecretRef {
+                path: format!("{path}.{}", secret.path),
+                ..secret
+            }));
         }
         for (index, filter) in chain.filters.iter().enumerate() {
             let Ok(any) = typed_config(filter) else { continue };
