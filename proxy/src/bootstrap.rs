@@ -27,7 +27,7 @@ use crate::runtime::io::Address;
 
 pub use read::origin;
 pub use runtime::{RuntimeLayer, RuntimeLayers};
-pub use stats::{StatsConfig, StatsMatcher};
+pub use stats::{Flush, StatsConfig, StatsMatcher};
 
 pub use crate::config::source::{AdsConfig, ConfigSource, Source};
 
@@ -209,7 +209,7 @@ fn compile(bytes: Bytes, config: &pb::Bootstrap, node: Node, options: &Options) 
         ads,
         lds,
         cds,
-        stats: StatsConfig::compile(config.stats_config.as_ref(), &options.stats_tags).under("stats_config")?,
+        stats: StatsConfig::compile(config, &options.stats_tags).under("stats_config")?,
         runtime,
         log_format: log_format(config)?,
         max_connections: max_connections(config).under("overload_manager")?,

@@ -142,10 +142,14 @@ impl StatGroup for ClusterStats {
         ] {
             codes.visit_used(prefix, visit);
         }
-        under("circuit_breakers.default.", &self.breakers_default, visit);
-        under("circuit_breakers.high.", &self.breakers_high, visit);
+        breakers("circuit_breakers.default.", &self.breakers_default, visit);
+        breakers("circuit_breakers.high.", &self.breakers_high, visit);
         under("outlier_detection.", &self.outlier, visit);
         under("health_check.", &self.health_check, visit);
+    }
+
+    fn flush(&self) {
+        self.traffic.flush();
     }
 
     fn reset(&self) {
@@ -162,6 +166,16 @@ impl StatGroup for ClusterStats {
             codes.reset();
         }
     }
+}
+
+/// What remains is told with `track_remaining` alone: a zero would mean that nothing does.
+fn breakers(prefix: &str, group: &BreakerStats, visit: &mut dyn FnMut(&str, Value<'_>)) {
+    under(prefix, group, &mut |name, value| {
+        let is_tracked = !matches!(value, Value::UnwrittenGauge);
+        if is_tracked || !name[prefix.len()..].starts_with("remaining_") {
+            visit(name, value);
+        }
+    });
 }
 
 fn under(prefix: &str, group: &dyn StatGroup, visit: &mut dyn FnMut(&str, Value<'_>)) {
@@ -253,6 +267,7 @@ mod tests {
         stats.count_response(503, false, true);
         stats.count_response(999, false, false);
         stats.outlier.ejections_active.set(7);
+        stats.breakers_high.remaining_rq.set(3);
         let mut seen = std::collections::BTreeMap::new();
         stats.visit(&mut |name, value| {
             if let Value::Counter(value) | Value::Gauge(value) = value {
@@ -267,10 +282,11 @@ mod tests {
             ("external.upstream_rq_503", 1),
             ("canary.upstream_rq_5xx", 1),
             ("outlier_detection.ejections_active", 7),
-            ("circuit_breakers.high.rq_open", 0),
+            ("circuit_breakers.high.remaining_rq", 3),
         ] {
             assert_eq!(seen.get(name), Some(&value), "{name}");
         }
+        assert!(!seen.contains_key("circuit_breakers.default.remaining_rq"));
         assert!(!seen.contains_key("internal.upstream_rq_503"));
         assert!(!seen.contains_key("upstream_rq_999"));
         stats.reset();

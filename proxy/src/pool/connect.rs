@@ -240,6 +240,7 @@ async fn dial(
             .record(started.elapsed().as_millis() as u64),
         Err(failure) => {
             cluster.stats.upstream_cx_connect_fail.inc();
+            host.state.cx_total.fetch_add(1, Ordering::Relaxed);
             host.state.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
             if *failure == Failure::ConnectTimeout {
                 cluster.stats.upstream_cx_connect_timeout.inc();
