@@ -75,10 +75,7 @@ mod tests {
     #[test]
     fn each_address_has_a_line_of_its_own() {
         let addresses = ["[::1]:33104", "127.0.0.1:33105"].map(|address| Address::Ip(address.parse().unwrap()));
-        let listeners = [
-            (Arc::from("two"), addresses.to_vec()),
-            (Arc::from("none"), Vec::new()),
-        ];
+        let listeners = [(Arc::from("two"), addresses.to_vec()), (Arc::from("none"), Vec::new())];
         assert_eq!(text(&listeners), "two::[::1]:33104\ntwo::127.0.0.1:33105\n");
     }
 }

@@ -43,7 +43,9 @@ impl Flush {
         }
         // The rules of the field keep it between 1 ms and 300 s.
         let interval = crate::config::listener::duration(config.stats_flush_interval.as_ref());
-        interval.map_or_else(Self::default, |interval| Self::Every(interval.max(Duration::from_millis(1))))
+        interval.map_or_else(Self::default, |interval| {
+            Self::Every(interval.max(Duration::from_millis(1)))
+        })
     }
 }
 

@@ -204,7 +204,8 @@ fn histograms_json(histograms: &[(&String, &Recorded)], mode: HistogramMode) -> 
             json!(histograms.iter().map(row).collect::<Vec<_>>())
         }
         HistogramMode::Detailed => {
-            let bin = |bin: &Bin| json!({"lower_bound": number(bin.lower), "width": number(bin.width), "count": bin.count});
+            let bin =
+                |bin: &Bin| json!({"lower_bound": number(bin.lower), "width": number(bin.width), "count": bin.count});
             let bins = |of: &Summary| of.bins.iter().map(bin).collect::<Vec<_>>();
             let row = |(name, recorded): &(&String, &Recorded)| {
                 let (totals, intervals) = (bins(&recorded.total), bins(&recorded.interval));
@@ -318,13 +319,19 @@ mod tests {
         };
         let readings = collect(&stats, &selection);
         let page = text(&readings, HistogramMode::Summary);
-        assert!(page.starts_with("a.took_ms: P0(0,0) P25(0,0) P50(1.05,1.05) P75(2.05,"), "{page}");
+        assert!(
+            page.starts_with("a.took_ms: P0(0,0) P25(0,0) P50(1.05,1.05) P75(2.05,"),
+            "{page}"
+        );
         let page = text(&readings, HistogramMode::Cumulative);
         assert!(page.contains(" B1(2,2) ") && page.contains(" B2500(3,4) "), "{page}");
         let page = text(&readings, HistogramMode::Detailed);
         assert!(page.contains("\n  intervals=0,0:1, 1,0.1:1, 2,0.1:1\n"), "{page}");
         let page = json(&readings, HistogramMode::Disjoint);
-        assert!(page.contains(r#"{"upper_bound":5,"interval":1,"cumulative":1}"#), "{page}");
+        assert!(
+            page.contains(r#"{"upper_bound":5,"interval":1,"cumulative":1}"#),
+            "{page}"
+        );
     }
 
     #[test]

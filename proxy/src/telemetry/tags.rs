@@ -185,7 +185,12 @@ impl Rule {
                 (is_tls_owner(name) && start < end).then_some((start..end + 1, start..end))
             }
             Self::Worker => {
-                let owners = ["listener.", "listener_manager.", "server.", "thread_local_cluster_manager."];
+                let owners = [
+                    "listener.",
+                    "listener_manager.",
+                    "server.",
+                    "thread_local_cluster_manager.",
+                ];
                 owners.iter().find(|owner| name.starts_with(**owner))?;
                 let group = ".worker_";
                 let start = name.find(group)? + group.len();
@@ -310,10 +315,7 @@ mod tests {
                 "listener.[__1]_80.worker_10.downstream_cx_active",
                 "listener.worker_downstream_cx_active envoy.worker_id=10,envoy.listener_address=[__1]_80",
             ),
-            (
-                "listener_manager.workers_started",
-                "listener_manager.workers_started ",
-            ),
+            ("listener_manager.workers_started", "listener_manager.workers_started "),
             ("x_rq_", "x_rq_ "),
             ("é", "é "),
         ];

@@ -9,8 +9,8 @@ use remora_proto::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
 
 use super::DiscoveryKind;
 use crate::cluster::discovery::{Discovery, DnsConfig, LookupFamily};
-use crate::config::route::{Under, duration, refuse};
 use crate::config::endpoint::{self, Template};
+use crate::config::route::{Under, duration, refuse};
 use crate::config::{Compiled, Problems};
 use crate::tls::UpstreamTransport;
 
