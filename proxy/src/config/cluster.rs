@@ -261,7 +261,6 @@ fn unsupported(config: &pb::Cluster) -> Compiled<()> {
             config.connection_pool_per_downstream_connection,
         ),
         ("queuing_policies", config.queuing_policies.is_some()),
-        ("lrs_server", config.lrs_server.is_some()),
         ("stats_matcher", config.stats_matcher.is_some()),
     ];
     let found = is_set.iter().filter(|(_, is_set)| *is_set);
@@ -314,3 +313,5 @@ fn inline_endpoints(
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tolerated;

@@ -78,6 +78,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
             max_age: max_age(&value)?,
         },
         stats: cx.stats.group(&format!("http.{}.", value.stat_prefix)),
+        listener_stats: cx.stats.group(&listener_scope(&value, cx)),
         routes: routes(&value, cx)?,
         snapshot: cx.snapshot.clone(),
         filters: Arc::new(filter_list),
@@ -90,6 +91,16 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         max_stream_duration: max_stream_duration(&value)?,
     };
     Ok(ConnectionManager::new(settings))
+}
+
+/// `listener.<address>.http.<stat_prefix>.`
+fn listener_scope(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> String {
+    let scope = match &*cx.listener_scope {
+        // Compiled for itself, of no listener.
+        "" => "listener..",
+        scope => scope,
+    };
+    format!("{scope}http.{}.", value.stat_prefix)
 }
 
 fn http_filters(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> Compiled<(FilterList, RouterConfig)> {

@@ -7,7 +7,7 @@ use tokio::io::AsyncReadExt;
 
 use super::codec::{h1, h2};
 use super::header_policy::HeaderPolicy;
-use super::pipeline::{HcmStats, Pipeline, pipeline};
+use super::pipeline::{HcmStats, ListenerHttpStats, Pipeline, pipeline};
 use super::respond::LocalReply;
 use super::router::Router;
 use super::select_route::RouteSource;
@@ -34,6 +34,7 @@ pub struct Settings {
     pub h2: h2::H2Options,
     pub timeouts: h1::server::Timeouts,
     pub stats: Arc<HcmStats>,
+    pub listener_stats: Arc<ListenerHttpStats>,
     pub routes: RouteSource,
     pub snapshot: Arc<SnapshotCell>,
     pub filters: Arc<FilterList>,

@@ -19,6 +19,8 @@ pub enum ConnectionEvent {
     Interim,
     /// Nothing came over it for too long.
     IdleTimeout,
+    /// It is told to leave because its listener drains.
+    DrainClose,
 }
 
 /// A stage that always answers: what codecs call.

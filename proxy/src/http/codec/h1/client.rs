@@ -53,6 +53,8 @@ pub struct Closed {
     pub protocol_error: bool,
     /// A request was on it.
     pub active: bool,
+    /// The peer's last answer said that it would.
+    pub announced: bool,
 }
 
 impl ClientConnection {
@@ -240,6 +242,7 @@ impl ClientConnection {
             }
             _ => {
                 self.ending.active = false;
+                self.ending.announced = !keep_alive;
                 self.discard();
             }
         }
