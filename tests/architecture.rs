@@ -196,6 +196,57 @@ fn nothing_is_left_for_later() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
+/// A stat that nothing touches reads as "nothing happened", whatever happens.
+#[test]
+fn every_stat_that_is_exported_is_alive() {
+    let blanks: Vec<String> = sources().iter().map(|(_, text)| without_tests(text)).collect();
+    let (mut declared, mut touched) = (Vec::new(), BTreeSet::new());
+    for blank in &blanks {
+        let mut rest = blank.clone();
+        while let Some(at) = rest.find("stat_group! {") {
+            let end = end_of_block(&rest, at + "stat_group! ".len());
+            let group = rest[at..end].to_owned();
+            for kind in ["counters", "gauges", "histograms"] {
+                let Some(open) = group.find(&format!("{kind}: {{")).map(|at| at + kind.len() + 2) else {
+                    continue;
+                };
+                let names = &group[open..end_of_block(&group, open)];
+                declared.extend(words(names).map(|(_, name)| name.to_owned()));
+            }
+            rest.replace_range(at..end, "");
+        }
+        // A field is touched by its name behind a dot; a method of that name is none.
+        for (at, word) in words(&rest) {
+            let before = rest[..at].trim_end();
+            let is_call = rest[at + word.len()..].starts_with('(');
+            if before.ends_with('.') && !is_call {
+                touched.insert(word.to_owned());
+            }
+        }
+    }
+    assert!(
+        declared.len() > 200,
+        "the stats are declared otherwise now: {}",
+        declared.len()
+    );
+    declared.retain(|name| !touched.contains(name));
+    assert!(declared.is_empty(), "no code touches {declared:?}");
+}
+
+/// The text, blanked, without its modules for tests.
+fn without_tests(text: &str) -> String {
+    let code = Code::of(text);
+    let (mut kept, mut from) = (String::new(), 0);
+    // In the order of the text; what stands within another is gone with it.
+    for range in code.tests {
+        if range.start >= from {
+            kept += &code.blank[from..range.start];
+            from = range.end;
+        }
+    }
+    kept + &code.blank[from..]
+}
+
 #[test]
 fn the_counter_is_not_fooled() {
     let text = r###"

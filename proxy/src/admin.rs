@@ -53,6 +53,8 @@ pub struct AdminState {
     pub tags: Arc<TagRules>,
     /// Which stats there are for a reader.
     pub stats_matcher: StatsMatcher,
+    /// `stats_flush_on_admin`: whoever reads stats ends the intervals of histograms.
+    pub flush_stats: bool,
     /// `admin.access_log`
     pub access_logs: Arc<[AccessLog]>,
     /// `admin.allow_paths`: all when empty.

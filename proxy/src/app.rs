@@ -28,7 +28,7 @@ pub use control::ProxyControl;
 pub use transport::ClusterTransport;
 
 use crate::admin::{self, AdminState};
-use crate::bootstrap::Bootstrap;
+use crate::bootstrap::{Bootstrap, Flush};
 use crate::cli::{Mode, Options};
 use crate::cluster::maintain::maintain;
 use crate::config::{BuildContext, Problems};
@@ -122,6 +122,7 @@ impl Proxy {
         let control = Arc::new(control);
         let maintenance = maintain(context.hosts.clone(), Arc::new(resolver));
         let mut tasks = vec![spawn("cluster maintenance", maintenance)];
+        tasks.extend(flush_stats(&bootstrap, &context));
         let awaited = Awaited {
             root: roots.last().map(|root| root.ty),
             pins: pins.iter().map(|(owner, _)| Arc::from(owner.as_str())).collect(),
@@ -198,6 +199,20 @@ impl Drop for Proxy {
     }
 }
 
+/// Ends the intervals of histograms as often as the bootstrap says; there are no sinks that anything would be flushed to.
+fn flush_stats(bootstrap: &Bootstrap, context: &BuildContext) -> Option<tokio::task::JoinHandle<()>> {
+    let Flush::Every(interval) = bootstrap.stats.flush else {
+        return None;
+    };
+    let stats = context.stats.clone();
+    Some(spawn("stats flush", async move {
+        loop {
+            clock::sleep(interval).await;
+            stats.flush();
+        }
+    }))
+}
+
 fn start_workers(
     options: &Options,
     context: &BuildContext,
@@ -240,6 +255,7 @@ fn admin_state(
         tags: Arc::new(bootstrap.stats.tags.clone()),
         access_logs,
         stats_matcher: bootstrap.stats.matcher.clone(),
+        flush_stats: bootstrap.stats.flush == Flush::OnAdmin,
         allow_paths: bootstrap
             .admin
             .as_ref()

@@ -27,7 +27,7 @@ use crate::runtime::io::Address;
 
 pub use read::origin;
 pub use runtime::{RuntimeLayer, RuntimeLayers};
-pub use stats::{StatsConfig, StatsMatcher};
+pub use stats::{Flush, StatsConfig, StatsMatcher};
 
 pub use crate::config::source::{AdsConfig, ConfigSource, Source};
 
@@ -191,7 +191,7 @@ fn compile(bytes: Bytes, config: &pb::Bootstrap, node: Node, options: &Options) 
         let cds = sourced(&dynamic.cds_config, "cds_config");
         let runtime = RuntimeLayers::compile(config.layered_runtime.as_ref()).under("layered_runtime");
         let admin = admin(config.admin.as_ref()).under("admin");
-        let stats = StatsConfig::compile(config.stats_config.as_ref(), &options.stats_tags).under("stats_config");
+        let stats = StatsConfig::compile(config, &options.stats_tags).under("stats_config");
         let log_format = log_format(config);
         let max_connections = max_connections(config).under("overload_manager");
     }

@@ -27,6 +27,8 @@ use crate::tls::SecretStore;
 pub struct BuildContext {
     pub stats: Stats,
     pub secrets: Arc<SecretStore>,
+    /// `listener.<address>.` while a listener is compiled: the prefix of what its filters count by listener.
+    pub listener_scope: Arc<str>,
     /// Where compiled connection managers and TCP proxies look up route tables and clusters.
     pub snapshot: Arc<SnapshotCell>,
     pub access_logs: Arc<Sinks>,

@@ -2,20 +2,31 @@
 
 use std::time::UNIX_EPOCH;
 
+use prost::Message;
 use remora_proto::pb::envoy::admin::v3 as pb;
+use remora_proto::pb::envoy::config::core::v3::TransportSocket;
 use remora_proto::pb::google::protobuf::Timestamp;
+use remora_proto::wire::{self, Fields, Value};
 
 use super::AdminState;
 use super::query::Query;
 use super::reply::{self, Reply};
+use crate::config::BuildContext;
 use crate::runtime::clock;
-use crate::tls::report::CertificateDetails;
+use crate::tls::report::{CertificateDetails, CertificateReport};
+use crate::tls::secret::Rebuild;
 
-/// One entry per TLS context that lives.
+/// Fields of `Cluster`, and of one of its `transport_socket_matches`.
+const TRANSPORT_SOCKET: u32 = 24;
+const TRANSPORT_SOCKET_MATCHES: u32 = 43;
+const SOCKET_OF_MATCH: u32 = 3;
+
+/// One entry per TLS context: of those that live, and of clusters that nobody has used yet.
 pub(super) fn certs(state: &AdminState, _: &Query) -> Reply {
     let now = clock::system_now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let reports = state.secrets.reports();
+    let mut reports = state.secrets.reports();
+    reports.extend(unused(state));
     if reports.is_empty() {
         return reply::json("{\n \"certificates\": []\n}\n");
     }
@@ -27,6 +38,33 @@ pub(super) fn certs(state: &AdminState, _: &Query) -> Reply {
     reply::message(&pb::Certificates {
         certificates: certificates.collect(),
     })
+}
+
+/// What clusters would use that nobody has used: their contexts are made for this page alone, one by one (D5).
+fn unused(state: &AdminState) -> Vec<CertificateReport> {
+    let cx = BuildContext {
+        secrets: state.secrets.clone(),
+        ..BuildContext::default()
+    };
+    let snapshot = state.snapshot.load_full();
+    let unused = snapshot.clusters.iter().filter(|(_, slot)| slot.built().is_none());
+    unused.flat_map(|(_, slot)| of_cluster(&slot.config, &cx)).collect()
+}
+
+fn of_cluster(config: &[u8], cx: &BuildContext) -> Vec<CertificateReport> {
+    let sockets = Fields::new(config)
+        .flatten()
+        .filter_map(|field| match (field.number, field.value) {
+            (TRANSPORT_SOCKET, Value::Len(socket)) => Some(socket),
+            (TRANSPORT_SOCKET_MATCHES, Value::Len(entry)) => wire::bytes_field(entry, SOCKET_OF_MATCH).ok().flatten(),
+            _ => None,
+        });
+    let report = |socket: &[u8]| {
+        let socket = TransportSocket::decode(socket).ok()?;
+        let compiled = crate::config::tls::upstream(&socket, cx).ok()?;
+        Some(compiled.tls?.report())
+    };
+    sockets.filter_map(report).collect()
 }
 
 fn details(certificate: &CertificateDetails, now: i64) -> pb::CertificateDetails {
@@ -47,5 +85,53 @@ fn details(certificate: &CertificateDetails, now: i64) -> pb::CertificateDetails
         valid_from: seconds(certificate.valid_from),
         expiration_time: seconds(certificate.expiration_time),
         ocsp_details: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use remora_proto::pb::envoy::config::cluster::v3::{Cluster, cluster::TransportSocketMatch};
+    use remora_proto::pb::envoy::config::core::v3::{DataSource, data_source, transport_socket::ConfigType};
+    use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+
+    use super::*;
+
+    #[test]
+    fn certificates_of_a_cluster_that_is_not_built_are_read_from_its_configuration() {
+        let authority = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap();
+        let pem = data_source::Specifier::InlineString(authority.cert.pem());
+        let validation = tls::CertificateValidationContext {
+            trusted_ca: Some(DataSource {
+                specifier: Some(pem),
+                ..DataSource::default()
+            }),
+            ..tls::CertificateValidationContext::default()
+        };
+        let context = tls::UpstreamTlsContext {
+            common_tls_context: Some(tls::CommonTlsContext {
+                validation_context_type: Some(tls::common_tls_context::ValidationContextType::ValidationContext(
+                    validation,
+                )),
+                ..tls::CommonTlsContext::default()
+            }),
+            ..tls::UpstreamTlsContext::default()
+        };
+        let socket = TransportSocket {
+            name: "tls".to_owned(),
+            config_type: Some(ConfigType::TypedConfig(remora_proto::any::pack(&context))),
+        };
+        let cluster = Cluster {
+            transport_socket: Some(socket.clone()),
+            transport_socket_matches: vec![TransportSocketMatch {
+                transport_socket: Some(socket),
+                ..TransportSocketMatch::default()
+            }],
+            ..Cluster::default()
+        };
+        let cx = BuildContext::default();
+        let reports = of_cluster(&cluster.encode_to_vec(), &cx);
+        let names: Vec<_> = reports.iter().map(|report| report.ca[0].dns_sans.clone()).collect();
+        assert_eq!(names, [["a.test"], ["a.test"]]);
+        assert!(cx.secrets.reports().is_empty(), "nothing is left behind");
     }
 }

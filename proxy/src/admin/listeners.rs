@@ -1,5 +1,7 @@
 //! `/listeners` and `/drain_listeners`.
 
+use std::sync::Arc;
+
 use remora_proto::pb::envoy::admin::v3::{ListenerStatus, Listeners};
 use remora_proto::pb::envoy::config::core::v3 as core;
 
@@ -20,12 +22,18 @@ pub(super) fn listeners(state: &AdminState, query: &Query) -> Reply {
             listener_statuses: listener_statuses.collect(),
         });
     }
+    reply::ok(text(&listeners))
+}
+
+/// A line for each address.
+fn text(listeners: &[(Arc<str>, Vec<Address>)]) -> String {
     let mut page = String::new();
-    for (name, addresses) in &listeners {
-        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        page += &format!("{name}::{}\n", addresses.join(","));
+    for (name, addresses) in listeners {
+        for address in addresses {
+            page += &format!("{name}::{address}\n");
+        }
     }
-    reply::ok(page)
+    page
 }
 
 pub(super) fn drain(state: &AdminState, query: &Query) -> Reply {
@@ -58,4 +66,16 @@ pub(super) fn message(address: &Address) -> core::Address {
         }),
     };
     core::Address { address: Some(kind) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_has_a_line_of_its_own() {
+        let addresses = ["[::1]:33104", "127.0.0.1:33105"].map(|address| Address::Ip(address.parse().unwrap()));
+        let listeners = [(Arc::from("two"), addresses.to_vec()), (Arc::from("none"), Vec::new())];
+        assert_eq!(text(&listeners), "two::[::1]:33104\ntwo::127.0.0.1:33105\n");
+    }
 }

@@ -32,6 +32,9 @@ fn page(state: &AdminState, query: &Query, format: &str) -> Result<Reply, String
         "detailed" => HistogramMode::Detailed,
         _ => return Err("usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary)\n".to_owned()),
     };
+    if state.flush_stats {
+        state.stats.flush();
+    }
     let mut readings = render::collect(&state.stats, &selection(query)?);
     // Metrics with labels of their own have another name in Envoy, which its users' patterns are made for; they are few, and always shown.
     readings.retain(|(name, _)| is_labelled(name) || state.stats_matcher.accepts(name));

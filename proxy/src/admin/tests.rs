@@ -92,6 +92,7 @@ impl World {
             stats: context.stats.clone(),
             tags: Arc::new(TagRules::new(true)),
             stats_matcher: StatsMatcher::All,
+            flush_stats: false,
             access_logs: Arc::from([]),
             allow_paths: Vec::new(),
             logging: Logging::new(Level::Info, DEFAULT_FORMAT, None).unwrap(),

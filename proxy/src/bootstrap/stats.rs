@@ -1,5 +1,8 @@
 //! `stats_config`: which stats exist for a reader, and which parts of their names are tags.
 
+use std::time::Duration;
+
+use remora_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
 use remora_proto::pb::envoy::config::metrics::v3 as pb;
 
 use pb::stats_matcher::StatsMatcher as Oneof;
@@ -12,8 +15,38 @@ use crate::telemetry::tags::TagRules;
 
 #[derive(Clone, Debug, Default)]
 pub struct StatsConfig {
+    pub flush: Flush,
     pub tags: TagRules,
     pub matcher: StatsMatcher,
+}
+
+/// When the interval of a histogram ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// `stats_flush_interval`
+    Every(Duration),
+    /// `stats_flush_on_admin`: when somebody reads stats.
+    OnAdmin,
+}
+
+impl Default for Flush {
+    fn default() -> Self {
+        Self::Every(Duration::from_secs(5))
+    }
+}
+
+impl Flush {
+    fn of(config: &Bootstrap) -> Self {
+        use remora_proto::pb::envoy::config::bootstrap::v3::bootstrap::StatsFlush;
+        if matches!(config.stats_flush, Some(StatsFlush::StatsFlushOnAdmin(true))) {
+            return Self::OnAdmin;
+        }
+        // The rules of the field keep it between 1 ms and 300 s.
+        let interval = crate::config::listener::duration(config.stats_flush_interval.as_ref());
+        interval.map_or_else(Self::default, |interval| {
+            Self::Every(interval.max(Duration::from_millis(1)))
+        })
+    }
 }
 
 /// `stats_matcher`: asked with a stat's full name, before tags are cut out of it.
@@ -55,7 +88,8 @@ impl StatsMatcher {
 
 impl StatsConfig {
     /// `flags`: `--stats-tag`.
-    pub(super) fn compile(config: Option<&pb::StatsConfig>, flags: &[(String, String)]) -> Compiled<Self> {
+    pub(super) fn compile(bootstrap: &Bootstrap, flags: &[(String, String)]) -> Compiled<Self> {
+        let config = bootstrap.stats_config.as_ref();
         let defaults = config.and_then(|config| config.use_all_default_tags);
         let mut tags = TagRules::new(defaults.is_none_or(|all| all.value));
         for (tag, value) in flags {
@@ -79,6 +113,7 @@ impl StatsConfig {
         }
         let matcher = config.and_then(|config| config.stats_matcher.as_ref());
         Ok(Self {
+            flush: Flush::of(bootstrap),
             tags,
             matcher: matcher
                 .map(StatsMatcher::compile)

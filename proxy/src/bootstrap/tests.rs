@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 fn options(yaml: &str) -> Options {
@@ -154,6 +156,15 @@ fn says_what_is_wrong_and_where() {
         let said = refusal(yaml);
         assert!(said.contains(expected), "{yaml}: {said}");
     }
+}
+
+#[test]
+fn stats_are_flushed_every_five_seconds_unless_the_bootstrap_says_otherwise() {
+    let flush = |yaml: &str| Bootstrap::load(&options(yaml)).expect("accepted").stats.flush;
+    assert_eq!(flush("{}"), Flush::Every(Duration::from_secs(5)));
+    let every = Flush::Every(Duration::from_millis(200));
+    assert_eq!(flush("{stats_flush_interval: 0.2s}"), every);
+    assert_eq!(flush("{stats_flush_on_admin: true}"), Flush::OnAdmin);
 }
 
 #[test]

@@ -108,6 +108,7 @@ pub trait Resolve: Send + Sync + 'static {
 pub async fn run(cluster: Weak<Cluster>, resolver: Arc<dyn Resolve>) {
     let mut lists: Vec<Vec<Endpoint>> = Vec::new();
     let mut failures: u32 = 0;
+    let mut known = None;
     loop {
         let Some(strong) = cluster.upgrade() else {
             return;
@@ -143,11 +144,21 @@ pub async fn run(cluster: Weak<Cluster>, resolver: Arc<dyn Resolve>) {
             true => strong.stats.update_failure.inc(),
             false => strong.stats.update_success.inc(),
         }
+        let unchanged = known.as_ref() == Some(&addresses(&lists));
+        if unchanged && !failed {
+            strong.stats.update_no_rebuild.inc();
+        }
+        known = Some(addresses(&lists));
         strong.set_endpoints(merge(config, &lists), clock::now());
         let delay = delay(config, ttl, failures, fastrand::u64(..));
         drop(strong);
         clock::sleep(delay).await;
     }
+}
+
+fn addresses(lists: &[Vec<Endpoint>]) -> Vec<Address> {
+    let all = lists.iter().flatten();
+    all.map(|endpoint| endpoint.host.address.clone()).collect()
 }
 
 /// All lists as one; the templates are in the order of the configuration.

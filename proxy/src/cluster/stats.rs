@@ -6,44 +6,42 @@
 use std::ops::Deref;
 use std::sync::OnceLock;
 
-use crate::telemetry::stats::{Counter, StatGroup, Value};
+use crate::telemetry::stats::{Counter, Histogram, StatGroup, Value};
 
 crate::stat_group! {
     /// The stats directly under `cluster.<name>.`.
     pub struct TrafficStats {
         counters: {
-            upstream_cx_total, upstream_cx_http1_total, upstream_cx_http2_total, upstream_cx_http3_total,
-            upstream_cx_connect_fail, upstream_cx_connect_timeout, upstream_cx_connect_with_0_rtt,
+            upstream_cx_total, upstream_cx_http1_total, upstream_cx_http2_total,
+            upstream_cx_connect_fail, upstream_cx_connect_timeout,
             upstream_cx_idle_timeout, upstream_cx_max_duration_reached, upstream_cx_connect_attempts_exceeded,
             upstream_cx_overflow, upstream_cx_pool_overflow, upstream_cx_destroy, upstream_cx_destroy_local,
             upstream_cx_destroy_remote, upstream_cx_destroy_with_active_rq, upstream_cx_destroy_local_with_active_rq,
             upstream_cx_destroy_remote_with_active_rq, upstream_cx_close_notify, upstream_cx_rx_bytes_total,
             upstream_cx_tx_bytes_total, upstream_cx_protocol_error, upstream_cx_max_requests,
-            upstream_cx_none_healthy, upstream_http3_broken,
+            upstream_cx_none_healthy,
             upstream_rq_total, upstream_rq_pending_total, upstream_rq_pending_overflow,
-            upstream_rq_pending_failure_eject, upstream_rq_cancelled, upstream_rq_maintenance_mode,
+            upstream_rq_pending_failure_eject, upstream_rq_cancelled,
             upstream_rq_timeout, upstream_rq_max_duration_reached, upstream_rq_per_try_timeout,
             upstream_rq_per_try_idle_timeout, upstream_rq_rx_reset, upstream_rq_tx_reset, upstream_rq_retry,
             upstream_rq_retry_backoff_exponential, upstream_rq_retry_backoff_ratelimited,
             upstream_rq_retry_limit_exceeded, upstream_rq_retry_success, upstream_rq_retry_overflow,
-            upstream_rq_drop_overload, upstream_rq_0rtt, upstream_rq_completed,
-            upstream_flow_control_paused_reading_total, upstream_flow_control_resumed_reading_total,
-            upstream_flow_control_backed_up_total, upstream_flow_control_drained_total,
+            upstream_rq_drop_overload, upstream_rq_completed,
             upstream_internal_redirect_failed_total, upstream_internal_redirect_succeeded_total,
             membership_change, retry_or_shadow_abandoned, update_attempt, update_success, update_failure,
             update_rejected, update_empty, update_no_rebuild, bind_errors, assignment_timeout_received,
-            assignment_stale, assignment_use_cached, original_dst_host_invalid, lb_recalculate_zone_structures,
+            assignment_stale, original_dst_host_invalid, lb_recalculate_zone_structures,
             lb_healthy_panic, lb_local_cluster_not_ok, lb_zone_cluster_too_small, lb_zone_no_capacity_left,
-            lb_zone_number_differs, lb_zone_routing_all_directly, lb_zone_routing_cross_zone, lb_zone_routing_sampled,
+            lb_zone_routing_all_directly, lb_zone_routing_cross_zone, lb_zone_routing_sampled,
             lb_subsets_created, lb_subsets_fallback, lb_subsets_fallback_panic, lb_subsets_removed,
             lb_subsets_selected,
         }
         gauges: {
-            upstream_cx_active, upstream_cx_rx_bytes_buffered, upstream_cx_tx_bytes_buffered, upstream_rq_active,
+            upstream_cx_active, upstream_rq_active,
             upstream_rq_pending_active, membership_healthy, membership_degraded, membership_excluded,
             membership_total, max_host_weight, lb_subsets_active, version,
         }
-        histograms: { upstream_rq_time, upstream_cx_connect_ms, upstream_cx_length_ms }
+        histograms: { upstream_rq_time, upstream_cx_connect_ms, upstream_cx_length_ms, upstream_rq_per_cx }
     }
 }
 
@@ -81,7 +79,7 @@ crate::stat_group! {
 crate::stat_group! {
     /// `health_check.`
     pub struct HealthCheckStats {
-        counters: { attempt, success, failure, passive_failure, network_failure, verify_cluster }
+        counters: { attempt, success, failure, network_failure, verify_cluster }
         gauges: { healthy, degraded }
         histograms: {}
     }
@@ -93,6 +91,9 @@ pub struct ClusterStats {
     pub traffic: TrafficStats,
     /// `upstream_rq_200`, `upstream_rq_2xx` …
     pub responses: ResponseCodes,
+    /// `internal.upstream_rq_time`, `external.upstream_rq_time`
+    pub internal_time: Histogram,
+    pub external_time: Histogram,
     /// `internal.upstream_rq_*`: requests that came from inside (`x-envoy-internal`).
     pub internal: ResponseCodes,
     /// `external.upstream_rq_*`
@@ -120,6 +121,15 @@ impl ClusterStats {
             self.canary.inc(status);
         }
     }
+
+    /// How long a request took, in milliseconds, of the client's side and to the last byte.
+    pub fn record_time(&self, millis: u64, internal: bool) {
+        self.traffic.upstream_rq_time.record(millis);
+        match internal {
+            true => self.internal_time.record(millis),
+            false => self.external_time.record(millis),
+        }
+    }
 }
 
 impl Deref for ClusterStats {
@@ -142,16 +152,32 @@ impl StatGroup for ClusterStats {
         ] {
             codes.visit_used(prefix, visit);
         }
-        under("circuit_breakers.default.", &self.breakers_default, visit);
-        under("circuit_breakers.high.", &self.breakers_high, visit);
+        for (name, time) in [
+            ("internal.upstream_rq_time", &self.internal_time),
+            ("external.upstream_rq_time", &self.external_time),
+        ] {
+            if time.is_used() {
+                visit(name, Value::Histogram(time));
+            }
+        }
+        breakers("circuit_breakers.default.", &self.breakers_default, visit);
+        breakers("circuit_breakers.high.", &self.breakers_high, visit);
         under("outlier_detection.", &self.outlier, visit);
         under("health_check.", &self.health_check, visit);
+    }
+
+    fn flush(&self) {
+        self.traffic.flush();
+        self.internal_time.flush();
+        self.external_time.flush();
     }
 
     fn reset(&self) {
         self.traffic.reset();
         self.outlier.reset();
         self.health_check.reset();
+        self.internal_time.reset();
+        self.external_time.reset();
         for codes in [
             &self.responses,
             &self.internal,
@@ -162,6 +188,16 @@ impl StatGroup for ClusterStats {
             codes.reset();
         }
     }
+}
+
+/// What remains is told with `track_remaining` alone: a zero would mean that nothing does.
+fn breakers(prefix: &str, group: &BreakerStats, visit: &mut dyn FnMut(&str, Value<'_>)) {
+    under(prefix, group, &mut |name, value| {
+        let is_tracked = !matches!(value, Value::UnwrittenGauge);
+        if is_tracked || !name[prefix.len()..].starts_with("remaining_") {
+            visit(name, value);
+        }
+    });
 }
 
 fn under(prefix: &str, group: &dyn StatGroup, visit: &mut dyn FnMut(&str, Value<'_>)) {
@@ -253,6 +289,7 @@ mod tests {
         stats.count_response(503, false, true);
         stats.count_response(999, false, false);
         stats.outlier.ejections_active.set(7);
+        stats.breakers_high.remaining_rq.set(3);
         let mut seen = std::collections::BTreeMap::new();
         stats.visit(&mut |name, value| {
             if let Value::Counter(value) | Value::Gauge(value) = value {
@@ -267,10 +304,11 @@ mod tests {
             ("external.upstream_rq_503", 1),
             ("canary.upstream_rq_5xx", 1),
             ("outlier_detection.ejections_active", 7),
-            ("circuit_breakers.high.rq_open", 0),
+            ("circuit_breakers.high.remaining_rq", 3),
         ] {
             assert_eq!(seen.get(name), Some(&value), "{name}");
         }
+        assert!(!seen.contains_key("circuit_breakers.default.remaining_rq"));
         assert!(!seen.contains_key("internal.upstream_rq_503"));
         assert!(!seen.contains_key("upstream_rq_999"));
         stats.reset();

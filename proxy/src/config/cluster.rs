@@ -281,7 +281,6 @@ fn unsupported(config: &pb::Cluster) -> Compiled<()> {
             config.connection_pool_per_downstream_connection,
         ),
         ("queuing_policies", config.queuing_policies.is_some()),
-        ("lrs_server", config.lrs_server.is_some()),
         ("stats_matcher", config.stats_matcher.is_some()),
     ];
     let found = is_set.iter().filter(|(_, is_set)| *is_set);
@@ -334,3 +333,5 @@ fn inline_endpoints(config: &pb::Cluster, transport: &UpstreamTransport) -> Comp
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tolerated;

@@ -56,6 +56,13 @@ pub struct Template {
 }
 
 impl Template {
+    /// Where names are resolved, a host without a name of its own is called by what stands in the configuration, be it an address.
+    pub fn call_by_address(&mut self) {
+        if let (true, Location::Address(Address::Ip(address))) = (self.hostname.is_empty(), &self.location) {
+            self.hostname = Arc::from(address.ip().to_string());
+        }
+    }
+
     /// The host at `address`.
     pub fn at(&self, address: Address) -> Endpoint {
         let mut host = Host::new(address);

@@ -84,6 +84,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
             http1: cx.stats.group("http1."),
             http2: cx.stats.group("http2."),
         },
+        listener_stats: cx.stats.group(&listener_scope(&value, cx)),
         routes: routes(&value, cx)?,
         snapshot: cx.snapshot.clone(),
         filters: Arc::new(filter_list),
@@ -100,6 +101,16 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         max_stream_duration: max_stream_duration(&value)?,
     };
     Ok(ConnectionManager::new(settings))
+}
+
+/// `listener.<address>.http.<stat_prefix>.`
+fn listener_scope(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> String {
+    let scope = match &*cx.listener_scope {
+        // Compiled for itself, of no listener.
+        "" => "listener..",
+        scope => scope,
+    };
+    format!("{scope}http.{}.", value.stat_prefix)
 }
 
 fn http_filters(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> Compiled<(FilterList, RouterConfig)> {

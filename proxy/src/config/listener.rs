@@ -27,6 +27,10 @@ use crate::telemetry::access_log::AccessLog;
 /// Every field that is wrong or not supported, by path.
 pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ListenerConfig> {
     let config = decode(bytes)?;
+    let cx = &BuildContext {
+        listener_scope: scope(&config),
+        ..cx.clone()
+    };
     let mut problems = unsupported(&config);
     let mut collect = |result: Compiled<()>| problems.extend(result.err().map(|found| found.0).unwrap_or_default());
     let mut settings = None;
@@ -57,6 +61,13 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ListenerConfig> {
         access_logs: access_logs.into(),
         settings,
     })
+}
+
+/// `listener.<address>.`, or the `stat_prefix` in the address's place.
+fn scope(config: &Listener) -> Arc<str> {
+    let address = address(config.address.as_ref()).ok();
+    let prefix = Some(config.stat_prefix.as_str()).filter(|prefix| !prefix.is_empty());
+    Arc::from(crate::listener::stats::prefix(prefix, address.as_ref()))
 }
 
 /// A protobuf duration; negative ones are none.

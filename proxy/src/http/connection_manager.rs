@@ -7,7 +7,7 @@ use tokio::io::AsyncReadExt;
 
 use super::codec::{h1, h2};
 use super::header_policy::HeaderPolicy;
-use super::pipeline::{CodecStats, HcmStats, Pipeline, pipeline};
+use super::pipeline::{CodecStats, HcmStats, ListenerHttpStats, Pipeline, pipeline};
 use super::respond::LocalReply;
 use super::router::Router;
 use super::select_route::RouteSource;
@@ -35,6 +35,7 @@ pub struct Settings {
     pub timeouts: h1::server::Timeouts,
     pub stats: Arc<HcmStats>,
     pub codec_stats: CodecStats,
+    pub listener_stats: Arc<ListenerHttpStats>,
     pub routes: RouteSource,
     pub snapshot: Arc<SnapshotCell>,
     pub filters: Arc<FilterList>,

@@ -19,7 +19,7 @@ use crate::runtime::drain::DrainSignal;
 use crate::runtime::io::Io;
 
 pub use super::connection_manager::{CodecType, ConnectionManager, Settings};
-pub use super::stats::{CodecStats, HcmStats};
+pub use super::stats::{CodecStats, HcmStats, ListenerHttpStats};
 
 /// The stages as one type: a request passes through them without a box or an indirect call.
 pub type Pipeline = super::access_log::AccessLogs<
@@ -36,7 +36,7 @@ pub fn pipeline(settings: &Settings, router: Router) -> Pipeline {
         // Outermost, so that every request that was read is logged, whatever became of it.
         .layer(AccessLogLayer::new(&settings.access_logs, settings.logs_tunnels))
         // Counts what the client sees: failures are responses by now.
-        .layer(StatsLayer::new(&settings.stats))
+        .layer(StatsLayer::new(&settings.stats, &settings.listener_stats))
         // Before routing, because routing must see clean headers; outside the filters, because none may undo it;
         // outside the answers to failures, because those carry `date` and `server` too.
         .layer(HeaderPolicyLayer::new(&settings.header_policy, &settings.stats))
@@ -57,18 +57,19 @@ impl ConnectionManager {
     /// # Cancel safety
     /// Dropping the future cuts the connection; what its streams hold is released, and they are logged.
     pub async fn serve(self: Arc<Self>, io: Io, connection: Arc<ConnectionInfo>, drain: DrainSignal) {
-        let _open = self.settings.stats.open_connection();
+        let open = self.settings.stats.open_connection(connection.tls.is_some());
+        let io = io.metered(open.clone());
         let Some((codec, io)) = Box::pin(self.detect(io, &connection)).await else {
             return;
         };
         let service = self.clone();
         match codec {
             CodecType::Http2 => {
-                self.settings.stats.downstream_cx_http2_total.inc();
+                open.speaks_http2();
                 Box::pin(h2::server::serve(io, service, connection, &self.settings.h2, drain)).await;
             }
             CodecType::Http1 | CodecType::Auto => {
-                self.settings.stats.downstream_cx_http1_total.inc();
+                open.speaks_http1();
                 let options = self.settings.h1.clone();
                 let timeouts = self.settings.timeouts.clone();
                 Box::pin(h1::server::serve(io, service, connection, options, timeouts, drain)).await;

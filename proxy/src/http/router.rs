@@ -90,7 +90,7 @@ impl TryService for Router {
         };
         if let (Some(_), Some(end)) = (exchange.response_code, exchange.timing.end) {
             let millis = end.as_millis() as u64;
-            cluster.stats.upstream_rq_time.record(millis);
+            cluster.stats.record_time(millis, exchange.internal);
             exchange
                 .route
                 .count(|stats| stats.traffic.upstream_rq_time.record(millis));

@@ -132,7 +132,18 @@ impl<S> SelectRoute<S> {
             return Err(Failure::UpgradeFailed);
         }
         self.stats.downstream_cx_upgrades_total.inc();
+        self.stats.downstream_cx_upgrades_active.inc();
+        exchange.guards.push(Box::new(ActiveUpgrade(self.stats.clone())));
         Ok(())
+    }
+}
+
+/// An upgraded stream, until it ends.
+struct ActiveUpgrade(Arc<HcmStats>);
+
+impl Drop for ActiveUpgrade {
+    fn drop(&mut self) {
+        self.0.downstream_cx_upgrades_active.dec();
     }
 }
 

@@ -29,6 +29,8 @@ pub enum ConnectionEvent {
     HeaderOverflow,
     /// The peer did not answer a ping.
     KeepaliveTimeout,
+    /// It is told to leave because its listener drains.
+    DrainClose,
 }
 
 /// A stage that always answers: what codecs call.

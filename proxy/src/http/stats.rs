@@ -1,8 +1,12 @@
 //! The stats stage: `http.<stat_prefix>.`
 
+mod connection;
+
 use std::sync::Arc;
 
 use tower::Layer;
+
+pub use connection::OpenConnection;
 
 use super::exchange::{Exchange, Protocol, Reset};
 use super::service::{ConnectionEvent, Response, Service};
@@ -27,7 +31,10 @@ crate::stat_group! {
             passthrough_internal_redirect_too_many_redirects, passthrough_internal_redirect_no_route,
             passthrough_internal_redirect_predicate,
         }
-        gauges: { downstream_cx_active, downstream_cx_http1_active, downstream_cx_http2_active, downstream_rq_active, downstream_cx_upgrades_active }
+        gauges: {
+            downstream_cx_active, downstream_cx_http1_active, downstream_cx_http2_active, downstream_cx_ssl_active,
+            downstream_rq_active, downstream_cx_upgrades_active,
+        }
         histograms: { downstream_rq_time, downstream_cx_length_ms }
     }
 }
@@ -47,6 +54,18 @@ crate::stat_group! {
         counters: {
             dropped_headers_with_underscores, requests_rejected_with_underscores_in_headers, rx_reset, header_overflow,
             keepalive_timeout,
+        }
+        gauges: {}
+        histograms: {}
+    }
+}
+
+crate::stat_group! {
+    /// `listener.<address>.http.<stat_prefix>.`: the same manager's answers, as far as they went out on this listener.
+    pub struct ListenerHttpStats {
+        counters: {
+            downstream_rq_completed, downstream_rq_1xx, downstream_rq_2xx, downstream_rq_3xx, downstream_rq_4xx,
+            downstream_rq_5xx,
         }
         gauges: {}
         histograms: {}
@@ -83,6 +102,7 @@ impl HcmStats {
         match event {
             ConnectionEvent::ProtocolError => self.downstream_cx_protocol_error.inc(),
             ConnectionEvent::IdleTimeout => self.downstream_cx_idle_timeout.inc(),
+            ConnectionEvent::DrainClose => self.downstream_cx_drain_close.inc(),
             // Counted like the response that follows it, as Envoy does.
             ConnectionEvent::Interim => {
                 self.downstream_rq_completed.inc();
@@ -92,48 +112,34 @@ impl HcmStats {
         }
     }
 
-    fn count_timeout(&self, details: &str) {
+    fn count_failure(&self, details: &str) {
         match details {
             "stream_idle_timeout" => self.downstream_rq_idle_timeout.inc(),
             "request_overall_timeout" => self.downstream_rq_timeout.inc(),
             "request_header_timeout" => self.downstream_rq_header_timeout.inc(),
             "max_duration_timeout" => self.downstream_rq_max_duration_reached.inc(),
+            "request_payload_too_large" => self.downstream_rq_too_large.inc(),
             _ => {}
         }
     }
 
-    /// Counts a connection until the guard is dropped.
-    pub fn open_connection(self: &Arc<Self>) -> impl Send + use<> {
-        self.downstream_cx_total.inc();
-        self.downstream_cx_active.inc();
-        OpenConnection {
-            stats: self.clone(),
-            since: crate::runtime::clock::now(),
-        }
-    }
-}
-
-struct OpenConnection {
-    stats: Arc<HcmStats>,
-    since: std::time::Instant,
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.stats.downstream_cx_active.dec();
-        self.stats.downstream_cx_destroy.inc();
-        let lived = crate::runtime::clock::now().saturating_duration_since(self.since);
-        self.stats.downstream_cx_length_ms.record(lived.as_millis() as u64);
+    /// Counts a connection until the last handle is dropped.
+    pub fn open_connection(self: &Arc<Self>, is_tls: bool) -> Arc<OpenConnection> {
+        OpenConnection::start(self.clone(), is_tls)
     }
 }
 
 pub struct StatsLayer {
     stats: Arc<HcmStats>,
+    of_listener: Arc<ListenerHttpStats>,
 }
 
 impl StatsLayer {
-    pub fn new(stats: &Arc<HcmStats>) -> Self {
-        Self { stats: stats.clone() }
+    pub fn new(stats: &Arc<HcmStats>, of_listener: &Arc<ListenerHttpStats>) -> Self {
+        Self {
+            stats: stats.clone(),
+            of_listener: of_listener.clone(),
+        }
     }
 }
 
@@ -143,6 +149,7 @@ impl<S> Layer<S> for StatsLayer {
     fn layer(&self, inner: S) -> Counted<S> {
         Counted {
             stats: self.stats.clone(),
+            of_listener: self.of_listener.clone(),
             inner,
         }
     }
@@ -151,6 +158,7 @@ impl<S> Layer<S> for StatsLayer {
 /// See the module.
 pub struct Counted<S> {
     stats: Arc<HcmStats>,
+    of_listener: Arc<ListenerHttpStats>,
     inner: S,
 }
 
@@ -172,14 +180,18 @@ impl<S: Service> Service for Counted<S> {
         stats.downstream_rq_active.dec();
         // An answer that is followed as a redirect is none.
         if let Some(code) = exchange.response_code.filter(|_| exchange.redirect.is_none()) {
+            let of_listener = &self.of_listener;
             stats.downstream_rq_completed.inc();
-            match code.as_u16() / 100 {
-                1 => stats.downstream_rq_1xx.inc(),
-                2 => stats.downstream_rq_2xx.inc(),
-                3 => stats.downstream_rq_3xx.inc(),
-                4 => stats.downstream_rq_4xx.inc(),
-                _ => stats.downstream_rq_5xx.inc(),
-            }
+            of_listener.downstream_rq_completed.inc();
+            let (ours, listeners) = match code.as_u16() / 100 {
+                1 => (&stats.downstream_rq_1xx, &of_listener.downstream_rq_1xx),
+                2 => (&stats.downstream_rq_2xx, &of_listener.downstream_rq_2xx),
+                3 => (&stats.downstream_rq_3xx, &of_listener.downstream_rq_3xx),
+                4 => (&stats.downstream_rq_4xx, &of_listener.downstream_rq_4xx),
+                _ => (&stats.downstream_rq_5xx, &of_listener.downstream_rq_5xx),
+            };
+            ours.inc();
+            listeners.inc();
         }
         if exchange.answered_early || exchange.reset.is_some() {
             stats.downstream_rq_rx_reset.inc();
@@ -198,7 +210,7 @@ impl<S: Service> Service for Counted<S> {
             .is_none_or(|code| code.is_client_error() || code.is_server_error())
             || exchange.reset.is_some()
         {
-            stats.count_timeout(&exchange.details);
+            stats.count_failure(&exchange.details);
         }
         if let Some(end) = exchange.timing.end {
             stats.downstream_rq_time.record(end.as_millis() as u64);

@@ -12,8 +12,7 @@ crate::stat_group! {
     pub struct ListenerStats {
         counters: {
             downstream_cx_total, downstream_cx_destroy, downstream_cx_transport_socket_connect_timeout,
-            downstream_cx_overflow, downstream_cx_overload_reject, downstream_global_cx_overflow,
-            downstream_pre_cx_timeout, downstream_listener_filter_remote_close,
+            downstream_global_cx_overflow, downstream_pre_cx_timeout, downstream_listener_filter_remote_close,
             downstream_listener_filter_error, no_filter_chain_match
         }
         gauges: { downstream_cx_active, downstream_pre_cx_active }
@@ -59,7 +58,7 @@ crate::stat_group! {
 crate::stat_group! {
     /// Under `http_inspector.`, for the whole process.
     pub struct HttpInspectorStats {
-        counters: { read_error, parse_error, http10_found, http11_found, http2_found, http_not_found }
+        counters: { http10_found, http11_found, http2_found, http_not_found }
         gauges: {}
         histograms: {}
     }
@@ -74,6 +73,16 @@ pub struct Scope {
     pub expirations: Arc<Expirations>,
 }
 
+/// `listener.<address>.`
+pub fn prefix(stat_prefix: Option<&str>, address: Option<&Address>) -> String {
+    let name = match (stat_prefix, address) {
+        (Some(prefix), _) => prefix.to_owned(),
+        (None, Some(address)) => address.to_string().replace(':', "_"),
+        (None, None) => String::new(),
+    };
+    format!("listener.{name}.")
+}
+
 /// The listener filters' own.
 pub struct InspectorStats {
     pub tls: Arc<TlsInspectorStats>,
@@ -83,19 +92,15 @@ pub struct InspectorStats {
 impl Scope {
     /// `stat_prefix` stands in for the address if it is set.
     pub fn new(stats: &Stats, stat_prefix: Option<&str>, address: Option<&Address>, workers: usize) -> Self {
-        let name = match (stat_prefix, address) {
-            (Some(prefix), _) => prefix.to_owned(),
-            (None, Some(address)) => address.to_string().replace(':', "_"),
-            (None, None) => String::new(),
-        };
+        let prefix = prefix(stat_prefix, address);
         Self {
-            listener: stats.group(&format!("listener.{name}.")),
+            listener: stats.group(&prefix),
             workers: (0..workers)
-                .map(|index| stats.group(&format!("listener.{name}.worker_{index}.")))
+                .map(|index| stats.group(&format!("{prefix}worker_{index}.")))
                 .collect(),
-            ssl: stats.group(&format!("listener.{name}.ssl.")),
-            expirations: stats.group(&format!("listener.{name}.ssl.certificate.")),
-            socket: stats.group(&format!("listener.{name}.server_ssl_socket_factory.")),
+            ssl: stats.group(&format!("{prefix}ssl.")),
+            expirations: stats.group(&format!("{prefix}ssl.certificate.")),
+            socket: stats.group(&format!("{prefix}server_ssl_socket_factory.")),
         }
     }
 }

@@ -31,8 +31,32 @@ pub(super) fn wanted(cluster: &Cluster, host: &Host, downstream: Protocol) -> Wa
     }
 }
 
-/// A connection for one request that found none free: a new one, or one that others give back; HTTP/2 requests that come together share it.
+/// A connection for one request that found none free. A request that is given up meanwhile is counted as cancelled.
 pub(super) async fn connect(
+    key: PoolKey,
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    alpn: Option<&Arc<Alpn>>,
+) -> Result<Lease, Failure> {
+    let mut cancelled = Cancelled(Some(cluster));
+    let result = find(key, cluster, host, alpn).await;
+    cancelled.0 = None;
+    result
+}
+
+/// Dropped before the request has a connection or knows that it gets none.
+struct Cancelled<'a>(Option<&'a Cluster>);
+
+impl Drop for Cancelled<'_> {
+    fn drop(&mut self) {
+        if let Some(cluster) = self.0 {
+            cluster.stats.upstream_rq_cancelled.inc();
+        }
+    }
+}
+
+/// A new connection, or one that others give back; HTTP/2 requests that come together share it.
+async fn find(
     key: PoolKey,
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
@@ -171,7 +195,8 @@ async fn share(
     cluster.stats.upstream_cx_http2_total.inc();
     let hooks = Arc::new(H2Home(home.clone()));
     let options = cluster.http.h2_options();
-    let connection = h2::ClientConnection::handshake_with(connected.io, &options, Some(hooks)).await?;
+    let io = connected.io.metered(home.clone());
+    let connection = h2::ClientConnection::handshake_with(io, &options, Some(hooks)).await?;
     local::put_shared(home, connection);
     Ok(())
 }
@@ -182,7 +207,9 @@ fn lease_h1(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, slot: Slot, 
     }
     let home = ConnectionHome::open(key, cluster, host, origin(&connected), slot);
     let origin = home.origin.clone();
-    let mut connection = h1::ClientConnection::new(connected.io, cluster.http.h1_options(), clock::now());
+    home.count_request();
+    let io = connected.io.metered(home.clone());
+    let mut connection = h1::ClientConnection::new(io, cluster.http.h1_options(), clock::now());
     connection.home = Some(Arc::new(H1Home(home)));
     Lease::H1 {
         connection: Box::new(connection),
@@ -245,6 +272,7 @@ async fn dial(
             .record(started.elapsed().as_millis() as u64),
         Err(failure) => {
             cluster.stats.upstream_cx_connect_fail.inc();
+            host.state.cx_total.fetch_add(1, Ordering::Relaxed);
             host.state.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
             if *failure == Failure::ConnectTimeout {
                 cluster.stats.upstream_cx_connect_timeout.inc();

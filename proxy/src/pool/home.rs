@@ -1,7 +1,7 @@
 //! Where a connection belongs: its pool, and everything that is counted while it lives.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::room::{self, Slot};
@@ -11,6 +11,7 @@ use crate::http::codec::h1::client::Closed;
 use crate::http::codec::{h1, h2};
 use crate::http::failure::Failure;
 use crate::runtime::clock;
+use crate::runtime::io::Account;
 
 /// One connection's home; dropped counts are given back exactly once.
 pub(super) struct ConnectionHome {
@@ -21,6 +22,8 @@ pub(super) struct ConnectionHome {
     pub origin: Arc<Origin>,
     opened: Instant,
     closed: AtomicBool,
+    /// Sent over it so far.
+    requests: AtomicU64,
     /// [`HostState::drain_epoch`](crate::cluster::HostState::drain_epoch) when it was opened.
     epoch: u32,
     _slot: Slot,
@@ -42,6 +45,7 @@ impl ConnectionHome {
             origin: Arc::new(origin),
             opened: clock::now(),
             closed: AtomicBool::new(false),
+            requests: AtomicU64::new(0),
             epoch: host.state.drain_epoch(),
             _slot: slot,
         })
@@ -64,6 +68,11 @@ impl ConnectionHome {
         limit.is_some_and(|limit| clock::now().saturating_duration_since(self.opened) >= limit)
     }
 
+    /// A request goes over it.
+    pub fn count_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn close(&self, how: Closed) {
         if self.closed.swap(true, Ordering::Relaxed) {
             return;
@@ -74,7 +83,18 @@ impl ConnectionHome {
         stats
             .upstream_cx_length_ms
             .record(self.opened.elapsed().as_millis() as u64);
+        stats.upstream_rq_per_cx.record(self.requests.load(Ordering::Relaxed));
         self.host.state.cx_active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Account for ConnectionHome {
+    fn received(&self, bytes: u64) {
+        self.cluster.stats.upstream_cx_rx_bytes_total.add(bytes);
+    }
+
+    fn sent(&self, bytes: u64) {
+        self.cluster.stats.upstream_cx_tx_bytes_total.add(bytes);
     }
 }
 
@@ -94,6 +114,9 @@ pub(crate) fn count_destroyed(stats: &ClusterStats, how: Closed) {
     }
     if how.protocol_error {
         stats.upstream_cx_protocol_error.inc();
+    }
+    if how.announced {
+        stats.upstream_cx_close_notify.inc();
     }
     if how.active {
         stats.upstream_cx_destroy_with_active_rq.inc();
@@ -153,6 +176,7 @@ impl h2::client::ClientHooks for H2Home {
             remote: !matches!(failure, Some(Failure::LocalReset | Failure::ProtocolError(_))),
             protocol_error: matches!(failure, Some(Failure::ProtocolError(_))),
             active: failure.is_some(),
+            announced: false,
         });
     }
 }

@@ -39,11 +39,25 @@ pub(super) struct Idle {
     home: Arc<ConnectionHome>,
 }
 
+/// HTTP/2 connections that take no more requests. They are let go where no pool is borrowed, and those that their peers asked for are counted.
+#[derive(Default)]
+struct Gone(Vec<(h2::ClientConnection, Arc<ConnectionHome>)>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        for (connection, home) in &self.0 {
+            if connection.was_asked_to_leave() {
+                home.cluster.stats.upstream_cx_close_notify.inc();
+            }
+        }
+    }
+}
+
 /// A connection that can take a request now.
 pub(super) fn take(key: &PoolKey) -> Option<Lease> {
     // Closing a connection runs its home's hooks, which may look at the pools: not under the borrow.
     let mut dead = Vec::new();
-    let mut gone = Vec::new();
+    let mut gone = Gone::default();
     POOLS.with_borrow_mut(|pools| {
         let pool = pools.get_mut(key)?;
         while let Some(idle) = pool.idle.pop() {
@@ -52,11 +66,13 @@ pub(super) fn take(key: &PoolKey) -> Option<Lease> {
                 Err(idle) => dead.push(idle),
             }
         }
-        gone.extend(pool.shared.extract_if(.., |(connection, _)| !connection.is_available()));
+        gone.0
+            .extend(pool.shared.extract_if(.., |(connection, _)| !connection.is_available()));
         let has_room = |(connection, home): &(h2::ClientConnection, Arc<ConnectionHome>)| {
             connection.can_take_stream() && home.is_usable()
         };
         let (connection, home) = pool.shared.iter().find(|entry| has_room(entry))?;
+        home.count_request();
         Some(Lease::H2 {
             connection: connection.clone(),
             reused: true,
@@ -75,6 +91,7 @@ fn reusable(mut idle: Idle) -> Result<Lease, Idle> {
     if !idle.connection.is_quiet() || !idle.home.is_wanted() {
         return Err(idle);
     }
+    idle.home.count_request();
     Ok(Lease::H1 {
         connection: idle.connection,
         reused: true,
@@ -149,7 +166,7 @@ pub(super) fn set_connecting(key: &PoolKey, connecting: Connecting) {
 pub(super) fn sweep() {
     let now = clock::now();
     let mut dead = Vec::new();
-    let mut gone = Vec::new();
+    let mut gone = Gone::default();
     POOLS.with_borrow_mut(|pools| {
         pools.retain(|_, pool| {
             let idle = std::mem::take(&mut pool.idle);
@@ -170,7 +187,7 @@ pub(super) fn sweep() {
                     dead.push(entry);
                 }
             }
-            gone.extend(pool.shared.extract_if(.., |(connection, home)| {
+            gone.0.extend(pool.shared.extract_if(.., |(connection, home)| {
                 if !home.is_wanted() {
                     connection.retire();
                 }

@@ -44,6 +44,10 @@ impl StatGroup for RouteStats {
         self.traffic.reset();
         self.codes.reset();
     }
+
+    fn flush(&self) {
+        self.traffic.flush();
+    }
 }
 
 /// A kind of request, told by its headers, that is counted apart.

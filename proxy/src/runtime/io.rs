@@ -52,6 +52,46 @@ pub enum Io {
     Duplex(DuplexStream),
     /// Bytes already read (by protocol detection), then the stream.
     Prefixed(Box<Prefixed>),
+    /// Somebody keeps account of what passes.
+    Metered(Box<Metered>),
+}
+
+/// Keeps account of one connection: told of each read and write that is done anyway.
+pub trait Account: Send + Sync {
+    fn received(&self, bytes: u64);
+    fn sent(&self, bytes: u64);
+    /// The peer has closed the connection, or it broke. May be said more than once.
+    fn ended_by_peer(&self) {}
+    /// We have said that no more will come. May be said more than once.
+    fn ended_by_us(&self) {}
+}
+
+/// See [`Io::Metered`].
+pub struct Metered {
+    inner: Io,
+    account: Arc<dyn Account>,
+}
+
+impl Metered {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let result = std::task::ready!(Pin::new(&mut self.inner).poll_read(cx, buf));
+        match (&result, buf.filled().len() - before) {
+            (Ok(()), 0) if buf.remaining() == 0 => {}
+            (Ok(()), 0) | (Err(_), _) => self.account.ended_by_peer(),
+            (Ok(()), count) => self.account.received(count as u64),
+        }
+        Poll::Ready(result)
+    }
+
+    fn wrote(&self, result: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
+        match &result {
+            Poll::Ready(Ok(count)) => self.account.sent(*count as u64),
+            Poll::Ready(Err(_)) => self.account.ended_by_peer(),
+            Poll::Pending => {}
+        }
+        result
+    }
 }
 
 /// See [`Io::Prefixed`].
@@ -69,12 +109,18 @@ impl Io {
         Self::Prefixed(Box::new(Prefixed { prefix, inner }))
     }
 
+    /// Has `account` told of what passes.
+    pub fn metered(self, account: Arc<dyn Account>) -> Self {
+        Self::Metered(Box::new(Metered { inner: self, account }))
+    }
+
     /// The TCP stream, if it is one and nothing stands in front of it (socket options, splice).
     pub fn as_tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
             Self::Tls(stream) => stream.get_ref().0.as_tcp(),
             Self::Prefixed(prefixed) => prefixed.inner.as_tcp(),
+            Self::Metered(metered) => metered.inner.as_tcp(),
             _ => None,
         }
     }
@@ -99,6 +145,7 @@ impl AsyncRead for Io {
                 buf.put_slice(&prefixed.prefix.split_to(take));
                 Poll::Ready(Ok(()))
             }
+            Self::Metered(metered) => metered.poll_read(cx, buf),
         }
     }
 }
@@ -111,6 +158,10 @@ impl AsyncWrite for Io {
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
             Self::Duplex(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Prefixed(prefixed) => Pin::new(&mut prefixed.inner).poll_write(cx, buf),
+            Self::Metered(metered) => {
+                let result = Pin::new(&mut metered.inner).poll_write(cx, buf);
+                metered.wrote(result)
+            }
         }
     }
 
@@ -125,6 +176,10 @@ impl AsyncWrite for Io {
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
             Self::Duplex(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Prefixed(prefixed) => Pin::new(&mut prefixed.inner).poll_write_vectored(cx, bufs),
+            Self::Metered(metered) => {
+                let result = Pin::new(&mut metered.inner).poll_write_vectored(cx, bufs);
+                metered.wrote(result)
+            }
         }
     }
 
@@ -135,6 +190,7 @@ impl AsyncWrite for Io {
             Self::Tls(stream) => stream.is_write_vectored(),
             Self::Duplex(stream) => stream.is_write_vectored(),
             Self::Prefixed(prefixed) => prefixed.inner.is_write_vectored(),
+            Self::Metered(metered) => metered.inner.is_write_vectored(),
         }
     }
 
@@ -145,6 +201,7 @@ impl AsyncWrite for Io {
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
             Self::Duplex(stream) => Pin::new(stream).poll_flush(cx),
             Self::Prefixed(prefixed) => Pin::new(&mut prefixed.inner).poll_flush(cx),
+            Self::Metered(metered) => Pin::new(&mut metered.inner).poll_flush(cx),
         }
     }
 
@@ -155,6 +212,10 @@ impl AsyncWrite for Io {
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
             Self::Duplex(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Prefixed(prefixed) => Pin::new(&mut prefixed.inner).poll_shutdown(cx),
+            Self::Metered(metered) => {
+                metered.account.ended_by_us();
+                Pin::new(&mut metered.inner).poll_shutdown(cx)
+            }
         }
     }
 }

@@ -55,6 +55,11 @@ impl ClusterSlot {
     pub fn set_endpoints(&self, assignment: Bytes) -> Compiled<()> {
         let mut endpoints = self.endpoints.lock();
         if endpoints.as_ref() == Some(&assignment) {
+            if let Some(cluster) = self.built.get() {
+                cluster.stats.update_attempt.inc();
+                cluster.stats.update_success.inc();
+                cluster.stats.update_no_rebuild.inc();
+            }
             return Ok(());
         }
         if let Some(cluster) = self.built.get() {

@@ -19,6 +19,7 @@ use crate::listener::bind::set_keepalive;
 use crate::runtime::io::{Address, Io};
 use crate::runtime::{clock, internal, sys};
 use crate::tcp::proxy_header::{Proxied, ProxyHeader};
+use crate::telemetry::stats::Counter;
 use crate::tls::{PeerInfo, UpstreamTls};
 
 /// What one connection wants otherwise than its cluster says.
@@ -32,6 +33,8 @@ pub struct Overrides<'a> {
     pub source: Option<OriginalSource>,
     /// Whom a PROXY header names.
     pub proxied: Option<&'a Proxied<'a>>,
+    /// Counts source addresses that cannot be bound.
+    pub bind_errors: Option<&'a Counter>,
 }
 
 /// The address that upstream connections of a downstream connection come from, and their `SO_MARK`; in the connection's extensions.
@@ -93,6 +96,10 @@ pub async fn connect_with(cluster: &Cluster, host: &Host, overrides: Overrides<'
         tls: host.tls.as_deref(),
         hostname: &host.hostname,
     };
+    let overrides = Overrides {
+        bind_errors: Some(&cluster.stats.bind_errors),
+        ..overrides
+    };
     let connected = open(&target, &cluster.socket, cluster.connect_timeout, overrides).await?;
     match &cluster.metadata_exchange {
         Some(exchange) if connected.peer.is_some() => Box::pin(introduce(exchange, connected)).await,
@@ -125,10 +132,9 @@ pub async fn open(
 ) -> Result<Connected, Failure> {
     let connecting = async {
         let failed = |error: std::io::Error| Failure::ConnectFailure(Some(reason(&error)));
-        let source = overrides.source;
         let mut io = match target.others {
-            [] => transport(target.address, options, source).await,
-            others => race(target.address, others, options, source).await,
+            [] => transport(target.address, options, overrides).await,
+            others => race(target.address, others, options, overrides).await,
         }
         .map_err(failed)?;
         let local = io.local_address();
@@ -180,14 +186,14 @@ async fn race(
     first: &Address,
     others: &[Address],
     options: &SocketOptions,
-    source: Option<OriginalSource>,
+    overrides: Overrides<'_>,
 ) -> std::io::Result<Io> {
     let mut waiting = in_turns(first, others).into_iter();
     let mut running = FuturesUnordered::new();
     let mut failure = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
     loop {
         match waiting.next() {
-            Some(address) => running.push(transport(address, options, source)),
+            Some(address) => running.push(transport(address, options, overrides)),
             None if running.is_empty() => return Err(failure),
             None => {}
         }
@@ -222,7 +228,7 @@ fn in_turns<'a>(first: &'a Address, others: &'a [Address]) -> Vec<&'a Address> {
     }
 }
 
-async fn transport(address: &Address, options: &SocketOptions, source: Option<OriginalSource>) -> std::io::Result<Io> {
+async fn transport(address: &Address, options: &SocketOptions, overrides: Overrides<'_>) -> std::io::Result<Io> {
     match address {
         Address::Ip(address) => {
             let socket = if address.is_ipv4() {
@@ -230,7 +236,7 @@ async fn transport(address: &Address, options: &SocketOptions, source: Option<Or
             } else {
                 TcpSocket::new_v6()?
             };
-            prepare(&socket, *address, options, source)?;
+            prepare(&socket, *address, options, overrides)?;
             let stream = socket.connect(*address).await?;
             stream.set_nodelay(true)?;
             Ok(Io::Tcp(stream))
@@ -253,8 +259,12 @@ fn prepare(
     socket: &TcpSocket,
     address: SocketAddr,
     options: &SocketOptions,
-    original: Option<OriginalSource>,
+    overrides: Overrides<'_>,
 ) -> std::io::Result<()> {
+    let bind = |source: SocketAddr| {
+        let count = |_: &std::io::Error| overrides.bind_errors.into_iter().for_each(Counter::inc);
+        bind(socket, source).inspect_err(count)
+    };
     let reference = SockRef::from(socket);
     if options.freebind {
         match address {
@@ -266,15 +276,18 @@ fn prepare(
         set_keepalive(&reference, keepalive)?;
     }
     // A client of the other family cannot be the source.
-    if let Some(original) = original.filter(|original| original.address.is_ipv4() == address.is_ipv4()) {
+    if let Some(original) = overrides
+        .source
+        .filter(|original| original.address.is_ipv4() == address.is_ipv4())
+    {
         if original.mark != 0 {
             reference.set_mark(original.mark)?;
         }
         set_transparent(socket, original.address)?;
-        return bind(socket, original.address);
+        return bind(original.address);
     }
     match options.source_for(address) {
-        Some(source) => bind(socket, source),
+        Some(source) => bind(source),
         None => Ok(()),
     }
 }

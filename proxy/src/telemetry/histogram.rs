@@ -6,6 +6,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 /// Bins of one decade: 1.0, 1.1, … 9.9 times its power of ten.
 const BINS: usize = 90;
 /// Powers of ten that a `u64` has.
@@ -28,6 +30,16 @@ pub struct Histogram(OnceLock<Box<Decades>>);
 struct Decades {
     zero: AtomicU64,
     by_power: [OnceLock<Box<[AtomicU64; BINS]>>; DECADES],
+    flushed: Mutex<Flushed>,
+}
+
+/// What the last two flushes found.
+#[derive(Debug, Default)]
+struct Flushed {
+    /// All until then.
+    total: Summary,
+    /// What had come since the flush before.
+    interval: Summary,
 }
 
 /// One non-empty bin: its bounds and how many values fell into it.
@@ -71,6 +83,28 @@ impl Histogram {
         {
             bin.store(0, Ordering::Relaxed);
         }
+        *decades.flushed.lock() = Flushed::default();
+    }
+
+    /// Ends an interval: what came since the last one is what [`recorded`](Self::recorded) tells of as the interval from now on.
+    pub fn flush(&self) {
+        let Some(decades) = self.0.get() else { return };
+        let total = self.summary();
+        let mut flushed = decades.flushed.lock();
+        flushed.interval = total.since(&flushed.total);
+        flushed.total = total;
+    }
+
+    /// What was recorded so far, and in the last interval.
+    pub fn recorded(&self) -> Recorded {
+        Recorded {
+            total: self.summary(),
+            interval: self
+                .0
+                .get()
+                .map(|decades| decades.flushed.lock().interval.clone())
+                .unwrap_or_default(),
+        }
     }
 
     /// What was recorded so far.
@@ -95,6 +129,14 @@ impl Histogram {
         }
         Summary { bins }
     }
+}
+
+/// A histogram as a page shows it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Recorded {
+    pub total: Summary,
+    /// Of the last whole flush interval.
+    pub interval: Summary,
 }
 
 /// The bins of a histogram at one moment, by lower bound.
@@ -122,6 +164,21 @@ impl Summary {
         self.bins
             .iter()
             .fold(0.0, |sum, bin| sum + midpoint(bin) * bin.count as f64)
+    }
+
+    /// What has been added to `earlier`, an earlier moment of the same histogram.
+    fn since(&self, earlier: &Self) -> Self {
+        let before = |bin: &Bin| {
+            let found = earlier.bins.iter().find(|other| other.lower == bin.lower);
+            found.map_or(0, |other| other.count)
+        };
+        let added = |bin: &Bin| Bin {
+            count: bin.count.saturating_sub(before(bin)),
+            ..*bin
+        };
+        Self {
+            bins: self.bins.iter().map(added).filter(|bin| bin.count > 0).collect(),
+        }
     }
 
     /// Values in bins that begin at or below `bound`.
@@ -206,6 +263,26 @@ mod tests {
             proptest::prop_assert!(value == 0 || (value as f64) < (bin.lower + bin.width) * 1.000_000_1);
             proptest::prop_assert!(bin.width <= bin.lower / 10.0 + 1e-9 * bin.lower);
         }
+    }
+
+    #[test]
+    fn an_interval_is_what_came_between_two_flushes() {
+        let histogram = Histogram::default();
+        histogram.flush();
+        histogram.record(3);
+        assert_eq!(histogram.recorded().interval, Summary::default());
+        histogram.flush();
+        assert_eq!(histogram.recorded().interval, recorded(&[3]));
+        [3, 70].into_iter().for_each(|value| histogram.record(value));
+        histogram.flush();
+        let both = histogram.recorded();
+        assert_eq!((both.interval, both.total), (recorded(&[3, 70]), recorded(&[3, 3, 70])));
+        histogram.flush();
+        assert_eq!(histogram.recorded().interval.count(), 0);
+        histogram.record(5);
+        histogram.reset();
+        histogram.flush();
+        assert_eq!(histogram.recorded(), Recorded::default());
     }
 
     #[test]

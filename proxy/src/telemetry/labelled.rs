@@ -48,7 +48,7 @@ impl StatGroup for Labelled {
             visit(name, Value::Counter(counter.value()));
         }
         for (name, gauge) in self.gauges.lock().iter() {
-            visit(name, Value::Gauge(gauge.value()));
+            visit(name, gauge.reading());
         }
         for (name, histogram) in self.histograms.lock().iter() {
             visit(name, Value::Histogram(histogram));
@@ -58,6 +58,10 @@ impl StatGroup for Labelled {
     fn reset(&self) {
         self.counters.lock().values().for_each(|counter| counter.reset());
         self.histograms.lock().values().for_each(|histogram| histogram.reset());
+    }
+
+    fn flush(&self) {
+        self.histograms.lock().values().for_each(|histogram| histogram.flush());
     }
 }
 

@@ -71,7 +71,7 @@ fn sample(page: &mut String, family: &str, labels: &str, reading: &Reading, opti
             page.push('\n');
         }
         Reading::Text(_) => *page += &format!("{family}{{{labels}}} 0\n"),
-        Reading::Histogram(summary) => histogram(page, family, labels, summary, options),
+        Reading::Histogram(recorded) => histogram(page, family, labels, &recorded.total, options),
     }
 }
 
@@ -138,7 +138,7 @@ mod tests {
             ("server.live".to_owned(), Reading::Gauge(1)),
             (
                 "server.initialization_time_ms".to_owned(),
-                Reading::Histogram(histogram.summary()),
+                Reading::Histogram(histogram.recorded()),
             ),
         ];
         render(&readings, &TagRules::default(), options)

@@ -3,7 +3,7 @@
 use regex::Regex;
 use serde_json::json;
 
-use super::histogram::{DEFAULT_BUCKETS, QUANTILES, Summary};
+use super::histogram::{Bin, DEFAULT_BUCKETS, QUANTILES, Recorded, Summary};
 use super::labelled::plain;
 use super::number::general;
 use super::stats::{Stats, Value};
@@ -13,7 +13,7 @@ use super::stats::{Stats, Value};
 pub struct Selection {
     pub filter: Option<Regex>,
     pub invert_filter: bool,
-    /// Leaves out counters at zero and histograms without values. Gauges always count as written.
+    /// Leaves out counters at zero, gauges that nobody has written, and histograms without values.
     pub used_only: bool,
     pub kind: Kind,
 }
@@ -44,12 +44,12 @@ pub enum HistogramMode {
 pub enum Reading {
     Counter(u64),
     Gauge(u64),
-    Histogram(Summary),
+    Histogram(Recorded),
     Text(String),
 }
 
 impl Selection {
-    fn wants(&self, name: &str, reading: &Reading) -> bool {
+    fn wants(&self, name: &str, reading: &Reading, written: bool) -> bool {
         let kind = match reading {
             Reading::Counter(_) => Kind::Counters,
             Reading::Gauge(_) => Kind::Gauges,
@@ -58,8 +58,8 @@ impl Selection {
         };
         let used = match reading {
             Reading::Counter(value) => *value > 0,
-            Reading::Histogram(summary) => summary.count() > 0,
-            Reading::Gauge(_) | Reading::Text(_) => true,
+            Reading::Histogram(recorded) => recorded.total.count() > 0,
+            Reading::Gauge(_) | Reading::Text(_) => written,
         };
         let named = self
             .filter
@@ -74,13 +74,15 @@ pub fn collect(stats: &Stats, selection: &Selection) -> Vec<(String, Reading)> {
     let mut readings = Vec::new();
     stats.visit(&mut |prefix, name, value| {
         let full = format!("{prefix}{name}");
+        let written = !matches!(value, Value::UnwrittenGauge);
         let reading = match value {
             Value::Counter(value) => Reading::Counter(value),
             Value::Gauge(value) => Reading::Gauge(value),
-            Value::Histogram(histogram) => Reading::Histogram(histogram.summary()),
+            Value::UnwrittenGauge => Reading::Gauge(0),
+            Value::Histogram(histogram) => Reading::Histogram(histogram.recorded()),
             Value::Text(text) => Reading::Text(text),
         };
-        if selection.wants(&plain(&full), &reading) {
+        if selection.wants(&plain(&full), &reading, written) {
             readings.push((full, reading));
         }
     });
@@ -105,57 +107,59 @@ pub fn text(readings: &[(String, Reading)], mode: HistogramMode) -> String {
         }
     }
     for (name, reading) in readings {
-        if let Reading::Histogram(summary) = reading {
-            page += &format!("{}: {}\n", plain(name), histogram_text(summary, mode));
+        if let Reading::Histogram(recorded) = reading {
+            page += &format!("{}: {}\n", plain(name), histogram_text(recorded, mode));
         }
     }
     page
 }
 
-/// One histogram's line. Envoy prints an interval value before the cumulative one; there are no intervals here, so it is always `nan` (or 0).
-fn histogram_text(summary: &Summary, mode: HistogramMode) -> String {
-    if summary.count() == 0 {
+/// One histogram's line: of each value that of the last interval (`nan` if nothing came), then that of all time.
+fn histogram_text(recorded: &Recorded, mode: HistogramMode) -> String {
+    if recorded.total.count() == 0 {
         return "No recorded values".to_owned();
     }
     let quantiles = || {
+        let value = |of: &Summary, percent| general(of.quantile(percent).unwrap_or(f64::NAN), 6);
         let print = |percent: &f64| {
-            format!(
-                "P{}(nan,{})",
-                general(*percent, 6),
-                general(summary.quantile(*percent).unwrap_or(f64::NAN), 6)
-            )
+            let (interval, total) = (value(&recorded.interval, *percent), value(&recorded.total, *percent));
+            format!("P{}({interval},{total})", general(*percent, 6))
         };
         QUANTILES.iter().map(print).collect::<Vec<_>>().join(" ")
     };
     let buckets = |cumulative: bool| {
-        let print = |(bound, count): (f64, u64)| format!("B{}(0,{count})", general(bound, 6));
-        buckets(summary, cumulative).map(print).collect::<Vec<_>>().join(" ")
+        let print = |(bound, interval, total): (f64, u64, u64)| format!("B{}({interval},{total})", general(bound, 6));
+        buckets(recorded, cumulative).map(print).collect::<Vec<_>>().join(" ")
+    };
+    let bins = |of: &Summary| {
+        let print = |bin: &Bin| format!("{},{}:{}", general(bin.lower, 6), general(bin.width, 6), bin.count);
+        of.bins.iter().map(print).collect::<Vec<_>>().join(", ")
     };
     match mode {
         HistogramMode::Summary => quantiles(),
         HistogramMode::Cumulative => buckets(true),
         HistogramMode::Disjoint => buckets(false),
-        HistogramMode::Detailed => {
-            let print = |bin: &super::histogram::Bin| {
-                format!("{},{}:{}", general(bin.lower, 6), general(bin.width, 6), bin.count)
-            };
-            let bins: Vec<_> = summary.bins.iter().map(print).collect();
-            format!(
-                "\n  totals={}\n  intervals=\n  summary={}",
-                bins.join(", "),
-                quantiles()
-            )
-        }
+        HistogramMode::Detailed => format!(
+            "\n  totals={}\n  intervals={}\n  summary={}",
+            bins(&recorded.total),
+            bins(&recorded.interval),
+            quantiles()
+        ),
     }
 }
 
-fn buckets(summary: &Summary, cumulative: bool) -> impl Iterator<Item = (f64, u64)> + '_ {
-    let mut before = 0;
+/// Bounds, and how many values the last interval and all time have in their buckets.
+fn buckets(recorded: &Recorded, cumulative: bool) -> impl Iterator<Item = (f64, u64, u64)> + '_ {
+    let mut before = (0, 0);
     DEFAULT_BUCKETS.iter().map(move |bound| {
-        let below = summary.count_up_to(*bound);
-        let own = below - before;
+        let below = (
+            recorded.interval.count_up_to(*bound),
+            recorded.total.count_up_to(*bound),
+        );
+        let own = (below.0 - before.0, below.1 - before.1);
         before = below;
-        (*bound, if cumulative { below } else { own })
+        let (interval, total) = if cumulative { below } else { own };
+        (*bound, interval, total)
     })
 }
 
@@ -171,7 +175,7 @@ pub fn json(readings: &[(String, Reading)], mode: HistogramMode) -> String {
     for (name, reading) in readings {
         match reading {
             Reading::Counter(value) | Reading::Gauge(value) => stats.push(json!({"name": name, "value": value})),
-            Reading::Histogram(summary) => histograms.push((name, summary)),
+            Reading::Histogram(recorded) => histograms.push((name, recorded)),
             Reading::Text(_) => {}
         }
     }
@@ -181,18 +185,18 @@ pub fn json(readings: &[(String, Reading)], mode: HistogramMode) -> String {
     json!({"stats": stats}).to_string()
 }
 
-fn histograms_json(histograms: &[(&String, &Summary)], mode: HistogramMode) -> serde_json::Value {
+fn histograms_json(histograms: &[(&String, &Recorded)], mode: HistogramMode) -> serde_json::Value {
     match mode {
         HistogramMode::Summary => {
             let rows = histograms
                 .iter()
-                .map(|(name, summary)| json!({"name": name, "values": percentiles(summary)}));
+                .map(|(name, recorded)| json!({"name": name, "values": percentiles(recorded)}));
             json!({"supported_quantiles": percents(), "computed_quantiles": rows.collect::<Vec<_>>()})
         }
         HistogramMode::Cumulative | HistogramMode::Disjoint => {
-            let row = |(name, summary): &(&String, &Summary)| {
-                let bucket = |(bound, count)| json!({"upper_bound": number(bound), "interval": 0, "cumulative": count});
-                let own: Vec<_> = buckets(summary, mode == HistogramMode::Cumulative)
+            let row = |(name, recorded): &(&String, &Recorded)| {
+                let bucket = |(bound, interval, total)| json!({"upper_bound": number(bound), "interval": interval, "cumulative": total});
+                let own: Vec<_> = buckets(recorded, mode == HistogramMode::Cumulative)
                     .map(bucket)
                     .collect();
                 json!({"name": name, "buckets": own})
@@ -200,10 +204,12 @@ fn histograms_json(histograms: &[(&String, &Summary)], mode: HistogramMode) -> s
             json!(histograms.iter().map(row).collect::<Vec<_>>())
         }
         HistogramMode::Detailed => {
-            let bin = |bin: &super::histogram::Bin| json!({"lower_bound": number(bin.lower), "width": number(bin.width), "count": bin.count});
-            let row = |(name, summary): &(&String, &Summary)| {
-                let totals: Vec<_> = summary.bins.iter().map(bin).collect();
-                json!({"name": name, "totals": totals, "intervals": [], "percentiles": percentiles(summary)})
+            let bin =
+                |bin: &Bin| json!({"lower_bound": number(bin.lower), "width": number(bin.width), "count": bin.count});
+            let bins = |of: &Summary| of.bins.iter().map(bin).collect::<Vec<_>>();
+            let row = |(name, recorded): &(&String, &Recorded)| {
+                let (totals, intervals) = (bins(&recorded.total), bins(&recorded.interval));
+                json!({"name": name, "totals": totals, "intervals": intervals, "percentiles": percentiles(recorded)})
             };
             json!({"supported_percentiles": percents(), "details": histograms.iter().map(row).collect::<Vec<_>>()})
         }
@@ -214,8 +220,9 @@ fn percents() -> Vec<serde_json::Value> {
     QUANTILES.iter().map(|percent| number(*percent)).collect()
 }
 
-fn percentiles(summary: &Summary) -> Vec<serde_json::Value> {
-    let value = |percent: &f64| json!({"cumulative": summary.quantile(*percent).map(number), "interval": null});
+fn percentiles(recorded: &Recorded) -> Vec<serde_json::Value> {
+    let of = |summary: &Summary, percent| summary.quantile(percent).map(number);
+    let value = |percent: &f64| json!({"cumulative": of(&recorded.total, *percent), "interval": of(&recorded.interval, *percent)});
     QUANTILES.iter().map(value).collect()
 }
 
@@ -268,11 +275,12 @@ mod tests {
                 .map(|(name, _)| name)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(names(&selection), ["a.active", "a.hits", "a.took_ms"]);
+        assert_eq!(names(&selection), ["a.hits", "a.took_ms"]);
+        selection.used_only = false;
         selection.filter = Regex::new("hits$").ok();
         assert_eq!(names(&selection), ["a.hits"]);
         selection.invert_filter = true;
-        assert_eq!(names(&selection), ["a.active", "a.took_ms"]);
+        assert_eq!(names(&selection), ["a.active", "a.misses", "a.took_ms", "a.unused_ms"]);
         selection.kind = Kind::Gauges;
         assert_eq!(names(&selection), ["a.active"]);
     }
@@ -285,7 +293,7 @@ mod tests {
         };
         let page = json(&collect(&sample(), &selection), HistogramMode::Detailed);
         assert!(page.starts_with(
-            r#"{"stats":[{"name":"a.active","value":0},{"name":"a.hits","value":3},{"histograms":{"supported_percentiles":[0,25,50,75,90,95,99,99.5,99.9,100],"details":[{"name":"a.took_ms","totals":[{"lower_bound":0,"width":0,"count":1},{"lower_bound":1,"width":0.1,"count":1}"#
+            r#"{"stats":[{"name":"a.hits","value":3},{"histograms":{"supported_percentiles":[0,25,50,75,90,95,99,99.5,99.9,100],"details":[{"name":"a.took_ms","totals":[{"lower_bound":0,"width":0,"count":1},{"lower_bound":1,"width":0.1,"count":1}"#
         ), "{page}");
         let summary = json(&collect(&sample(), &selection), HistogramMode::Summary);
         assert!(
@@ -296,6 +304,33 @@ mod tests {
         assert!(
             cumulative.contains(r#"{"upper_bound":1,"interval":0,"cumulative":2}"#),
             "{cumulative}"
+        );
+    }
+
+    #[test]
+    fn a_flush_gives_the_interval_its_values() {
+        let stats = sample();
+        stats.flush();
+        stats.group::<Sample>("a.").took_ms.record(2000);
+        let selection = Selection {
+            used_only: true,
+            kind: Kind::Histograms,
+            ..Selection::default()
+        };
+        let readings = collect(&stats, &selection);
+        let page = text(&readings, HistogramMode::Summary);
+        assert!(
+            page.starts_with("a.took_ms: P0(0,0) P25(0,0) P50(1.05,1.05) P75(2.05,"),
+            "{page}"
+        );
+        let page = text(&readings, HistogramMode::Cumulative);
+        assert!(page.contains(" B1(2,2) ") && page.contains(" B2500(3,4) "), "{page}");
+        let page = text(&readings, HistogramMode::Detailed);
+        assert!(page.contains("\n  intervals=0,0:1, 1,0.1:1, 2,0.1:1\n"), "{page}");
+        let page = json(&readings, HistogramMode::Disjoint);
+        assert!(
+            page.contains(r#"{"upper_bound":5,"interval":1,"cumulative":1}"#),
+            "{page}"
         );
     }
 

@@ -181,6 +181,10 @@ impl StatGroup for ServerStats {
         counters.iter().for_each(|counter| counter.reset());
         self.panics_before.store(spawn::panics(), Ordering::Relaxed);
     }
+
+    fn flush(&self) {
+        self.initialization_time_ms.flush();
+    }
 }
 
 /// Resident memory in bytes, from the kernel; 0 where it does not say.
@@ -194,10 +198,7 @@ pub fn resident_bytes() -> u64 {
 crate::stat_group! {
     /// The group under `cluster_manager.`.
     pub struct ClusterManagerStats {
-        counters: {
-            cluster_added, cluster_modified, cluster_removed, cluster_updated, cluster_updated_via_merge,
-            update_merge_cancelled, update_out_of_merge_window,
-        }
+        counters: { cluster_added, cluster_modified, cluster_removed }
         gauges: { active_clusters }
         histograms: {}
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -36,23 +36,37 @@ impl Counter {
 
 /// Goes up and down.
 #[derive(Debug, Default)]
-pub struct Gauge(AtomicU64);
+pub struct Gauge {
+    value: AtomicU64,
+    written: AtomicBool,
+}
 
 impl Gauge {
     pub fn inc(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.value.fetch_add(1, Ordering::Relaxed);
+        self.written.store(true, Ordering::Relaxed);
     }
 
+    /// Takes back one [`inc`](Self::inc).
     pub fn dec(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.value.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
+        self.value.store(value, Ordering::Relaxed);
+        self.written.store(true, Ordering::Relaxed);
     }
 
     pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.value.load(Ordering::Relaxed)
+    }
+
+    /// What a scrape sees of it.
+    pub fn reading(&self) -> Value<'static> {
+        match self.written.load(Ordering::Relaxed) {
+            true => Value::Gauge(self.value()),
+            false => Value::UnwrittenGauge,
+        }
     }
 }
 
@@ -60,6 +74,8 @@ impl Gauge {
 pub enum Value<'a> {
     Counter(u64),
     Gauge(u64),
+    /// A gauge that nobody has written yet: zero, and not used.
+    UnwrittenGauge,
     Histogram(&'a Histogram),
     /// Envoy's text readout.
     Text(String),
@@ -72,6 +88,9 @@ pub trait StatGroup: Send + Sync + 'static {
 
     /// Sets counters and histograms to zero (`/reset_counters`); gauges stay.
     fn reset(&self) {}
+
+    /// Ends an interval of each histogram (`stats_flush_interval`).
+    fn flush(&self) {}
 }
 
 /// Declares a struct of stats with Envoy's names:
@@ -108,7 +127,7 @@ macro_rules! stat_group {
         impl $crate::telemetry::stats::StatGroup for $name {
             fn visit(&self, visit: &mut dyn FnMut(&str, $crate::telemetry::stats::Value<'_>)) {
                 $(visit(stringify!($counter), $crate::telemetry::stats::Value::Counter(self.$counter.value()));)*
-                $(visit(stringify!($gauge), $crate::telemetry::stats::Value::Gauge(self.$gauge.value()));)*
+                $(visit(stringify!($gauge), self.$gauge.reading());)*
                 $(visit(stringify!($histogram), $crate::telemetry::stats::Value::Histogram(&self.$histogram));)*
                 self.dynamic.visit(visit);
             }
@@ -117,6 +136,10 @@ macro_rules! stat_group {
                 $(self.$counter.reset();)*
                 $(self.$histogram.reset();)*
                 self.dynamic.reset();
+            }
+
+            fn flush(&self) {
+                $(self.$histogram.flush();)*
             }
         }
     };
@@ -189,6 +212,11 @@ impl Stats {
     /// Sets every counter and histogram to zero.
     pub fn reset(&self) {
         self.groups().iter().for_each(|(_, group)| group.reset());
+    }
+
+    /// Ends an interval of every histogram.
+    pub fn flush(&self) {
+        self.groups().iter().for_each(|(_, group)| group.flush());
     }
 
     /// A copy, so that no lock is held while a scrape formats.

@@ -108,6 +108,12 @@ enum Rule {
     ResponseCode,
     ResponseCodeClass,
     ListenerAddress,
+    /// What stands behind this, in a name that begins with that; the value may have dots (`TLSv1.3`).
+    Ssl(&'static str, &'static str),
+    /// Between `.ssl.certificate.` and the last dot.
+    Certificate,
+    /// The number of `worker_<number>`: `worker_` itself stays.
+    Worker,
     /// The stat prefix behind `listener.<address>.http.`; the address has dots of its own.
     ListenerHttp,
 }
@@ -119,7 +125,12 @@ const DEFAULTS: &[(&str, Rule)] = &[
     ("envoy.virtual_cluster", Rule::Tokens("vhost.*.vcluster.$.**")),
     ("envoy.route", Rule::Tokens("vhost.*.route.$.**")),
     ("envoy.fault_downstream_cluster", Rule::Tokens("http.*.fault.$.**")),
-    ("envoy.cipher_suite", Rule::Tokens("cluster.*.ssl.ciphers.$")),
+    ("envoy.ssl_cipher", Rule::Ssl("listener.", ".ssl.ciphers.")),
+    ("cipher_suite", Rule::Ssl("cluster.", ".ssl.ciphers.")),
+    ("envoy.ssl_curve", Rule::Ssl("", ".ssl.curves.")),
+    ("envoy.ssl_sigalg", Rule::Ssl("", ".ssl.sigalgs.")),
+    ("envoy.ssl_version", Rule::Ssl("", ".ssl.versions.")),
+    ("envoy.tls_certificate", Rule::Certificate),
     ("envoy.grpc_bridge_method", Rule::Tokens("cluster.*.grpc.*.$.**")),
     ("envoy.grpc_bridge_service", Rule::Tokens("cluster.*.grpc.$.**")),
     ("envoy.tcp_prefix", Rule::Tokens("tcp.$.**")),
@@ -132,10 +143,10 @@ const DEFAULTS: &[(&str, Rule)] = &[
     ("envoy.cluster_name", Rule::Tokens("cluster.$.**")),
     ("envoy.http_conn_manager_prefix", Rule::ListenerHttp),
     ("envoy.http_conn_manager_prefix", Rule::Tokens("http.$.**")),
+    ("envoy.worker_id", Rule::Worker),
     ("envoy.listener_address", Rule::ListenerAddress),
     ("envoy.virtual_host", Rule::Tokens("vhost.$.**")),
     ("envoy.rds_route_config", Rule::Tokens("http.*.rds.$.**")),
-    ("envoy.worker_id", Rule::Tokens("listener_manager.$.**")),
 ];
 
 impl Rule {
@@ -163,6 +174,30 @@ impl Rule {
                 let end = start + rest[..run].rfind('.')?;
                 Some((start..end + 1, start..end))
             }
+            Self::Ssl(of, group) => {
+                let start = name.starts_with(of).then(|| name.find(group))?? + group.len();
+                (is_tls_owner(name) && start < name.len()).then_some((start - 1..name.len(), start..name.len()))
+            }
+            Self::Certificate => {
+                let group = ".ssl.certificate.";
+                let start = name.find(group)? + group.len();
+                let end = start + name[start..].rfind('.')?;
+                (is_tls_owner(name) && start < end).then_some((start..end + 1, start..end))
+            }
+            Self::Worker => {
+                let owners = [
+                    "listener.",
+                    "listener_manager.",
+                    "server.",
+                    "thread_local_cluster_manager.",
+                ];
+                owners.iter().find(|owner| name.starts_with(**owner))?;
+                let group = ".worker_";
+                let start = name.find(group)? + group.len();
+                let end = start + name[start..].find('.')?;
+                let is_number = start < end && name[start..end].bytes().all(|byte| byte.is_ascii_digit());
+                is_number.then_some((start..end + 1, start..end))
+            }
             Self::ListenerHttp => {
                 let rest = name.strip_prefix("listener.")?;
                 let start = "listener.".len() + rest.find(".http.")? + ".http.".len();
@@ -171,6 +206,10 @@ impl Rule {
             }
         }
     }
+}
+
+fn is_tls_owner(name: &str) -> bool {
+    name.starts_with("listener.") || name.starts_with("cluster.")
 }
 
 fn tokens(pattern: &str, name: &str) -> Option<(Range<usize>, Range<usize>)> {
@@ -246,8 +285,37 @@ mod tests {
             ),
             (
                 "cluster.a.ssl.ciphers.TLS_AES_128_GCM_SHA256",
-                "cluster.ssl.ciphers envoy.cipher_suite=TLS_AES_128_GCM_SHA256,envoy.cluster_name=a",
+                "cluster.ssl.ciphers cipher_suite=TLS_AES_128_GCM_SHA256,envoy.cluster_name=a",
             ),
+            (
+                "listener.127.0.0.1_443.ssl.ciphers.TLS_AES_256_GCM_SHA384",
+                "listener.ssl.ciphers envoy.ssl_cipher=TLS_AES_256_GCM_SHA384,envoy.listener_address=127.0.0.1_443",
+            ),
+            (
+                "listener.127.0.0.1_443.ssl.curves.X25519",
+                "listener.ssl.curves envoy.ssl_curve=X25519,envoy.listener_address=127.0.0.1_443",
+            ),
+            (
+                "listener.127.0.0.1_443.ssl.versions.TLSv1.3",
+                "listener.ssl.versions envoy.ssl_version=TLSv1.3,envoy.listener_address=127.0.0.1_443",
+            ),
+            (
+                "cluster.a.ssl.versions.TLSv1.2",
+                "cluster.ssl.versions envoy.ssl_version=TLSv1.2,envoy.cluster_name=a",
+            ),
+            (
+                "cluster.a.ssl.sigalgs.ecdsa_secp256r1_sha256",
+                "cluster.ssl.sigalgs envoy.ssl_sigalg=ecdsa_secp256r1_sha256,envoy.cluster_name=a",
+            ),
+            (
+                "listener.127.0.0.1_443.ssl.certificate.c.expiration_unix_time_seconds",
+                "listener.ssl.certificate.expiration_unix_time_seconds envoy.tls_certificate=c,envoy.listener_address=127.0.0.1_443",
+            ),
+            (
+                "listener.[__1]_80.worker_10.downstream_cx_active",
+                "listener.worker_downstream_cx_active envoy.worker_id=10,envoy.listener_address=[__1]_80",
+            ),
+            ("listener_manager.workers_started", "listener_manager.workers_started "),
             ("x_rq_", "x_rq_ "),
             ("é", "é "),
         ];

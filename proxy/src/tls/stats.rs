@@ -16,7 +16,6 @@ crate::stat_group! {
         counters: {
             connection_error, handshake, session_reused, no_certificate,
             fail_verify_no_cert, fail_verify_error, fail_verify_san, fail_verify_cert_hash,
-            was_key_usage_invalid
         }
         gauges: {}
         histograms: {}

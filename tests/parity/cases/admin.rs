@@ -7,7 +7,20 @@ const MANAGER: &str = r#"
 route_config:
   name: routes
   virtual_hosts:
-  - {name: all, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: a}}]}
+  - name: all
+    domains: ["*"]
+    routes:
+    - {match: {prefix: /refused}, route: {cluster: refused}}
+    - {match: {prefix: /}, route: {cluster: a}}
+"#;
+
+/// A host that nobody listens on, where names would be resolved.
+const REFUSED: &str = r#"  - name: refused
+    type: STRICT_DNS
+    connect_timeout: 1s
+    load_assignment:
+      cluster_name: refused
+      endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: {{closed}}}}}}]}]
 "#;
 
 pub fn world() -> World {
@@ -18,6 +31,7 @@ pub fn world() -> World {
             &["{{b}}"],
             "circuit_breakers: {thresholds: [{max_connections: 7, max_requests: 9}]}",
         ),
+        REFUSED.to_owned(),
     ];
     World {
         name: "admin",
@@ -39,6 +53,10 @@ fn cases() -> Vec<Case> {
     vec![
         get("one request", 200, "/", ""),
         get("another", 503, "/", "x-do: status=503\n"),
+        get("refused", 503, "/refused", ""),
+        admin("a host that refused", 200, "GET", "/clusters", |line| {
+            line.starts_with("refused::") && !line.contains("rq_pending_active")
+        }),
         admin("ready", 200, "GET", "/ready", all),
         admin("listeners", 200, "GET", "/listeners", all),
         admin("clusters", 200, "GET", "/clusters", |line| !line.contains("::cx_")),

@@ -161,6 +161,21 @@ async fn the_stats_matcher_hides_what_it_excludes_and_no_labelled_metric() {
 }
 
 #[tokio::test]
+async fn whoever_reads_stats_ends_an_interval_where_the_bootstrap_says_so() {
+    let mut world = World::new();
+    let server = world
+        .state
+        .stats
+        .group::<crate::telemetry::server::ServerStats>("server.");
+    server.initialization_time_ms.record(7);
+    let target = "/stats?filter=initialization_time_ms";
+    assert!(world.page(target).await.contains(": P0(nan,7.05) "));
+    Arc::get_mut(&mut world.state).unwrap().flush_stats = true;
+    assert!(world.page(target).await.contains(": P0(7.05,7.05) "));
+    assert!(world.page(target).await.contains(": P0(nan,7.05) "));
+}
+
+#[tokio::test]
 async fn paths_that_are_not_allowed_are_forbidden_in_envoys_words() {
     let mut world = World::new();
     let exact = |path: &str| {

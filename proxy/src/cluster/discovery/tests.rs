@@ -39,6 +39,18 @@ fn v4(last: u8) -> IpAddr {
     [10, 0, 0, last].into()
 }
 
+#[test]
+fn an_address_among_names_is_what_its_host_is_called() {
+    let config = config(pb::cluster::DiscoveryType::StrictDns as i32, &["127.0.0.1", "a.test"]);
+    let built = crate::config::cluster::compile(&config.encode_to_vec(), &BuildContext::default());
+    let cluster = built.unwrap_or_else(|problems| panic!("{problems}"));
+    let Discovery::Dns(dns) = &cluster.discovery else {
+        panic!("no DNS cluster");
+    };
+    let names: Vec<&str> = dns.templates.iter().map(|template| &*template.hostname).collect();
+    assert_eq!(names, ["127.0.0.1", "a.test"]);
+}
+
 fn config(kind: i32, names: &[&str]) -> pb::Cluster {
     let endpoint = |name: &&str| epb::LbEndpoint {
         host_identifier: Some(epb::lb_endpoint::HostIdentifier::Endpoint(epb::Endpoint {

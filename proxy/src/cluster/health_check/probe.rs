@@ -102,6 +102,9 @@ async fn ask_http(io: Io, check: &HttpCheck, cluster: &Cluster, host: &Host) -> 
             _ = &mut connection => sending.await.ok()?,
         }
     };
+    if check.service_name.is_some() {
+        cluster.stats.health_check.verify_cluster.inc();
+    }
     let outcome = judge(check, &response);
     if check.receive.is_empty() || !matches!(outcome, Outcome::Success | Outcome::Degraded) {
         return Some(outcome);

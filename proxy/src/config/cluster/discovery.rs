@@ -9,8 +9,9 @@ use remora_proto::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
 
 use super::DiscoveryKind;
 use crate::cluster::discovery::{Discovery, DnsConfig, LookupFamily};
+use crate::config::endpoint::{self, Template};
 use crate::config::route::{Under, duration, refuse};
-use crate::config::{Compiled, Problems, endpoint};
+use crate::config::{Compiled, Problems};
 use crate::tls::UpstreamTransport;
 
 const DNS_CLUSTER: &str = "type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster";
@@ -59,7 +60,8 @@ pub(super) fn compile(config: &pb::Cluster, transport: &UpstreamTransport) -> Co
             let Some(assignment) = &config.load_assignment else {
                 return Err(Problems::one("load_assignment", "required"));
             };
-            let (templates, policy) = endpoint::templates(assignment, transport).under("load_assignment")?;
+            let (mut templates, policy) = endpoint::templates(assignment, transport).under("load_assignment")?;
+            templates.iter_mut().for_each(Template::call_by_address);
             let is_logical = kind == DiscoveryKind::LogicalDns;
             refuse(
                 "load_assignment",

@@ -15,9 +15,6 @@ use crate::runtime::io::Address;
 pub(super) fn compile(config: &pb::Cluster) -> Compiled<SocketOptions> {
     let mut options = optional("upstream_bind_config", config.upstream_bind_config.as_ref(), bind)?.unwrap_or_default();
     if let Some(connection) = &config.upstream_connection_options {
-        let names_interface = connection.set_local_interface_name_on_upstream_connections;
-        let field = "upstream_connection_options.set_local_interface_name_on_upstream_connections";
-        refuse(field, names_interface, "not supported")?;
         let has_happy_eyeballs = connection.happy_eyeballs_config.is_some();
         refuse(
             "upstream_connection_options.happy_eyeballs_config",

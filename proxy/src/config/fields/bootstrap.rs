@@ -5,9 +5,7 @@ use remora_proto::ledger::{Allowed, MessageEntry, Verdict::*};
 pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.bootstrap.v3.Bootstrap":
         node static_resources dynamic_resources cluster_manager stats_config layered_runtime admin application_log_config
-        bootstrap_extensions overload_manager;
-        stats_flush_interval = Harmless("there are no stats sinks that anything is flushed to"),
-        stats_flush_on_admin = Harmless("there are no stats sinks that anything is flushed to"),
+        bootstrap_extensions overload_manager stats_flush_interval stats_flush_on_admin;
         deferred_stat_options = Harmless("stats are made by their first use anyway"),
         watchdog = Harmless("watches Envoy's own threads, and acts only when one of them hangs"),
         watchdogs = Harmless("watches Envoy's own threads, and acts only when one of them hangs"),

@@ -32,7 +32,7 @@ const TYPE: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 crate::stat_group! {
     /// Under `http.<prefix>.fault.`; what a downstream cluster got is in `dynamic`, behind its name.
     pub struct FaultStats {
-        counters: { delays_injected, aborts_injected, response_rl_injected, faults_overflow }
+        counters: { delays_injected, aborts_injected, faults_overflow }
         gauges: { active_faults }
         histograms: {}
     }

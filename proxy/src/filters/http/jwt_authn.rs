@@ -46,7 +46,7 @@ const PER_ROUTE: &str = "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConf
 crate::stat_group! {
     /// Under `http.<prefix>.jwt_authn.<stat_prefix>`.
     pub struct JwtStats {
-        counters: { allowed, cors_preflight_bypassed, denied, jwks_fetch_success, jwks_fetch_failed, jwt_cache_hit, jwt_cache_miss }
+        counters: { allowed, cors_preflight_bypassed, denied, jwks_fetch_success, jwks_fetch_failed, jwt_cache_miss }
         gauges: {}
         histograms: {}
     }

@@ -36,7 +36,7 @@ const RESOURCE_EXHAUSTED: u32 = 8;
 crate::stat_group! {
     /// Under `<stat_prefix>.http_local_rate_limit.`.
     pub struct LimitStats {
-        counters: { enabled, enforced, rate_limited, ok, shadow_mode }
+        counters: { enabled, enforced, rate_limited, ok }
         gauges: {}
         histograms: {}
     }

@@ -13,6 +13,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
 use tee::Tee;
 
+use crate::cluster::Cluster;
 use crate::http::body::{Body, BodyError};
 use crate::runtime::clock;
 
@@ -26,6 +27,8 @@ struct State {
     kept: Option<Vec<Bytes>>,
     kept_bytes: u64,
     limit: u64,
+    /// Whose request it is.
+    cluster: Arc<Cluster>,
     trailers: Option<HeaderMap>,
     ended_at: Option<Instant>,
     failed: Option<BodyError>,
@@ -38,12 +41,13 @@ struct State {
 
 impl RequestStream {
     /// `keep`: bytes that may be held for retries; `None`: no retries.
-    pub fn new(source: Body, keep: Option<u64>) -> Self {
+    pub fn new(source: Body, keep: Option<u64>, cluster: &Arc<Cluster>) -> Self {
         Self(Arc::new(Mutex::new(State {
             source,
             kept: keep.map(|_| Vec::new()),
             kept_bytes: 0,
             limit: keep.unwrap_or(0),
+            cluster: cluster.clone(),
             trailers: None,
             ended_at: None,
             failed: None,
@@ -157,8 +161,8 @@ impl State {
         if let Some(data) = frame.data_ref() {
             self.received += data.len() as u64;
             self.kept_bytes += data.len() as u64;
-            if self.kept_bytes > self.limit {
-                self.kept = None;
+            if self.kept_bytes > self.limit && self.kept.take().is_some() {
+                self.cluster.stats.retry_or_shadow_abandoned.inc();
             }
             if let Some(kept) = &mut self.kept {
                 kept.push(data.clone());

@@ -84,7 +84,11 @@ pub(super) async fn run(
         exchange.timeout_is_no_content = envoy_headers::wants_no_content(exchange.headers());
         envoy_headers::consume(exchange.request.headers_mut());
     }
-    let source = source(exchange, policy.is_some() || forward.internal_redirect.is_some());
+    let source = source(
+        exchange,
+        policy.is_some() || forward.internal_redirect.is_some(),
+        cluster,
+    );
     let stream = match &source {
         Source::Stream(stream) => Some(stream.clone()),
         Source::Whole(_) => None,
@@ -165,19 +169,19 @@ fn limit_body(
     }
 }
 
-fn source(exchange: &mut Exchange, may_retry: bool) -> Source {
+fn source(exchange: &mut Exchange, may_retry: bool, cluster: &Arc<Cluster>) -> Source {
     let body = exchange.request.body_mut().take();
     match body {
         Body::Empty => Source::Whole(Bytes::new()),
         Body::Full(bytes) => Source::Whole(bytes),
-        body if exchange.upgrade.is_some() => Source::Stream(RequestStream::new(body, None)),
+        body if exchange.upgrade.is_some() => Source::Stream(RequestStream::new(body, None, cluster)),
         body => {
             let route = exchange.route.route.as_ref();
             // Where nothing else is configured, the listener's limit for what a connection holds.
             let limit = route
                 .and_then(|route| route.request_buffer_limit)
                 .unwrap_or(exchange.connection.buffer_limit as u64);
-            Source::Stream(RequestStream::new(body, may_retry.then_some(limit)))
+            Source::Stream(RequestStream::new(body, may_retry.then_some(limit), cluster))
         }
     }
 }

@@ -55,6 +55,8 @@ pub struct Closed {
     pub protocol_error: bool,
     /// A request was on it.
     pub active: bool,
+    /// The peer's last answer said that it would.
+    pub announced: bool,
 }
 
 impl ClientConnection {
@@ -292,6 +294,7 @@ impl ClientConnection {
             }
             _ => {
                 self.ending.active = false;
+                self.ending.announced = !keep_alive;
                 self.discard();
             }
         }

@@ -134,6 +134,15 @@ impl ClientConnection {
         !refused
     }
 
+    /// Whether the peer has said GOAWAY.
+    pub fn was_asked_to_leave(&self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        match self.sender.clone().poll_ready(&mut context) {
+            Poll::Ready(Err(error)) => error.is_go_away() && error.is_remote(),
+            _ => false,
+        }
+    }
+
     /// Whether one more stream fits in the peer's limit and ours. Cheap: does not look for a GOAWAY, which [`Self::send`] reports with the request.
     pub fn can_take_stream(&self) -> bool {
         if self.shared.unavailable.load(Ordering::Relaxed) {

@@ -18,7 +18,7 @@ use crate::http::codec::h1::stream::take_buffer;
 use crate::http::codec::h1::{MAX_READ, case};
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
-use crate::http::service::{Response, Service};
+use crate::http::service::{ConnectionEvent, Response, Service};
 use crate::runtime::clock;
 
 impl<S: Service> Driver<S> {
@@ -43,6 +43,9 @@ impl<S: Service> Driver<S> {
             || unread
             || framing == Framing::UntilClose
             || self.drain.is_draining();
+        if reply.keep_alive && self.drain.is_draining() {
+            self.service.event(ConnectionEvent::DrainClose);
+        }
         reply.keep_alive &= !closes;
         let connection = match (reply.keep_alive || upgraded, reply.version) {
             (false, _) => Some("close"),
