@@ -8,7 +8,7 @@ use remora_proto::pb::envoy::config::core::v3 as pbc;
 use remora_proto::pb::envoy::extensions::filters::http::router::v3::Router as RouterConfig;
 use remora_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pbh;
 
-use super::route::{Under, duration, each, optional, refuse};
+use super::route::{Under, duration, optional, refuse};
 use super::{BuildContext, Compiled, Problems, header_case};
 use crate::filters::http::{self as filters, FilterContext, FilterList, Stage};
 use crate::http::codec::Underscores;

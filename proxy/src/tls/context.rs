@@ -130,7 +130,7 @@ impl Common {
         for source in &self.certificates {
             let mut take = |certificate: &Certificate| {
                 entries.push(Entry::of(certificate));
-                local.get_or_insert_with(|| Arc::new(certificate.leaf.clone()));
+                local.get_or_insert_with(|| certificate.leaf.clone());
             };
             match source {
                 CertificateSource::Inline(certificate) => take(certificate),

@@ -17,7 +17,7 @@ use crate::config::{Compiled, Problems};
 #[derive(Debug)]
 pub struct Certificate {
     pub key: Arc<CertifiedKey>,
-    pub leaf: CertificateFacts,
+    pub leaf: Arc<CertificateFacts>,
     /// Where it came from, for `/certs`.
     pub path: String,
 }
@@ -95,7 +95,7 @@ impl Certificate {
         }
         Ok(Self {
             key: Arc::new(certified),
-            leaf,
+            leaf: Arc::new(leaf),
             path: describe(config.certificate_chain.as_ref()),
         })
     }

@@ -32,7 +32,7 @@ impl CertificateDetails {
     }
 
     pub fn of_certificate(certificate: &Certificate) -> Self {
-        Self::of(certificate.path.clone(), certificate.leaf.clone())
+        Self::of(certificate.path.clone(), CertificateFacts::clone(&certificate.leaf))
     }
 
     /// Envoy shows the first certificate of a bundle.

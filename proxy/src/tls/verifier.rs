@@ -160,7 +160,7 @@ pub struct Keys {
 #[derive(Debug)]
 pub struct Entry {
     pub key: Arc<CertifiedKey>,
-    pub leaf: CertificateFacts,
+    pub leaf: Arc<CertificateFacts>,
 }
 
 impl Entry {
