@@ -27,6 +27,8 @@ use crate::admin::{self, AdminState};
 use crate::bootstrap::Bootstrap;
 use crate::cli::Options;
 use crate::cluster::discovery::SystemResolver;
+use crate::cluster::host::Locality;
+use crate::cluster::lb::LocalCluster;
 use crate::cluster::maintain::maintain;
 use crate::config::route::each;
 use crate::config::{BuildContext, Compiled, Problems, fields};
@@ -96,6 +98,11 @@ impl Proxy {
             node: bootstrap.node.clone(),
             ..BuildContext::default()
         };
+        if !bootstrap.local_cluster.is_empty() {
+            let own = bootstrap.node.locality.clone().map(Locality::from);
+            let local = LocalCluster::new(bootstrap.local_cluster.clone(), own);
+            context.hosts.set_local(local);
+        }
         context.outlier_events = outlier_events(&bootstrap, &context).map_err(StartError::Config)?;
         let context = Arc::new(context);
         let mut builder = Builder::new(context.clone());

@@ -21,6 +21,7 @@ pub mod routing;
 pub mod tcp;
 pub mod timeouts;
 pub mod tls;
+pub mod zones;
 
 /// A bootstrap around listeners and clusters.
 fn bootstrap(listeners: &[String], clusters: &[String]) -> String {

@@ -32,6 +32,7 @@ use crate::cluster::outlier::events::EventLog;
 use crate::cluster::outlier::{Detector, OutlierConfig};
 use crate::cluster::{Cluster, ClusterStats};
 use crate::filters::network::metadata_exchange::{self, MetadataExchange};
+use crate::pool::Preconnect;
 use crate::tls::{TransportMatch, UpstreamTransport};
 
 /// What a cluster depends on, known without building it.
@@ -64,6 +65,7 @@ struct Plan {
     socket: SocketOptions,
     lb: LbConfig,
     thresholds: breakers::Compiled,
+    preconnect: Option<Preconnect>,
     outlier: Option<OutlierConfig>,
     health_checks: Vec<crate::cluster::health_check::HealthCheck>,
 }
@@ -146,9 +148,15 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         connect_timeout: plan.connect_timeout,
         http: plan.http,
         socket: plan.socket,
+        preconnect: plan.preconnect,
         breakers: Breakers::new(limits.default, limits.high, limits.per_host, stats.clone()),
         hosts: Default::default(),
-        lb: plan.lb,
+        lb: LbConfig {
+            local: (cx.hosts.local())
+                .filter(|local| plan.lb.policy.is_zone_aware() && local.name() != config.name)
+                .cloned(),
+            ..plan.lb
+        },
         outlier: plan.outlier.map(|outlier| {
             let events = cx.outlier_events.clone().map(|sink| EventLog {
                 sink,
@@ -164,6 +172,7 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         ignore_health_on_host_removal: config.ignore_health_on_host_removal,
         registry: cx.hosts.clone(),
         enrolled: Default::default(),
+        follows: Default::default(),
         retired: Default::default(),
         members: Default::default(),
         destinations: Default::default(),
@@ -186,7 +195,7 @@ fn validate(
 ) -> Compiled<(UpstreamTransport, Plan, Option<endpoint::Endpoints>)> {
     let transport = transport(config, cx)?;
     metadata_exchange(config, cx)?;
-    let plan = plan(config, &transport)?;
+    let plan = plan(config, &transport, cx)?;
     let inline = inline_endpoints(config, &plan, &transport)?;
     Ok((transport, plan, inline))
 }
@@ -218,7 +227,7 @@ fn stats_prefix(config: &pb::Cluster) -> String {
     format!("cluster.{}.", name.replace(':', "_"))
 }
 
-fn plan(config: &pb::Cluster, transport: &UpstreamTransport) -> Compiled<Plan> {
+fn plan(config: &pb::Cluster, transport: &UpstreamTransport, cx: &BuildContext) -> Compiled<Plan> {
     refuse("name", config.name.is_empty(), "required")?;
     unsupported(config)?;
     let connect_timeout = duration("connect_timeout", config.connect_timeout.as_ref())?;
@@ -242,11 +251,25 @@ fn plan(config: &pb::Cluster, transport: &UpstreamTransport) -> Compiled<Plan> {
         http: http::compile(config)?,
         socket: socket::compile(config)?,
         lb,
+        preconnect: super::route::optional("preconnect_policy", config.preconnect_policy.as_ref(), preconnect)?,
         thresholds: breakers::compile(config.circuit_breakers.as_ref()).under("circuit_breakers")?,
         outlier: super::route::optional("outlier_detection", config.outlier_detection.as_ref(), outlier::compile)?,
         health_checks: each("health_checks", &config.health_checks, |check| {
-            health::compile(check, transport)
+            health::compile(check, transport, cx)
         })?,
+    })
+}
+
+fn preconnect(config: &pb::cluster::PreconnectPolicy) -> Compiled<Preconnect> {
+    let ratio = |field: &str, value: Option<f64>, unset: f64| {
+        let value = value.unwrap_or(unset);
+        refuse(field, value != unset && !(1.0..=3.0).contains(&value), "must be in 1..=3").map(|()| value)
+    };
+    let per_upstream = config.per_upstream_preconnect_ratio.as_ref().map(|ratio| ratio.value);
+    let predictive = config.predictive_preconnect_ratio.as_ref().map(|ratio| ratio.value);
+    Ok(Preconnect {
+        per_upstream: ratio("per_upstream_preconnect_ratio", per_upstream, 1.0)?,
+        predictive: ratio("predictive_preconnect_ratio", predictive, 0.0)?,
     })
 }
 
@@ -255,7 +278,6 @@ fn unsupported(config: &pb::Cluster) -> Compiled<()> {
     let is_set = [
         ("transport_socket_matcher", config.transport_socket_matcher.is_some()),
         ("upstream_config", config.upstream_config.is_some()),
-        ("preconnect_policy", config.preconnect_policy.is_some()),
         (
             "connection_pool_per_downstream_connection",
             config.connection_pool_per_downstream_connection,

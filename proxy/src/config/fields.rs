@@ -128,7 +128,11 @@ pub fn check(full_name: &str, bytes: &[u8], mode: Unsupported) -> Result<Vec<War
     for finding in report.findings {
         let (path, reason) = (finding.path, finding.reason);
         let is_warning = match finding.kind {
-            FindingKind::Unknown | FindingKind::Tolerated | FindingKind::Deprecated | FindingKind::Disallowed => true,
+            FindingKind::Unknown
+            | FindingKind::Tolerated
+            | FindingKind::Deprecated
+            | FindingKind::Disallowed
+            | FindingKind::PassedOver => true,
             FindingKind::Refused => mode == Unsupported::Warn,
             FindingKind::RefusedAlways | FindingKind::Invalid | FindingKind::Malformed => false,
         };
