@@ -33,7 +33,11 @@ fn endpoints(name: &str, weights: [u32; 2], localities: [u32; 2]) -> String {
             hosts.join(", ")
         )
     };
-    format!("load_assignment: {{cluster_name: {name}, endpoints: [{}, {}]}}", zone(0), zone(1))
+    format!(
+        "load_assignment: {{cluster_name: {name}, endpoints: [{}, {}]}}",
+        zone(0),
+        zone(1)
+    )
 }
 
 fn build(text: &str, cx: &BuildContext) -> Arc<Cluster> {
@@ -45,7 +49,10 @@ fn build(text: &str, cx: &BuildContext) -> Arc<Cluster> {
 }
 
 fn named(name: &str, weights: [u32; 2], fields: &str, cx: &BuildContext) -> Arc<Cluster> {
-    let text = format!("{{name: {name}, type: STATIC, {}, {fields}}}", endpoints(name, weights, [1, 2]));
+    let text = format!(
+        "{{name: {name}, type: STATIC, {}, {fields}}}",
+        endpoints(name, weights, [1, 2])
+    );
     build(&text, cx)
 }
 

@@ -7,7 +7,9 @@ use super::{One, all_to_a};
 
 /// How often a host leaves and another comes, per protocol: `REMORA_DRAINS`, else 100.
 fn rounds() -> usize {
-    let asked = std::env::var("REMORA_DRAINS").ok().and_then(|rounds| rounds.parse().ok());
+    let asked = std::env::var("REMORA_DRAINS")
+        .ok()
+        .and_then(|rounds| rounds.parse().ok());
     asked.unwrap_or(100)
 }
 

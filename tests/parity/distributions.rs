@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use remora_tests::Http1;
 
 use crate::cases::zones::{NODE, at, nobody, zone, zoned};
-use crate::harness::{self, Pair};
+use crate::harness::Pair;
 
 struct Division {
     name: &'static str,
@@ -117,9 +117,8 @@ fn divisions() -> Vec<Division> {
     let with = |endpoint: String, others: Vec<String>| [vec![endpoint], others].concat();
     let later = |zone: String| zone.replace("        lb_endpoints", "        priority: 1\n        lb_endpoints");
     let flat = |name, endpoints: &[String], fields: &str| zoned(name, &[zone("a", endpoints, 0)], fields);
-    let pair = |name, weights: [u32; 2], fields: &str| {
-        flat(name, &[a(&weight(weights[0])), b(&weight(weights[1]))], fields)
-    };
+    let pair =
+        |name, weights: [u32; 2], fields: &str| flat(name, &[a(&weight(weights[0])), b(&weight(weights[1]))], fields);
     let exact = |name, cluster, shares| Division {
         name,
         cluster,
@@ -138,19 +137,31 @@ fn divisions() -> Vec<Division> {
         // Half of priority 0 is up: 70 % of the load.
         drawn(
             "priorities",
-            zoned("priorities", &[zone("a", &with(a(""), sick(1)), 0), later(zone("b", &[b("")], 0))], ""),
+            zoned(
+                "priorities",
+                &[zone("a", &with(a(""), sick(1)), 0), later(zone("b", &[b("")], 0))],
+                "",
+            ),
             [70.0, 30.0],
         ),
         // A quarter is healthy and a quarter degraded: 35 and 35, of 70.
         drawn(
             "degraded",
-            flat("degraded", &[vec![a(""), b(", health_status: DEGRADED")], sick(2)].concat(), ""),
+            flat(
+                "degraded",
+                &[vec![a(""), b(", health_status: DEGRADED")], sick(2)].concat(),
+                "",
+            ),
             [50.0, 50.0],
         ),
         // Half of the second locality is up: 2 × 0.7.
         exact(
             "localities",
-            zoned("localities", &[zone("a", &[a("")], 1), zone("b", &with(b(""), sick(1)), 2)], WEIGHTED),
+            zoned(
+                "localities",
+                &[zone("a", &[a("")], 1), zone("b", &with(b(""), sick(1)), 2)],
+                WEIGHTED,
+            ),
             [100.0 / 2.4, 140.0 / 2.4],
         ),
         // A draining host does not count among those that could be up.
@@ -162,7 +173,10 @@ fn divisions() -> Vec<Division> {
                     zone("a", &[a("")], 1),
                     zone(
                         "b",
-                        &with(b(""), sick(1)).iter().map(|one| one.replace("UNHEALTHY", "DRAINING")).collect::<Vec<_>>(),
+                        &with(b(""), sick(1))
+                            .iter()
+                            .map(|one| one.replace("UNHEALTHY", "DRAINING"))
+                            .collect::<Vec<_>>(),
                         1,
                     ),
                 ],
@@ -173,7 +187,11 @@ fn divisions() -> Vec<Division> {
         // In panic localities do not count.
         exact(
             "panic",
-            zoned("panic", &[zone("a", &[a("")], 1), zone("b", &with(b(SICK), sick(2)), 9)], WEIGHTED),
+            zoned(
+                "panic",
+                &[zone("a", &[a("")], 1), zone("b", &with(b(SICK), sick(2)), 9)],
+                WEIGHTED,
+            ),
             [25.0, 25.0],
         ),
         // Tables know the weights as they are configured, whatever failed, and share a locality's by those of its hosts.
@@ -198,7 +216,11 @@ fn divisions() -> Vec<Division> {
         // A sixth of the sidecars is here, a tenth of the hosts: 1,000 of 1,666 stay.
         drawn(
             "zones",
-            zoned("zones", &[zone("a", &[a("")], 0), zone("b", &with(b(""), nobody(8)), 0)], ""),
+            zoned(
+                "zones",
+                &[zone("a", &[a("")], 0), zone("b", &with(b(""), nobody(8)), 0)],
+                "",
+            ),
             [6_002.0 / 100.0, 3_998.0 / 900.0],
         ),
         // Half of the requests care for zones, and stay; the others take turns.

@@ -263,7 +263,12 @@ fn plan(config: &pb::Cluster, transport: &UpstreamTransport, cx: &BuildContext) 
 fn preconnect(config: &pb::cluster::PreconnectPolicy) -> Compiled<Preconnect> {
     let ratio = |field: &str, value: Option<f64>, unset: f64| {
         let value = value.unwrap_or(unset);
-        refuse(field, value != unset && !(1.0..=3.0).contains(&value), "must be in 1..=3").map(|()| value)
+        refuse(
+            field,
+            value != unset && !(1.0..=3.0).contains(&value),
+            "must be in 1..=3",
+        )
+        .map(|()| value)
     };
     let per_upstream = config.per_upstream_preconnect_ratio.as_ref().map(|ratio| ratio.value);
     let predictive = config.predictive_preconnect_ratio.as_ref().map(|ratio| ratio.value);

@@ -108,8 +108,12 @@ pub(super) fn occupancy(key: &PoolKey) -> (u64, u64, u64, u64) {
             let wanted = |entry: &&(h2::ClientConnection, _)| entry.0.max_streams() > 0;
             pool.shared.iter().filter(wanted)
         };
-        let streams = usable().map(|(connection, _)| u64::from(connection.active_streams())).sum();
-        let carried = usable().map(|(connection, _)| u64::from(connection.max_streams())).sum();
+        let streams = usable()
+            .map(|(connection, _)| u64::from(connection.active_streams()))
+            .sum();
+        let carried = usable()
+            .map(|(connection, _)| u64::from(connection.max_streams()))
+            .sum();
         (pool.idle.len() as u64, streams, carried, usable().count() as u64)
     })
 }

@@ -48,17 +48,15 @@ impl Load {
 }
 
 /// A stream is about to go to a host that was picked: the hosts after it may need connections.
-pub(super) fn predict(
-    cluster: &Arc<Cluster>,
-    picked: PoolKey,
-    downstream: Protocol,
-    alpn: Option<&UpstreamAlpn>,
-) {
+pub(super) fn predict(cluster: &Arc<Cluster>, picked: PoolKey, downstream: Protocol, alpn: Option<&UpstreamAlpn>) {
     let Some(policy) = cluster.preconnect.filter(|policy| policy.predictive > 0.0) else {
         return;
     };
     for ahead in 0..AT_ONCE {
-        let all = room::keys(cluster.id).iter().map(load).fold(Load::default(), Load::plus);
+        let all = room::keys(cluster.id)
+            .iter()
+            .map(load)
+            .fold(Load::default(), Load::plus);
         if !all.is_short(policy.predictive, 1) {
             return;
         }

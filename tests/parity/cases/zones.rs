@@ -10,7 +10,10 @@ pub const NODE: &str = "node: {id: parity, cluster: parity, locality: {region: r
 
 /// Hosts of a zone: addresses that nobody listens on, as many as wanted, or a backend.
 pub fn zone(name: &str, endpoints: &[String], weight: u32) -> String {
-    let list: Vec<String> = endpoints.iter().map(|endpoint| format!("          - {endpoint}\n")).collect();
+    let list: Vec<String> = endpoints
+        .iter()
+        .map(|endpoint| format!("          - {endpoint}\n"))
+        .collect();
     let weight = match weight {
         0 => String::new(),
         weight => format!("        load_balancing_weight: {weight}\n"),
@@ -28,7 +31,9 @@ pub fn at(port: &str, more: &str) -> String {
 /// So many hosts that are never reached.
 pub fn nobody(count: u8) -> Vec<String> {
     let one = |index: u8| {
-        format!("{{endpoint: {{address: {{socket_address: {{address: 127.0.1.{index}, port_value: {{{{closed}}}}}}}}}}}}")
+        format!(
+            "{{endpoint: {{address: {{socket_address: {{address: 127.0.1.{index}, port_value: {{{{closed}}}}}}}}}}}}"
+        )
     };
     (1..=count).map(one).collect()
 }
@@ -85,7 +90,10 @@ fn clusters() -> Vec<String> {
         // A sixth of the sidecars is here, but no healthy host.
         zoned(
             "sick",
-            &[zone("a", &[at(A, ", health_status: UNHEALTHY")], 0), zone("c", &one(B), 0)],
+            &[
+                zone("a", &[at(A, ", health_status: UNHEALTHY")], 0),
+                zone("c", &one(B), 0),
+            ],
             SMALL,
         ),
         zoned(
@@ -119,8 +127,20 @@ fn clusters() -> Vec<String> {
 }
 
 const NAMES: [&str; 14] = [
-    "default", "few", "direct", "least", "random", "disabled", "alone", "elsewhere", "weighted", "sick", "forced",
-    "directly", "heavy", "priorities",
+    "default",
+    "few",
+    "direct",
+    "least",
+    "random",
+    "disabled",
+    "alone",
+    "elsewhere",
+    "weighted",
+    "sick",
+    "forced",
+    "directly",
+    "heavy",
+    "priorities",
 ];
 
 pub fn world() -> World {

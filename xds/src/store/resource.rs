@@ -84,6 +84,11 @@ pub trait Interpreter: Send + Sync {
     /// # Errors
     /// Why the resource is refused, with the path of the field; goes to the control plane verbatim.
     fn check(&self, type_url: &str, name: &str, bytes: &Bytes) -> Result<Vec<Reference>, String>;
+
+    /// Whether it matters that this resource was received once more as it is: it would grow old otherwise.
+    fn ages(&self, _type_url: &str, _bytes: &Bytes) -> bool {
+        false
+    }
 }
 
 impl<F> Interpreter for F

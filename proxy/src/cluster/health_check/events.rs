@@ -122,12 +122,18 @@ impl Checked<'_> {
         }
         let (region, zone, sub_zone) = (&locality.region, &locality.zone, &locality.sub_zone);
         let place = [("region", region), ("zone", zone), ("sub_zone", sub_zone)];
-        let place: Vec<String> = place.iter().map(|(name, value)| format!("\"{name}\":{}", json!(value))).collect();
+        let place: Vec<String> = place
+            .iter()
+            .map(|(name, value)| format!("\"{name}\":{}", json!(value)))
+            .collect();
         fields.push(("locality", format!("{{{}}}", place.join(","))));
         if is_late {
             fields.push((name, what.to_string()));
         }
-        let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        let fields: Vec<String> = fields
+            .iter()
+            .map(|(name, value)| format!("\"{name}\":{value}"))
+            .collect();
         format!("{{{}}}", fields.join(","))
     }
 }
@@ -141,7 +147,9 @@ fn address(address: &Address) -> String {
             address.port()
         ),
         Address::Pipe(path) => format!("{{\"pipe\":{{\"path\":{},\"mode\":0}}}}", json!(&**path)),
-        Address::Internal(_) => json!({"envoy_internal_address": {"server_listener_name": address.to_string()}}).to_string(),
+        Address::Internal(_) => {
+            json!({"envoy_internal_address": {"server_listener_name": address.to_string()}}).to_string()
+        }
     }
 }
 
@@ -160,7 +168,13 @@ mod tests {
         host
     }
 
-    fn names(log: &EventLog, outcome: Outcome, first: bool, failed: [bool; 2], degraded: [bool; 2]) -> Vec<&'static str> {
+    fn names(
+        log: &EventLog,
+        outcome: Outcome,
+        first: bool,
+        failed: [bool; 2],
+        degraded: [bool; 2],
+    ) -> Vec<&'static str> {
         let checked = Checked {
             cluster: "one",
             host: &host(),
@@ -193,7 +207,14 @@ mod tests {
         let table: [(Outcome, bool, [bool; 2], [bool; 2], &[&str], &[&str]); 8] = [
             (Outcome::NetworkFailure, true, [true, true], no, &[failure], &[failure]),
             (Outcome::NetworkFailure, false, [true, true], no, &[], &[failure]),
-            (Outcome::Success, true, [true, false], no, &["add_healthy_event"], &["add_healthy_event"]),
+            (
+                Outcome::Success,
+                true,
+                [true, false],
+                no,
+                &["add_healthy_event"],
+                &["add_healthy_event"],
+            ),
             (Outcome::Success, false, fine, no, &[], &[success]),
             (Outcome::Failure, false, [false, true], no, &[eject], &[eject, failure]),
             (Outcome::Success, false, [true, true], no, &[], &[success]),
@@ -233,7 +254,10 @@ mod tests {
             failed: [false, true],
             degraded: [false, false],
         };
-        let event = ("eject_unhealthy_event", json!({"failure_type": "ACTIVE", "http_status_code": 503}));
+        let event = (
+            "eject_unhealthy_event",
+            json!({"failure_type": "ACTIVE", "http_status_code": 503}),
+        );
         assert_eq!(
             checked.render(&event, "2026-11-28T14:07:11.148Z"),
             r#"{"health_checker_type":"HTTP","host":{"socket_address":{"protocol":"TCP","address":"127.0.0.1","port_value":19911,"resolver_name":"","ipv4_compat":false,"network_namespace_filepath":""}},"cluster_name":"one","eject_unhealthy_event":{"failure_type":"ACTIVE","http_status_code":503},"timestamp":"2026-11-28T14:07:11.148Z","locality":{"region":"r","zone":"z","sub_zone":""}}"#

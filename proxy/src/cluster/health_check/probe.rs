@@ -83,13 +83,7 @@ fn contains_in_order(received: &[u8], patterns: &[Vec<u8>]) -> bool {
     true
 }
 
-async fn ask_http(
-    io: Io,
-    check: &HttpCheck,
-    cluster: &Cluster,
-    host: &Host,
-    status: &mut u16,
-) -> Option<Outcome> {
+async fn ask_http(io: Io, check: &HttpCheck, cluster: &Cluster, host: &Host, status: &mut u16) -> Option<Outcome> {
     let request = request(check, cluster, host)?;
     let io = TokioIo::new(io);
     let response = if check.http2 {

@@ -7,8 +7,8 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use crate::cluster::host::{Host, Locality};
 use super::LbConfig;
+use crate::cluster::host::{Host, Locality};
 use crate::cluster::priority::{AssignmentPolicy, is_excluded};
 
 /// Longest period kept as it is. A longer one (weights without a common divisor) is rounded to about this length, which moves no host's share by

@@ -150,7 +150,11 @@ fn normalised(weights: &[f64]) -> Vec<f64> {
 
 fn ring(config: &RingHash, hosts: &[Arc<Host>], weights: &[f64]) -> Vec<(u64, u32)> {
     // A host without weight has no entry.
-    let smallest = weights.iter().copied().filter(|weight| *weight > 0.0).fold(1.0, f64::min);
+    let smallest = weights
+        .iter()
+        .copied()
+        .filter(|weight| *weight > 0.0)
+        .fold(1.0, f64::min);
     if weights.iter().all(|weight| *weight <= 0.0) {
         return Vec::new();
     }
@@ -244,7 +248,9 @@ impl Twister {
         let mut state = [seed; 624];
         for index in 1..624 {
             let before = state[index - 1];
-            state[index] = (before ^ (before >> 30)).wrapping_mul(1_812_433_253).wrapping_add(index as u32);
+            state[index] = (before ^ (before >> 30))
+                .wrapping_mul(1_812_433_253)
+                .wrapping_add(index as u32);
         }
         Self { state, at: 624 }
     }

@@ -60,7 +60,8 @@ impl PeakEwma {
         }
         let (mine, theirs) = (self.cost(&hosts[first], now), self.cost(&hosts[second], now));
         let takes_first = match mine == theirs {
-            true => draw & 1 != 0,
+            // A bit that had no part in the draws above.
+            true => draw >> 63 != 0,
             false => mine < theirs,
         };
         if takes_first { first } else { second }
@@ -153,8 +154,11 @@ mod tests {
         policy.observe(&hosts[1].state.rtt, MS(2), *EPOCH);
         let pick = |first: u64, second: u64, low: u64| {
             // The low bits choose the first host, those from 16 on the second; bit 0 breaks ties.
-            let fits = |draw: &u64| draw % 3 == first && (draw >> 16) % 3 == second && draw & 1 == low;
-            let draw = (0..3 << 16).find(fits).expect("a draw");
+            let fits = |draw: &u64| draw % 3 == first && (draw >> 16) % 3 == second && draw >> 63 == low;
+            let draw = (0..3 << 16)
+                .map(|draw: u64| draw | low << 63)
+                .find(fits)
+                .expect("a draw");
             policy.pick(&hosts, *EPOCH, &mut || draw)
         };
         assert_eq!((pick(0, 1, 0), pick(1, 0, 1)), (1, 1));

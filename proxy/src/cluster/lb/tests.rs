@@ -44,7 +44,12 @@ fn localities_take_their_weighted_turns() {
         ..LbConfig::default()
     };
     assert_eq!(sequence(&build(&hosts, &policy, &lb), 6), [2, 1, 2, 2, 1, 2]);
-    let shares = edf::locality_shares(&hosts[..2], &[hosts.to_vec(), vec![host(9, 1, "b")]].concat(), &policy, &lb);
+    let shares = edf::locality_shares(
+        &hosts[..2],
+        &[hosts.to_vec(), vec![host(9, 1, "b")]].concat(),
+        &policy,
+        &lb,
+    );
     // One of two hosts of `b` is up: 2 × min(1, 1.4 × 1/2).
     assert_eq!(shares.iter().map(|share| share.weight).collect::<Vec<_>>(), [1.0, 1.4]);
 }

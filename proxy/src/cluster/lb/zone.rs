@@ -322,7 +322,9 @@ fn divide(upstream: &[Share], peers: &Peers, own: Option<&Locality>, config: &Zo
         .collect();
     let has_own = is_own(&upstream[0]);
     let (here, there) = parts[0];
-    let is_forced = config.force_local.is_some_and(|least| upstream[0].hosts >= u64::from(least));
+    let is_forced = config
+        .force_local
+        .is_some_and(|least| upstream[0].hosts >= u64::from(least));
     if has_own && ((there > 0 && there >= here) || is_forced) {
         return Ok(Division::Direct);
     }

@@ -281,7 +281,11 @@ fn peak_ewma(value: &remora_proto::contrib::PeakEwma) -> Compiled<PeakEwma> {
     refuse("decay_time", decay.is_zero(), "must be greater than 0")?;
     let default_rtt = duration("default_rtt", value.default_rtt.as_ref())?.unwrap_or(Duration::from_millis(10));
     let penalty = value.penalty_value.as_ref().map_or(1e6, |penalty| penalty.value);
-    refuse("penalty_value", penalty.is_nan() || penalty < 0.0, "must not be negative")?;
+    refuse(
+        "penalty_value",
+        penalty.is_nan() || penalty < 0.0,
+        "must not be negative",
+    )?;
     Ok(PeakEwma {
         decay,
         default_rtt,

@@ -54,10 +54,7 @@ fn a_locality_that_can_takes_all_of_its_own() {
     // Nobody healthy there: everything goes to where there is room.
     assert_eq!(division(&[("a", 0), ("b", 6)], &even, config), residual(0, &[0, 5000]));
     // No host there at all.
-    assert_eq!(
-        division(&[("b", 3), ("c", 3)], &even, config),
-        residual(0, &[0, 5000])
-    );
+    assert_eq!(division(&[("b", 3), ("c", 3)], &even, config), residual(0, &[0, 5000]));
 }
 
 #[test]
