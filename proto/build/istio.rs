@@ -1,4 +1,5 @@
-//! Descriptors of the messages that Istio sends and `envoy-types` lacks: Istio's own, whose structs are in `src/istio.rs`, and both `TypedStruct`s.
+//! Descriptors of the messages that `envoy-types` lacks: Istio's own, whose structs are in `src/istio.rs`, one of Envoy's contrib extensions
+//! (`src/contrib.rs`), and both `TypedStruct`s.
 //!
 //! A field is `(number, name, type)`. A type is a scalar's name or a message's full name, with `repeated`, `map` (string
 //! keys) or `oneof:<name>` before it, or `enum` before an enum's full name.
@@ -181,6 +182,20 @@ const FILES: &[File] = &[
         enums: &[],
     },
     File {
+        package: "envoy.extensions.load_balancing_policies.peak_ewma.v3alpha",
+        messages: &[(
+            "PeakEwma",
+            &[
+                (1, "decay_time", "google.protobuf.Duration"),
+                (2, "aggregation_interval", "google.protobuf.Duration"),
+                (3, "max_samples_per_host", "google.protobuf.UInt32Value"),
+                (4, "default_rtt", "google.protobuf.Duration"),
+                (5, "penalty_value", "google.protobuf.DoubleValue"),
+            ],
+        )],
+        enums: &[],
+    },
+    File {
         package: "udpa.type.v1",
         messages: &[(
             "TypedStruct",
@@ -206,6 +221,7 @@ pub fn files() -> impl Iterator<Item = FileDescriptorProto> {
             dependency: vec![
                 "google/protobuf/duration.proto".to_owned(),
                 "google/protobuf/struct.proto".to_owned(),
+                "google/protobuf/wrappers.proto".to_owned(),
                 "envoy/config/core/v3/config_source.proto".to_owned(),
             ],
             syntax: Some("proto3".to_owned()),

@@ -4,7 +4,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`pb`] | Envoy's messages as `prost` structs; [`istio`] has the few that are Istio's own |
+//! | [`pb`] | Envoy's messages as `prost` structs; [`istio`] has the few that are Istio's own, [`contrib`] those of Envoy's contrib extensions |
 //! | [`schema`] | fields, names, enums and PGV rules of every message, from one table of plain bytes |
 //! | [`wire`] | peeking into encoded bytes |
 //! | [`json`] | protobuf JSON and YAML to bytes and back |
@@ -15,6 +15,7 @@
 pub use envoy_types::pb;
 
 pub mod any;
+pub mod contrib;
 pub mod istio;
 pub mod json;
 pub mod ledger;

@@ -154,8 +154,13 @@ impl Bootstrap {
         compile(bytes, &config, node, options)
     }
 
-    /// Control planes are reached through static clusters.
+    /// Control planes are reached through static clusters, and the local cluster is one.
     fn check_clusters(&self) -> Compiled<()> {
+        let local = &*self.local_cluster;
+        if !local.is_empty() && !self.clusters.iter().any(|cluster| *cluster.name == *local) {
+            let reason = format!("local cluster '{local}' must be defined");
+            return Err(Problems::one("cluster_manager.local_cluster_name", reason));
+        }
         let grpc = |source: &Option<ConfigSource>| match source.as_ref().map(|own| &own.source) {
             Some(Source::Grpc(grpc)) => Some(grpc.cluster_name.clone()),
             _ => None,

@@ -53,6 +53,8 @@ pub struct Cluster {
     pub http: HttpOptions,
     pub socket: SocketOptions,
     pub breakers: breaker::Breakers,
+    /// `preconnect_policy`
+    pub preconnect: Option<crate::pool::Preconnect>,
     pub transport: UpstreamTransport,
     pub hosts: arc_swap::ArcSwap<priority::PrioritySet>,
     pub lb: LbConfig,
@@ -69,6 +71,7 @@ pub struct Cluster {
     pub metadata_exchange: Option<crate::filters::network::metadata_exchange::MetadataExchange>,
     pub(crate) registry: Arc<HostRegistry>,
     pub(crate) enrolled: std::sync::atomic::AtomicBool,
+    pub(crate) follows: std::sync::atomic::AtomicBool,
     /// See [`Cluster::retire`].
     pub(crate) retired: std::sync::atomic::AtomicBool,
     pub(crate) members: Members,
@@ -105,6 +108,13 @@ impl Cluster {
             && detector.on_response(host, status, now, random)
         {
             self.refresh(now);
+        }
+    }
+
+    /// The host took so long to answer, or has not answered for so long.
+    pub fn observe_time(&self, host: &Host, time: Duration, now: Instant) {
+        if let Policy::PeakEwma(policy) = &self.lb.policy {
+            policy.observe(&host.state.rtt, time, now);
         }
     }
 

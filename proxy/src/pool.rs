@@ -7,6 +7,7 @@ pub mod alpn;
 mod connect;
 pub(crate) mod home;
 mod local;
+mod preconnect;
 mod room;
 
 use std::sync::Arc;
@@ -89,6 +90,27 @@ pub async fn lease(
     alpn: Option<&alpn::UpstreamAlpn>,
     source: Option<OriginalSource>,
 ) -> Result<(Lease, Duration), Failure> {
+    let (key, list) = key_of(cluster, host, high_priority, downstream, alpn, source);
+    if cluster.preconnect.is_some() {
+        preconnect::predict(cluster, key, downstream, alpn);
+    }
+    if let Some(lease) = local::take(&key) {
+        preconnect::keep_ahead(&key, cluster, host, list);
+        return Ok((lease, Duration::ZERO));
+    }
+    let started = clock::now();
+    let lease = Box::pin(connect::connect(key, cluster, host, list)).await?;
+    Ok((lease, clock::now().saturating_duration_since(started)))
+}
+
+fn key_of<'a>(
+    cluster: &Cluster,
+    host: &Host,
+    high_priority: bool,
+    downstream: Protocol,
+    alpn: Option<&'a alpn::UpstreamAlpn>,
+    source: Option<OriginalSource>,
+) -> (PoolKey, Option<&'a Arc<alpn::Alpn>>) {
     let protocol = connect::wanted(cluster, host, downstream);
     let alpn = alpn
         .filter(|_| host.tls.is_some() && !cluster.istio.keeps_alpn)
@@ -101,12 +123,7 @@ pub async fn lease(
         alpn: alpn.map_or(0, |list| list.id()),
         source,
     };
-    if let Some(lease) = local::take(&key) {
-        return Ok((lease, Duration::ZERO));
-    }
-    let started = clock::now();
-    let lease = Box::pin(connect::connect(key, cluster, host, alpn)).await?;
-    Ok((lease, clock::now().saturating_duration_since(started)))
+    (key, alpn)
 }
 
 /// A connection to `host` that nobody used before and nobody will after, for whatever its holder sends over it.
@@ -197,6 +214,7 @@ fn metered(head: Head<'_>, meter: &UpstreamMeter, sent: Result<Response, SendErr
 }
 
 pub use local::SWEEP_INTERVAL;
+pub use preconnect::Preconnect;
 
 /// Closes what is idle for too long, dead, or belongs to a host that is gone, on this thread. Run by each worker once a second.
 pub fn sweep() {

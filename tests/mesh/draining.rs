@@ -5,7 +5,13 @@ use remora_tests::{Backend, Http1, Load, Sidecar, until};
 
 use super::{One, all_to_a};
 
-const ROUNDS: usize = 100;
+/// How often a host leaves and another comes, per protocol: `REMORA_DRAINS`, else 100.
+fn rounds() -> usize {
+    let asked = std::env::var("REMORA_DRAINS")
+        .ok()
+        .and_then(|rounds| rounds.parse().ok());
+    asked.unwrap_or(100)
+}
 
 async fn members(one: &One, count: u64) {
     until("the members", async || {
@@ -31,7 +37,8 @@ async fn hosts_come_and_go(speaks_http2: bool) {
     assert_eq!(one.get("/", "").await.status, 200);
     let mut load = Load::on(one.address, "mesh.test");
     let mut total = 0;
-    for round in 0..ROUNDS {
+    let rounds = rounds();
+    for round in 0..rounds {
         let leaving = round % 2;
         let staying = ("127.0.0.1", backends[1 - leaving].port());
         one.mesh.control_plane.push_endpoints(endpoints("a", [staying]));
@@ -48,7 +55,7 @@ async fn hosts_come_and_go(speaks_http2: bool) {
     }
     let (failed, sent) = load.finish().await;
     assert!(failed.is_empty(), "at the end: {}", failed.join("\n"));
-    assert!(total + sent > 4 * ROUNDS as u64);
+    assert!(total + sent > 4 * rounds as u64);
 }
 
 /// Asks the listeners to drain over an hour, and says of how many connections the next answer takes leave.

@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use control_plane_mock::resources::{ClusterBuilder, Limits, cluster_eds, cluster_static, endpoints, prefix};
+use remora::runtime::spawn::spawn;
 use remora_proto::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use remora_proto::pb::envoy::config::cluster::v3::cluster::PreconnectPolicy;
 use remora_proto::pb::envoy::config::core::v3::RoutingPriority;
-use remora_proto::pb::google::protobuf::UInt32Value;
+use remora_proto::pb::google::protobuf::{DoubleValue, UInt32Value};
 use remora_tests::{Backend, Http1, Http2, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 use super::{One, all_to_a, cluster, everything};
 
@@ -254,4 +259,97 @@ async fn a_cluster_that_changed_or_went_keeps_no_idle_connections() {
         (one.sidecar.stat("cluster.a.upstream_cx_active").await == 0).then_some(())
     })
     .await;
+}
+
+fn ahead(cluster: ClusterBuilder, per_upstream: Option<f64>, predictive: Option<f64>) -> ClusterBuilder {
+    let ratio = |value: Option<f64>| value.map(|value| DoubleValue { value });
+    cluster.edit(|cluster| {
+        cluster.preconnect_policy = Some(PreconnectPolicy {
+            per_upstream_preconnect_ratio: ratio(per_upstream),
+            predictive_preconnect_ratio: ratio(predictive),
+            ..PreconnectPolicy::default()
+        });
+    })
+}
+
+#[tokio::test]
+async fn a_host_has_a_connection_more_than_it_has_requests() {
+    let a = Backend::start("a").await;
+    let one = One::start([ahead(cluster(&a), Some(2.0), None)], all_to_a()).await;
+    let mut client = one.client().await;
+    assert_eq!(client.get("m", "/", "").await.status, 200);
+    until("a spare connection", async || (a.connections() == 2).then_some(())).await;
+    until("it is idle", async || {
+        (one.sidecar.stat("cluster.a.upstream_cx_active").await == 2).then_some(())
+    })
+    .await;
+    // One in use and one to spare are enough.
+    for _ in 0..4 {
+        assert_eq!(client.get("m", "/", "").await.status, 200);
+    }
+    assert_eq!((a.requests(), a.connections()), (5, 2));
+}
+
+#[tokio::test]
+async fn the_next_hosts_are_connected_to_before_their_turn() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let both = cluster_static("a", [("127.0.0.1", a.port()), ("127.0.0.1", b.port())]);
+    let one = One::start([ahead(both, None, Some(2.0))], all_to_a()).await;
+    let mut client = one.client().await;
+    assert_eq!(client.get("m", "/", "").await.status, 200);
+    // One host was asked; the other's turn comes next, and it is ready.
+    assert_eq!(a.requests() + b.requests(), 1);
+    until("both are connected to", async || {
+        ((a.connections(), b.connections()) == (1, 1)).then_some(())
+    })
+    .await;
+    assert_eq!(client.get("m", "/", "").await.status, 200);
+    assert_eq!((a.requests(), b.requests()), (1, 1));
+    assert_eq!(a.connections() + b.connections(), 2);
+}
+
+/// The race that answers 503 (UC): the host ends an idle connection, without a word, and the next request goes out on it. No retries are
+/// configured, and a POST would not be repeated anyway: the proxy has to look before it sends.
+#[tokio::test]
+async fn a_connection_that_the_host_has_closed_is_never_used_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (closed, mut closes) = mpsc::channel(1);
+    let server = spawn("closing backend", async move {
+        let mut connections = 0u32;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            connections += 1;
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\nbody") {
+                assert!(stream.read_buf(&mut asked).await.unwrap() > 0, "a whole request");
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            stream.write_all(answer).await.unwrap();
+            // On the loop-back interface the end has arrived when this returns.
+            drop(stream);
+            if closed.send(connections).await.is_err() {
+                return;
+            }
+        }
+    });
+    let one = One::start([cluster_static("a", [("127.0.0.1", port)])], all_to_a()).await;
+    let mut client = one.client().await;
+    for round in 1..=200 {
+        client
+            .send("POST / HTTP/1.1\r\nhost: m\r\ncontent-length: 4\r\n\r\nbody")
+            .await;
+        assert_eq!(client.response("POST").await.status, 200, "request {round}");
+        assert_eq!(
+            closes.recv().await,
+            Some(round),
+            "each goes over a connection of its own"
+        );
+    }
+    // Not by a second try.
+    assert_eq!(one.sidecar.stat("cluster.a.upstream_rq_total").await, 200);
+    assert_eq!(
+        one.sidecar.stat("cluster.a.upstream_cx_destroy_with_active_rq").await,
+        0
+    );
+    server.abort();
 }

@@ -24,9 +24,10 @@ pub mod timeouts;
 pub mod tls;
 pub mod tls_upstream;
 pub mod tokens;
+pub mod zones;
 
 /// A bootstrap around listeners and clusters.
-fn bootstrap(listeners: &[String], clusters: &[String]) -> String {
+pub fn bootstrap(listeners: &[String], clusters: &[String]) -> String {
     let admin = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}\nstatic_resources:\n";
     format!(
         "{admin}  listeners:\n{}  clusters:\n{}",
@@ -36,7 +37,7 @@ fn bootstrap(listeners: &[String], clusters: &[String]) -> String {
 }
 
 /// A listener with one connection manager of these fields (YAML, not indented); it logs to `{{log}}`.
-fn listener(name: &str, manager: &str) -> String {
+pub fn listener(name: &str, manager: &str) -> String {
     let fields: String = manager.lines().map(|line| format!("          {line}\n")).collect();
     format!(
         r#"  - name: {name}

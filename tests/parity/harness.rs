@@ -183,6 +183,14 @@ impl Backends {
         }
     }
 
+    /// The configuration with everybody's place in it.
+    fn fill(&self, yaml: &str, log: &Path) -> String {
+        let text = self.ports().iter().fold(yaml.to_owned(), |text, (name, port)| {
+            text.replace(&format!("{{{{{name}}}}}"), &port.to_string())
+        });
+        text.replace("{{log}}", &log.display().to_string())
+    }
+
     /// By the names that configurations call them.
     fn ports(&self) -> [(&'static str, u16); 8] {
         [
@@ -195,6 +203,38 @@ impl Backends {
             ("say", self.plain[3].port),
             ("authz", self.authz.port()),
         ]
+    }
+}
+
+/// Both proxies in front of the same backends, for tests that play nothing of a world.
+pub struct Pair {
+    envoy: Subject,
+    remora: Subject,
+    _backends: Backends,
+    _directory: TempDir,
+}
+
+impl Pair {
+    /// `None` where there is no Envoy.
+    pub async fn start(name: &str, yaml: &str) -> Option<Self> {
+        let envoy = envoy_or_skip(name)?;
+        let directory = tempfile::tempdir().unwrap();
+        let backends = Backends::start().await;
+        let text = |log: &Path| backends.fill(yaml, log);
+        Some(Self {
+            envoy: start_envoy(Path::new(&envoy), &directory, text).await,
+            remora: start_remora(&directory, text).await,
+            _backends: backends,
+            _directory: directory,
+        })
+    }
+
+    pub fn envoy(&self, listener: &str) -> SocketAddr {
+        self.envoy.listeners[listener]
+    }
+
+    pub fn remora(&self, listener: &str) -> SocketAddr {
+        self.remora.listeners[listener]
     }
 }
 

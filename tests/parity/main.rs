@@ -9,6 +9,7 @@
 mod cases;
 mod conversations;
 mod differences;
+mod distributions;
 mod harness;
 mod openssl;
 mod tcp;
@@ -29,7 +30,7 @@ macro_rules! worlds {
 
 worlds!(
     routing, headers, codec, failures, retries, http2, filters, authz, admin, mirroring, redirects, replies, matching,
-    mutations, logging, messages, paths, timeouts, balancing, tokens, switches,
+    mutations, logging, messages, paths, timeouts, balancing, tokens, switches, zones,
 );
 
 /// Worlds that are ahead of what is built: they show what still differs, to whoever asks with `REMORA_AHEAD=1`.
@@ -77,6 +78,7 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::filters::world(),
         cases::authz::world(),
         cases::balancing::world(),
+        cases::zones::world(),
         cases::admin::world(),
         cases::mirroring::world(),
         cases::redirects::world(),

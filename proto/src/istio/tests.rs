@@ -64,3 +64,11 @@ fn stats() {
     assert_eq!(config.definitions[0].r#type(), stats::MetricType::Histogram);
     assert_eq!(config.reporter(), stats::Reporter::ServerGateway);
 }
+
+#[test]
+fn peak_ewma() {
+    let config: crate::contrib::PeakEwma = agrees(
+        "{decay_time: 5s, aggregation_interval: 0.1s, max_samples_per_host: 10, default_rtt: 0.02s, penalty_value: 1.5}",
+    );
+    assert_eq!(config.penalty_value.map(|penalty| penalty.value), Some(1.5));
+}

@@ -10,6 +10,12 @@ use crate::schema::{self, Field, Message};
 use crate::type_url::{full_name, is_typed_struct};
 use crate::wire::{self, Fields, Value};
 
+/// Policies that Envoy's API defines and Envoy passes over: only gRPC has them.
+const NOT_ENVOYS: &[&str] = &[
+    "envoy.extensions.load_balancing_policies.pick_first.v3.PickFirst",
+    "envoy.extensions.load_balancing_policies.random_subsetting.v3.RandomSubsetting",
+];
+
 /// Messages with rules of their own.
 struct Special {
     /// The `is_optional` fields of `HttpFilter` and of the per-route `FilterConfig`.
@@ -50,8 +56,9 @@ pub(super) fn is_optional(bytes: &[u8], message: Message) -> bool {
 }
 
 impl Walk<'_> {
-    /// Of a `LoadBalancingPolicy`'s list Envoy takes the first policy that it knows; returns where that one stands. Without any, a
-    /// finding says so, and the returned place matches none of them.
+    /// Of a `LoadBalancingPolicy`'s list Envoy takes the first policy that it knows; returns where the first one stands that we know. Those
+    /// before it are told of: as refused where Envoy would have taken them. Without any, a finding says so, and the returned place matches
+    /// none of them.
     pub(super) fn chosen_policy(&mut self, bytes: &[u8], message: Message, path: &Path<'_>) -> Option<usize> {
         let policies = special().policies.filter(|policies| policies.parent() == message)?;
         let ledger = self.ledger?;
@@ -63,6 +70,7 @@ impl Walk<'_> {
             let any = wire::bytes_field(extension, 2).ok().flatten().unwrap_or_default();
             let name = real_name(any);
             if schema::message(name).is_some_and(|known| ledger.lists(known)) {
+                self.passed_over(&names, || path.text(policies.name()).words());
                 return Some(found.range.start);
             }
             names.push(name);
@@ -74,6 +82,23 @@ impl Walk<'_> {
         self.report
             .add(FindingKind::Refused, || path.text(policies.name()).words(), reason);
         Some(usize::MAX)
+    }
+
+    fn passed_over(&mut self, names: &[&str], path: impl Fn() -> String) {
+        for name in names {
+            let is_envoys = schema::message(name).is_some() && !NOT_ENVOYS.contains(name);
+            let (kind, reason) = match is_envoys {
+                true => (
+                    FindingKind::Refused,
+                    format!("Envoy would balance by {name}, which Remora does not have"),
+                ),
+                false => (
+                    FindingKind::PassedOver,
+                    format!("{name} is unknown, the next supported policy is taken"),
+                ),
+            };
+            self.report.add(kind, &path, reason);
+        }
     }
 
     pub(super) fn any(&mut self, bytes: &[u8], scope: Scope, path: &Path<'_>) {

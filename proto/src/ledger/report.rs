@@ -21,6 +21,8 @@ pub enum FindingKind {
     Disallowed,
     /// Deprecated in Envoy. Kept only with [`Report::detailed`].
     Deprecated,
+    /// An alternative that neither Envoy nor we have; the next one is taken.
+    PassedOver,
 }
 
 /// One finding.
@@ -85,12 +87,12 @@ impl Report {
         }
     }
 
-    /// Nothing but unknown, tolerated or deprecated fields.
+    /// Nothing but unknown, tolerated or deprecated fields, and alternatives that were passed over.
     pub fn is_clean(&self) -> bool {
         self.findings.iter().all(|finding| {
             matches!(
                 finding.kind,
-                FindingKind::Unknown | FindingKind::Tolerated | FindingKind::Deprecated
+                FindingKind::Unknown | FindingKind::Tolerated | FindingKind::Deprecated | FindingKind::PassedOver
             )
         })
     }

@@ -244,7 +244,7 @@ fn optional_extensions_are_passed_over() {
 #[test]
 fn the_first_supported_balancer_counts() {
     let policy = |name: &str| {
-        let package = name.to_lowercase();
+        let package = name.replace("PickFirst", "pick_first").to_lowercase();
         format!(
             "{{typed_extension_config: {{name: {name}, typed_config:
              {{'@type': type.googleapis.com/envoy.extensions.load_balancing_policies.{package}.v3.{name}}}}}}}"
@@ -257,7 +257,14 @@ fn the_first_supported_balancer_counts() {
             list.join(", ")
         )
     };
-    assert_eq!(found(CLUSTER, &cluster(&["Maglev", "Random", "Subset"])), []);
+    assert_eq!(found(CLUSTER, &cluster(&["Random", "Maglev", "Subset"])), []);
+    // Envoy has the first and would take it; gRPC alone has the second.
+    let later = found(CLUSTER, &cluster(&["Maglev", "PickFirst", "Random"]));
+    let expected = [FindingKind::Refused, FindingKind::PassedOver];
+    assert_eq!(
+        later,
+        expected.map(|kind| (kind, "load_balancing_policy.policies".to_owned()))
+    );
     let none = report(CLUSTER, &cluster(&["Maglev"])).findings;
     assert_eq!(none.len(), 1, "{none:?}");
     assert_eq!(none[0].path, "load_balancing_policy.policies");

@@ -11,6 +11,8 @@ use super::client::{Pins, meaning, roots};
 use super::interpreter::{self, Meaning};
 use crate::bootstrap::Bootstrap;
 use crate::cli::Options;
+use crate::cluster::host::Locality;
+use crate::cluster::lb::LocalCluster;
 use crate::config::fields::{self, Strictness, Warning};
 use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::listener::ListenerConfig;
@@ -44,6 +46,11 @@ pub fn assemble(options: &Options, bootstrap: &Bootstrap) -> Compiled<Assembly> 
     let events = outlier_events(bootstrap, &context);
     let events = events.map(|sink| context.outlier_events = sink);
     let context = Arc::new(context);
+    if !bootstrap.local_cluster.is_empty() {
+        let own = bootstrap.node.locality.clone().map(Locality::from);
+        let local = LocalCluster::new(bootstrap.local_cluster.clone(), own);
+        context.hosts.set_local(local);
+    }
     let meaning = meaning(bootstrap, &context, options);
     // Static fields that are not known were refused, or let pass, when the text was read.
     let strictness = Strictness {

@@ -35,6 +35,10 @@ pub struct Meaning {
 }
 
 impl Interpreter for Meaning {
+    fn ages(&self, type_url: &str, bytes: &Bytes) -> bool {
+        type_url == types::ASSIGNMENT.url && crate::config::endpoint::age(bytes)
+    }
+
     fn check(&self, type_url: &str, name: &str, bytes: &Bytes) -> Result<Vec<Reference>, String> {
         let checked = self
             .tables(type_url, name, bytes)

@@ -6,6 +6,9 @@ use std::time::Instant;
 
 use super::Cluster;
 use super::host::{Health, Host};
+use super::lb::Policy;
+use super::lb::zone::Zones;
+use crate::runtime::clock;
 
 /// One host as the balancer sees it now.
 pub struct HostExplanation {
@@ -17,6 +20,10 @@ pub struct HostExplanation {
     pub priority_load: (u32, u32),
     /// Its priority uses all hosts, whatever their health.
     pub panic: bool,
+    /// Of 10,000 requests for its priority so many go to its locality; `None` where zones do not count.
+    pub zone_share: Option<u64>,
+    /// Milliseconds, where peak EWMA goes by them and there is an answer yet.
+    pub round_trip: Option<f64>,
     pub ejected_until: Option<Instant>,
     pub ejections: u32,
     /// Percent, of the last interval of outlier detection.
@@ -51,6 +58,14 @@ impl Cluster {
                 flags: host.state.flags_text(),
                 priority_load: (load(&set.loads.healthy), load(&set.loads.degraded)),
                 panic: set.loads.panic.get(index).copied().unwrap_or(false),
+                zone_share: match &set.zones {
+                    Zones::On(routes) if index == 0 => routes.share_of(&host),
+                    _ => None,
+                },
+                round_trip: match &self.lb.policy {
+                    Policy::PeakEwma(policy) => policy.rtt(&host.state.rtt, clock::now()),
+                    _ => None,
+                },
                 ejected_until: outlier.ejected_until(),
                 ejections: outlier.ejections(),
                 success_rate: outlier.success_rate(),

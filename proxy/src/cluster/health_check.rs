@@ -3,6 +3,7 @@
 //! In: a cluster with `health_checks`. Out: the active flags of its hosts. [`Checker`] decides (sans-IO), [`probe`] asks, [`run`] keeps one task per host
 //! and check on the main runtime.
 
+pub mod events;
 mod grpc;
 pub mod probe;
 
@@ -37,6 +38,7 @@ pub struct HealthCheck {
     pub alpn: Vec<Vec<u8>>,
     /// `transport_socket_match_criteria`: checks go over this (`None` inside: plaintext) instead of the host's own transport socket.
     pub transport: Option<Option<Arc<UpstreamTls>>>,
+    pub events: Option<events::EventLog>,
     pub kind: CheckKind,
 }
 
@@ -46,6 +48,17 @@ pub enum CheckKind {
     Http(HttpCheck),
     Tcp(TcpCheck),
     Grpc(GrpcCheck),
+}
+
+impl CheckKind {
+    /// `HealthCheckerType`
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Http(_) => "HTTP",
+            Self::Tcp(_) => "TCP",
+            Self::Grpc(_) => "GRPC",
+        }
+    }
 }
 
 /// `HttpHealthCheck`.
@@ -204,7 +217,10 @@ async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, index: usize)
             clock::sleep(Duration::from_millis(fastrand::u64(..=most))).await;
         }
         stats.attempt.inc();
-        let outcome = probe::probe(&strong, &host, check).await;
+        let (outcome, status) = probe::probe(&strong, &host, check).await;
+        let first = !checker.checked;
+        let flags = || [HealthFlag::FailedActiveHc, HealthFlag::DegradedActiveHc].map(|flag| state.has(flag));
+        let [was_failed, was_degraded] = flags();
         match outcome {
             Outcome::Success | Outcome::Degraded => stats.success.inc(),
             Outcome::NetworkFailure | Outcome::Timeout => {
@@ -214,6 +230,20 @@ async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, index: usize)
             Outcome::Failure | Outcome::Retriable | Outcome::ImmediateFailure => stats.failure.inc(),
         }
         let changed = checker.on(check, &state, outcome);
+        if let Some(log) = &check.events {
+            let [is_failed, is_degraded] = flags();
+            let checked = events::Checked {
+                cluster: &strong.name,
+                host: &host,
+                checker: check.kind.name(),
+                outcome,
+                status,
+                first,
+                failed: [was_failed, is_failed],
+                degraded: [was_degraded, is_degraded],
+            };
+            log.write(&checked, clock::now());
+        }
         apply(&strong, &host, outcome, changed);
         let healthy = !state.has(HealthFlag::FailedActiveHc);
         let had_traffic = strong.stats.upstream_cx_total.value() > 0;

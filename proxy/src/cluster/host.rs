@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
 use super::Cluster;
+use super::lb::LocalCluster;
+use crate::runtime::clock;
 use crate::runtime::io::Address;
 use crate::tcp::proxy_header::ProxyHeader;
 use crate::tls::{UpstreamSocket, UpstreamTls};
@@ -49,6 +51,16 @@ pub struct Locality {
     pub region: String,
     pub zone: String,
     pub sub_zone: String,
+}
+
+impl From<remora_proto::pb::envoy::config::core::v3::Locality> for Locality {
+    fn from(locality: remora_proto::pb::envoy::config::core::v3::Locality) -> Self {
+        Self {
+            region: locality.region,
+            zone: locality.zone,
+            sub_zone: locality.sub_zone,
+        }
+    }
 }
 
 impl Host {
@@ -116,6 +128,8 @@ pub struct HostState {
     pub rq_error: AtomicU64,
     pub rq_timeout: AtomicU64,
     pub outlier: crate::cluster::outlier::HostOutlier,
+    /// For `PeakEwma`.
+    pub rtt: crate::cluster::lb::peak_ewma::Average,
     /// In how many clusters' endpoints this host is now; see [`HostState::is_member`].
     pub(super) members: AtomicU32,
     pub(super) checked: AtomicBool,
@@ -254,6 +268,7 @@ pub struct HostRegistry {
     states: Mutex<HashMap<Arc<str>, HashMap<Address, Weak<HostState>>>>,
     enrolled: Mutex<Vec<Weak<Cluster>>>,
     changed: tokio::sync::Notify,
+    local: OnceLock<LocalCluster>,
 }
 
 impl HostRegistry {
@@ -288,11 +303,26 @@ impl HostRegistry {
 
     /// Hands a cluster that needs timers, DNS or health checks to the maintenance task, once. Callable from any thread.
     pub fn enroll(&self, cluster: &Arc<Cluster>) {
+        if let Some(local) = &cluster.lb.local
+            && !cluster.follows.swap(true, Ordering::Relaxed)
+        {
+            local.follow(cluster, clock::now());
+        }
         if !cluster.needs_maintenance() || cluster.enrolled.swap(true, Ordering::Relaxed) {
             return;
         }
         self.enrolled.lock().push(Arc::downgrade(cluster));
         self.changed.notify_one();
+    }
+
+    /// Names the local cluster; the first call counts.
+    pub fn set_local(&self, local: LocalCluster) {
+        let _ = self.local.set(local);
+    }
+
+    /// The cluster of sidecars like this one, if the bootstrap names it.
+    pub fn local(&self) -> Option<&LocalCluster> {
+        self.local.get()
     }
 
     pub(super) fn take_enrolled(&self) -> Vec<Weak<Cluster>> {

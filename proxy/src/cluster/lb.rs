@@ -7,16 +7,22 @@ pub mod edf;
 pub mod hash;
 pub mod least_request;
 pub mod original_dst;
+pub mod peak_ewma;
 pub mod subset;
+pub mod zone;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use super::host::Host;
 use super::priority::AssignmentPolicy;
+use crate::runtime::clock;
 
 pub use least_request::LeastRequest;
 pub use original_dst::OriginalDst;
+pub use peak_ewma::PeakEwma;
+pub use zone::{LocalCluster, ZoneAware};
 
 /// How a cluster balances: `lb_policy` or the first supported `load_balancing_policy`, and `common_lb_config`.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +33,9 @@ pub struct LbConfig {
     /// In panic there is no host instead of any.
     pub fail_traffic_on_panic: bool,
     pub locality_weighted: bool,
+    pub zone: ZoneAware,
+    /// Set where the policy cares for zones and the process knows its own.
+    pub local: Option<LocalCluster>,
     pub ignore_new_hosts_until_first_hc: bool,
     pub close_connections_on_host_set_change: bool,
     pub slow_start: Option<super::slow_start::SlowStart>,
@@ -41,6 +50,8 @@ impl Default for LbConfig {
             panic_threshold: 50,
             fail_traffic_on_panic: false,
             locality_weighted: false,
+            zone: ZoneAware::default(),
+            local: None,
             ignore_new_hosts_until_first_hc: false,
             close_connections_on_host_set_change: false,
             slow_start: None,
@@ -55,10 +66,18 @@ pub enum Policy {
     RoundRobin,
     LeastRequest(LeastRequest),
     Random,
+    PeakEwma(PeakEwma),
     RingHash(hash::RingHash),
     Maglev(hash::Maglev),
     /// `CLUSTER_PROVIDED` of an ORIGINAL_DST cluster: hosts made from the connection's destination.
     OriginalDst(OriginalDst),
+}
+
+impl Policy {
+    /// Whether requests may be kept in a locality: hashes alone say where theirs go, peak EWMA goes by time alone.
+    pub fn is_zone_aware(&self) -> bool {
+        matches!(self, Self::RoundRobin | Self::LeastRequest(_) | Self::Random)
+    }
 }
 
 /// The hosts of one priority and health class, ready to be picked from.
@@ -79,22 +98,23 @@ impl Group {
         lb: &LbConfig,
         position: Option<usize>,
     ) -> Self {
-        let position = position.unwrap_or_else(|| fastrand::usize(..) >> 1);
         let by_locality = lb.locality_weighted && !policy.locality_weights.is_empty();
         if !by_locality || hosts.is_empty() {
-            return Self {
-                pools: vec![Pool::build(hosts, lb, position, |_| 1.0)],
-                order: Vec::new(),
-                cursor: AtomicUsize::new(position),
-            };
+            return Self::flat(hosts, lb, position);
         }
-        let localities = edf::locality_shares(&hosts, all, policy);
+        let position = position.unwrap_or_else(start);
+        let localities = edf::locality_shares(&hosts, all, policy, lb);
         if matches!(lb.policy, Policy::RingHash(_) | Policy::Maglev(_)) {
-            // One table for all: a locality's weight is part of its hosts' weights.
+            // One table for all: hosts share their locality's weight by their own weights, whatever has failed beside them.
             let share = |host: &Host| -> f64 {
                 let found = localities.iter().find(|share| share.locality == host.locality);
-                found.map_or(0.0, |share| share.weight / share.hosts.len() as f64)
+                found.map_or(0.0, |share| {
+                    let sum: f64 = share.hosts.iter().map(|host| f64::from(host.weight)).sum();
+                    f64::from(share.configured) / sum
+                })
             };
+            // Of a locality without a weight nobody is in it.
+            let hosts = hosts.into_iter().filter(|host| share(host) > 0.0).collect();
             return Self {
                 pools: vec![Pool::build(hosts, lb, position, share)],
                 order: Vec::new(),
@@ -112,8 +132,24 @@ impl Group {
         }
     }
 
-    /// A host for one request. `attempt` counts re-selections of one pick, `random` gives random words.
-    pub fn pick(&self, hash: Option<u64>, attempt: u32, random: &mut dyn FnMut() -> u64) -> Option<&Arc<Host>> {
+    /// All hosts under one policy, localities aside.
+    pub fn flat(hosts: Vec<Arc<Host>>, lb: &LbConfig, position: Option<usize>) -> Self {
+        let position = position.unwrap_or_else(start);
+        Self {
+            pools: vec![Pool::build(hosts, lb, position, |_| 1.0)],
+            order: Vec::new(),
+            cursor: AtomicUsize::new(position),
+        }
+    }
+
+    /// A host for one request. `attempt` counts re-selections of one pick, `random` gives random words; `now` is the clock's when it is `None`.
+    pub fn pick(
+        &self,
+        hash: Option<u64>,
+        attempt: u32,
+        now: Option<Instant>,
+        random: &mut dyn FnMut() -> u64,
+    ) -> Option<&Arc<Host>> {
         let pool = match self.order.len() {
             0 => self.pools.first()?,
             length => {
@@ -121,7 +157,18 @@ impl Group {
                 self.pools.get(self.order[turn] as usize)?
             }
         };
-        pool.pick(hash, attempt, random)
+        pool.pick(hash, attempt, now, random)
+    }
+
+    /// The host that [`Group::pick`] will come to after `ahead` others, where turns are taken; a random one where chance decides anyway.
+    pub fn peek(&self, ahead: usize, random: &mut dyn FnMut() -> u64) -> Option<&Arc<Host>> {
+        match self.order.len() {
+            0 => self.pools.first()?.peek(ahead, random),
+            length => {
+                let turn = (self.cursor.load(Ordering::Relaxed) + ahead) % length;
+                self.pools.get(self.order[turn] as usize)?.peek(0, random)
+            }
+        }
     }
 
     /// Where the rotation stands, for the group that replaces this one.
@@ -141,6 +188,11 @@ impl Group {
     }
 }
 
+/// Where a new rotation begins.
+fn start() -> usize {
+    fastrand::usize(..) >> 1
+}
+
 /// Hosts under one policy.
 struct Pool {
     hosts: Vec<Arc<Host>>,
@@ -156,6 +208,7 @@ enum Method {
     LeastRequest(LeastRequest),
     LeastRequestOrdered(LeastRequest, Vec<u32>),
     Random,
+    PeakEwma(PeakEwma),
     Hash(hash::Table),
 }
 
@@ -174,6 +227,7 @@ impl Pool {
             (Policy::LeastRequest(config), true) => Method::LeastRequest(*config),
             (Policy::LeastRequest(config), false) => Method::LeastRequestOrdered(*config, edf::order(&weights)),
             (Policy::Random, _) => Method::Random,
+            (Policy::PeakEwma(config), _) => Method::PeakEwma(*config),
             (Policy::RingHash(config), _) => Method::Hash(hash::Table::ring(config, &hosts, &weights)),
             (Policy::Maglev(config), _) => Method::Hash(hash::Table::maglev(config, &hosts, &weights)),
             (Policy::OriginalDst(_), _) => Method::Random,
@@ -185,7 +239,13 @@ impl Pool {
         }
     }
 
-    fn pick(&self, hash: Option<u64>, attempt: u32, random: &mut dyn FnMut() -> u64) -> Option<&Arc<Host>> {
+    fn pick(
+        &self,
+        hash: Option<u64>,
+        attempt: u32,
+        now: Option<Instant>,
+        random: &mut dyn FnMut() -> u64,
+    ) -> Option<&Arc<Host>> {
         let count = self.hosts.len();
         if count <= 1 {
             return self.hosts.first();
@@ -198,7 +258,19 @@ impl Pool {
                 config.pick_weighted(&self.hosts, || self.next_of(order), random)
             }
             Method::Random => (random() % count as u64) as usize,
+            Method::PeakEwma(config) => config.pick(&self.hosts, now.unwrap_or_else(clock::now), random),
             Method::Hash(table) => table.pick(hash.unwrap_or_else(random), attempt, &self.hosts)?,
+        };
+        self.hosts.get(index)
+    }
+
+    fn peek(&self, ahead: usize, random: &mut dyn FnMut() -> u64) -> Option<&Arc<Host>> {
+        let turn = self.cursor.load(Ordering::Relaxed).wrapping_add(ahead);
+        let index = match &self.method {
+            Method::Rotate => turn % self.hosts.len().max(1),
+            Method::Ordered(order) => *order.get(turn % order.len().max(1))? as usize,
+            Method::Random => (random() % self.hosts.len().max(1) as u64) as usize,
+            _ => return None,
         };
         self.hosts.get(index)
     }

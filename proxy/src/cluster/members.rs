@@ -219,7 +219,15 @@ impl Cluster {
             subsets.count(previous.subsets.as_deref(), &self.stats);
             next.subsets = Some(Box::new(subsets));
         }
-        self.hosts.store(Arc::new(next));
+        next.zones.count(&self.lb, &self.stats);
+        let next = Arc::new(next);
+        self.hosts.store(next.clone());
+        if let Some(local) = self.registry.local()
+            && local.name() == &*self.name
+            && !self.is_retired()
+        {
+            local.publish(&next, now);
+        }
         if let Some(detector) = &self.outlier {
             detector.set_hosts(list.hosts.iter(), now);
         }

@@ -5,9 +5,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use remora_proto::pb::envoy::config::core::v3::Metadata;
 
+use super::lb::zone::Zones;
 use super::lb::{Policy, original_dst, subset};
 use super::priority::{Loads, PrioritySet};
 use super::{Cluster, Host};
@@ -24,6 +26,8 @@ pub struct PickContext<'a> {
     pub metadata_match: Option<&'a Metadata>,
     /// Downstream's original destination, for ORIGINAL_DST clusters.
     pub original_destination: Option<SocketAddr>,
+    /// The clock's when unset.
+    pub now: Option<Instant>,
 }
 
 /// What a retry wants otherwise than a first attempt.
@@ -87,6 +91,17 @@ impl Cluster {
         })
     }
 
+    /// A host that a pick after this one is likely to get, `ahead` others before it; `None` where nothing can be foretold: hashes and active
+    /// requests decide anew each time.
+    pub fn peek(&self, ahead: usize, random: &mut dyn FnMut() -> u64) -> Option<Arc<Host>> {
+        let hosts = self.hosts.load();
+        if self.lb.subset.is_some() || matches!(hosts.zones, Zones::On(_)) {
+            return None;
+        }
+        let choice = hosts.choose(&hosts.loads, random())?;
+        choice.group.peek(ahead, random).cloned()
+    }
+
     /// Whether the request with this random number is one of those that the endpoints' `drop_overloads` turn away; counts it, unless that is
     /// all of them.
     pub fn drops(&self, random: u64) -> Option<Failure> {
@@ -113,14 +128,17 @@ impl Cluster {
                 (Policy::RingHash(_) | Policy::Maglev(_), Some(hash)) => hash,
                 _ => random(),
             };
-            let (group, panic) = hosts.choose(loads, draw)?;
-            if panic {
+            let choice = hosts.choose(loads, draw)?;
+            let mut group = choice.group;
+            if choice.panic {
                 self.stats.lb_healthy_panic.inc();
                 if self.lb.fail_traffic_on_panic {
                     return None;
                 }
+            } else if let (Zones::On(routes), 0) = (&hosts.zones, choice.priority) {
+                group = routes.group(group, choice.degraded, &self.lb, &self.stats, random)?;
             }
-            let host = group.pick(context.hash, attempt, random)?;
+            let host = group.pick(context.hash, attempt, context.now, random)?;
             if attempt == selections || !context.retry.as_ref().is_some_and(|retry| (retry.refuses)(host)) {
                 return Some(host.clone());
             }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::host::{Health, HealthFlag, Host, Locality};
 use super::lb::subset::Subsets;
-use super::lb::{Group, LbConfig};
+use super::lb::zone::Zones;
+use super::lb::{Group, LbConfig, Policy};
 use crate::config::route::Fraction;
 
 /// Envoy's default `overprovisioning_factor`, in percent.
@@ -24,6 +25,18 @@ pub struct PrioritySet {
     pub subsets: Option<Box<Subsets>>,
     /// [`AssignmentPolicy::drop_overload`]
     pub drop_overload: Option<Fraction>,
+    /// How requests for priority 0 are divided among its localities.
+    pub zones: Zones,
+}
+
+/// What a draw falls on.
+pub struct Choice<'a> {
+    pub group: &'a Group,
+    pub priority: usize,
+    /// Its degraded hosts take the request.
+    pub degraded: bool,
+    /// All its hosts do.
+    pub panic: bool,
 }
 
 /// One priority level.
@@ -81,6 +94,8 @@ impl PrioritySet {
             policy.weighted_priority_health,
             lb.panic_threshold,
         );
+        let first = by_priority.first().map_or(&[][..], Vec::as_slice);
+        let zones = Zones::build(first, policy, lb, &previous.zones);
         let priorities = by_priority
             .into_iter()
             .enumerate()
@@ -100,18 +115,24 @@ impl PrioritySet {
             loads,
             subsets: None,
             drop_overload: policy.drop_overload,
+            zones,
         }
     }
 
-    /// What the draw `random` falls on if the load is spread as `loads` say, and whether that priority is in panic.
-    pub fn choose(&self, loads: &Loads, random: u64) -> Option<(&Group, bool)> {
+    /// What the draw `random` falls on if the load is spread as `loads` say.
+    pub fn choose(&self, loads: &Loads, random: u64) -> Option<Choice<'_>> {
         let (index, degraded) = loads.choose(random);
         let priority = self.priorities.get(index)?;
         let group = match degraded {
             true => &priority.degraded,
             false => &priority.healthy,
         };
-        Some((group, self.loads.panic.get(index).copied().unwrap_or(false)))
+        Some(Choice {
+            group,
+            priority: index,
+            degraded,
+            panic: self.loads.panic.get(index).copied().unwrap_or(false),
+        })
     }
 
     pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
@@ -133,7 +154,13 @@ impl Priority {
             hosts.iter().filter(wanted).cloned().collect()
         };
         let group = |health: Health, previous: Option<&Group>| {
-            Group::build(usable(health), &hosts, policy, lb, previous.map(Group::position))
+            let position = previous.map(Group::position);
+            // In panic the whole priority takes turns: weights of localities count for tables of hashes alone.
+            let hashes = matches!(lb.policy, Policy::RingHash(_) | Policy::Maglev(_));
+            match panic && !hashes {
+                true => Group::flat(usable(health), lb, position),
+                false => Group::build(usable(health), &hosts, policy, lb, position),
+            }
         };
         let healthy = group(Health::Healthy, previous.map(|priority| &priority.healthy));
         let degraded = match panic || availability.degraded > 0 {
@@ -326,7 +353,8 @@ impl Loads {
     }
 }
 
-fn in_panic(level: &Availability, threshold: u32) -> bool {
+/// Whether so few hosts are fit that all are used.
+pub(super) fn in_panic(level: &Availability, threshold: u32) -> bool {
     let counted = level.hosts - level.excluded;
     let percent = |part: u64| match counted {
         0 => 0.0,

@@ -1,3 +1,4 @@
+mod figures;
 mod simulation;
 
 use std::collections::HashMap;

@@ -32,6 +32,7 @@ use crate::cluster::outlier::events::EventLog;
 use crate::cluster::outlier::{Detector, OutlierConfig};
 use crate::cluster::{Cluster, ClusterStats};
 use crate::filters::network::metadata_exchange::{self, MetadataExchange};
+use crate::pool::Preconnect;
 use crate::tls::{TransportMatch, UpstreamTransport};
 
 /// What a cluster depends on, known without building it.
@@ -64,6 +65,7 @@ struct Plan {
     socket: SocketOptions,
     lb: LbConfig,
     thresholds: breakers::Compiled,
+    preconnect: Option<Preconnect>,
     outlier: Option<OutlierConfig>,
     health_checks: Vec<crate::cluster::health_check::HealthCheck>,
 }
@@ -147,9 +149,15 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         connect_timeout: plan.connect_timeout,
         http: plan.http,
         socket: plan.socket,
+        preconnect: plan.preconnect,
         breakers: Breakers::new(limits.default, limits.high, limits.per_host, stats.clone()),
         hosts: Default::default(),
-        lb: plan.lb,
+        lb: LbConfig {
+            local: (cx.hosts.local())
+                .filter(|local| plan.lb.policy.is_zone_aware() && local.name() != config.name)
+                .cloned(),
+            ..plan.lb
+        },
         outlier: plan.outlier.map(|outlier| {
             let events = cx.outlier_events.clone().map(|sink| EventLog {
                 sink,
@@ -165,6 +173,7 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         ignore_health_on_host_removal: config.ignore_health_on_host_removal,
         registry: cx.hosts.clone(),
         enrolled: Default::default(),
+        follows: Default::default(),
         retired: Default::default(),
         members: Default::default(),
         destinations: Default::default(),
@@ -190,7 +199,7 @@ fn validate(
     let substitute = UpstreamTransport::default();
     let sockets = transport.as_ref().unwrap_or(&substitute);
     let rest = metadata_exchange(config, cx);
-    let plan = plan(config, sockets);
+    let plan = plan(config, sockets, cx);
     let inline = inline_endpoints(config, sockets);
     gather! {
         let transport = transport;
@@ -228,7 +237,7 @@ fn stats_prefix(config: &pb::Cluster) -> String {
     format!("cluster.{}.", name.replace(':', "_"))
 }
 
-fn plan(config: &pb::Cluster, transport: &UpstreamTransport) -> Compiled<Plan> {
+fn plan(config: &pb::Cluster, transport: &UpstreamTransport, cx: &BuildContext) -> Compiled<Plan> {
     gather! {
         let _name = refuse("name", config.name.is_empty(), "required");
         let _supported = unsupported(config);
@@ -239,7 +248,10 @@ fn plan(config: &pb::Cluster, transport: &UpstreamTransport) -> Compiled<Plan> {
         let socket = socket::compile(config);
         let thresholds = breakers::compile(config.circuit_breakers.as_ref()).under("circuit_breakers");
         let outlier = super::route::optional("outlier_detection", config.outlier_detection.as_ref(), outlier::compile);
-        let health_checks = each("health_checks", &config.health_checks, |check| health::compile(check, transport));
+        let preconnect = super::route::optional("preconnect_policy", config.preconnect_policy.as_ref(), preconnect);
+        let health_checks = each("health_checks", &config.health_checks, |check| {
+            health::compile(check, transport, cx)
+        });
     }
     let is_original_dst = matches!(discovery, Discovery::OriginalDst);
     if is_original_dst != matches!(lb.policy, Policy::OriginalDst(_)) {
@@ -254,6 +266,7 @@ fn plan(config: &pb::Cluster, transport: &UpstreamTransport) -> Compiled<Plan> {
         http,
         socket,
         lb,
+        preconnect,
         thresholds,
         outlier,
         health_checks,
@@ -270,12 +283,29 @@ fn connect_timeout(config: &pb::Cluster) -> Compiled<Duration> {
     Ok(timeout.unwrap_or(Duration::from_secs(5)))
 }
 
+fn preconnect(config: &pb::cluster::PreconnectPolicy) -> Compiled<Preconnect> {
+    let ratio = |field: &str, value: Option<f64>, unset: f64| {
+        let value = value.unwrap_or(unset);
+        refuse(
+            field,
+            value != unset && !(1.0..=3.0).contains(&value),
+            "must be in 1..=3",
+        )
+        .map(|()| value)
+    };
+    let per_upstream = config.per_upstream_preconnect_ratio.as_ref().map(|ratio| ratio.value);
+    let predictive = config.predictive_preconnect_ratio.as_ref().map(|ratio| ratio.value);
+    Ok(Preconnect {
+        per_upstream: ratio("per_upstream_preconnect_ratio", per_upstream, 1.0)?,
+        predictive: ratio("predictive_preconnect_ratio", predictive, 0.0)?,
+    })
+}
+
 /// Fields whose meaning would be lost. Those that only bound memory or enrich statistics are the ledger's business.
 fn unsupported(config: &pb::Cluster) -> Compiled<()> {
     let is_set = [
         ("transport_socket_matcher", config.transport_socket_matcher.is_some()),
         ("upstream_config", config.upstream_config.is_some()),
-        ("preconnect_policy", config.preconnect_policy.is_some()),
         (
             "connection_pool_per_downstream_connection",
             config.connection_pool_per_downstream_connection,

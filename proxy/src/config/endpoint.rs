@@ -90,6 +90,12 @@ pub fn check(bytes: &[u8]) -> Compiled<()> {
     compile(&decode(bytes)?, &UpstreamTransport::default()).map(|_| ())
 }
 
+/// Whether the endpoints may be used for some time only (`endpoint_stale_after`): then it matters that they are sent again as they are.
+pub fn age(bytes: &[u8]) -> bool {
+    let policy = decode(bytes).ok().and_then(|assignment| assignment.policy);
+    policy.is_some_and(|policy| policy.endpoint_stale_after.is_some())
+}
+
 /// # Errors
 /// The bytes are no such message.
 pub fn decode(bytes: &[u8]) -> Compiled<pb::ClusterLoadAssignment> {

@@ -165,7 +165,9 @@ pub fn check(full_name: &str, bytes: &[u8], strictness: impl Into<Strictness>) -
         let (path, reason) = (finding.path, finding.reason);
         let is_warning = match finding.kind {
             FindingKind::Unknown => !strictness.reject_unknown,
-            FindingKind::Tolerated | FindingKind::Deprecated | FindingKind::Disallowed => true,
+            FindingKind::Tolerated | FindingKind::Deprecated | FindingKind::Disallowed | FindingKind::PassedOver => {
+                true
+            }
             FindingKind::Refused => strictness.unsupported == Unsupported::Warn,
             FindingKind::RefusedAlways | FindingKind::Invalid | FindingKind::Malformed => false,
         };

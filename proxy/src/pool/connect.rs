@@ -7,9 +7,8 @@ use tokio::sync::watch;
 
 use super::alpn::Alpn;
 use super::home::{ConnectionHome, H1Home, H2Home, count_destroyed};
-use super::local;
 use super::room::{self, Slot};
-use super::{Lease, Origin, PoolKey, Wanted};
+use super::{Lease, Origin, PoolKey, Wanted, local, preconnect};
 use crate::cluster::breaker::Permit;
 use crate::cluster::{Cluster, Host, UpstreamProtocol};
 use crate::http::codec::h1::client::Closed;
@@ -66,20 +65,25 @@ async fn find(
         cluster.stats.upstream_rq_pending_overflow.inc();
         return Err(Failure::Overflow);
     };
-    let _pending = Pending::new(cluster, permit);
+    let _pending = Pending::new(key, cluster, permit);
     let mut waited = false;
     loop {
         // A stream may find the shared connection full by the time it is up: then one more is opened.
         if let Some(mut connecting) = local::connecting(&key).filter(|_| !room::is_exclusive(&key)) {
             up(&mut connecting, cluster).await?;
-        } else if let Some(slot) = room::claim(&key, cluster, host)? {
+        } else if !(cluster.preconnect.is_some() && room::comes_ahead(&key))
+            && let Some(slot) = room::claim(&key, cluster, host)?
+        {
             if room::is_exclusive(&key) {
+                preconnect::keep_ahead(&key, cluster, host, alpn);
                 return own(key, cluster, host, alpn, slot).await;
             }
-            up(&mut start(key, cluster, host, alpn.cloned(), slot), cluster).await?;
+            let mut connecting = start(key, cluster, host, alpn.cloned(), slot, None);
+            up(&mut connecting, cluster).await?;
         } else {
             let turn = room::wait(&key, waited);
             waited = true;
+            preconnect::keep_ahead(&key, cluster, host, alpn);
             if let Some(idle) = turn.comes().await
                 && let Some(lease) = local::reuse(idle)
             {
@@ -87,9 +91,33 @@ async fn find(
             }
         }
         if let Some(lease) = local::take(&key) {
+            preconnect::keep_ahead(&key, cluster, host, alpn);
             return Ok(lease);
         }
     }
+}
+
+/// One connection that no request waits for; false if there can be none now.
+pub(super) fn ahead(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, alpn: Option<&Arc<Alpn>>) -> bool {
+    // Shared connections come one after the other: what the first can carry is not known before it is up.
+    if !room::is_exclusive(&key) && local::connecting(&key).is_some() {
+        return false;
+    }
+    let Ok(Some(slot)) = room::claim(&key, cluster, host) else {
+        return false;
+    };
+    let ahead = room::Ahead::new(key);
+    if room::is_exclusive(&key) {
+        let (cluster, host, alpn) = (cluster.clone(), host.clone(), alpn.cloned());
+        spawn("upstream preconnect", async move {
+            let opened = shared(key, &cluster, &host, alpn.as_ref(), slot, Some(ahead)).await;
+            // Counted; nobody waits for it.
+            drop(opened);
+        });
+    } else {
+        start(key, cluster, host, alpn.cloned(), slot, Some(ahead));
+    }
+    true
 }
 
 /// Waits for a connection that others may wait for too; its failure takes them all along.
@@ -103,15 +131,20 @@ async fn up(connecting: &mut local::Connecting, cluster: &Cluster) -> Result<(),
 
 /// A request that waits for a connection.
 struct Pending<'a> {
+    key: PoolKey,
     cluster: &'a Cluster,
     _permit: Permit,
 }
 
 impl<'a> Pending<'a> {
-    fn new(cluster: &'a Cluster, permit: Permit) -> Self {
+    fn new(key: PoolKey, cluster: &'a Cluster, permit: Permit) -> Self {
+        if cluster.preconnect.is_some() {
+            room::count_pending(&key, 1);
+        }
         cluster.stats.upstream_rq_pending_total.inc();
         cluster.stats.upstream_rq_pending_active.inc();
         Self {
+            key,
             cluster,
             _permit: permit,
         }
@@ -121,6 +154,9 @@ impl<'a> Pending<'a> {
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         self.cluster.stats.upstream_rq_pending_active.dec();
+        if self.cluster.preconnect.is_some() {
+            room::count_pending(&self.key, -1);
+        }
     }
 }
 
@@ -148,12 +184,13 @@ fn start(
     host: &Arc<Host>,
     alpn: Option<Arc<Alpn>>,
     slot: Slot,
+    ahead: Option<room::Ahead>,
 ) -> local::Connecting {
     let (done, connecting) = watch::channel(None);
     local::set_connecting(&key, connecting.clone());
     let (cluster, host) = (cluster.clone(), host.clone());
     spawn("upstream connect", async move {
-        let result = shared(key, &cluster, &host, alpn.as_ref(), slot).await;
+        let result = shared(key, &cluster, &host, alpn.as_ref(), slot, ahead).await;
         // Nobody may be left to hear.
         let _ = done.send(Some(result));
     });
@@ -166,9 +203,12 @@ async fn shared(
     host: &Arc<Host>,
     alpn: Option<&Arc<Alpn>>,
     slot: Slot,
+    ahead: Option<room::Ahead>,
 ) -> Result<(), Failure> {
     let dialled = dial(&key, cluster, host, alpn).await;
     let connected = dialled.inspect_err(|failure| count_failed_connection(key.protocol, cluster, failure))?;
+    // From here on it counts as what it is: idle, or shared.
+    drop(ahead);
     let speaks_h2 = key.protocol == Wanted::Http2 || connected.alpn() == Some(b"h2");
     if speaks_h2 {
         return share(key, cluster, host, slot, connected).await;

@@ -115,6 +115,26 @@ pub(super) fn put_shared(home: Arc<ConnectionHome>, connection: h2::ClientConnec
     POOLS.with_borrow_mut(|pools| pools.entry(home.key).or_default().shared.push((connection, home)));
 }
 
+/// Of one pool: idle connections; streams, what all shared connections can carry, and their number.
+pub(super) fn occupancy(key: &PoolKey) -> (u64, u64, u64, u64) {
+    POOLS.with_borrow(|pools| {
+        let Some(pool) = pools.get(key) else {
+            return (0, 0, 0, 0);
+        };
+        let usable = || {
+            let wanted = |entry: &&(h2::ClientConnection, _)| entry.0.max_streams() > 0;
+            pool.shared.iter().filter(wanted)
+        };
+        let streams = usable()
+            .map(|(connection, _)| u64::from(connection.active_streams()))
+            .sum();
+        let carried = usable()
+            .map(|(connection, _)| u64::from(connection.max_streams()))
+            .sum();
+        (pool.idle.len() as u64, streams, carried, usable().count() as u64)
+    })
+}
+
 pub(super) fn speaks_http1(key: &PoolKey) -> bool {
     POOLS.with_borrow(|pools| pools.get(key).is_some_and(|pool| pool.speaks_http1))
 }

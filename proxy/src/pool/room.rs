@@ -21,6 +21,7 @@ use crate::http::failure::Failure;
 
 thread_local! {
     static ROOMS: RefCell<HashMap<PoolKey, Room, FixedState>> = const { RefCell::new(HashMap::with_hasher(FixedState::with_seed(0))) };
+    static PENDING: RefCell<HashMap<PoolKey, u32, FixedState>> = const { RefCell::new(HashMap::with_hasher(FixedState::with_seed(0))) };
     /// How many wait on this thread: mostly nobody, and then no map is looked at.
     static WAITING: Cell<usize> = const { Cell::new(0) };
 }
@@ -29,6 +30,8 @@ thread_local! {
 struct Room {
     /// Open and connecting ones.
     connections: u32,
+    /// Of them, those on their way that no request asked for.
+    ahead: u32,
     waiting: VecDeque<Ticket>,
     /// The `max_connection_pools` breaker's.
     _permit: Permit,
@@ -131,6 +134,7 @@ fn enter(key: &PoolKey, cluster: &Cluster) -> Result<u32, Failure> {
             Entry::Vacant(entry) => {
                 entry.insert(Room {
                     connections: 0,
+                    ahead: 0,
                     waiting: VecDeque::new(),
                     _permit: cluster.breakers.try_pool(priority)?,
                 });
@@ -209,6 +213,78 @@ fn next(key: &PoolKey) -> Option<Ticket> {
     let ticket = ROOMS.try_with(first).ok().flatten()?;
     WAITING.set(WAITING.get() - 1);
     Some(ticket)
+}
+
+/// What a pool has under way, for [`super::preconnect`].
+#[derive(Clone, Copy, Default)]
+pub(super) struct Occupancy {
+    pub connections: u32,
+    pub ahead: u32,
+    /// Requests in line for a connection to be given back.
+    pub waiting: u32,
+    /// Requests without a connection, those in line included.
+    pub pending: u32,
+}
+
+pub(super) fn occupancy(key: &PoolKey) -> Occupancy {
+    let pending = PENDING.with_borrow(|pending| pending.get(key).copied().unwrap_or(0));
+    ROOMS.with_borrow(|rooms| {
+        rooms.get(key).map_or(Occupancy::default(), |room| Occupancy {
+            connections: room.connections,
+            ahead: room.ahead,
+            waiting: room.waiting.len() as u32,
+            pending,
+        })
+    })
+}
+
+/// Whether a connection is on its way that nobody waits for yet.
+pub(super) fn comes_ahead(key: &PoolKey) -> bool {
+    let has = |room: &Room| room.ahead as usize > room.waiting.len();
+    is_exclusive(key) && ROOMS.with_borrow(|rooms| rooms.get(key).is_some_and(has))
+}
+
+/// The pools of a cluster that have connections or need some.
+pub(super) fn keys(cluster: u64) -> Vec<PoolKey> {
+    ROOMS.with_borrow(|rooms| rooms.keys().filter(|key| key.cluster == cluster).copied().collect())
+}
+
+/// One pending request more or less; counted only where there is a `preconnect_policy`.
+pub(super) fn count_pending(key: &PoolKey, change: i32) {
+    // At the end of the thread the counts may be gone before the requests.
+    let _ = PENDING.try_with(|pending| {
+        let mut pending = pending.borrow_mut();
+        let count = pending.entry(*key).or_default();
+        *count = count.saturating_add_signed(change);
+        if *count == 0 {
+            pending.remove(key);
+        }
+    });
+}
+
+/// A connection on its way that no request asked for, until it is up or has failed.
+pub(super) struct Ahead(PoolKey);
+
+impl Ahead {
+    /// Of a pool that a place was claimed in.
+    pub(super) fn new(key: PoolKey) -> Self {
+        Self::count(&key, 1);
+        Self(key)
+    }
+
+    fn count(key: &PoolKey, change: i32) {
+        let _ = ROOMS.try_with(|rooms| {
+            if let Some(room) = rooms.borrow_mut().get_mut(key) {
+                room.ahead = room.ahead.saturating_add_signed(change);
+            }
+        });
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        Self::count(&self.0, -1);
+    }
 }
 
 /// How many connections the pool has, open or connecting.

@@ -204,7 +204,9 @@ impl Builder {
             // An unbuilt slot takes any bytes.
             let _ = slot.set_endpoints(assignment);
         }
-        if eager {
+        // Nobody sends it requests, and others follow its hosts.
+        let is_local = self.context.hosts.local().is_some_and(|local| local.name() == &*name);
+        if eager || is_local {
             slot.cluster();
         }
         if let Some(service) = service {

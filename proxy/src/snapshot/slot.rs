@@ -48,13 +48,13 @@ impl ClusterSlot {
         self.endpoints.lock().clone()
     }
 
-    /// Replaces the endpoints by an encoded `ClusterLoadAssignment`; equal bytes change nothing.
+    /// Replaces the endpoints by an encoded `ClusterLoadAssignment`; equal bytes change nothing, but make endpoints young again that age.
     ///
     /// # Errors
     /// The assignment cannot be used; the old one stays. Never after [`config::endpoint::check`](crate::config::endpoint::check).
     pub fn set_endpoints(&self, assignment: Bytes) -> Compiled<()> {
         let mut endpoints = self.endpoints.lock();
-        if endpoints.as_ref() == Some(&assignment) {
+        if endpoints.as_ref() == Some(&assignment) && !crate::config::endpoint::age(&assignment) {
             if let Some(cluster) = self.built.get() {
                 cluster.stats.update_attempt.inc();
                 cluster.stats.update_success.inc();

@@ -133,7 +133,7 @@ impl Store {
             entry.seen = push;
             entry.newest().is_some()
         });
-        if self.is_newest(&key, hash, payload) {
+        if self.is_newest(&key, hash, payload) && !self.interpreter.ages(ty.url, payload) {
             if let Some(entry) = self.entry_mut(&key) {
                 entry.error = None;
             }

@@ -87,6 +87,10 @@ pub trait Interpreter: Send + Sync {
 
     /// An update begins that takes away what `gone` says; its checks come after this, so that one resource can have what another gives up.
     fn begin(&self, _type_url: &str, _gone: &dyn Fn(&str) -> bool) {}
+    /// Whether it matters that this resource was received once more as it is: it would grow old otherwise.
+    fn ages(&self, _type_url: &str, _bytes: &Bytes) -> bool {
+        false
+    }
 }
 
 impl<F> Interpreter for F

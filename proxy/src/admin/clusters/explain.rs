@@ -75,15 +75,40 @@ fn verdict(host: &HostExplanation) -> (Value, String) {
             false,
             format!("healthy, but priorities before {priority} take all load"),
         ),
+        Health::Healthy if host.zone_share == Some(0) => (
+            false,
+            "healthy, but zone-aware routing sends nothing to its locality".to_owned(),
+        ),
         Health::Healthy => {
             let weight = host.host.weight;
             (
                 true,
-                format!("healthy: priority {priority} gets {healthy} % of the load, this host by weight {weight}"),
+                format!(
+                    "healthy: priority {priority} gets {healthy} % of the load{}, this host by weight {weight}{}",
+                    zone(host),
+                    round_trip(host)
+                ),
             )
         }
     };
     (Value::Bool(chosen), why)
+}
+
+fn zone(host: &HostExplanation) -> String {
+    let Some(share) = host.zone_share else {
+        return String::new();
+    };
+    format!(
+        ", zone-aware routing gives {} % of that to its locality",
+        share as f64 / 100.0
+    )
+}
+
+fn round_trip(host: &HostExplanation) -> String {
+    let Some(milliseconds) = host.round_trip else {
+        return String::new();
+    };
+    format!("; it answers in {milliseconds:.1} ms (peak EWMA)")
 }
 
 fn ejection(host: &HostExplanation) -> String {

@@ -12,20 +12,22 @@ use crate::cluster::Cluster;
 use crate::cluster::host::Host;
 use crate::runtime::io::{Address, Io};
 
-/// Checks `host` once, within the check's time.
-pub async fn probe(cluster: &Cluster, host: &Host, check: &HealthCheck) -> Outcome {
+/// Checks `host` once, within the check's time: what was found, and the status of an HTTP check's answer (0 without one).
+pub async fn probe(cluster: &Cluster, host: &Host, check: &HealthCheck) -> (Outcome, u16) {
+    let mut status = 0;
     let asked = async {
         let io = connect(host, check).await?;
         match &check.kind {
             CheckKind::Tcp(tcp) => ask_tcp(io, tcp).await,
-            CheckKind::Http(http) => ask_http(io, http, cluster, host).await,
+            CheckKind::Http(http) => ask_http(io, http, cluster, host, &mut status).await,
             CheckKind::Grpc(grpc) => grpc::ask(io, grpc, cluster, host).await,
         }
     };
-    match tokio::time::timeout(check.timeout, asked).await {
+    let outcome = match tokio::time::timeout(check.timeout, asked).await {
         Ok(outcome) => outcome.unwrap_or(Outcome::NetworkFailure),
         Err(_) => Outcome::Timeout,
-    }
+    };
+    (outcome, status)
 }
 
 /// `None`: not connected.
@@ -81,7 +83,7 @@ fn contains_in_order(received: &[u8], patterns: &[Vec<u8>]) -> bool {
     true
 }
 
-async fn ask_http(io: Io, check: &HttpCheck, cluster: &Cluster, host: &Host) -> Option<Outcome> {
+async fn ask_http(io: Io, check: &HttpCheck, cluster: &Cluster, host: &Host, status: &mut u16) -> Option<Outcome> {
     let request = request(check, cluster, host)?;
     let io = TokioIo::new(io);
     let response = if check.http2 {
@@ -105,6 +107,7 @@ async fn ask_http(io: Io, check: &HttpCheck, cluster: &Cluster, host: &Host) -> 
     if check.service_name.is_some() {
         cluster.stats.health_check.verify_cluster.inc();
     }
+    *status = response.status().as_u16();
     let outcome = judge(check, &response);
     if check.receive.is_empty() || !matches!(outcome, Outcome::Success | Outcome::Degraded) {
         return Some(outcome);
@@ -169,8 +172,8 @@ fn request(check: &HttpCheck, cluster: &Cluster, host: &Host) -> Option<http::Re
 fn judge<B>(check: &HttpCheck, response: &http::Response<B>) -> Outcome {
     let status = response.status().as_u16();
     let within = |ranges: &[(u16, u16)]| ranges.iter().any(|(from, to)| (*from..*to).contains(&status));
-    let says = |name: &str| response.headers().get(name).is_some_and(|value| value == "true");
-    if response.headers().contains_key("x-envoy-immediate-health-check-fail") {
+    let says = |name: &str| response.headers().contains_key(name);
+    if !within(&check.expected) && says("x-envoy-immediate-health-check-fail") {
         return Outcome::ImmediateFailure;
     }
     if let Some(expected) = &check.service_name {

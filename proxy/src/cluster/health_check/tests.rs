@@ -120,7 +120,7 @@ async fn an_http_check_asks_as_envoy_does() {
         let cluster = cluster(check(http()), port);
         let host = cluster.all_hosts().remove(0);
         let (head, outcome) = tokio::join!(server, probe::probe(&cluster, &host, &cluster.health_checks[0]));
-        assert_eq!(outcome, expected);
+        assert_eq!(outcome.0, expected);
         assert!(head.starts_with("get /healthz http/1.1\r\n"), "{head}");
         assert!(
             head.contains("host: checked\r\n") && head.contains("user-agent: envoy/hc\r\n"),
@@ -172,7 +172,7 @@ async fn outcomes(
     let server = spawn("test", scripted(listener, answers, enough));
     let mut outcomes = Vec::new();
     for _ in 0..count {
-        outcomes.push(probe::probe(&cluster, &host, &cluster.health_checks[0]).await);
+        outcomes.push(probe::probe(&cluster, &host, &cluster.health_checks[0]).await.0);
     }
     server.await.expect("the server");
     outcomes
@@ -263,9 +263,35 @@ async fn a_grpc_check_passes_only_when_the_service_serves() {
                 .await;
         });
         let outcome = probe::probe(&cluster, &host, &cluster.health_checks[0]).await;
-        assert_eq!(outcome, expected, "{status} {code}");
+        assert_eq!(outcome.0, expected, "{status} {code}");
         server.abort();
     }
     let closing = core::health_check::HealthChecker::GrpcHealthCheck(Default::default());
     assert_eq!(outcomes(closing, &[b""], |_| true).await, [Outcome::NetworkFailure]);
+}
+
+#[tokio::test]
+async fn headers_of_an_answer_degrade_or_exclude_as_envoy_reads_them() {
+    let kind = core::health_check::HealthChecker::HttpHealthCheck(core::health_check::HttpHealthCheck {
+        path: "/".to_owned(),
+        ..Default::default()
+    });
+    let answers: [&[u8]; 4] = [
+        // Whatever it says.
+        b"HTTP/1.1 200 OK\r\nx-envoy-degraded: 1\r\ncontent-length: 0\r\n\r\n",
+        // Envoy looks for it in answers that fail the check alone.
+        b"HTTP/1.1 200 OK\r\nx-envoy-immediate-health-check-fail: 1\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 503 No\r\nx-envoy-immediate-health-check-fail: 1\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 503 No\r\nx-envoy-degraded: 1\r\ncontent-length: 0\r\n\r\n",
+    ];
+    let found = outcomes(kind, &answers, |asked| asked.ends_with(b"\r\n\r\n")).await;
+    assert_eq!(
+        found,
+        [
+            Outcome::Degraded,
+            Outcome::Success,
+            Outcome::ImmediateFailure,
+            Outcome::Failure
+        ]
+    );
 }

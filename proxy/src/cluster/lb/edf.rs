@@ -7,8 +7,9 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
+use super::LbConfig;
 use crate::cluster::host::{Host, Locality};
-use crate::cluster::priority::AssignmentPolicy;
+use crate::cluster::priority::{AssignmentPolicy, is_excluded};
 
 /// Longest period kept as it is. A longer one (weights without a common divisor) is rounded to about this length, which moves no host's share by
 /// more than one turn in it.
@@ -125,12 +126,19 @@ impl Eq for Entry {}
 pub struct LocalityShare {
     pub locality: Arc<Locality>,
     pub hosts: Vec<Arc<Host>>,
+    /// `load_balancing_weight`
+    pub configured: u32,
     /// Envoy's `effectiveLocalityWeight`: the configured weight, less what overprovisioning cannot cover of its failed hosts.
     pub weight: f64,
 }
 
-/// The localities of `hosts` (those that may be used) among `all` (those of the priority). A locality without a weight gets no load.
-pub fn locality_shares(hosts: &[Arc<Host>], all: &[Arc<Host>], policy: &AssignmentPolicy) -> Vec<LocalityShare> {
+/// The localities of `hosts` (those that may be used) among `all` (those of the priority that count). A locality without a weight gets no load.
+pub fn locality_shares(
+    hosts: &[Arc<Host>],
+    all: &[Arc<Host>],
+    policy: &AssignmentPolicy,
+    lb: &LbConfig,
+) -> Vec<LocalityShare> {
     let mut shares: Vec<LocalityShare> = Vec::new();
     for host in hosts {
         match shares.iter_mut().find(|share| share.locality == host.locality) {
@@ -138,6 +146,7 @@ pub fn locality_shares(hosts: &[Arc<Host>], all: &[Arc<Host>], policy: &Assignme
             None => shares.push(LocalityShare {
                 locality: host.locality.clone(),
                 hosts: vec![host.clone()],
+                configured: 0,
                 weight: 0.0,
             }),
         }
@@ -146,9 +155,11 @@ pub fn locality_shares(hosts: &[Arc<Host>], all: &[Arc<Host>], policy: &Assignme
         let priority = share.hosts.first().map_or(0, |host| host.priority);
         let key = (priority, share.locality.clone());
         let configured = policy.locality_weights.get(&key).copied().unwrap_or(0);
-        let total = all.iter().filter(|host| host.locality == share.locality).count().max(1);
+        let counts = |host: &&Arc<Host>| host.locality == share.locality && !is_excluded(host, lb);
+        let total = all.iter().filter(counts).count().max(1);
         let factor = f64::from(policy.overprovisioning_factor) / 100.0;
         let available = (factor * share.hosts.len() as f64 / total as f64).min(1.0);
+        share.configured = configured;
         share.weight = f64::from(configured) * available;
     }
     shares

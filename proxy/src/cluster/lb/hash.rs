@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use smallvec::SmallVec;
 use xxhash_rust::xxh64::xxh64;
 
 use crate::cluster::host::Host;
@@ -99,39 +100,47 @@ impl Table {
         }
     }
 
-    /// The hash's own order of the other hosts, first one under its bound; the least loaded of all if none is.
+    /// The hash's own order of the hosts, as Envoy shuffles them: the first one under its bound, the least overloaded if none is.
     fn bounded(&self, hash: u64, own: usize, hosts: &[Arc<Host>]) -> Option<usize> {
-        // A permutation without allocating: start and stride from the hash, stride coprime with the count.
-        let count = hosts.len();
-        let mut stride = 1 + (hash >> 32) as usize % count.max(1);
-        while gcd(stride, count) != 1 {
-            stride += 1;
+        let total = hosts.iter().map(active).sum();
+        let mut best = (self.overload(own, total, hosts), own);
+        // Large clusters alone allocate here, and only for a host that has too much to do.
+        let mut order: SmallVec<[u32; 128]> = (0..hosts.len() as u32).collect();
+        let mut random = Twister::new(hash as u32);
+        for step in 0..order.len() {
+            let other = step + random.below((order.len() - step) as u32) as usize;
+            order.swap(step, other);
+            let candidate = order[step] as usize;
+            if candidate == own {
+                continue;
+            }
+            let overload = self.overload(candidate, total, hosts);
+            if overload <= 1.0 {
+                return Some(candidate);
+            }
+            if overload < best.0 {
+                best = (overload, candidate);
+            }
         }
-        let at = |step: usize| (own + step * stride) % count;
-        (1..count)
-            .map(at)
-            .find(|index| !self.is_overloaded(*index, hosts))
-            .or_else(|| (0..count).min_by_key(|index| active(&hosts[*index])))
+        Some(best.1)
     }
 
-    /// More than `ceil(average × share × factor)` active requests, as in the paper on bounded loads.
     fn is_overloaded(&self, index: usize, hosts: &[Arc<Host>]) -> bool {
-        let total: u64 = hosts.iter().map(|host| u64::from(active(host))).sum();
+        let total = hosts.iter().map(active).sum();
+        self.overload(index, total, hosts) > 1.0
+    }
+
+    /// Active requests over what the host may have of `total`: its share, times the factor, rounded up twice. Envoy's `hostOverloadFactor`.
+    fn overload(&self, index: usize, total: u32, hosts: &[Arc<Host>]) -> f64 {
         let share = self.shares.get(index).copied().unwrap_or(0.0);
-        let allowed = ((total + 1) as f64 * share * f64::from(self.balance_factor) / 100.0).ceil();
-        hosts.get(index).is_none_or(|host| f64::from(active(host)) >= allowed)
+        let slots = (u64::from(total) + 1) * u64::from(self.balance_factor);
+        let own = (slots.div_ceil(100) as f64 * share).ceil().max(1.0);
+        hosts.get(index).map_or(f64::MAX, |host| f64::from(active(host)) / own)
     }
 }
 
 fn active(host: &Arc<Host>) -> u32 {
     host.state.rq_active.load(Ordering::Relaxed)
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    match b {
-        0 => a,
-        _ => gcd(b, a % b),
-    }
 }
 
 fn normalised(weights: &[f64]) -> Vec<f64> {
@@ -140,8 +149,13 @@ fn normalised(weights: &[f64]) -> Vec<f64> {
 }
 
 fn ring(config: &RingHash, hosts: &[Arc<Host>], weights: &[f64]) -> Vec<(u64, u32)> {
-    let smallest = weights.iter().copied().fold(1.0, f64::min);
-    if hosts.is_empty() || smallest <= 0.0 {
+    // A host without weight has no entry.
+    let smallest = weights
+        .iter()
+        .copied()
+        .filter(|weight| *weight > 0.0)
+        .fold(1.0, f64::min);
+    if weights.iter().all(|weight| *weight <= 0.0) {
         return Vec::new();
     }
     // Enough entries that the lightest host has a whole number of them and the ring its minimum size, or the maximum size.
@@ -221,6 +235,53 @@ fn maglev(config: &Maglev, hosts: &[Arc<Host>], weights: &[f64]) -> Vec<u32> {
         round += 1;
     }
     table
+}
+
+/// The Mersenne Twister `mt19937`, by which Envoy shuffles hosts: the same seed is to give the same order.
+struct Twister {
+    state: [u32; 624],
+    at: usize,
+}
+
+impl Twister {
+    fn new(seed: u32) -> Self {
+        let mut state = [seed; 624];
+        for index in 1..624 {
+            let before = state[index - 1];
+            state[index] = (before ^ (before >> 30))
+                .wrapping_mul(1_812_433_253)
+                .wrapping_add(index as u32);
+        }
+        Self { state, at: 624 }
+    }
+
+    fn next(&mut self) -> u32 {
+        if self.at == 624 {
+            for index in 0..624 {
+                let joined = (self.state[index] & 0x8000_0000) | (self.state[(index + 1) % 624] & 0x7fff_ffff);
+                let twist = if joined & 1 == 1 { 0x9908_b0df } else { 0 };
+                self.state[index] = self.state[(index + 397) % 624] ^ (joined >> 1) ^ twist;
+            }
+            self.at = 0;
+        }
+        let mut word = self.state[self.at];
+        self.at += 1;
+        word ^= word >> 11;
+        word ^= (word << 7) & 0x9d2c_5680;
+        word ^= (word << 15) & 0xefc6_0000;
+        word ^ (word >> 18)
+    }
+
+    /// Uniform in `0..bound`.
+    fn below(&mut self, bound: u32) -> u32 {
+        let bucket = (1u64 << 32) / u64::from(bound.max(1));
+        loop {
+            let drawn = u64::from(self.next()) / bucket;
+            if drawn < u64::from(bound) || bound == 0 {
+                return drawn as u32;
+            }
+        }
+    }
 }
 
 /// What stands for a host: `envoy.lb: hash_key` of its metadata, its hostname, or its address.

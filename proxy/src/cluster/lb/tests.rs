@@ -14,7 +14,7 @@ fn host(index: u8, weight: u32, zone: &str) -> Arc<Host> {
 
 fn sequence(group: &Group, picks: usize) -> Vec<u32> {
     let mut rng = fastrand::Rng::with_seed(7);
-    let mut pick = || group.pick(None, 0, &mut || rng.u64(..)).expect("a host").weight;
+    let mut pick = || group.pick(None, 0, None, &mut || rng.u64(..)).expect("a host").weight;
     (0..picks).map(|_| pick()).collect()
 }
 
@@ -44,7 +44,12 @@ fn localities_take_their_weighted_turns() {
         ..LbConfig::default()
     };
     assert_eq!(sequence(&build(&hosts, &policy, &lb), 6), [2, 1, 2, 2, 1, 2]);
-    let shares = edf::locality_shares(&hosts[..2], &[hosts.to_vec(), vec![host(9, 1, "b")]].concat(), &policy);
+    let shares = edf::locality_shares(
+        &hosts[..2],
+        &[hosts.to_vec(), vec![host(9, 1, "b")]].concat(),
+        &policy,
+        &lb,
+    );
     // One of two hosts of `b` is up: 2 × min(1, 1.4 × 1/2).
     assert_eq!(shares.iter().map(|share| share.weight).collect::<Vec<_>>(), [1.0, 1.4]);
 }
@@ -52,6 +57,6 @@ fn localities_take_their_weighted_turns() {
 #[test]
 fn an_empty_group_has_no_host() {
     let group = build(&[], &AssignmentPolicy::default(), &LbConfig::default());
-    assert!(group.pick(None, 0, &mut || 0).is_none());
-    assert!(Group::default().pick(None, 0, &mut || 0).is_none() && group.is_empty());
+    assert!(group.pick(None, 0, None, &mut || 0).is_none());
+    assert!(Group::default().pick(None, 0, None, &mut || 0).is_none() && group.is_empty());
 }

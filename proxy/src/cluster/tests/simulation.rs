@@ -272,7 +272,7 @@ impl World {
         let picked = match &self.stale {
             Some(set) => set
                 .choose(&set.loads, hash)
-                .and_then(|(group, _)| group.pick(None, 0, &mut || rng.u64(..)).cloned()),
+                .and_then(|choice| choice.group.pick(None, 0, None, &mut || rng.u64(..)).cloned()),
             None => self.cluster.pick_with(&context, &mut || rng.u64(..)).ok(),
         };
         let Some(host) = picked else {

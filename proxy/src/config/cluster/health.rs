@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use core::health_check::HealthChecker;
+use prost::{Message, Name};
 use remora_proto::pb::envoy::config::core::v3 as core;
+use remora_proto::pb::envoy::extensions::health_check::event_sinks::file::v3::HealthCheckEventFileSink as FileSink;
 
+use crate::cluster::health_check::events::EventLog;
 use crate::cluster::health_check::{CheckKind, GrpcCheck, HealthCheck, HttpCheck, TcpCheck};
 use crate::config::route::{Under, duration, each, header_name, optional, refuse};
-use crate::config::{Compiled, Problems};
+use crate::config::{BuildContext, Compiled, Problems};
 use crate::route::strings::StringMatcher;
 use crate::tls::UpstreamTransport;
 
@@ -15,9 +18,12 @@ const UNSPECIFIED: i32 = core::RequestMethod::MethodUnspecified as i32;
 const GET: i32 = core::RequestMethod::Get as i32;
 const HEAD: i32 = core::RequestMethod::Head as i32;
 
-pub(super) fn compile(config: &core::HealthCheck, transport: &UpstreamTransport) -> Compiled<HealthCheck> {
+pub(super) fn compile(
+    config: &core::HealthCheck,
+    transport: &UpstreamTransport,
+    cx: &BuildContext,
+) -> Compiled<HealthCheck> {
     refuse("event_service", config.event_service.is_some(), "not supported")?;
-    refuse("event_logger", !config.event_logger.is_empty(), "not supported")?;
     let required = |field: &str, value: &Option<remora_proto::pb::google::protobuf::Duration>| {
         let time = duration(field, value.as_ref())?.filter(|time| !time.is_zero());
         time.ok_or_else(|| Problems::one(field, "required, and greater than 0"))
@@ -68,8 +74,37 @@ pub(super) fn compile(config: &core::HealthCheck, transport: &UpstreamTransport)
             let fitting = transport.matches.iter().find(|entry| entry.labels.iter().all(has));
             fitting.map_or_else(|| transport.default.tls.clone(), |entry| entry.socket.tls.clone())
         }),
+        events: events(config, cx)?,
         kind: kind(config.health_checker.as_ref())?,
     })
+}
+
+/// `event_logger`, and `event_log_path` of old.
+#[allow(deprecated)]
+fn events(config: &core::HealthCheck, cx: &BuildContext) -> Compiled<Option<EventLog>> {
+    let open = |path: &str| {
+        let opened = cx.access_logs.open(path, &cx.stats);
+        opened.map_err(|error| Problems::one("event_log_path", format!("unable to open file '{path}': {error}")))
+    };
+    let mut sinks = each("event_logger", &config.event_logger, |entry| {
+        let Some(any) = &entry.typed_config else {
+            return Err(Problems::one("typed_config", "required"));
+        };
+        let (name, value) = crate::config::listener::content(any).under("typed_config")?;
+        if name != FileSink::full_name() {
+            return Err(Problems::one("typed_config", format!("{name} is not supported")));
+        }
+        let sink = FileSink::decode(&*value).map_err(|error| Problems::one("typed_config", error.to_string()))?;
+        open(&sink.event_log_path).under("typed_config")
+    })?;
+    if !config.event_log_path.is_empty() {
+        sinks.push(open(&config.event_log_path)?);
+    }
+    Ok((!sinks.is_empty()).then_some(EventLog {
+        sinks,
+        failures: config.always_log_health_check_failures,
+        successes: config.always_log_health_check_success,
+    }))
 }
 
 fn kind(checker: Option<&HealthChecker>) -> Compiled<CheckKind> {

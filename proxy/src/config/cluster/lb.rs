@@ -15,7 +15,7 @@ use remora_proto::pb::google::protobuf::{Any, UInt64Value};
 
 use super::subset;
 use crate::cluster::lb::hash::{ConsistentHash, Maglev, RingHash};
-use crate::cluster::lb::{LbConfig, LeastRequest, OriginalDst, Policy};
+use crate::cluster::lb::{LbConfig, LeastRequest, OriginalDst, PeakEwma, Policy, ZoneAware};
 use crate::cluster::slow_start::SlowStart;
 use crate::config::route::{Under, duration, header_name, optional, refuse};
 use crate::config::{Compiled, Problems};
@@ -40,6 +40,15 @@ pub(super) fn compile(config: &pb::Cluster) -> Compiled<LbConfig> {
     });
     divided(config, &mut lb)?;
     if let Some(list) = &config.load_balancing_policy {
+        let is_mixed = config.common_lb_config.as_ref().is_some_and(|common| {
+            common.locality_config_specifier.is_some() || common.consistent_hashing_lb_config.is_some()
+        });
+        refuse(
+            "load_balancing_policy",
+            is_mixed,
+            "cannot be combined with zone_aware_lb_config, locality_weighted_lb_config and consistent_hashing_lb_config of \
+             common_lb_config",
+        )?;
         listed(list, &mut lb).under("load_balancing_policy")?;
         return Ok(lb);
     }
@@ -122,14 +131,17 @@ fn common(value: &pb::cluster::CommonLbConfig, lb: &mut LbConfig) -> Compiled<()
         value.override_host_status.is_some(),
         "not supported",
     )?;
-    lb.panic_threshold =
-        percent("healthy_panic_threshold", value.healthy_panic_threshold.as_ref())?.unwrap_or(50.0) as u32;
+    let threshold = percent("healthy_panic_threshold", value.healthy_panic_threshold.as_ref())?;
+    lb.panic_threshold = threshold.map_or(50, whole_percent);
     lb.ignore_new_hosts_until_first_hc = value.ignore_new_hosts_until_first_hc;
     lb.close_connections_on_host_set_change = value.close_connections_on_host_set_change;
     match &value.locality_config_specifier {
         Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => lb.locality_weighted = true,
-        // Without a local cluster in the bootstrap, which is refused there, zone awareness does nothing else.
-        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zone)) => lb.fail_traffic_on_panic = zone.fail_traffic_on_panic,
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zone)) => {
+            lb.fail_traffic_on_panic = zone.fail_traffic_on_panic;
+            lb.zone = zone_aware(zone.routing_enabled.as_ref(), zone.min_cluster_size.as_ref())
+                .under("zone_aware_lb_config")?;
+        }
         None => {}
     }
     Ok(())
@@ -164,7 +176,7 @@ fn extension(any: &Any, lb: &mut LbConfig) -> Compiled<bool> {
             let value: policies::round_robin::v3::RoundRobin = decode(any)?;
             lb.policy = Policy::RoundRobin;
             lb.slow_start = optional("slow_start_config", value.slow_start_config.as_ref(), slow_extension)?;
-            locality(value.locality_lb_config.as_ref(), lb);
+            locality(value.locality_lb_config.as_ref(), lb)?;
         }
         Some("least_request.v3.LeastRequest") => {
             let value: policies::least_request::v3::LeastRequest = decode(any)?;
@@ -175,12 +187,16 @@ fn extension(any: &Any, lb: &mut LbConfig) -> Compiled<bool> {
                 full_scan: scans || value.selection_method == 1,
             })?);
             lb.slow_start = optional("slow_start_config", value.slow_start_config.as_ref(), slow_extension)?;
-            locality(value.locality_lb_config.as_ref(), lb);
+            locality(value.locality_lb_config.as_ref(), lb)?;
         }
         Some("random.v3.Random") => {
             let value: policies::random::v3::Random = decode(any)?;
             lb.policy = Policy::Random;
-            locality(value.locality_lb_config.as_ref(), lb);
+            locality(value.locality_lb_config.as_ref(), lb)?;
+        }
+        Some("peak_ewma.v3alpha.PeakEwma") => {
+            let value: remora_proto::contrib::PeakEwma = decode(any)?;
+            lb.policy = Policy::PeakEwma(peak_ewma(&value)?);
         }
         Some("ring_hash.v3.RingHash") => {
             let value: policies::ring_hash::v3::RingHash = decode(any)?;
@@ -228,12 +244,53 @@ fn decode<M: Message + Default>(any: &Any) -> Compiled<M> {
     M::decode(any.value.as_slice()).map_err(|error| Problems::one("", error.to_string()))
 }
 
-fn locality(config: Option<&policies::common::v3::LocalityLbConfig>, lb: &mut LbConfig) {
+#[allow(deprecated)]
+fn locality(config: Option<&policies::common::v3::LocalityLbConfig>, lb: &mut LbConfig) -> Compiled<()> {
     match config.and_then(|config| config.locality_config_specifier.as_ref()) {
         Some(Locality::LocalityWeightedLbConfig(_)) => lb.locality_weighted = true,
-        Some(Locality::ZoneAwareLbConfig(zone)) => lb.fail_traffic_on_panic = zone.fail_traffic_on_panic,
+        Some(Locality::ZoneAwareLbConfig(zone)) => {
+            lb.fail_traffic_on_panic = zone.fail_traffic_on_panic;
+            let forced = match (&zone.force_local_zone, zone.force_locality_direct_routing) {
+                (Some(forced), _) => Some(forced.min_size.map_or(1, |size| size.value)),
+                (None, true) => Some(1),
+                (None, false) => None,
+            };
+            lb.zone = ZoneAware {
+                force_local: forced,
+                by_weight: zone.locality_basis == 1,
+                ..zone_aware(zone.routing_enabled.as_ref(), zone.min_cluster_size.as_ref())
+                    .under("locality_lb_config.zone_aware_lb_config")?
+            };
+        }
         None => {}
     }
+    Ok(())
+}
+
+fn zone_aware(routing: Option<&Percent>, smallest: Option<&UInt64Value>) -> Compiled<ZoneAware> {
+    let defaults = ZoneAware::default();
+    Ok(ZoneAware {
+        routing_enabled: percent("routing_enabled", routing)?.map_or(defaults.routing_enabled, whole_percent),
+        min_cluster_size: smallest.map_or(defaults.min_cluster_size, |size| size.value),
+        ..defaults
+    })
+}
+
+fn peak_ewma(value: &remora_proto::contrib::PeakEwma) -> Compiled<PeakEwma> {
+    let decay = duration("decay_time", value.decay_time.as_ref())?.unwrap_or(Duration::from_secs(10));
+    refuse("decay_time", decay.is_zero(), "must be greater than 0")?;
+    let default_rtt = duration("default_rtt", value.default_rtt.as_ref())?.unwrap_or(Duration::from_millis(10));
+    let penalty = value.penalty_value.as_ref().map_or(1e6, |penalty| penalty.value);
+    refuse(
+        "penalty_value",
+        penalty.is_nan() || penalty < 0.0,
+        "must not be negative",
+    )?;
+    Ok(PeakEwma {
+        decay,
+        default_rtt,
+        penalty,
+    })
 }
 
 fn hashing(
@@ -302,6 +359,11 @@ fn checked(policy: LeastRequest) -> Compiled<LeastRequest> {
 /// Envoy's runtime overrides do not exist here: the default value counts.
 fn bias(value: Option<&RuntimeDouble>) -> f64 {
     value.map_or(1.0, |value| value.default_value)
+}
+
+/// Envoy's `convertPercent`, its rounding errors included: 29 % are 28.
+fn whole_percent(value: f64) -> u32 {
+    (100.0 * (value / 100.0)) as u32
 }
 
 fn percent(field: &str, value: Option<&Percent>) -> Compiled<Option<f64>> {

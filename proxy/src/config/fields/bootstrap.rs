@@ -29,9 +29,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.config.bootstrap.v3.Bootstrap.ApplicationLogConfig": log_format),
     message!("envoy.config.bootstrap.v3.Bootstrap.ApplicationLogConfig.LogFormat": json_format text_format),
-    message!("envoy.config.bootstrap.v3.ClusterManager": outlier_detection;
+    message!("envoy.config.bootstrap.v3.ClusterManager": outlier_detection local_cluster_name;
         enable_deferred_cluster_creation = Harmless("clusters are always built by their first request"),
-        local_cluster_name = Refused("zone-aware routing is not supported"),
         load_stats_config = Refused("loads are not reported (LRS)"),
     ),
     message!("envoy.config.bootstrap.v3.ClusterManager.OutlierDetection":

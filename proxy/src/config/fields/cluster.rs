@@ -2,9 +2,6 @@
 
 use remora_proto::ledger::{Allowed, MessageEntry, Verdict::*};
 
-/// Why zone awareness has no effect.
-const NO_ZONES: &str = "zone-aware routing needs a local cluster, which is refused in the bootstrap";
-
 pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.cluster.v3.Cluster":
         name alt_stat_name type cluster_type transport_socket transport_socket_matches eds_cluster_config
@@ -14,7 +11,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         dns_failure_refresh_rate respect_dns_ttl dns_lookup_family outlier_detection cleanup_interval
         upstream_bind_config common_lb_config metadata upstream_connection_options ring_hash_lb_config
         maglev_lb_config original_dst_lb_config least_request_lb_config round_robin_lb_config filters lb_subset_config
-        ignore_health_on_host_removal typed_dns_resolver_config;
+        ignore_health_on_host_removal preconnect_policy typed_dns_resolver_config;
         use_tcp_for_dns_lookups = OnlyDefault("lookups go over UDP first"),
         close_connections_on_host_health_failure = OnlyDefault("connections of a host that failed are kept"),
         track_timeout_budgets = OnlyDefault("timeout budgets are not tracked"),
@@ -23,13 +20,13 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         transport_socket_matcher = RefusedAlways("match trees are not supported"),
         upstream_config = RefusedAlways("custom upstreams are not supported"),
         lrs_server = Refused("loads are not reported"),
-        preconnect_policy = Refused("connections are opened on demand"),
         track_cluster_stats = Refused("these stats are not kept"),
         per_connection_buffer_limit_bytes = Harmless("buffers have a bound of their own: only memory use differs"),
     ),
     message!("envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig":;
         udp_max_queries = Harmless("each query has a socket of its own"),
     ),
+    message!("envoy.config.cluster.v3.Cluster.PreconnectPolicy": per_upstream_preconnect_ratio predictive_preconnect_ratio),
     message!("envoy.config.cluster.v3.Filter":
         name typed_config;
         config_discovery = RefusedAlways("extensions cannot be discovered"),
@@ -53,9 +50,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig":),
     message!("envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig":
-        fail_traffic_on_panic;
-        routing_enabled = Harmless(NO_ZONES),
-        min_cluster_size = Harmless(NO_ZONES),
+        fail_traffic_on_panic routing_enabled min_cluster_size
     ),
     message!("envoy.config.cluster.v3.Cluster.LbSubsetConfig":
         fallback_policy subset_selectors locality_weight_aware scale_locality_weight panic_mode_any list_as_any
@@ -115,12 +110,13 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.LocalityWeightedLbConfig":),
     message!("envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.ZoneAwareLbConfig":
-        fail_traffic_on_panic;
-        routing_enabled = Harmless(NO_ZONES),
-        min_cluster_size = Harmless(NO_ZONES),
-        force_locality_direct_routing = Harmless(NO_ZONES),
-        force_local_zone = Harmless(NO_ZONES),
-        locality_basis = Harmless(NO_ZONES),
+        fail_traffic_on_panic routing_enabled min_cluster_size force_locality_direct_routing force_local_zone locality_basis
+    ),
+    message!("envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.ZoneAwareLbConfig.ForceLocalZone": min_size),
+    message!("envoy.extensions.load_balancing_policies.peak_ewma.v3alpha.PeakEwma":
+        decay_time default_rtt penalty_value;
+        aggregation_interval = Harmless("times are known to all workers at once, not once per interval"),
+        max_samples_per_host = Harmless("each answer is counted at once, none is buffered"),
     ),
     message!("envoy.config.cluster.v3.CircuitBreakers": thresholds per_host_thresholds),
     message!("envoy.config.cluster.v3.CircuitBreakers.Thresholds":
@@ -141,10 +137,12 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.core.v3.HealthCheck":
         timeout interval initial_jitter interval_jitter interval_jitter_percent unhealthy_threshold healthy_threshold
         alt_port no_traffic_interval no_traffic_healthy_interval unhealthy_interval unhealthy_edge_interval
-        healthy_edge_interval http_health_check tcp_health_check grpc_health_check tls_options;
+        healthy_edge_interval http_health_check tcp_health_check grpc_health_check tls_options event_log_path event_logger
+        always_log_health_check_failures always_log_health_check_success;
         transport_socket_match_criteria = Whole,
         reuse_connection = Harmless("says how probes are sent, not what they find"),
     ),
+    message!("envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink": event_log_path),
     message!("envoy.config.core.v3.HealthCheck.HttpHealthCheck":
         host path request_headers_to_add expected_statuses retriable_statuses codec_client_type method send receive
         response_buffer_size request_headers_to_remove service_name_matcher

@@ -54,7 +54,11 @@ impl SentAt {
     pub fn slowed_down(&self, cluster: &Cluster, failure: &Failure) {
         if let Some(host) = self.host.get() {
             host.state.rq_timeout.fetch_add(1, Ordering::Relaxed);
-            cluster.observe_failure(host, failure, clock::now());
+            let now = clock::now();
+            if let Some(sent_at) = self.get() {
+                cluster.observe_time(host, now.saturating_duration_since(sent_at), now);
+            }
+            cluster.observe_failure(host, failure, now);
         }
     }
 }
@@ -121,7 +125,9 @@ pub(super) async fn run(
             if let Some(InterimStatus(status)) = response.extensions_mut().remove() {
                 stats.count_response(status.as_u16(), exchange.internal, false);
             }
-            exchange.upstream.service_time = Some(now.saturating_duration_since(sent_at));
+            let service_time = now.saturating_duration_since(sent_at);
+            cluster.observe_time(&host, service_time, now);
+            exchange.upstream.service_time = Some(service_time);
             exchange.timing.first_upstream_rx = Some(now.saturating_duration_since(exchange.started));
             exchange.active = Some(guard);
             cluster.observe_response(&host, response.status(), now);

@@ -40,6 +40,7 @@ pub(super) fn pick(
             original_destination: cluster
                 .named_destination(Some(exchange.headers()), &exchange.extensions)
                 .or(exchange.connection.original_destination),
+            now: None,
         };
         cluster.pick(&context).map_err(|_| Failure::NoHealthyUpstream)?
     };

@@ -85,3 +85,26 @@ fn many_threads_build_one_cluster() {
 fn an_unused_slot_is_small() {
     assert!(size_of::<ClusterSlot>() <= 160, "{}", size_of::<ClusterSlot>());
 }
+
+#[test]
+fn endpoints_that_age_are_young_again_when_they_are_sent_again() {
+    let aging: Bytes = {
+        let mut assignment = epb::ClusterLoadAssignment::decode(assignment(1)).expect("an assignment");
+        assignment.policy = Some(epb::cluster_load_assignment::Policy {
+            endpoint_stale_after: Some(remora_proto::pb::google::protobuf::Duration { seconds: 60, nanos: 0 }),
+            ..Default::default()
+        });
+        assignment.encode_to_vec().into()
+    };
+    let slot = slot();
+    slot.set_endpoints(aging.clone()).expect("a good assignment");
+    let cluster = slot.cluster().expect("a good cluster");
+    let first = cluster.next_tick().expect("they will be stale");
+    slot.set_endpoints(aging.clone()).expect("a good assignment");
+    assert!(cluster.next_tick().expect("they will be stale") > first);
+    let late = cluster.next_tick().expect("due");
+    cluster.tick(late, &mut || 0);
+    assert!(cluster.pick(&PickContext::default()).is_err());
+    slot.set_endpoints(aging).expect("a good assignment");
+    assert_eq!(port(&cluster), 1);
+}

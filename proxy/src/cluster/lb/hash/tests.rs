@@ -107,10 +107,43 @@ fn a_bound_sends_on_what_is_over_it() {
         let index = table.pick(42, 0, &hosts).expect("there are hosts");
         hosts[index].state.rq_active.fetch_add(1, Ordering::Relaxed);
     }
-    // One key only, yet nobody holds more than 1.25 times the average.
+    // One key only, yet nobody holds more than 1.25 times the average, rounded up, and the one that came when he was at it.
     assert!(
-        hosts.iter().all(|host| active(host) <= 126),
+        hosts.iter().all(|host| active(host) <= 127),
         "{:?}",
         hosts.iter().map(active).collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn the_twister_is_the_standards() {
+    // 26.6.5 of the C++ standard: the 10,000th word of the default seed.
+    let mut random = Twister::new(5489);
+    assert_eq!(random.next(), 3_499_211_612);
+    for _ in 0..9_998 {
+        random.next();
+    }
+    assert_eq!(random.next(), 4_123_659_995);
+    let mut seen = [0; 3];
+    for _ in 0..3_000 {
+        seen[random.below(3) as usize] += 1;
+    }
+    assert!(seen.iter().all(|count| *count > 900), "{seen:?}");
+}
+
+#[test]
+fn bounds_are_envoys() {
+    let hosts = hosts(2);
+    let table = Table {
+        slots: Slots::Maglev(vec![0]),
+        shares: vec![0.25, 0.75],
+        balance_factor: 150,
+    };
+    // Ten requests: (11 × 150 + 99) / 100 = 17 slots, of which ceil(4.25) = 5 and ceil(12.75) = 13.
+    let overload = |index: usize, own: u32| {
+        hosts[index].state.rq_active.store(own, Ordering::Relaxed);
+        table.overload(index, 10, &hosts)
+    };
+    assert_eq!((overload(0, 5), overload(0, 6)), (1.0, 1.2));
+    assert_eq!((overload(1, 13), overload(1, 26)), (1.0, 2.0));
 }

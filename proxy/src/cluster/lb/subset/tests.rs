@@ -83,8 +83,8 @@ impl World {
                 stats: &stats,
             };
             let picked = search.pick(&context, &mut |set| {
-                let (group, _) = set.choose(&set.loads, rng.u64(..))?;
-                group.pick(None, 0, &mut || rng.u64(..)).cloned()
+                let choice = set.choose(&set.loads, rng.u64(..))?;
+                choice.group.pick(None, 0, None, &mut || rng.u64(..)).cloned()
             });
             ports.extend(picked.and_then(|host| Some(host.address.ip()?.port())));
         }

@@ -145,11 +145,16 @@ impl ClientConnection {
 
     /// Whether one more stream fits in the peer's limit and ours. Cheap: does not look for a GOAWAY, which [`Self::send`] reports with the request.
     pub fn can_take_stream(&self) -> bool {
+        self.active_streams() < self.max_streams()
+    }
+
+    /// Streams that fit in the peer's limit and ours; 0 once it takes none.
+    pub fn max_streams(&self) -> u32 {
         if self.shared.unavailable.load(Ordering::Relaxed) {
-            return false;
+            return 0;
         }
         let peer = u32::try_from(self.sender.current_max_send_streams()).unwrap_or(u32::MAX);
-        self.active_streams() < peer.min(self.shared.options.max_concurrent_streams)
+        peer.min(self.shared.options.max_concurrent_streams)
     }
 
     pub fn active_streams(&self) -> u32 {
