@@ -41,6 +41,7 @@ use crate::runtime::drain::Drain;
 use crate::runtime::io::Address;
 use crate::runtime::spawn::{self, spawn};
 use crate::runtime::worker::Workers;
+use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::logging::{self, Logging};
 use crate::telemetry::server::ServerStats;
 use follow::Awaited;

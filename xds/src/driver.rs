@@ -206,12 +206,12 @@ impl Driver {
         }
     }
 
-    fn disconnect(&mut self, id: StreamId, status: &Status) -> bool {
+    fn disconnect(&mut self, id: StreamId, status: &Status) {
         let at = self.open.iter().position(|open| open.id == id);
         let what = at.map_or_else(String::new, |at| self.open.swap_remove(at).what);
         let now = (self.clock)();
         let Some(engine) = self.engine.as_mut() else {
-            return false;
+            return;
         };
         let code = status.code();
         let reason = format!("{what} closed: {}, {}", code as i32, status.message());
@@ -225,7 +225,6 @@ impl Driver {
             tracing::debug!("{reason}");
         }
         engine.on_disconnected(id, now);
-        true
     }
 
     /// Reads, decodes and applies a file. What cannot be read changes nothing.

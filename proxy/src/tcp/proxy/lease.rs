@@ -101,6 +101,7 @@ impl Drop for Lease {
             remote,
             active,
             protocol_error: false,
+            announced: false,
         };
         count_destroyed(stats, closed);
         let length = clock::now().saturating_duration_since(self.started);
