@@ -106,14 +106,24 @@ async fn what_is_refused_changes_nothing() {
     }
 }
 
+/// A socket on this port (0: any), which others with SO_REUSEADDR can have too as long as nobody listens.
+fn reusable(port: u16) -> (tokio::net::TcpSocket, u16) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(std::net::SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
+}
+
 #[tokio::test]
 async fn a_listener_that_cannot_bind_is_refused_and_changes_nothing() {
     for variant in [Variant::Sotw, Variant::Delta] {
         let a = Backend::start("a").await;
         let one = with_endpoints(variant, &a).await;
         let load = Load::on(one.address, "mesh.test");
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = taken.local_addr().unwrap().port();
+        // One socket keeps the port from being given to others for the whole test, the other one has it for now.
+        let (_held, port) = reusable(0);
+        let taken = reusable(port).0.listen(1).unwrap();
         let busy = || listener_http("busy", "127.0.0.1", port, hcm("busy").rds("routes"));
         one.mesh.control_plane.push_listener(busy());
         let reason = one.mesh.control_plane.wait_nack("lds").await.unwrap();

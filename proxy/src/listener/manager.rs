@@ -130,7 +130,7 @@ impl ListenerManager {
     pub fn reserve(&self, config: &ListenerConfig) -> Result<(), String> {
         let active = self.active.lock();
         let mut claims = self.claims.lock();
-        if let Some((address, _)) = claims.conflict(config) {
+        if let Some(address) = claims.conflict(config) {
             self.counters.listener_create_failure.inc();
             return Err(duplicate_address(&config.name, address));
         }
@@ -203,9 +203,9 @@ impl ListenerManager {
         }
         self.counters.total_listeners_active.set(active.len() as u64);
         self.shared.directory.store(Arc::new(Directory::new(active.values())));
-        self.claims
-            .lock()
-            .fix(wanted.values().filter(|config| active.contains_key(&config.name)));
+        if on_error == OnBindError::ApplyNothing {
+            self.claims.lock().fix(wanted.values());
+        }
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 

@@ -284,7 +284,7 @@ async fn it_serves_until_told_to_stop() {
 async fn stats_have_an_html_page_and_server_info_has_the_extensions() {
     let world = World::new();
     let page = world
-        .page("/stats?format=html&filter=<script>&invert_filter&type=Counters")
+        .page("/stats?format=html&filter=%3Cscript%3E&invert_filter&type=Counters")
         .await;
     assert!(
         page.starts_with("<!DOCTYPE html>") && page.ends_with("</pre>\n</body>\n</html>\n"),

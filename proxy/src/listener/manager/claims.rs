@@ -9,9 +9,12 @@ use crate::listener::ListenerConfig;
 use crate::listener::bind::Bound;
 use crate::runtime::io::Address;
 
-/// Addresses by listener.
+/// Addresses by listener, and the other way round.
 #[derive(Default)]
-pub(super) struct Claims(BTreeMap<Arc<str>, Claim>);
+pub(super) struct Claims {
+    by_name: BTreeMap<Arc<str>, Claim>,
+    owners: BTreeMap<Address, Arc<str>>,
+}
 
 struct Claim {
     /// Of the configuration that was checked last.
@@ -24,31 +27,41 @@ struct Claim {
 }
 
 impl Claims {
-    /// The listener that has one of these addresses, and the address.
-    pub(super) fn conflict<'a>(&self, config: &'a ListenerConfig) -> Option<(&'a Address, &Arc<str>)> {
-        let others = self.0.iter().filter(|(name, _)| **name != config.name);
-        let taken: Vec<_> = others
-            .flat_map(|(name, claim)| claim.addresses.iter().map(move |address| (address, name)))
-            .collect();
-        let exact = config.addresses.iter().filter(|address| !any_port(address));
-        exact
-            .filter_map(|wanted| {
-                let (_, name) = taken.iter().find(|(address, _)| *address == wanted)?;
-                Some((wanted, *name))
-            })
-            .next()
+    /// The address of these that another listener has.
+    pub(super) fn conflict<'a>(&self, config: &'a ListenerConfig) -> Option<&'a Address> {
+        let mut exact = config.addresses.iter().filter(|address| !any_port(address));
+        exact.find(|address| self.owners.get(*address).is_some_and(|owner| *owner != config.name))
     }
 
     /// `sockets`: to listen on when the listener is applied; `None`: it stays where it is.
     pub(super) fn put(&mut self, config: &ListenerConfig, sockets: Option<Vec<Vec<Bound>>>) {
+        self.insert(config, sockets, false);
+    }
+
+    fn insert(&mut self, config: &ListenerConfig, sockets: Option<Vec<Vec<Bound>>>, fixed: bool) {
+        self.forget(&config.name);
+        for address in config.addresses.iter().filter(|address| !any_port(address)) {
+            self.owners.insert(address.clone(), config.name.clone());
+        }
         let claim = Claim {
             addresses: config.addresses.clone(),
             bind_to_port: config.bind_to_port,
             reuse_port: config.reuse_port,
-            fixed: false,
+            fixed,
             sockets,
         };
-        self.0.insert(config.name.clone(), claim);
+        self.by_name.insert(config.name.clone(), claim);
+    }
+
+    fn forget(&mut self, name: &str) {
+        let Some(claim) = self.by_name.remove(name) else {
+            return;
+        };
+        for address in &claim.addresses {
+            if self.owners.get(address).is_some_and(|owner| **owner == *name) {
+                self.owners.remove(address);
+            }
+        }
     }
 
     /// The sockets that this version of the listener, or another one in the same place, has reserved.
@@ -58,22 +71,24 @@ impl Claims {
                 && claim.bind_to_port == config.bind_to_port
                 && claim.reuse_port == config.reuse_port
         };
-        self.0.get_mut(&config.name).filter(same_place)?.sockets.take()
+        self.by_name.get_mut(&config.name).filter(same_place)?.sockets.take()
     }
 
-    /// What was applied without a check has its addresses for good.
+    /// The bootstrap's listeners have their addresses for good.
     pub(super) fn fix<'a>(&mut self, applied: impl Iterator<Item = &'a Arc<ListenerConfig>>) {
         for config in applied {
-            if !self.0.contains_key(&config.name) {
-                self.put(config, None);
-                self.0.entry(config.name.clone()).and_modify(|claim| claim.fixed = true);
-            }
+            self.insert(config, None, true);
         }
     }
 
     /// Lets go of listeners that an update takes away.
     pub(super) fn release(&mut self, gone: &dyn Fn(&str) -> bool) {
-        self.0.retain(|name, claim| claim.fixed || !gone(name));
+        let claims = self.by_name.iter();
+        let released = claims.filter(|(name, claim)| !claim.fixed && gone(name));
+        let released: Vec<Arc<str>> = released.map(|(name, _)| name.clone()).collect();
+        for name in released {
+            self.forget(&name);
+        }
     }
 }
 

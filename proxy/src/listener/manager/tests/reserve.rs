@@ -12,10 +12,15 @@ fn reserve(bench: &Bench, listener: &pb::Listener) -> Result<(), String> {
     bench.manager.reserve(&config(bench, listener))
 }
 
-/// Nobody has it, most likely: the system gives ports out in turn.
-fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap().port()
+/// A port that the system gives to nobody else while the socket lives, and that any listener can have: all set SO_REUSEADDR, and this one does not
+/// listen.
+fn held_port() -> (socket2::Socket, u16) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.set_reuse_port(true).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let port = port_of(&socket);
+    (socket, port)
 }
 
 /// Binds without SO_REUSEADDR, which would let two sockets that do not listen share a port.
@@ -31,8 +36,8 @@ fn a_port_in_use_is_refused_in_envoys_words_and_changes_nothing() {
     bench
         .apply(std::slice::from_ref(&good), OnBindError::ApplyNothing)
         .unwrap();
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port();
+    let (_held, port) = held_port();
+    let taken = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
     assert_eq!(
         reserve(&bench, &listener("bad", port, vec![echo("e")])),
         Err(format!("cannot bind '127.0.0.1:{port}': Address already in use"))
@@ -53,9 +58,10 @@ fn a_port_in_use_is_refused_in_envoys_words_and_changes_nothing() {
 #[test]
 fn what_is_reserved_is_ours_but_takes_no_connection_before_it_is_applied() {
     let bench = Bench::new(PATIENCE);
-    let port = free_port();
+    let (held, port) = held_port();
     let wanted = listener("l", port, vec![says("there")]);
     reserve(&bench, &wanted).unwrap();
+    drop(held);
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     assert!(TcpStream::connect(address).is_err(), "it waits for its routes");
     assert!(takes(port).is_err(), "nobody else gets it");
@@ -64,8 +70,9 @@ fn what_is_reserved_is_ours_but_takes_no_connection_before_it_is_applied() {
         .unwrap();
     assert_eq!(read_all(connect(address)), "there");
     // One that goes before it was applied gives its address back.
-    let other = free_port();
+    let (held, other) = held_port();
     reserve(&bench, &listener("gone", other, vec![says("never")])).unwrap();
+    drop(held);
     assert!(takes(other).is_err());
     bench.manager.release(&|name| name == "gone");
     takes(other).unwrap();
@@ -75,7 +82,7 @@ fn what_is_reserved_is_ours_but_takes_no_connection_before_it_is_applied() {
 #[test]
 fn two_dynamic_listeners_may_not_share_an_address_but_one_may_take_over_from_another() {
     let bench = Bench::new(Duration::ZERO);
-    let port = free_port();
+    let (_held, port) = held_port();
     let exclusive = |name: &str, text: &str| pb::Listener {
         enable_reuse_port: Some(BoolValue { value: false }),
         ..listener(name, port, vec![says(text)])
@@ -111,7 +118,7 @@ fn two_dynamic_listeners_may_not_share_an_address_but_one_may_take_over_from_ano
 #[test]
 fn the_control_plane_cannot_take_an_address_of_the_bootstrap() {
     let bench = Bench::new(PATIENCE);
-    let port = free_port();
+    let (_held, port) = held_port();
     let fixed = listener("static", port, vec![says("static")]);
     bench
         .apply(std::slice::from_ref(&fixed), OnBindError::ApplyNothing)
