@@ -26,7 +26,7 @@ crate::stat_group! {
             downstream_rq_ws_on_non_ws_route, downstream_rq_non_relative_path,
             downstream_rq_failed_path_normalization, downstream_rq_redirected_with_normalized_path,
             downstream_rq_rejected_via_ip_detection, downstream_rq_max_duration_reached, downstream_cx_max_requests_reached,
-            rq_total, rq_direct_response, rq_redirect, no_route, no_cluster,
+            rq_total, rq_direct_response, no_route, no_cluster,
             passthrough_internal_redirect_bad_location, passthrough_internal_redirect_unsafe_scheme,
             passthrough_internal_redirect_too_many_redirects, passthrough_internal_redirect_no_route,
             passthrough_internal_redirect_predicate,

@@ -134,6 +134,7 @@ impl Arrival {
         let connection = Arc::new(connection);
         if let Some(closing) = closed {
             admission::close(&chain, &state, connection, closing).await;
+            admission::end(io).await;
             return None;
         }
         let journal = journal(&state, connection.clone());

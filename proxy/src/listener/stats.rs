@@ -13,7 +13,7 @@ crate::stat_group! {
         counters: {
             downstream_cx_total, downstream_cx_destroy, downstream_cx_transport_socket_connect_timeout,
             downstream_global_cx_overflow, downstream_pre_cx_timeout, downstream_listener_filter_remote_close,
-            downstream_listener_filter_error, no_filter_chain_match
+            no_filter_chain_match
         }
         gauges: { downstream_cx_active, downstream_pre_cx_active }
         histograms: { downstream_cx_length_ms }

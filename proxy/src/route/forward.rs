@@ -357,8 +357,7 @@ impl RouteUpgrade {
         )?;
         Ok(Self {
             kind: value.upgrade_type.to_ascii_lowercase(),
-            // A request that wants its tunnel ended here is not passed on instead.
-            enabled: value.enabled.is_none_or(|enabled| enabled.value) && connect.is_none(),
+            enabled: value.enabled.is_none_or(|enabled| enabled.value),
             connect: connect.map(|connect| ConnectConfig {
                 allow_post: connect.allow_post,
             }),

@@ -90,7 +90,7 @@ static_resources:
       name: tls
       typed_config:
         "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
-        common_tls_context: {tls_certificates: [{certificate_chain: {inline_string: x}, private_key: {inline_string: y}}]}
+        common_tls_context: {tls_certificates: [{certificate_chain: {inline_string: none}, private_key: {inline_string: none}}]}
   - name: a
   - name: b
     type: EDS
@@ -103,7 +103,7 @@ static_resources:
         common_tls_context: {validation_context_sds_secret_config: {name: ghost}}
   listeners:
   - {name: x, address: {socket_address: {address: 127.0.0.1, port_value: 1}}, filter_chains: [{filters: []}]}
-  - {name: y, address: {socket_address: {address: 127.0.0.1, port_value: 1}}, filter_chains: [{filters: []}]}
+  - {name: z, address: {socket_address: {address: 127.0.0.1, port_value: 1}}, filter_chains: [{filters: []}]}
 "#;
 
 /// The paths that a verdict names.
@@ -127,7 +127,7 @@ fn one_run_tells_the_faults_of_every_stage() {
     let told = paths(&verdict);
     let wanted = [
         "--component-log-level",
-        "admin.access_log[0].path",
+        "admin.access_log[0].typed_config.path",
         "node.nonsense",
         "static_resources.clusters[0].connect_timeout",
         "static_resources.clusters[0].lb_policy",

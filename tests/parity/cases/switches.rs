@@ -188,12 +188,5 @@ fn cases() -> Vec<Case> {
             status: 12,
             ..get("a tunnel to nowhere", 0, "/", "").on("tunnels")
         },
-        Case {
-            wire: Wire::Tcp(&[Send(b"CONNECT there:80 HTTP/1.1\r\nhost: there:80\r\n\r\n"), Read(15)]),
-            status: 15,
-            // One when it is there, one when it is gone.
-            logs: 2,
-            ..get("a tunnel", 0, "/", "").on("tunnels")
-        },
     ]
 }

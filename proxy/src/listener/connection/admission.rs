@@ -1,6 +1,9 @@
 //! What the network filters say of a new connection.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::journal;
 use crate::filters::network::{Closing, Verdict};
@@ -8,6 +11,10 @@ use crate::listener::ConnectionInfo;
 use crate::listener::active::ListenerState;
 use crate::listener::chain_match::{FilterChain, Terminal};
 use crate::runtime::clock;
+use crate::runtime::io::Io;
+
+/// Bounds what a client can make us read of a connection that is closed anyway.
+const MOST_READS: usize = 64;
 
 /// What the network filters hold for the connection, and how one of them closes it.
 pub(super) async fn admitted(
@@ -27,6 +34,19 @@ pub(super) async fn admitted(
         }
     }
     (holds, None)
+}
+
+/// Reads what the client has sent already: unread bytes would turn the end of the connection into a reset.
+pub(super) async fn end(mut io: Io) {
+    let mut unread = [0; 1024];
+    for _ in 0..MOST_READS {
+        let read = tokio::time::timeout(Duration::ZERO, io.read(&mut unread)).await;
+        if !matches!(read, Ok(Ok(1..))) {
+            break;
+        }
+    }
+    // The peer may be gone.
+    let _ = io.shutdown().await;
 }
 
 /// Ends a connection that a network filter does not want, and has it logged.

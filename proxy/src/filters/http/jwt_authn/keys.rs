@@ -60,8 +60,8 @@ impl Keys {
             }
             match key.material.verify(token) {
                 Some(true) => return Ok(()),
-                Some(false) => refusal = Refusal::Fails,
-                None => {}
+                // A key of another kind than the algorithm wants is no reason to say more.
+                Some(false) | None => refusal = Refusal::Fails,
             }
         }
         Err(refusal)

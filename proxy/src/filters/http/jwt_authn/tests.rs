@@ -234,7 +234,7 @@ fn public_keys_verify_and_are_not_taken_for_secrets() {
     let confused = signed(r#"{"alg":"HS256"}"#, GOOD, |text| {
         hmac::sign(&forged, text).as_ref().to_vec()
     });
-    let details = "jwt_authn_access_denied{Jwks_doesn't_have_key_to_match_kid_or_alg_from_Jwt}".to_owned();
+    let details = "jwt_authn_access_denied{Jwt_verification_fails}".to_owned();
     assert_eq!(refused(&filter, &mut with_token(&confused)), Some((401, details)));
 }
 
