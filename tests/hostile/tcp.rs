@@ -37,17 +37,17 @@ struct Scene {
     inspected: SocketAddr,
     tls: SocketAddr,
     /// Accepted by the server behind them, in turn.
-    accepted: mpsc::UnboundedReceiver<TcpStream>,
+    accepted: mpsc::Receiver<TcpStream>,
 }
 
 impl Scene {
     async fn start(descriptors: Option<u64>) -> Self {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = server.local_addr().unwrap().port();
-        let (sender, accepted) = mpsc::unbounded_channel();
+        let (sender, accepted) = mpsc::channel(16_384);
         spawn("server", async move {
             while let Ok((stream, _)) = server.accept().await {
-                if sender.send(stream).is_err() {
+                if sender.send(stream).await.is_err() {
                     break;
                 }
             }
@@ -174,7 +174,7 @@ async fn reset_storm() {
             scene.proxy.is_well().await;
         }
     }
-    let held = std::mem::replace(&mut scene.accepted, mpsc::unbounded_channel().1);
+    let held = std::mem::replace(&mut scene.accepted, mpsc::channel(1).1);
     drop(held);
     scene.is_empty().await;
     scene.proxy.is_well().await;
@@ -246,7 +246,7 @@ async fn idle_tcp_connections() {
     };
     let most = Rlimit {
         current: limit.maximum,
-        ..limit.clone()
+        ..limit
     };
     // Root may; others have what they have. A child inherits it.
     let _ = setrlimit(Resource::Nofile, raised).or_else(|_| setrlimit(Resource::Nofile, most));

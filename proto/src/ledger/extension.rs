@@ -167,7 +167,8 @@ impl Walk<'_> {
             );
             return self.report.add(FindingKind::RefusedAlways, || path.words(), reason);
         }
-        if RESOURCES.contains(&message.name()) {
+        // Without a ledger it is the control plane's own message that is looked at.
+        if self.ledger.is_some() && RESOURCES.contains(&message.name()) {
             let reason = format!(
                 "{} is a resource, not the configuration of an extension",
                 message.name()

@@ -97,7 +97,7 @@ impl Service<Request<Body>> for ClusterTransport {
                 unavailable(format!("cluster '{}': {}", this.cluster, text.join(": ")))
             };
             sender.ready().await.map_err(broken)?;
-            Ok(sender.send_request(request).await.map_err(broken)?)
+            sender.send_request(request).await.map_err(broken)
         })
     }
 }

@@ -96,20 +96,10 @@ impl Redirect {
         let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
         let original = view.path_and_query().unwrap_or("/");
         let path = match &self.format {
-            Some(format) => self.formatted_path(format, exchange),
+            Some(format) => formatted_path(format, exchange),
             None => self.target_path(matcher, original),
         };
         format!("{scheme}://{host}{port}{path}")
-    }
-
-    fn formatted_path(&self, format: &Format, exchange: &Exchange) -> String {
-        let mut path = Vec::new();
-        format.write(&LogView::of(exchange), &mut path);
-        let mut path = String::from_utf8_lossy(&path).into_owned();
-        if self.strip_query {
-            path.truncate(path.find('?').unwrap_or(path.len()));
-        }
-        path
     }
 
     fn target_path(&self, matcher: &PathMatcher, original: &str) -> String {
@@ -209,4 +199,10 @@ impl DirectResponse {
             }
         }
     }
+}
+/// `path_rewrite`; `strip_query` leaves alone what it says, as in Envoy.
+fn formatted_path(format: &Format, exchange: &Exchange) -> String {
+    let mut path = Vec::new();
+    format.write(&LogView::of(exchange), &mut path);
+    String::from_utf8_lossy(&path).into_owned()
 }

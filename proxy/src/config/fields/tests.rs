@@ -235,7 +235,7 @@ fn discovery_services_that_are_not_there_are_refused_with_their_path_and_why() {
         ),
         (
             BOOTSTRAP,
-            format!("{{dynamic_resources: {{cds_config: {{authorities: [{{name: a}}], ads: {{}}}}}}}}"),
+            "{dynamic_resources: {cds_config: {authorities: [{name: a}], ads: {}}}}".to_owned(),
             "dynamic_resources.cds_config.authorities",
         ),
         (
