@@ -164,7 +164,7 @@ fn backoff(retry: Option<&core::RetryPolicy>) -> Compiled<Option<(Duration, Dura
         return Ok(None);
     };
     let base = duration("base_interval", backoff.base_interval.as_ref())?.unwrap_or(Duration::from_millis(500));
-    let max = duration("max_interval", backoff.max_interval.as_ref())?.unwrap_or(base * 10);
+    let max = duration("max_interval", backoff.max_interval.as_ref())?.unwrap_or(base.saturating_mul(10));
     if max < base {
         return Err(Problems::one("max_interval", "must be at least base_interval"));
     }
