@@ -1,5 +1,5 @@
-//! Property tests of the whole proxy in memory: whatever way a message is cut into chunks and writes, whatever trailers it has, the bytes that
-//! come out are those that went in, and nothing is held when it is over.
+//! Property tests of the whole proxy in memory: whatever way a message is cut into chunks and writes, whatever trailers it has, wherever
+//! the client goes away, the bytes that come out are those that went in, and nothing is held when it is over.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used)]
 
@@ -8,6 +8,7 @@ mod pipeline;
 
 use pipeline::{PATIENCE, Whole, settled, talk};
 use proptest::prelude::*;
+use tokio::io::AsyncWriteExt;
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -145,5 +146,29 @@ proptest! {
         told.sort();
         prop_assert_eq!(&found[0], &("HTTP/1.1 200 OK".to_owned(), one, told));
         prop_assert_eq!(&found[1], &("HTTP/1.1 200 OK".to_owned(), two, Vec::new()));
+    }
+
+    #[test]
+    fn a_client_that_goes_away_leaves_nothing_behind(
+        chunks in bodies(),
+        at in any::<prop::sample::Index>(),
+        step in 1usize..5000,
+    ) {
+        let (input, _) = chunked(&chunks, &[], false);
+        let sent = at.index(input.len());
+        block_on(async {
+            let whole = Whole::new(1000);
+            let (mut client, task) = whole.connect(2000);
+            for piece in input[..sent].chunks(step) {
+                // A pipe that nobody empties fills up: then the client goes away in the middle of its write.
+                let written = tokio::time::timeout(std::time::Duration::from_millis(20), client.write_all(piece)).await;
+                if !matches!(written, Ok(Ok(()))) {
+                    break;
+                }
+            }
+            drop(client);
+            let _ = task.await;
+            settled(&whole).await;
+        });
     }
 }

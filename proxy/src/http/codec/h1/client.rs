@@ -250,6 +250,7 @@ impl ClientConnection {
             decoder: body,
             pump,
             keep_alive,
+            cut: None,
         };
         response.map(|()| Body::H1Response(Box::new(body)))
     }
@@ -261,6 +262,7 @@ impl ClientConnection {
             decoder,
             pump: Some(pump),
             keep_alive: false,
+            cut: None,
         };
         head.response.map(|()| Body::H1Response(Box::new(body)))
     }
@@ -318,11 +320,16 @@ pub struct ResponseBody {
     decoder: BodyDecoder,
     pump: Option<RequestPump>,
     keep_alive: bool,
+    /// The request ended before its end.
+    cut: Option<Failure>,
 }
 
 impl ResponseBody {
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.poll_progress(cx);
+        if let Some(failure) = self.cut.take() {
+            return self.broken(failure);
+        }
         let Some(connection) = &mut self.connection else {
             return Poll::Ready(None);
         };
@@ -375,13 +382,17 @@ impl ResponseBody {
         }
     }
 
-    /// Drives the rest of the request upstream; its failures show on the response.
+    /// Drives the rest of the request upstream. That it cannot be written shows on the response, which may be here all the same; where there is
+    /// no rest, because the client has gone, nobody waits for an answer to it.
     pub fn poll_progress(&mut self, cx: &mut Context<'_>) {
         let (Some(pump), Some(connection)) = (&mut self.pump, &mut self.connection) else {
             return;
         };
         if let Poll::Ready(result) = pump.poll(cx, connection) {
             self.keep_alive &= result.is_ok();
+            if let Err(PumpError::Body(failure)) = &result {
+                self.cut = Some(failure.clone());
+            }
             let tunnel = self.decoder == BodyDecoder::UntilClose && pump.framing == Framing::UntilClose;
             if tunnel && result.is_ok() {
                 // Half-close: the client has said all it will.
