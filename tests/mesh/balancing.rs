@@ -30,13 +30,17 @@ async fn least_request_avoids_the_busy_host() {
     let one = One::start([both], all_to_a()).await;
     let mut client = Http2::connect(one.address).await;
     let mut held = Vec::new();
-    for _ in 0..8 {
+    for count in 1..=64 {
         held.push(client.open("GET", "m", "/", &[("x-do", "hang")], true).await);
+        // A request that waits for its connection is not active yet, and counts for nobody.
+        until("the next", async || {
+            (a.requests() + b.requests() == count).then_some(())
+        })
+        .await;
     }
-    until("all of them", async || (a.requests() + b.requests() == 8).then_some(())).await;
-    // With two choices, hosts as busy as each other are never far apart.
+    // With two choices the busier host grows by one draw in four: that it is this far ahead happens once in 100,000 times.
     assert!(
-        a.requests().abs_diff(b.requests()) <= 4,
+        a.requests().abs_diff(b.requests()) <= 10,
         "{} {}",
         a.requests(),
         b.requests()
