@@ -103,6 +103,10 @@ pub const DIFFERENCES: &[Difference] = &[
         "the leg that was redirected is logged when its stream ends, which may be while the next case runs",
     ),
     timing(
+        "redirects/by 301",
+        "it follows \"too many\", whose last line may come only now",
+    ),
+    timing(
         "failures/stats",
         "whether a body had arrived when its connection failed decides how the request's end is counted",
     ),
