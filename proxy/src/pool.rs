@@ -74,8 +74,8 @@ pub struct Origin {
     pub local: Option<Address>,
 }
 
-/// A connection to `host`: an idle or shareable one, else a new one; and how long it was waited for. `alpn` replaces the ALPN list of the host's TLS context, unless the
-/// cluster keeps its own.
+/// A connection to `host`: an idle or shareable one, else a new one; and how long it was waited for. `alpn` replaces the ALPN list of the
+/// host's TLS context, unless the cluster keeps its own.
 ///
 /// # Errors
 /// Connect failure or timeout, or a circuit breaker's overflow; counted in the cluster's stats.

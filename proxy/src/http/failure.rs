@@ -76,6 +76,8 @@ pub enum Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     pub status: StatusCode,
+    /// For gRPC clients; `None`: what the HTTP status means.
+    pub grpc: Option<u32>,
     pub flags: ResponseFlags,
     /// `%RESPONSE_CODE_DETAILS%`
     pub details: &'static str,
@@ -195,16 +197,19 @@ impl Failure {
                 "upstream_max_stream_duration_reached",
                 "upstream max stream duration reached",
             ),
-            Self::StreamDuration { request_complete } => row(
-                if *request_complete {
-                    S::GATEWAY_TIMEOUT
-                } else {
-                    S::REQUEST_TIMEOUT
-                },
-                F::DURATION_TIMEOUT,
-                "max_duration_timeout",
-                "downstream duration timeout",
-            ),
+            Self::StreamDuration { request_complete } => Row {
+                grpc: Some(DEADLINE_EXCEEDED),
+                ..row(
+                    if *request_complete {
+                        S::GATEWAY_TIMEOUT
+                    } else {
+                        S::REQUEST_TIMEOUT
+                    },
+                    F::default(),
+                    "max_duration_timeout",
+                    "downstream duration timeout",
+                )
+            },
             Self::StreamIdleTimeout { request_complete } => row(
                 if *request_complete {
                     S::GATEWAY_TIMEOUT
@@ -402,6 +407,7 @@ impl Failure {
 fn row(status: StatusCode, flags: ResponseFlags, details: &'static str, body: &'static str) -> Row {
     Row {
         status,
+        grpc: None,
         flags,
         details,
         body,
@@ -415,6 +421,9 @@ fn close(row: Row) -> Row {
         ..row
     }
 }
+
+/// gRPC's status of that name.
+const DEADLINE_EXCEEDED: u32 = 4;
 
 const RESET_BODY: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
 

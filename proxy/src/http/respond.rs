@@ -95,7 +95,7 @@ pub fn respond(exchange: &mut Exchange, failure: &Failure) -> Response {
     }
     let reply = Reply {
         status,
-        grpc: None,
+        grpc: row.grpc,
         body: body.as_bytes(),
         headers,
         content_type: None,

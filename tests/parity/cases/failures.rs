@@ -17,6 +17,8 @@ route_config:
     - {name: full, match: {prefix: /full}, route: {cluster: full}}
     - {name: short, match: {prefix: /short}, route: {cluster: a, timeout: 0.1s}}
     - {name: h2, match: {prefix: /h2}, route: {cluster: h2, timeout: 0.3s}}
+    - {name: bounded, match: {prefix: /bounded}, route: {cluster: a, timeout: 0s, max_stream_duration: {max_stream_duration: 0.2s}}}
+    - {name: deadline, match: {prefix: /deadline}, route: {cluster: a, timeout: 0s, max_stream_duration: {grpc_timeout_header_max: 0s}}}
     - {name: all, match: {prefix: /}, route: {cluster: a}}
 "#;
 
@@ -72,6 +74,13 @@ fn cases() -> Vec<Case> {
             "x-do: hang\nx-envoy-upstream-rq-timeout-ms: 100\n",
         ),
         get("timeout within the body", 200, "/short", "x-do: stall\n"),
+        get("a stream as long as it may be", 504, "/bounded", "x-do: hang\n"),
+        get(
+            "a stream as long as it may be, within the body",
+            200,
+            "/bounded",
+            "x-do: stall\n",
+        ),
         get("closed before the answer", 503, "/", "x-do: reset\n"),
         get("cut within the body", 200, "/", "x-do: cut\n"),
         get("garbage from upstream", 502, "/", "x-do: raw=nonsense\\n\\n\n"),
@@ -87,6 +96,11 @@ fn cases() -> Vec<Case> {
         grpc("gRPC: no host", "/empty", ""),
         grpc("gRPC: breaker open", "/full", ""),
         grpc("gRPC: timeout", "/short", "x-do: hang\n"),
+        grpc(
+            "gRPC: its own deadline",
+            "/deadline",
+            "x-do: hang\ngrpc-timeout: 200m\n",
+        ),
         grpc("gRPC: closed", "/", "x-do: reset\n"),
         get("HTTP/2 upstream", 200, "/h2", ""),
         get("HTTP/2 upstream, 404", 404, "/h2", "x-do: status=404\n"),
