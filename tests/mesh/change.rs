@@ -21,17 +21,6 @@ async fn with_endpoints(variant: Variant, backend: &Backend) -> One {
     .await
 }
 
-async fn assert_none_failed(load: Load) {
-    let (failed, sent) = load.finish().await;
-    assert!(
-        failed.is_empty(),
-        "{} of {sent} failed:\n{}",
-        failed.len(),
-        failed.join("\n")
-    );
-    assert!(sent > 0);
-}
-
 #[tokio::test]
 async fn endpoint_and_route_churn_fails_nothing() {
     for variant in [Variant::Sotw, Variant::Delta] {
@@ -51,7 +40,7 @@ async fn endpoint_and_route_churn_fails_nothing() {
             one.mesh.control_plane.wait_ack("rds", &version).await.unwrap();
             load.more(10).await;
         }
-        assert_none_failed(load).await;
+        load.none_failed().await;
         assert!(a.requests() > 0 && b.requests() > 0);
     }
 }
@@ -72,7 +61,7 @@ async fn cluster_and_listener_updates_fail_nothing() {
         one.mesh.control_plane.wait_ack("lds", &version).await.unwrap();
         load.more(20).await;
     }
-    assert_none_failed(load).await;
+    load.none_failed().await;
     assert_eq!(one.sidecar.listener("http").await, one.address, "the socket stays");
 }
 
@@ -92,7 +81,7 @@ async fn what_is_refused_changes_nothing() {
             .push_route(route_config("routes").vhost(["*"]).vhost(["*"]));
         one.mesh.control_plane.wait_nack("rds").await.unwrap();
         load.more(50).await;
-        assert_none_failed(load).await;
+        load.none_failed().await;
         // And what comes after it is taken again.
         let version = one
             .mesh
@@ -150,7 +139,7 @@ async fn a_listener_that_cannot_bind_is_refused_and_changes_nothing() {
         let listeners = one.sidecar.admin("GET", "/listeners").await.text();
         assert!(!listeners.contains("busy"), "{listeners}");
         load.more(30).await;
-        assert_none_failed(load).await;
+        load.none_failed().await;
         // Once the port is free, the same listener is taken, and serves.
         drop(taken);
         one.mesh.control_plane.remove("lds", "busy");
@@ -254,7 +243,7 @@ async fn the_control_plane_may_vanish_and_return() {
         let back = |entry: &control_plane_mock::Entry| entry.what == What::Ack && entry.is_of("lds");
         mesh.control_plane.wait_for(back, PATIENCE).await.unwrap();
         load.more(50).await;
-        assert_none_failed(load).await;
+        load.none_failed().await;
         mesh.control_plane
             .push_route(everything().with_route(prefix("/").direct_response(202, "again")));
         let mut client = remora_tests::Http1::connect(address).await.unwrap();
@@ -288,5 +277,5 @@ async fn a_cluster_waits_for_its_endpoints_before_routes_use_it() {
         .push_route(everything().with_route(prefix("/").cluster("late")));
     until("the new backend", async || (b.requests() > 0).then_some(())).await;
     load.more(20).await;
-    assert_none_failed(load).await;
+    load.none_failed().await;
 }

@@ -138,11 +138,5 @@ async fn a_push_that_panics_while_it_is_built_ends_nothing() {
 
     plane.push_cluster(cluster_static("a", [("127.0.0.1", b.port())]));
     until("the next push", async || (b.requests() > 0).then_some(())).await;
-    let (failed, sent) = load.finish().await;
-    assert!(
-        failed.is_empty(),
-        "{} of {sent} failed:\n{}",
-        failed.len(),
-        failed.join("\n")
-    );
+    load.none_failed().await;
 }

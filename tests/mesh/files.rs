@@ -198,13 +198,7 @@ async fn files_are_exchanged(manner: Manner) {
     // And what comes after it is taken again.
     standalone.switch_to("third", 5).await;
     load.more(10).await;
-    let (failed, sent) = load.finish().await;
-    assert!(
-        failed.is_empty(),
-        "{} of {sent} failed:\n{}",
-        failed.len(),
-        failed.join("\n")
-    );
+    load.none_failed().await;
     assert_eq!(standalone.sidecar.listener("http").await, address, "the socket stays");
 }
 

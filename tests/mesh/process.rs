@@ -1,10 +1,9 @@
 //! The program as a process of its own: modes, signals, flags, and how it ends when something is wrong.
 
-use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
-use remora_tests::{Backend, Http1, ask_admin, until};
+use remora_tests::{Backend, Http1, Program, ask_admin, until};
 
 /// One listener `ingress` with these lines (YAML, each indented by 10) more in its connection manager, and one cluster.
 fn bootstrap(listener: u16, backend: u16, manager: &str, cluster: &str) -> String {
@@ -53,55 +52,22 @@ fn run(yaml: &str, flags: &[&str]) -> (Output, String) {
     (output, said)
 }
 
-/// A running process; killed when dropped.
-struct Running {
-    process: Child,
-    admin: SocketAddr,
+async fn start(directory: &Path, yaml: &str, flags: &[&str]) -> Program {
+    let mut command = program();
+    command
+        .args(["--config-yaml", yaml, "-l", "info", "--log-path"])
+        .arg(directory.join("log"))
+        .args(flags);
+    Program::start(&mut command, &directory.join("admin")).await
 }
 
-impl Running {
-    async fn start(directory: &Path, yaml: &str, flags: &[&str]) -> Self {
-        let address = directory.join("admin");
-        let mut process = program()
-            .args(["--config-yaml", yaml, "-l", "info", "--log-path"])
-            .arg(directory.join("log"))
-            .arg("--admin-address-path")
-            .arg(&address)
-            .args(flags)
-            .spawn()
-            .unwrap();
-        let admin = until("the admin address", async || {
-            let exited = process.try_wait().unwrap();
-            assert!(exited.is_none(), "ended: {exited:?}");
-            std::fs::read_to_string(&address)
-                .ok()
-                .and_then(|text| text.parse().ok())
-        })
-        .await;
-        until("readiness", async || {
-            (ask_admin(admin, "GET", "/ready").await.status == 200).then_some(())
-        })
-        .await;
-        Self { process, admin }
-    }
-
-    async fn client(&self) -> Http1 {
-        let listeners = ask_admin(self.admin, "GET", "/listeners").await.text();
-        let (_, address) = listeners.trim().split_once("::").unwrap();
-        Http1::connect(address.parse().unwrap()).await.unwrap()
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.process);
-        rustix::process::kill_process(pid, signal).unwrap();
-    }
+async fn client(running: &Program) -> Http1 {
+    Http1::connect(running.listens().await).await.unwrap()
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+fn signal(running: &Program, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_child(&running.process);
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 async fn holds(path: &Path, text: &str) {
@@ -124,15 +90,15 @@ async fn logs_are_rotated_by_signal_and_by_admin_and_a_hangup_does_nothing() {
     );
     let backend = Backend::start("app").await;
     let yaml = bootstrap(0, backend.port(), &manager, "");
-    let running = Running::start(directory.path(), &yaml, &["--file-flush-interval-msec", "50"]).await;
-    let mut client = running.client().await;
+    let running = start(directory.path(), &yaml, &["--file-flush-interval-msec", "50"]).await;
+    let mut client = client(&running).await;
     assert_eq!(client.get("app", "/one", "").await.status, 200);
     holds(&log, "/one\n").await;
 
     // A log rotation: the file gets another name, then a signal.
     let (first, second) = (directory.path().join("access.1"), directory.path().join("access.2"));
     std::fs::rename(&log, &first).unwrap();
-    running.signal(rustix::process::Signal::USR1);
+    signal(&running, rustix::process::Signal::USR1);
     until("a new access log", async || log.exists().then_some(())).await;
     assert_eq!(client.get("app", "/two", "").await.status, 200);
     holds(&log, "/two\n").await;
@@ -148,7 +114,7 @@ async fn logs_are_rotated_by_signal_and_by_admin_and_a_hangup_does_nothing() {
     holds(&log, "/three\n").await;
     assert_eq!(std::fs::read_to_string(&second).unwrap(), "/two\n");
 
-    running.signal(rustix::process::Signal::HUP);
+    signal(&running, rustix::process::Signal::HUP);
     holds(&own, "SIGHUP").await;
     assert_eq!(client.get("app", "/four", "").await.status, 200);
     assert_eq!(ask_admin(running.admin, "GET", "/ready").await.text(), "LIVE\n");
@@ -225,8 +191,8 @@ async fn the_local_address_is_of_the_version_that_the_flag_says() {
     let yaml = bootstrap(0, backend.port(), "          use_remote_address: true", "");
     for (flags, is_v6) in [(&[][..], false), (&["--local-address-ip-version", "v6"][..], true)] {
         let directory = tempfile::tempdir().unwrap();
-        let running = Running::start(directory.path(), &yaml, flags).await;
-        let answer = running.client().await.get("app", "/", "").await.text();
+        let running = start(directory.path(), &yaml, flags).await;
+        let answer = client(&running).await.get("app", "/", "").await.text();
         let line = answer.lines().find(|line| line.starts_with("x-forwarded-for"));
         let (_, address) = line.unwrap_or_else(|| panic!("{answer}")).split_once(':').unwrap();
         let address: std::net::IpAddr = address.trim().parse().unwrap();

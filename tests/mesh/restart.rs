@@ -1,71 +1,36 @@
 //! Hot restart: processes take over from each other while requests go on.
 
-use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
-use remora_tests::{Backend, Http1, Load, ask_admin, until};
+use remora_tests::{Backend, Http1, Load, Program, ask_admin, until};
 
-/// A process; killed when dropped.
-struct Epoch {
-    process: Child,
-    admin: SocketAddr,
+/// Starts and waits until it is live.
+async fn start(directory: &Path, epoch: u32, concurrency: u32) -> Program {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_remora-under-test"));
+    command
+        .arg("-c")
+        .arg(directory.join("envoy.yaml"))
+        .arg("--socket-path")
+        .arg(directory.join("restart"))
+        .args([
+            "--restart-epoch",
+            &epoch.to_string(),
+            "--concurrency",
+            &concurrency.to_string(),
+        ])
+        .args(["-l", "error", "--parent-shutdown-time-s", "600"])
+        .args(["--drain-strategy", "immediate"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    Program::start(&mut command, &directory.join(format!("admin-{epoch}"))).await
 }
 
-impl Epoch {
-    /// Starts and waits until it is live.
-    async fn start(directory: &Path, epoch: u32, concurrency: u32) -> Self {
-        let address = directory.join(format!("admin-{epoch}"));
-        let mut process = Command::new(env!("CARGO_BIN_EXE_remora-under-test"))
-            .arg("-c")
-            .arg(directory.join("envoy.yaml"))
-            .arg("--admin-address-path")
-            .arg(&address)
-            .arg("--socket-path")
-            .arg(directory.join("restart"))
-            .args([
-                "--restart-epoch",
-                &epoch.to_string(),
-                "--concurrency",
-                &concurrency.to_string(),
-            ])
-            .args(["-l", "error", "--parent-shutdown-time-s", "600"])
-            .args(["--drain-strategy", "immediate"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let admin = until("the admin address", async || {
-            let exited = process.try_wait().unwrap();
-            assert!(exited.is_none(), "epoch {epoch} ended: {exited:?}");
-            std::fs::read_to_string(&address)
-                .ok()
-                .and_then(|text| text.parse().ok())
-        })
-        .await;
-        until("readiness", async || {
-            (ask_admin(admin, "GET", "/ready").await.status == 200).then_some(())
-        })
-        .await;
-        Self { process, admin }
-    }
-
-    async fn listens(&self) -> SocketAddr {
-        let listeners = ask_admin(self.admin, "GET", "/listeners").await.text();
-        let (_, address) = listeners.trim().split_once("::").unwrap();
-        address.parse().unwrap()
-    }
-
-    async fn ended(&mut self) -> ExitStatus {
-        until("the end of the epoch before", async || self.process.try_wait().unwrap()).await
-    }
-}
-
-impl Drop for Epoch {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+async fn ended(before: &mut Program) -> ExitStatus {
+    until("the end of the epoch before", async || {
+        before.process.try_wait().unwrap()
+    })
+    .await
 }
 
 fn bootstrap(port: u16) -> String {
@@ -102,7 +67,7 @@ async fn processes_take_over_and_no_request_fails() {
     let backend = Backend::start("app").await;
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("envoy.yaml"), bootstrap(backend.port())).unwrap();
-    let mut first = Epoch::start(directory.path(), 0, 2).await;
+    let mut first = start(directory.path(), 0, 2).await;
     let address = first.listens().await;
     let load = Load::on(address, "app");
     load.more(100).await;
@@ -113,15 +78,15 @@ async fn processes_take_over_and_no_request_fails() {
         .await;
 
     // More workers, then fewer: all sockets of the epoch before are taken, whatever their number.
-    let mut second = Epoch::start(directory.path(), 1, 3).await;
+    let mut second = start(directory.path(), 1, 3).await;
     assert_eq!(second.listens().await, address);
     let answer = slow.response("GET").await;
     assert!(answer.status == 200 && answer.is_whole(), "{}", answer.render());
     drop(slow);
-    assert!(first.ended().await.success());
+    assert!(ended(&mut first).await.success());
     load.more(100).await;
-    let third = Epoch::start(directory.path(), 2, 1).await;
-    assert!(second.ended().await.success());
+    let third = start(directory.path(), 2, 1).await;
+    assert!(ended(&mut second).await.success());
     load.more(100).await;
 
     let (failed, done) = load.finish().await;
@@ -137,7 +102,7 @@ async fn a_successor_that_cannot_start_costs_no_request() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("envoy.yaml");
     std::fs::write(&config, bootstrap(backend.port())).unwrap();
-    let first = Epoch::start(directory.path(), 0, 2).await;
+    let first = start(directory.path(), 0, 2).await;
     let address = first.listens().await;
     // It fails late, with the sockets in its hands: another address that it wants is taken.
     let taken = format!(
@@ -163,6 +128,6 @@ async fn a_successor_that_cannot_start_costs_no_request() {
     assert_eq!(client.get("app", "/", "").await.status, 200);
     // And the next one takes over all the same.
     std::fs::write(&config, bootstrap(backend.port())).unwrap();
-    let second = Epoch::start(directory.path(), 1, 2).await;
+    let second = start(directory.path(), 1, 2).await;
     assert_eq!(second.listens().await, address);
 }

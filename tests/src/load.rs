@@ -51,6 +51,18 @@ impl Load {
         let failed = self.task.await.unwrap();
         (failed, self.shared.done.load(Ordering::SeqCst))
     }
+
+    /// Stops, and panics with all that failed, or if nothing was sent.
+    pub async fn none_failed(self) {
+        let (failed, sent) = self.finish().await;
+        assert!(
+            failed.is_empty(),
+            "{} of {sent} failed:\n{}",
+            failed.len(),
+            failed.join("\n")
+        );
+        assert!(sent > 0);
+    }
 }
 
 async fn run(address: SocketAddr, host: &'static str, shared: Arc<Shared>) -> Vec<String> {
