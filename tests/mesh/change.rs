@@ -4,6 +4,8 @@ use control_plane_mock::resources::{
     Variant, cluster_eds, cluster_static, endpoints, hcm, listener_http, prefix, route_config,
 };
 use control_plane_mock::{Ending, PATIENCE, What};
+use remora_proto::pb::envoy::config::route::v3::RouteConfiguration;
+use remora_proto::pb::google::protobuf::BoolValue;
 use remora_tests::{Backend, Load, Mesh, Sidecar, until};
 
 use super::{One, all_to_a, cluster, everything};
@@ -92,6 +94,44 @@ async fn what_is_refused_changes_nothing() {
             (one.get("/", "").await.status == 201).then_some(())
         })
         .await;
+    }
+}
+
+/// `validate_clusters` as in Envoy: on by default for routes inside a listener, off for those that are delivered by name.
+#[tokio::test]
+async fn routes_to_clusters_that_are_not_there_are_refused_where_they_are_validated() {
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let a = Backend::start("a").await;
+        let one = with_endpoints(variant, &a).await;
+        let control_plane = &one.mesh.control_plane;
+        let to = |cluster: &str, validate: Option<bool>| {
+            let routes = route_config("routes").vhost(["*"]).route("/", cluster).build();
+            RouteConfiguration {
+                validate_clusters: validate.map(|value| BoolValue { value }),
+                ..routes
+            }
+        };
+        let inline = |routes| listener_http("inline", "127.0.0.1", 0, hcm("inline").inline(routes));
+        control_plane.push_listener(inline(to("nobody", None)));
+        let reason = control_plane.wait_nack("lds").await.unwrap();
+        let place =
+            "typed_config.route_config.virtual_hosts[0].routes[0].route.cluster: route: unknown cluster 'nobody'";
+        assert!(reason.contains(place), "{reason}");
+        for fine in [to("nobody", Some(false)), to("a", None)] {
+            let version = control_plane.push_listener(inline(fine));
+            control_plane.wait_ack("lds", &version).await.unwrap();
+        }
+        control_plane.push_route(to("nobody", Some(true)));
+        let reason = control_plane.wait_nack("rds").await.unwrap();
+        assert!(reason.contains("route: unknown cluster 'nobody'"), "{reason}");
+        for fine in [to("nobody", None), to("a", Some(true))] {
+            let version = control_plane.push_route(fine);
+            control_plane.wait_ack("rds", &version).await.unwrap();
+        }
+        // A cluster that came with the same push, and still warms, is there.
+        control_plane.push_cluster(cluster_eds("late"));
+        let version = control_plane.push_listener(inline(to("late", None)));
+        control_plane.wait_ack("lds", &version).await.unwrap();
     }
 }
 

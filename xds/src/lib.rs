@@ -45,7 +45,7 @@ pub use driver::{Builder, Client, ClientHandle, Driver, Stopped};
 pub use engine::{Engine, Root, SourceConfig};
 pub use stats::Stats;
 pub use store::status::{DumpEntry, Nack, TypeStatus};
-pub use store::{Change, Interpreter, Now, PathSource, Reference, Resource, Source, Store, Update, Updates};
+pub use store::{Change, Interpreter, Known, Now, PathSource, Reference, Resource, Source, Store, Update, Updates};
 pub use types::{ResourceType, TypeInfo};
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use hashbrown::HashSet;
 
 pub use apply::Applied;
 pub use publish::{Change, Update, Updates};
-pub use resource::{ErrorState, Interpreter, PathSource, Reference, Resource, Source};
+pub use resource::{ErrorState, Interpreter, Known, PathSource, Reference, Resource, Source};
 use table::{Entry, Key, Table};
 
 use crate::stats::Stats;
@@ -157,6 +157,13 @@ impl Store {
     pub fn get(&self, ty: ResourceType, name: &str) -> Option<&Arc<Resource>> {
         let table = self.tables.iter().find(|table| table.ty == ty)?;
         table.entries.get(name)?.active.as_ref()
+    }
+
+    /// Whether a version of it was accepted, or the bootstrap has it.
+    pub(crate) fn has(&self, ty: ResourceType, name: &str) -> bool {
+        let mut tables = self.tables.iter().filter(|table| table.ty == ty);
+        tables.any(|table| table.entries.get(name).is_some_and(|entry| entry.newest().is_some()))
+            || self.fixed.contains(&(ty.url, Arc::from(name)))
     }
 
     /// How many resources of `ty` wait for what they refer to.

@@ -2,7 +2,7 @@
 //!
 //! Serving starts from an [`Assembly`], validating ends with one: what the one accepts the other does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use remora_xds::Root;
@@ -14,6 +14,7 @@ use crate::cli::Options;
 use crate::cluster::host::Locality;
 use crate::cluster::lb::LocalCluster;
 use crate::config::fields::{self, Strictness, Warning};
+use crate::config::route::clusters;
 use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::listener::ListenerConfig;
 use crate::runtime::io::Address;
@@ -168,10 +169,15 @@ fn add_static(
             pins.push((format!("cluster/{}", cluster.name), references));
         }
     }
+    // What is wrong with a cluster is told once.
+    let named: HashSet<&str> = bootstrap.clusters.iter().map(|cluster| &*cluster.name).collect();
     let mut addresses = HashMap::new();
     for (index, listener) in bootstrap.listeners.iter().enumerate() {
         let needs = crate::config::listener::needs(&listener.bytes);
-        let references = needs.and_then(|needs| meaning.listener_references(&needs));
+        let references = needs.and_then(|needs| {
+            clusters::all_known(&needs.clusters, |name| named.contains(name))?;
+            meaning.listener_references(&needs)
+        });
         let hold = references.as_ref().is_ok_and(|references| !references.is_empty());
         let added = builder.add_listener(&listener.bytes, hold);
         let added = added.and_then(|config| free_addresses(&mut addresses, &config));

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use remora_xds::{Interpreter, Reference, ResourceType, types};
+use remora_xds::{Interpreter, Known, Reference, ResourceType, types};
 
 use super::sources::Sources;
 use super::stats::RouteScopes;
 use crate::admin::Notes;
 use crate::config::fields::{Strictness, Warning};
+use crate::config::route::clusters;
 use crate::config::source::ConfigSource;
 use crate::config::tls::SecretRef;
 use crate::config::{BuildContext, Compiled, Problems, cluster, endpoint, fields, listener};
@@ -39,10 +40,10 @@ impl Interpreter for Meaning {
         type_url == types::ASSIGNMENT.url && crate::config::endpoint::age(bytes)
     }
 
-    fn check(&self, type_url: &str, name: &str, bytes: &Bytes) -> Result<Vec<Reference>, String> {
+    fn check(&self, type_url: &str, name: &str, bytes: &Bytes, known: &Known<'_>) -> Result<Vec<Reference>, String> {
         let checked = self
             .tables(type_url, name, bytes)
-            .and_then(|()| self.compile(type_url, bytes));
+            .and_then(|()| self.compile(type_url, bytes, &|cluster| known(&types::CLUSTER, cluster)));
         let (references, listener) = checked.map_err(|problems| problems.to_string())?;
         if let (Some(manager), Some(listener)) = (&self.listeners, listener) {
             manager.reserve(&listener)?;
@@ -90,10 +91,17 @@ impl Meaning {
     }
 
     /// What the resource refers to; of a listener also what is to be bound.
-    fn compile(&self, type_url: &str, bytes: &Bytes) -> Compiled<(Vec<Reference>, Option<ListenerConfig>)> {
+    fn compile(
+        &self,
+        type_url: &str,
+        bytes: &Bytes,
+        has_cluster: &dyn Fn(&str) -> bool,
+    ) -> Compiled<(Vec<Reference>, Option<ListenerConfig>)> {
         if type_url == types::LISTENER.url {
             let listener = listener::compile(bytes, &self.context)?;
-            let references = self.listener_references(&listener::needs(bytes)?)?;
+            let needs = listener::needs(bytes)?;
+            clusters::all_known(&needs.clusters, has_cluster)?;
+            let references = self.listener_references(&needs)?;
             return Ok((references, Some(listener)));
         }
         let mut references = Vec::new();
@@ -102,7 +110,8 @@ impl Meaning {
         } else if type_url == types::ASSIGNMENT.url {
             endpoint::check(bytes)?;
         } else if type_url == types::ROUTE.url {
-            RouteTable::parse(bytes.clone(), &self.context)?;
+            let table = RouteTable::parse(bytes.clone(), &self.context)?;
+            clusters::all_known(&table.clusters_to_validate()?, has_cluster)?;
         } else if type_url == types::SECRET.url {
             SecretStore::compile(bytes)?;
         }

@@ -8,8 +8,8 @@ use remora_proto::pb::envoy::config::core::v3 as pbc;
 use remora_proto::pb::envoy::extensions::filters::http::router::v3::Router as RouterConfig;
 use remora_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pbh;
 
-use super::route::{Under, duration, optional, refuse};
-use super::{BuildContext, Compiled, Problems, header_case};
+use super::route::{Under, duration, each, optional, refuse};
+use super::{BuildContext, Compiled, Problems, gather, header_case};
 use crate::filters::http::{self as filters, FilterContext, FilterList, Stage};
 use crate::http::codec::Underscores;
 use crate::http::codec::h1::H1Options;
@@ -38,57 +38,41 @@ const DELAYED_CLOSE: Duration = Duration::from_secs(1);
 /// Every field that is wrong or that a connection manager cannot do, by its path.
 pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManager>> {
     let value = pbh::HttpConnectionManager::decode(bytes).map_err(|error| Problems::one("", error.to_string()))?;
-    let codec = match pbh::http_connection_manager::CodecType::try_from(value.codec_type) {
-        Ok(pbh::http_connection_manager::CodecType::Auto) => CodecType::Auto,
-        Ok(pbh::http_connection_manager::CodecType::Http1) => CodecType::Http1,
-        Ok(pbh::http_connection_manager::CodecType::Http2) => CodecType::Http2,
-        _ => return Err(Problems::one("codec_type", "HTTP/3 is not supported")),
-    };
-    let local_reply = optional(
-        "local_reply_config",
-        value.local_reply_config.as_ref(),
-        LocalReply::compile,
-    )?;
-    let (filter_list, router) = http_filters(&value, cx)?;
-    let idle = idle_timeout(&value)?;
-    let stream_idle = limit(
-        "stream_idle_timeout",
-        value.stream_idle_timeout.as_ref(),
-        Some(STREAM_IDLE),
-    )?;
-    let request_timeout = limit("request_timeout", value.request_timeout.as_ref(), None)?;
-    let access_logs = AccessLog::compile_all(&value.access_log, cx)?;
+    gather! {
+        let codec = codec(value.codec_type);
+        let local_reply = optional("local_reply_config", value.local_reply_config.as_ref(), LocalReply::compile);
+        let filters = http_filters(&value, cx);
+        let timeouts = timeouts(&value);
+        let access_logs = AccessLog::compile_all(&value.access_log, cx);
+        let h1 = h1_options(&value);
+        let h2 = h2_options(&value);
+        let routes = routes(&value, cx);
+        let header_policy = HeaderPolicy::compile(&value, cx);
+        let upgrades = upgrades(&value);
+        let max_stream_duration = max_stream_duration(&value);
+    }
+    let (filter_list, router) = filters;
     let settings = Settings {
         codec,
-        h1: h1_options(&value)?,
+        h1,
         h2: H2Options {
-            stream_idle,
-            request_timeout,
-            ..h2_options(&value, idle)?
+            idle_timeout: timeouts.idle,
+            stream_idle: timeouts.stream_idle,
+            request_timeout: timeouts.request,
+            max_connection_duration: timeouts.max_age,
+            ..h2
         },
-        timeouts: Timeouts {
-            idle,
-            request_headers: limit("request_headers_timeout", value.request_headers_timeout.as_ref(), None)?,
-            request: request_timeout,
-            delayed_close: limit(
-                "delayed_close_timeout",
-                value.delayed_close_timeout.as_ref(),
-                Some(DELAYED_CLOSE),
-            )?,
-            stream_idle,
-            max_age: max_age(&value)?,
-            drain: duration("drain_timeout", value.drain_timeout.as_ref())?,
-        },
+        timeouts,
         stats: cx.stats.group(&format!("http.{}.", value.stat_prefix)),
         codec_stats: CodecStats {
             http1: cx.stats.group("http1."),
             http2: cx.stats.group("http2."),
         },
         listener_stats: cx.stats.group(&listener_scope(&value, cx)),
-        routes: routes(&value, cx)?,
+        routes,
         snapshot: cx.snapshot.clone(),
         filters: Arc::new(filter_list),
-        header_policy: Arc::new(HeaderPolicy::compile(&value, cx)?),
+        header_policy: Arc::new(header_policy),
         local_reply: local_reply.map(Arc::new),
         access_logs: access_logs.into(),
         logs_new_requests: logs_new_requests(&value),
@@ -96,9 +80,9 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
             .access_log_options
             .as_ref()
             .is_some_and(|options| options.flush_log_on_tunnel_successfully_established),
-        upgrades: upgrades(&value)?,
+        upgrades,
         suppress_envoy_headers: router.suppress_envoy_headers,
-        max_stream_duration: max_stream_duration(&value)?,
+        max_stream_duration,
     };
     Ok(ConnectionManager::new(settings))
 }
@@ -113,19 +97,52 @@ fn listener_scope(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> Stri
     format!("{scope}http.{}.", value.stat_prefix)
 }
 
+fn codec(kind: i32) -> Compiled<CodecType> {
+    use pbh::http_connection_manager::CodecType as Kind;
+    match Kind::try_from(kind) {
+        Ok(Kind::Auto) => Ok(CodecType::Auto),
+        Ok(Kind::Http1) => Ok(CodecType::Http1),
+        Ok(Kind::Http2) => Ok(CodecType::Http2),
+        _ => Err(Problems::one("codec_type", "HTTP/3 is not supported")),
+    }
+}
+
+fn timeouts(value: &pbh::HttpConnectionManager) -> Compiled<Timeouts> {
+    let delayed_close = value.delayed_close_timeout.as_ref();
+    let stream_idle = value.stream_idle_timeout.as_ref();
+    gather! {
+        let idle = idle_timeout(value);
+        let request_headers = limit("request_headers_timeout", value.request_headers_timeout.as_ref(), None);
+        let request = limit("request_timeout", value.request_timeout.as_ref(), None);
+        let delayed_close = limit("delayed_close_timeout", delayed_close, Some(DELAYED_CLOSE));
+        let stream_idle = limit("stream_idle_timeout", stream_idle, Some(STREAM_IDLE));
+        let max_age = max_age(value);
+        let drain = duration("drain_timeout", value.drain_timeout.as_ref());
+    }
+    Ok(Timeouts {
+        idle,
+        request_headers,
+        request,
+        delayed_close,
+        stream_idle,
+        max_age,
+        drain,
+    })
+}
+
 fn http_filters(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> Compiled<(FilterList, RouterConfig)> {
     let Some((last, before)) = value.http_filters.split_last() else {
         return Err(Problems::one("http_filters", "the last filter must be the router"));
     };
     let stat_prefix = format!("http.{}.", value.stat_prefix);
-    let mut stages = Vec::with_capacity(before.len());
-    for (index, filter) in before.iter().enumerate() {
-        if let Some(stage) = http_filter(filter, &stat_prefix, cx).under(&format!("http_filters[{index}]"))? {
-            stages.push((stage, filter.name.as_str().into(), filter.disabled));
-        }
+    gather! {
+        let stages = each("http_filters", before, |filter| {
+            let stage = http_filter(filter, &stat_prefix, cx)?;
+            Ok(stage.map(|stage| (stage, filter.name.as_str().into(), filter.disabled)))
+        });
+        let router = router(last).under(&format!("http_filters[{}]", before.len()));
     }
-    let path = format!("http_filters[{}]", before.len());
-    let router = router(last).under(&path)?;
+    let stages: Vec<_> = stages.into_iter().flatten().collect();
     refuse(
         "http_filters",
         stages.len() > FilterList::SWITCHES,
@@ -222,7 +239,7 @@ fn h1_options(value: &pbh::HttpConnectionManager) -> Compiled<H1Options> {
     })
 }
 
-fn h2_options(value: &pbh::HttpConnectionManager, idle: Option<Duration>) -> Compiled<H2Options> {
+fn h2_options(value: &pbh::HttpConnectionManager) -> Compiled<H2Options> {
     let default = H2Options::default();
     let h2 = value.http2_protocol_options.clone().unwrap_or_default();
     let number = |field: &Option<remora_proto::pb::google::protobuf::UInt32Value>, default: u32| {
@@ -237,10 +254,8 @@ fn h2_options(value: &pbh::HttpConnectionManager, idle: Option<Duration>) -> Com
             .unwrap_or(u32::MAX),
         max_headers_count: max_headers(value, default.max_headers_count),
         allow_connect: h2.allow_connect,
-        idle_timeout: idle,
         keepalive: keepalive(h2.connection_keepalive.as_ref()).under("http2_protocol_options.connection_keepalive")?,
         max_requests_per_connection: max_requests(value),
-        max_connection_duration: max_age(value)?,
         underscores: underscores(value),
         ..default
     })

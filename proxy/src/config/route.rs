@@ -2,11 +2,13 @@
 //!
 //! In: protobuf values. Out: runtime values, or [`Problems`] that name the field.
 
+pub mod clusters;
+
 use std::time::Duration;
 
 use remora_proto::pb;
 
-use super::{Compiled, Problem, Problems};
+use super::{Compiled, Problems};
 
 /// Puts a field's name in front of the problems of its value.
 pub trait Under<T> {
@@ -22,18 +24,14 @@ impl<T> Under<T> for Compiled<T> {
 /// Compiles each item of a repeated field and gathers the problems of all of them.
 pub fn each<I, T>(field: &str, items: &[I], compile: impl Fn(&I) -> Compiled<T>) -> Compiled<Vec<T>> {
     let mut compiled = Vec::with_capacity(items.len());
-    let mut problems: Vec<Problem> = Vec::new();
+    let mut problems = Problems::default();
     for (index, item) in items.iter().enumerate() {
         match compile(item) {
             Ok(item) => compiled.push(item),
-            Err(found) => problems.extend(found.under(&format!("{field}[{index}]")).0),
+            Err(found) => problems.0.extend(found.under(&format!("{field}[{index}]")).0),
         }
     }
-    if problems.is_empty() {
-        Ok(compiled)
-    } else {
-        Err(Problems(problems))
-    }
+    problems.into_result().map(|()| compiled)
 }
 
 /// Compiles a message field if it is set.
@@ -48,6 +46,13 @@ pub fn refuse(field: &str, is_set: bool, reason: &str) -> Compiled<()> {
     } else {
         Ok(())
     }
+}
+
+/// Refuses each of these `(field, is set, reason)` that is set.
+pub fn refuse_all(fields: &[(&str, bool, &str)]) -> Compiled<()> {
+    let set = fields.iter().filter(|(_, is_set, _)| *is_set);
+    let problems = set.flat_map(|(field, _, reason)| Problems::one(*field, *reason).0);
+    Problems(problems.collect()).into_result()
 }
 
 /// A duration that may not be negative.
@@ -127,7 +132,16 @@ fn regex(pattern: &str, shown: &str) -> Compiled<regex::bytes::Regex> {
     regex::bytes::RegexBuilder::new(pattern)
         .unicode(!bytes_only)
         .build()
-        .map_err(|error| Problems::one("regex", format!("{shown:?} is not a valid regular expression: {error}")))
+        .map_err(|error| {
+            let reason = in_one_line(&error.to_string());
+            Problems::one("regex", format!("{shown:?} is not a valid regular expression: {reason}"))
+        })
+}
+
+/// The last line of a parser's drawing: what is wrong, without the picture of where.
+fn in_one_line(error: &str) -> String {
+    let last = error.lines().last().unwrap_or_default();
+    last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }
 
 /// Parses a header name of the configuration.

@@ -91,21 +91,6 @@ impl ClusterSpecifier {
             Self::Weighted(weighted) => weighted.choose(view, hash),
         }
     }
-
-    /// Calls `visit` with each cluster that is named in the configuration.
-    pub fn names(&self, visit: &mut dyn FnMut(&str)) {
-        match self {
-            Self::Name(name) => visit(name),
-            Self::Header(_) => {}
-            Self::Weighted(weighted) => {
-                for entry in &weighted.entries {
-                    if let Target::Name(name) = &entry.target {
-                        visit(name);
-                    }
-                }
-            }
-        }
-    }
 }
 
 fn named_by(key: &HeaderKey, view: &RequestView<'_>) -> Option<Arc<str>> {

@@ -15,8 +15,8 @@ use super::matcher::PathMatcher;
 use super::retry::RetryPolicy;
 use super::rewrite::{HostRewrite, PathRewrite, Substitution};
 use super::uri_template;
-use crate::config::route::{Fraction, Under, duration, each, header_name, optional, refuse};
-use crate::config::{Compiled, Problems};
+use crate::config::route::{Fraction, Under, duration, each, header_name, optional, refuse, refuse_all};
+use crate::config::{Compiled, Problems, gather};
 
 /// A compiled `envoy.config.route.v3.RouteAction`.
 pub struct Forward {
@@ -153,48 +153,45 @@ impl Forward {
     }
 
     #[allow(deprecated, reason = "deprecated fields are honoured or refused, never ignored")]
-    pub fn compile(value: &pbr::RouteAction, matcher: &PathMatcher, inherited: &Inherited<'_>) -> Compiled<Self> {
-        refuse_unsupported(value)?;
-        let own_retry = optional("retry_policy", value.retry_policy.as_ref(), RetryPolicy::compile)?.map(Arc::new);
-        let own_mirrors = each(
-            "request_mirror_policies",
-            &value.request_mirror_policies,
-            Mirror::compile,
-        )?;
-        let timeout = duration("timeout", value.timeout.as_ref())?.unwrap_or(DEFAULT_TIMEOUT);
-        let idle_timeout = duration("idle_timeout", value.idle_timeout.as_ref())?;
-        let max_grpc = duration("max_grpc_timeout", value.max_grpc_timeout.as_ref())?;
-        let grpc_offset = duration("grpc_timeout_offset", value.grpc_timeout_offset.as_ref())?;
+    pub fn compile(
+        value: &pbr::RouteAction,
+        matcher: Option<&PathMatcher>,
+        inherited: &Inherited<'_>,
+    ) -> Compiled<Self> {
+        let max_stream = value.max_stream_duration.as_ref();
+        let redirect = value.internal_redirect_policy.as_ref();
+        gather! {
+            let _supported = refuse_unsupported(value);
+            let cluster = ClusterSpecifier::compile(value);
+            let cluster_not_found = cluster_not_found(value.cluster_not_found_response_code);
+            let own_retry = optional("retry_policy", value.retry_policy.as_ref(), RetryPolicy::compile);
+            let own_mirrors = each("request_mirror_policies", &value.request_mirror_policies, Mirror::compile);
+            let timeout = duration("timeout", value.timeout.as_ref());
+            let idle_timeout = duration("idle_timeout", value.idle_timeout.as_ref());
+            let max_grpc = duration("max_grpc_timeout", value.max_grpc_timeout.as_ref());
+            let grpc_offset = duration("grpc_timeout_offset", value.grpc_timeout_offset.as_ref());
+            let max_stream_duration = optional("max_stream_duration", max_stream, MaxStreamDuration::compile);
+            let hedge = optional("hedge_policy", value.hedge_policy.as_ref(), hedge_policy);
+            let hash_policies = each("hash_policy", &value.hash_policy, HashPolicy::compile);
+            let path_rewrite = path_rewrite(value, matcher);
+            let host_rewrite = host_rewrite(value);
+            let upgrades = each("upgrade_configs", &value.upgrade_configs, RouteUpgrade::compile);
+            let internal_redirect = optional("internal_redirect_policy", redirect, InternalRedirect::compile);
+        }
+        let timeout = timeout.unwrap_or(DEFAULT_TIMEOUT);
         Ok(Self {
-            cluster: ClusterSpecifier::compile(value)?,
-            cluster_not_found: match value.cluster_not_found_response_code {
-                0 => StatusCode::SERVICE_UNAVAILABLE,
-                1 => StatusCode::NOT_FOUND,
-                2 => StatusCode::INTERNAL_SERVER_ERROR,
-                other => {
-                    return Err(Problems::one(
-                        "cluster_not_found_response_code",
-                        format!("unknown value {other}"),
-                    ));
-                }
-            },
+            cluster,
+            cluster_not_found,
             timeout: (!timeout.is_zero()).then_some(timeout),
             idle_timeout: idle_timeout.map(|timeout| (!timeout.is_zero()).then_some(timeout)),
-            max_stream_duration: optional(
-                "max_stream_duration",
-                value.max_stream_duration.as_ref(),
-                MaxStreamDuration::compile,
-            )?,
+            max_stream_duration,
             grpc_timeout: max_grpc.map(|max| (max, grpc_offset)),
-            retry: own_retry.or_else(|| inherited.retry.cloned()),
-            hedge_on_per_try_timeout: match &value.hedge_policy {
-                Some(hedge) => hedge_policy(hedge).under("hedge_policy")?,
-                None => inherited.hedge_on_per_try_timeout,
-            },
+            retry: own_retry.map(Arc::new).or_else(|| inherited.retry.cloned()),
+            hedge_on_per_try_timeout: hedge.unwrap_or(inherited.hedge_on_per_try_timeout),
             high_priority: value.priority == 1,
-            hash_policies: each("hash_policy", &value.hash_policy, HashPolicy::compile)?,
-            path_rewrite: path_rewrite(value, matcher)?,
-            host_rewrite: host_rewrite(value)?,
+            hash_policies,
+            path_rewrite,
+            host_rewrite,
             append_x_forwarded_host: value.append_x_forwarded_host,
             mirrors: if own_mirrors.is_empty() {
                 inherited.mirrors.clone()
@@ -202,12 +199,8 @@ impl Forward {
                 own_mirrors.into()
             },
             metadata_match: value.metadata_match.clone().map(Arc::new),
-            upgrades: each("upgrade_configs", &value.upgrade_configs, RouteUpgrade::compile)?,
-            internal_redirect: optional(
-                "internal_redirect_policy",
-                value.internal_redirect_policy.as_ref(),
-                InternalRedirect::compile,
-            )?,
+            upgrades,
+            internal_redirect,
             rate_limits: value.rate_limits.clone(),
             include_vh_rate_limits: value.include_vh_rate_limits.is_some_and(|flag| flag.value),
         })
@@ -217,25 +210,25 @@ impl Forward {
 #[allow(deprecated, reason = "deprecated fields are honoured or refused, never ignored")]
 fn refuse_unsupported(value: &pbr::RouteAction) -> Compiled<()> {
     let unsupported = "is not supported";
-    refuse("path_rewrite", !value.path_rewrite.is_empty(), unsupported)?;
-    refuse("early_data_policy", value.early_data_policy.is_some(), unsupported)?;
-    refuse("flush_timeout", value.flush_timeout.is_some(), unsupported)?;
-    refuse(
-        "retry_policy_typed_config",
-        value.retry_policy_typed_config.is_some(),
-        unsupported,
-    )?;
-    refuse("cors", value.cors.is_some(), "use typed_per_filter_config instead")?;
-    refuse(
-        "internal_redirect_action",
-        value.internal_redirect_action != 0,
-        "use internal_redirect_policy instead",
-    )?;
-    refuse(
-        "max_internal_redirects",
-        value.max_internal_redirects.is_some(),
-        "use internal_redirect_policy instead",
-    )
+    let use_policy = "use internal_redirect_policy instead";
+    let typed_retry = value.retry_policy_typed_config.is_some();
+    refuse_all(&[
+        ("path_rewrite", !value.path_rewrite.is_empty(), unsupported),
+        ("early_data_policy", value.early_data_policy.is_some(), unsupported),
+        ("flush_timeout", value.flush_timeout.is_some(), unsupported),
+        ("retry_policy_typed_config", typed_retry, unsupported),
+        ("cors", value.cors.is_some(), "use typed_per_filter_config instead"),
+        (
+            "internal_redirect_action",
+            value.internal_redirect_action != 0,
+            use_policy,
+        ),
+        (
+            "max_internal_redirects",
+            value.max_internal_redirects.is_some(),
+            use_policy,
+        ),
+    ])
 }
 
 /// `hedge_on_per_try_timeout`; the rest of the message is implemented by nobody.
@@ -250,7 +243,20 @@ pub(super) fn hedge_policy(value: &pbr::HedgePolicy) -> Compiled<bool> {
     Ok(value.hedge_on_per_try_timeout)
 }
 
-fn path_rewrite(value: &pbr::RouteAction, matcher: &PathMatcher) -> Compiled<Option<PathRewrite>> {
+fn cluster_not_found(code: i32) -> Compiled<StatusCode> {
+    match code {
+        0 => Ok(StatusCode::SERVICE_UNAVAILABLE),
+        1 => Ok(StatusCode::NOT_FOUND),
+        2 => Ok(StatusCode::INTERNAL_SERVER_ERROR),
+        other => {
+            let reason = format!("unknown value {other}");
+            Err(Problems::one("cluster_not_found_response_code", reason))
+        }
+    }
+}
+
+/// `matcher`: none if what the route matches is itself wrong.
+fn path_rewrite(value: &pbr::RouteAction, matcher: Option<&PathMatcher>) -> Compiled<Option<PathRewrite>> {
     let set = [
         !value.prefix_rewrite.is_empty(),
         value.regex_rewrite.is_some(),
@@ -270,7 +276,7 @@ fn path_rewrite(value: &pbr::RouteAction, matcher: &PathMatcher) -> Compiled<Opt
             Substitution::compile(regex).under("regex_rewrite")?,
         )));
     }
-    let Some(policy) = &value.path_rewrite_policy else {
+    let (Some(policy), Some(matcher)) = (&value.path_rewrite_policy, matcher) else {
         return Ok(None);
     };
     let PathMatcher::Template(template) = matcher else {

@@ -12,10 +12,11 @@ use super::forward::Mirror;
 use super::headers::HeaderKey;
 use super::per_filter::PerFilter;
 use super::view::RequestView;
-use super::virtual_host::{Action, Route, VirtualHost};
+use super::virtual_host::{Route, VirtualHost};
 use super::wire;
-use crate::config::route::{each, header_name, refuse};
-use crate::config::{BuildContext, Compiled, Problem, Problems};
+use crate::config::route::clusters::{self, ClusterRef};
+use crate::config::route::{each, header_name, refuse_all};
+use crate::config::{BuildContext, Compiled, Problem, Problems, gather};
 use crate::http::header_policy::mutations::LevelMutations;
 use crate::telemetry::stats::Stats;
 
@@ -25,6 +26,7 @@ pub struct RouteTable {
     settings: Arc<TableSettings>,
     hosts: Box<[Slot]>,
     index: DomainIndex,
+    validate_clusters: bool,
 }
 
 /// What a table says outside its virtual hosts.
@@ -42,7 +44,6 @@ pub struct TableSettings {
     pub metadata: Option<Arc<Metadata>>,
     /// Bytes; 4096 by default.
     pub max_direct_response_body: usize,
-    pub validate_clusters: bool,
     ignore_port: bool,
     vhost_header: Option<HeaderKey>,
 }
@@ -80,10 +81,12 @@ impl RouteTable {
         }
         let rest =
             pbr::RouteConfiguration::decode(rest.as_slice()).map_err(|error| Problems::one("", error.to_string()))?;
+        let settings = Arc::new(TableSettings::compile(&rest, cx)?);
         let mut table = Self {
-            settings: Arc::new(TableSettings::compile(&rest, cx)?),
+            settings,
             hosts: hosts.into(),
             index: DomainIndex::default(),
+            validate_clusters: rest.validate_clusters.is_some_and(|flag| flag.value),
             bytes,
         };
         table.check_hosts()?;
@@ -159,23 +162,17 @@ impl RouteTable {
         self.hosts.iter().filter(|slot| slot.built.get().is_some()).count()
     }
 
-    /// Every cluster that a route names, each once. Builds what is not built, and keeps none of it: for `validate_clusters`.
-    pub fn cluster_names(&self) -> std::collections::BTreeSet<String> {
-        let mut names = std::collections::BTreeSet::new();
-        for slot in &self.hosts {
-            let host = match slot.built.get() {
-                Some(built) => Ok(built.clone()),
-                None => slot.build(&self.bytes, &self.settings).map(Arc::new),
-            };
-            for route in host.iter().flat_map(|host| host.routes()) {
-                if let Action::Forward(forward) = &route.action {
-                    forward.cluster.names(&mut |name| {
-                        names.insert(name.to_owned());
-                    });
-                }
-            }
+    /// The clusters that must exist: with `validate_clusters`, which is off by default for a table that is delivered by name.
+    ///
+    /// # Errors
+    /// None for a table that was parsed.
+    pub fn clusters_to_validate(&self) -> Compiled<Vec<ClusterRef>> {
+        if !self.validate_clusters {
+            return Ok(Vec::new());
         }
-        names
+        let config = pbr::RouteConfiguration::decode(self.bytes.clone());
+        let config = config.map_err(|error| Problems::one("", error.to_string()))?;
+        Ok(clusters::named(&config))
     }
 
     fn at(&self, number: usize) -> Option<Arc<VirtualHost>> {
@@ -249,47 +246,42 @@ pub fn port_start(authority: &[u8]) -> Option<usize> {
 
 impl TableSettings {
     fn compile(value: &pbr::RouteConfiguration, cx: &BuildContext) -> Compiled<Self> {
-        refuse("vhds", value.vhds.is_some(), "virtual host discovery is not supported")?;
-        refuse(
-            "cluster_specifier_plugins",
-            !value.cluster_specifier_plugins.is_empty(),
-            "is not supported",
-        )?;
-        refuse(
-            "route_specifiers",
-            !value.route_specifiers.is_empty(),
-            "is not supported",
-        )?;
-        Ok(Self {
-            name: value.name.as_str().into(),
-            stats: cx.stats.clone(),
-            mutations: LevelMutations::compile(
+        let plugins = !value.cluster_specifier_plugins.is_empty();
+        let specifiers = !value.route_specifiers.is_empty();
+        let vhost_header = Some(value.vhost_header.as_str()).filter(|header| !header.is_empty());
+        gather! {
+            let _supported = refuse_all(&[
+                ("vhds", value.vhds.is_some(), "virtual host discovery is not supported"),
+                ("cluster_specifier_plugins", plugins, "is not supported"),
+                ("route_specifiers", specifiers, "is not supported"),
+            ]);
+            let mutations = LevelMutations::compile(
                 &value.request_headers_to_add,
                 &value.request_headers_to_remove,
                 &value.response_headers_to_add,
                 &value.response_headers_to_remove,
-            )?,
+            );
+            let per_filter = PerFilter::compile(&value.typed_per_filter_config);
+            let mirrors = each("request_mirror_policies", &value.request_mirror_policies, Mirror::compile);
+            let internal_only_headers =
+                each("internal_only_headers", &value.internal_only_headers, |name| header_name("", name));
+            let vhost_header = vhost_header.map(|header| HeaderKey::compile("vhost_header", header)).transpose();
+        }
+        Ok(Self {
+            name: value.name.as_str().into(),
+            stats: cx.stats.clone(),
+            mutations,
             most_specific_wins: value.most_specific_header_mutations_wins,
-            per_filter: PerFilter::compile(&value.typed_per_filter_config)?,
-            mirrors: each(
-                "request_mirror_policies",
-                &value.request_mirror_policies,
-                Mirror::compile,
-            )?
-            .into(),
-            internal_only_headers: each("internal_only_headers", &value.internal_only_headers, |name| {
-                header_name("", name)
-            })?,
+            per_filter,
+            mirrors: mirrors.into(),
+            internal_only_headers,
             ignore_path_parameters: value.ignore_path_parameters_in_path_matching,
             metadata: value.metadata.clone().map(Arc::new),
             max_direct_response_body: value
                 .max_direct_response_body_size_bytes
                 .map_or(4096, |max| max.value as usize),
-            validate_clusters: value.validate_clusters.is_some_and(|flag| flag.value),
             ignore_port: value.ignore_port_in_host_matching,
-            vhost_header: (!value.vhost_header.is_empty())
-                .then(|| HeaderKey::compile("vhost_header", &value.vhost_header))
-                .transpose()?,
+            vhost_header,
         })
     }
 }

@@ -15,8 +15,8 @@ use super::retry::RetryPolicy;
 use super::stats::{RouteStats, VirtualCluster};
 use super::table::TableSettings;
 use super::view::RequestView;
-use crate::config::route::{Fraction, Under, each, optional, refuse};
-use crate::config::{Compiled, Problems};
+use crate::config::route::{Fraction, Under, each, optional, refuse, refuse_all};
+use crate::config::{Compiled, Problems, gather};
 use crate::http::header_policy::mutations::LevelMutations;
 
 /// A compiled virtual host.
@@ -48,6 +48,18 @@ pub struct HostSettings {
 enum TlsRequirement {
     External,
     All,
+}
+
+impl TlsRequirement {
+    /// `VirtualHost.require_tls`; `None`: no requirement.
+    fn compile(value: i32) -> Compiled<Option<Self>> {
+        match value {
+            0 => Ok(None),
+            1 => Ok(Some(Self::External)),
+            2 => Ok(Some(Self::All)),
+            other => Err(Problems::one("require_tls", format!("unknown value {other}"))),
+        }
+    }
 }
 
 /// A compiled route.
@@ -95,20 +107,21 @@ pub struct Tracing {
 impl VirtualHost {
     /// Builds the virtual host; the same function validates it when its table arrives.
     pub fn compile(value: &pbr::VirtualHost, table: &Arc<TableSettings>) -> Compiled<Self> {
-        refuse_unsupported(value)?;
-        let settings = Arc::new(HostSettings::compile(value, table)?);
-        let retry = optional("retry_policy", value.retry_policy.as_ref(), RetryPolicy::compile)?.map(Arc::new);
-        let own_mirrors = each(
-            "request_mirror_policies",
-            &value.request_mirror_policies,
-            Mirror::compile,
-        )?;
+        gather! {
+            let _supported = refuse_unsupported(value);
+            let settings = HostSettings::compile(value, table);
+            let retry = optional("retry_policy", value.retry_policy.as_ref(), RetryPolicy::compile);
+            let own_mirrors = each("request_mirror_policies", &value.request_mirror_policies, Mirror::compile);
+            let hedge = optional("hedge_policy", value.hedge_policy.as_ref(), hedge_policy);
+            let to_https = TlsRequirement::compile(value.require_tls);
+        }
+        let settings = Arc::new(settings);
+        let retry = retry.map(Arc::new);
         let mirrors = if own_mirrors.is_empty() {
             table.mirrors.clone()
         } else {
             own_mirrors.into()
         };
-        let hedge = optional("hedge_policy", value.hedge_policy.as_ref(), hedge_policy)?;
         let inherited = Inherited {
             retry: retry.as_ref(),
             mirrors: &mirrors,
@@ -117,12 +130,6 @@ impl VirtualHost {
         let routes = each("routes", &value.routes, |route| {
             Route::compile(route, &settings, &inherited).map(Arc::new)
         })?;
-        let to_https = match value.require_tls {
-            0 => None,
-            1 => Some(TlsRequirement::External),
-            2 => Some(TlsRequirement::All),
-            other => return Err(Problems::one("require_tls", format!("unknown value {other}"))),
-        };
         let to_https = to_https.map(|requirement| (requirement, Arc::new(Route::to_https(&settings))));
         Ok(Self {
             settings,
@@ -166,41 +173,45 @@ impl VirtualHost {
 
 #[allow(deprecated, reason = "deprecated fields are honoured or refused, never ignored")]
 fn refuse_unsupported(value: &pbr::VirtualHost) -> Compiled<()> {
-    refuse("matcher", value.matcher.is_some(), "match trees are not supported")?;
-    refuse("cors", value.cors.is_some(), "use typed_per_filter_config instead")?;
-    refuse(
-        "retry_policy_typed_config",
-        value.retry_policy_typed_config.is_some(),
-        "is not supported",
-    )?;
-    refuse(
-        "route_specifiers",
-        !value.route_specifiers.is_empty(),
-        "is not supported",
-    )
+    let typed_retry = value.retry_policy_typed_config.is_some();
+    refuse_all(&[
+        ("matcher", value.matcher.is_some(), "match trees are not supported"),
+        ("cors", value.cors.is_some(), "use typed_per_filter_config instead"),
+        ("retry_policy_typed_config", typed_retry, "is not supported"),
+        (
+            "route_specifiers",
+            !value.route_specifiers.is_empty(),
+            "is not supported",
+        ),
+    ])
 }
 
 impl HostSettings {
     #[allow(deprecated, reason = "the older limit still counts")]
     fn compile(value: &pbr::VirtualHost, table: &Arc<TableSettings>) -> Compiled<Self> {
         let old_limit = value.per_request_buffer_limit_bytes.map(|limit| u64::from(limit.value));
-        Ok(Self {
-            name: value.name.as_str().into(),
-            table: table.clone(),
-            mutations: LevelMutations::compile(
+        gather! {
+            let mutations = LevelMutations::compile(
                 &value.request_headers_to_add,
                 &value.request_headers_to_remove,
                 &value.response_headers_to_add,
                 &value.response_headers_to_remove,
-            )?,
-            per_filter: PerFilter::compile(&value.typed_per_filter_config)?,
+            );
+            let per_filter = PerFilter::compile(&value.typed_per_filter_config);
+            let virtual_clusters = virtual_clusters(value, table);
+        }
+        Ok(Self {
+            name: value.name.as_str().into(),
+            table: table.clone(),
+            mutations,
+            per_filter,
             include_request_attempt_count: value.include_request_attempt_count,
             include_attempt_count_in_response: value.include_attempt_count_in_response,
             include_is_timeout_retry_header: value.include_is_timeout_retry_header,
             request_buffer_limit: value.request_body_buffer_limit.map(|limit| limit.value).or(old_limit),
             metadata: value.metadata.clone().map(Arc::new),
             rate_limits: value.rate_limits.clone(),
-            virtual_clusters: virtual_clusters(value, table)?,
+            virtual_clusters,
         })
     }
 }
@@ -226,35 +237,40 @@ fn virtual_clusters(value: &pbr::VirtualHost, table: &TableSettings) -> Compiled
 impl Route {
     #[allow(deprecated, reason = "the older limit still counts")]
     fn compile(value: &pbr::Route, host: &Arc<HostSettings>, inherited: &Inherited<'_>) -> Compiled<Self> {
-        refuse(
-            "route_specifiers",
-            !value.route_specifiers.is_empty(),
-            "is not supported",
-        )?;
-        let Some(route_match) = &value.r#match else {
-            return Err(Problems::one("match", "is required"));
+        let matcher = match &value.r#match {
+            Some(route_match) => RouteMatcher::compile(route_match).under("match"),
+            None => Err(Problems::one("match", "is required")),
         };
-        let matcher = RouteMatcher::compile(route_match).under("match")?;
-        let old_limit = value.per_request_buffer_limit_bytes.map(|limit| u64::from(limit.value));
-        let own_limit = value.request_body_buffer_limit.map(|limit| limit.value).or(old_limit);
-        Ok(Self {
-            name: value.name.as_str().into(),
-            action: Action::compile(value, &matcher.path, host, inherited)?,
-            matcher,
-            virtual_host: host.clone(),
-            mutations: LevelMutations::compile(
+        let path = matcher.as_ref().ok().map(|matcher| &matcher.path);
+        let action = Action::compile(value, path, host, inherited);
+        gather! {
+            let _supported = refuse("route_specifiers", !value.route_specifiers.is_empty(), "is not supported");
+            let matcher = matcher;
+            let action = action;
+            let mutations = LevelMutations::compile(
                 &value.request_headers_to_add,
                 &value.request_headers_to_remove,
                 &value.response_headers_to_add,
                 &value.response_headers_to_remove,
-            )?,
-            per_filter: PerFilter::compile(&value.typed_per_filter_config)?,
+            );
+            let per_filter = PerFilter::compile(&value.typed_per_filter_config);
+            let tracing = optional("tracing", value.tracing.as_ref(), Tracing::compile);
+        }
+        let old_limit = value.per_request_buffer_limit_bytes.map(|limit| u64::from(limit.value));
+        let own_limit = value.request_body_buffer_limit.map(|limit| limit.value).or(old_limit);
+        Ok(Self {
+            name: value.name.as_str().into(),
+            action,
+            matcher,
+            virtual_host: host.clone(),
+            mutations,
+            per_filter,
             metadata: value.metadata.clone().map(Arc::new),
             decorator: value.decorator.as_ref().map(|decorator| Decorator {
                 operation: decorator.operation.clone(),
                 propagate: decorator.propagate.is_none_or(|propagate| propagate.value),
             }),
-            tracing: optional("tracing", value.tracing.as_ref(), Tracing::compile)?,
+            tracing,
             stats: (!value.stat_prefix.is_empty())
                 .then(|| RouteStats::of(&host.table.stats, &host.name, "route", &value.stat_prefix)),
             request_buffer_limit: own_limit.or(host.request_buffer_limit),
@@ -330,7 +346,7 @@ impl Route {
 impl Action {
     fn compile(
         value: &pbr::Route,
-        matcher: &PathMatcher,
+        matcher: Option<&PathMatcher>,
         host: &HostSettings,
         inherited: &Inherited<'_>,
     ) -> Compiled<Self> {
@@ -352,16 +368,19 @@ impl Action {
 
 impl Tracing {
     fn compile(value: &pbr::Tracing) -> Compiled<Self> {
-        refuse("operation", !value.operation.is_empty(), "is not supported")?;
-        refuse(
-            "upstream_operation",
-            !value.upstream_operation.is_empty(),
-            "is not supported",
-        )?;
+        gather! {
+            let _supported = refuse_all(&[
+                ("operation", !value.operation.is_empty(), "is not supported"),
+                ("upstream_operation", !value.upstream_operation.is_empty(), "is not supported"),
+            ]);
+            let client_sampling = optional("client_sampling", value.client_sampling.as_ref(), Fraction::compile);
+            let random_sampling = optional("random_sampling", value.random_sampling.as_ref(), Fraction::compile);
+            let overall_sampling = optional("overall_sampling", value.overall_sampling.as_ref(), Fraction::compile);
+        }
         Ok(Self {
-            client_sampling: optional("client_sampling", value.client_sampling.as_ref(), Fraction::compile)?,
-            random_sampling: optional("random_sampling", value.random_sampling.as_ref(), Fraction::compile)?,
-            overall_sampling: optional("overall_sampling", value.overall_sampling.as_ref(), Fraction::compile)?,
+            client_sampling,
+            random_sampling,
+            overall_sampling,
             custom_tags: value.custom_tags.clone(),
         })
     }

@@ -207,3 +207,25 @@ accepted  Secret default
     assert!(!report.is_ok);
     assert!(dump::report("{}", &options(&["--config-yaml", "{}"])).is_err());
 }
+
+#[test]
+fn one_route_tells_all_that_is_wrong_with_it() {
+    let route = "{match: {prefix: /}, route: {cluster: backend}}";
+    assert!(GOOD.contains(route));
+    let wrong = r#"{match: {safe_regex: {regex: "("}}, request_headers_to_remove: [":path"], route: {cluster: backend, timeout: {nanos: -1}, hash_policy: [{header: {header_name: "a b"}}]}}, {match: {prefix: /}, route: {cluster: nobody}}"#;
+    let wrong = GOOD
+        .replace(route, wrong)
+        .replace("stat_prefix: web", "stat_prefix: web\n          via: \"\\n\"");
+    let verdict = configuration(&options(&["--config-yaml", &wrong]));
+    let manager = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config";
+    let host = format!("{manager}.route_config.virtual_hosts[0]");
+    let wanted = [
+        format!("{host}.routes[0].match.safe_regex.regex"),
+        format!("{host}.routes[0].request_headers_to_remove[0]"),
+        format!("{host}.routes[0].route.hash_policy[0].header.header_name"),
+        format!("{host}.routes[0].route.timeout"),
+        format!("{host}.routes[1].route.cluster"),
+        format!("{manager}.via"),
+    ];
+    assert_eq!(paths(&verdict), wanted, "{}", verdict.text);
+}

@@ -166,7 +166,8 @@ impl Store {
     /// Asks the interpreter. A panic in it is a reason to refuse the resource, not to lose the store.
     fn check(&self, ty: ResourceType, name: &str, payload: &Bytes) -> Result<Vec<Reference>, String> {
         let interpreter = &self.interpreter;
-        let check = AssertUnwindSafe(|| interpreter.check(ty.url, name, payload));
+        let known = |ty: ResourceType, name: &str| self.has(ty, name);
+        let check = AssertUnwindSafe(|| interpreter.check(ty.url, name, payload, &known));
         catch_unwind(check).unwrap_or_else(|_| Err("internal error: the check panicked".to_owned()))
     }
 

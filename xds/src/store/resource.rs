@@ -77,13 +77,16 @@ impl Reference {
     }
 }
 
+/// Whether there is an accepted resource of this type and name.
+pub type Known<'a> = dyn Fn(ResourceType, &str) -> bool + 'a;
+
 /// Says what a resource means. Called on the store's thread for each resource whose bytes are new.
 pub trait Interpreter: Send + Sync {
-    /// Checks one resource and tells what it refers to.
+    /// Checks one resource and tells what it refers to. `known` says whether there is an accepted resource of a type and name, in use or warming.
     ///
     /// # Errors
     /// Why the resource is refused, with the path of the field; goes to the control plane verbatim.
-    fn check(&self, type_url: &str, name: &str, bytes: &Bytes) -> Result<Vec<Reference>, String>;
+    fn check(&self, type_url: &str, name: &str, bytes: &Bytes, known: &Known<'_>) -> Result<Vec<Reference>, String>;
 
     /// An update begins that takes away what `gone` says; its checks come after this, so that one resource can have what another gives up.
     fn begin(&self, _type_url: &str, _gone: &dyn Fn(&str) -> bool) {}
@@ -97,7 +100,7 @@ impl<F> Interpreter for F
 where
     F: Fn(&str, &str, &Bytes) -> Result<Vec<Reference>, String> + Send + Sync,
 {
-    fn check(&self, type_url: &str, name: &str, bytes: &Bytes) -> Result<Vec<Reference>, String> {
+    fn check(&self, type_url: &str, name: &str, bytes: &Bytes, _: &Known<'_>) -> Result<Vec<Reference>, String> {
         self(type_url, name, bytes)
     }
 }

@@ -12,11 +12,10 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         name virtual_hosts response_headers_to_add response_headers_to_remove request_headers_to_add
         request_headers_to_remove most_specific_header_mutations_wins max_direct_response_body_size_bytes
         ignore_port_in_host_matching request_mirror_policies internal_only_headers vhost_header ignore_path_parameters_in_path_matching typed_per_filter_config
-        metadata;
+        metadata validate_clusters;
         vhds = RefusedAlways("virtual hosts cannot be discovered one by one"),
         route_specifiers = RefusedAlways("route specifiers are not supported"),
         cluster_specifier_plugins = RefusedAlways("cluster specifier plugins are not supported"),
-        validate_clusters = OnlyDefault("a route may name a cluster that is not there yet"),
     ),
     message!("envoy.config.route.v3.VirtualHost":
         name domains routes require_tls request_headers_to_add request_headers_to_remove response_headers_to_add

@@ -8,6 +8,7 @@ use remora_proto::pb::envoy::extensions::filters::network::http_connection_manag
 
 use super::chains::{HCM, typed_config};
 use super::{Compiled, Problems, decode};
+use crate::config::route::clusters::{self, ClusterRef};
 use crate::config::source::ConfigSource;
 use crate::config::tls::{SecretRef, secret_refs};
 
@@ -17,6 +18,8 @@ pub struct ListenerNeeds {
     pub name: String,
     pub routes: Vec<RouteRef>,
     pub secrets: Vec<SecretRef>,
+    /// What inline route configurations name and validate (`validate_clusters`, on by default).
+    pub clusters: Vec<ClusterRef>,
 }
 
 /// A route configuration by name.
@@ -56,11 +59,11 @@ pub fn needs(bytes: &[u8]) -> Compiled<ListenerNeeds> {
 }
 
 impl ListenerNeeds {
-    fn add(&mut self, chain: &FilterChain, path: &str) -> Compiled<()> {
+    fn add(&mut self, chain: &FilterChain, chain_path: &str) -> Compiled<()> {
         if let Some(socket) = &chain.transport_socket {
             let named = secret_refs(socket).map_err(|problems| problems.under("transport_socket"))?;
             self.secrets.extend(named.into_iter().map(|secret| SecretRef {
-                path: format!("{path}.{}", secret.path),
+                path: format!("{chain_path}.{}", secret.path),
                 ..secret
             }));
         }
@@ -72,7 +75,14 @@ impl ListenerNeeds {
             let path = format!("filters[{index}].typed_config");
             let manager = HttpConnectionManager::decode(any.value.as_slice())
                 .map_err(|error| Problems::one(path.clone(), error.to_string()))?;
-            if let Some(RouteSpecifier::Rds(rds)) = &manager.route_specifier {
+            self.add_routes(&manager, chain_path, &path)?;
+        }
+        Ok(())
+    }
+
+    fn add_routes(&mut self, manager: &HttpConnectionManager, chain_path: &str, path: &str) -> Compiled<()> {
+        match &manager.route_specifier {
+            Some(RouteSpecifier::Rds(rds)) => {
                 let path = format!("{path}.rds.config_source");
                 let Some(source) = &rds.config_source else {
                     return Err(Problems::one(path, "required"));
@@ -83,6 +93,12 @@ impl ListenerNeeds {
                     stat_prefix: manager.stat_prefix.clone(),
                 });
             }
+            Some(RouteSpecifier::RouteConfig(config)) if config.validate_clusters.is_none_or(|flag| flag.value) => {
+                let path = format!("{chain_path}.{path}.route_config");
+                self.clusters
+                    .extend(clusters::named(config).into_iter().map(|named| named.under(&path)));
+            }
+            _ => {}
         }
         Ok(())
     }

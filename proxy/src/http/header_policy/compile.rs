@@ -13,43 +13,45 @@ use super::remote::{Detection, RemoteRule};
 use super::request_id::RequestIdPolicy;
 use super::xfcc::{Mode, Xfcc};
 use super::{HeaderPolicy, HostPolicy, ServerHeader, StripPort};
-use crate::config::route::{Under, each, header_name, optional, refuse};
-use crate::config::{BuildContext, Compiled, Problems};
+use crate::config::route::{Under, each, header_name, optional, refuse, refuse_all};
+use crate::config::{BuildContext, Compiled, Problems, gather};
 
 impl HeaderPolicy {
     /// Compiles what a connection manager says about heads. `service_cluster` and `node.id` of `cx` feed `add_user_agent`.
     pub fn compile(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> Compiled<Self> {
-        refuse_unsupported(value)?;
         let internal = value.internal_address_config.as_ref();
         let ranges = internal.map(|internal| each("cidr_ranges", &internal.cidr_ranges, cidr));
-        let server_mode = match value.server_header_transformation {
-            0 => ServerHeader::Overwrite,
-            1 => ServerHeader::AppendIfAbsent,
-            2 => ServerHeader::PassThrough,
-            other => return Err(unknown("server_header_transformation", other)),
-        };
         let server_name = if value.server_name.is_empty() {
             "envoy"
         } else {
             &value.server_name
         };
+        let adds_user_agent = value.add_user_agent.is_some_and(|add| add.value);
+        gather! {
+            let _supported = refuse_unsupported(value);
+            let remote = remote_rule(value);
+            let path = path_policy(value);
+            let host = host_policy(value);
+            let request_id = request_id(value);
+            let xfcc = xfcc(value);
+            let ranges = ranges.transpose().under("internal_address_config");
+            let user_agent = adds_user_agent.then(|| user_agent(cx)).transpose();
+            let via = (!value.via.is_empty()).then(|| header_value("via", &value.via)).transpose();
+            let server_mode = server_mode(value.server_header_transformation);
+            let server_name = header_value("server_name", server_name);
+        }
         Ok(Self {
-            remote: remote_rule(value)?,
-            path: path_policy(value)?,
-            host: host_policy(value)?,
-            request_id: request_id(value)?,
-            xfcc: xfcc(value)?,
-            internal_ranges: ranges.transpose().under("internal_address_config")?.unwrap_or_default(),
+            remote,
+            path,
+            host,
+            request_id,
+            xfcc,
+            internal_ranges: ranges.unwrap_or_default(),
             internal_unix_sockets: internal.is_some_and(|internal| internal.unix_sockets),
             append_forwarded_port: value.append_x_forwarded_port,
-            user_agent: match value.add_user_agent {
-                Some(add) if add.value => Some(user_agent(cx)?),
-                _ => None,
-            },
-            via: (!value.via.is_empty())
-                .then(|| header_value("via", &value.via))
-                .transpose()?,
-            server: (server_mode, header_value("server_name", server_name)?),
+            user_agent,
+            via,
+            server: (server_mode, server_name),
             proxy_100_continue: value.proxy_100_continue,
         })
     }
@@ -57,39 +59,41 @@ impl HeaderPolicy {
 
 fn refuse_unsupported(value: &pbh::HttpConnectionManager) -> Compiled<()> {
     let unsupported = "is not supported";
-    let extensions = !value.early_header_mutation_extensions.is_empty();
-    refuse(
-        "scheme_header_transformation",
-        value.scheme_header_transformation.is_some(),
-        unsupported,
-    )?;
-    refuse("early_header_mutation_extensions", extensions, unsupported)?;
-    refuse(
-        "forward_client_cert_matcher",
-        value.forward_client_cert_matcher.is_some(),
-        unsupported,
-    )?;
-    refuse(
-        "forward_proto_config",
-        value.forward_proto_config.is_some(),
-        unsupported,
-    )?;
-    refuse("proxy_status_config", value.proxy_status_config.is_some(), unsupported)?;
-    refuse(
-        "path_normalization_options",
-        value.path_normalization_options.is_some(),
-        unsupported,
-    )?;
-    refuse(
-        "typed_header_validation_config",
-        value.typed_header_validation_config.is_some(),
-        unsupported,
-    )?;
-    refuse(
-        "represent_ipv4_remote_address_as_ipv4_mapped_ipv6",
-        value.represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
-        unsupported,
-    )
+    let fields = [
+        (
+            "scheme_header_transformation",
+            value.scheme_header_transformation.is_some(),
+        ),
+        (
+            "early_header_mutation_extensions",
+            !value.early_header_mutation_extensions.is_empty(),
+        ),
+        (
+            "forward_client_cert_matcher",
+            value.forward_client_cert_matcher.is_some(),
+        ),
+        ("forward_proto_config", value.forward_proto_config.is_some()),
+        ("proxy_status_config", value.proxy_status_config.is_some()),
+        ("path_normalization_options", value.path_normalization_options.is_some()),
+        (
+            "typed_header_validation_config",
+            value.typed_header_validation_config.is_some(),
+        ),
+        (
+            "represent_ipv4_remote_address_as_ipv4_mapped_ipv6",
+            value.represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+        ),
+    ];
+    refuse_all(&fields.map(|(field, is_set)| (field, is_set, unsupported)))
+}
+
+fn server_mode(transformation: i32) -> Compiled<ServerHeader> {
+    match transformation {
+        0 => Ok(ServerHeader::Overwrite),
+        1 => Ok(ServerHeader::AppendIfAbsent),
+        2 => Ok(ServerHeader::PassThrough),
+        other => Err(unknown("server_header_transformation", other)),
+    }
 }
 
 fn unknown(field: &str, value: i32) -> Problems {

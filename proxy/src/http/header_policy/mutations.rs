@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use remora_proto::pb::envoy::config::core::v3::HeaderValueOption;
 
 use crate::config::route::{Under, each, header_name};
-use crate::config::{Compiled, Problems};
+use crate::config::{Compiled, Problems, gather};
 use crate::http::exchange::Exchange;
 use crate::telemetry::format::{Format, LogView};
 
@@ -22,19 +22,13 @@ impl LevelMutations {
         response_add: &[HeaderValueOption],
         response_remove: &[String],
     ) -> Compiled<Self> {
-        let at = |add: &'static str, remove: &'static str| (add, remove);
-        Ok(Self {
-            request: Mutations::compile(
-                at("request_headers_to_add", "request_headers_to_remove"),
-                request_add,
-                request_remove,
-            )?,
-            response: Mutations::compile(
-                at("response_headers_to_add", "response_headers_to_remove"),
-                response_add,
-                response_remove,
-            )?,
-        })
+        let request_fields = ("request_headers_to_add", "request_headers_to_remove");
+        let response_fields = ("response_headers_to_add", "response_headers_to_remove");
+        gather! {
+            let request = Mutations::compile(request_fields, request_add, request_remove);
+            let response = Mutations::compile(response_fields, response_add, response_remove);
+        }
+        Ok(Self { request, response })
     }
 }
 
@@ -69,10 +63,11 @@ enum Action {
 impl Mutations {
     /// `fields`: the names of the two fields, for problems.
     pub fn compile(fields: (&str, &str), add: &[HeaderValueOption], remove: &[String]) -> Compiled<Self> {
-        Ok(Self {
-            add: each(fields.0, add, Addition::compile)?,
-            remove: each(fields.1, remove, |name| mutable_name("", name))?,
-        })
+        gather! {
+            let add = each(fields.0, add, Addition::compile);
+            let remove = each(fields.1, remove, |name| mutable_name("", name));
+        }
+        Ok(Self { remove, add })
     }
 
     pub fn is_empty(&self) -> bool {
