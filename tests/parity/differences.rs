@@ -126,6 +126,22 @@ pub const DIFFERENCES: &[Difference] = &[
         "xds-delta/the stream is reset",
         "the version of a good resource that came beside a bad one is known, and told; Envoy forgets all of a refused response",
     ),
+    on_purpose(
+        "xds-sotw-own/the cluster changes",
+        "fresh endpoints are asked for on the stream that is there; Envoy opens another and closes this one",
+    ),
+    on_purpose(
+        "xds-delta-own/the cluster changes",
+        "fresh endpoints are asked for on the stream that is there; Envoy opens another and closes this one",
+    ),
+    on_purpose(
+        "xds-sotw-own/a cluster goes",
+        "its stream is closed; Envoy says before that it wants nothing there",
+    ),
+    on_purpose(
+        "xds-delta-own/a cluster goes",
+        "its stream is closed; Envoy says before that it wants nothing there",
+    ),
     timing(
         "http2/gRPC: refused",
         "the bytes of a body that arrived before the connection failed are counted",

@@ -216,9 +216,11 @@ impl Engine {
             .note(&self.stats, ty, version, size, decoded - started, no_op, &applied, now);
         self.answered(ty);
         self.advance(now);
-        let stream = &mut self.streams[at];
-        paused.for_each(|other| stream.mux.resume(other));
-        stream.drain_file(now.instant);
+        // What was applied may have closed streams, this one among them: places have moved.
+        if let Some(stream) = self.stream(id) {
+            paused.for_each(|other| stream.mux.resume(other));
+            stream.drain_file(now.instant);
+        }
         Ok(())
     }
 
@@ -285,11 +287,10 @@ impl Engine {
                 continue;
             };
             if change.action == Action::Subscribe {
-                self.stats.subscribed(change.ty, &change.name);
+                self.stats.subscribed(change.ty, &change.name, &change.source);
             }
             self.streams[at].change(&change);
-            let is_file = matches!(*change.source, Source::Path(_));
-            if is_file && change.action != Action::Unsubscribe {
+            if change.source.is_file() && change.action != Action::Unsubscribe {
                 self.rereads.push(self.streams[at].id);
             }
             // ADS may fall silent, and is kept: a reconnect would cost every type.
@@ -345,7 +346,9 @@ impl Engine {
             Source::Named(_) | Source::Path(_) => Arc::default(),
         };
         if matches!(**source, Source::Named(_)) {
-            let own = name.as_ref().and_then(|name| self.stats.subscribed(wanted, name));
+            let own = name
+                .as_ref()
+                .and_then(|name| self.stats.subscribed(wanted, name, source));
             own.unwrap_or_else(|| self.stats.of(wanted))
                 .set_control_plane(stats.clone());
         }
@@ -406,7 +409,7 @@ impl Stream {
 
     /// A file gets no requests; saying them to nobody keeps the machine going.
     fn drain_file(&mut self, now: Instant) {
-        if matches!(*self.source, Source::Path(_)) {
+        if self.source.is_file() {
             while self.mux.poll_transmit(now).is_some() {}
         }
     }

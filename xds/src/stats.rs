@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::store::Source;
 use crate::types::ResourceType;
 
 /// A count or a gauge.
@@ -202,15 +203,16 @@ impl Stats {
             .collect()
     }
 
-    /// Somebody subscribes to a resource: Envoy counts that as the first attempt. Returns its counters if it has any of its own.
-    pub(crate) fn subscribed(&self, ty: ResourceType, name: &Arc<str>) -> Option<Arc<TypeStats>> {
+    /// Somebody subscribes to a resource: Envoy counts that as the first attempt, but for files, where each reading is one. Returns its
+    /// counters if it has any of its own.
+    pub(crate) fn subscribed(&self, ty: ResourceType, name: &Arc<str>, source: &Source) -> Option<Arc<TypeStats>> {
         if !ty.counted_by_name {
             return None;
         }
         let mut resources = self.resources.lock();
         let stats = resources.entry((ty.url, name.clone())).or_insert_with(|| {
             let stats = TypeStats::new(ty);
-            stats.update_attempt.add(1);
+            stats.update_attempt.add(u64::from(!source.is_file()));
             Arc::new(stats)
         });
         Some(stats.clone())

@@ -134,7 +134,10 @@ fn regex(pattern: &str, shown: &str) -> Compiled<regex::bytes::Regex> {
         .build()
         .map_err(|error| {
             let reason = in_one_line(&error.to_string());
-            Problems::one("regex", format!("{shown:?} is not a valid regular expression: {reason}"))
+            Problems::one(
+                "regex",
+                format!("{shown:?} is not a valid regular expression: {reason}"),
+            )
         })
 }
 

@@ -90,9 +90,10 @@ impl Engine {
             return false;
         }
         let root = state.root.clone();
-        if let Some(stream) = self.stream_for(&Arc::new(root.source), root.ty, None) {
+        let source = Arc::new(root.source);
+        if let Some(stream) = self.stream_for(&source, root.ty, None) {
             self.streams[stream].mux.subscribe_wildcard(root.ty);
-            self.stats.of(root.ty).update_attempt.add(1);
+            self.stats.of(root.ty).update_attempt.add(u64::from(!source.is_file()));
         }
         let timeout = root.initial_fetch_timeout;
         let state = &mut self.roots[at];

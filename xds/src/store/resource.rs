@@ -43,6 +43,13 @@ pub enum Source {
     Path(PathSource),
 }
 
+impl Source {
+    /// Whether it is read, and nobody is asked.
+    pub(crate) fn is_file(&self) -> bool {
+        matches!(self, Self::Path(_))
+    }
+}
+
 /// `core.v3.PathConfigSource`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathSource {

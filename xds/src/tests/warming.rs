@@ -255,3 +255,22 @@ fn an_unknown_source_leaves_its_owner_waiting_for_the_timeout() {
     script.advance(15);
     assert_eq!(script.has("cds"), ["a=1"]);
 }
+
+#[test]
+fn an_answer_that_ends_the_need_of_another_stream_closes_that_one_and_disturbs_none() {
+    let mut script = connected();
+    let listener = |version: &str, routes: &str| sotw(&LISTENER, version, version, &[res("l", version).needs(routes)]);
+    script.receive(listener("1", "rds:old@own"));
+    script.connect();
+    script.receive_on(1, sotw(&ROUTE, "1", "r1", &[res("old", "1")]));
+    script.receive(listener("2", "rds:new@own"));
+    script.connect();
+    assert_eq!(script.has("lds"), ["l=1"], "the new routes are not there yet");
+    let sent = script.receive_on(2, sotw(&ROUTE, "1", "n1", &[res("new", "1")]));
+    assert_eq!(sent, ["rds v=1 n=n1 [new]"]);
+    assert_eq!(script.has("lds"), ["l=2"]);
+    assert_eq!(script.engine.take_closed(), [script.streams[1]]);
+    // And it goes on being answered.
+    let sent = script.receive_on(2, sotw(&ROUTE, "2", "n2", &[res("new", "2")]));
+    assert_eq!(sent, ["rds v=2 n=n2 [new]"]);
+}
