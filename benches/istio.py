@@ -172,7 +172,7 @@ def in_a_mesh_of(count, arguments):
         parts.append(re.sub(r", targetRef: \{[^}]*\}", "", slice_(name, ports, hosts)))
     config = MESH.replace("defaultProviders:\n  metrics: [prometheus]\n", "")
     found = {"envoy": [], "remora": []}
-    with Mesh(arguments.remora, "---\n".join(parts), "", config, PLAIN) as mesh:
+    with Mesh(arguments.remora, "---\n".join(parts), "", config, PLAIN, patience=600) as mesh:
         # The first pod has istiod compute what later ones get from its cache.
         one_pod(mesh, "warm-up", 99, arguments.remora, count)
         for turn in range(arguments.rounds or 3):

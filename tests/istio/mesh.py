@@ -61,10 +61,11 @@ def tail(path, size=3000):
 
 
 class Mesh:
-    def __init__(self, proxy, kube="", istio="", mesh_config="", istiod_env=None):
+    def __init__(self, proxy, kube="", istio="", mesh_config="", istiod_env=None, patience=PATIENCE):
         self.proxy = str(proxy)
         self.kube, self.istio, self.mesh_config = kube, istio, mesh_config
         self.istiod_env = istiod_env or {}
+        self.patience = patience
         self.tag = f"rm{os.getpid()}{next(_numbers)}"
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="mesh-"))
         self.dir.chmod(0o755)
@@ -108,7 +109,7 @@ class Mesh:
         env = {**os.environ, "POD_NAMESPACE": "istio-system", **self.istiod_env}
         self.root.unlink(missing_ok=True)
         self.istiod = self.spawn("istiod", command, env, "istiod.log")
-        eventually(lambda: self.root.exists() and self.root.stat().st_size > 0, "istiod", process=self.istiod)
+        eventually(lambda: self.root.exists() and self.root.stat().st_size > 0, "istiod", self.patience, self.istiod)
 
     def stop(self):
         for process in reversed(self.processes):

@@ -21,8 +21,9 @@ spec:
 """
 
 
-def pod(name, app, ip, version="v1", node="n1", mtls=True):
+def pod(name, app, ip, version="v1", node="n1", mtls=True, tunnel=False):
     tls = ", security.istio.io/tlsMode: istio" if mtls else ""
+    tls += ", networking.istio.io/tunnel: http" if tunnel else ""
     return f"""apiVersion: v1
 kind: Pod
 metadata: {{name: {name}, namespace: shop, labels: {{app: {app}, version: {version}{tls}}}}}
@@ -168,7 +169,7 @@ SECURITY_MESH = MESH + """extensionProviders:
 - name: ext-grpc
   envoyExtAuthzGrpc: {service: authz.shop.svc.cluster.local, port: 9000, timeout: 0.5s, failOpen: false, includeRequestBodyInCheck: {maxRequestBytes: 1024, allowPartialMessage: true}}
 - name: ext-http
-  envoyExtAuthzHttp: {service: authz.shop.svc.cluster.local, port: 8000, pathPrefix: /check, includeRequestHeadersInCheck: [authorization], headersToUpstreamOnAllow: [x-user], headersToDownstreamOnDeny: [www-authenticate]}
+  envoyExtAuthzHttp: {service: authz.shop.svc.cluster.local, port: 8000, pathPrefix: /check, includeRequestHeadersInCheck: [authorization, x-ext-authz], headersToUpstreamOnAllow: [x-ext-authz-check-result], headersToDownstreamOnDeny: [x-ext-authz-check-result]}
 """
 # Who may connect is the authorization service's to say.
 TCP_CHECKED = STRICT + """---
@@ -446,6 +447,11 @@ EDGE = [("http", 80, 80), ("https", 443, 443), ("mutual", 8443, 8443), ("pass", 
 EDGE_SHOP = "---\n".join([SHOP, service("edge", "10.96.0.13", EDGE), pod("edge-1", "edge", "10.244.0.9"),
                           slice_("edge", EDGE, [("edge-1", "10.244.0.9", "n1")])])
 
+# A service whose only pod is reached through a tunnel, if at all.
+BEYOND = [("http", 80, 8080)]
+TUNNELLED_SHOP = "---\n".join([SHOP, service("beyond", "10.96.0.15", BEYOND), pod("beyond-1", "beyond", "10.244.0.16", mtls=False, tunnel=True),
+                               slice_("beyond", BEYOND, [("beyond-1", "10.244.0.16", "n1")])])
+
 # Mesh configuration, Kubernetes objects, Istio resources.
 SCENARIOS = {
     "default": (MESH, SHOP, ""),
@@ -457,5 +463,5 @@ SCENARIOS = {
     "envoyfilter": (MESH, SHOP, f"{SUBSETS}---\n{CANARY}---\n{FILTERS}"),
     "tproxy": (MESH, SHOP, ""),
     "gateway": (MESH, EDGE_SHOP, GATEWAY),
-    "hbone": (MESH + '  proxyMetadata: {ISTIO_META_ENABLE_HBONE: "true"}\n', SHOP, ""),
+    "hbone": (MESH + '  proxyMetadata: {ISTIO_META_ENABLE_HBONE: "true"}\n', TUNNELLED_SHOP, ""),
 }

@@ -58,11 +58,11 @@ pub(super) fn message(address: &Address) -> core::Address {
             path: path.to_string(),
             mode: 0,
         }),
-        Address::Internal(name) => Kind::EnvoyInternalAddress(core::EnvoyInternalAddress {
+        Address::Internal(internal) => Kind::EnvoyInternalAddress(core::EnvoyInternalAddress {
             address_name_specifier: Some(core::envoy_internal_address::AddressNameSpecifier::ServerListenerName(
-                name.to_string(),
+                internal.listener.clone(),
             )),
-            ..core::EnvoyInternalAddress::default()
+            endpoint_id: internal.endpoint.clone(),
         }),
     };
     core::Address { address: Some(kind) }

@@ -14,7 +14,7 @@ use super::route::{Fraction, Under, duration, each, refuse};
 use super::{Compiled, Problems};
 use crate::cluster::host::{Health, HealthCheckTarget, Host, Locality};
 use crate::cluster::priority::{AssignmentPolicy, OVERPROVISIONING_FACTOR};
-use crate::runtime::io::Address;
+use crate::runtime::io::{Address, Internal};
 use crate::tls::{UpstreamSocket, UpstreamTransport};
 
 /// What an assignment says: its hosts, in order, without their state.
@@ -333,10 +333,13 @@ pub fn location(address: Option<&core::Address>) -> Compiled<Location> {
 
 fn internal_location(internal: &core::EnvoyInternalAddress) -> Compiled<Location> {
     use core::envoy_internal_address::AddressNameSpecifier;
-    refuse("endpoint_id", !internal.endpoint_id.is_empty(), "not supported")?;
     match &internal.address_name_specifier {
         Some(AddressNameSpecifier::ServerListenerName(name)) => {
-            Ok(Location::Address(Address::Internal(Arc::from(name.as_str()))))
+            let (listener, endpoint) = (name.clone(), internal.endpoint_id.clone());
+            Ok(Location::Address(Address::Internal(Arc::new(Internal {
+                listener,
+                endpoint,
+            }))))
         }
         None => Err(Problems::one("server_listener_name", "required")),
     }

@@ -15,7 +15,14 @@ pub enum Address {
     /// A unix socket: a path, or `@name` in the abstract namespace.
     Pipe(Arc<str>),
     /// `envoy_internal_address`: a listener in this process.
-    Internal(Arc<str>),
+    Internal(Arc<Internal>),
+}
+
+/// A listener by its name; `endpoint` tells apart what is reached through the same one (`endpoint_id`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Internal {
+    pub listener: String,
+    pub endpoint: String,
 }
 
 impl Address {
@@ -32,7 +39,7 @@ impl std::fmt::Display for Address {
         match self {
             Self::Ip(address) => address.fmt(f),
             Self::Pipe(path) => path.fmt(f),
-            Self::Internal(name) => write!(f, "envoy://{name}/"),
+            Self::Internal(internal) => write!(f, "envoy://{}/{}", internal.listener, internal.endpoint),
         }
     }
 }

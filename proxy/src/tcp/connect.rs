@@ -251,7 +251,7 @@ async fn transport(address: &Address, options: &SocketOptions, overrides: Overri
             }
             None => Ok(Io::Unix(UnixStream::connect(&**path).await?)),
         },
-        Address::Internal(name) => internal::connect(name).map(Io::Duplex),
+        Address::Internal(internal) => internal::connect(&internal.listener).map(Io::Duplex),
     }
 }
 

@@ -111,9 +111,15 @@ def checked_connections(report, mesh, authz):
 def unchecked(report, mesh, authz):
     mesh.set_istio(HTTP_CHECKED)
     allow = ("-H", "x-ext-authz: allow")
-    eventually(lambda: mesh.curl("web-1", "http://orders/checked", *allow).status == 200
-               and mesh.curl("web-1", "http://orders/checked").status == 403, "the policy that asks over HTTP")
-    report.check("a service may be asked over HTTP as well", True)
+    def both():
+        return {mesh.curl("web-1", "http://orders/checked").status for _ in range(12)} == {403}
+    eventually(both, "both pods with the policy that asks over HTTP")
+    report.equal("a service may be asked over HTTP as well", mesh.curl("web-1", "http://orders/checked", *allow).status, 200)
+    answer = mesh.curl("web-1", "http://orders/checked", *allow, "-H", "x-ext-authz-check-result: forged")
+    report.equal("the application sees what it adds, and nothing forged", headers_of(answer.body).get("x-ext-authz-check-result"), "allowed")
+    answer = mesh.curl("web-1", "http://orders/checked/more", "-H", "x-ext-authz: deny")
+    report.equal("what it does not grant is denied in its words, with its headers",
+                 (answer.status, answer.body.startswith("denied by ext_authz"), answer.headers.get("x-ext-authz-check-result")), (403, True, "denied"))
     authz.terminate()
     authz.wait(30)
     answers = [mesh.curl("web-1", "http://orders/checked", *allow).status for _ in range(4)]

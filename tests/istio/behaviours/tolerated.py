@@ -34,14 +34,43 @@ def telemetry(report, open_mesh):
 def hbone(report, open_mesh):
     config, kube, istio = SCENARIOS["hbone"]
     tunnel = {"ISTIO_META_ENABLE_HBONE": "true"}
-    with open_mesh(kube, istio, config, {"PILOT_ENABLE_HBONE": "true", "PILOT_ENABLE_AMBIENT": "true"}) as mesh:
-        shop(mesh, metadata={**WARN, **tunnel})
+    # Certificates in files are for a client that speaks for itself.
+    files = {"OUTPUT_CERTS": "etc/istio/proxy"}
+    with open_mesh(kube, istio, config, {"PILOT_ENABLE_AMBIENT": "true"}) as mesh:
+        mesh.host("beyond", "10.96.0.15")
+        mesh.pod("beyond", "beyond-1", "10.244.0.16", sidecar=False)
+        shop(mesh, metadata={**WARN, **tunnel, **files})
         report.equal("HBONE: nothing is refused where warnings are wanted", mesh.rejected(), {})
-        tolerated(report, mesh, "HBONE", ("internal_listener", "InternalUpstreamTransport", "connect_config"))
+        tolerated(report, mesh, "HBONE", ("BootstrapExtension", "connect_originate: internal_listener", "main_internal: internal_listener",
+                                          "InternalUpstreamTransport"))
         served(report, mesh, "HBONE")
-        out = mesh.run("legacy-1", "curl", "-sv", "-m", "10", "-p", "-x", "http://10.244.0.5:15008", "http://10.244.0.5:8080/")
-        report.check("HBONE: nobody gets through the tunnel that is not there", "Hostname=" not in out, out)
-        refused(report, mesh, "HBONE", tunnel, "internal_listener: internal listeners are not supported")
+        outwards(report, mesh)
+        inwards(report, mesh)
+        reason = "bootstrap_extensions[0].typed_config.value: the extension type istio.workload.BootstrapExtension is not supported"
+        pod = mesh.pod("web", "strict-1", "10.244.0.27", wait=False, metadata=tunnel)
+        eventually(lambda: "Envoy exited with error" in pod["log"].read_text(errors="replace"), "HBONE: the proxy's end", process=pod["agent"])
+        told = pod["log"].read_text(errors="replace")
+        report.check("HBONE: without warnings workload discovery is refused, with the field's path", f"remora: {reason}" in told, told[-1500:])
+        report.equal("HBONE: and no such pod is ready", mesh.ready("strict-1"), False)
+        refused(report, mesh, "HBONE", {**tunnel, "PEER_METADATA_DISCOVERY": "false"}, "internal_listener: internal listeners are not supported", "strict-2")
+
+
+def outwards(report, mesh):
+    """A service whose only pod is reached through a tunnel: not in plaintext instead, though the pod would take it."""
+    answer = mesh.curl("web-1", "http://beyond/", "-H", "user-agent: beyond")
+    report.equal("HBONE: who is reached through a tunnel alone is not reached", (answer.status, "Hostname=" in answer.body), (503, False))
+    lines = eventually(lambda: [line for line in mesh.access_log("web-1") if '"beyond"' in line], "the line of the request")
+    report.check("HBONE: the line says why", ' 503 URX,UF ' in lines[-1] and "transport_socket_is_not_supported" in lines[-1]
+                 and '"envoy://connect_originate/10.244.0.16:8080"' in lines[-1], lines[-1])
+
+
+def inwards(report, mesh):
+    """A tunnel that somebody of the mesh, then somebody else, digs to a pod."""
+    keys = mesh.pods["web-1"]["dir"] / "etc/istio/proxy"
+    own = ("--proxy-cert", keys / "cert-chain.pem", "--proxy-key", keys / "key.pem")
+    for who, options, sign in (("of the mesh", own, "CONNECT tunnel failed, response 503"), ("without a certificate", (), "certificate required")):
+        out = mesh.run("legacy-1", "curl", "-sv", "-m", "10", "-p", "--proxy-insecure", "-x", "https://10.244.0.5:15008", *options, "http://10.244.0.5:8080/")
+        report.check(f"HBONE: a client {who} gets through no tunnel", sign in out and "Hostname=" not in out, out)
 
 
 def tolerated(report, mesh, what, marks):
@@ -60,12 +89,12 @@ def served(report, mesh, what):
     report.check(f"{what}: TCP", "StatusCode=200" in out, out)
 
 
-def refused(report, mesh, what, metadata, reason):
+def refused(report, mesh, what, metadata, reason, name="strict-1"):
     """A pod whose operator did not ask for warnings."""
-    mesh.pod("web", "strict-1", "10.244.0.27", wait=False, metadata=metadata)
-    lines = eventually(lambda: [line for line in mesh.rejected() if "ACK ERROR" in line and "strict-1" in line], f"{what}: a refusal")
-    report.check(f"{what}: without warnings it is refused, with the field's path", any(reason in line for line in lines), lines)
-    report.equal(f"{what}: and the pod is not ready", mesh.ready("strict-1"), False)
+    mesh.pod("web", name, "10.244.0.28", wait=False, metadata=metadata)
+    lines = eventually(lambda: [line for line in mesh.rejected() if f"ACK ERROR {name}." in line and reason in line], f"{what}: a refusal")
+    report.check(f"{what}: without warnings it is refused, with the field's path", lines)
+    report.equal(f"{what}: and the pod is not ready", mesh.ready(name), False)
 
 
 def objects(mesh, pod):

@@ -147,9 +147,11 @@ fn address(address: &Address) -> String {
             address.port()
         ),
         Address::Pipe(path) => format!("{{\"pipe\":{{\"path\":{},\"mode\":0}}}}", json!(&**path)),
-        Address::Internal(_) => {
-            json!({"envoy_internal_address": {"server_listener_name": address.to_string()}}).to_string()
-        }
+        Address::Internal(internal) => format!(
+            "{{\"envoy_internal_address\":{{\"server_listener_name\":{},\"endpoint_id\":{}}}}}",
+            json!(internal.listener),
+            json!(internal.endpoint)
+        ),
     }
 }
 

@@ -76,7 +76,7 @@ fn istiods_clusters_compile() {
             }
         }
     }
-    let expected = ["internal_upstream.v3", "proxy_protocol.v3", "endpoint_id"];
+    let expected = ["internal_upstream.v3", "proxy_protocol.v3"];
     let surprising: Vec<_> = refused
         .keys()
         .filter(|reason| !expected.iter().any(|expected| reason.contains(expected)))
@@ -95,6 +95,52 @@ fn istiods_endpoints_compile() {
         hosts += endpoints.hosts.len();
     }
     assert!(hosts >= 200, "{hosts}");
+}
+
+/// istiod names the pods behind a tunnel so: all by the listener that digs it, each by its own identifier.
+#[test]
+fn endpoints_behind_one_internal_listener_are_told_apart() {
+    use remora_proto::pb::envoy::config::core::v3 as core;
+    use remora_proto::pb::envoy::config::endpoint::v3 as endpoint;
+    let named = |id: &str| {
+        let internal = core::EnvoyInternalAddress {
+            address_name_specifier: Some(core::envoy_internal_address::AddressNameSpecifier::ServerListenerName(
+                "connect_originate".to_owned(),
+            )),
+            endpoint_id: id.to_owned(),
+        };
+        let address = core::Address {
+            address: Some(core::address::Address::EnvoyInternalAddress(internal)),
+        };
+        let endpoint = endpoint::Endpoint {
+            address: Some(address),
+            ..Default::default()
+        };
+        endpoint::LbEndpoint {
+            host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint)),
+            ..Default::default()
+        }
+    };
+    let assignment = ClusterLoadAssignment {
+        endpoints: vec![endpoint::LocalityLbEndpoints {
+            lb_endpoints: vec![named("10.0.0.1:80"), named("10.0.0.2:80")],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let endpoints = crate::config::endpoint::compile(&assignment, &UpstreamTransport::default()).expect("compiles");
+    let names: Vec<_> = endpoints
+        .hosts
+        .iter()
+        .map(|endpoint| endpoint.host.address.to_string())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "envoy://connect_originate/10.0.0.1:80",
+            "envoy://connect_originate/10.0.0.2:80"
+        ]
+    );
 }
 
 fn number(value: u32) -> remora_proto::pb::google::protobuf::UInt32Value {

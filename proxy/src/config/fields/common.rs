@@ -18,7 +18,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         network_namespace_filepath = RefusedAlways("other network namespaces are not supported"),
     ),
     message!("envoy.config.core.v3.Pipe": path; mode = OnlyDefault("the mode of a socket file cannot be set")),
-    message!("envoy.config.core.v3.EnvoyInternalAddress": server_listener_name),
+    message!("envoy.config.core.v3.EnvoyInternalAddress": server_listener_name endpoint_id),
     message!("envoy.config.core.v3.CidrRange": address_prefix prefix_len),
     message!("envoy.config.core.v3.SocketOption":
         level name state int_value buf_value;

@@ -86,7 +86,7 @@ where
 }
 
 fn connection() -> Arc<ConnectionInfo> {
-    let address = Address::Internal("test".into());
+    let address = Address::Pipe("test".into());
     Arc::new(ConnectionInfo {
         id: 1,
         local: address.clone(),
