@@ -5,6 +5,7 @@ mod listeners;
 use super::bootstrap;
 use crate::harness::{Case, Wire, World};
 use crate::tcp::Step::{self, Another, End, Half, Hello, Read, Send};
+use crate::tcp::hello;
 
 fn case(name: &'static str, listener: &'static str, count: u16, steps: &'static [Step]) -> Case {
     Case {
@@ -21,10 +22,12 @@ fn logs(count: usize, case: Case) -> Case {
     Case { logs: count, ..case }
 }
 
+const RUNTIME: &str = "layered_runtime: {layers: [{name: limits, static_layer: {envoy.resource_limits.listener.narrow.connection_limit: 1}}]}\n";
+
 pub fn world() -> World {
     World {
         name: "tcp",
-        yaml: bootstrap(&listeners::listeners(), &listeners::clusters()),
+        yaml: RUNTIME.to_owned() + &bootstrap(&listeners::listeners(), &listeners::clusters()),
         cases: [streams(), tunnels(), headers(), chains()]
             .into_iter()
             .flatten()
@@ -37,6 +40,7 @@ pub fn world() -> World {
             "!tcp.post.downstream_cx_tx",
             "listener.early.",
             "listener.disabled.",
+            "listener.narrow.",
             "connection_limit.",
             "listener.echo.",
             "listener.nowhere.",
@@ -92,6 +96,12 @@ fn streams() -> Vec<Case> {
                 5,
                 &[Send(b"hello"), Read(5), Another, Half, End],
             ),
+        ),
+        case(
+            "one more than the listener may have",
+            "narrow",
+            5,
+            &[Send(b"hello"), Read(5), Another, Half, End],
         ),
         case("state is set", "stateful", 5, TALK),
         logs(0, case("speaking", "speaking", 6, &[End])),
@@ -190,7 +200,7 @@ fn chains() -> Vec<Case> {
         case(
             "SNI names the cluster",
             "sni",
-            243,
+            u16::try_from(hello("echo", &[]).len()).unwrap(),
             &[Hello("echo", &[]), Read(1), Half, End],
         ),
         chain(

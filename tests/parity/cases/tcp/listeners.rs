@@ -58,7 +58,9 @@ fn plain(name: &str, fields: &str) -> String {
 
 /// A listener with these filters before a `tcp_proxy` to the echo.
 fn behind(name: &str, filters: &[String]) -> String {
-    let filters = [filters, &[proxy(name, "cluster: echo")]].concat();
+    // Envoy connects for a client that it is going to deny.
+    let cluster = if name == "denied" { "forbidden" } else { "echo" };
+    let filters = [filters, &[proxy(name, &format!("cluster: {cluster}"))]].concat();
     listener(name, "", &[("", &filters)])
 }
 
@@ -83,6 +85,7 @@ pub(super) fn clusters() -> Vec<String> {
     let v2 = "{version: V2, pass_through_tlvs: {match_type: INCLUDE, tlv_type: [5]}, added_tlvs: [{type: 226, value: YWRkZWQ=}]}";
     vec![
         cluster("echo", &["{{echo}}"], ""),
+        cluster("forbidden", &["{{echo}}"], ""),
         cluster("greet", &["{{greet}}"], ""),
         cluster("closed", &["{{closed}}"], ""),
         cluster("empty", &[], ""),
@@ -112,6 +115,7 @@ fn proxies() -> Vec<String> {
     vec![
         plain("echo", "cluster: echo"),
         plain("greet", "cluster: greet"),
+        plain("narrow", "cluster: echo"),
         plain("closed", "cluster: closed"),
         plain("thrice", patient),
         plain("empty", "cluster: empty"),
