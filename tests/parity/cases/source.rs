@@ -34,7 +34,7 @@ pub fn world() -> World {
             case("a configured one", "own bound", 9, TOLD),
             case("the client's before a configured one", "kept bound", 10, TOLD),
         ],
-        stats: &["cluster.peer.upstream_cx", "cluster.bound.upstream_cx"],
+        stats: &["cluster.peer.upstream_cx_total", "cluster.bound.upstream_cx_total"],
     }
 }
 
