@@ -132,7 +132,8 @@ pub enum Kind {
 
 impl Plain {
     pub async fn start(kind: Kind) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // On all of 127.0.0.0/8: one backend can be many hosts.
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let accepting = spawn("plain backend", async move {
             while let Ok((stream, peer)) = listener.accept().await {

@@ -28,7 +28,7 @@ pub fn world() -> World {
     World {
         name: "tcp",
         yaml: RUNTIME.to_owned() + &bootstrap(&listeners::listeners(), &listeners::clusters()),
-        cases: [streams(), tunnels(), headers(), chains()]
+        cases: [streams(), hosts(), tunnels(), headers(), chains()]
             .into_iter()
             .flatten()
             .collect(),
@@ -108,6 +108,57 @@ fn streams() -> Vec<Case> {
         case("first of one, early", "early", 5, &[Send(b"hello"), Read(5), Half, End]),
         logs(0, case("second of one, early", "early", 0, &[End])),
     ]
+}
+
+/// Which host is chosen is in the log.
+fn hosts() -> Vec<Case> {
+    const FROM: &[(&str, &[Step])] = &[
+        (
+            "hashed by its address",
+            &[
+                Send(b"PROXY TCP4 192.0.2.1 198.51.100.1 1000 443\r\nhello"),
+                Read(5),
+                Half,
+                End,
+            ],
+        ),
+        (
+            "hashed by another",
+            &[
+                Send(b"PROXY TCP4 192.0.2.2 198.51.100.1 1000 443\r\nhello"),
+                Read(5),
+                Half,
+                End,
+            ],
+        ),
+        (
+            "hashed by another port of it",
+            &[
+                Send(b"PROXY TCP4 192.0.2.2 198.51.100.1 1001 443\r\nhello"),
+                Read(5),
+                Half,
+                End,
+            ],
+        ),
+        (
+            "hashed by an address of IPv6",
+            &[
+                Send(b"PROXY TCP6 2001:db8::1 2001:db8::2 1000 443\r\nhello"),
+                Read(5),
+                Half,
+                End,
+            ],
+        ),
+    ];
+    const TALK: &[Step] = &[Send(b"hello"), Half, End];
+    let hashed = FROM.iter().map(|(name, steps)| case(name, "hashed", 5, steps));
+    let matched = [
+        case("hashed by what a filter has set", "stated", 5, TALK),
+        case("of a subset", "subset", 5, TALK),
+        case("of a subset that a weight names", "weighted subset", 5, TALK),
+        case("of no subset", "no subset", 0, &[End]),
+    ];
+    hashed.chain(matched).collect()
 }
 
 fn tunnels() -> Vec<Case> {
