@@ -115,6 +115,7 @@ LABELS = {
     "p99_us": "p99 µs",
     "rss_mb": "RSS MB",
     "peak_mb": "peak MB",
+    "each_kb": "each KB",
     "ready_s": "ready s",
     "changed_p50_us": "change p50",
     "changed_max_us": "change max",

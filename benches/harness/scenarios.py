@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import socket
 import statistics
 import time
 
@@ -210,6 +212,44 @@ def idle(bench):
     return rows
 
 
+def idle_tcp(bench):
+    """TCP proxy, 5,000 connections that say a byte and then nothing: memory of each, both of its sides together."""
+    count, rows = 5000, {}
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as server:
+        for name in filter(bench.wants, ("envoy", "remora")):
+            port = free_port()
+            room = {"thresholds": [{"max_connections": 2 * count}]}
+            cluster = configs.cluster("backend", server.getsockname()[1], circuit_breakers=room)
+            config = configs.bootstrap([configs.tcp_listener("bench", port, "backend")], [cluster], free_port())
+            process = bench.start_envoys(name, config)
+            wait_for_port(process, port)
+            server.accept()
+            talk(port, server, 10)
+            before = process.memory()[0]
+            held = talk(port, server, count)
+            each = (process.memory()[0] - before) * 1000 / len(held)
+            rows[name] = [{"each_kb": each}]
+            process.stop()
+            for end_of_one in (end_of_one for pair in held for end_of_one in pair):
+                end_of_one.close()
+    return rows
+
+
+def talk(port, server, count):
+    """So many connections, each of which has carried a byte both ways."""
+    held = []
+    for _ in range(count):
+        client = socket.create_connection(("127.0.0.1", port))
+        client.sendall(b"x")
+        accepted, _ = server.accept()
+        accepted.sendall(accepted.recv(1))
+        client.recv(1)
+        held.append((client, accepted))
+    return held
+
+
 def large_static(bench):
     """10,000 clusters of 5 endpoints and 10,000 virtual hosts in one bootstrap file."""
     return start_large(bench, lambda name, port, backend: large.static_file(bench.directory, f"{name}-large.yaml", port, free_port(), backend))
@@ -286,6 +326,7 @@ ALL = {
     "bulk-mtls": bulk_mtls,
     "paced": paced,
     "idle": idle,
+    "idle-tcp": idle_tcp,
     "large-ads": large_ads,
     "large-static": large_static,
     "xds-scale": scale,
@@ -302,6 +343,7 @@ BUDGETS = {
     "bulk-mtls": [("cpu_us", "ratio", 1.0)],
     "paced": [("p99_us", "ratio", 0.5)],
     "idle": [("rss_mb", "value", 15)],
+    "idle-tcp": [("each_kb", "value", 6)],
     "large-ads": [("rss_mb", "value", 45), ("peak_mb", "value", 90), ("ready_s", "value", 0.7)],
     "large-static": [("rss_mb", "value", 80), ("peak_mb", "value", 160), ("ready_s", "value", 1.0)],
     "xds-scale": [("changed_p50_us", "ratio", 0.5), ("changed_max_us", "ratio", 0.5), ("reconnect_resources", "value", 0)],

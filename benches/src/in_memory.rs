@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use remora::config::{BuildContext, Problems};
 use remora::listener::active::{ActiveListener, ListenerState, Shared};
-use remora::listener::balance::Loads;
+use remora::listener::balance::{ConnectionLimit, Loads};
 use remora::listener::connection::serve;
 use remora::listener::stats::{InspectorStats, Scope};
 use remora::runtime::drain::Drain;
@@ -59,6 +59,7 @@ impl Proxy {
                 state: ArcSwap::from_pointee(ListenerState::new(&config, None)),
                 stats: Scope::new(&context.stats, None, None, 1),
                 loads: Loads::default(),
+                limit: ConnectionLimit::default(),
                 stop: Drain::new().0,
                 sockets: Default::default(),
             }),

@@ -201,6 +201,7 @@ fn compile(bytes: Bytes, config: &pb::Bootstrap, node: Node, options: &Options) 
         let max_connections = max_connections(config).under("overload_manager");
     }
     let (runtime, warnings) = runtime;
+    let max_connections = max_connections.or_else(|| runtime.max_connections());
     let wants_ads = |source: &Option<ConfigSource>| matches!(source, Some(own) if own.source == Source::Ads);
     if ads.is_none() && (wants_ads(&lds) || wants_ads(&cds)) {
         return Err(Problems::one(
@@ -304,6 +305,7 @@ fn node(mut node: Node, options: &Options) -> Node {
 }
 
 fn admin(config: Option<&pb::Admin>) -> Compiled<Option<Admin>> {
+    use remora_proto::pb::envoy::config::core::v3::address::Address;
     let Some(config) = config.filter(|config| config.address.is_some()) else {
         return Ok(None);
     };
@@ -312,6 +314,11 @@ fn admin(config: Option<&pb::Admin>) -> Compiled<Option<Admin>> {
     let path = config.access_log_path.as_str();
     if !path.is_empty() {
         access_log.push(file_log(path));
+    }
+    if let Some(Address::Pipe(pipe)) = config.address.as_ref().and_then(|address| address.address.as_ref())
+        && pipe.mode != 0
+    {
+        return Err(Problems::one("address.pipe.mode", "not supported"));
     }
     Ok(Some(Admin {
         address: listener::address(config.address.as_ref()).under("address")?,

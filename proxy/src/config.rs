@@ -13,6 +13,7 @@ pub mod route;
 pub mod source;
 pub mod tls;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -37,6 +38,8 @@ pub struct BuildContext {
     pub outlier_events: Option<Arc<Sink>>,
     /// `node` of the bootstrap: locality and metadata for access logs and zone awareness.
     pub node: Arc<remora_proto::pb::envoy::config::core::v3::Node>,
+    /// How many connections a listener may have, by its name.
+    pub connection_limits: Arc<HashMap<String, u64>>,
 }
 
 /// What one field says that we cannot do, or what is wrong with it.

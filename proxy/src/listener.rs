@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod manager;
 pub mod stats;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -63,11 +64,45 @@ pub struct ListenerSettings {
     pub drain_modify_only: bool,
     pub socket_options: Vec<SocketOption>,
     pub keepalive: Option<Keepalive>,
+    /// What `additional_addresses` have in place of the listener's own.
+    pub additional: Vec<AddressOptions>,
     pub balance: balance::Balance,
     /// `ignore_global_conn_limit`
     pub ignores_connection_limit: bool,
+    /// Connections it may have at a time; the same for all of its versions.
+    pub connection_limit: Option<u64>,
+    /// `pipe.mode` of its own address; `None`: as the process makes files.
+    pub pipe_mode: Option<u32>,
     /// `ipv4_compat`: an IPv6 wildcard socket takes IPv4 too.
     pub ipv4_compat: bool,
+}
+
+/// Options of one of `additional_addresses`; what is `None` is the listener's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddressOptions {
+    pub socket_options: Option<Vec<SocketOption>>,
+    /// `Some(None)`: none here.
+    pub keepalive: Option<Option<Keepalive>>,
+    pub pipe_mode: Option<u32>,
+}
+
+impl ListenerSettings {
+    /// Those of the address at `index`: 0 is the listener's own, then come the additional ones.
+    pub fn of_address(&self, index: usize) -> Cow<'_, Self> {
+        let own = index.checked_sub(1).and_then(|index| self.additional.get(index));
+        let Some(own) = own else {
+            return Cow::Borrowed(self);
+        };
+        let mut settings = self.clone();
+        if let Some(options) = &own.socket_options {
+            settings.socket_options.clone_from(options);
+        }
+        if let Some(keepalive) = own.keepalive {
+            settings.keepalive = keepalive;
+        }
+        settings.pipe_mode = own.pipe_mode;
+        Cow::Owned(settings)
+    }
 }
 
 /// One of `socket_options`.

@@ -210,6 +210,47 @@ async fn slow_first_messages() {
     assert_eq!(scene.proxy.stat(late).await, clients);
 }
 
+/// Clients that send without end to a server that does not read: they wait, and the proxy holds no more of it than it may.
+#[tokio::test]
+async fn nobody_reads() {
+    const STREAMS: u64 = 100;
+    const LENGTH: u64 = 16 * 1024 * 1024;
+    // More than the kernel's buffers of all sockets on the way are sure to take; what is sent beyond waits.
+    const UNDER_WAY: u64 = STREAMS * 256 * 1024;
+    let mut scene = Scene::start(None).await;
+    let before = scene.proxy.peak_kib();
+    let mut servers = Vec::new();
+    for _ in 0..STREAMS {
+        let (mut client, server) = scene.pair().await;
+        servers.push(server);
+        spawn("flood", async move {
+            let block = vec![b'x'; 64 * 1024];
+            for _ in 0..LENGTH / block.len() as u64 {
+                client.write_all(&block).await.unwrap();
+            }
+            client.shutdown().await.unwrap();
+            // Until the other end is there too.
+            let _ = client.read(&mut [0]).await;
+        });
+    }
+    until("bytes under way", async || {
+        let sent = scene.proxy.stat("tcp.tcp.downstream_cx_rx_bytes_total").await;
+        (sent >= UNDER_WAY).then_some(())
+    })
+    .await;
+    scene.proxy.is_well().await;
+    for server in &mut servers {
+        let all = async { tokio::io::copy(server, &mut tokio::io::sink()).await };
+        assert_eq!(within("all of it", all).await.unwrap(), LENGTH);
+    }
+    // 64 KiB each at most, of a limit of 1 MiB: the rest is what the process needs otherwise.
+    let grown = scene.proxy.peak_kib() - before;
+    assert!(grown < 24 * 1024, "{grown} KiB more");
+    drop(servers);
+    scene.is_empty().await;
+    scene.proxy.is_well().await;
+}
+
 #[tokio::test]
 async fn no_descriptors_left() {
     const LIMIT: u64 = 128;

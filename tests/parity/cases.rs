@@ -18,6 +18,7 @@ pub mod redirects;
 pub mod replies;
 pub mod retries;
 pub mod routing;
+pub mod source;
 pub mod switches;
 pub mod tcp;
 pub mod timeouts;
@@ -69,7 +70,7 @@ const FORMAT: &str = "%REQ(:METHOD)% %REQ(:AUTHORITY)% %REQ(X-ENVOY-ORIGINAL-PAT
                       remote=%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% type=%RESP(CONTENT-TYPE)%";
 
 /// A STATIC cluster of these ports (`{{a}}` ...), with more fields (YAML lines, not indented).
-fn cluster(name: &str, ports: &[&str], fields: &str) -> String {
+pub fn cluster(name: &str, ports: &[&str], fields: &str) -> String {
     let hosts = ports.iter().map(|port| {
         format!("        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: \"{port}\"}}}}}}\n")
     });

@@ -18,7 +18,7 @@ use crate::tcp::{self, Kind, Plain};
 pub struct World {
     pub name: &'static str,
     /// A bootstrap. `{{a}}` and `{{b}}` are ports of backends, `{{authz}}` that of an authorization service, `{{closed}}` a port nobody
-    /// listens on, `{{echo}}`, `{{greet}}` and `{{tunnel}}` backends without HTTP, `{{log}}` the access log's path.
+    /// listens on, `{{echo}}`, `{{greet}}`, `{{say}}`, `{{peer}}` and `{{tunnel}}` backends without HTTP, `{{log}}` the access log's path.
     pub yaml: String,
     pub cases: Vec<Case>,
     /// Prefixes of stats to compare when all cases are done.
@@ -160,7 +160,7 @@ enum Keep {
 /// What both proxies stand in front of.
 struct Backends {
     http: [Backend; 2],
-    plain: [Plain; 4],
+    plain: [Plain; 5],
     authz: AuthzService,
     /// Bound and not listening: nobody else can take the port, and connections to it are refused.
     refusing: tokio::net::TcpSocket,
@@ -177,6 +177,7 @@ impl Backends {
                 Plain::start(Kind::Greet).await,
                 Plain::start(Kind::Tunnel).await,
                 Plain::start(Kind::Say).await,
+                Plain::start(Kind::Peer).await,
             ],
             authz: AuthzService::start().await,
             refusing,
@@ -192,7 +193,7 @@ impl Backends {
     }
 
     /// By the names that configurations call them.
-    fn ports(&self) -> [(&'static str, u16); 8] {
+    fn ports(&self) -> [(&'static str, u16); 9] {
         [
             ("a", self.http[0].port()),
             ("b", self.http[1].port()),
@@ -201,6 +202,7 @@ impl Backends {
             ("greet", self.plain[1].port),
             ("tunnel", self.plain[2].port),
             ("say", self.plain[3].port),
+            ("peer", self.plain[4].port),
             ("authz", self.authz.port()),
         ]
     }
@@ -210,7 +212,7 @@ impl Backends {
 pub struct Pair {
     envoy: Subject,
     remora: Subject,
-    _backends: Backends,
+    backends: Backends,
     _directory: TempDir,
 }
 
@@ -224,7 +226,7 @@ impl Pair {
         Some(Self {
             envoy: start_envoy(Path::new(&envoy), &directory, text).await,
             remora: start_remora(&directory, text).await,
-            _backends: backends,
+            backends,
             _directory: directory,
         })
     }
@@ -235,6 +237,21 @@ impl Pair {
 
     pub fn remora(&self, listener: &str) -> SocketAddr {
         self.remora.listeners[listener]
+    }
+
+    /// The port of the backend that greets, then echoes.
+    pub fn greeting(&self) -> u16 {
+        self.backends.plain[1].port
+    }
+
+    /// The access logs of Envoy and of Remora.
+    pub fn logs(&self) -> [&Path; 2] {
+        [&self.envoy.log, &self.remora.log]
+    }
+
+    /// The admin servers of Envoy and of Remora.
+    pub fn admins(&self) -> [SocketAddr; 2] {
+        [self.envoy.admin, self.remora.admin]
     }
 }
 
@@ -316,6 +333,19 @@ pub fn envoy_or_skip(world: &str) -> Option<OsString> {
     envoy
 }
 
+/// Whether foreign source addresses may be had; if not, a visible line, or a failure if all is required.
+pub fn is_root_or_skipped(world: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        assert!(
+            !is_required(),
+            "not root, and REMORA_REQUIRE_ALL=1 says nothing is skipped"
+        );
+        skipped(world, "be root");
+    }
+    root
+}
+
 /// Whether nothing may be skipped.
 fn is_required() -> bool {
     std::env::var_os("REMORA_REQUIRE_ALL").is_some_and(|value| value == "1")
@@ -361,14 +391,14 @@ async fn start_remora(directory: &TempDir, text: impl Fn(&Path) -> String) -> Su
     }
 }
 
-/// Names and addresses out of `/listeners?format=json`.
+/// Names and addresses out of `/listeners?format=json`, without those that are no addresses of IP.
 fn listeners(answer: &Answer) -> HashMap<String, SocketAddr> {
     let json: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
     let statuses = json["listener_statuses"].as_array().cloned().unwrap_or_default();
-    let parsed = statuses.iter().map(|status| {
+    let parsed = statuses.iter().filter_map(|status| {
         let address = &status["local_address"]["socket_address"];
-        let text = format!("{}:{}", address["address"].as_str().unwrap(), address["port_value"]);
-        (status["name"].as_str().unwrap().to_owned(), text.parse().unwrap())
+        let text = format!("{}:{}", address["address"].as_str()?, address["port_value"]);
+        Some((status["name"].as_str().unwrap().to_owned(), text.parse().unwrap()))
     });
     parsed.collect()
 }

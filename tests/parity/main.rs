@@ -12,6 +12,7 @@ mod differences;
 mod distributions;
 mod harness;
 mod openssl;
+mod sockets;
 mod tcp;
 
 use harness::World;
@@ -30,38 +31,18 @@ macro_rules! worlds {
 
 worlds!(
     routing, headers, codec, failures, retries, http2, filters, authz, admin, mirroring, redirects, replies, matching,
-    mutations, logging, messages, paths, timeouts, balancing, tokens, switches, zones,
+    mutations, logging, messages, paths, timeouts, balancing, tokens, switches, zones, tcp, tls,
 );
 
-/// Worlds that are ahead of what is built: they show what still differs, to whoever asks with `REMORA_AHEAD=1`.
-macro_rules! ahead {
-    ($($name:ident),* $(,)?) => {
-        $(
-            #[tokio::test]
-            async fn $name() {
-                if is_asked_for(stringify!($name)) {
-                    harness::compare(cases::$name::world()).await;
-                }
-            }
-        )*
-    };
-}
-
-ahead!(tcp, tls);
-
-fn is_asked_for(world: &str) -> bool {
-    let asked = std::env::var_os("REMORA_AHEAD").is_some_and(|value| value == "1");
-    if !asked {
-        harness::skipped(world, "not equal yet: REMORA_AHEAD=1 shows what differs");
+#[tokio::test]
+async fn source() {
+    if harness::is_root_or_skipped("source") {
+        harness::compare(cases::source::world()).await;
     }
-    asked
 }
 
 #[tokio::test]
 async fn tls_upstream() {
-    if !is_asked_for("tls-upstream") {
-        return;
-    }
     let (world, servers) = cases::tls_upstream::world();
     harness::compare_with(world, servers).await;
 }
@@ -91,6 +72,7 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::timeouts::world(),
         cases::tokens::world(),
         cases::switches::world(),
+        cases::source::world(),
         cases::tcp::world(),
         cases::tls::world(),
         cases::tls_upstream::world().0,

@@ -92,7 +92,7 @@ fn masked(mut bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// A ClientHello as rustls makes it.
-fn hello(name: &str, protocols: &[&str]) -> Vec<u8> {
+pub fn hello(name: &str, protocols: &[&str]) -> Vec<u8> {
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     // A hello of one packet.
     provider.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
@@ -124,22 +124,26 @@ pub enum Kind {
     Greet,
     /// Says `direct`, and ends.
     Say,
+    /// Says where the connection comes from, and ends.
+    Peer,
     /// Takes CONNECT and POST as tunnels: shows the request in the tunnel, then echoes. Refuses where the request has `x-refuse`.
     Tunnel,
 }
 
 impl Plain {
     pub async fn start(kind: Kind) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // On all of 127.0.0.0/8: one backend can be many hosts.
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let accepting = spawn("plain backend", async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            while let Ok((stream, peer)) = listener.accept().await {
                 drop(spawn("plain connection", async move {
                     // A proxy may break a connection off; its access log says so.
                     let _ = match kind {
                         Kind::Echo => echo(stream, b"").await,
                         Kind::Greet => echo(stream, b"hello\n").await,
-                        Kind::Say => say(stream).await,
+                        Kind::Say => say(stream, "direct").await,
+                        Kind::Peer => say(stream, &peer.ip().to_string()).await,
                         Kind::Tunnel => tunnel(stream).await,
                     };
                 }));
@@ -162,8 +166,8 @@ async fn echo(mut stream: TcpStream, first: &[u8]) -> std::io::Result<()> {
     writer.shutdown().await
 }
 
-async fn say(mut stream: TcpStream) -> std::io::Result<()> {
-    stream.write_all(b"direct").await?;
+async fn say(mut stream: TcpStream, text: &str) -> std::io::Result<()> {
+    stream.write_all(text.as_bytes()).await?;
     stream.shutdown().await?;
     tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.map(|_| ())
 }

@@ -42,6 +42,7 @@ pub fn assemble(options: &Options, bootstrap: &Bootstrap) -> Compiled<Assembly> 
     let mut context = BuildContext {
         access_logs: Arc::new(Sinks::new(options.file_flush_interval, options.file_flush_min_size)),
         node: bootstrap.node.clone(),
+        connection_limits: Arc::new(bootstrap.runtime.connection_limits()),
         ..BuildContext::default()
     };
     let events = outlier_events(bootstrap, &context);

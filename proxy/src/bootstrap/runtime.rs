@@ -1,6 +1,6 @@
 //! `layered_runtime`: flat keys by layer, later layers over earlier ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use remora_proto::pb::envoy::config::bootstrap::v3 as pb;
 use remora_proto::pb::google::protobuf::{Struct, Value, value::Kind};
@@ -32,6 +32,18 @@ impl RuntimeLayers {
             .map(String::as_str)
     }
 
+    /// `overload.global_downstream_max_connections`, where no resource monitor says it.
+    pub fn max_connections(&self) -> Option<u64> {
+        self.get(MAX_CONNECTIONS)?.parse().ok()
+    }
+
+    /// How many connections listeners may have, by name. What is no number is no limit, as in Envoy.
+    pub fn connection_limits(&self) -> HashMap<String, u64> {
+        let keys = self.0.iter().flat_map(|layer| layer.values.keys());
+        let limit = |key: &String| Some((limited(key)?.to_owned(), self.get(key)?.parse().ok()?));
+        keys.filter_map(limit).collect()
+    }
+
     /// With warnings about keys that have no effect here.
     pub(super) fn compile(config: Option<&pb::LayeredRuntime>) -> Compiled<(Self, Vec<String>)> {
         let mut layers: Vec<RuntimeLayer> = Vec::new();
@@ -52,7 +64,9 @@ impl RuntimeLayers {
                 Some(LayerSpecifier::RtdsLayer(_)) => return Err(Problems::one(path("rtds_layer"), "not supported")),
                 None => return Err(Problems::one(path("layer_specifier"), "required")),
             }
-            let without_effect = values.keys().filter(|key| !HARMLESS.contains(&key.as_str()));
+            let without_effect = values
+                .keys()
+                .filter(|key| !HARMLESS.contains(&key.as_str()) && *key != MAX_CONNECTIONS && limited(key).is_none());
             warnings.extend(without_effect.map(|key| format!("the runtime key {key} has no effect")));
             layers.push(RuntimeLayer {
                 name: layer.name.clone(),
@@ -62,6 +76,14 @@ impl RuntimeLayers {
         }
         Ok((Self(layers), warnings))
     }
+}
+
+const MAX_CONNECTIONS: &str = "overload.global_downstream_max_connections";
+
+/// The listener that a key limits.
+fn limited(key: &str) -> Option<&str> {
+    key.strip_prefix("envoy.resource_limits.listener.")?
+        .strip_suffix(".connection_limit")
 }
 
 /// Keys that a mesh sets and that tune what is not here: RE2's programs, the heap monitor, load balancer rebuilds, and permission to use

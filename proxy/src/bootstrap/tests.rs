@@ -182,3 +182,20 @@ fn unknown_fields_pass_where_they_are_allowed() {
         ["ignored unknown field: line 1: nod: envoy.config.bootstrap.v3.Bootstrap has no such field"]
     );
 }
+
+#[test]
+fn the_runtime_limits_connections_of_listeners_and_of_all() {
+    let text = r#"
+layered_runtime:
+  layers:
+  - name: first
+    static_layer: {envoy.resource_limits.listener.a.connection_limit: 5, envoy: {resource_limits: {listener: {b.c: {connection_limit: 7}}}}}
+  - name: second
+    static_layer: {envoy.resource_limits.listener.a.connection_limit: 6, overload.global_downstream_max_connections: 9}
+"#;
+    let bootstrap = Bootstrap::load(&options(text)).expect("accepted");
+    let limits = bootstrap.runtime.connection_limits();
+    assert_eq!((limits.len(), limits["a"], limits["b.c"]), (2, 6, 7));
+    assert_eq!(bootstrap.max_connections, Some(9));
+    assert!(bootstrap.warnings.is_empty(), "{:?}", bootstrap.warnings);
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::http::codec::h1::{H1Options, HeaderCase};
 use crate::http::codec::h2::{H2Options, KeepaliveOptions};
+use crate::listener::SocketOption;
 
 /// `HttpProtocolOptions` of a cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,17 +121,33 @@ impl HttpOptions {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SocketOptions {
     /// Addresses to connect from; the first of the destination's family is used.
-    pub bind: Vec<SocketAddr>,
+    pub bind: Vec<Source>,
+    /// `socket_options`, of sockets whose source has none of its own.
+    pub options: Vec<SocketOption>,
     /// `IP_FREEBIND`
     pub freebind: bool,
     pub keepalive: Option<Keepalive>,
 }
 
+/// An address to connect from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    pub address: SocketAddr,
+    /// In place of the cluster's, for sockets that are bound to it.
+    pub options: Option<Vec<SocketOption>>,
+}
+
 impl SocketOptions {
-    /// The address to connect to `destination` from, if one is configured.
-    pub fn source_for(&self, destination: SocketAddr) -> Option<SocketAddr> {
-        let fits = |source: &&SocketAddr| source.is_ipv4() == destination.is_ipv4();
-        self.bind.iter().find(fits).copied()
+    /// The source of connections to `destination`, if one is configured.
+    pub fn source_for(&self, destination: SocketAddr) -> Option<&Source> {
+        let fits = |source: &&Source| source.address.is_ipv4() == destination.is_ipv4();
+        self.bind.iter().find(fits)
+    }
+}
+
+impl From<SocketAddr> for Source {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, options: None }
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) use chains::content;
 mod needs;
 mod raw;
 mod settings;
+pub(crate) use settings::{keepalive, socket_options};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,7 +113,6 @@ pub fn address(config: Option<&PbAddress>) -> Compiled<Address> {
             let port = port.map_err(|_| Problems::one("socket_address.port_value", "must be at most 65535"))?;
             Ok(Address::Ip(std::net::SocketAddr::new(ip, port)))
         }
-        Some(address::Address::Pipe(pipe)) if pipe.mode != 0 => Err(Problems::one("pipe.mode", "not supported")),
         Some(address::Address::Pipe(pipe)) => Ok(Address::Pipe(Arc::from(pipe.path.as_str()))),
         Some(address::Address::EnvoyInternalAddress(_)) => {
             Err(Problems::one("envoy_internal_address", "not supported"))
@@ -133,9 +133,6 @@ fn addresses(config: &Listener) -> Compiled<Vec<Address>> {
     let mut addresses = vec![address(config.address.as_ref()).map_err(|problems| problems.under("address"))?];
     for (index, additional) in config.additional_addresses.iter().enumerate() {
         let path = format!("additional_addresses[{index}]");
-        if additional.socket_options.is_some() || additional.tcp_keepalive.is_some() {
-            return Err(Problems::one(path, "socket options of its own are not supported"));
-        }
         let compiled = address(additional.address.as_ref()).map_err(|problems| problems.under("address").under(&path));
         addresses.push(compiled?);
     }

@@ -32,7 +32,7 @@ pub enum Verdict {
 pub type Then = Box<dyn FnOnce(&mut ConnectionInfo) -> Verdict + Send>;
 
 /// How a connection ends that may not go on, and what the access log says of it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Closing {
     /// `%CONNECTION_TERMINATION_DETAILS%`
     pub termination: String,
@@ -41,6 +41,8 @@ pub struct Closing {
     pub flags: ResponseFlags,
     /// It stays open, and silent, for so long.
     pub delay: Duration,
+    /// Kept until it is closed.
+    pub held: Option<Box<dyn Send>>,
 }
 
 /// A network filter that decides about a connection before its first byte is proxied.

@@ -66,6 +66,11 @@ fn place(shared: &Arc<Shared>, listener: &Arc<ActiveListener>, io: Io, local: Ad
         listener.stats.listener.downstream_global_cx_overflow.inc();
         return;
     };
+    let Some(listed) = listener.limit.admit(false) else {
+        listener.stats.listener.downstream_cx_overflow.inc();
+        return;
+    };
+    let admitted = (admitted, listed);
     let here = worker::index().unwrap_or_default();
     let placed = Placed::new(listener, here, state.settings.balance);
     let (shared, listener, open) = (shared.clone(), listener.clone(), shared.open.clone());

@@ -29,6 +29,7 @@ pub struct ActiveListener {
     pub state: ArcSwap<ListenerState>,
     pub stats: Scope,
     pub loads: Loads,
+    pub limit: ConnectionLimit,
     /// Advanced to stop accepting.
     pub stop: Drain,
     /// Its sockets once more, by address as configured, where a next epoch may ask for them.

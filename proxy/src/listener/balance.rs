@@ -120,7 +120,8 @@ impl Parcel {
     }
 }
 
-/// `envoy.resource_monitors.global_downstream_max_connections`
+/// Of the process (`envoy.resource_monitors.global_downstream_max_connections`), or of one listener
+/// (`envoy.resource_limits.listener.<name>.connection_limit` in the runtime).
 #[derive(Debug, Default)]
 pub struct ConnectionLimit {
     /// `None`: no limit.

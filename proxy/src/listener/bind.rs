@@ -3,11 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
-use super::{Keepalive, ListenerSettings, SocketState};
+use super::{Keepalive, ListenerSettings, SocketOption, SocketState};
 use crate::runtime::io::Address;
 use crate::runtime::sys;
 
@@ -55,7 +56,7 @@ pub fn listen(
             return Ok(());
         }
         socket.listen(backlog(settings))?;
-        set_options(&socket, settings, SocketState::Listening)
+        set_all(&socket, settings, SocketState::Listening)
     };
     sockets.iter().try_for_each(listen_on).map_err(|reason| BindError {
         listener: listener.clone(),
@@ -81,7 +82,7 @@ pub fn bind(
         _ if !inherited.is_empty() => adopt(address, inherited, settings, reuse_port, count),
         Address::Ip(ip) if reuse_port => bind_each(*ip, settings, count),
         Address::Ip(ip) => bind_one(*ip, settings, false).and_then(|first| copies(first, count)),
-        Address::Pipe(path) => bind_pipe(path).and_then(|first| copies(first, count)),
+        Address::Pipe(path) => bind_pipe(path, settings.pipe_mode).and_then(|first| copies(first, count)),
         Address::Internal(_) => Err(io::ErrorKind::Unsupported.into()),
     };
     sockets.map_err(|reason| BindError {
@@ -191,13 +192,13 @@ fn bind_one(address: SocketAddr, settings: &ListenerSettings, reuse_port: bool) 
             }
         }
     }
-    set_options(&socket, settings, SocketState::PreBind)?;
+    set_all(&SockRef::from(&socket), settings, SocketState::PreBind)?;
     socket.bind(&address.into())?;
-    set_options(&socket, settings, SocketState::Bound)?;
+    set_all(&SockRef::from(&socket), settings, SocketState::Bound)?;
     Ok(Bound::Tcp(socket.into()))
 }
 
-fn bind_pipe(path: &str) -> io::Result<Bound> {
+fn bind_pipe(path: &str, mode: Option<u32>) -> io::Result<Bound> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     let address = match path.strip_prefix('@') {
         Some(name) => SockAddr::unix(format!("\0{name}"))?,
@@ -211,6 +212,9 @@ fn bind_pipe(path: &str) -> io::Result<Bound> {
         }
     };
     socket.bind(&address)?;
+    if let Some(mode) = mode {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
     Ok(Bound::Unix(socket.into()))
 }
 
@@ -230,14 +234,18 @@ fn backlog(settings: &ListenerSettings) -> i32 {
         .map_or(i32::MAX, |backlog| i32::try_from(backlog).unwrap_or(i32::MAX))
 }
 
-fn set_options(socket: &Socket, settings: &ListenerSettings, state: SocketState) -> io::Result<()> {
-    for option in settings.socket_options.iter().filter(|option| option.state == state) {
-        sys::set_socket_option(socket.as_fd(), option.level, option.name, &option.value)?;
+fn set_all(socket: &SockRef<'_>, settings: &ListenerSettings, state: SocketState) -> io::Result<()> {
+    set_options(socket, &settings.socket_options, state)?;
+    match (&settings.keepalive, state) {
+        (Some(keepalive), SocketState::PreBind) => set_keepalive(socket, keepalive),
+        _ => Ok(()),
     }
-    if let (Some(keepalive), SocketState::PreBind) = (&settings.keepalive, state) {
-        set_keepalive(&SockRef::from(socket), keepalive)?;
-    }
-    Ok(())
+}
+
+/// Sets those of `options` that belong to this state.
+pub fn set_options(socket: &SockRef<'_>, options: &[SocketOption], state: SocketState) -> io::Result<()> {
+    let mut due = options.iter().filter(|option| option.state == state);
+    due.try_for_each(|option| sys::set_socket_option(socket.as_fd(), option.level, option.name, &option.value))
 }
 
 /// Turns keepalive on; values that are not set are the system's.

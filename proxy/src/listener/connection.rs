@@ -417,6 +417,7 @@ mod tests {
             }),
             stats: Scope::new(&stats, None, None, 1),
             loads: crate::listener::balance::Loads::default(),
+            limit: crate::listener::balance::ConnectionLimit::default(),
             stop: crate::runtime::drain::Drain::new().0,
             sockets: parking_lot::Mutex::default(),
         });

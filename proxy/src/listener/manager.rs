@@ -293,8 +293,8 @@ impl ListenerManager {
         active: &BTreeMap<Arc<str>, Arc<ActiveListener>>,
         config: &ListenerConfig,
     ) -> Result<Vec<Vec<Bound>>, BindError> {
-        let addresses = config.addresses.iter().filter(|_| config.bind_to_port);
-        let bound = addresses.map(|address| {
+        let addresses = config.addresses.iter().enumerate().filter(|_| config.bind_to_port);
+        let bound = addresses.map(|(index, address)| {
             let inherited = self
                 .inherit
                 .as_ref()
@@ -303,7 +303,7 @@ impl ListenerManager {
             bind(
                 &config.name,
                 address,
-                &config.settings,
+                &config.settings.of_address(index),
                 config.reuse_port,
                 self.workers.len(),
                 inherited.unwrap_or_else(|| sockets_of_a_neighbour(active, address)),
@@ -321,12 +321,12 @@ impl ListenerManager {
         let sockets = reserved.map_or_else(|| self.bind_all(active, config), Ok)?;
         let (mut addresses, mut handles) = (Vec::new(), Vec::new());
         let mut unused = sockets.iter();
-        for address in &config.addresses {
+        for (index, address) in config.addresses.iter().enumerate() {
             let Some(bound) = unused.next() else {
                 addresses.push(address.clone());
                 continue;
             };
-            listen(bound, &config.name, address, &config.settings)?;
+            listen(bound, &config.name, address, &config.settings.of_address(index))?;
             // What cannot be bound twice is at hand for a listener that takes the address over.
             if self.handing_over || !config.reuse_port || address.ip().is_none() {
                 // One that cannot be copied now cannot be handed over later; it serves all the same.
@@ -351,6 +351,7 @@ impl ListenerManager {
             bind_to_port: config.bind_to_port,
             state: ArcSwap::from_pointee(state),
             loads: Loads::new(self.workers.len()),
+            limit: ConnectionLimit::new(config.settings.connection_limit),
             stop: Drain::new().0,
             sockets: Mutex::new(handles),
         };

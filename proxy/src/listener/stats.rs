@@ -12,7 +12,7 @@ crate::stat_group! {
     pub struct ListenerStats {
         counters: {
             downstream_cx_total, downstream_cx_destroy, downstream_cx_transport_socket_connect_timeout,
-            downstream_global_cx_overflow, downstream_pre_cx_timeout, downstream_listener_filter_remote_close,
+            downstream_cx_overflow, downstream_global_cx_overflow, downstream_pre_cx_timeout, downstream_listener_filter_remote_close,
             no_filter_chain_match
         }
         gauges: { downstream_cx_active, downstream_pre_cx_active }

@@ -15,7 +15,8 @@ use crate::cluster::{Cluster, Host, SocketOptions};
 use crate::filters::http::peer_metadata::Peer;
 use crate::filters::network::metadata_exchange::MetadataExchange;
 use crate::http::failure::Failure;
-use crate::listener::bind::set_keepalive;
+use crate::listener::SocketState;
+use crate::listener::bind::{set_keepalive, set_options};
 use crate::runtime::io::{Address, Io};
 use crate::runtime::{clock, internal, sys};
 use crate::tcp::proxy_header::{Proxied, ProxyHeader};
@@ -275,6 +276,10 @@ fn prepare(
     if let Some(keepalive) = &options.keepalive {
         set_keepalive(&reference, keepalive)?;
     }
+    let source = options.source_for(address);
+    let own = source.and_then(|source| source.options.as_ref());
+    let wanted = own.unwrap_or(&options.options);
+    set_options(&reference, wanted, SocketState::PreBind)?;
     // A client of the other family cannot be the source.
     if let Some(original) = overrides
         .source
@@ -284,12 +289,11 @@ fn prepare(
             reference.set_mark(original.mark)?;
         }
         set_transparent(socket, original.address)?;
-        return bind(original.address);
+        bind(original.address)?;
+    } else if let Some(source) = source {
+        bind(source.address)?;
     }
-    match options.source_for(address) {
-        Some(source) => bind(source),
-        None => Ok(()),
-    }
+    set_options(&reference, wanted, SocketState::Bound)
 }
 
 fn bind(socket: &TcpSocket, source: SocketAddr) -> std::io::Result<()> {
@@ -362,7 +366,9 @@ mod tests {
     async fn the_source_address_is_the_configured_one() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let options = SocketOptions {
-            bind: vec!["127.0.0.6:0".parse().unwrap(), "[::6]:0".parse().unwrap()],
+            bind: ["127.0.0.6:0", "[::6]:0"]
+                .map(|address| address.parse::<SocketAddr>().unwrap().into())
+                .into(),
             ..SocketOptions::default()
         };
         let address = Address::Ip(listener.local_addr().unwrap());

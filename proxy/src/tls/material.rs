@@ -125,3 +125,23 @@ fn source_bytes(source: Option<&DataSource>, field: &str) -> Compiled<Vec<u8>> {
     let source = source.ok_or_else(|| Problems::one(field, "required"))?;
     read(source).map_err(|problems| problems.under(field))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_variable_is_a_source_and_a_missing_one_an_error() {
+        let named = |name: &str| DataSource {
+            specifier: Some(Specifier::EnvironmentVariable(name.to_owned())),
+            ..DataSource::default()
+        };
+        let path = std::env::var("PATH").expect("every process has it");
+        assert_eq!(read(&named("PATH")).expect("set"), path.into_bytes());
+        let missing = read(&named("REMORA_NO_SUCH_VARIABLE")).expect_err("not set");
+        assert_eq!(
+            missing.to_string(),
+            "environment_variable: REMORA_NO_SUCH_VARIABLE is not set"
+        );
+    }
+}

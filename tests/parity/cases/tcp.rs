@@ -5,6 +5,7 @@ mod listeners;
 use super::bootstrap;
 use crate::harness::{Case, Wire, World};
 use crate::tcp::Step::{self, Another, End, Half, Hello, Read, Send};
+use crate::tcp::hello;
 
 fn case(name: &'static str, listener: &'static str, count: u16, steps: &'static [Step]) -> Case {
     Case {
@@ -21,11 +22,13 @@ fn logs(count: usize, case: Case) -> Case {
     Case { logs: count, ..case }
 }
 
+const RUNTIME: &str = "layered_runtime: {layers: [{name: limits, static_layer: {envoy.resource_limits.listener.narrow.connection_limit: 1}}]}\n";
+
 pub fn world() -> World {
     World {
         name: "tcp",
-        yaml: bootstrap(&listeners::listeners(), &listeners::clusters()),
-        cases: [streams(), tunnels(), headers(), chains()]
+        yaml: RUNTIME.to_owned() + &bootstrap(&listeners::listeners(), &listeners::clusters()),
+        cases: [streams(), hosts(), tunnels(), headers(), chains()]
             .into_iter()
             .flatten()
             .collect(),
@@ -37,6 +40,7 @@ pub fn world() -> World {
             "!tcp.post.downstream_cx_tx",
             "listener.early.",
             "listener.disabled.",
+            "listener.narrow.",
             "connection_limit.",
             "listener.echo.",
             "listener.nowhere.",
@@ -93,11 +97,68 @@ fn streams() -> Vec<Case> {
                 &[Send(b"hello"), Read(5), Another, Half, End],
             ),
         ),
+        case(
+            "one more than the listener may have",
+            "narrow",
+            5,
+            &[Send(b"hello"), Read(5), Another, Half, End],
+        ),
         case("state is set", "stateful", 5, TALK),
         logs(0, case("speaking", "speaking", 6, &[End])),
         case("first of one, early", "early", 5, &[Send(b"hello"), Read(5), Half, End]),
         logs(0, case("second of one, early", "early", 0, &[End])),
     ]
+}
+
+/// Which host is chosen is in the log.
+fn hosts() -> Vec<Case> {
+    const FROM: &[(&str, &[Step])] = &[
+        (
+            "hashed by its address",
+            &[
+                Send(b"PROXY TCP4 192.0.2.1 198.51.100.1 1000 443\r\nhello"),
+                Read(5),
+                Half,
+                End,
+            ],
+        ),
+        (
+            "hashed by another",
+            &[
+                Send(b"PROXY TCP4 192.0.2.2 198.51.100.1 1000 443\r\nhello"),
+                Read(5),
+                Half,
+                End,
+            ],
+        ),
+        (
+            "hashed by another port of it",
+            &[
+                Send(b"PROXY TCP4 192.0.2.2 198.51.100.1 1001 443\r\nhello"),
+                Read(5),
+                Half,
+                End,
+            ],
+        ),
+        (
+            "hashed by an address of IPv6",
+            &[
+                Send(b"PROXY TCP6 2001:db8::1 2001:db8::2 1000 443\r\nhello"),
+                Read(5),
+                Half,
+                End,
+            ],
+        ),
+    ];
+    const TALK: &[Step] = &[Send(b"hello"), Half, End];
+    let hashed = FROM.iter().map(|(name, steps)| case(name, "hashed", 5, steps));
+    let matched = [
+        case("hashed by what a filter has set", "stated", 5, TALK),
+        case("of a subset", "subset", 5, TALK),
+        case("of a subset that a weight names", "weighted subset", 5, TALK),
+        case("of no subset", "no subset", 0, &[End]),
+    ];
+    hashed.chain(matched).collect()
 }
 
 fn tunnels() -> Vec<Case> {
@@ -190,7 +251,7 @@ fn chains() -> Vec<Case> {
         case(
             "SNI names the cluster",
             "sni",
-            243,
+            u16::try_from(hello("echo", &[]).len()).unwrap(),
             &[Hello("echo", &[]), Read(1), Half, End],
         ),
         chain(

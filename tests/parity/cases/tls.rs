@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine as _;
 use control_plane_mock::pki::{Authority, Identity, Leaf};
 use tempfile::TempDir;
 
@@ -21,6 +22,8 @@ pub(super) struct Pki {
     self_signed: Identity,
     /// SHA-256 of the good client's certificate.
     client_hash: String,
+    /// SHA-256 of its key, in base64.
+    client_spki: String,
     pub(super) files: Arc<TempDir>,
 }
 
@@ -50,7 +53,7 @@ impl Pki {
             std::fs::write(files.path().join(format!("{name}.key")), &identity.key_pem).unwrap();
         }
         let client = &clients[0].1.leaf_der;
-        let client_hash = remora::tls::x509::CertificateFacts::parse(client).unwrap().sha256;
+        let client = remora::tls::x509::CertificateFacts::parse(client).unwrap();
         let revoked = clients.iter().find(|(name, _)| *name == "revoked").unwrap().1.serial;
         std::fs::write(files.path().join("crl"), root.revoke(&[revoked]).unwrap()).unwrap();
         std::fs::write(files.path().join("root"), root.root_pem()).unwrap();
@@ -62,7 +65,8 @@ impl Pki {
             server,
             second: issue(&root, leaf("second").dns("b.test")),
             self_signed: leaf("self").dns("a.test").self_signed().unwrap(),
-            client_hash,
+            client_hash: client.sha256,
+            client_spki: base64::engine::general_purpose::STANDARD.encode(client.spki_sha256),
             root,
             files,
         }
@@ -149,6 +153,23 @@ fn listeners(pki: &Pki) -> Vec<String> {
         asking("required", &trusted, required),
         asking("exact", &san("exact: spiffe://td/ns/ns/sa/client"), required),
         asking("prefix", &san("prefix: spiffe://td/"), required),
+        asking("suffix", &san("suffix: /sa/client"), required),
+        asking("contains", &san("contains: /STRANGER, ignore_case: true"), required),
+        asking(
+            "regex",
+            &san("safe_regex: {regex: \"spiffe://[a-z]+/.*/client\"}"),
+            required,
+        ),
+        asking(
+            "kind",
+            &san("prefix: spiffe").replace("san_type: URI", "san_type: DNS"),
+            required,
+        ),
+        asking(
+            "spki",
+            &format!("{trusted}, verify_certificate_spki: [\"{}\"]", pki.client_spki),
+            required,
+        ),
         asking("crl", &format!("{trusted}, crl: {}", file(files, "crl")), required),
         asking(
             "lenient",
@@ -290,6 +311,14 @@ const CERTIFIED: &[Row] = &[
     ("another name", "exact", 0, "", "stranger"),
     ("no name at all", "exact", 0, "", "nameless"),
     ("name by prefix", "prefix", 6, "", "stranger"),
+    ("name by suffix", "suffix", 6, "", "client"),
+    ("another suffix", "suffix", 0, "", "stranger"),
+    ("name by a part, whatever its case", "contains", 6, "", "stranger"),
+    ("another part", "contains", 0, "", "client"),
+    ("name by a pattern", "regex", 6, "", "client"),
+    ("another pattern", "regex", 0, "", "stranger"),
+    ("name of another kind", "kind", 0, "", "client"),
+    ("key pinned", "spki", 6, "", "client"),
     ("not revoked", "crl", 6, "", "client"),
     ("revoked", "crl", 0, "", "revoked"),
     ("expired, allowed", "lenient", 6, "", "expired"),

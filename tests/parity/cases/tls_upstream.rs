@@ -147,6 +147,32 @@ const ROWS: &[Row] = &[
     ),
 ];
 
+/// Name, server, and what the endpoint says of itself: TLS is for those of the mesh.
+const MATCHED: &[(&str, &str, &str)] = &[
+    ("in the mesh", "s_plain", "{mode: mesh, more: of it}"),
+    ("of another mesh", "echo", "{mode: other}"),
+    ("says nothing", "echo", ""),
+];
+
+fn matched((name, server, says): &(&str, &str, &str), trusting: &str) -> String {
+    let metadata = match *says {
+        "" => String::new(),
+        says => format!(", metadata: {{filter_metadata: {{envoy.transport_socket_match: {says}}}}}"),
+    };
+    let kind = "type.googleapis.com/envoy.extensions.transport_sockets";
+    format!(
+        r#"  - name: {name}
+    connect_timeout: 1s
+    transport_socket_matches:
+    - {{name: mesh, match: {{mode: mesh}}, transport_socket: {{name: tls, typed_config: {{"@type": {kind}.tls.v3.UpstreamTlsContext, common_tls_context: {{{trusting}}}}}}}}}
+    - {{name: rest, match: {{}}, transport_socket: {{name: raw, typed_config: {{"@type": {kind}.raw_buffer.v3.RawBuffer}}}}}}
+    load_assignment:
+      cluster_name: {name}
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {{{{{server}}}}}}}}}}}{metadata}}}]}}]
+"#
+    )
+}
+
 pub fn world() -> (World, Servers) {
     let pki = Pki::new();
     let files = pki.files.path();
@@ -173,14 +199,26 @@ pub fn world() -> (World, Servers) {
         );
         cluster(name, &[&format!("{{{{{server}}}}}")], &socket)
     });
-    let clusters: Vec<String> = clusters.collect();
-    let listeners: Vec<String> = ROWS.iter().map(|(name, ..)| listener(name)).collect();
+    let trusting = with_files("validation_context: {trusted_ca: {root}}");
+    let clusters: Vec<String> = clusters
+        .chain(MATCHED.iter().map(|row| matched(row, &trusting)))
+        .collect();
+    let names = ROWS
+        .iter()
+        .map(|(name, ..)| name)
+        .chain(MATCHED.iter().map(|(name, ..)| name));
+    let listeners: Vec<String> = names.map(|name| listener(name)).collect();
     let world = World {
         name: "tls-upstream",
         yaml: bootstrap(&listeners, &clusters),
-        cases: ROWS.iter().map(case).collect(),
+        cases: ROWS
+            .iter()
+            .map(|(name, _, works, _)| case(name, *works))
+            .chain(MATCHED.iter().map(|(name, ..)| case(name, true)))
+            .collect(),
         stats: &[
             "cluster.trusted.ssl.",
+            "cluster.in the mesh.ssl.",
             "cluster.newest.ssl.",
             "cluster.newest.upstream_cx",
             "cluster.newest.upstream_rq",
@@ -234,12 +272,12 @@ fn servers(pki: &Pki) -> Vec<(&'static str, Vec<String>)> {
     ]
 }
 
-fn case((name, _, works, _): &Row) -> Case {
+fn case(name: &'static str, works: bool) -> Case {
     Case {
         name,
         listener: name,
-        wire: Wire::Tcp(if *works { TALK } else { NOTHING }),
-        status: if *works { 6 } else { 0 },
+        wire: Wire::Tcp(if works { TALK } else { NOTHING }),
+        status: if works { 6 } else { 0 },
         logs: 1,
         seen: 0,
     }

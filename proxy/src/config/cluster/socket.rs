@@ -1,13 +1,11 @@
 //! `upstream_bind_config`, `upstream_connection_options`.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use remora_proto::pb::envoy::config::cluster::v3 as pb;
 use remora_proto::pb::envoy::config::core::v3 as core;
 
-use crate::cluster::options::{Keepalive, SocketOptions};
+use crate::cluster::options::{SocketOptions, Source};
 use crate::config::endpoint::{Location, socket_location};
+use crate::config::listener::{keepalive, socket_options};
 use crate::config::route::{Under, each, optional, refuse};
 use crate::config::{Compiled, Problems};
 use crate::runtime::io::Address;
@@ -21,14 +19,13 @@ pub(super) fn compile(config: &pb::Cluster) -> Compiled<SocketOptions> {
             has_happy_eyeballs,
             "not supported",
         )?;
-        options.keepalive = connection.tcp_keepalive.as_ref().map(keepalive);
+        options.keepalive = connection.tcp_keepalive.as_ref().and_then(keepalive);
     }
     Ok(options)
 }
 
 #[allow(deprecated)]
 fn bind(config: &core::BindConfig) -> Compiled<SocketOptions> {
-    refuse("socket_options", !config.socket_options.is_empty(), "not supported")?;
     refuse(
         "local_address_selector",
         config.local_address_selector.is_some(),
@@ -44,36 +41,29 @@ fn bind(config: &core::BindConfig) -> Compiled<SocketOptions> {
         "extra_source_addresses",
         &config.extra_source_addresses,
         |extra| {
-            refuse("socket_options", extra.socket_options.is_some(), "not supported")?;
+            let own = optional("socket_options", extra.socket_options.as_ref(), |own| {
+                socket_options(&own.socket_options).under("socket_options")
+            })?;
             match &extra.address {
-                Some(value) => address(value).under("address"),
+                Some(value) => Ok(Source {
+                    options: own,
+                    ..address(value).under("address")?
+                }),
                 None => Err(Problems::one("address", "required")),
             }
         },
     )?);
     Ok(SocketOptions {
         bind: addresses,
+        options: socket_options(&config.socket_options).under("socket_options")?,
         freebind: config.freebind.as_ref().is_some_and(|value| value.value),
         keepalive: None,
     })
 }
 
-fn address(value: &core::SocketAddress) -> Compiled<SocketAddr> {
+fn address(value: &core::SocketAddress) -> Compiled<Source> {
     match socket_location(value)? {
-        Location::Address(Address::Ip(address)) => Ok(address),
+        Location::Address(Address::Ip(address)) => Ok(address.into()),
         _ => Err(Problems::one("address", "must be an IP address")),
-    }
-}
-
-/// Zero turns a setting off, which is the same as leaving it to the kernel.
-fn keepalive(config: &core::TcpKeepalive) -> Keepalive {
-    let value = |value: &Option<remora_proto::pb::google::protobuf::UInt32Value>| {
-        value.as_ref().map(|value| value.value).filter(|value| *value > 0)
-    };
-    let seconds = |field| value(field).map(|value| Duration::from_secs(u64::from(value)));
-    Keepalive {
-        probes: value(&config.keepalive_probes),
-        time: seconds(&config.keepalive_time),
-        interval: seconds(&config.keepalive_interval),
     }
 }

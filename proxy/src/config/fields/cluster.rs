@@ -152,9 +152,9 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.core.v3.HealthCheck.TcpHealthCheck": send receive),
     message!("envoy.config.core.v3.HealthCheck.Payload": text binary),
     message!("envoy.config.core.v3.BindConfig":
-        source_address freebind additional_source_addresses extra_source_addresses
+        source_address freebind socket_options additional_source_addresses extra_source_addresses
     ),
-    message!("envoy.config.core.v3.ExtraSourceAddress": address),
+    message!("envoy.config.core.v3.ExtraSourceAddress": address socket_options),
     message!("envoy.config.cluster.v3.UpstreamConnectionOptions":
         tcp_keepalive;
         set_local_interface_name_on_upstream_connections = OnlyDefault("interfaces have no names in the stream's state"),

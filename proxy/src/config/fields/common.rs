@@ -17,7 +17,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         resolver_name = RefusedAlways("custom resolvers are not supported"),
         network_namespace_filepath = RefusedAlways("other network namespaces are not supported"),
     ),
-    message!("envoy.config.core.v3.Pipe": path; mode = OnlyDefault("the mode of a socket file cannot be set")),
+    message!("envoy.config.core.v3.Pipe": path mode),
     message!("envoy.config.core.v3.EnvoyInternalAddress": server_listener_name endpoint_id),
     message!("envoy.config.core.v3.CidrRange": address_prefix prefix_len),
     message!("envoy.config.core.v3.SocketOption":

@@ -25,7 +25,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         cpu_locality_balance = Refused("only exact_balance is supported"),
     ),
     message!("envoy.config.listener.v3.Listener.ConnectionBalanceConfig.ExactBalance":),
-    message!("envoy.config.listener.v3.AdditionalAddress": address),
+    message!("envoy.config.listener.v3.AdditionalAddress": address socket_options tcp_keepalive),
+    message!("envoy.config.core.v3.SocketOptionsOverride": socket_options),
     message!("envoy.config.listener.v3.FilterChain":
         filter_chain_match filters transport_socket transport_socket_connect_timeout name;
         metadata = Harmless("read by no filter and no access-log operator that is supported"),

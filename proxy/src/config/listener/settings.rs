@@ -4,22 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
-use remora_proto::pb::envoy::config::core::v3::{self as core, socket_option};
+use remora_proto::pb::envoy::config::core::v3::{self as core, address::Address as AddressKind, socket_option};
 use remora_proto::pb::envoy::config::listener::v3::listener::connection_balance_config::BalanceType;
 use remora_proto::pb::envoy::config::listener::v3::{
-    Listener, ListenerFilter as PbFilter, ListenerFilterChainMatchPredicate as PbPredicate, listener_filter,
-    listener_filter_chain_match_predicate::Rule,
+    AdditionalAddress, Listener, ListenerFilter as PbFilter, ListenerFilterChainMatchPredicate as PbPredicate,
+    listener_filter, listener_filter_chain_match_predicate::Rule,
 };
 use remora_proto::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
-use remora_proto::pb::google::protobuf::BoolValue;
+use remora_proto::pb::google::protobuf::{BoolValue, UInt32Value};
 
 use super::{BuildContext, Compiled, Problems, duration};
 use crate::filters::listener::{local_ratelimit, original_src, proxy_protocol};
 use crate::listener::balance::Balance;
 use crate::listener::detect::client_hello::MAX_CLIENT_HELLO;
 use crate::listener::{
-    Direction, Keepalive, ListenerFilter, ListenerFilterKind, ListenerSettings, PortPredicate, SocketOption,
-    SocketState,
+    AddressOptions, Direction, Keepalive, ListenerFilter, ListenerFilterKind, ListenerSettings, PortPredicate,
+    SocketOption, SocketState,
 };
 
 const PREFIX: &str = "type.googleapis.com/envoy.extensions.filters.listener.";
@@ -72,9 +72,12 @@ pub fn compile(config: &Listener, cx: &BuildContext) -> Compiled<ListenerSetting
         continue_on_listener_filters_timeout: config.continue_on_listener_filters_timeout,
         drain_modify_only: config.drain_type == 1,
         socket_options: socket_options(&config.socket_options).map_err(|problems| problems.under("socket_options"))?,
-        keepalive: config.tcp_keepalive.as_ref().map(keepalive),
+        keepalive: config.tcp_keepalive.as_ref().and_then(keepalive),
+        additional: additional(config)?,
         balance: balance(config)?,
         ignores_connection_limit: config.ignore_global_conn_limit,
+        connection_limit: cx.connection_limits.get(&config.name).copied(),
+        pipe_mode: pipe_mode(config.address.as_ref()).map_err(|problems| problems.under("address"))?,
         ipv4_compat: is_ipv4_compat(config),
     })
 }
@@ -95,17 +98,37 @@ fn balance(config: &Listener) -> Compiled<Balance> {
     }
 }
 
-/// `tcp_keepalive`: its times are whole seconds.
-pub fn keepalive(config: &core::TcpKeepalive) -> Keepalive {
-    let value = |wrapped: &Option<remora_proto::pb::google::protobuf::UInt32Value>| {
-        wrapped.as_ref().map(|wrapped| wrapped.value).filter(|value| *value > 0)
+/// What each of `additional_addresses` has of its own.
+fn additional(config: &Listener) -> Compiled<Vec<AddressOptions>> {
+    let compile = |(index, own): (usize, &AdditionalAddress)| {
+        let path = |field: &str| format!("additional_addresses[{index}].{field}");
+        let options = own.socket_options.as_ref();
+        let options = options.map(|own| socket_options(&own.socket_options)).transpose();
+        let mode = pipe_mode(own.address.as_ref());
+        Ok(AddressOptions {
+            socket_options: options.map_err(|problems| problems.under(&path("socket_options.socket_options")))?,
+            keepalive: own.tcp_keepalive.as_ref().map(keepalive),
+            pipe_mode: mode.map_err(|problems| problems.under(&path("address")))?,
+        })
     };
+    config.additional_addresses.iter().enumerate().map(compile).collect()
+}
+
+/// `tcp_keepalive`: its times are whole seconds. Any zero turns it off.
+pub fn keepalive(config: &core::TcpKeepalive) -> Option<Keepalive> {
+    let value = |wrapped: &Option<UInt32Value>| wrapped.as_ref().map(|wrapped| wrapped.value);
     let seconds = |wrapped| value(wrapped).map(|value| Duration::from_secs(u64::from(value)));
-    Keepalive {
+    let fields = [
+        &config.keepalive_probes,
+        &config.keepalive_time,
+        &config.keepalive_interval,
+    ];
+    let off = fields.into_iter().any(|field| value(field) == Some(0));
+    (!off).then(|| Keepalive {
         probes: value(&config.keepalive_probes),
         time: seconds(&config.keepalive_time),
         interval: seconds(&config.keepalive_interval),
-    }
+    })
 }
 
 /// `socket_options`, of a listener or of an upstream bind.
@@ -135,10 +158,24 @@ pub fn socket_options(config: &[core::SocketOption]) -> Compiled<Vec<SocketOptio
     config.iter().enumerate().map(compile).collect()
 }
 
+/// `pipe.mode`; zero is none.
+fn pipe_mode(config: Option<&core::Address>) -> Compiled<Option<u32>> {
+    let Some(AddressKind::Pipe(pipe)) = config.and_then(|address| address.address.as_ref()) else {
+        return Ok(None);
+    };
+    let mode = Some(pipe.mode).filter(|mode| *mode != 0);
+    match mode {
+        Some(_) if pipe.path.starts_with('@') => {
+            Err(Problems::one("pipe.mode", "cannot be set for an abstract socket"))
+        }
+        Some(mode) if mode > 0o777 => Err(Problems::one("pipe.mode", "must be at most 0777")),
+        mode => Ok(mode),
+    }
+}
+
 fn is_ipv4_compat(config: &Listener) -> bool {
-    use remora_proto::pb::envoy::config::core::v3::address::Address;
     match config.address.as_ref().and_then(|address| address.address.as_ref()) {
-        Some(Address::SocketAddress(socket)) => socket.ipv4_compat,
+        Some(AddressKind::SocketAddress(socket)) => socket.ipv4_compat,
         _ => false,
     }
 }

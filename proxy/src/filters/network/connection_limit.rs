@@ -10,7 +10,6 @@ use remora_proto::pb::envoy::extensions::filters::network::connection_limit::v3:
 use super::{Closing, NetworkFilter, Verdict};
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::listener::ConnectionInfo;
-use crate::telemetry::flags::ResponseFlags;
 
 pub const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit";
 
@@ -61,17 +60,18 @@ impl NetworkFilter for ConnectionLimit {
         let shared = &self.0;
         // Taken first: a check before it would let two connections through at once.
         let before = shared.open.fetch_add(1, Ordering::Relaxed);
-        if before >= shared.limit {
-            shared.open.fetch_sub(1, Ordering::Relaxed);
-            shared.stats.limited_connections.inc();
-            return Verdict::Close(Closing {
-                flags: ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED,
-                delay: shared.delay,
-                ..Closing::default()
-            });
-        }
         shared.stats.active_connections.inc();
-        Verdict::Hold(Box::new(Held(shared.clone())))
+        let held = Box::new(Held(shared.clone()));
+        if before < shared.limit {
+            return Verdict::Hold(held);
+        }
+        shared.stats.limited_connections.inc();
+        // It counts until it is closed: while it is made to wait, it keeps others out too.
+        Verdict::Close(Closing {
+            delay: shared.delay,
+            held: Some(held),
+            ..Closing::default()
+        })
     }
 }
 
@@ -81,5 +81,37 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
         self.0.stats.active_connections.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use remora_proto::pb::google::protobuf::UInt64Value;
+
+    use super::*;
+
+    #[test]
+    fn one_that_waits_to_be_closed_keeps_others_out() {
+        let cx = BuildContext::default();
+        let config = Config {
+            stat_prefix: "l".into(),
+            max_connections: Some(UInt64Value { value: 1 }),
+            ..Default::default()
+        };
+        let filter = compile(&config.encode_to_vec(), &cx).expect("compiles");
+        let stats = cx.stats.group::<LimitStats>("connection_limit.l.");
+        let come = || filter.on_new_connection(&mut crate::testing::connection(None));
+        let first = come();
+        assert!(matches!(first, Verdict::Hold(_)));
+        let Verdict::Close(second) = come() else {
+            panic!("one too many");
+        };
+        assert_eq!(stats.active_connections.value(), 2);
+        drop(first);
+        assert!(matches!(come(), Verdict::Close(_)));
+        drop(second);
+        assert!(matches!(come(), Verdict::Hold(_)));
+        assert_eq!(stats.limited_connections.value(), 2);
+        assert_eq!(stats.active_connections.value(), 0);
     }
 }

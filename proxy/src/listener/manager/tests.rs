@@ -5,7 +5,7 @@ use prost::Message;
 use remora_proto::pb::envoy::config::core::v3 as core;
 use remora_proto::pb::envoy::config::listener::v3 as pb;
 use remora_proto::pb::envoy::extensions::filters::network::direct_response::v3::Config as DirectResponse;
-use remora_proto::pb::google::protobuf::Any;
+use remora_proto::pb::google::protobuf::{Any, BoolValue};
 
 use super::*;
 use crate::config::BuildContext;
@@ -263,6 +263,38 @@ fn two_listeners_may_not_share_an_address() {
             .contains("duplicate address of existing listener 'a'")
     );
     assert_eq!(bench.manager.listeners().len(), 1);
+}
+
+#[test]
+fn what_is_handed_off_goes_to_the_exact_address_before_the_wildcard() {
+    let bench = Bench::new(PATIENCE);
+    let unbound = |name: &str, ip: &str, port: u16| {
+        let mut listener = listener(name, port, vec![echo("e")]);
+        if let Some(core::address::Address::SocketAddress(socket)) =
+            &mut listener.address.as_mut().unwrap().address.as_mut()
+        {
+            socket.address = ip.to_owned();
+        }
+        listener.bind_to_port = Some(BoolValue { value: false });
+        listener
+    };
+    let listeners = [
+        unbound("any", "0.0.0.0", 80),
+        unbound("exact", "10.0.0.1", 80),
+        unbound("any of six", "::", 80),
+        unbound("another port", "10.0.0.1", 81),
+    ];
+    bench.apply(&listeners, OnBindError::ApplyNothing).unwrap();
+    let directory = bench.manager.shared.directory.load();
+    let found = |address: &str| {
+        let found = directory.find(address.parse().unwrap());
+        found.map(|listener| listener.name.to_string())
+    };
+    assert_eq!(found("10.0.0.1:80").as_deref(), Some("exact"));
+    assert_eq!(found("10.0.0.2:80").as_deref(), Some("any"));
+    assert_eq!(found("[fd00::1]:80").as_deref(), Some("any of six"));
+    assert_eq!(found("10.0.0.1:81").as_deref(), Some("another port"));
+    assert_eq!(found("10.0.0.2:81"), None);
 }
 
 #[test]

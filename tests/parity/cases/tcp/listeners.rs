@@ -58,7 +58,9 @@ fn plain(name: &str, fields: &str) -> String {
 
 /// A listener with these filters before a `tcp_proxy` to the echo.
 fn behind(name: &str, filters: &[String]) -> String {
-    let filters = [filters, &[proxy(name, "cluster: echo")]].concat();
+    // Envoy connects for a client that it is going to deny.
+    let cluster = if name == "denied" { "forbidden" } else { "echo" };
+    let filters = [filters, &[proxy(name, &format!("cluster: {cluster}"))]].concat();
     listener(name, "", &[("", &filters)])
 }
 
@@ -83,8 +85,12 @@ pub(super) fn clusters() -> Vec<String> {
     let v2 = "{version: V2, pass_through_tlvs: {match_type: INCLUDE, tlv_type: [5]}, added_tlvs: [{type: 226, value: YWRkZWQ=}]}";
     vec![
         cluster("echo", &["{{echo}}"], ""),
+        cluster("forbidden", &["{{echo}}"], ""),
         cluster("greet", &["{{greet}}"], ""),
         cluster("closed", &["{{closed}}"], ""),
+        many("ring", "lb_policy: RING_HASH"),
+        many("maglev", "lb_policy: MAGLEV"),
+        many("subsets", "lb_subset_config: {subset_selectors: [{keys: [number]}]}"),
         cluster("empty", &[], ""),
         cluster("full", &["{{echo}}"], FULL),
         cluster("tunnel", &["{{tunnel}}"], ""),
@@ -94,9 +100,25 @@ pub(super) fn clusters() -> Vec<String> {
     ]
 }
 
+/// The echo as eight hosts, of which each says its number.
+fn many(name: &str, fields: &str) -> String {
+    let host = |number: u8| {
+        format!(
+            "{{endpoint: {{address: {{socket_address: {{address: 127.0.0.{number}, port_value: {{{{echo}}}}}}}}}}, \
+             metadata: {{filter_metadata: {{envoy.lb: {{number: \"{number}\"}}}}}}}}"
+        )
+    };
+    let hosts: Vec<String> = (1..=8).map(host).collect();
+    format!(
+        "  - name: {name}\n    connect_timeout: 1s\n    {fields}\n    load_assignment: {{cluster_name: {name}, endpoints: [{{lb_endpoints: [{}]}}]}}\n",
+        hosts.join(", ")
+    )
+}
+
 pub(super) fn listeners() -> Vec<String> {
     let mut all = vec![sni(), matching(), nowhere()];
     all.extend(proxies());
+    all.extend(choosing());
     all.extend(tunnels());
     all.extend(filtered());
     all.extend(inspecting());
@@ -112,6 +134,7 @@ fn proxies() -> Vec<String> {
     vec![
         plain("echo", "cluster: echo"),
         plain("greet", "cluster: greet"),
+        plain("narrow", "cluster: echo"),
         plain("closed", "cluster: closed"),
         plain("thrice", patient),
         plain("empty", "cluster: empty"),
@@ -124,6 +147,30 @@ fn proxies() -> Vec<String> {
         plain("late", late),
         plain("header1", "cluster: header1"),
         plain("header2", "cluster: header2"),
+    ]
+}
+
+fn choosing() -> Vec<String> {
+    let number = |number: u8| format!("metadata_match: {{filter_metadata: {{envoy.lb: {{number: \"{number}\"}}}}}}");
+    let header = filter("listener.proxy_protocol.v3.ProxyProtocol", "stat_prefix: hashed");
+    let hashed = proxy("hashed", "cluster: ring, hash_policy: [{source_ip: {}}]");
+    let stated = proxy("stated", "cluster: maglev, hash_policy: [{filter_state: {key: who}}]");
+    // Envoy takes no hash of what `envoy.string` makes.
+    let state = STATE.replace("envoy.string", "envoy.hashable_string");
+    let weighted = format!(
+        "weighted_clusters: {{clusters: [{{name: subsets, weight: 1, {}}}]}}",
+        number(5)
+    );
+    vec![
+        listener("hashed", &format!("listener_filters: [{header}]"), &[("", &[hashed])]),
+        listener(
+            "stated",
+            "",
+            &[("", &[filter("network.set_filter_state.v3.Config", &state), stated])],
+        ),
+        plain("subset", &format!("cluster: subsets, {}", number(3))),
+        plain("weighted subset", &weighted),
+        plain("no subset", &format!("cluster: subsets, {}", number(9))),
     ]
 }
 
