@@ -87,6 +87,16 @@ pub struct AddressOptions {
 }
 
 impl ListenerSettings {
+    /// Whether sockets that were made for `other` are as these settings want them.
+    pub fn finds_sockets_of(&self, other: &Self) -> bool {
+        let of = |settings: &Self| {
+            let flags = (settings.transparent, settings.freebind, settings.ipv4_compat);
+            let own = (settings.backlog, settings.keepalive, settings.pipe_mode, flags);
+            (own, settings.socket_options.clone(), settings.additional.clone())
+        };
+        of(self) == of(other)
+    }
+
     /// Those of the address at `index`: 0 is the listener's own, then come the additional ones.
     pub fn of_address(&self, index: usize) -> Cow<'_, Self> {
         let own = index.checked_sub(1).and_then(|index| self.additional.get(index));
@@ -214,5 +224,34 @@ impl ConnectionInfo {
     /// The address that the socket itself was accepted on.
     pub fn direct_local(&self) -> &Address {
         self.own_local.as_deref().unwrap_or(&self.local)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_are_found_as_wanted_unless_an_option_of_theirs_changes() {
+        let old = ListenerSettings::default();
+        let mut new = old.clone();
+        new.continue_on_listener_filters_timeout = true;
+        assert!(new.finds_sockets_of(&old));
+        new.additional = vec![AddressOptions {
+            keepalive: Some(None),
+            ..AddressOptions::default()
+        }];
+        assert!(!new.finds_sockets_of(&old));
+        let kept = ListenerSettings {
+            keepalive: Some(Keepalive::default()),
+            ..old.clone()
+        };
+        assert!(!kept.finds_sockets_of(&old));
+        // The first address has the listener's own, the second none.
+        let settings = ListenerSettings {
+            additional: new.additional,
+            ..kept
+        };
+        assert!(settings.of_address(0).keepalive.is_some() && settings.of_address(1).keepalive.is_none());
     }
 }

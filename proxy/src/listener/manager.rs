@@ -388,6 +388,9 @@ impl ListenerManager {
     fn update(&self, listener: &Arc<ActiveListener>, config: &ListenerConfig) {
         let old = listener.state.load_full();
         let new = ListenerState::new(config, Some(&old));
+        if !new.settings.finds_sockets_of(&old.settings) {
+            tracing::warn!(listener = %listener.name, "its sockets stay as they were made: their options change with the next start");
+        }
         let vanished: Vec<Arc<FilterChain>> = old
             .chains
             .all()
