@@ -55,9 +55,9 @@ def main():
 
 
 def build():
-    subprocess.run(
-        [os.environ.get("CARGO", "cargo"), "build", "--profile", "bench", "-p", "remora-benches", "--bin", "path-cost"], cwd=ROOT, check=True
-    )
+    # The proxy with it, so that who wants both compiles their dependencies once.
+    what = ["-p", "remora", "-p", "remora-benches", "--bin", "remora", "--bin", "path-cost"]
+    subprocess.run([os.environ.get("CARGO", "cargo"), "build", "--profile", "bench", *what], cwd=ROOT, check=True)
     return os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")), "release", "path-cost")
 
 

@@ -15,6 +15,7 @@ use crate::listener::ListenerManager;
 use crate::runtime::clock;
 use crate::runtime::io::Address;
 use crate::runtime::spawn::spawn;
+use crate::runtime::sys;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::server::{ServerState, ServerStats};
@@ -40,6 +41,9 @@ enum Quit {
     /// Drained, or drain time over.
     Now,
 }
+
+/// How long after the last dependency arrived what only the start needs has run.
+const START_IS_OVER: Duration = Duration::from_secs(1);
 
 /// How often the end of a drain is looked for.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -99,6 +103,13 @@ impl ProxyControl {
         self.live.send_replace(true);
         tracing::info!("all dependencies initialized. starting workers");
         self.show_state();
+        drop(spawn("program pages", async {
+            clock::sleep(START_IS_OVER).await;
+            match sys::release_program_pages() {
+                Ok(bytes) => tracing::debug!(bytes, "pages of the program that the start has touched are released"),
+                Err(error) => tracing::debug!(%error, "pages of the program are not released"),
+            }
+        }));
     }
 
     /// Opens access logs and the log file anew, for rotation.
