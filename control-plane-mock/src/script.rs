@@ -110,6 +110,8 @@ pub struct Script {
     pub refuse_connections: bool,
     /// New streams are answered with this gRPC status code and nothing else.
     pub refuse_streams: Option<i32>,
+    /// How many streams a connection takes at once, of those opened from now on; hyper's 200 when `None`.
+    pub max_streams: Option<u32>,
     /// How bytes reach the wire; all at once when `None`.
     pub pace: Option<Pace>,
     /// Delta methods answer UNIMPLEMENTED (`--sotw-only`), or SotW ones do.

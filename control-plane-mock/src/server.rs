@@ -163,6 +163,12 @@ impl Builder {
         self
     }
 
+    /// Takes this many streams at once on a connection.
+    pub fn max_streams(mut self, max: u32) -> Self {
+        self.script.max_streams = Some(max);
+        self
+    }
+
     /// Starts with this script.
     pub fn script(mut self, script: Script) -> Self {
         self.script = script;
@@ -284,13 +290,17 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let kill = Arc::new(Notify::new());
+    let max_streams = shared.lock().script.max_streams;
     let for_calls = Arc::clone(&kill);
     let service = service_fn(move |request: Request<Incoming>| {
         let response = call(request, &shared, &for_calls);
         async move { Ok::<_, Infallible>(response) }
     });
-    let connection =
-        hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service);
+    let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    if let Some(max) = max_streams {
+        server.max_concurrent_streams(max);
+    }
+    let connection = server.serve_connection(TokioIo::new(socket), service);
     tokio::select! {
         // How a connection ended is of no interest: each of its streams says so in the transcript.
         _ = connection => {}

@@ -309,3 +309,37 @@ async fn go_control_plane_is_understood() {
         load.none_failed().await;
     }
 }
+
+/// More streams than the control plane takes on a connection: there is another connection, and not one for each.
+#[tokio::test]
+async fn streams_beyond_the_limit_of_a_connection_get_another_one() {
+    use core::api_config_source::ApiType;
+    let backend = Backend::start("a").await;
+    let mesh = Mesh::start(Variant::Delta).await;
+    let eds = ControlPlane::builder().max_streams(10).start().await.unwrap();
+    let names: Vec<String> = (0..25).map(|number| format!("c{number}")).collect();
+    for name in &names {
+        eds.push_endpoints(endpoints(name, [("127.0.0.1", backend.port())]));
+    }
+    let own = |name: &String| {
+        cluster_eds(name).edit(|cluster| {
+            let config = cluster.eds_cluster_config.get_or_insert_default();
+            config.eds_config = Some(grpc_source("eds", ApiType::Grpc));
+        })
+    };
+    mesh.control_plane.push_cluster(own(&names[0]));
+    let sidecar = mesh
+        .sidecar_with("one", |bootstrap| add_control_plane(bootstrap, "eds", &eds))
+        .await;
+    names[1..]
+        .iter()
+        .for_each(|name| drop(mesh.control_plane.push_cluster(own(name))));
+    until("all clusters", async || {
+        (sidecar.stat("cluster_manager.active_clusters").await >= 25
+            && sidecar.stat("cluster_manager.warming_clusters").await == 0)
+            .then_some(())
+    })
+    .await;
+    assert_eq!(sidecar.stat("cluster.eds.upstream_cx_total").await, 3);
+    assert_eq!(sidecar.stat("cluster.eds.upstream_rq_total").await, 25);
+}

@@ -248,7 +248,7 @@ impl Driver {
                     error,
                     "file is not usable, the last good one stays"
                 );
-                engine.on_unreadable(id);
+                engine.on_unreadable(id, error, now);
             }
         };
         self.work(read).await;

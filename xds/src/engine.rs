@@ -208,6 +208,9 @@ impl Engine {
         let empty = batch.resources.is_empty() && batch.removed.is_empty() && batch.failures.is_empty();
         let no_op = empty && !batch.full && batch.present.is_empty();
         let named = Named::of(&batch);
+        if stream.source.is_file() {
+            stream.state = State::Open;
+        }
         let applied = self.store.apply(&mut batch, now, &*self.clock);
         named.count(&self.stats, &applied, now);
         let stream = &mut self.streams[at];
@@ -224,12 +227,18 @@ impl Engine {
         Ok(())
     }
 
-    /// The content of a file could not be had; what it said last stays.
-    pub fn on_unreadable(&mut self, id: StreamId) {
+    /// The content of a file could not be had, or is none; what it said last stays. Whoever waits for its first word goes on without, as in
+    /// Envoy.
+    pub fn on_unreadable(&mut self, id: StreamId, reason: String, now: Now) {
         let stats = self.stats.clone();
-        if let Some(stream) = self.stream(id) {
-            stream.count_failure(&stats);
-        }
+        let Some(stream) = self.stream(id) else { return };
+        stream.count_failure(&stats);
+        stream.state = State::Failed(format!("{}: {reason}", describe(&stream.source)));
+        let types: Vec<_> = stream.mux.types().collect();
+        let names: Vec<_> = stream.mux.names().map(|(ty, name)| (ty, name.clone())).collect();
+        types.into_iter().for_each(|ty| self.answered(ty));
+        names.iter().for_each(|(ty, name)| self.store.give_up(ty, name));
+        self.advance(now);
     }
 
     /// The next request of a stream, if it has one to send.

@@ -153,6 +153,16 @@ impl Store {
         self.publisher.initialized(ty);
     }
 
+    /// Nothing will be said about a resource for now: who waits for it goes on without.
+    pub(crate) fn give_up(&mut self, ty: ResourceType, name: &Arc<str>) {
+        let table = self.table_of(ty);
+        self.answered(&Key {
+            table,
+            name: name.clone(),
+        });
+        self.commit();
+    }
+
     /// The published version of a resource.
     pub fn get(&self, ty: ResourceType, name: &str) -> Option<&Arc<Resource>> {
         let table = self.tables.iter().find(|table| table.ty == ty)?;

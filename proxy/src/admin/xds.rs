@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use remora_proto::pb::envoy::admin::v3::{UnreadyTargetsDumps, unready_targets_dumps::UnreadyTargetsDump};
-use remora_xds::{Nack, TypeStatus};
+use remora_xds::{Nack, Stats, TypeStatus};
 use serde_json::{Value, json};
 
 use super::query::Query;
@@ -31,13 +31,7 @@ pub(super) async fn xds(state: Arc<AdminState>, query: Query) -> Reply {
             "unusable": state.notes.failures(),
         }));
     }
-    let stream = &client.stats().control_plane;
-    let identifier = stream.identifier();
-    let mut page = match (stream.connected_state.value(), identifier.is_empty()) {
-        (0, _) => "the control plane is not connected\n".to_owned(),
-        (_, true) => "connected to a control plane\n".to_owned(),
-        (_, false) => format!("connected to the control plane {identifier}\n"),
-    };
+    let mut page = connection(client.stats(), &status);
     let mut failures: Vec<&String> = status.iter().flat_map(|one| &one.failures).collect();
     failures.sort_unstable();
     failures.dedup();
@@ -66,6 +60,27 @@ pub(super) async fn xds(state: Arc<AdminState>, query: Query) -> Reply {
         lines.iter().for_each(|line| page += &format!("  {line}\n"));
     }
     reply::ok(page)
+}
+
+/// Whether the control plane is there: the aggregated stream's, or those of streams of their own.
+fn connection(stats: &Stats, status: &[TypeStatus]) -> String {
+    let is_aggregated = status.iter().flat_map(|one| &one.sources).any(|source| source == "ads");
+    let mut streams: Vec<_> = stats.types().iter().filter_map(|ty| ty.control_plane()).collect();
+    streams.extend(is_aggregated.then(|| stats.control_plane.clone()));
+    if streams.is_empty() {
+        return "no control plane: what is not static comes from files\n".to_owned();
+    }
+    if streams.iter().any(|stream| stream.connected_state.value() == 0) {
+        return "the control plane is not connected\n".to_owned();
+    }
+    match streams
+        .iter()
+        .map(|stream| stream.identifier())
+        .find(|identifier| !identifier.is_empty())
+    {
+        Some(identifier) => format!("connected to the control plane {identifier}\n"),
+        None => "connected to a control plane\n".to_owned(),
+    }
 }
 
 fn publication(last: Publication) -> Value {

@@ -171,8 +171,13 @@ fn connector(transport: ClusterTransport, config: &AdsConfig) -> GrpcConnector<C
     let origin = origin.unwrap_or_else(|_| http::Uri::from_static("http://control-plane"));
     let mut metadata = tonic::metadata::MetadataMap::new();
     for (name, value) in &config.initial_metadata {
-        let name = tonic::metadata::AsciiMetadataKey::from_bytes(name.as_bytes());
-        if let (Ok(name), Ok(value)) = (name, value.parse()) {
+        use tonic::metadata::{AsciiMetadataKey, BinaryMetadataKey, BinaryMetadataValue};
+        if let Ok(name) = BinaryMetadataKey::from_bytes(name.as_bytes()) {
+            metadata.append_bin(name, BinaryMetadataValue::from_bytes(value));
+        } else if let (Ok(name), Ok(value)) = (
+            AsciiMetadataKey::from_bytes(name.as_bytes()),
+            value.as_slice().try_into(),
+        ) {
             metadata.append(name, value);
         }
     }

@@ -1,21 +1,27 @@
 //! gRPC to a control plane through one of our own clusters: TLS, pipes and balancing as the cluster says.
 
-use std::pin::Pin;
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::select;
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use parking_lot::Mutex;
+use http_body_util::BodyExt;
+use tokio::sync::Mutex;
 use tonic::Status;
-use tonic::body::Body;
+use tonic::body::Body as TonicBody;
 use tower::{BoxError, Service};
 
-use crate::cluster::PickContext;
-use crate::runtime::spawn::spawn;
+use crate::cluster::host::Host;
+use crate::cluster::{Cluster, PickContext};
+use crate::http::body::{Body, BodyError};
+use crate::http::codec::h2::client::{ClientConnection, ClientHooks};
+use crate::http::codec::h2::{H2Options, KeepaliveOptions};
+use crate::http::failure::Failure;
+use crate::runtime::clock;
 use crate::snapshot::SnapshotCell;
 use crate::tcp::connect::connect;
 
@@ -27,12 +33,14 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Flow-control window of a stream, bytes: a push of tens of MB should not crawl.
 const WINDOW: u32 = 4 << 20;
 
-/// A tower service that carries gRPC over the cluster called `cluster`.
+/// A tower service that carries gRPC over the cluster called `cluster`: over one connection, or as many as the peer's limit of streams makes
+/// necessary.
 #[derive(Clone)]
 pub struct ClusterTransport {
     snapshot: Arc<SnapshotCell>,
     cluster: Arc<str>,
-    connection: Arc<Mutex<Option<SendRequest<Body>>>>,
+    /// Held while one is opened: who comes meanwhile shares it.
+    connections: Arc<Mutex<Vec<(ClientConnection, Arc<Counted>)>>>,
 }
 
 impl ClusterTransport {
@@ -40,69 +48,177 @@ impl ClusterTransport {
         Self {
             snapshot,
             cluster: cluster.into(),
-            connection: Arc::default(),
+            connections: Arc::default(),
         }
     }
 
-    async fn sender(&self) -> Result<SendRequest<Body>, BoxError> {
-        let open = self.connection.lock().clone().filter(|sender| !sender.is_closed());
-        if let Some(sender) = open {
-            return Ok(sender);
-        }
+    /// Sends over a connection that has room, opened if need be; completes with the response's head.
+    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
+        let mut connections = self.connections.lock().await;
+        connections.retain(|(connection, _)| connection.is_available());
+        let found = connections.iter().find(|(connection, _)| connection.can_take_stream());
+        let (connection, counted) = match found.cloned() {
+            Some(found) => found,
+            None => {
+                let opened = self.open().await?;
+                connections.push(opened.clone());
+                opened
+            }
+        };
+        counted.request();
+        let mut sending = pin!(connection.send(request, None));
+        // The stream takes its place in the first poll; who comes next sees it taken.
+        let sent = match futures_util::poll!(&mut sending) {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => {
+                drop(connections);
+                sending.await
+            }
+        };
+        sent.map_err(|error| {
+            let reason = format!("cluster '{}': {}", self.cluster, error.failure.details());
+            status(&error.failure, reason).into()
+        })
+    }
+
+    async fn open(&self) -> Result<(ClientConnection, Arc<Counted>), BoxError> {
         let cluster = self.snapshot.load().cluster(&self.cluster);
         let cluster = cluster.ok_or_else(|| unavailable(format!("there is no cluster '{}'", self.cluster)))?;
         let host = cluster.pick(&PickContext::default());
         let host = host.map_err(|_| unavailable(format!("cluster '{}' has no healthy host", self.cluster)))?;
-        let failed = |reason: &str| unavailable(format!("cluster '{}', {}: {reason}", self.cluster, host.address));
-        let connected = connect(&cluster, &host)
-            .await
-            .map_err(|failure| failed(failure.transport_reason().unwrap_or_else(|| failure.details())))?;
-        let (sender, connection) = http2::Builder::new(hyper_util::rt::TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(cluster.http.keepalive_interval.unwrap_or(KEEPALIVE))
-            .keep_alive_timeout(cluster.http.keepalive_timeout.unwrap_or(KEEPALIVE_TIMEOUT))
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
-            .handshake(TokioIo::new(connected.io))
-            .await
-            .map_err(|error| failed(&error.to_string()))?;
-        spawn("control plane connection", async move {
-            // How it ends shows on its streams.
-            let _ = connection.await;
-        });
-        *self.connection.lock() = Some(sender.clone());
-        Ok(sender)
+        let failed = |failure: Failure| {
+            let reason = failure
+                .transport_reason()
+                .unwrap_or_else(|| failure.details())
+                .to_owned();
+            unavailable(format!("cluster '{}', {}: {reason}", self.cluster, host.address))
+        };
+        let connected = match connect(&cluster, &host).await {
+            Ok(connected) => connected,
+            Err(failure) => {
+                cluster.stats.upstream_cx_total.inc();
+                cluster.stats.upstream_cx_connect_fail.inc();
+                return Err(failed(failure));
+            }
+        };
+        let counted = Arc::new(Counted::new(cluster.clone(), host.clone()));
+        let connection =
+            ClientConnection::handshake_with(connected.io, &options(&cluster), Some(counted.clone())).await;
+        let connection = connection.map_err(failed)?;
+        // Without the peer's SETTINGS nobody knows how many streams it takes. A peer that keeps them to itself is used all the same.
+        select(pin!(connection.settled()), pin!(clock::sleep(cluster.connect_timeout))).await;
+        Ok((connection, counted))
     }
 }
 
-impl Service<Request<Body>> for ClusterTransport {
-    type Response = Response<Incoming>;
+fn options(cluster: &Cluster) -> H2Options {
+    let keepalive = KeepaliveOptions {
+        interval: cluster.http.keepalive_interval.unwrap_or(KEEPALIVE),
+        timeout: cluster.http.keepalive_timeout.unwrap_or(KEEPALIVE_TIMEOUT),
+    };
+    H2Options {
+        initial_stream_window: WINDOW,
+        initial_connection_window: WINDOW,
+        keepalive: Some(keepalive),
+        stream_idle: None,
+        ..cluster.http.h2_options()
+    }
+}
+
+/// A connection in the cluster's statistics.
+struct Counted {
+    cluster: Arc<Cluster>,
+    host: Arc<Host>,
+}
+
+impl Counted {
+    fn new(cluster: Arc<Cluster>, host: Arc<Host>) -> Self {
+        cluster.stats.upstream_cx_total.inc();
+        cluster.stats.upstream_cx_http2_total.inc();
+        cluster.stats.upstream_cx_active.inc();
+        host.state.cx_total.fetch_add(1, Ordering::Relaxed);
+        host.state.cx_active.fetch_add(1, Ordering::Relaxed);
+        Self { cluster, host }
+    }
+
+    fn request(&self) {
+        self.cluster.stats.traffic.upstream_rq_total.inc();
+        self.host.state.rq_total.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl ClientHooks for Counted {
+    fn closed(&self, _: Option<Failure>) {
+        self.cluster.stats.upstream_cx_active.dec();
+        self.cluster.stats.upstream_cx_destroy.inc();
+        self.host.state.cx_active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Service<Request<TonicBody>> for ClusterTransport {
+    type Response = Response<Answer>;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, BoxError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<TonicBody>) -> Self::Future {
         let this = self.clone();
         Box::pin(async move {
-            let mut sender = this.sender().await?;
-            let broken = |error: hyper::Error| {
-                // The outermost error says little: "connection error".
-                let error: &(dyn std::error::Error + 'static) = &error;
-                let causes = std::iter::successors(Some(error), |error| error.source());
-                let text: Vec<_> = causes.map(ToString::to_string).collect();
-                unavailable(format!("cluster '{}': {}", this.cluster, text.join(": ")))
-            };
-            sender.ready().await.map_err(broken)?;
-            sender.send_request(request).await.map_err(broken)
+            let request = request.map(|body| {
+                let body = body.map_err(|status| BodyError::Other(status.message().to_owned()));
+                Body::Boxed(Box::pin(body))
+            });
+            let response = this.send(request).await?;
+            Ok(response.map(|body| Answer {
+                body,
+                cluster: this.cluster,
+            }))
         })
     }
 }
 
-/// An error that keeps its code and text on the way through the gRPC client.
+/// A response's body whose failures keep their code and text on the way through the gRPC client.
+pub struct Answer {
+    body: Body,
+    cluster: Arc<str>,
+}
+
+impl http_body::Body for Answer {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Status>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|error| {
+                let reason = format!("cluster '{}': {error}", self.cluster);
+                match &error {
+                    BodyError::Failed(failure) => status(failure, reason),
+                    BodyError::Other(_) => Status::internal(reason),
+                }
+            })
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+}
+
+/// As Envoy tells its own gRPC clients: a stream that was reset is an internal error, one that never was is unavailable.
+fn status(failure: &Failure, reason: String) -> Status {
+    match failure {
+        Failure::RemoteReset | Failure::ProtocolError(_) => Status::internal(reason),
+        _ => Status::unavailable(reason),
+    }
+}
+
 fn unavailable(reason: String) -> BoxError {
-    Box::new(Status::unavailable(reason))
+    Status::unavailable(reason).into()
 }

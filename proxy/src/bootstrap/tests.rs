@@ -48,7 +48,7 @@ fn reads_what_a_mesh_writes() {
     let ads = bootstrap.ads.as_ref().expect("configured");
     assert!(ads.delta && ads.node_on_first_message_only);
     assert_eq!(ads.cluster_name.as_ref(), "xds-grpc");
-    assert_eq!(ads.initial_metadata, [("x-a".to_owned(), "b".to_owned())]);
+    assert_eq!(ads.initial_metadata, [("x-a".to_owned(), b"b".to_vec())]);
     assert_eq!(ads.mux().mode, remora_xds::Mode::Delta);
     let wait = |source: &Option<ConfigSource>| source.as_ref().map(|own| own.initial_fetch_timeout.as_secs());
     assert_eq!((wait(&bootstrap.lds), wait(&bootstrap.cds)), (Some(0), Some(15)));

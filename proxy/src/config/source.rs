@@ -42,7 +42,7 @@ pub struct AdsConfig {
     /// `:authority` of the calls; the cluster's name when empty.
     pub authority: String,
     /// Headers of each stream.
-    pub initial_metadata: Vec<(String, String)>,
+    pub initial_metadata: Vec<(String, Vec<u8>)>,
     pub node_on_first_message_only: bool,
     /// `max_tokens` and `fill_rate` (a second) of requests; unlimited when none.
     pub rate_limit: Option<(u32, f64)>,
@@ -140,21 +140,24 @@ impl AdsConfig {
     }
 }
 
-type Metadata = Vec<(String, String)>;
+/// Keys that end in `-bin` have any bytes, the others a header's.
+type Metadata = Vec<(String, Vec<u8>)>;
 
 fn envoy_grpc(service: &core::GrpcService) -> Compiled<(&core::grpc_service::EnvoyGrpc, Metadata)> {
     let Some(TargetSpecifier::EnvoyGrpc(grpc)) = &service.target_specifier else {
         return Err(Problems::one("target_specifier", "only envoy_grpc is supported"));
     };
-    let metadata = service.initial_metadata.iter().map(|header| {
-        let value = if header.value.is_empty() {
-            String::from_utf8_lossy(&header.raw_value).into_owned()
-        } else {
-            header.value.clone()
+    let metadata = super::route::each("initial_metadata", &service.initial_metadata, |header| {
+        super::route::header_name("key", &header.key)?;
+        let value = match header.value.as_str() {
+            "" => header.raw_value.clone(),
+            value => value.as_bytes().to_vec(),
         };
-        (header.key.clone(), value)
+        let fits = header.key.ends_with("-bin") || http::HeaderValue::from_bytes(&value).is_ok();
+        super::route::refuse("value", !fits, "is not a header value")?;
+        Ok((header.key.to_ascii_lowercase(), value))
     });
-    Ok((grpc, metadata.collect()))
+    Ok((grpc, metadata?))
 }
 
 fn backoff(retry: Option<&core::RetryPolicy>) -> Compiled<Option<(Duration, Duration)>> {

@@ -156,6 +156,18 @@ fn cases() -> Vec<Case> {
         get("answer with trailers", 200, "/", "x-do: trailer\n"),
         get("answer with trailers kept", 200, "/", "x-do: trailer\nte: trailers\n").on("old"),
         get("204", 204, "/", "x-do: status=204\n"),
+        get(
+            "204 with a length",
+            502,
+            "/",
+            "x-do: raw=HTTP/1.1 204 No Content\\ncontent-length: 3\\n\\nall\n",
+        ),
+        get(
+            "204 with chunks",
+            502,
+            "/",
+            "x-do: raw=HTTP/1.1 204 No Content\\ntransfer-encoding: chunked\\n\\n0\\n\\n\n",
+        ),
         get("304", 304, "/", "x-do: status=304\n"),
         get("early hints", 200, "/", "x-do: early=103\n"),
         post("expect continue", 200, "expect: 100-continue\ncontent-length: 2\n\nhi"),

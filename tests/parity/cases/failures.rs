@@ -17,8 +17,10 @@ route_config:
     - {name: full, match: {prefix: /full}, route: {cluster: full}}
     - {name: short, match: {prefix: /short}, route: {cluster: a, timeout: 0.1s}}
     - {name: h2, match: {prefix: /h2}, route: {cluster: h2, timeout: 0.3s}}
-    - {name: bounded, match: {prefix: /bounded}, route: {cluster: a, timeout: 0s, max_stream_duration: {max_stream_duration: 0.2s}}}
-    - {name: deadline, match: {prefix: /deadline}, route: {cluster: a, timeout: 0s, max_stream_duration: {grpc_timeout_header_max: 0s}}}
+    - {name: bounded, match: {prefix: /bounded}, route: {cluster: a, timeout: 0.05s, max_stream_duration: {max_stream_duration: 0.2s}}}
+    - {name: deadline, match: {prefix: /deadline}, route: {cluster: a, timeout: 0.05s, max_stream_duration: {grpc_timeout_header_max: 0s}}}
+    - {name: told, match: {prefix: /told}, route: {cluster: a, max_stream_duration: {grpc_timeout_header_max: 5s, grpc_timeout_header_offset: 0.5s}}}
+    - {name: told by the older fields, match: {prefix: /older}, route: {cluster: a, max_grpc_timeout: 5s, grpc_timeout_offset: 0.25s}}
     - {name: all, match: {prefix: /}, route: {cluster: a}}
 "#;
 
@@ -100,6 +102,21 @@ fn cases() -> Vec<Case> {
             "gRPC: its own deadline",
             "/deadline",
             "x-do: hang\ngrpc-timeout: 200m\n",
+        ),
+        grpc("gRPC: the deadline that is told", "/told", "grpc-timeout: 1S\n"),
+        grpc("gRPC: the longest that is told", "/told", "grpc-timeout: 1H\n"),
+        grpc("gRPC: no deadline to tell", "/told", ""),
+        grpc(
+            "gRPC: the deadline that is told, older fields",
+            "/older",
+            "grpc-timeout: 10S\n",
+        ),
+        grpc("gRPC: none, older fields", "/older", ""),
+        get(
+            "no call has no deadline, older fields",
+            200,
+            "/older",
+            "grpc-timeout: 10S\n",
         ),
         grpc("gRPC: closed", "/", "x-do: reset\n"),
         get("HTTP/2 upstream", 200, "/h2", ""),

@@ -30,7 +30,9 @@ fn a_file_is_applied_without_requests_and_a_bad_one_keeps_the_last_good() {
     assert!(script.receive(sotw(&CLUSTER, "1", "", &[res("a", "1")])).is_empty());
     assert_eq!(script.has("cds"), ["a=1"]);
     assert!(script.receive(sotw(&CLUSTER, "2", "", &[res("a", "BAD")])).is_empty());
-    script.engine.on_unreadable(script.streams[0]);
+    script
+        .engine
+        .on_unreadable(script.streams[0], "gone".to_owned(), script.now);
     assert_eq!(script.has("cds"), ["a=1"]);
     let stats = script.stats.of(&CLUSTER);
     assert_eq!((stats.update_rejected.value(), stats.update_failure.value()), (1, 1));
@@ -128,6 +130,27 @@ async fn the_whole_client_follows_a_file() {
         }
     }
     assert_eq!(seen, ["1", "2"]);
+    client.stop().await;
+    driver.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_holds_nobody_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = remora_proto::pb::envoy::config::core::v3::Node::default();
+    let (client, driver) = crate::Client::builder(&node)
+        .decode_files(|_, _| Err("no YAML".to_owned()))
+        .root(Root {
+            initial_fetch_timeout: Duration::ZERO,
+            ..path_root(&directory.path().join("cds"))
+        })
+        .build();
+    let driver = tokio::spawn(driver.run());
+    let mut updates = client.updates().await.unwrap();
+    assert!(updates.changed().await);
+    assert_eq!(updates.take().initialized, [&CLUSTER]);
+    let status = client.status().await.unwrap();
+    assert!(status[0].failures[0].contains("cds: "), "{:?}", status[0].failures);
     client.stop().await;
     driver.await.unwrap();
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::limits::{GRPC_TIMEOUT, to_grpc_timeout};
 use crate::http::exchange::Exchange;
 
 /// What the router acts on and does not pass on.
@@ -44,7 +45,13 @@ pub(super) fn consume(headers: &mut HeaderMap) {
 
 /// Tells the upstream which attempt this is, and how long it has; `expected`: none for no limit, or where it is not to be told; `after_timeout`:
 /// for a retry, whether the attempt before it took too long.
-pub(super) fn announce(exchange: &mut Exchange, expected: Option<Duration>, after_timeout: Option<bool>) {
+/// `deadline`: in place of the client's `grpc-timeout`.
+pub(super) fn announce(
+    exchange: &mut Exchange,
+    expected: Option<Duration>,
+    after_timeout: Option<bool>,
+    deadline: Option<Duration>,
+) {
     let settings = exchange.route.virtual_host.as_ref().map(|host| &host.settings);
     let wants_count = settings.is_some_and(|settings| settings.include_request_attempt_count);
     let after_timeout =
@@ -57,6 +64,9 @@ pub(super) fn announce(exchange: &mut Exchange, expected: Option<Duration>, afte
     if let Some(after_timeout) = after_timeout {
         let value = HeaderValue::from_static(if after_timeout { "true" } else { "false" });
         headers.insert(IS_TIMEOUT_RETRY, value);
+    }
+    if let Some(deadline) = deadline {
+        headers.insert(GRPC_TIMEOUT.clone(), to_grpc_timeout(deadline));
     }
     if let Some(expected) = expected {
         let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use super::attempt::{self, Attempt, SentAt};
 use super::deadline::{RouteTimeout, bounded};
-use super::envoy_headers;
 use super::limits::Limits;
 use super::retry::{Run, Source};
 use crate::http::body::Body;
@@ -98,7 +97,7 @@ fn start<'a>(
 ) -> Result<Racer<'a>, Failure> {
     let body = source.body().ok_or(Failure::RetryBufferExceeded)?;
     exchange.upstream.attempts += 1;
-    envoy_headers::announce(exchange, run.expected(timeout, limits), after_timeout);
+    run.announce(exchange, timeout, limits, after_timeout);
     let mut copy = exchange.fork(Body::Empty);
     copy.started = exchange.started;
     copy.hash = exchange.hash;

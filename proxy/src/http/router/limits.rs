@@ -8,12 +8,13 @@ use super::attempt::SentAt;
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
 use crate::route::forward::MaxStreamDuration;
+use crate::route::view::is_grpc;
 use crate::route::{Forward, RetryPolicy};
 
 static TIMEOUT_MS: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
 static PER_TRY_TIMEOUT_MS: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
 static HEDGE: HeaderName = HeaderName::from_static("x-envoy-hedge-on-per-try-timeout");
-static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(super) static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// See the module; `None` is no limit.
 pub(super) struct Limits {
@@ -29,6 +30,17 @@ pub(super) struct Limits {
     pub hedges: bool,
     /// From the first byte of the stream to its last.
     pub stream: Option<Duration>,
+    pub deadline: Deadline,
+}
+
+/// What the upstream is told of a call's deadline in place of what the client said (`grpc-timeout`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deadline {
+    AsItCame,
+    /// What an attempt has (`max_grpc_timeout`).
+    OfAttempt,
+    /// What the stream has (`grpc_timeout_header_max`).
+    OfStream(Duration),
 }
 
 /// Zero is no limit.
@@ -50,9 +62,14 @@ impl Limits {
             let text = hinted.then(|| headers.get(name))??.to_str().ok()?;
             text.parse().ok().map(Duration::from_millis)
         };
-        let route = millis(&TIMEOUT_MS)
-            .or_else(|| deprecated_grpc(forward, headers))
-            .map_or(forward.timeout, some);
+        let asked = millis(&TIMEOUT_MS);
+        let of_call = deprecated_grpc(forward, headers);
+        // A route with `max_stream_duration` has no timeout but the one that the request asks for.
+        let route = match (asked, forward.max_stream_duration) {
+            (Some(asked), _) => some(asked),
+            (None, Some(_)) => None,
+            (None, None) => of_call.map_or(forward.timeout, some),
+        };
         let per_try = millis(&PER_TRY_TIMEOUT_MS)
             .or(policy.and_then(|policy| policy.per_try_timeout))
             .and_then(some);
@@ -63,17 +80,25 @@ impl Limits {
         };
         // An attempt's limit at or over the whole's means nothing.
         let per_try = per_try.filter(|per_try| route.is_none_or(|route| *per_try < route));
+        let stream = match forward.max_stream_duration {
+            Some(limits) => of_stream(limits, headers, of_manager),
+            None => of_manager,
+        };
+        let told = (forward.max_stream_duration)
+            .filter(|limits| limits.grpc_header_max.is_some() && headers.contains_key(&GRPC_TIMEOUT));
         Self {
+            deadline: match (told.and(stream), of_call) {
+                (Some(stream), _) => Deadline::OfStream(stream),
+                (None, Some(_)) if forward.max_stream_duration.is_none() => Deadline::OfAttempt,
+                _ => Deadline::AsItCame,
+            },
             route,
             // Without a limit nothing is slow, and without a policy nothing may follow.
             hedges: hedges && per_try.is_some() && policy.is_some(),
             per_try,
             per_try_idle: policy.and_then(|policy| policy.per_try_idle_timeout),
             upstream_stream: of_cluster,
-            stream: match forward.max_stream_duration {
-                Some(limits) => of_stream(limits, headers, of_manager),
-                None => of_manager,
-            },
+            stream,
         }
     }
 }
@@ -94,9 +119,9 @@ impl Limits {
     }
 }
 
-/// `max_grpc_timeout` and `grpc_timeout_offset`: the client's `grpc-timeout`, at most so much, less the offset if something is left.
+/// `max_grpc_timeout` and `grpc_timeout_offset`, of a gRPC call: the client's `grpc-timeout`, at most so much, less the offset if something is left.
 fn deprecated_grpc(forward: &Forward, headers: &HeaderMap) -> Option<Duration> {
-    let (max, offset) = forward.grpc_timeout?;
+    let (max, offset) = forward.grpc_timeout.filter(|_| is_grpc(headers))?;
     let asked = headers
         .get(&GRPC_TIMEOUT)
         .map_or(Duration::ZERO, |value| grpc_timeout(value).unwrap_or_default());
@@ -118,6 +143,18 @@ fn of_stream(limits: MaxStreamDuration, headers: &HeaderMap, of_manager: Option<
         return None;
     }
     Some(asked.saturating_sub(limits.grpc_header_offset.unwrap_or_default()))
+}
+
+/// In milliseconds if eight digits hold them, else in the next unit that does.
+pub(super) fn to_grpc_timeout(limit: Duration) -> HeaderValue {
+    const MOST: u128 = 99_999_999;
+    let millis = limit.as_millis();
+    let units = [(1, "m"), (1000, "S"), (60_000, "M"), (3_600_000, "H")];
+    let fits = units.iter().find(|(unit, _)| millis / unit <= MOST);
+    let (unit, letter) = fits.unwrap_or(&units[3]);
+    let text = format!("{}{letter}", (millis / unit).min(MOST));
+    // Digits and a letter.
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("0m"))
 }
 
 /// At most eight digits and a unit (gRPC over HTTP/2, "Timeout"); anything else is no timeout.
@@ -151,6 +188,15 @@ mod tests {
         for nothing in ["", "S", "1", "1x", "-1S", "123456789S", "1 S"] {
             assert_eq!(parse(nothing), None, "{nothing}");
         }
+    }
+
+    #[test]
+    fn a_deadline_is_told_in_eight_digits() {
+        let told = |millis| to_grpc_timeout(Duration::from_millis(millis));
+        assert_eq!(told(500), "500m");
+        assert_eq!(told(99_999_999), "99999999m");
+        assert_eq!(told(100_000_000), "100000S");
+        assert_eq!(told(u64::MAX), "99999999H");
     }
 
     #[test]

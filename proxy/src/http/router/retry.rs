@@ -10,7 +10,7 @@ use super::attempt::{self, Attempt, SentAt};
 use super::deadline::{IdleBody, RouteTimeout, TimedBody, bounded};
 use super::envoy_headers;
 use super::hedge;
-use super::limits::Limits;
+use super::limits::{Deadline, Limits};
 use super::mirror;
 use super::redirect;
 use super::request_stream::RequestStream;
@@ -210,7 +210,7 @@ impl Run<'_> {
         loop {
             let body = source.body().ok_or(Failure::RetryBufferExceeded)?;
             exchange.upstream.attempts += 1;
-            envoy_headers::announce(exchange, self.expected(timeout, limits), after_timeout);
+            self.announce(exchange, timeout, limits, after_timeout);
             let (mut attempt, sent) = (Attempt::default(), SentAt::default());
             let outcome = {
                 let sent = &sent;
@@ -258,11 +258,27 @@ impl Run<'_> {
         }
     }
 
-    /// The time that the next attempt has, for the upstream to know.
-    pub(super) fn expected(&self, timeout: &RouteTimeout, limits: &Limits) -> Option<Duration> {
-        if self.router.suppress_envoy_headers {
-            return None;
-        }
+    /// Tells the upstream of the next attempt what it has to know.
+    pub(super) fn announce(
+        &self,
+        exchange: &mut Exchange,
+        timeout: &RouteTimeout,
+        limits: &Limits,
+        after_timeout: Option<bool>,
+    ) {
+        let left = self.left(timeout, limits);
+        let expected = left.filter(|_| !self.router.suppress_envoy_headers);
+        let deadline = match limits.deadline {
+            Deadline::AsItCame => None,
+            // No limit is told as none, in Envoy's way.
+            Deadline::OfAttempt => Some(left.unwrap_or_default()),
+            Deadline::OfStream(limit) => Some(limit),
+        };
+        envoy_headers::announce(exchange, expected, after_timeout, deadline);
+    }
+
+    /// The time that the next attempt has.
+    fn left(&self, timeout: &RouteTimeout, limits: &Limits) -> Option<Duration> {
         if let Some(per_try) = limits.per_try.filter(|_| !limits.hedges) {
             return Some(per_try);
         }

@@ -227,7 +227,7 @@ impl ClientConnection {
     }
 
     /// Waits for the peer's SETTINGS, without which nobody knows whether it takes extended CONNECT.
-    async fn settled(&self) {
+    pub async fn settled(&self) {
         let mut settled = pin!(self.shared.settled.notified());
         settled.as_mut().enable();
         let unsettled = self.sender.current_max_send_streams() == H2Options::UNSETTLED;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{StatusCode, Version};
+use http::{Method, StatusCode, Version};
 use http_body::{Body as _, Frame};
 
 use super::{Driver, poll_deadline, record_cut};
@@ -26,7 +26,8 @@ impl<S: Service> Driver<S> {
     pub(super) async fn respond(&mut self, exchange: &mut Exchange, response: Response, reply: &mut Reply) -> bool {
         let (parts, mut body) = response.into_parts();
         let framing = reply.framing(&parts, &body);
-        let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS || (reply.tunnel && parts.status.is_success());
+        let connected = *exchange.request.method() == Method::CONNECT && parts.status.is_success();
+        let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS || (reply.tunnel && connected);
         if exchange.request_abandoned && exchange.upstream.host.is_some() {
             self.take_buffered();
         }
