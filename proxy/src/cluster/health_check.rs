@@ -16,7 +16,7 @@ use super::Cluster;
 use super::host::{HealthFlag, Host, HostState};
 use crate::route::strings::StringMatcher;
 use crate::runtime::{clock, spawn::spawn};
-use crate::tls::UpstreamTls;
+use crate::tls::UpstreamSocket;
 
 /// `HealthCheck`, under its field names.
 #[derive(Clone)]
@@ -36,8 +36,8 @@ pub struct HealthCheck {
     pub alt_port: Option<u16>,
     /// `tls_options.alpn_protocols`: offered instead of what the transport socket says; empty: as it says.
     pub alpn: Vec<Vec<u8>>,
-    /// `transport_socket_match_criteria`: checks go over this (`None` inside: plaintext) instead of the host's own transport socket.
-    pub transport: Option<Option<Arc<UpstreamTls>>>,
+    /// `transport_socket_match_criteria`: checks go over this instead of the host's own transport socket.
+    pub transport: Option<UpstreamSocket>,
     pub events: Option<events::EventLog>,
     pub kind: CheckKind,
 }

@@ -89,6 +89,15 @@ impl Host {
         self.unusable = socket.unusable;
     }
 
+    /// The transport socket that was chosen for it.
+    pub fn socket(&self) -> UpstreamSocket {
+        UpstreamSocket {
+            tls: self.tls.clone(),
+            header: self.proxy_header.clone(),
+            unusable: self.unusable,
+        }
+    }
+
     /// Whether `other` is this very endpoint with the same attributes, so that either may stand for both.
     pub fn same(&self, other: &Host) -> bool {
         let same_tls = match (&self.tls, &other.tls) {

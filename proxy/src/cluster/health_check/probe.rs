@@ -1,22 +1,24 @@
 //! One question to one host, over a connection of its own.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
 
 use super::{CheckKind, HealthCheck, HttpCheck, Outcome, TcpCheck, grpc};
 use crate::cluster::Cluster;
 use crate::cluster::host::Host;
 use crate::runtime::io::{Address, Io};
+use crate::tcp::connect::{self, Overrides, Target};
 
 /// Checks `host` once, within the check's time: what was found, and the status of an HTTP check's answer (0 without one).
 pub async fn probe(cluster: &Cluster, host: &Host, check: &HealthCheck) -> (Outcome, u16) {
     let mut status = 0;
     let asked = async {
-        let io = connect(host, check).await?;
+        let io = connect(cluster, host, check).await?;
         match &check.kind {
             CheckKind::Tcp(tcp) => ask_tcp(io, tcp).await,
             CheckKind::Http(http) => ask_http(io, http, cluster, host, &mut status).await,
@@ -30,30 +32,42 @@ pub async fn probe(cluster: &Cluster, host: &Host, check: &HealthCheck) -> (Outc
     (outcome, status)
 }
 
-/// `None`: not connected.
-async fn connect(host: &Host, check: &HealthCheck) -> Option<Io> {
-    let target = host.health_check.as_deref();
-    let address = target
-        .and_then(|target| target.address.as_ref())
-        .unwrap_or(&host.address);
-    let io = match address {
-        Address::Ip(address) => {
-            let mut address = *address;
-            let own_port = target.map(|target| target.port).filter(|port| *port != 0);
-            if let Some(port) = own_port.or(check.alt_port) {
-                address.set_port(port);
-            }
-            Io::Tcp(TcpStream::connect(address).await.ok()?)
-        }
-        Address::Pipe(path) => Io::Unix(UnixStream::connect(&**path).await.ok()?),
-        Address::Internal(_) => return None,
-    };
-    let tls = check.transport.as_ref().unwrap_or(&host.tls);
-    let alpn = Some(check.alpn.as_slice()).filter(|alpn| !alpn.is_empty());
-    match tls {
-        Some(tls) => Some(tls.connect(io, alpn, None).await.ok()?.io),
-        None => Some(io),
+/// Connects as traffic does, but to where checks go. `None`: not connected.
+async fn connect(cluster: &Cluster, host: &Host, check: &HealthCheck) -> Option<Io> {
+    let address = address(host, check);
+    let own = host.socket();
+    let socket = check.transport.as_ref().unwrap_or(&own);
+    if socket.unusable {
+        return None;
     }
+    let target = Target {
+        address: &address,
+        // As in Envoy, checks are about the host's first address.
+        others: &[],
+        header: socket.header.as_deref(),
+        tls: socket.tls.as_deref(),
+        hostname: &host.hostname,
+    };
+    let overrides = Overrides {
+        alpn: Some(check.alpn.as_slice()).filter(|alpn| !alpn.is_empty()),
+        ..Overrides::default()
+    };
+    // The check's own time covers all of it.
+    let connected = connect::reach(cluster, &target, Duration::MAX, overrides).await;
+    connected.ok().map(|connected| connected.io)
+}
+
+fn address(host: &Host, check: &HealthCheck) -> Address {
+    let target = host.health_check.as_deref();
+    let address = target.and_then(|target| target.address.as_ref());
+    let mut address = address.unwrap_or(&host.address).clone();
+    if let Address::Ip(address) = &mut address {
+        let own_port = target.map(|target| target.port).filter(|port| *port != 0);
+        if let Some(port) = own_port.or(check.alt_port) {
+            address.set_port(port);
+        }
+    }
+    address
 }
 
 async fn ask_tcp(mut io: Io, check: &TcpCheck) -> Option<Outcome> {

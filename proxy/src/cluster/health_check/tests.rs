@@ -7,6 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::config::BuildContext;
 
+mod dialing;
+
 fn number(value: u32) -> remora_proto::pb::google::protobuf::UInt32Value {
     remora_proto::pb::google::protobuf::UInt32Value { value }
 }
@@ -30,6 +32,15 @@ fn http() -> core::health_check::HealthChecker {
 }
 
 fn cluster(check: core::HealthCheck, port: u16) -> Arc<Cluster> {
+    built(&config(check, port))
+}
+
+fn built(config: &pb::Cluster) -> Arc<Cluster> {
+    let built = crate::config::cluster::compile(&config.encode_to_vec(), &BuildContext::default());
+    Arc::new(built.unwrap_or_else(|problems| panic!("{problems}")))
+}
+
+fn config(check: core::HealthCheck, port: u16) -> pb::Cluster {
     use remora_proto::pb::envoy::config::endpoint::v3 as epb;
     let address = core::Address {
         address: Some(core::address::Address::SocketAddress(core::SocketAddress {
@@ -45,7 +56,7 @@ fn cluster(check: core::HealthCheck, port: u16) -> Arc<Cluster> {
         })),
         ..Default::default()
     };
-    let config = pb::Cluster {
+    pb::Cluster {
         name: "checked".to_owned(),
         health_checks: vec![check],
         load_assignment: Some(epb::ClusterLoadAssignment {
@@ -56,9 +67,7 @@ fn cluster(check: core::HealthCheck, port: u16) -> Arc<Cluster> {
             ..Default::default()
         }),
         ..Default::default()
-    };
-    let built = crate::config::cluster::compile(&config.encode_to_vec(), &BuildContext::default());
-    Arc::new(built.unwrap_or_else(|problems| panic!("{problems}")))
+    }
 }
 
 #[test]
