@@ -180,21 +180,37 @@ impl HealthCheck {
     }
 }
 
+/// A task that ends when nobody holds it.
+struct Task(tokio::task::JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Keeps a task for each host of the cluster for as long as both live.
 pub async fn run(cluster: Weak<Cluster>) {
-    let mut tasks: HashMap<u64, Vec<tokio::task::JoinHandle<()>>> = HashMap::new();
+    let mut tasks: HashMap<(u64, u32), Vec<Task>> = HashMap::new();
     loop {
         let Some(strong) = cluster.upgrade() else {
             return;
         };
-        tasks.retain(|_, tasks| tasks.iter().any(|task| !task.is_finished()));
-        for host in strong.all_hosts() {
-            if tasks.contains_key(&host.state.id) || host.health_check.as_ref().is_some_and(|target| target.disabled) {
-                continue;
-            }
-            let start = |index| spawn("health check", check_host(cluster.clone(), host.state.clone(), index));
-            tasks.insert(host.state.id, (0..strong.health_checks.len()).map(start).collect());
+        let mut before = std::mem::take(&mut tasks);
+        before.retain(|_, tasks| tasks.iter().any(|task| !task.0.is_finished()));
+        for host in strong.all_hosts().iter().filter(|host| !host.refuses_checks()) {
+            let epoch = host.state.check_epoch.load(Ordering::Relaxed);
+            let start = |index| {
+                let checking = check_host(cluster.clone(), host.state.clone(), epoch, index);
+                Task(spawn("health check", checking))
+            };
+            let key = (host.state.id, epoch);
+            let running = before.remove(&key);
+            let running = running.unwrap_or_else(|| (0..strong.health_checks.len()).map(start).collect());
+            tasks.insert(key, running);
         }
+        // What is left are hosts that are gone, or checked otherwise: their tasks end.
+        drop(before);
         let changed = strong.membership_changed();
         drop(strong);
         // The longest that a cluster which is gone keeps this task.
@@ -202,7 +218,7 @@ pub async fn run(cluster: Weak<Cluster>) {
     }
 }
 
-async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, index: usize) {
+async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, epoch: u32, index: usize) {
     let mut checker = Checker::default();
     loop {
         let Some((strong, host)) = still_there(&cluster, &state) else {
@@ -218,6 +234,9 @@ async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, index: usize)
         }
         stats.attempt.inc();
         let (outcome, status) = probe::probe(&strong, &host, check).await;
+        if state.check_epoch.load(Ordering::Relaxed) != epoch {
+            return;
+        }
         let first = !checker.checked;
         let flags = || [HealthFlag::FailedActiveHc, HealthFlag::DegradedActiveHc].map(|flag| state.has(flag));
         let [was_failed, was_degraded] = flags();

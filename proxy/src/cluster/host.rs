@@ -89,6 +89,20 @@ impl Host {
         self.unusable = socket.unusable;
     }
 
+    /// `disable_active_health_check`
+    pub fn refuses_checks(&self) -> bool {
+        self.health_check.as_ref().is_some_and(|target| target.disabled)
+    }
+
+    /// Whether active checks of `other` go to another place, or only one of the two is checked.
+    pub(super) fn is_checked_unlike(&self, other: &Host) -> bool {
+        let place = |host: &Host| {
+            let target = host.health_check.as_deref().cloned().unwrap_or_default();
+            (target.disabled, target.address, target.port)
+        };
+        place(self) != place(other)
+    }
+
     /// The transport socket that was chosen for it.
     pub fn socket(&self) -> UpstreamSocket {
         UpstreamSocket {
@@ -142,6 +156,8 @@ pub struct HostState {
     /// In how many clusters' endpoints this host is now; see [`HostState::is_member`].
     pub(super) members: AtomicU32,
     pub(super) checked: AtomicBool,
+    /// Goes up when active checks of the host begin anew, or end.
+    pub(super) check_epoch: AtomicU32,
     pub(super) ramp: super::slow_start::Ramp,
     /// See [`HostState::drain_epoch`].
     pub(super) epoch: AtomicU32,
@@ -214,6 +230,21 @@ impl HostState {
     /// Whether an active health check has ever finished.
     pub(super) fn is_checked(&self) -> bool {
         self.checked.load(Ordering::Relaxed)
+    }
+
+    /// Active checks begin anew or end: nothing that they found counts any more.
+    pub(super) fn forget_checks(&self) {
+        self.check_epoch.fetch_add(1, Ordering::Relaxed);
+        self.checked.store(false, Ordering::Relaxed);
+        for flag in [
+            HealthFlag::FailedActiveHc,
+            HealthFlag::DegradedActiveHc,
+            HealthFlag::PendingActiveHc,
+            HealthFlag::ExcludedViaImmediateHcFail,
+            HealthFlag::ActiveHcTimeout,
+        ] {
+            self.set(flag, false);
+        }
     }
 
     /// The flags as `/clusters` prints them: `healthy`, or `/failed_eds_health/…`.

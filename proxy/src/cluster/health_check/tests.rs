@@ -8,6 +8,7 @@ use super::*;
 use crate::config::BuildContext;
 
 mod dialing;
+mod membership;
 
 fn number(value: u32) -> remora_proto::pb::google::protobuf::UInt32Value {
     remora_proto::pb::google::protobuf::UInt32Value { value }
