@@ -18,6 +18,9 @@ use crate::route::strings::StringMatcher;
 use crate::runtime::{clock, spawn::spawn};
 use crate::tls::UpstreamSocket;
 
+/// With any value: the host fails its health check at once.
+const IMMEDIATE_FAILURE: &str = "x-envoy-immediate-health-check-fail";
+
 /// `HealthCheck`, under its field names.
 #[derive(Clone)]
 pub struct HealthCheck {
@@ -112,6 +115,8 @@ pub enum Outcome {
     Timeout,
     /// `x-envoy-immediate-health-check-fail`
     ImmediateFailure,
+    /// The same, in an answer to a request that was no check.
+    PassiveFailure,
 }
 
 /// One host's consecutive results.
@@ -126,6 +131,9 @@ impl Checker {
     /// Takes a result into the flags of the host; true if it became healthy, degraded or unhealthy by that.
     pub fn on(&mut self, check: &HealthCheck, state: &HostState, outcome: Outcome) -> bool {
         let first = !std::mem::replace(&mut self.checked, true);
+        if state.failed_passively.swap(false, Ordering::Relaxed) {
+            self.successes = 0;
+        }
         state.checked.store(true, Ordering::Relaxed);
         let mut changed = state.set(HealthFlag::PendingActiveHc, false);
         let is_timeout = outcome == Outcome::Timeout;
@@ -140,8 +148,8 @@ impl Checker {
                     changed |= state.set(HealthFlag::FailedActiveHc, false);
                 }
             }
-            Outcome::Failure | Outcome::ImmediateFailure => {
-                let excluded = outcome == Outcome::ImmediateFailure;
+            Outcome::Failure | Outcome::ImmediateFailure | Outcome::PassiveFailure => {
+                let excluded = outcome != Outcome::Failure;
                 changed |= state.set(HealthFlag::ExcludedViaImmediateHcFail, excluded);
                 changed |= self.fail(state, false);
             }
@@ -237,38 +245,81 @@ async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, epoch: u32, i
         if state.check_epoch.load(Ordering::Relaxed) != epoch {
             return;
         }
+        if state.failed_passively.load(Ordering::Relaxed) {
+            checker.checked = true;
+        }
         let first = !checker.checked;
-        let flags = || [HealthFlag::FailedActiveHc, HealthFlag::DegradedActiveHc].map(|flag| state.has(flag));
-        let [was_failed, was_degraded] = flags();
-        match outcome {
-            Outcome::Success | Outcome::Degraded => stats.success.inc(),
-            Outcome::NetworkFailure | Outcome::Timeout => {
-                stats.failure.inc();
-                stats.network_failure.inc();
-            }
-            Outcome::Failure | Outcome::Retriable | Outcome::ImmediateFailure => stats.failure.inc(),
-        }
-        let changed = checker.on(check, &state, outcome);
-        if let Some(log) = &check.events {
-            let [is_failed, is_degraded] = flags();
-            let checked = events::Checked {
-                cluster: &strong.name,
-                host: &host,
-                checker: check.kind.name(),
-                outcome,
-                status,
-                first,
-                failed: [was_failed, is_failed],
-                degraded: [was_degraded, is_degraded],
-            };
-            log.write(&checked, clock::now());
-        }
-        apply(&strong, &host, outcome, changed);
+        let changed = settle(&strong, &host, check, (outcome, status), first, || {
+            checker.on(check, &state, outcome)
+        });
         let healthy = !state.has(HealthFlag::FailedActiveHc);
         let had_traffic = strong.stats.upstream_cx_total.value() > 0;
         let rest = check.next_interval(healthy, changed, had_traffic, fastrand::u64(..));
         drop(strong);
         clock::sleep(rest).await;
+    }
+}
+
+/// Counts and logs what was found, has `take` put it into the flags, and lets the cluster know; true if that changed the host's health.
+fn settle(
+    cluster: &Cluster,
+    host: &Host,
+    check: &HealthCheck,
+    (outcome, status): (Outcome, u16),
+    first: bool,
+    take: impl FnOnce() -> bool,
+) -> bool {
+    let stats = &cluster.stats.health_check;
+    let flags = || [HealthFlag::FailedActiveHc, HealthFlag::DegradedActiveHc].map(|flag| host.state.has(flag));
+    let [was_failed, was_degraded] = flags();
+    match outcome {
+        Outcome::Success | Outcome::Degraded => stats.success.inc(),
+        _ => stats.failure.inc(),
+    }
+    match outcome {
+        Outcome::NetworkFailure | Outcome::Timeout => stats.network_failure.inc(),
+        Outcome::PassiveFailure => stats.passive_failure.inc(),
+        _ => {}
+    }
+    let changed = take();
+    if let Some(log) = &check.events {
+        let [is_failed, is_degraded] = flags();
+        let checked = events::Checked {
+            cluster: &cluster.name,
+            host,
+            checker: check.kind.name(),
+            outcome,
+            status,
+            first,
+            failed: [was_failed, is_failed],
+            degraded: [was_degraded, is_degraded],
+        };
+        log.write(&checked, clock::now());
+    }
+    apply(cluster, host, outcome, changed);
+    changed
+}
+
+impl Cluster {
+    /// The headers of an answer to a request: where there are health checks, a host may ask by them to be left alone. Callable from
+    /// any thread; a passed check ends it.
+    pub fn observe_headers(&self, host: &Host, headers: &http::HeaderMap) {
+        if self.health_checks.is_empty() || !headers.contains_key(IMMEDIATE_FAILURE) {
+            return;
+        }
+        if host.refuses_checks() || !host.state.is_member() || self.is_retired() {
+            return;
+        }
+        let state = &host.state;
+        for check in &self.health_checks {
+            let first = !state.is_checked();
+            settle(self, host, check, (Outcome::PassiveFailure, 0), first, || {
+                state.checked.store(true, Ordering::Relaxed);
+                state.failed_passively.store(true, Ordering::Relaxed);
+                let is_excluded = state.set(HealthFlag::ExcludedViaImmediateHcFail, true);
+                state.set(HealthFlag::FailedActiveHc, true) | is_excluded
+            });
+        }
     }
 }
 

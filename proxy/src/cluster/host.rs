@@ -156,6 +156,8 @@ pub struct HostState {
     /// In how many clusters' endpoints this host is now; see [`HostState::is_member`].
     pub(super) members: AtomicU32,
     pub(super) checked: AtomicBool,
+    /// An answer to a request failed the host since its last check.
+    pub(super) failed_passively: AtomicBool,
     /// Goes up when active checks of the host begin anew, or end.
     pub(super) check_epoch: AtomicU32,
     pub(super) ramp: super::slow_start::Ramp,
@@ -236,6 +238,7 @@ impl HostState {
     pub(super) fn forget_checks(&self) {
         self.check_epoch.fetch_add(1, Ordering::Relaxed);
         self.checked.store(false, Ordering::Relaxed);
+        self.failed_passively.store(false, Ordering::Relaxed);
         for flag in [
             HealthFlag::FailedActiveHc,
             HealthFlag::DegradedActiveHc,

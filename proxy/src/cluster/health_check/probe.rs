@@ -187,7 +187,7 @@ fn judge<B>(check: &HttpCheck, response: &http::Response<B>) -> Outcome {
     let status = response.status().as_u16();
     let within = |ranges: &[(u16, u16)]| ranges.iter().any(|(from, to)| (*from..*to).contains(&status));
     let says = |name: &str| response.headers().contains_key(name);
-    if !within(&check.expected) && says("x-envoy-immediate-health-check-fail") {
+    if !within(&check.expected) && says(super::IMMEDIATE_FAILURE) {
         return Outcome::ImmediateFailure;
     }
     if let Some(expected) = &check.service_name {

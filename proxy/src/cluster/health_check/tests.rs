@@ -9,6 +9,7 @@ use crate::config::BuildContext;
 
 mod dialing;
 mod membership;
+mod passive;
 
 fn number(value: u32) -> remora_proto::pb::google::protobuf::UInt32Value {
     remora_proto::pb::google::protobuf::UInt32Value { value }
