@@ -5,6 +5,7 @@
 
 pub mod events;
 mod grpc;
+pub mod kept;
 pub mod probe;
 
 use std::collections::HashMap;
@@ -12,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use self::kept::Kept;
 use super::Cluster;
 use super::host::{HealthFlag, Host, HostState};
 use crate::route::strings::StringMatcher;
@@ -41,6 +43,8 @@ pub struct HealthCheck {
     pub alpn: Vec<Vec<u8>>,
     /// `transport_socket_match_criteria`: checks go over this instead of the host's own transport socket.
     pub transport: Option<UpstreamSocket>,
+    /// `reuse_connection`: checks of a host go over one connection for as long as it lasts.
+    pub reuse: bool,
     pub events: Option<events::EventLog>,
     pub kind: CheckKind,
 }
@@ -228,6 +232,8 @@ pub async fn run(cluster: Weak<Cluster>) {
 
 async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, epoch: u32, index: usize) {
     let mut checker = Checker::default();
+    let mut kept = Kept::default();
+    let mut was_lost = false;
     loop {
         let Some((strong, host)) = still_there(&cluster, &state) else {
             return;
@@ -240,8 +246,13 @@ async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, epoch: u32, i
             let most = check.initial_jitter.as_millis() as u64;
             clock::sleep(Duration::from_millis(fastrand::u64(..=most))).await;
         }
-        stats.attempt.inc();
-        let (outcome, status) = probe::probe(&strong, &host, check).await;
+        let (outcome, status) = match was_lost {
+            true => (Outcome::NetworkFailure, 0),
+            false => {
+                stats.attempt.inc();
+                probe::probe(&strong, &host, check, &mut kept).await
+            }
+        };
         if state.check_epoch.load(Ordering::Relaxed) != epoch {
             return;
         }
@@ -256,7 +267,10 @@ async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, epoch: u32, i
         let had_traffic = strong.stats.upstream_cx_total.value() > 0;
         let rest = check.next_interval(healthy, changed, had_traffic, fastrand::u64(..));
         drop(strong);
-        clock::sleep(rest).await;
+        was_lost = tokio::select! {
+            () = clock::sleep(rest) => false,
+            () = kept.lost() => true,
+        };
     }
 }
 

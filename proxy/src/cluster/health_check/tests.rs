@@ -10,6 +10,7 @@ use crate::config::BuildContext;
 mod dialing;
 mod membership;
 mod passive;
+mod reuse;
 
 fn number(value: u32) -> remora_proto::pb::google::protobuf::UInt32Value {
     remora_proto::pb::google::protobuf::UInt32Value { value }
@@ -130,7 +131,11 @@ async fn an_http_check_asks_as_envoy_does() {
         };
         let cluster = cluster(check(http()), port);
         let host = cluster.all_hosts().remove(0);
-        let (head, outcome) = tokio::join!(server, probe::probe(&cluster, &host, &cluster.health_checks[0]));
+        let mut kept = Kept::default();
+        let (head, outcome) = tokio::join!(
+            server,
+            probe::probe(&cluster, &host, &cluster.health_checks[0], &mut kept)
+        );
         assert_eq!(outcome.0, expected);
         assert!(head.starts_with("get /healthz http/1.1\r\n"), "{head}");
         assert!(
@@ -183,7 +188,11 @@ async fn outcomes(
     let server = spawn("test", scripted(listener, answers, enough));
     let mut outcomes = Vec::new();
     for _ in 0..count {
-        outcomes.push(probe::probe(&cluster, &host, &cluster.health_checks[0]).await.0);
+        outcomes.push(
+            probe::probe(&cluster, &host, &cluster.health_checks[0], &mut Kept::default())
+                .await
+                .0,
+        );
     }
     server.await.expect("the server");
     outcomes
@@ -273,7 +282,7 @@ async fn a_grpc_check_passes_only_when_the_service_serves() {
                 .serve_connection(io, service)
                 .await;
         });
-        let outcome = probe::probe(&cluster, &host, &cluster.health_checks[0]).await;
+        let outcome = probe::probe(&cluster, &host, &cluster.health_checks[0], &mut Kept::default()).await;
         assert_eq!(outcome.0, expected, "{status} {code}");
         server.abort();
     }

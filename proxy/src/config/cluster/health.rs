@@ -74,6 +74,7 @@ pub(super) fn compile(
             let fitting = transport.matches.iter().find(|entry| entry.labels.iter().all(has));
             fitting.map_or(&transport.default, |entry| &entry.socket).clone()
         }),
+        reuse: config.reuse_connection.as_ref().is_none_or(|reuse| reuse.value),
         events: events(config, cx)?,
         kind: kind(config.health_checker.as_ref())?,
     })

@@ -41,7 +41,11 @@ async fn seen(listener: tokio::net::TcpListener, config: pb::Cluster) -> (String
         stream.write_all(answer).await.expect("answered");
         (String::from_utf8(head).expect("text"), peer.ip().to_string())
     };
-    let (seen, found) = tokio::join!(server, probe::probe(&cluster, &host, &cluster.health_checks[0]));
+    let mut kept = Kept::default();
+    let (seen, found) = tokio::join!(
+        server,
+        probe::probe(&cluster, &host, &cluster.health_checks[0], &mut kept)
+    );
     assert_eq!(found.0, Outcome::Success);
     seen
 }
