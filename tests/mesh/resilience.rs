@@ -176,3 +176,46 @@ async fn a_drain_lets_requests_finish_and_asks_connections_to_leave() {
     // Idle connections have nothing to wait for, so this does not take the whole drain time.
     remora_tests::within("the end", one.sidecar.proxy.finished()).await;
 }
+
+#[tokio::test]
+async fn an_answer_that_asks_to_be_left_alone_takes_its_host_out_until_a_check_passes() {
+    use remora_proto::pb::envoy::config::core::v3 as core;
+    use remora_proto::pb::google::protobuf::{Duration as PbDuration, UInt32Value};
+    let a = Backend::start("a").await;
+    let seconds = |seconds| Some(PbDuration { seconds, nanos: 0 });
+    let checked = cluster(&a).edit(|cluster| {
+        cluster.health_checks = vec![core::HealthCheck {
+            timeout: seconds(30),
+            // The first check alone runs while the test does.
+            interval: seconds(3600),
+            no_traffic_interval: seconds(3600),
+            unhealthy_threshold: Some(UInt32Value { value: 1 }),
+            healthy_threshold: Some(UInt32Value { value: 1 }),
+            health_checker: Some(core::health_check::HealthChecker::HttpHealthCheck(
+                core::health_check::HttpHealthCheck {
+                    path: "/healthz".to_owned(),
+                    ..Default::default()
+                },
+            )),
+            ..Default::default()
+        }];
+        let common = cluster.common_lb_config.get_or_insert_default();
+        common.healthy_panic_threshold = Some(Default::default());
+    });
+    let one = One::start([checked], everything().with_route(prefix("/").cluster("a"))).await;
+    until("the host passed its check", async || {
+        (one.sidecar.stat("cluster.a.membership_healthy").await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(one.get("/", "").await.status, 200);
+    let asks = "x-do: header=x-envoy-immediate-health-check-fail:1\r\n";
+    let answer = one.get("/", asks).await;
+    // The client sees it too, as behind Envoy.
+    let header = answer.header("x-envoy-immediate-health-check-fail");
+    assert_eq!((answer.status, header), (200, Some("1")));
+    assert_eq!(one.get("/", "").await.status, 503);
+    assert_eq!(one.sidecar.stat("cluster.a.health_check.passive_failure").await, 1);
+    let clusters = one.sidecar.admin("GET", "/clusters").await;
+    let flags = "::health_flags::/failed_active_hc/excluded_via_immediate_hc_fail";
+    assert!(clusters.text().contains(flags), "{}", clusters.text());
+}

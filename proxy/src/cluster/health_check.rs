@@ -5,6 +5,7 @@
 
 pub mod events;
 mod grpc;
+pub mod kept;
 pub mod probe;
 
 use std::collections::HashMap;
@@ -12,11 +13,15 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use self::kept::Kept;
 use super::Cluster;
 use super::host::{HealthFlag, Host, HostState};
 use crate::route::strings::StringMatcher;
 use crate::runtime::{clock, spawn::spawn};
-use crate::tls::UpstreamTls;
+use crate::tls::UpstreamSocket;
+
+/// With any value: the host fails its health check at once.
+const IMMEDIATE_FAILURE: &str = "x-envoy-immediate-health-check-fail";
 
 /// `HealthCheck`, under its field names.
 #[derive(Clone)]
@@ -36,8 +41,10 @@ pub struct HealthCheck {
     pub alt_port: Option<u16>,
     /// `tls_options.alpn_protocols`: offered instead of what the transport socket says; empty: as it says.
     pub alpn: Vec<Vec<u8>>,
-    /// `transport_socket_match_criteria`: checks go over this (`None` inside: plaintext) instead of the host's own transport socket.
-    pub transport: Option<Option<Arc<UpstreamTls>>>,
+    /// `transport_socket_match_criteria`: checks go over this instead of the host's own transport socket.
+    pub transport: Option<UpstreamSocket>,
+    /// `reuse_connection`: checks of a host go over one connection for as long as it lasts.
+    pub reuse: bool,
     pub events: Option<events::EventLog>,
     pub kind: CheckKind,
 }
@@ -112,6 +119,8 @@ pub enum Outcome {
     Timeout,
     /// `x-envoy-immediate-health-check-fail`
     ImmediateFailure,
+    /// The same, in an answer to a request that was no check.
+    PassiveFailure,
 }
 
 /// One host's consecutive results.
@@ -126,6 +135,9 @@ impl Checker {
     /// Takes a result into the flags of the host; true if it became healthy, degraded or unhealthy by that.
     pub fn on(&mut self, check: &HealthCheck, state: &HostState, outcome: Outcome) -> bool {
         let first = !std::mem::replace(&mut self.checked, true);
+        if state.failed_passively.swap(false, Ordering::Relaxed) {
+            self.successes = 0;
+        }
         state.checked.store(true, Ordering::Relaxed);
         let mut changed = state.set(HealthFlag::PendingActiveHc, false);
         let is_timeout = outcome == Outcome::Timeout;
@@ -140,8 +152,8 @@ impl Checker {
                     changed |= state.set(HealthFlag::FailedActiveHc, false);
                 }
             }
-            Outcome::Failure | Outcome::ImmediateFailure => {
-                let excluded = outcome == Outcome::ImmediateFailure;
+            Outcome::Failure | Outcome::ImmediateFailure | Outcome::PassiveFailure => {
+                let excluded = outcome != Outcome::Failure;
                 changed |= state.set(HealthFlag::ExcludedViaImmediateHcFail, excluded);
                 changed |= self.fail(state, false);
             }
@@ -180,21 +192,37 @@ impl HealthCheck {
     }
 }
 
+/// A task that ends when nobody holds it.
+struct Task(tokio::task::JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Keeps a task for each host of the cluster for as long as both live.
 pub async fn run(cluster: Weak<Cluster>) {
-    let mut tasks: HashMap<u64, Vec<tokio::task::JoinHandle<()>>> = HashMap::new();
+    let mut tasks: HashMap<(u64, u32), Vec<Task>> = HashMap::new();
     loop {
         let Some(strong) = cluster.upgrade() else {
             return;
         };
-        tasks.retain(|_, tasks| tasks.iter().any(|task| !task.is_finished()));
-        for host in strong.all_hosts() {
-            if tasks.contains_key(&host.state.id) || host.health_check.as_ref().is_some_and(|target| target.disabled) {
-                continue;
-            }
-            let start = |index| spawn("health check", check_host(cluster.clone(), host.state.clone(), index));
-            tasks.insert(host.state.id, (0..strong.health_checks.len()).map(start).collect());
+        let mut before = std::mem::take(&mut tasks);
+        before.retain(|_, tasks| tasks.iter().any(|task| !task.0.is_finished()));
+        for host in strong.all_hosts().iter().filter(|host| !host.refuses_checks()) {
+            let epoch = host.state.check_epoch.load(Ordering::Relaxed);
+            let start = |index| {
+                let checking = check_host(cluster.clone(), host.state.clone(), epoch, index);
+                Task(spawn("health check", checking))
+            };
+            let key = (host.state.id, epoch);
+            let running = before.remove(&key);
+            let running = running.unwrap_or_else(|| (0..strong.health_checks.len()).map(start).collect());
+            tasks.insert(key, running);
         }
+        // What is left are hosts that are gone, or checked otherwise: their tasks end.
+        drop(before);
         let changed = strong.membership_changed();
         drop(strong);
         // The longest that a cluster which is gone keeps this task.
@@ -202,8 +230,10 @@ pub async fn run(cluster: Weak<Cluster>) {
     }
 }
 
-async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, index: usize) {
+async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, epoch: u32, index: usize) {
     let mut checker = Checker::default();
+    let mut kept = Kept::default();
+    let mut was_lost = false;
     loop {
         let Some((strong, host)) = still_there(&cluster, &state) else {
             return;
@@ -216,40 +246,94 @@ async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, index: usize)
             let most = check.initial_jitter.as_millis() as u64;
             clock::sleep(Duration::from_millis(fastrand::u64(..=most))).await;
         }
-        stats.attempt.inc();
-        let (outcome, status) = probe::probe(&strong, &host, check).await;
-        let first = !checker.checked;
-        let flags = || [HealthFlag::FailedActiveHc, HealthFlag::DegradedActiveHc].map(|flag| state.has(flag));
-        let [was_failed, was_degraded] = flags();
-        match outcome {
-            Outcome::Success | Outcome::Degraded => stats.success.inc(),
-            Outcome::NetworkFailure | Outcome::Timeout => {
-                stats.failure.inc();
-                stats.network_failure.inc();
+        let (outcome, status) = match was_lost {
+            true => (Outcome::NetworkFailure, 0),
+            false => {
+                stats.attempt.inc();
+                probe::probe(&strong, &host, check, &mut kept).await
             }
-            Outcome::Failure | Outcome::Retriable | Outcome::ImmediateFailure => stats.failure.inc(),
+        };
+        if state.check_epoch.load(Ordering::Relaxed) != epoch {
+            return;
         }
-        let changed = checker.on(check, &state, outcome);
-        if let Some(log) = &check.events {
-            let [is_failed, is_degraded] = flags();
-            let checked = events::Checked {
-                cluster: &strong.name,
-                host: &host,
-                checker: check.kind.name(),
-                outcome,
-                status,
-                first,
-                failed: [was_failed, is_failed],
-                degraded: [was_degraded, is_degraded],
-            };
-            log.write(&checked, clock::now());
+        if state.failed_passively.load(Ordering::Relaxed) {
+            checker.checked = true;
         }
-        apply(&strong, &host, outcome, changed);
+        let first = !checker.checked;
+        let changed = settle(&strong, &host, check, (outcome, status), first, || {
+            checker.on(check, &state, outcome)
+        });
         let healthy = !state.has(HealthFlag::FailedActiveHc);
         let had_traffic = strong.stats.upstream_cx_total.value() > 0;
         let rest = check.next_interval(healthy, changed, had_traffic, fastrand::u64(..));
         drop(strong);
-        clock::sleep(rest).await;
+        was_lost = tokio::select! {
+            () = clock::sleep(rest) => false,
+            () = kept.lost() => true,
+        };
+    }
+}
+
+/// Counts and logs what was found, has `take` put it into the flags, and lets the cluster know; true if that changed the host's health.
+fn settle(
+    cluster: &Cluster,
+    host: &Host,
+    check: &HealthCheck,
+    (outcome, status): (Outcome, u16),
+    first: bool,
+    take: impl FnOnce() -> bool,
+) -> bool {
+    let stats = &cluster.stats.health_check;
+    let flags = || [HealthFlag::FailedActiveHc, HealthFlag::DegradedActiveHc].map(|flag| host.state.has(flag));
+    let [was_failed, was_degraded] = flags();
+    match outcome {
+        Outcome::Success | Outcome::Degraded => stats.success.inc(),
+        _ => stats.failure.inc(),
+    }
+    match outcome {
+        Outcome::NetworkFailure | Outcome::Timeout => stats.network_failure.inc(),
+        Outcome::PassiveFailure => stats.passive_failure.inc(),
+        _ => {}
+    }
+    let changed = take();
+    if let Some(log) = &check.events {
+        let [is_failed, is_degraded] = flags();
+        let checked = events::Checked {
+            cluster: &cluster.name,
+            host,
+            checker: check.kind.name(),
+            outcome,
+            status,
+            first,
+            failed: [was_failed, is_failed],
+            degraded: [was_degraded, is_degraded],
+        };
+        log.write(&checked, clock::now());
+    }
+    apply(cluster, host, outcome, changed);
+    changed
+}
+
+impl Cluster {
+    /// The headers of an answer to a request: where there are health checks, a host may ask by them to be left alone. Callable from
+    /// any thread; a passed check ends it.
+    pub fn observe_headers(&self, host: &Host, headers: &http::HeaderMap) {
+        if self.health_checks.is_empty() || !headers.contains_key(IMMEDIATE_FAILURE) {
+            return;
+        }
+        if host.refuses_checks() || !host.state.is_member() || self.is_retired() {
+            return;
+        }
+        let state = &host.state;
+        for check in &self.health_checks {
+            let first = !state.is_checked();
+            settle(self, host, check, (Outcome::PassiveFailure, 0), first, || {
+                state.checked.store(true, Ordering::Relaxed);
+                state.failed_passively.store(true, Ordering::Relaxed);
+                let is_excluded = state.set(HealthFlag::ExcludedViaImmediateHcFail, true);
+                state.set(HealthFlag::FailedActiveHc, true) | is_excluded
+            });
+        }
     }
 }
 

@@ -89,6 +89,29 @@ impl Host {
         self.unusable = socket.unusable;
     }
 
+    /// `disable_active_health_check`
+    pub fn refuses_checks(&self) -> bool {
+        self.health_check.as_ref().is_some_and(|target| target.disabled)
+    }
+
+    /// Whether active checks of `other` go to another place, or only one of the two is checked.
+    pub(super) fn is_checked_unlike(&self, other: &Host) -> bool {
+        let place = |host: &Host| {
+            let target = host.health_check.as_deref().cloned().unwrap_or_default();
+            (target.disabled, target.address, target.port)
+        };
+        place(self) != place(other)
+    }
+
+    /// The transport socket that was chosen for it.
+    pub fn socket(&self) -> UpstreamSocket {
+        UpstreamSocket {
+            tls: self.tls.clone(),
+            header: self.proxy_header.clone(),
+            unusable: self.unusable,
+        }
+    }
+
     /// Whether `other` is this very endpoint with the same attributes, so that either may stand for both.
     pub fn same(&self, other: &Host) -> bool {
         let same_tls = match (&self.tls, &other.tls) {
@@ -133,6 +156,10 @@ pub struct HostState {
     /// In how many clusters' endpoints this host is now; see [`HostState::is_member`].
     pub(super) members: AtomicU32,
     pub(super) checked: AtomicBool,
+    /// An answer to a request failed the host since its last check.
+    pub(super) failed_passively: AtomicBool,
+    /// Goes up when active checks of the host begin anew, or end.
+    pub(super) check_epoch: AtomicU32,
     pub(super) ramp: super::slow_start::Ramp,
     /// See [`HostState::drain_epoch`].
     pub(super) epoch: AtomicU32,
@@ -205,6 +232,22 @@ impl HostState {
     /// Whether an active health check has ever finished.
     pub(super) fn is_checked(&self) -> bool {
         self.checked.load(Ordering::Relaxed)
+    }
+
+    /// Active checks begin anew or end: nothing that they found counts any more.
+    pub(super) fn forget_checks(&self) {
+        self.check_epoch.fetch_add(1, Ordering::Relaxed);
+        self.checked.store(false, Ordering::Relaxed);
+        self.failed_passively.store(false, Ordering::Relaxed);
+        for flag in [
+            HealthFlag::FailedActiveHc,
+            HealthFlag::DegradedActiveHc,
+            HealthFlag::PendingActiveHc,
+            HealthFlag::ExcludedViaImmediateHcFail,
+            HealthFlag::ActiveHcTimeout,
+        ] {
+            self.set(flag, false);
+        }
     }
 
     /// The flags as `/clusters` prints them: `healthy`, or `/failed_eds_health/…`.

@@ -120,8 +120,14 @@ impl Cluster {
             let mut host = endpoint.host;
             host.state = state;
             let known = old.get(&host.address);
+            let starts_anew = known.is_some_and(|known| self.starts_anew(known, &host));
             if known.is_none() {
                 host.state.joined();
+            }
+            if starts_anew {
+                host.state.forget_checks();
+            }
+            if known.is_none() || starts_anew {
                 changed = true;
                 self.welcome(&host, now);
             }
@@ -251,13 +257,17 @@ impl Cluster {
         stats.max_host_weight.set(u64::from(heaviest));
     }
 
+    /// Checked at another place than before, no longer, or again: to Envoy it is another host.
+    fn starts_anew(&self, known: &Host, host: &Host) -> bool {
+        !self.health_checks.is_empty() && known.is_checked_unlike(host)
+    }
+
     /// A host that was not here before: unhealthy until its first check where there are checks, else starting slowly.
     fn welcome(&self, host: &Host, now: Instant) {
         if self.outlier.is_none() {
             host.state.set(HealthFlag::FailedOutlierCheck, false);
         }
-        let is_checked =
-            !self.health_checks.is_empty() && !host.health_check.as_ref().is_some_and(|target| target.disabled);
+        let is_checked = !self.health_checks.is_empty() && !host.refuses_checks();
         // A state that another configuration of this cluster knows already keeps what it knows.
         if is_checked && !host.state.is_checked() {
             host.state.set(HealthFlag::FailedActiveHc, true);

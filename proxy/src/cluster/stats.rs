@@ -79,7 +79,7 @@ crate::stat_group! {
 crate::stat_group! {
     /// `health_check.`
     pub struct HealthCheckStats {
-        counters: { attempt, success, failure, network_failure, verify_cluster }
+        counters: { attempt, success, failure, passive_failure, network_failure, verify_cluster }
         gauges: { healthy, degraded }
         histograms: {}
     }

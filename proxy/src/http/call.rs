@@ -127,6 +127,7 @@ async fn exchange(cluster: &Arc<Cluster>, request: Request<Bytes>) -> Result<Ans
     let response = sent.map_err(|error| observed(error.failure))?;
     let now = clock::now();
     cluster.observe_response(&host, response.status(), now);
+    cluster.observe_headers(&host, response.headers());
     let (mut parts, mut body) = response.into_parts();
     let took = now.saturating_duration_since(sent_at).as_millis();
     let took = HeaderValue::from(u64::try_from(took).unwrap_or(u64::MAX));

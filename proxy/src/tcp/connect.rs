@@ -101,7 +101,20 @@ pub async fn connect_with(cluster: &Cluster, host: &Host, overrides: Overrides<'
         bind_errors: Some(&cluster.stats.bind_errors),
         ..overrides
     };
-    let connected = open(&target, &cluster.socket, cluster.connect_timeout, overrides).await?;
+    reach(cluster, &target, cluster.connect_timeout, overrides).await
+}
+
+/// Connects to an address on a cluster's behalf: its socket options, its source addresses, its filters.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn reach(
+    cluster: &Cluster,
+    target: &Target<'_>,
+    timeout: Duration,
+    overrides: Overrides<'_>,
+) -> Result<Connected, Failure> {
+    let connected = open(target, &cluster.socket, timeout, overrides).await?;
     match &cluster.metadata_exchange {
         Some(exchange) if connected.peer.is_some() => Box::pin(introduce(exchange, connected)).await,
         _ => Ok(connected),

@@ -90,6 +90,7 @@ fn failure(outcome: Outcome) -> Option<&'static str> {
     match outcome {
         Outcome::Success | Outcome::Degraded => None,
         Outcome::Failure | Outcome::Retriable | Outcome::ImmediateFailure => Some("ACTIVE"),
+        Outcome::PassiveFailure => Some("PASSIVE"),
         Outcome::NetworkFailure => Some("NETWORK"),
         Outcome::Timeout => Some("NETWORK_TIMEOUT"),
     }

@@ -3,14 +3,13 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, TE, USER_AGENT};
 use http_body_util::{BodyExt, Full};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 
+use super::kept::HttpConnection;
 use super::probe::authority;
 use super::{GrpcCheck, Outcome};
 use crate::cluster::Cluster;
 use crate::cluster::host::Host;
-use crate::runtime::io::Io;
 
 /// `grpc.health.v1.HealthCheckRequest`
 #[derive(Clone, PartialEq, prost::Message)]
@@ -32,29 +31,24 @@ const SERVING: i32 = 1;
 const LONGEST: usize = 4096;
 
 /// `None`: the connection failed.
-pub(super) async fn ask(io: Io, check: &GrpcCheck, cluster: &Cluster, host: &Host) -> Option<Outcome> {
-    let request = request(check, cluster, host)?;
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io))
-        .await
-        .ok()?;
-    let asked = async {
-        let response = sender.send_request(request).await.ok()?;
-        let (head, body) = response.into_parts();
-        if head.status != http::StatusCode::OK {
-            return Some(Outcome::Failure);
-        }
-        let body = http_body_util::Limited::new(body, LONGEST).collect().await.ok()?;
-        let trailers = body.trailers().cloned().unwrap_or_default();
-        let status = trailers.get("grpc-status").or(head.headers.get("grpc-status"));
-        let is_ok = status.is_some_and(|status| status == "0");
-        match is_ok && serves(&body.to_bytes()) {
-            true => Some(Outcome::Success),
-            false => Some(Outcome::Failure),
-        }
-    };
-    tokio::select! {
-        outcome = asked => outcome,
-        _ = connection => None,
+pub(super) async fn ask(
+    connection: &mut HttpConnection,
+    check: &GrpcCheck,
+    cluster: &Cluster,
+    host: &Host,
+) -> Option<Outcome> {
+    let response = connection.send(request(check, cluster, host)?).await?;
+    let (head, body) = response.into_parts();
+    if head.status != http::StatusCode::OK {
+        return Some(Outcome::Failure);
+    }
+    let body = http_body_util::Limited::new(body, LONGEST).collect().await.ok()?;
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    let status = trailers.get("grpc-status").or(head.headers.get("grpc-status"));
+    let is_ok = status.is_some_and(|status| status == "0");
+    match is_ok && serves(&body.to_bytes()) {
+        true => Some(Outcome::Success),
+        false => Some(Outcome::Failure),
     }
 }
 

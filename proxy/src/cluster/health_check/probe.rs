@@ -1,74 +1,128 @@
-//! One question to one host, over a connection of its own.
+//! One question to one host, over the connection of its checks.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
 
+use super::kept::{HttpConnection, Kept, TcpConnection};
 use super::{CheckKind, HealthCheck, HttpCheck, Outcome, TcpCheck, grpc};
 use crate::cluster::Cluster;
 use crate::cluster::host::Host;
 use crate::runtime::io::{Address, Io};
+use crate::tcp::connect::{self, Overrides, Target};
 
-/// Checks `host` once, within the check's time: what was found, and the status of an HTTP check's answer (0 without one).
-pub async fn probe(cluster: &Cluster, host: &Host, check: &HealthCheck) -> (Outcome, u16) {
+/// Checks `host` once, within the check's time: what was found, and the status of an HTTP check's answer (0 without one). Takes the
+/// connection that was kept, and keeps one if it is worth it.
+pub async fn probe(cluster: &Cluster, host: &Host, check: &HealthCheck, kept: &mut Kept) -> (Outcome, u16) {
     let mut status = 0;
+    let before = std::mem::take(kept);
     let asked = async {
-        let io = connect(host, check).await?;
         match &check.kind {
-            CheckKind::Tcp(tcp) => ask_tcp(io, tcp).await,
-            CheckKind::Http(http) => ask_http(io, http, cluster, host, &mut status).await,
-            CheckKind::Grpc(grpc) => grpc::ask(io, grpc, cluster, host).await,
+            CheckKind::Tcp(tcp) => {
+                let mut connection = match before.into_tcp() {
+                    Some(connection) => connection,
+                    None => Box::new(TcpConnection {
+                        io: connect(cluster, host, check).await?,
+                        received: Vec::new(),
+                    }),
+                };
+                ask_tcp(&mut connection, tcp).await?;
+                // As in Envoy: where connecting is all that is asked, it is asked each time.
+                let after = (!tcp.receive.is_empty()).then_some(Kept::Tcp(connection));
+                Some((Outcome::Success, after.unwrap_or_default()))
+            }
+            CheckKind::Http(http) => {
+                let mut connection = http_connection(before, cluster, host, check, http.http2).await?;
+                let outcome = ask_http(&mut connection, http, cluster, host, &mut status).await?;
+                Some((outcome, Kept::Http(connection)))
+            }
+            CheckKind::Grpc(grpc) => {
+                let mut connection = http_connection(before, cluster, host, check, true).await?;
+                let outcome = grpc::ask(&mut connection, grpc, cluster, host).await?;
+                Some((outcome, Kept::Http(connection)))
+            }
         }
     };
     let outcome = match tokio::time::timeout(check.timeout, asked).await {
-        Ok(outcome) => outcome.unwrap_or(Outcome::NetworkFailure),
+        Ok(Some((outcome, after))) => {
+            if check.reuse {
+                *kept = after;
+            }
+            outcome
+        }
+        Ok(None) => Outcome::NetworkFailure,
         Err(_) => Outcome::Timeout,
     };
     (outcome, status)
 }
 
-/// `None`: not connected.
-async fn connect(host: &Host, check: &HealthCheck) -> Option<Io> {
-    let target = host.health_check.as_deref();
-    let address = target
-        .and_then(|target| target.address.as_ref())
-        .unwrap_or(&host.address);
-    let io = match address {
-        Address::Ip(address) => {
-            let mut address = *address;
-            let own_port = target.map(|target| target.port).filter(|port| *port != 0);
-            if let Some(port) = own_port.or(check.alt_port) {
-                address.set_port(port);
-            }
-            Io::Tcp(TcpStream::connect(address).await.ok()?)
-        }
-        Address::Pipe(path) => Io::Unix(UnixStream::connect(&**path).await.ok()?),
-        Address::Internal(_) => return None,
-    };
-    let tls = check.transport.as_ref().unwrap_or(&host.tls);
-    let alpn = Some(check.alpn.as_slice()).filter(|alpn| !alpn.is_empty());
-    match tls {
-        Some(tls) => Some(tls.connect(io, alpn, None).await.ok()?.io),
-        None => Some(io),
+async fn http_connection(
+    before: Kept,
+    cluster: &Cluster,
+    host: &Host,
+    check: &HealthCheck,
+    http2: bool,
+) -> Option<Box<HttpConnection>> {
+    match before.into_http().await {
+        Some(connection) => Some(connection),
+        None => HttpConnection::start(connect(cluster, host, check).await?, http2).await,
     }
 }
 
-async fn ask_tcp(mut io: Io, check: &TcpCheck) -> Option<Outcome> {
-    if check.send.is_empty() && check.receive.is_empty() {
-        return Some(Outcome::Success);
+/// Connects as traffic does, but to where checks go. `None`: not connected.
+async fn connect(cluster: &Cluster, host: &Host, check: &HealthCheck) -> Option<Io> {
+    let address = address(host, check);
+    let own = host.socket();
+    let socket = check.transport.as_ref().unwrap_or(&own);
+    if socket.unusable {
+        return None;
     }
-    io.write_all(&check.send).await.ok()?;
-    io.flush().await.ok()?;
-    let mut received = Vec::new();
-    while !contains_in_order(&received, &check.receive) {
-        if io.read_buf(&mut received).await.ok()? == 0 {
+    let target = Target {
+        address: &address,
+        // As in Envoy, checks are about the host's first address.
+        others: &[],
+        header: socket.header.as_deref(),
+        tls: socket.tls.as_deref(),
+        hostname: &host.hostname,
+    };
+    let overrides = Overrides {
+        alpn: Some(check.alpn.as_slice()).filter(|alpn| !alpn.is_empty()),
+        ..Overrides::default()
+    };
+    // The check's own time covers all of it.
+    let connected = connect::reach(cluster, &target, Duration::MAX, overrides).await;
+    connected.ok().map(|connected| connected.io)
+}
+
+fn address(host: &Host, check: &HealthCheck) -> Address {
+    let target = host.health_check.as_deref();
+    let address = target.and_then(|target| target.address.as_ref());
+    let mut address = address.unwrap_or(&host.address).clone();
+    if let Address::Ip(address) = &mut address {
+        let own_port = target.map(|target| target.port).filter(|port| *port != 0);
+        if let Some(port) = own_port.or(check.alt_port) {
+            address.set_port(port);
+        }
+    }
+    address
+}
+
+async fn ask_tcp(connection: &mut TcpConnection, check: &TcpCheck) -> Option<()> {
+    let TcpConnection { io, received } = connection;
+    if !check.send.is_empty() {
+        io.write_all(&check.send).await.ok()?;
+        io.flush().await.ok()?;
+    }
+    while !contains_in_order(received, &check.receive) {
+        if io.read_buf(received).await.ok()? == 0 {
             return None;
         }
     }
-    Some(Outcome::Success)
+    received.clear();
+    Some(())
 }
 
 /// Envoy's fuzzy match: each pattern somewhere behind the one before it.
@@ -83,54 +137,38 @@ fn contains_in_order(received: &[u8], patterns: &[Vec<u8>]) -> bool {
     true
 }
 
-async fn ask_http(io: Io, check: &HttpCheck, cluster: &Cluster, host: &Host, status: &mut u16) -> Option<Outcome> {
-    let request = request(check, cluster, host)?;
-    let io = TokioIo::new(io);
-    let response = if check.http2 {
-        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
-            .await
-            .ok()?;
-        tokio::select! {
-            response = sender.send_request(request) => response.ok()?,
-            _ = connection => return None,
-        }
-    } else {
-        let (mut sender, mut connection) = hyper::client::conn::http1::handshake(io).await.ok()?;
-        let sending = sender.send_request(request);
-        tokio::pin!(sending);
-        tokio::select! {
-            response = &mut sending => response.ok()?,
-            // The connection may end first, with the response already there.
-            _ = &mut connection => sending.await.ok()?,
-        }
-    };
+async fn ask_http(
+    connection: &mut HttpConnection,
+    check: &HttpCheck,
+    cluster: &Cluster,
+    host: &Host,
+    status: &mut u16,
+) -> Option<Outcome> {
+    let response = connection.send(request(check, cluster, host)?).await?;
     if check.service_name.is_some() {
         cluster.stats.health_check.verify_cluster.inc();
     }
     *status = response.status().as_u16();
     let outcome = judge(check, &response);
-    if check.receive.is_empty() || !matches!(outcome, Outcome::Success | Outcome::Degraded) {
+    // As Envoy, which judges answers when they are complete.
+    let body = beginning(response.into_body(), check.response_buffer_size).await?;
+    if !matches!(outcome, Outcome::Success | Outcome::Degraded) || contains_in_order(&body, &check.receive) {
         return Some(outcome);
     }
-    let body = beginning(response.into_body(), check.response_buffer_size).await?;
-    match contains_in_order(&body, &check.receive) {
-        true => Some(outcome),
-        false => Some(Outcome::Failure),
-    }
+    Some(Outcome::Failure)
 }
 
-/// At most `most` bytes of a body; all of it for 0.
+/// At most `most` bytes of a body, all of it for 0; what follows is read and forgotten.
 async fn beginning(mut body: Incoming, most: u64) -> Option<Vec<u8>> {
     let most = match usize::try_from(most) {
         Ok(0) | Err(_) => usize::MAX,
         Ok(most) => most,
     };
     let mut bytes = Vec::new();
-    while bytes.len() < most {
-        let Some(frame) = body.frame().await else {
-            break;
-        };
-        if let Ok(data) = frame.ok()?.into_data() {
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.ok()?.into_data()
+            && bytes.len() < most
+        {
             bytes.extend_from_slice(&data);
         }
     }
@@ -173,7 +211,7 @@ fn judge<B>(check: &HttpCheck, response: &http::Response<B>) -> Outcome {
     let status = response.status().as_u16();
     let within = |ranges: &[(u16, u16)]| ranges.iter().any(|(from, to)| (*from..*to).contains(&status));
     let says = |name: &str| response.headers().contains_key(name);
-    if !within(&check.expected) && says("x-envoy-immediate-health-check-fail") {
+    if !within(&check.expected) && says(super::IMMEDIATE_FAILURE) {
         return Outcome::ImmediateFailure;
     }
     if let Some(expected) = &check.service_name {

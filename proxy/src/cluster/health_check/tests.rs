@@ -7,6 +7,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::config::BuildContext;
 
+mod dialing;
+mod membership;
+mod passive;
+mod reuse;
+
 fn number(value: u32) -> remora_proto::pb::google::protobuf::UInt32Value {
     remora_proto::pb::google::protobuf::UInt32Value { value }
 }
@@ -30,6 +35,15 @@ fn http() -> core::health_check::HealthChecker {
 }
 
 fn cluster(check: core::HealthCheck, port: u16) -> Arc<Cluster> {
+    built(&config(check, port))
+}
+
+fn built(config: &pb::Cluster) -> Arc<Cluster> {
+    let built = crate::config::cluster::compile(&config.encode_to_vec(), &BuildContext::default());
+    Arc::new(built.unwrap_or_else(|problems| panic!("{problems}")))
+}
+
+fn config(check: core::HealthCheck, port: u16) -> pb::Cluster {
     use remora_proto::pb::envoy::config::endpoint::v3 as epb;
     let address = core::Address {
         address: Some(core::address::Address::SocketAddress(core::SocketAddress {
@@ -45,7 +59,7 @@ fn cluster(check: core::HealthCheck, port: u16) -> Arc<Cluster> {
         })),
         ..Default::default()
     };
-    let config = pb::Cluster {
+    pb::Cluster {
         name: "checked".to_owned(),
         health_checks: vec![check],
         load_assignment: Some(epb::ClusterLoadAssignment {
@@ -56,9 +70,7 @@ fn cluster(check: core::HealthCheck, port: u16) -> Arc<Cluster> {
             ..Default::default()
         }),
         ..Default::default()
-    };
-    let built = crate::config::cluster::compile(&config.encode_to_vec(), &BuildContext::default());
-    Arc::new(built.unwrap_or_else(|problems| panic!("{problems}")))
+    }
 }
 
 #[test]
@@ -119,7 +131,11 @@ async fn an_http_check_asks_as_envoy_does() {
         };
         let cluster = cluster(check(http()), port);
         let host = cluster.all_hosts().remove(0);
-        let (head, outcome) = tokio::join!(server, probe::probe(&cluster, &host, &cluster.health_checks[0]));
+        let mut kept = Kept::default();
+        let (head, outcome) = tokio::join!(
+            server,
+            probe::probe(&cluster, &host, &cluster.health_checks[0], &mut kept)
+        );
         assert_eq!(outcome.0, expected);
         assert!(head.starts_with("get /healthz http/1.1\r\n"), "{head}");
         assert!(
@@ -172,7 +188,11 @@ async fn outcomes(
     let server = spawn("test", scripted(listener, answers, enough));
     let mut outcomes = Vec::new();
     for _ in 0..count {
-        outcomes.push(probe::probe(&cluster, &host, &cluster.health_checks[0]).await.0);
+        outcomes.push(
+            probe::probe(&cluster, &host, &cluster.health_checks[0], &mut Kept::default())
+                .await
+                .0,
+        );
     }
     server.await.expect("the server");
     outcomes
@@ -262,7 +282,7 @@ async fn a_grpc_check_passes_only_when_the_service_serves() {
                 .serve_connection(io, service)
                 .await;
         });
-        let outcome = probe::probe(&cluster, &host, &cluster.health_checks[0]).await;
+        let outcome = probe::probe(&cluster, &host, &cluster.health_checks[0], &mut Kept::default()).await;
         assert_eq!(outcome.0, expected, "{status} {code}");
         server.abort();
     }

@@ -72,8 +72,9 @@ pub(super) fn compile(
         transport: config.transport_socket_match_criteria.as_ref().map(|criteria| {
             let has = |(key, value): &(String, _)| criteria.fields.get(key) == Some(value);
             let fitting = transport.matches.iter().find(|entry| entry.labels.iter().all(has));
-            fitting.map_or_else(|| transport.default.tls.clone(), |entry| entry.socket.tls.clone())
+            fitting.map_or(&transport.default, |entry| &entry.socket).clone()
         }),
+        reuse: config.reuse_connection.as_ref().is_none_or(|reuse| reuse.value),
         events: events(config, cx)?,
         kind: kind(config.health_checker.as_ref())?,
     })

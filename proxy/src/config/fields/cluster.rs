@@ -138,9 +138,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         timeout interval initial_jitter interval_jitter interval_jitter_percent unhealthy_threshold healthy_threshold
         alt_port no_traffic_interval no_traffic_healthy_interval unhealthy_interval unhealthy_edge_interval
         healthy_edge_interval http_health_check tcp_health_check grpc_health_check tls_options event_log_path event_logger
-        always_log_health_check_failures always_log_health_check_success;
+        always_log_health_check_failures always_log_health_check_success reuse_connection;
         transport_socket_match_criteria = Whole,
-        reuse_connection = Harmless("says how probes are sent, not what they find"),
     ),
     message!("envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink": event_log_path),
     message!("envoy.config.core.v3.HealthCheck.HttpHealthCheck":

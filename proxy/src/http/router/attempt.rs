@@ -77,7 +77,6 @@ pub(super) async fn run(
     let _ = sent.host.set(host.clone());
     exchange.upstream.host = Some(host.clone());
     crate::http::header_policy::auto_host(exchange, forward, &host);
-    let stats = &cluster.stats;
     let alpn = exchange.extensions.get::<UpstreamAlpn>();
     let source = exchange.connection.extensions.get().copied();
     let raw = forward.terminates(&exchange.request);
@@ -123,11 +122,12 @@ pub(super) async fn run(
     match result {
         Ok(mut response) => {
             if let Some(InterimStatus(status)) = response.extensions_mut().remove() {
-                stats.count_response(status.as_u16(), exchange.internal, false);
+                cluster.stats.count_response(status.as_u16(), exchange.internal, false);
             }
             let service_time = now.saturating_duration_since(sent_at);
             cluster.observe_time(&host, service_time, now);
             exchange.upstream.service_time = Some(service_time);
+            cluster.observe_headers(&host, response.headers());
             exchange.timing.first_upstream_rx = Some(now.saturating_duration_since(exchange.started));
             exchange.active = Some(guard);
             cluster.observe_response(&host, response.status(), now);

@@ -1,0 +1,90 @@
+//! Endpoints that turn checks of themselves off and on.
+
+use remora_proto::pb::envoy::config::endpoint::v3 as epb;
+
+use super::*;
+
+/// The cluster's own assignment with `change` made to its endpoint.
+fn assign(cluster: &Cluster, config: &pb::Cluster, target: Option<epb::endpoint::HealthCheckConfig>) {
+    let mut assignment = config.load_assignment.clone().expect("an assignment");
+    assignment.cluster_name = "checked".to_owned();
+    let endpoint = &mut assignment.endpoints[0].lb_endpoints[0];
+    let Some(epb::lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &mut endpoint.host_identifier else {
+        panic!("an endpoint");
+    };
+    endpoint.health_check_config = target;
+    let updated = cluster.update_endpoints(&assignment.encode_to_vec());
+    updated.unwrap_or_else(|problems| panic!("{problems}"));
+}
+
+fn disabled() -> Option<epb::endpoint::HealthCheckConfig> {
+    Some(epb::endpoint::HealthCheckConfig {
+        disable_active_health_check: true,
+        ..Default::default()
+    })
+}
+
+#[test]
+fn a_host_that_turns_checks_off_is_healthy_and_one_that_turns_them_on_has_to_pass() {
+    let config = config(check(http()), 1);
+    let cluster = built(&config);
+    let state = cluster.all_hosts()[0].state.clone();
+    let check = &cluster.health_checks[0];
+    let mut checker = Checker::default();
+    checker.on(check, &state, Outcome::Timeout);
+    assert_eq!(state.flags_text(), "/failed_active_hc/active_hc_timeout");
+    let changes = cluster.stats.membership_change.value();
+    assign(&cluster, &config, disabled());
+    assert_eq!(state.flags_text(), "healthy");
+    assert_eq!(cluster.stats.membership_healthy.value(), 1);
+    assert_eq!(cluster.stats.membership_change.value(), changes + 1);
+    // The same again changes nothing.
+    assign(&cluster, &config, disabled());
+    assert_eq!(cluster.stats.membership_change.value(), changes + 1);
+    assign(&cluster, &config, None);
+    assert_eq!(state.flags_text(), "/failed_active_hc");
+    assert_eq!(cluster.stats.membership_healthy.value(), 0);
+    // What was known of another place says nothing of this one.
+    Checker::default().on(check, &state, Outcome::Success);
+    assert_eq!(state.flags_text(), "healthy");
+    let elsewhere = epb::endpoint::HealthCheckConfig {
+        port_value: 2,
+        ..Default::default()
+    };
+    assign(&cluster, &config, Some(elsewhere));
+    assert_eq!(state.flags_text(), "/failed_active_hc");
+}
+
+#[tokio::test]
+async fn a_host_that_turns_checks_off_is_asked_no_more_until_it_turns_them_on() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let tcp = core::health_check::HealthChecker::TcpHealthCheck(Default::default());
+    let mut check = check(tcp);
+    check.no_traffic_interval = Some(PbDuration {
+        seconds: 0,
+        nanos: 1_000_000,
+    });
+    let config = config(check, listener.local_addr().expect("bound").port());
+    let cluster = built(&config);
+    let attempts = || cluster.stats.health_check.attempt.value();
+    let running = spawn("test", run(Arc::downgrade(&cluster)));
+    for _ in 0..3 {
+        listener.accept().await.expect("a check's connection");
+    }
+    assign(&cluster, &config, disabled());
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let before = attempts();
+    // Time for many more.
+    clock::sleep(Duration::from_millis(50)).await;
+    assert_eq!(attempts(), before);
+    assert_eq!(cluster.all_hosts()[0].state.flags_text(), "healthy");
+    assign(&cluster, &config, None);
+    let deadline = clock::now() + Duration::from_secs(20);
+    while attempts() == before || cluster.all_hosts()[0].state.has(HealthFlag::FailedActiveHc) {
+        assert!(clock::now() < deadline, "is not checked again");
+        let _ = tokio::time::timeout(Duration::from_millis(5), listener.accept()).await;
+    }
+    running.abort();
+}
