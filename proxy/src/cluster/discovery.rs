@@ -215,7 +215,8 @@ async fn hosts_of(
     let at = |ip: IpAddr| Address::Ip((ip, port).into());
     let addresses: Vec<Address> = answer.addresses.into_iter().map(at).collect();
     let hosts = match config.is_logical {
-        true => vec![addresses.into_iter().take(1).collect()],
+        // One host: where its first address does not answer, the others are tried.
+        true => vec![addresses],
         false => addresses.into_iter().map(|address| vec![address]).collect(),
     };
     Ok((hosts, answer.ttl))

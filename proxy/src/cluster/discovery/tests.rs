@@ -145,16 +145,33 @@ async fn a_name_that_nobody_answers_for_holds_up_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_logical_cluster_has_one_host() {
+async fn a_logical_cluster_has_one_host_with_every_address() {
     let cluster = build(&config(2, &["a.test"]));
     let resolver = Arc::new(Scripted::default());
     resolver
         .answers
         .lock()
         .insert(("a.test", false), Ok(vec![v4(1), v4(2)]));
-    crate::runtime::spawn::spawn("test", run(Arc::downgrade(&cluster), resolver));
+    crate::runtime::spawn::spawn("test", run(Arc::downgrade(&cluster), resolver.clone()));
+    let others = || {
+        cluster.all_hosts()[0]
+            .additional_addresses
+            .iter()
+            .map(Address::to_string)
+            .collect::<Vec<_>>()
+    };
     pass(1).await;
     assert_eq!(addresses(&cluster), ["10.0.0.1:80"]);
+    assert_eq!(others(), ["10.0.0.2:80"]);
+    resolver
+        .answers
+        .lock()
+        .insert(("a.test", false), Ok(vec![v4(1), v4(3)]));
+    pass(5).await;
+    assert_eq!(
+        (addresses(&cluster), others()),
+        (vec!["10.0.0.1:80".to_owned()], vec!["10.0.0.3:80".to_owned()])
+    );
 }
 
 #[tokio::test]
