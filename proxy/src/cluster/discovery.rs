@@ -47,7 +47,7 @@ pub struct DnsConfig {
     pub respect_ttl: bool,
     /// Envoy's default: 5 s.
     pub refresh_rate: Duration,
-    /// Floor of the TTL.
+    /// Floor of the TTL; Envoy has none by default.
     pub min_refresh_rate: Duration,
     pub jitter: Duration,
     pub failure_base: Duration,
@@ -63,7 +63,7 @@ impl Default for DnsConfig {
             family: LookupFamily::Auto,
             respect_ttl: false,
             refresh_rate: Duration::from_secs(5),
-            min_refresh_rate: Duration::from_secs(5),
+            min_refresh_rate: Duration::ZERO,
             jitter: Duration::ZERO,
             failure_base: Duration::from_secs(5),
             failure_max: Duration::from_secs(50),

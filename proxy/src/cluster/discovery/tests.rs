@@ -208,7 +208,13 @@ fn questions_are_repeated_in_time() {
         ..DnsConfig::default()
     };
     assert_eq!(delay(&config, Some(seconds(30)), 0, 0), seconds(30));
-    assert_eq!(delay(&config, Some(seconds(1)), 0, 0), seconds(5));
+    assert_eq!(delay(&config, Some(seconds(1)), 0, 0), seconds(1));
+    assert_eq!(delay(&config, Some(seconds(0)), 0, 0), seconds(5));
+    let floored = DnsConfig {
+        min_refresh_rate: seconds(3),
+        ..config.clone()
+    };
+    assert_eq!(delay(&floored, Some(seconds(1)), 0, 0), seconds(3));
     assert_eq!(delay(&DnsConfig::default(), Some(seconds(30)), 0, 0), seconds(5));
     for failures in 1..40 {
         for random in [0, 1 << 40, u64::MAX] {
