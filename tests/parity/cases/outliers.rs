@@ -1,7 +1,7 @@
-//! Which answers outlier detection counts, and how: gRPC statuses.
+//! Which answers outlier detection counts, and how: gRPC statuses, and what happens when nobody more may be ejected.
 
 use super::{bootstrap, cluster, listener};
-use crate::harness::{Case, Wire, World, admin};
+use crate::harness::{Case, Wire, World, admin, get};
 
 const MANAGER: &str = r#"
 codec_type: AUTO
@@ -13,6 +13,7 @@ route_config:
     routes:
     - {name: grpc, match: {prefix: /grpc}, route: {cluster: grpc}}
     - {name: grpc1, match: {prefix: /one}, route: {cluster: grpc1}}
+    - {name: capped, match: {prefix: /capped}, route: {cluster: capped}}
 "#;
 
 pub fn world() -> World {
@@ -21,12 +22,18 @@ pub fn world() -> World {
     let clusters = [
         cluster("grpc", &["{{b}}"], &format!("{alone}{}", super::HTTP2)),
         cluster("grpc1", &["{{a}}"], alone),
+        // Of one host, ten percent is nobody.
+        cluster("capped", &["{{a}}"], "outlier_detection: {interval: 300s}"),
     ];
     World {
         name: "outliers",
         yaml: bootstrap(&[listener("http", MANAGER)], &clusters),
         cases: cases(),
-        stats: &["cluster.grpc.outlier", "cluster.grpc1.outlier"],
+        stats: &[
+            "cluster.grpc.outlier",
+            "cluster.grpc1.outlier",
+            "cluster.capped.outlier",
+        ],
     }
 }
 
@@ -63,7 +70,7 @@ fn hosts(name: &'static str) -> Case {
 
 fn cases() -> Vec<Case> {
     let unavailable = "header=grpc-status:14";
-    vec![
+    let mut cases = vec![
         call("a good status in trailers", 200, "/grpc", "grpc=0"),
         call("a caller's error in trailers", 200, "/grpc", "grpc=5"),
         // Counts for the host, not for ejection.
@@ -75,5 +82,10 @@ fn cases() -> Vec<Case> {
         call("an error in the head again", 200, "/one", unavailable),
         hosts("the head: the hosts"),
         call("nobody left", 200, "/one", "status=200"),
-    ]
+    ];
+    for name in ["capped 1", "capped 2", "capped 3", "capped 4", "capped 5"] {
+        cases.push(get(name, 503, "/capped", "x-do: status=503\n"));
+    }
+    cases.push(hosts("capped: the hosts"));
+    cases
 }
