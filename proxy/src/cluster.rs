@@ -36,6 +36,7 @@ pub use stats::ClusterStats;
 
 use crate::config::Compiled;
 use crate::http::failure::Failure;
+use crate::http::outcome::Outcome;
 use crate::tls::UpstreamTransport;
 use discovery::Discovery;
 use host::{Health, HostRegistry};
@@ -92,20 +93,17 @@ impl Cluster {
     }
 
     /// What a response tells about its host: statistics of the host, outlier detection.
-    pub fn observe_response(&self, host: &Arc<Host>, status: http::StatusCode, now: Instant) {
-        self.observe_response_with(host, status.as_u16(), now, &mut || fastrand::u64(..));
+    pub fn observe_response(&self, host: &Host, outcome: Outcome, now: Instant) {
+        self.observe_response_with(host, outcome, now, &mut || fastrand::u64(..));
     }
 
     /// [`Cluster::observe_response`] with the randomness given.
-    pub fn observe_response_with(&self, host: &Host, status: u16, now: Instant, random: &mut dyn FnMut() -> u64) {
-        use std::sync::atomic::Ordering::Relaxed;
-        let outcome = match status >= 500 {
-            true => &host.state.rq_error,
-            false => &host.state.rq_success,
-        };
-        outcome.fetch_add(1, Relaxed);
+    pub fn observe_response_with(&self, host: &Host, outcome: Outcome, now: Instant, random: &mut dyn FnMut() -> u64) {
+        if let Some(success) = outcome.success {
+            host.state.count_outcome(success);
+        }
         if let Some(detector) = &self.outlier
-            && detector.on_response(host, status, now, random)
+            && detector.on_response(host, outcome.status, now, random)
         {
             self.refresh(now);
         }

@@ -12,6 +12,7 @@ pub mod exchange;
 pub mod failure;
 pub mod filters;
 pub mod header_policy;
+pub mod outcome;
 pub mod pipeline;
 pub mod respond;
 pub mod router;

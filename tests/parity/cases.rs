@@ -13,6 +13,7 @@ pub mod matching;
 pub mod messages;
 pub mod mirroring;
 pub mod mutations;
+pub mod outliers;
 pub mod paths;
 pub mod redirects;
 pub mod replies;

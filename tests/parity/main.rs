@@ -31,7 +31,7 @@ macro_rules! worlds {
 
 worlds!(
     routing, headers, codec, failures, retries, http2, filters, authz, admin, mirroring, redirects, replies, matching,
-    mutations, logging, messages, paths, timeouts, balancing, tokens, switches, zones, tcp, tls,
+    mutations, logging, messages, paths, timeouts, balancing, outliers, tokens, switches, zones, tcp, tls,
 );
 
 #[tokio::test]
@@ -59,6 +59,7 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::filters::world(),
         cases::authz::world(),
         cases::balancing::world(),
+        cases::outliers::world(),
         cases::zones::world(),
         cases::admin::world(),
         cases::mirroring::world(),

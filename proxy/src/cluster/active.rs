@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::{Cluster, Host, HostState};
+use crate::http::outcome::Outcome;
 
 /// A request in flight, for the cluster's and the host's gauges; over when dropped.
 pub struct ActiveRequest {
     cluster: Arc<Cluster>,
     host: Arc<HostState>,
+    /// Whether it went well, only the trailers will tell.
+    awaits_trailers: bool,
 }
 
 impl ActiveRequest {
@@ -20,7 +24,20 @@ impl ActiveRequest {
         Self {
             cluster: cluster.clone(),
             host: host.state.clone(),
+            awaits_trailers: false,
         }
+    }
+
+    /// The head of its response is there: what that tells counts for the host.
+    pub fn answered(mut self, host: &Host, outcome: Outcome, now: Instant) -> Self {
+        self.awaits_trailers = outcome.success.is_none();
+        self.cluster.observe_response(host, outcome, now);
+        self
+    }
+
+    /// The host for which the trailers count, if they do.
+    pub fn judged_by_trailers(&self) -> Option<&Arc<HostState>> {
+        self.awaits_trailers.then_some(&self.host)
     }
 }
 

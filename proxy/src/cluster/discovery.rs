@@ -1,7 +1,7 @@
 //! Where hosts come from: static lists, DNS, EDS, original destination.
 //!
-//! DNS: one task per cluster on the main runtime asks for its names and hands the complete host list to the cluster. The resolver is behind
-//! [`Resolve`], so that tests give the answers.
+//! DNS: one task per cluster on the main runtime asks for its names, each by its own clock, and hands the complete host list to the cluster
+//! after each answer. The resolver is behind [`Resolve`], so that tests give the answers.
 
 use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
@@ -12,6 +12,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 
 use super::Cluster;
 use super::priority::AssignmentPolicy;
@@ -46,7 +47,7 @@ pub struct DnsConfig {
     pub respect_ttl: bool,
     /// Envoy's default: 5 s.
     pub refresh_rate: Duration,
-    /// Floor of the TTL.
+    /// Floor of the TTL; Envoy has none by default.
     pub min_refresh_rate: Duration,
     pub jitter: Duration,
     pub failure_base: Duration,
@@ -62,7 +63,7 @@ impl Default for DnsConfig {
             family: LookupFamily::Auto,
             respect_ttl: false,
             refresh_rate: Duration::from_secs(5),
-            min_refresh_rate: Duration::from_secs(5),
+            min_refresh_rate: Duration::ZERO,
             jitter: Duration::ZERO,
             failure_base: Duration::from_secs(5),
             failure_max: Duration::from_secs(50),
@@ -106,9 +107,22 @@ pub trait Resolve: Send + Sync + 'static {
 
 /// Keeps a DNS cluster's hosts up to date for as long as it lives.
 pub async fn run(cluster: Weak<Cluster>, resolver: Arc<dyn Resolve>) {
-    let mut lists: Vec<Vec<Endpoint>> = Vec::new();
+    let names = match cluster.upgrade().as_deref().map(|cluster| &cluster.discovery) {
+        Some(Discovery::Dns(config)) => config.templates.len(),
+        _ => return,
+    };
+    let lists = Mutex::new(vec![None; names]);
+    // Each name has its own clock: one that nobody answers for holds up no other.
+    let each = (0..names).map(|index| follow(&cluster, index, &lists, &*resolver));
+    join_all(each).await;
+}
+
+/// The addresses of each host of one name, if it was ever resolved; the first is what the host is known by.
+type Answered = Option<Vec<Vec<Address>>>;
+
+/// Keeps what one of the names resolves to up to date.
+async fn follow(cluster: &Weak<Cluster>, index: usize, lists: &Mutex<Vec<Answered>>, resolver: &dyn Resolve) {
     let mut failures: u32 = 0;
-    let mut known = None;
     loop {
         let Some(strong) = cluster.upgrade() else {
             return;
@@ -116,60 +130,54 @@ pub async fn run(cluster: Weak<Cluster>, resolver: Arc<dyn Resolve>) {
         let Discovery::Dns(config) = &strong.discovery else {
             return;
         };
+        let Some(template) = config.templates.get(index) else {
+            return;
+        };
         strong.stats.update_attempt.inc();
-        let answers = join_all(
-            config
-                .templates
-                .iter()
-                .map(|template| hosts_of(template, config, &*resolver)),
-        )
-        .await;
-        lists.resize_with(answers.len(), Vec::new);
-        let mut ttl = None;
-        let mut failed = false;
-        for ((answer, list), template) in answers.into_iter().zip(&mut lists).zip(&config.templates) {
-            match answer {
-                Ok((addresses, lifetime)) => {
-                    *list = addresses.into_iter().map(|address| template.at(address)).collect();
-                    ttl = Some(ttl.map_or(lifetime, |ttl: Duration| ttl.min(lifetime)));
-                }
-                Err(error) => {
-                    tracing::debug!(cluster = %strong.name, %error, "dns resolution failed");
-                    failed = true;
-                }
+        let answer = hosts_of(template, config, resolver).await;
+        failures = match &answer {
+            Ok(_) => 0,
+            Err(_) => failures.saturating_add(1),
+        };
+        let ttl = match answer {
+            Ok((hosts, ttl)) => {
+                strong.stats.update_success.inc();
+                take(&strong, config, &mut lists.lock(), index, hosts);
+                Some(ttl)
             }
-        }
-        failures = if failed { failures + 1 } else { 0 };
-        match failed {
-            true => strong.stats.update_failure.inc(),
-            false => strong.stats.update_success.inc(),
-        }
-        let unchanged = known.as_ref() == Some(&addresses(&lists));
-        if unchanged && !failed {
-            strong.stats.update_no_rebuild.inc();
-        }
-        known = Some(addresses(&lists));
-        strong.set_endpoints(merge(config, &lists), clock::now());
+            Err(error) => {
+                tracing::debug!(cluster = %strong.name, %error, "dns resolution failed");
+                strong.stats.update_failure.inc();
+                None
+            }
+        };
         let delay = delay(config, ttl, failures, fastrand::u64(..));
         drop(strong);
         clock::sleep(delay).await;
     }
 }
 
-fn addresses(lists: &[Vec<Endpoint>]) -> Vec<Address> {
-    let all = lists.iter().flatten();
-    all.map(|endpoint| endpoint.host.address.clone()).collect()
+/// What a name resolves to now; the cluster gets the hosts of all names.
+fn take(cluster: &Cluster, config: &DnsConfig, lists: &mut [Answered], index: usize, hosts: Vec<Vec<Address>>) {
+    let Some(known) = lists.get_mut(index) else {
+        return;
+    };
+    if known.as_ref() == Some(&hosts) {
+        cluster.stats.update_no_rebuild.inc();
+        return;
+    }
+    *known = Some(hosts);
+    cluster.set_endpoints(merge(config, lists), clock::now());
 }
 
-/// All lists as one; the templates are in the order of the configuration.
-fn merge(config: &DnsConfig, lists: &[Vec<Endpoint>]) -> Endpoints {
-    let again = |(template, list): (&Template, &Vec<Endpoint>)| -> Vec<Endpoint> {
-        list.iter()
-            .map(|endpoint| template.at(endpoint.host.address.clone()))
-            .collect()
+/// All lists as one, in the order of the configuration.
+fn merge(config: &DnsConfig, lists: &[Answered]) -> Endpoints {
+    let hosts = |(template, list): (&Template, &Answered)| -> Vec<Endpoint> {
+        let list = list.iter().flatten();
+        list.filter_map(|addresses| template.at_first(addresses)).collect()
     };
     Endpoints {
-        hosts: config.templates.iter().zip(lists).flat_map(again).collect(),
+        hosts: config.templates.iter().zip(lists).flat_map(hosts).collect(),
         policy: config.policy.clone(),
     }
 }
@@ -193,22 +201,25 @@ fn delay(config: &DnsConfig, ttl: Option<Duration>, failures: u32, random: u64) 
     rate + Duration::from_millis(jitter)
 }
 
-/// The addresses behind one endpoint, and how long they may be believed.
+/// The hosts behind one endpoint, each with its addresses, and how long they may be believed.
 async fn hosts_of(
     template: &Template,
     config: &DnsConfig,
     resolver: &dyn Resolve,
-) -> Result<(Vec<Address>, Duration), ResolveError> {
+) -> Result<(Vec<Vec<Address>>, Duration), ResolveError> {
     let (name, port) = match &template.location {
-        Location::Address(address) => return Ok((vec![address.clone()], config.refresh_rate)),
+        Location::Address(address) => return Ok((vec![vec![address.clone()]], config.refresh_rate)),
         Location::Name(name, port) => (name, *port),
     };
-    let mut answer = look_up(name, config.family, resolver).await?;
-    if config.is_logical {
-        answer.addresses.truncate(1);
-    }
+    let answer = look_up(name, config.family, resolver).await?;
     let at = |ip: IpAddr| Address::Ip((ip, port).into());
-    Ok((answer.addresses.into_iter().map(at).collect(), answer.ttl))
+    let addresses: Vec<Address> = answer.addresses.into_iter().map(at).collect();
+    let hosts = match config.is_logical {
+        // One host: where its first address does not answer, the others are tried.
+        true => vec![addresses],
+        false => addresses.into_iter().map(|address| vec![address]).collect(),
+    };
+    Ok((hosts, answer.ttl))
 }
 
 async fn look_up(name: &str, family: LookupFamily, resolver: &dyn Resolve) -> Result<Answer, ResolveError> {

@@ -189,6 +189,12 @@ impl HostState {
         (before & bit != 0) != on
     }
 
+    /// A request to it ended well, or did not.
+    pub fn count_outcome(&self, success: bool) {
+        let counter = if success { &self.rq_success } else { &self.rq_error };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Coarse health, from the flags.
     pub fn health(&self) -> Health {
         const UNHEALTHY: u32 = HealthFlag::FailedActiveHc as u32

@@ -206,7 +206,8 @@ enum Method {
     /// Weighted: indices of hosts in earliest-deadline-first order.
     Ordered(Vec<u32>),
     LeastRequest(LeastRequest),
-    LeastRequestOrdered(LeastRequest, Vec<u32>),
+    /// With the weights that the order was made of.
+    LeastRequestOrdered(LeastRequest, Vec<u32>, Vec<f64>),
     Random,
     PeakEwma(PeakEwma),
     Hash(hash::Table),
@@ -225,7 +226,9 @@ impl Pool {
             (Policy::RoundRobin, true) => Method::Rotate,
             (Policy::RoundRobin, false) => Method::Ordered(edf::order(&weights)),
             (Policy::LeastRequest(config), true) => Method::LeastRequest(*config),
-            (Policy::LeastRequest(config), false) => Method::LeastRequestOrdered(*config, edf::order(&weights)),
+            (Policy::LeastRequest(config), false) => {
+                Method::LeastRequestOrdered(*config, edf::order(&weights), weights)
+            }
             (Policy::Random, _) => Method::Random,
             (Policy::PeakEwma(config), _) => Method::PeakEwma(*config),
             (Policy::RingHash(config), _) => Method::Hash(hash::Table::ring(config, &hosts, &weights)),
@@ -254,8 +257,8 @@ impl Pool {
             Method::Rotate => self.cursor.fetch_add(1, Ordering::Relaxed) % count,
             Method::Ordered(order) => self.next_of(order),
             Method::LeastRequest(config) => config.pick(&self.hosts, random),
-            Method::LeastRequestOrdered(config, order) => {
-                config.pick_weighted(&self.hosts, || self.next_of(order), random)
+            Method::LeastRequestOrdered(config, order, weights) => {
+                config.pick_weighted(&self.hosts, weights, || self.next_of(order), random)
             }
             Method::Random => (random() % count as u64) as usize,
             Method::PeakEwma(config) => config.pick(&self.hosts, now.unwrap_or_else(clock::now), random),

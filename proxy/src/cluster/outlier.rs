@@ -307,17 +307,19 @@ impl Detector {
         }
         self.counters(kind).0.inc();
         if kind == EjectionType::Consecutive5xx {
-            // Older names of the same.
-            self.stats.outlier.ejections_total.inc();
+            // An older name of the same.
             self.stats.outlier.ejections_consecutive_5xx.inc();
-        }
-        if random() % 100 >= u64::from(self.enforcing(kind)) {
-            self.log(host, kind, Some(evidence), false, now);
-            return false;
         }
         let mut state = self.state.lock();
         if !self.may_eject(&state) {
             self.stats.outlier.ejections_overflow.inc();
+            return false;
+        }
+        if matches!(kind, EjectionType::Consecutive5xx | EjectionType::SuccessRate) {
+            self.stats.outlier.ejections_total.inc();
+        }
+        if random() % 100 >= u64::from(self.enforcing(kind)) {
+            self.log(host, kind, Some(evidence), false, now);
             return false;
         }
         if !host.state.set(HealthFlag::FailedOutlierCheck, true) {

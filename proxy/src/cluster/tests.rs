@@ -245,7 +245,7 @@ fn ejections_survive_a_new_configuration() {
     old.update_endpoints(&bytes).expect("a good assignment");
     let bad = old.pick(&PickContext::default()).expect("a host");
     for _ in 0..5 {
-        old.observe_response(&bad, http::StatusCode::BAD_GATEWAY, clock::now());
+        old.observe_response(&bad, 502.into(), clock::now());
     }
     let is_left_out = |cluster: &Cluster| {
         (0..12).all(|_| {

@@ -63,6 +63,16 @@ impl Template {
         }
     }
 
+    /// The host of a name that resolves to these addresses: at the first, the others in reserve. `None` for none.
+    pub fn at_first(&self, addresses: &[Address]) -> Option<Endpoint> {
+        let (first, others) = addresses.split_first()?;
+        let mut endpoint = self.at(first.clone());
+        if !others.is_empty() {
+            endpoint.host.additional_addresses = others.into();
+        }
+        Some(endpoint)
+    }
+
     /// The host at `address`.
     pub fn at(&self, address: Address) -> Endpoint {
         let mut host = Host::new(address);

@@ -14,6 +14,7 @@ use super::body::Body;
 use super::codec::Head;
 use super::exchange::Protocol;
 use super::failure::Failure;
+use super::outcome::{self, Outcome};
 use crate::cluster::{ActiveRequest, Cluster, PickContext};
 use crate::pool;
 use crate::runtime::clock;
@@ -124,10 +125,14 @@ async fn exchange(cluster: &Arc<Cluster>, request: Request<Bytes>) -> Result<Ans
     };
     let sent_at = clock::now();
     let sent = lease.send(head, Body::from(body)).await;
-    let response = sent.map_err(|error| observed(error.failure))?;
+    let mut response = sent.map_err(|error| observed(error.failure))?;
     let now = clock::now();
-    cluster.observe_response(&host, response.status(), now);
     cluster.observe_headers(&host, response.headers());
+    let outcome = Outcome::of(&parts.headers, &response);
+    cluster.observe_response(&host, outcome, now);
+    if outcome.success.is_none() {
+        outcome::judge(&mut response, host.state.clone());
+    }
     let (mut parts, mut body) = response.into_parts();
     let took = now.saturating_duration_since(sent_at).as_millis();
     let took = HeaderValue::from(u64::try_from(took).unwrap_or(u64::MAX));

@@ -13,6 +13,7 @@ type Answers = HashMap<(&'static str, bool), Result<Vec<IpAddr>, ()>>;
 
 #[derive(Default)]
 struct Scripted {
+    /// Of a name that is not among them, nothing is ever heard when it begins with `slow`.
     answers: Mutex<Answers>,
     ttl: Duration,
 }
@@ -27,6 +28,9 @@ impl Resolve for Scripted {
             .map(|(_, answer)| answer.clone());
         let ttl = self.ttl;
         Box::pin(async move {
+            if found.is_none() && name.starts_with("slow") {
+                std::future::pending::<()>().await;
+            }
             match found {
                 Some(Ok(addresses)) => Ok(Answer { addresses, ttl }),
                 Some(Err(())) | None => Err(ResolveError("no answer".to_owned())),
@@ -122,16 +126,52 @@ async fn every_address_is_a_host_and_a_failure_keeps_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_logical_cluster_has_one_host() {
+async fn a_name_that_nobody_answers_for_holds_up_no_other() {
+    let cluster = build(&config(1, &["slow.test", "a.test", "failing.test"]));
+    let resolver = Arc::new(Scripted::default());
+    resolver.answers.lock().insert(("a.test", false), Ok(vec![v4(1)]));
+    resolver.answers.lock().insert(("failing.test", false), Err(()));
+    crate::runtime::spawn::spawn("test", run(Arc::downgrade(&cluster), resolver.clone()));
+    pass(1).await;
+    assert_eq!(addresses(&cluster), ["10.0.0.1:80"]);
+    resolver.answers.lock().insert(("a.test", false), Ok(vec![v4(2)]));
+    pass(5).await;
+    assert_eq!(addresses(&cluster), ["10.0.0.2:80"]);
+    // It is asked every five seconds, however long the failing one is left alone.
+    pass(45).await;
+    let stats = &cluster.stats;
+    assert_eq!((stats.update_success.value(), stats.update_no_rebuild.value()), (11, 9));
+    assert!(stats.update_failure.value() < 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logical_cluster_has_one_host_with_every_address() {
     let cluster = build(&config(2, &["a.test"]));
     let resolver = Arc::new(Scripted::default());
     resolver
         .answers
         .lock()
         .insert(("a.test", false), Ok(vec![v4(1), v4(2)]));
-    crate::runtime::spawn::spawn("test", run(Arc::downgrade(&cluster), resolver));
+    crate::runtime::spawn::spawn("test", run(Arc::downgrade(&cluster), resolver.clone()));
+    let others = || {
+        cluster.all_hosts()[0]
+            .additional_addresses
+            .iter()
+            .map(Address::to_string)
+            .collect::<Vec<_>>()
+    };
     pass(1).await;
     assert_eq!(addresses(&cluster), ["10.0.0.1:80"]);
+    assert_eq!(others(), ["10.0.0.2:80"]);
+    resolver
+        .answers
+        .lock()
+        .insert(("a.test", false), Ok(vec![v4(1), v4(3)]));
+    pass(5).await;
+    assert_eq!(
+        (addresses(&cluster), others()),
+        (vec!["10.0.0.1:80".to_owned()], vec!["10.0.0.3:80".to_owned()])
+    );
 }
 
 #[tokio::test]
@@ -168,7 +208,13 @@ fn questions_are_repeated_in_time() {
         ..DnsConfig::default()
     };
     assert_eq!(delay(&config, Some(seconds(30)), 0, 0), seconds(30));
-    assert_eq!(delay(&config, Some(seconds(1)), 0, 0), seconds(5));
+    assert_eq!(delay(&config, Some(seconds(1)), 0, 0), seconds(1));
+    assert_eq!(delay(&config, Some(seconds(0)), 0, 0), seconds(5));
+    let floored = DnsConfig {
+        min_refresh_rate: seconds(3),
+        ..config.clone()
+    };
+    assert_eq!(delay(&floored, Some(seconds(1)), 0, 0), seconds(3));
     assert_eq!(delay(&DnsConfig::default(), Some(seconds(30)), 0, 0), seconds(5));
     for failures in 1..40 {
         for random in [0, 1 << 40, u64::MAX] {

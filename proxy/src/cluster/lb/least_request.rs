@@ -43,32 +43,41 @@ impl LeastRequest {
         best
     }
 
-    /// Unequal weights: two turns of the weighted order, chosen between with odds of `1/(active+1)^bias`, which is how Envoy discounts a
-    /// weight. Idle hosts and a bias of 0 give the plain weighted order.
+    /// Unequal weights: a host's share is `weight/(active+1)^bias`, as Envoy's is. A turn of the weighted order is taken with odds of
+    /// `1/(active+1)^bias`; when several in a row are not, the host is drawn by the shares themselves. Idle hosts and a bias of 0 give the
+    /// plain weighted order.
     pub fn pick_weighted(
         &self,
         hosts: &[Arc<Host>],
+        weights: &[f64],
         mut next: impl FnMut() -> usize,
         random: &mut dyn FnMut() -> u64,
     ) -> usize {
-        let first = next();
-        if self.active_request_bias == 0.0 {
-            return first;
-        }
         let cost = |index: usize| f64::from(hosts.get(index).map_or(0, active) + 1).powf(self.active_request_bias);
-        let mine = cost(first);
-        if mine == 1.0 {
-            return first;
+        let mut chance = || (random() >> 11) as f64 / (1u64 << 53) as f64;
+        let mut turn = next();
+        if self.active_request_bias == 0.0 {
+            return turn;
         }
-        let second = next();
-        let theirs = cost(second);
-        let draw = (random() >> 11) as f64 / (1u64 << 53) as f64;
-        match draw < theirs / (mine + theirs) {
-            true => first,
-            false => second,
+        for _ in 0..TURNS {
+            let cost = cost(turn);
+            if cost <= 1.0 || chance() * cost < 1.0 {
+                return turn;
+            }
+            turn = next();
         }
+        let shares = || weights.iter().enumerate().map(|(index, weight)| weight / cost(index));
+        let mut left = chance() * shares().sum::<f64>();
+        let drawn = shares().position(|share| {
+            left -= share;
+            left < 0.0
+        });
+        drawn.unwrap_or(turn)
     }
 }
+
+/// Turns of the weighted order that are tried before all hosts are looked at.
+const TURNS: usize = 8;
 
 fn active(host: &Arc<Host>) -> u32 {
     host.state.rq_active.load(Ordering::Relaxed)
@@ -143,8 +152,30 @@ mod tests {
                 turn += 1;
                 turn % 2
             };
-            seen[LeastRequest::default().pick_weighted(&hosts, next, &mut || rng.u64(..))] += 1;
+            seen[LeastRequest::default().pick_weighted(&hosts, &[1.0, 1.0], next, &mut || rng.u64(..))] += 1;
         }
-        assert!(seen[0] < 1500, "{seen:?}");
+        // A tenth against one.
+        assert!((800..1000).contains(&seen[0]), "{seen:?}");
+    }
+
+    #[test]
+    fn a_heavy_host_gets_what_its_load_leaves_of_its_weight() {
+        let weights = [100.0, 1.0, 1.0];
+        let order = crate::cluster::lb::edf::order(&weights);
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut turn = 0;
+        for (load, expected) in [(0, 9804), (49, 5000), (99, 3333)] {
+            let hosts = hosts(&[load, 0, 0]);
+            let mut heavy = 0;
+            for _ in 0..10_000 {
+                let next = || {
+                    turn += 1;
+                    order[turn % order.len()] as usize
+                };
+                let picked = LeastRequest::default().pick_weighted(&hosts, &weights, next, &mut || rng.u64(..));
+                heavy += i32::from(picked == 0);
+            }
+            assert!((heavy - expected).abs() < 300, "{load}: {heavy}");
+        }
     }
 }

@@ -73,7 +73,11 @@ fn no_more_than_the_share_is_ejected() {
     let bench = Bench::new(4, half());
     assert!(bench.respond(0, 503, 5) && bench.respond(1, 503, 5));
     assert!(!bench.respond(2, 503, 5));
-    assert_eq!(bench.detector.stats.outlier.ejections_overflow.value(), 1);
+    // Both kinds that five 503s are; above the share neither chance nor the total comes into it.
+    let stats = &bench.detector.stats.outlier;
+    assert_eq!(stats.ejections_overflow.value(), 2);
+    assert_eq!(stats.ejections_total.value(), 2);
+    assert_eq!(stats.ejections_consecutive_5xx.value(), 3);
     // Ten percent of four hosts is nobody, unless one may always go.
     assert!(!Bench::new(4, OutlierConfig::default()).respond(0, 500, 5));
     let always = OutlierConfig {

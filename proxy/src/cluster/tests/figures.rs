@@ -282,7 +282,7 @@ impl World {
                 .observe_time(&host, Duration::from_secs_f64(self.now - sent), now);
             let rng = &mut self.rng;
             self.cluster
-                .observe_response_with(&host, status, now, &mut || rng.u64(..));
+                .observe_response_with(&host, status.into(), now, &mut || rng.u64(..));
         }
         self.judge(id, attempt, status == 200);
     }

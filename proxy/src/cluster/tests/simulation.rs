@@ -360,7 +360,7 @@ impl World {
         let before = self.cluster.hosts.load_full();
         let rng = &mut self.rng;
         self.cluster
-            .observe_response_with(&host, status, self.now, &mut || rng.u64(..));
+            .observe_response_with(&host, status.into(), self.now, &mut || rng.u64(..));
         if self.bug == Bug::EjectionNotPublished {
             self.cluster.hosts.store(before);
         }

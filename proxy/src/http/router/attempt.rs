@@ -10,6 +10,7 @@ use crate::http::body::Body;
 use crate::http::codec::{Head, InterimStatus};
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
+use crate::http::outcome::Outcome;
 use crate::http::service::Response;
 use crate::pool::alpn::UpstreamAlpn;
 use crate::pool::{self, Lease};
@@ -129,8 +130,8 @@ pub(super) async fn run(
             exchange.upstream.service_time = Some(service_time);
             cluster.observe_headers(&host, response.headers());
             exchange.timing.first_upstream_rx = Some(now.saturating_duration_since(exchange.started));
-            exchange.active = Some(guard);
-            cluster.observe_response(&host, response.status(), now);
+            let outcome = Outcome::of(exchange.request.headers(), &response);
+            exchange.active = Some(guard.answered(&host, outcome, now));
             Ok(response)
         }
         Err(error) => {

@@ -14,11 +14,12 @@ use super::limits::{Deadline, Limits};
 use super::mirror;
 use super::redirect;
 use super::request_stream::RequestStream;
-use crate::cluster::Cluster;
 use crate::cluster::breaker::RoutingPriority;
+use crate::cluster::{ActiveRequest, Cluster};
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
+use crate::http::outcome;
 use crate::http::service::Response;
 use crate::route::{Forward, RequestView, RetryPolicy};
 use crate::runtime::clock;
@@ -137,7 +138,7 @@ pub(super) async fn run(
     Ok(response)
 }
 
-/// What is left of the time limits when the response begins goes with its body.
+/// What is left of the time limits when the response begins goes with its body, and so does what its end tells of a gRPC host.
 fn limit_body(
     exchange: &Exchange,
     cluster: &Arc<Cluster>,
@@ -146,7 +147,7 @@ fn limit_body(
     timeout: &mut RouteTimeout,
 ) {
     if matches!(response.body(), Body::Empty | Body::Full(_)) || exchange.upgrade.is_some() {
-        return;
+        return judge(exchange, response);
     }
     if let Some(limit) = limits.per_try_idle {
         let inner = std::mem::take(response.body_mut());
@@ -166,6 +167,14 @@ fn limit_body(
             failure,
             cluster: cluster.clone(),
         }));
+    }
+    // Outermost, so that the end that a time limit makes counts too.
+    judge(exchange, response);
+}
+
+fn judge(exchange: &Exchange, response: &mut Response) {
+    if let Some(host) = exchange.active.as_ref().and_then(ActiveRequest::judged_by_trailers) {
+        outcome::judge(response, host.clone());
     }
 }
 

@@ -296,17 +296,14 @@ impl Framing {
         }
     }
 
-    fn announces_a_body(&self) -> bool {
-        self.chunked || self.length.is_some_and(|length| length > 0)
-    }
-
     fn response_body(&self, status: StatusCode, method: &Method) -> Result<BodyDecoder, Failure> {
         let bodiless = method == Method::HEAD
             || status.is_informational()
             || status == StatusCode::NO_CONTENT
             || status == StatusCode::NOT_MODIFIED
             || (method == Method::CONNECT && status.is_success());
-        if status == StatusCode::NO_CONTENT && self.announces_a_body() {
+        let announced = self.chunked || self.length.is_some_and(|length| length > 0);
+        if announced && status == StatusCode::NO_CONTENT {
             // What follows could be taken for the next response.
             return Err(Failure::ProtocolError("http1.content_length_not_allowed"));
         }

@@ -1,0 +1,91 @@
+//! Which answers outlier detection counts, and how: gRPC statuses, and what happens when nobody more may be ejected.
+
+use super::{bootstrap, cluster, listener};
+use crate::harness::{Case, Wire, World, admin, get};
+
+const MANAGER: &str = r#"
+codec_type: AUTO
+route_config:
+  name: routes
+  virtual_hosts:
+  - name: all
+    domains: ["*"]
+    routes:
+    - {name: grpc, match: {prefix: /grpc}, route: {cluster: grpc}}
+    - {name: grpc1, match: {prefix: /one}, route: {cluster: grpc1}}
+    - {name: capped, match: {prefix: /capped}, route: {cluster: capped}}
+"#;
+
+pub fn world() -> World {
+    let alone = "common_lb_config: {healthy_panic_threshold: {value: 0}}\noutlier_detection: {consecutive_5xx: 2, \
+                 max_ejection_percent: 100, base_ejection_time: 300s, interval: 300s}\n";
+    let clusters = [
+        cluster("grpc", &["{{b}}"], &format!("{alone}{}", super::HTTP2)),
+        cluster("grpc1", &["{{a}}"], alone),
+        // Of one host, ten percent is nobody.
+        cluster("capped", &["{{a}}"], "outlier_detection: {interval: 300s}"),
+    ];
+    World {
+        name: "outliers",
+        yaml: bootstrap(&[listener("http", MANAGER)], &clusters),
+        cases: cases(),
+        stats: &[
+            "cluster.grpc.outlier",
+            "cluster.grpc1.outlier",
+            "cluster.capped.outlier",
+        ],
+    }
+}
+
+/// A gRPC call; the body is one empty message.
+fn call(name: &'static str, status: u16, path: &'static str, plan: &'static str) -> Case {
+    let headers = vec![("content-type", "application/grpc"), ("te", "trailers"), ("x-do", plan)];
+    let wire = Wire::Http2 {
+        method: "POST",
+        host: "parity.test",
+        path,
+        headers,
+        body: b"\0\0\0\0\0",
+        trailers: Vec::new(),
+    };
+    Case {
+        name,
+        listener: "http",
+        wire,
+        status,
+        logs: 1,
+        seen: 0,
+    }
+}
+
+/// What `/clusters` says of how the hosts are.
+fn hosts(name: &'static str) -> Case {
+    admin(name, 200, "GET", "/clusters", |line| {
+        line.contains("::127")
+            && ["health_flags", "rq_success", "rq_error"]
+                .iter()
+                .any(|field| line.contains(field))
+    })
+}
+
+fn cases() -> Vec<Case> {
+    let unavailable = "header=grpc-status:14";
+    let mut cases = vec![
+        call("a good status in trailers", 200, "/grpc", "grpc=0"),
+        call("a caller's error in trailers", 200, "/grpc", "grpc=5"),
+        // Counts for the host, not for ejection.
+        call("an error in trailers", 200, "/grpc", "grpc=14"),
+        call("another error in trailers", 200, "/grpc", "grpc=13"),
+        call("no status", 200, "/grpc", "status=200"),
+        hosts("trailers: the hosts"),
+        call("an error in the head", 200, "/one", unavailable),
+        call("an error in the head again", 200, "/one", unavailable),
+        hosts("the head: the hosts"),
+        call("nobody left", 200, "/one", "status=200"),
+    ];
+    for name in ["capped 1", "capped 2", "capped 3", "capped 4", "capped 5"] {
+        cases.push(get(name, 503, "/capped", "x-do: status=503\n"));
+    }
+    cases.push(hosts("capped: the hosts"));
+    cases
+}
