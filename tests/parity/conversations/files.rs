@@ -47,6 +47,8 @@ fn failing(name: &'static str, cds: &'static str, lds: &'static str, act: fn(&Fi
 struct Files {
     manner: Manner,
     directory: TempDir,
+    /// How often a file was to be read again so far.
+    readings: std::cell::Cell<u64>,
 }
 
 impl Files {
@@ -54,6 +56,7 @@ impl Files {
         let files = Self {
             manner,
             directory: tempfile::tempdir().unwrap(),
+            readings: std::cell::Cell::new(0),
         };
         files.put(&[("cds.yaml", cds("1", &["a"])), ("lds.yaml", lds("1"))]);
         if manner == Manner::ConfigMap {
@@ -70,6 +73,11 @@ impl Files {
 
     /// Puts files there in the manner of the house.
     fn put(&self, files: &[(&str, String)]) {
+        let readings = match self.manner {
+            Manner::Rename => files.len() as u64,
+            Manner::ConfigMap => 2,
+        };
+        self.readings.set(self.readings.get() + readings);
         if self.manner == Manner::Rename {
             for (name, content) in files {
                 std::fs::write(self.path("new"), content).unwrap();
@@ -184,6 +192,11 @@ fn failures(stats: &[(String, String)]) -> u64 {
     wrong.filter_map(|(_, value)| value.parse::<u64>().ok()).sum()
 }
 
+fn attempts(stats: &[(String, String)]) -> u64 {
+    let attempts = stats.iter().filter(|(name, _)| name.ends_with("update_attempt"));
+    attempts.filter_map(|(_, value)| value.parse::<u64>().ok()).sum()
+}
+
 async fn live(envoy: Option<&Path>, manner: Manner, steps: &[Step]) -> Vec<String> {
     let files = Files::new(manner);
     let subject = match envoy {
@@ -192,13 +205,17 @@ async fn live(envoy: Option<&Path>, manner: Manner, steps: &[Step]) -> Vec<Strin
     };
     let mut seen = Vec::new();
     for step in steps {
-        let before = failures(&subject.stats().await);
+        let before = subject.stats().await;
+        let (failures_before, attempts_before) = (failures(&before), attempts(&before));
+        files.readings.set(0);
         (step.act)(&files);
+        let attempts_then = attempts_before + files.readings.get();
         until(step.name, async || {
             let stats = subject.stats().await;
             let versions = value(&stats, "cluster_manager.cds.version_text") == step.cds
                 && value(&stats, "listener_manager.lds.version_text") == step.lds;
-            (versions && (!step.failed || failures(&stats) > before)).then_some(())
+            let failed = failures(&stats) > failures_before;
+            (versions && attempts(&stats) >= attempts_then && (failed || !step.failed)).then_some(())
         })
         .await;
         let stats = subject.stats().await;

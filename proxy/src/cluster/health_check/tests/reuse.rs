@@ -7,7 +7,7 @@ async fn counted(
     listener: tokio::net::TcpListener,
     enough: fn(&[u8]) -> bool,
     answer: &'static [u8],
-    sender: tokio::sync::mpsc::UnboundedSender<usize>,
+    sender: tokio::sync::mpsc::Sender<usize>,
 ) {
     for connection in 0.. {
         let (mut stream, _) = listener.accept().await.expect("a connection");
@@ -22,7 +22,7 @@ async fn counted(
             if !enough(&asked) {
                 break;
             }
-            sender.send(connection).expect("somebody looks");
+            sender.try_send(connection).expect("somebody looks");
             stream.write_all(answer).await.expect("answered");
         }
     }
@@ -37,7 +37,7 @@ async fn used(check: core::HealthCheck, answer: &'static [u8], count: usize) -> 
         CheckKind::Tcp(_) => |asked| asked == b"PING",
         _ => |asked| asked.ends_with(b"\r\n\r\n"),
     };
-    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(100);
     let server = spawn("test", counted(listener, enough, answer, sender));
     let mut kept = Kept::default();
     let mut used = Vec::new();

@@ -297,14 +297,10 @@ impl Framing {
     }
 
     fn response_body(&self, status: StatusCode, method: &Method) -> Result<BodyDecoder, Failure> {
-        let bodiless = method == Method::HEAD
-            || status.is_informational()
-            || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED
-            || (method == Method::CONNECT && status.is_success());
+        let never = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) || status.is_informational();
+        let bodiless = never || method == Method::HEAD || (method == Method::CONNECT && status.is_success());
         let announced = self.chunked || self.length.is_some_and(|length| length > 0);
         if announced && status == StatusCode::NO_CONTENT {
-            // What follows could be taken for the next response.
             return Err(Failure::ProtocolError("http1.content_length_not_allowed"));
         }
         if bodiless {
