@@ -21,6 +21,7 @@ route_config:
     - {name: deadline, match: {prefix: /deadline}, route: {cluster: a, timeout: 0.05s, max_stream_duration: {grpc_timeout_header_max: 0s}}}
     - {name: told, match: {prefix: /told}, route: {cluster: a, max_stream_duration: {grpc_timeout_header_max: 5s, grpc_timeout_header_offset: 0.5s}}}
     - {name: told by the older fields, match: {prefix: /older}, route: {cluster: a, max_grpc_timeout: 5s, grpc_timeout_offset: 0.25s}}
+    - {name: unlimited, match: {prefix: /unlimited}, route: {cluster: a, timeout: 0s, max_grpc_timeout: 0s}}
     - {name: all, match: {prefix: /}, route: {cluster: a}}
 "#;
 
@@ -112,6 +113,8 @@ fn cases() -> Vec<Case> {
             "grpc-timeout: 10S\n",
         ),
         grpc("gRPC: none, older fields", "/older", ""),
+        grpc("gRPC: no limit and no deadline", "/unlimited", ""),
+        grpc("gRPC: no limit and a deadline", "/unlimited", "grpc-timeout: 1S\n"),
         get(
             "no call has no deadline, older fields",
             200,

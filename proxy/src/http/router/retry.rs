@@ -279,8 +279,8 @@ impl Run<'_> {
         let expected = left.filter(|_| !self.router.suppress_envoy_headers);
         let deadline = match limits.deadline {
             Deadline::AsItCame => None,
-            // No limit is told as none, in Envoy's way.
-            Deadline::OfAttempt => Some(left.unwrap_or_default()),
+            // Without a limit nothing is told: zero would be a deadline that is over.
+            Deadline::OfAttempt => left.filter(|left| !left.is_zero()),
             Deadline::OfStream(limit) => Some(limit),
         };
         envoy_headers::announce(exchange, expected, after_timeout, deadline);
