@@ -4,6 +4,9 @@ use remora_proto::ledger::{Allowed, MessageEntry, Verdict::*};
 
 /// Why nothing about tracing has an effect.
 const UNTRACED: &str = "without a provider nothing is traced, and providers are refused";
+/// Why nothing about sampling has an effect.
+const UNMARKED: &str =
+    "nothing is traced; the trace bits of x-request-id, which Envoy sets all the same, are not set yet";
 /// Why descriptors have no effect.
 const UNLIMITED: &str = "only the rate limit filter reads it, which is refused";
 
@@ -33,7 +36,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         response_headers_to_add response_headers_to_remove per_request_buffer_limit_bytes request_body_buffer_limit route stat_prefix
         redirect direct_response non_forwarding_action;
         decorator = Harmless(UNTRACED),
-        tracing = Harmless(UNTRACED),
+        tracing = Harmless(UNMARKED),
         filter_action = RefusedAlways("routes cannot be left to a filter"),
         route_specifiers = RefusedAlways("route specifiers are not supported"),
     ),
