@@ -107,6 +107,11 @@ impl Fraction {
         }
     }
 
+    /// Whether the point, one of ten thousand, lies within.
+    pub fn reaches(self, point: u64) -> bool {
+        point * u64::from(self.denominator) < u64::from(self.numerator) * 10_000
+    }
+
     /// Whether the stream whose random number is `random` is among the chosen.
     pub fn contains(self, random: u64) -> bool {
         random % u64::from(self.denominator) < u64::from(self.numerator)

@@ -31,6 +31,8 @@ pub struct HeaderPolicy {
     pub(in crate::http) path: path::PathPolicy,
     pub(in crate::http) host: HostPolicy,
     pub(in crate::http) request_id: request_id::RequestIdPolicy,
+    /// `tracing`; `None`: ids are not marked.
+    pub(in crate::http) sampling: Option<request_id::Sampling>,
     pub(in crate::http) xfcc: xfcc::Xfcc,
     pub(in crate::http) internal_ranges: Vec<ipnet::IpNet>,
     pub(in crate::http) internal_unix_sockets: bool,
@@ -152,9 +154,16 @@ impl HeaderPolicy {
         Verdict::Continue
     }
 
-    /// How ids are made and marked, for tracing.
-    pub fn request_ids(&self) -> request_id::RequestIdPolicy {
-        self.request_id
+    /// Marks the request's id with why it would be traced; `by_route`: its route's own fractions.
+    pub fn mark(&self, headers: &mut HeaderMap, by_route: Option<request_id::Sampling>) {
+        let Some(of_manager) = self.sampling.filter(|_| self.request_id.use_for_sampling) else {
+            return;
+        };
+        let known = request_id::reason(headers);
+        let reason = by_route.unwrap_or(of_manager).decide(headers);
+        if reason != known {
+            self.request_id.set_reason(headers, reason);
+        }
     }
 
     /// Everything that depends on who the client is.

@@ -6,6 +6,7 @@ use tower::Layer;
 
 use super::exchange::Exchange;
 use super::failure::Failure;
+use super::header_policy::HeaderPolicy;
 use super::pipeline::{HcmStats, Settings};
 use super::service::{Response, TryService};
 use super::upgrade::UpgradeKind;
@@ -28,6 +29,7 @@ pub struct SelectRouteLayer {
     snapshot: Arc<SnapshotCell>,
     stats: Arc<HcmStats>,
     upgrades: Vec<String>,
+    header_policy: Arc<HeaderPolicy>,
     start_logs: Arc<[AccessLog]>,
 }
 
@@ -38,6 +40,7 @@ impl SelectRouteLayer {
             snapshot: settings.snapshot.clone(),
             stats: settings.stats.clone(),
             upgrades: settings.upgrades.clone(),
+            header_policy: settings.header_policy.clone(),
             start_logs: match settings.logs_new_requests {
                 true => settings.access_logs.clone(),
                 false => Arc::default(),
@@ -55,6 +58,7 @@ impl<S> Layer<S> for SelectRouteLayer {
             snapshot: self.snapshot.clone(),
             stats: self.stats.clone(),
             upgrades: self.upgrades.clone(),
+            header_policy: self.header_policy.clone(),
             start_logs: self.start_logs.clone(),
             inner,
         }
@@ -67,6 +71,7 @@ pub struct SelectRoute<S> {
     snapshot: Arc<SnapshotCell>,
     stats: Arc<HcmStats>,
     upgrades: Vec<String>,
+    header_policy: Arc<HeaderPolicy>,
     /// Logs that get a line when a request begins, too.
     start_logs: Arc<[AccessLog]>,
     inner: S,
@@ -88,6 +93,9 @@ impl<S: TryService> TryService for SelectRoute<S> {
             }
         }
         select(exchange, &table);
+        let tracing = exchange.route.route.as_ref().and_then(|route| route.tracing.as_ref());
+        let by_route = tracing.map(|tracing| tracing.sampling);
+        self.header_policy.mark(exchange.request.headers_mut(), by_route);
         exchange.route.table = Some(table);
         if exchange.route.route.is_none() {
             self.stats.no_route.inc();

@@ -18,6 +18,7 @@ use super::view::RequestView;
 use crate::config::route::{Fraction, Under, each, optional, refuse, refuse_all};
 use crate::config::{Compiled, Problems, gather};
 use crate::http::header_policy::mutations::LevelMutations;
+use crate::http::header_policy::request_id::Sampling;
 
 /// A compiled virtual host.
 pub struct VirtualHost {
@@ -98,9 +99,7 @@ pub struct Decorator {
 /// A route's own sampling; each overrides the connection manager's.
 #[derive(Clone, Debug)]
 pub struct Tracing {
-    pub client_sampling: Option<Fraction>,
-    pub random_sampling: Option<Fraction>,
-    pub overall_sampling: Option<Fraction>,
+    pub sampling: Sampling,
     pub custom_tags: Vec<remora_proto::pb::envoy::r#type::tracing::v3::CustomTag>,
 }
 
@@ -378,9 +377,11 @@ impl Tracing {
             let overall_sampling = optional("overall_sampling", value.overall_sampling.as_ref(), Fraction::compile);
         }
         Ok(Self {
-            client_sampling,
-            random_sampling,
-            overall_sampling,
+            sampling: Sampling {
+                client: client_sampling,
+                random: random_sampling,
+                overall: overall_sampling,
+            },
             custom_tags: value.custom_tags.clone(),
         })
     }

@@ -30,9 +30,40 @@ route_config:
       - {header: {key: x-answer, value: route}, append_action: APPEND_IF_EXISTS_OR_ADD}
       - {header: {key: x-code, value: "%RESPONSE_CODE% %ROUTE_NAME%"}}
       route: {cluster: a}
+    - {name: traced, match: {prefix: /traced}, tracing: {}, route: {cluster: a}}
+    - {name: untraced, match: {prefix: /untraced}, tracing: {random_sampling: {numerator: 0}}, route: {cluster: a}}
     - {name: direct, match: {prefix: /direct}, direct_response: {status: 200, body: {inline_string: ok}}}
     - {name: all, match: {prefix: /}, route: {cluster: a}}
 "#;
+
+/// What digit 14 of an id of our own says, on each listener.
+macro_rules! own_ids {
+    ($($listener:literal)*) => {
+        [$(
+            get(concat!($listener, ": an id of our own"), 200, "/", "").on($listener),
+            get(concat!($listener, ": a client asks"), 200, "/", "x-client-trace-id: 1\n").on($listener),
+            get(concat!($listener, ": a service asks"), 200, "/", "x-envoy-force-trace: 1\n").on($listener),
+            get(concat!($listener, ": both ask"), 200, "/", "x-envoy-force-trace: 1\nx-client-trace-id: 1\n").on($listener),
+            get(concat!($listener, ": a route's own fractions"), 200, "/traced", "").on($listener),
+            get(concat!($listener, ": a route that wants none"), 200, "/untraced", "").on($listener),
+        )*]
+    };
+}
+
+/// The same of an id that came with the request: the last of the first half, the first of the second, and with a digit of its own.
+macro_rules! given_ids {
+    ($($listener:literal)*) => {
+        [$(
+            get(concat!($listener, ": 4, early"), 200, "/", "x-request-id: 00001387-0f0f-4f0f-8f0f-0f0f0f0f0f0f\n").on($listener),
+            get(concat!($listener, ": 4, late"), 200, "/", "x-request-id: 00001389-0f0f-4f0f-8f0f-0f0f0f0f0f0f\n").on($listener),
+            get(concat!($listener, ": 9, early"), 200, "/", "x-request-id: 00001387-0f0f-9f0f-8f0f-0f0f0f0f0f0f\n").on($listener),
+            get(concat!($listener, ": 9, late"), 200, "/", "x-request-id: 00001389-0f0f-9f0f-8f0f-0f0f0f0f0f0f\n").on($listener),
+            get(concat!($listener, ": a"), 200, "/", "x-request-id: 00000001-0f0f-af0f-8f0f-0f0f0f0f0f0f\n").on($listener),
+            get(concat!($listener, ": b"), 200, "/", "x-request-id: 00000001-0f0f-bf0f-8f0f-0f0f0f0f0f0f\n").on($listener),
+            get(concat!($listener, ": no number"), 200, "/", "x-request-id: zzzzzzzz-0f0f-4f0f-8f0f-0f0f0f0f0f0f\n").on($listener),
+        )*]
+    };
+}
 
 pub fn world() -> World {
     let listeners = [
@@ -41,6 +72,30 @@ pub fn world() -> World {
             &format!(
                 "server_name: parity\nvia: parity-via\nnormalize_path: true\nmerge_slashes: true\n\
                                    path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT\n{ROUTES}"
+            ),
+        ),
+        listener("traced", &format!("tracing: {{}}\n{ROUTES}")),
+        listener(
+            "untraced",
+            &format!("tracing: {{random_sampling: {{value: 0}}, client_sampling: {{value: 100}}}}\n{ROUTES}"),
+        ),
+        listener(
+            "never",
+            &format!("tracing: {{overall_sampling: {{value: 0}}}}\n{ROUTES}"),
+        ),
+        listener(
+            "half",
+            &format!("tracing: {{overall_sampling: {{value: 50}}}}\n{ROUTES}"),
+        ),
+        listener(
+            "unpacked",
+            &format!("tracing: {{}}\n{}\n{ROUTES}", request_ids("pack_trace_reason: false")),
+        ),
+        listener(
+            "unsampled",
+            &format!(
+                "tracing: {{}}\n{}\n{ROUTES}",
+                request_ids("use_request_id_for_trace_sampling: false")
             ),
         ),
         listener(
@@ -66,7 +121,11 @@ pub fn world() -> World {
     World {
         name: "headers",
         yaml: bootstrap(&listeners, &[cluster("a", &["{{a}}"], "")]),
-        cases: cases(),
+        cases: cases()
+            .into_iter()
+            .chain(own_ids!["http" "traced" "untraced" "never" "unpacked" "unsampled"])
+            .chain(given_ids!["http" "traced" "untraced" "never" "half" "unpacked" "unsampled"])
+            .collect(),
         stats: &[
             "http.http.downstream_rq",
             "http.edge.downstream_rq",
@@ -74,6 +133,11 @@ pub fn world() -> World {
             "cluster.a.upstream_rq",
         ],
     }
+}
+
+fn request_ids(setting: &str) -> String {
+    const TYPE: &str = "type.googleapis.com/envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig";
+    format!("request_id_extension: {{typed_config: {{\"@type\": {TYPE}, {setting}}}}}")
 }
 
 fn cases() -> Vec<Case> {

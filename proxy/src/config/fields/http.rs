@@ -4,9 +4,6 @@ use remora_proto::ledger::{Allowed, MessageEntry, Verdict::*};
 
 /// Why nothing about tracing has an effect.
 const UNTRACED: &str = "without a provider nothing is traced, and providers are refused";
-/// Why nothing about sampling has an effect.
-const UNMARKED: &str =
-    "nothing is traced; the trace bits of x-request-id, which Envoy sets all the same, are not set yet";
 
 pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager":
@@ -41,11 +38,9 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.extensions.filters.network.http_connection_manager.v3.ResponseMapper":
         filter status_code body body_format_override headers_to_add
     ),
-    message!("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing":;
+    message!("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing":
+        client_sampling random_sampling overall_sampling;
         provider = Refused("tracing is not supported"),
-        client_sampling = Harmless(UNMARKED),
-        random_sampling = Harmless(UNMARKED),
-        overall_sampling = Harmless(UNMARKED),
         verbose = Harmless(UNTRACED),
         max_path_tag_length = Harmless(UNTRACED),
         custom_tags = Harmless(UNTRACED),
@@ -68,9 +63,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.extensions.filters.network.http_connection_manager.v3.Rds": config_source route_config_name),
     message!("envoy.extensions.filters.network.http_connection_manager.v3.RequestIDExtension": typed_config),
-    message!("envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig":;
-        pack_trace_reason = Harmless(UNMARKED),
-        use_request_id_for_trace_sampling = Harmless(UNMARKED),
+    message!("envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig":
+        pack_trace_reason use_request_id_for_trace_sampling
     ),
     message!("envoy.extensions.http.original_ip_detection.xff.v3.XffConfig":
         xff_num_trusted_hops xff_trusted_cidrs skip_xff_append

@@ -4,9 +4,6 @@ use remora_proto::ledger::{Allowed, MessageEntry, Verdict::*};
 
 /// Why nothing about tracing has an effect.
 const UNTRACED: &str = "without a provider nothing is traced, and providers are refused";
-/// Why nothing about sampling has an effect.
-const UNMARKED: &str =
-    "nothing is traced; the trace bits of x-request-id, which Envoy sets all the same, are not set yet";
 /// Why descriptors have no effect.
 const UNLIMITED: &str = "only the rate limit filter reads it, which is refused";
 
@@ -34,11 +31,16 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.route.v3.Route":
         name match metadata typed_per_filter_config request_headers_to_add request_headers_to_remove
         response_headers_to_add response_headers_to_remove per_request_buffer_limit_bytes request_body_buffer_limit route stat_prefix
-        redirect direct_response non_forwarding_action;
+        redirect direct_response non_forwarding_action tracing;
         decorator = Harmless(UNTRACED),
-        tracing = Harmless(UNMARKED),
         filter_action = RefusedAlways("routes cannot be left to a filter"),
         route_specifiers = RefusedAlways("route specifiers are not supported"),
+    ),
+    message!("envoy.config.route.v3.Tracing":
+        client_sampling random_sampling overall_sampling;
+        custom_tags = Harmless(UNTRACED),
+        operation = RefusedAlways("spans are not supported"),
+        upstream_operation = RefusedAlways("spans are not supported"),
     ),
     message!("envoy.config.route.v3.RouteMatch":
         prefix path safe_regex connect_matcher path_separated_prefix path_match_policy case_sensitive runtime_fraction

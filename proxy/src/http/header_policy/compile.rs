@@ -7,13 +7,14 @@ use remora_proto::pb::envoy::config::core::v3::{CidrRange, TypedExtensionConfig}
 use remora_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pbh;
 use remora_proto::pb::envoy::extensions::http::original_ip_detection as pbo;
 use remora_proto::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
+use remora_proto::pb::envoy::r#type::v3::Percent;
 
 use super::path::{EscapedSlashes, PathPolicy};
 use super::remote::{Detection, RemoteRule};
-use super::request_id::RequestIdPolicy;
+use super::request_id::{RequestIdPolicy, Sampling};
 use super::xfcc::{Mode, Xfcc};
 use super::{HeaderPolicy, HostPolicy, ServerHeader, StripPort};
-use crate::config::route::{Under, each, header_name, optional, refuse, refuse_all};
+use crate::config::route::{Fraction, Under, each, header_name, optional, refuse, refuse_all};
 use crate::config::{BuildContext, Compiled, Problems, gather};
 
 impl HeaderPolicy {
@@ -33,6 +34,7 @@ impl HeaderPolicy {
             let path = path_policy(value);
             let host = host_policy(value);
             let request_id = request_id(value);
+            let sampling = optional("tracing", value.tracing.as_ref(), sampling);
             let xfcc = xfcc(value);
             let ranges = ranges.transpose().under("internal_address_config");
             let user_agent = adds_user_agent.then(|| user_agent(cx)).transpose();
@@ -45,6 +47,7 @@ impl HeaderPolicy {
             path,
             host,
             request_id,
+            sampling,
             xfcc,
             internal_ranges: ranges.unwrap_or_default(),
             internal_unix_sockets: internal.is_some_and(|internal| internal.unix_sockets),
@@ -258,6 +261,33 @@ fn request_id(value: &pbh::HttpConnectionManager) -> Compiled<RequestIdPolicy> {
         use_for_sampling: extension
             .use_request_id_for_trace_sampling
             .is_none_or(|used| used.value),
+    })
+}
+
+/// `client_sampling` and `overall_sampling` in whole percents, `random_sampling` in hundredths of one, as Envoy reads them.
+fn sampling(value: &pbh::http_connection_manager::Tracing) -> Compiled<Sampling> {
+    let fraction = |field: &str, percent: Option<f64>, steps: u32| {
+        let Some(percent) = percent else { return Ok(None) };
+        refuse(field, !(0.0..=100.0).contains(&percent), "must be in 0..=100")?;
+        let numerator = match steps {
+            1 => percent as u32,
+            steps => (percent * f64::from(steps)).round() as u32,
+        };
+        Ok(Some(Fraction {
+            numerator,
+            denominator: 100 * steps,
+        }))
+    };
+    let percent = |value: Option<&Percent>| value.map(|percent| percent.value);
+    gather! {
+        let client = fraction("client_sampling", percent(value.client_sampling.as_ref()), 1);
+        let random = fraction("random_sampling", percent(value.random_sampling.as_ref()), 100);
+        let overall = fraction("overall_sampling", percent(value.overall_sampling.as_ref()), 1);
+    }
+    Ok(Sampling {
+        client,
+        random,
+        overall,
     })
 }
 

@@ -3,9 +3,48 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::X_REQUEST_ID;
+use crate::config::route::Fraction;
 
 /// A static: a name given as text is parsed anew by every look-up.
 static X_ENVOY_FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
+static X_CLIENT_TRACE_ID: HeaderName = HeaderName::from_static("x-client-trace-id");
+
+/// `tracing` of a connection manager, or of a route: how many are traced. `None`: all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sampling {
+    /// Of those that ask for it (`x-client-trace-id`).
+    pub client: Option<Fraction>,
+    /// Of the others.
+    pub random: Option<Fraction>,
+    /// Of all that would be.
+    pub overall: Option<Fraction>,
+}
+
+impl Sampling {
+    /// Why the request is to be traced. Every hop decides alike, by the id; only what a client asks for is drawn anew.
+    pub fn decide(self, headers: &HeaderMap) -> TraceReason {
+        let Some(point) = sampling_point(headers) else {
+            return TraceReason::NotTraced;
+        };
+        let chosen = |fraction: Option<Fraction>, point| fraction.is_none_or(|fraction| fraction.reaches(point));
+        let known = reason(headers);
+        let wanted = if known != TraceReason::NotTraced {
+            known
+        } else if headers.contains_key(&X_CLIENT_TRACE_ID) && chosen(self.client, fastrand::u64(..10_000)) {
+            TraceReason::ClientForced
+        } else if headers.contains_key(&X_ENVOY_FORCE_TRACE) {
+            TraceReason::ServiceForced
+        } else if chosen(self.random, point) {
+            TraceReason::Sampled
+        } else {
+            TraceReason::NotTraced
+        };
+        match chosen(self.overall, point) {
+            true => wanted,
+            false => TraceReason::NotTraced,
+        }
+    }
+}
 
 /// What a connection manager does about request ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
