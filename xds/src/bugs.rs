@@ -28,6 +28,16 @@ pub(crate) enum Bug {
     LostUnsubscribe,
     /// A new stream does not repeat the subscriptions.
     ForgetsOnReconnect,
+    /// An answer carries the nonce of the newest response instead of its own.
+    AnswersNewestNonce,
+    /// A response whose nonce was there before is taken for a repetition.
+    IgnoresRepeatedNonce,
+    /// A NACK is sent twice.
+    AnswersTwice,
+    /// An answer carries the version that was accepted last when it leaves, not at its verdict.
+    AnswersNewestVersion,
+    /// The nonce of a response counts for every type of its stream.
+    NonceOfAnotherType,
 }
 
 #[cfg(test)]

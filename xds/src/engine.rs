@@ -208,6 +208,7 @@ impl Engine {
         let empty = batch.resources.is_empty() && batch.removed.is_empty() && batch.failures.is_empty();
         let no_op = empty && !batch.full && batch.present.is_empty();
         let named = Named::of(&batch);
+        self.records.note_reports(&self.stats, &mut batch);
         if stream.source.is_file() {
             stream.state = State::Open;
         }

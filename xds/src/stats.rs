@@ -43,7 +43,9 @@ pub struct TypeStats {
     /// A response without resources that meant nothing.
     pub update_empty: Cell,
     pub init_fetch_timeout: Cell,
-    /// An accepted update that changed something. Counted by name only.
+    /// Entries of `resource_errors`. Not a statistic of Envoy's, which does not read them. Counted by type only.
+    pub resource_errors: Cell,
+    /// An update that changed something.
     pub config_reload: Cell,
     /// Milliseconds since the Unix epoch of the last of those.
     pub config_reload_time_ms: Cell,
@@ -67,6 +69,7 @@ impl TypeStats {
             update_rejected: Cell::default(),
             update_empty: Cell::default(),
             init_fetch_timeout: Cell::default(),
+            resource_errors: Cell::default(),
             config_reload: Cell::default(),
             config_reload_time_ms: Cell::default(),
             update_time: Cell::default(),
@@ -91,6 +94,7 @@ impl TypeStats {
             &self.update_rejected,
             &self.update_empty,
             &self.init_fetch_timeout,
+            &self.resource_errors,
             &self.config_reload,
         ];
         counters.iter().for_each(|counter| counter.set(0));

@@ -237,8 +237,14 @@ impl Script {
     }
 
     pub(crate) fn with(config: SourceConfig, roots: &[ResourceType], seed: u64) -> Self {
+        Self::of(Source::Ads, config, roots, seed)
+    }
+
+    /// Roots that come from `source`, which is spoken to as `config` says if it is ADS or called `plane`.
+    pub(crate) fn of(source: Source, config: SourceConfig, roots: &[ResourceType], seed: u64) -> Self {
         let resolve = Arc::new(move |source: &Source| match source {
             Source::Named(name) if &**name == "nowhere" => None,
+            Source::Named(name) if &**name == "plane" => Some(config.clone()),
             Source::Named(_) => Some(SourceConfig::separate(Mode::Sotw)),
             _ => Some(config.clone()),
         });
@@ -259,6 +265,7 @@ impl Script {
         for root in roots {
             engine.add_root(
                 Root {
+                    source: source.clone(),
                     initial_fetch_timeout: Duration::ZERO,
                     after: None,
                     ..Root::new(root)

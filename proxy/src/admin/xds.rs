@@ -154,6 +154,9 @@ fn describe(status: &TypeStatus, now: SystemTime) -> String {
             ));
         }
     }
+    for (name, reason) in status.reported.iter().take(SHOWN) {
+        line(format!("the control plane cannot serve {name}: {reason}"));
+    }
     let cost = &status.last_push;
     if cost.bytes > 0 {
         line(format!(
@@ -187,6 +190,10 @@ fn tree(status: &TypeStatus) -> Value {
         })
         .collect();
     let missing: Vec<_> = status.missing.iter().map(|name| &**name).collect();
+    let reported = status
+        .reported
+        .iter()
+        .map(|(name, reason)| json!({"name": name, "reason": reason}));
     let nack = status
         .last_nack
         .as_ref()
@@ -216,6 +223,7 @@ fn tree(status: &TypeStatus) -> Value {
         "in_use": status.published,
         "waiting": waiting,
         "missing": missing,
+        "reported": reported.collect::<Vec<_>>(),
         "refused": refused.collect::<Vec<_>>(),
         "stream_failures": status.failures,
         "last_nack": nack,

@@ -128,6 +128,7 @@ impl StatGroup for XdsStats {
 impl XdsStats {
     fn subscription(&self, prefix: &str, stats: &TypeStats, resource: &str, visit: &mut dyn FnMut(&str, Value<'_>)) {
         let is_route = stats.ty == &types::ROUTE;
+        let reloads = is_route || stats.ty == &types::CLUSTER;
         let counters = [
             ("init_fetch_timeout", &stats.init_fetch_timeout),
             ("update_attempt", &stats.update_attempt),
@@ -136,16 +137,14 @@ impl XdsStats {
             ("update_success", &stats.update_success),
         ];
         // Envoy knows these only where they mean something.
-        let of_routes = [
-            ("config_reload", &stats.config_reload),
-            ("update_empty", &stats.update_empty),
-        ];
-        for (name, counter) in counters.iter().chain(of_routes.iter().filter(|_| is_route)) {
+        let reload = reloads.then_some(("config_reload", &stats.config_reload));
+        let empty = is_route.then_some(("update_empty", &stats.update_empty));
+        for (name, counter) in counters.into_iter().chain(reload).chain(empty) {
             visit(&format!("{prefix}{name}"), Value::Counter(counter.value()));
         }
         let gauges = [("update_time", &stats.update_time), ("version", &stats.version)];
         let reloaded = ("config_reload_time_ms", &stats.config_reload_time_ms);
-        for (name, gauge) in gauges.iter().chain(is_route.then_some(&reloaded)) {
+        for (name, gauge) in gauges.iter().chain(reloads.then_some(&reloaded)) {
             visit(&format!("{prefix}{name}"), Value::Gauge(gauge.value()));
         }
         let text = Value::Text(stats.version_text().to_string());

@@ -1,7 +1,7 @@
 //! A response sorted out: what is to be applied, what is wrong already, what only refreshes a TTL.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hashbrown::{HashMap, HashSet};
 
@@ -29,6 +29,11 @@ pub struct Batch {
     pub(super) nonce: Arc<str>,
     /// Delta: what to record for the entries that are accepted.
     pub(super) versions: Vec<(Arc<str>, Arc<str>)>,
+    /// The times to live of the entries that are accepted, counted from `at`; without one the timer stops.
+    pub(super) lives: Vec<(Arc<str>, Option<Duration>)>,
+    pub(super) at: Instant,
+    /// `resource_errors`: name and reason of what the control plane cannot serve. Nothing follows from them, as in Envoy: what is held stays.
+    pub errors: Vec<(String, String)>,
 }
 
 impl Batch {
@@ -45,6 +50,9 @@ impl Batch {
             rejected: false,
             nonce: session.nonce.clone(),
             versions: Vec::new(),
+            lives: Vec::new(),
+            at: now,
+            errors: response.errors,
         };
         let mut twice = batch.find_duplicates(&response.resources, delta);
         if batch.rejected {
@@ -135,7 +143,10 @@ impl Batch {
             });
             return;
         }
-        ttl.refresh(session.ty, &received.name, received.ttl, now);
+        // Nearly nothing has a time to live; what has one nowhere needs no list of those that have none.
+        if received.ttl.is_some() || !ttl.is_empty() {
+            self.lives.push((received.name.clone(), received.ttl));
+        }
         if delta {
             self.versions.push((received.name.clone(), received.version.clone()));
         }

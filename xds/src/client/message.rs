@@ -73,7 +73,7 @@ impl Response {
         Ok(response)
     }
 
-    /// Parses a `DeltaDiscoveryResponse`. `resource_errors` of NOT_FOUND count as removals.
+    /// Parses a `DeltaDiscoveryResponse`.
     ///
     /// # Errors
     /// The bytes are not a protobuf message of that shape.

@@ -51,6 +51,7 @@ impl MuxConfig {
     }
 }
 
+#[derive(Clone)]
 struct Answer {
     session: usize,
     nonce: Arc<str>,
@@ -214,8 +215,15 @@ impl Mux {
         if !session.started {
             return None;
         }
+        if planted(Bug::IgnoresRepeatedNonce) && *session.nonce == *response.nonce {
+            return None;
+        }
         self.open += 1;
         session.nonce = response.nonce.as_str().into();
+        if planted(Bug::NonceOfAnotherType) {
+            self.mix_nonces(&response.nonce);
+        }
+        let session = &self.sessions[index];
         Some(Batch::sort(
             session,
             response,
@@ -233,8 +241,13 @@ impl Mux {
         let session = &mut self.sessions[index];
         self.open = self.open.saturating_sub(1);
         let nack = !failures.is_empty() && !planted(Bug::AckInsteadOfNack);
+        let failed: HashSet<&str> = failures.iter().map(|failure| &*failure.name).collect();
+        // What is refused leaves the last good version its own time to live, as in Envoy.
+        let lives = batch.lives.iter().filter(|(name, _)| !failed.contains(&**name));
+        for (name, life) in lives {
+            self.ttl.refresh(batch.ty, name, *life, batch.at);
+        }
         if self.config.mode == Mode::Delta {
-            let failed: HashSet<&str> = failures.iter().map(|failure| &*failure.name).collect();
             for (name, version) in batch.versions {
                 if !failed.contains(&*name) || planted(Bug::RecordsBadVersion) {
                     session.hold(name, version);
@@ -248,12 +261,16 @@ impl Mux {
         if planted(Bug::SilentOnEmpty) && batch.resources.is_empty() && batch.removed.is_empty() {
             return;
         }
-        self.answers.push_back(Answer {
+        let answer = Answer {
             session: index,
             nonce: batch.nonce,
             version: session.accepted.clone(),
             error: nack.then(|| request::reason(failures)),
-        });
+        };
+        if planted(Bug::AnswersTwice) && nack {
+            self.answers.push_back(answer.clone());
+        }
+        self.answers.push_back(answer);
     }
 
     /// The next request to send, if there is one and a token for it. Answers first, then subscription changes.
@@ -332,6 +349,12 @@ impl Mux {
         &mut self.sessions[index]
     }
 
+    /// One of the planted bugs.
+    fn mix_nonces(&mut self, nonce: &str) {
+        let started = self.sessions.iter_mut().filter(|session| session.started);
+        started.for_each(|session| session.nonce = nonce.into());
+    }
+
     fn has_pending(&self) -> bool {
         self.answers
             .iter()
@@ -351,8 +374,14 @@ impl Mux {
             .answers
             .iter()
             .position(|answer| self.sessions[answer.session].paused == 0)?;
-        let answer = self.answers.remove(at)?;
+        let mut answer = self.answers.remove(at)?;
         let session = &mut self.sessions[answer.session];
+        if planted(Bug::AnswersNewestNonce) {
+            answer.nonce = session.nonce.clone();
+        }
+        if planted(Bug::AnswersNewestVersion) {
+            answer.version = session.accepted.clone();
+        }
         let body = match self.config.mode {
             Mode::Sotw => {
                 // An answer repeats the whole list; only the newest nonce makes a server read it.

@@ -17,6 +17,10 @@ pub(crate) struct Ttl {
 }
 
 impl Ttl {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.deadlines.is_empty()
+    }
+
     /// Starts the timer again, or stops it when the resource came without a TTL.
     pub(crate) fn refresh(&mut self, ty: ResourceType, name: &Arc<str>, ttl: Option<Duration>, now: Instant) {
         if ttl.is_none() && self.deadlines.is_empty() {

@@ -1,5 +1,6 @@
 //! What happened last to each type, for the status page.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -73,9 +74,39 @@ struct Record {
     since: Option<SystemTime>,
     last_nack: Option<Nack>,
     last_push: PushCost,
+    reported: BTreeMap<String, String>,
 }
 
+/// Reported errors of one type that are kept, and characters of one that are.
+const REPORTS: usize = 100;
+const REPORT: usize = 500;
+
 impl Records {
+    /// Notes what the control plane says that it cannot serve. A resource that comes after all ends its error; a full response those of all.
+    pub(super) fn note_reports(&mut self, stats: &Stats, batch: &mut Batch) {
+        let errors = std::mem::take(&mut batch.errors);
+        let known = self.types.get_mut(batch.ty.url);
+        if let Some(record) = known.filter(|record| !record.reported.is_empty()) {
+            let served = batch.resources.iter().map(|received| &*received.name);
+            served.for_each(|name| drop(record.reported.remove(name)));
+            if batch.full {
+                record.reported.clear();
+            }
+        }
+        if errors.is_empty() {
+            return;
+        }
+        stats.of(batch.ty).resource_errors.add(errors.len() as u64);
+        let record = self.types.entry(batch.ty.url).or_default();
+        for (name, reason) in errors {
+            let reason: String = reason.chars().take(REPORT).collect();
+            tracing::warn!(ty = batch.ty.short, name, reason, "the control plane reports an error");
+            if record.reported.len() < REPORTS {
+                record.reported.insert(name, reason);
+            }
+        }
+    }
+
     /// Notes one answered response.
     pub(super) fn note(
         &mut self,
@@ -104,6 +135,10 @@ impl Records {
             validate: applied.validating,
             publish: applied.publishing,
         };
+        if applied.added + applied.changed + applied.removed > 0 {
+            counters.config_reload.add(1);
+            counters.config_reload_time_ms.set(millis(now));
+        }
         if applied.failures.is_empty() {
             counters.accepted(&version, millis(now));
             stats.observed(ty, None, applied.took());
@@ -130,5 +165,7 @@ impl Records {
         status.since = record.since;
         status.last_nack = record.last_nack.clone();
         status.last_push = record.last_push;
+        let reported = record.reported.iter();
+        status.reported = reported.map(|(name, reason)| (name.clone(), reason.clone())).collect();
     }
 }

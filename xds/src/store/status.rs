@@ -66,6 +66,8 @@ pub struct TypeStatus {
     pub refused: Vec<(Arc<str>, ErrorState)>,
     /// References that nothing has arrived for.
     pub missing: Vec<Arc<str>>,
+    /// Name and reason of what the control plane says that it cannot serve (`resource_errors`); the first hundred.
+    pub reported: Vec<(String, String)>,
     pub last_nack: Option<Nack>,
     pub last_push: PushCost,
 }
@@ -107,6 +109,7 @@ impl Store {
             waiting: Vec::new(),
             refused: Vec::new(),
             missing: Vec::new(),
+            reported: Vec::new(),
             last_nack: None,
             last_push: PushCost::default(),
         };

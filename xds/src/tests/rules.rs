@@ -288,6 +288,72 @@ fn a_delta_ttl_runs_out_and_deletes() {
 }
 
 #[test]
+fn reported_errors_are_kept_and_change_nothing() {
+    for mode in [Mode::Sotw, Mode::Delta] {
+        let mut script = connected(mode);
+        let push = |nonce: &str, resources: &[Res]| match mode {
+            Mode::Sotw => sotw(&ASSIGNMENT, nonce, nonce, resources),
+            Mode::Delta => delta(&ASSIGNMENT, nonce, resources, &[]),
+        };
+        let cluster = res("a", "1").needs("eds:a");
+        script.receive(match mode {
+            Mode::Sotw => sotw(&CLUSTER, "1", "c1", &[cluster]),
+            Mode::Delta => delta(&CLUSTER, "c1", &[cluster], &[]),
+        });
+        script.receive(push("1", &[res("a", "1")]));
+        let sent = script.receive(reporting(mode, push("2", &[]), "a", "no such service"));
+        assert!(sent[0].contains("n=2") && !sent[0].contains("NACK"), "{sent:?}");
+        assert_eq!(script.has("eds"), ["a=1"], "{mode:?}");
+        let reported = |script: &Script| {
+            let status = script.engine.status();
+            let status = status.iter().find(|status| status.ty == &ASSIGNMENT).unwrap();
+            status.reported.clone()
+        };
+        assert_eq!(reported(&script), [("a".to_owned(), "no such service".to_owned())]);
+        assert_eq!(script.stats.of(&ASSIGNMENT).resource_errors.value(), 1);
+        script.receive(push("3", &[res("a", "2")]));
+        assert!(reported(&script).is_empty(), "{mode:?}");
+    }
+}
+
+/// A response with an entry in `resource_errors`.
+fn reporting(mode: Mode, response: Bytes, name: &str, reason: &str) -> Bytes {
+    let (mut resource, mut status, mut error) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
+    wire::put_text(&mut resource, 1, name);
+    wire::put_number(&mut status, 1, 5);
+    wire::put_text(&mut status, 2, reason);
+    wire::put_bytes(&mut error, 1, &resource);
+    wire::put_bytes(&mut error, 2, &status);
+    let mut out = BytesMut::from(&response[..]);
+    let number = match mode {
+        Mode::Sotw => 7,
+        Mode::Delta => 9,
+    };
+    wire::put_bytes(&mut out, number, &error);
+    out.freeze()
+}
+
+#[test]
+fn a_refused_version_leaves_the_last_good_one_its_own_ttl() {
+    for mode in [Mode::Sotw, Mode::Delta] {
+        for (good, bad, gone_after) in [(10, 60, 10), (60, 10, 60)] {
+            let mut script = Script::new(mode);
+            script.connect();
+            let push = |version: &str, resource: Res| match mode {
+                Mode::Sotw => sotw(&CLUSTER, version, version, &[resource]),
+                Mode::Delta => delta(&CLUSTER, version, &[resource], &[]),
+            };
+            script.receive(push("1", res("a", "x").ttl(good)));
+            script.receive(push("2", res("a", "BAD").ttl(bad)));
+            script.advance(gone_after - 1);
+            assert_eq!(script.has("cds"), ["a=x"], "{mode:?}");
+            script.advance(1);
+            assert!(script.has("cds").is_empty(), "{mode:?}");
+        }
+    }
+}
+
+#[test]
 fn a_ttl_that_runs_out_does_not_take_an_assignment_from_its_cluster() {
     let mut script = connected(Mode::Delta);
     script.receive(delta(&CLUSTER, "1", &[res("a", "x").needs("eds:a")], &[]));

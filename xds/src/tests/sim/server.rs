@@ -1,31 +1,59 @@
-//! The model control plane: what it wants the client to have, what it has been told, and what of that is wrong.
+//! The model control plane: what it wants the client to have, what it has been told on each stream, and what of that is wrong.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::super::{Res, by_short, res};
+use super::super::{Res, res};
+use super::target;
 use crate::client::mux::Mode;
 use crate::client::request::{Body, Request};
+use crate::engine::StreamId;
 use crate::types::{self, ResourceType};
 
+/// What is known of a type on one connection of a stream.
 #[derive(Default)]
 struct Told {
-    /// A request has come on this stream.
+    /// A request has come.
     asked: bool,
     wildcard: bool,
     names: BTreeSet<String>,
-    /// Newest nonce sent on this stream.
+    /// Every nonce sent, in order.
+    nonces: Vec<String>,
+    /// Newest nonce that has arrived.
+    arrived: String,
+    /// The responses that have arrived and wait for their answer.
+    open: VecDeque<Open>,
+}
+
+struct Open {
     nonce: String,
-    /// The response that waits for its answer: nonce, whether it must be refused.
-    open: Option<(String, bool)>,
+    nack: bool,
+    /// SotW: what is the last accepted version after this response.
+    version: String,
+}
+
+/// How a response must be answered.
+pub(super) struct Verdict<'a> {
+    pub(super) nonce: &'a str,
+    pub(super) version: &'a str,
+    pub(super) nack: bool,
+}
+
+/// One stream with all that outlives its connections.
+#[derive(Default)]
+struct Stream {
+    path: &'static str,
+    node_told: bool,
+    told: BTreeMap<&'static str, Told>,
+    /// SotW: version of the last response that had to be accepted.
+    accepted: BTreeMap<&'static str, String>,
+    /// Delta: version of each resource that had to be accepted.
+    held: BTreeMap<&'static str, BTreeMap<String, String>>,
 }
 
 pub(super) struct Server {
     pub(super) mode: Mode,
-    told: BTreeMap<&'static str, Told>,
-    /// SotW: version of the last response that had to be accepted; survives streams.
-    accepted: BTreeMap<&'static str, String>,
-    /// Delta: version of each resource that had to be accepted; survives streams.
-    held: BTreeMap<&'static str, BTreeMap<String, String>>,
+    aggregated: bool,
+    streams: BTreeMap<StreamId, Stream>,
     resources: BTreeMap<&'static str, BTreeMap<String, Res>>,
     counter: u32,
 }
@@ -33,13 +61,11 @@ pub(super) struct Server {
 const ROOTS: [(&str, &str); 2] = [("cds", "eds"), ("lds", "rds")];
 
 impl Server {
-    pub(super) fn new(mode: Mode, rng: &mut fastrand::Rng) -> Self {
-        let (told, accepted, held) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    pub(super) fn new(mode: Mode, aggregated: bool, rng: &mut fastrand::Rng) -> Self {
         let mut server = Self {
             mode,
-            told,
-            accepted,
-            held,
+            aggregated,
+            streams: BTreeMap::new(),
             resources: BTreeMap::new(),
             counter: 0,
         };
@@ -54,25 +80,21 @@ impl Server {
         let name = format!("{parent}-{}", rng.u32(0..4));
         let target = format!("{child}-{}", rng.u32(0..5));
         let content = format!("{}", self.counter);
+        let source = if self.aggregated { "" } else { "@plane" };
         let parents = self.resources.entry(parent).or_default();
         match rng.u32(0..5) {
             0 => drop(parents.remove(&name)),
             1 => {
-                if let Some(target) = self
-                    .resources
-                    .get_mut(child)
-                    .and_then(|children| children.get_mut(&target))
-                {
+                let children = self.resources.get_mut(child);
+                if let Some(target) = children.and_then(|children| children.get_mut(&target)) {
                     *target = res(&target.name, &content);
                 }
             }
             _ => {
-                parents.insert(name.clone(), res(&name, &content).needs(&format!("{child}:{target}")));
-                self.resources
-                    .entry(child)
-                    .or_default()
-                    .entry(target.clone())
-                    .or_insert_with(|| res(&target, &content));
+                let resource = res(&name, &content).needs(&format!("{child}:{target}{source}"));
+                parents.insert(name.clone(), resource);
+                let children = self.resources.entry(child).or_default();
+                children.entry(target.clone()).or_insert_with(|| res(&target, &content));
             }
         }
     }
@@ -85,31 +107,71 @@ impl Server {
         }
     }
 
-    pub(super) fn new_stream(&mut self) {
-        self.told.clear();
+    /// A connection of a stream, the first or another.
+    pub(super) fn opened(&mut self, id: StreamId, path: &'static str) {
+        let stream = self.streams.entry(id).or_default();
+        stream.path = path;
+        stream.node_told = false;
+        stream.told.clear();
     }
 
-    pub(super) fn is_asked(&self, ty: ResourceType) -> bool {
-        self.told.get(ty.short).is_some_and(|told| told.asked)
+    /// Its connection broke.
+    pub(super) fn broken(&mut self, id: StreamId) {
+        self.streams.get_mut(&id).unwrap().told.clear();
+    }
+
+    /// The client will never come back to it.
+    pub(super) fn closed(&mut self, id: StreamId) {
+        self.streams.remove(&id);
+    }
+
+    pub(super) fn streams(&self) -> Vec<StreamId> {
+        self.streams.keys().copied().collect()
+    }
+
+    /// The one type of a stream that is not aggregated.
+    pub(super) fn carries(&self, id: StreamId) -> Option<ResourceType> {
+        let path = self.streams[&id].path;
+        let rpc = |ty: &ResourceType| match self.mode {
+            Mode::Sotw => ty.sotw_path == path,
+            Mode::Delta => ty.delta_path == path,
+        };
+        types::ALL.iter().copied().find(rpc)
+    }
+
+    fn told(&self, id: StreamId, ty: ResourceType) -> Option<&Told> {
+        self.streams.get(&id)?.told.get(ty.short)
+    }
+
+    pub(super) fn is_asked(&self, id: StreamId, ty: ResourceType) -> bool {
+        self.told(id, ty).is_some_and(|told| told.asked)
+    }
+
+    /// The newest nonce sent.
+    pub(super) fn newest_nonce(&self, id: StreamId, ty: ResourceType) -> Option<String> {
+        self.told(id, ty)?.nonces.last().cloned()
+    }
+
+    /// Any nonce that was sent on this connection.
+    pub(super) fn any_nonce(&self, id: StreamId, ty: ResourceType, rng: &mut fastrand::Rng) -> Option<String> {
+        let nonces = &self.told(id, ty)?.nonces;
+        (!nonces.is_empty()).then(|| nonces[rng.usize(0..nonces.len())].clone())
     }
 
     /// What it has of what it was asked for; some of it unless `all`.
-    pub(super) fn current(&self, ty: ResourceType, rng: &mut fastrand::Rng, all: bool) -> Vec<Res> {
-        let told = &self.told[ty.short];
+    pub(super) fn current(&self, id: StreamId, ty: ResourceType, rng: &mut fastrand::Rng, all: bool) -> Vec<Res> {
+        let told = &self.streams[&id].told[ty.short];
         let full = all || ty.full_state && self.mode == Mode::Sotw;
         let resources = self.resources.get(ty.short).into_iter().flat_map(BTreeMap::values);
         let asked = resources.filter(|resource| told.wildcard || told.names.contains(&resource.name));
         asked.filter(|_| full || rng.bool()).cloned().collect()
     }
 
-    /// Delta: some of the names that the client should not have.
-    pub(super) fn gone(&self, ty: ResourceType, rng: &mut fastrand::Rng) -> Vec<String> {
-        self.all_gone(ty).into_iter().filter(|_| rng.bool()).collect()
-    }
-
-    pub(super) fn all_gone(&self, ty: ResourceType) -> Vec<String> {
+    /// Delta: the names that the client should not have.
+    pub(super) fn gone(&self, id: StreamId, ty: ResourceType) -> Vec<String> {
         let has = self.resources.get(ty.short);
-        let held = self.held.get(ty.short).into_iter().flat_map(BTreeMap::keys);
+        let held = self.streams[&id].held.get(ty.short);
+        let held = held.into_iter().flat_map(BTreeMap::keys);
         held.filter(|name| has.is_none_or(|has| !has.contains_key(*name)))
             .cloned()
             .collect()
@@ -118,12 +180,13 @@ impl Server {
     /// Everything that the client should publish in the end, `type name` to content.
     pub(super) fn desired(&self) -> BTreeMap<String, String> {
         let mut desired = BTreeMap::new();
-        for (parent, _) in ROOTS {
+        for (parent, child) in ROOTS {
             for resource in self.resources.get(parent).into_iter().flat_map(BTreeMap::values) {
                 desired.insert(format!("{parent} {}", resource.name), resource.content.clone());
-                for need in &resource.needs {
-                    let (child, name) = need.split_once(':').unwrap();
-                    desired.insert(need.replace(':', " "), self.resources[child][name].content.clone());
+                for target in resource.needs.iter().map(|need| target(need)) {
+                    let name = target.strip_prefix(child).unwrap().trim();
+                    let content = self.resources[child][name].content.clone();
+                    desired.insert(target, content);
                 }
             }
         }
@@ -131,114 +194,152 @@ impl Server {
     }
 
     /// A response is on its way.
-    pub(super) fn sent(&mut self, ty: ResourceType, nonce: &str, nack: bool, resources: &[Res], removed: &[String]) {
-        let told = self.told.get_mut(ty.short).unwrap();
-        told.nonce = nonce.to_owned();
-        told.open = Some((nonce.to_owned(), nack));
-        let held = self.held.entry(ty.short).or_default();
-        for resource in resources
-            .iter()
-            .filter(|resource| resource.content != "BAD" && !resource.foreign)
-        {
+    pub(super) fn sent(&mut self, id: StreamId, ty: ResourceType, nonce: &str) {
+        let stream = self.streams.get_mut(&id).unwrap();
+        stream.told.get_mut(ty.short).unwrap().nonces.push(nonce.to_owned());
+    }
+
+    /// A response reaches the client, which must take `good` of it.
+    pub(super) fn delivered(
+        &mut self,
+        id: StreamId,
+        ty: ResourceType,
+        verdict: Verdict<'_>,
+        good: &[&Res],
+        removed: &[String],
+    ) {
+        let stream = self.streams.get_mut(&id).unwrap();
+        let held = stream.held.entry(ty.short).or_default();
+        for resource in good {
             held.insert(resource.name.clone(), resource.version.clone());
         }
         removed.iter().for_each(|name| drop(held.remove(name)));
-        if !nack {
-            self.accepted
-                .insert(ty.short, format!("v{}", nonce.trim_start_matches('n')));
+        let accepted = stream.accepted.entry(ty.short).or_default();
+        if !verdict.nack {
+            *accepted = verdict.version.to_owned();
         }
+        let told = stream.told.get_mut(ty.short).unwrap();
+        told.arrived = verdict.nonce.to_owned();
+        told.open.push_back(Open {
+            nonce: verdict.nonce.to_owned(),
+            nack: verdict.nack,
+            version: accepted.clone(),
+        });
     }
 
-    pub(super) fn read(&mut self, request: &Request) {
+    /// Takes a request. Returns whether it is an answer.
+    pub(super) fn read(&mut self, id: StreamId, request: &Request) -> bool {
         let ty = types::by_url(request.type_url).unwrap();
-        let first_of_all = self.told.values().all(|told| !told.asked);
+        let only = self.carries(id);
+        assert!(only.is_none_or(|only| only == ty), "{ty:?} on a stream of {only:?}");
+        let stream = self.streams.get_mut(&id).unwrap();
         assert_eq!(
-            request.node, first_of_all,
+            request.node, !stream.node_told,
             "the node goes with the first request of a stream"
         );
-        let told = self.told.entry(ty.short).or_default();
-        let answers = match &told.open {
-            Some((nonce, nack)) if **nonce == *request.nonce => {
-                assert_eq!(request.is_nack(), *nack, "{ty:?} {nonce}: verdict");
-                told.open = None;
-                true
-            }
-            _ => false,
-        };
-        assert!(answers || !request.is_nack(), "{ty:?}: a NACK of nothing");
+        stream.node_told = true;
+        let told = stream.told.entry(ty.short).or_default();
+        // Answers come in the order of the responses, and before anything else of their type.
+        let answered = told.open.pop_front();
+        if let Some(open) = &answered {
+            assert_eq!(*request.nonce, *open.nonce, "{ty:?}: the nonce of the response");
+            assert_eq!(request.is_nack(), open.nack, "{ty:?} {}: verdict", open.nonce);
+        }
+        assert!(answered.is_some() || !request.is_nack(), "{ty:?}: a NACK of nothing");
         match &request.body {
             Body::Sotw { version, names } => {
-                assert_eq!(*request.nonce, *told.nonce, "{ty:?}: the newest nonce of this stream");
-                let accepted = self.accepted.get(ty.short).map_or("", String::as_str);
-                assert_eq!(&**version, accepted, "{ty:?}: the last accepted version");
-                told.names = names.to_vec().into_iter().collect();
-                told.wildcard = ty.full_state && names.is_empty();
-                assert!(
-                    told.asked || ty.full_state || !names.is_empty(),
-                    "{ty:?}: an accidental wildcard"
-                );
-            }
-            Body::Delta {
-                subscribe,
-                unsubscribe,
-                initial,
-            } => {
-                let changes = !subscribe.is_empty() || !unsubscribe.is_empty() || !initial.is_empty();
-                assert!(!answers || !changes, "{ty:?}: an answer that changes subscriptions");
-                assert!(
-                    answers || request.nonce.is_empty(),
-                    "{ty:?}: a nonce that answers nothing"
-                );
-                assert!(answers || changes || !told.asked, "{ty:?}: a request that says nothing");
-                if !told.asked {
-                    assert!(ty.full_state || !subscribe.is_empty(), "{ty:?}: an accidental wildcard");
-                    told.wildcard = ty.full_state && subscribe.is_empty();
-                    let held = self.held.entry(ty.short).or_default();
-                    let initial: BTreeMap<_, _> = initial.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
-                    initial
-                        .iter()
-                        .for_each(|pair| assert_eq!(held.get(pair.0), Some(pair.1), "{ty:?}: initial version"));
-                    assert!(
-                        !ty.full_state || initial == *held,
-                        "{ty:?}: initial versions {initial:?}, held {held:?}"
-                    );
+                let accepted = stream.accepted.get(ty.short).cloned().unwrap_or_default();
+                let accepted = answered.as_ref().map_or(accepted, |open| open.version.clone());
+                assert_eq!(**version, *accepted, "{ty:?}: the last accepted version");
+                if answered.is_none() {
+                    assert_eq!(*request.nonce, *told.arrived, "{ty:?}: the newest nonce of this stream");
                 }
-                told.names.extend(subscribe.iter().map(|name| name.to_string()));
-                told.names
-                    .retain(|name| unsubscribe.iter().all(|gone| **gone != **name));
+                let accidental = !told.asked && !ty.full_state && names.is_empty();
+                assert!(!accidental, "{ty:?}: an accidental wildcard");
+                // A server does not read what answers anything but its newest response.
+                if told.nonces.last().map_or("", String::as_str) == &*request.nonce {
+                    told.names = names.to_vec().into_iter().collect();
+                    told.wildcard = ty.full_state && names.is_empty();
+                }
+                told.asked = true;
+            }
+            Body::Delta { .. } => {
+                let held = stream.held.entry(ty.short).or_default();
+                told.read_delta(ty, request, answered.is_some(), held);
             }
         }
-        told.asked = true;
+        answered.is_some()
     }
 
     pub(super) fn check_answered(&self) {
-        for (ty, told) in &self.told {
-            assert!(told.open.is_none(), "{ty}: {:?} has no answer", told.open);
+        for (ty, told) in self.streams.values().flat_map(|stream| &stream.told) {
+            let nonces: Vec<_> = told.open.iter().map(|open| &open.nonce).collect();
+            assert!(nonces.is_empty(), "{ty}: {nonces:?} have no answer");
         }
     }
 
-    /// The server knows exactly the names that something published or warming needs.
-    pub(super) fn check_subscriptions(&self, wanted: &BTreeSet<String>) {
-        for (_, child) in ROOTS {
-            let told = self.told.get(child).map(|told| told.names.clone()).unwrap_or_default();
-            let names = wanted
-                .iter()
-                .filter_map(|need| need.strip_prefix(child)?.strip_prefix(':'));
-            let names: BTreeSet<_> = names.map(str::to_owned).collect();
-            assert_eq!(told, names, "{child}: what the server knows, what is needed");
+    /// The server knows exactly the names that something published or warming needs, each on one stream; `busy` tells where it has ignored
+    /// what was said while a response was under way.
+    pub(super) fn check_subscriptions(&self, wanted: &BTreeSet<String>, busy: impl Fn(StreamId, &str) -> bool) {
+        for (root, child) in ROOTS {
+            let (mut known, mut ignored) = (Vec::new(), false);
+            for (id, stream) in &self.streams {
+                ignored |= self.mode == Mode::Sotw && busy(*id, child);
+                let told = stream.told.get(child);
+                known.extend(told.into_iter().flat_map(|told| told.names.iter().cloned()));
+            }
+            known.sort();
+            let names = wanted.iter().filter_map(|need| need.strip_prefix(child));
+            let names: Vec<_> = names.map(|name| name.trim().to_owned()).collect();
+            assert!(
+                ignored || known == names,
+                "{child}: the server knows {known:?}, needed is {names:?}"
+            );
+            let mut told = self.streams.values().filter_map(|stream| stream.told.get(root));
+            assert!(told.any(|told| told.wildcard), "{root} stays a wildcard");
         }
-        assert!(
-            ROOTS.iter().all(|(root, _)| self.told[root].wildcard),
-            "roots stay wildcards"
-        );
     }
 
     /// Forgets the versions of what the client has let go.
     pub(super) fn note_wanted(&mut self, wanted: &BTreeSet<String>) {
-        for (short, held) in &mut self.held {
-            if !by_short(short).full_state {
-                held.retain(|name, _| wanted.contains(&format!("{short}:{name}")));
+        for (short, held) in self.streams.values_mut().flat_map(|stream| &mut stream.held) {
+            if ROOTS.iter().any(|(_, child)| child == short) {
+                held.retain(|name, _| wanted.contains(&format!("{short} {name}")));
             }
         }
+    }
+}
+
+impl Told {
+    fn read_delta(&mut self, ty: ResourceType, request: &Request, answers: bool, held: &BTreeMap<String, String>) {
+        let Body::Delta {
+            subscribe,
+            unsubscribe,
+            initial,
+        } = &request.body
+        else {
+            return;
+        };
+        let changes = !subscribe.is_empty() || !unsubscribe.is_empty() || !initial.is_empty();
+        assert!(!answers || !changes, "{ty:?}: an answer that changes subscriptions");
+        let nonce = &request.nonce;
+        assert!(answers || nonce.is_empty(), "{ty:?}: the nonce {nonce} answers nothing");
+        assert!(answers || changes || !self.asked, "{ty:?}: a request that says nothing");
+        if !self.asked {
+            assert!(ty.full_state || !subscribe.is_empty(), "{ty:?}: an accidental wildcard");
+            self.wildcard = ty.full_state && subscribe.is_empty();
+            let initial: BTreeMap<_, _> = initial.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
+            for (name, version) in &initial {
+                assert_eq!(held.get(name), Some(version), "{ty:?} {name}: initial version");
+            }
+            assert!(
+                !ty.full_state || initial == *held,
+                "{ty:?}: initial versions {initial:?}, held {held:?}"
+            );
+        }
+        self.names.extend(subscribe.iter().map(|name| name.to_string()));
+        self.names
+            .retain(|name| unsubscribe.iter().all(|gone| **gone != **name));
+        self.asked = true;
     }
 }

@@ -1,0 +1,44 @@
+//! The bugs that the simulation must notice, each within as many seeds as are tried.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::{SEEDS, run};
+use crate::bugs::{Bug, plant};
+
+/// The first seed that notices `bug`.
+fn caught_by(bug: Bug) -> Option<u64> {
+    plant(Some(bug));
+    let found = (0..SEEDS).find(|seed| catch_unwind(AssertUnwindSafe(|| run(*seed))).is_err());
+    plant(None);
+    found
+}
+
+macro_rules! planted {
+    ($($test:ident: $bug:ident,)*) => {
+        $(#[test]
+        fn $test() {
+            assert!(caught_by(Bug::$bug).is_some(), "no seed notices {:?}", Bug::$bug);
+        })*
+    };
+}
+
+planted! {
+    catches_an_ack_instead_of_a_nack: AckInsteadOfNack,
+    catches_a_nack_with_the_rejected_version: NackWithNewVersion,
+    catches_a_stale_nonce: StaleNonce,
+    catches_a_nonce_that_survives_a_reconnect: NonceSurvivesReconnect,
+    catches_a_bad_version_that_drops_the_good_one: BadDropsGood,
+    catches_bad_taken_for_deleted: BadIsDeleted,
+    catches_skipped_warming: SkipWarming,
+    catches_break_before_make: BreakBeforeMake,
+    catches_an_empty_first_request: EmptyFirstDelta,
+    catches_a_recorded_bad_version: RecordsBadVersion,
+    catches_an_unanswered_empty_response: SilentOnEmpty,
+    catches_a_lost_unsubscription: LostUnsubscribe,
+    catches_subscriptions_forgotten_at_a_reconnect: ForgetsOnReconnect,
+    catches_an_answer_with_the_nonce_of_a_later_response: AnswersNewestNonce,
+    catches_a_repeated_nonce_taken_for_a_repeated_response: IgnoresRepeatedNonce,
+    catches_a_second_answer: AnswersTwice,
+    catches_a_verdict_with_the_version_of_a_later_response: AnswersNewestVersion,
+    catches_a_nonce_of_another_type: NonceOfAnotherType,
+}
