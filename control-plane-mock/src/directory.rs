@@ -159,7 +159,8 @@ impl Directory {
         let mut problems = Vec::new();
         for (path, file) in &self.files {
             for any in &file.resources {
-                let (kind, name) = (types::short(&any.type_url).to_owned(), store::name_of(any));
+                let (type_url, name) = store::key_of(any);
+                let kind = types::short(&type_url).to_owned();
                 if let Some(owner) = owners.get(&(kind.clone(), name.clone())) {
                     let reason = format!("{kind} resource {name:?} stands in {} already", owner.display());
                     problems.push(FileProblem {

@@ -82,8 +82,8 @@ impl Handle {
     /// Adds or replaces several resources and pushes each type once.
     pub fn push_all(&self, snapshot: &Snapshot) {
         self.shared.change(|inner| {
-            for (name, any) in snapshot.iter() {
-                inner.store.put(name, any.clone(), None);
+            for (name, any, ttl) in snapshot.mortals() {
+                inner.store.put(name, any.clone(), ttl);
             }
         });
     }

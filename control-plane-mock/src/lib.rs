@@ -16,6 +16,7 @@ pub mod script;
 mod server;
 pub mod session;
 mod shared;
+mod snapshot;
 pub mod store;
 mod stream;
 mod task;

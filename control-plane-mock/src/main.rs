@@ -123,8 +123,8 @@ fn first_look(path: &std::path::Path) -> Result<Directory, String> {
 }
 
 fn merge(into: &mut Snapshot, more: Option<&Snapshot>) {
-    for (_, any) in more.into_iter().flat_map(Snapshot::iter) {
-        into.add_any(any.clone());
+    if let Some(more) = more {
+        into.merge(more);
     }
 }
 

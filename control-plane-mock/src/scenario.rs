@@ -6,6 +6,8 @@
 //! - {at: on-connect, do: withhold, type: eds}
 //! - {at: "after-ack: cds", do: bad, type: lds, fault: undecodable}
 //! - {at: "after-nack: lds", do: release, type: eds}
+//! - {do: push, files: [short.yaml], ttl_ms: 2000}
+//! - {do: report, type: eds, name: gone, code: 5, message: no such service}
 //! - {at: 500, do: disconnect, ending: reset}
 //! ```
 //!
@@ -13,17 +15,20 @@
 //! opened), `after-request: T`, `after-ack: T`, `after-nack: T`. Events are looked for from the one that the step before waited for, so
 //! none is missed because it came early.
 
+mod action;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use action::{Action, Payload};
+
 use crate::handle::Handle;
-use crate::script::{Ending, Fault, Manner, Pace};
 use crate::store::Snapshot;
 use crate::transcript::{Entry, What};
-use crate::{text, types};
+use crate::types;
 
 /// A scenario that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -55,118 +60,6 @@ enum At {
     After(Duration),
     Connect,
     Message { what: What, type_url: String },
-}
-
-/// What a step does; field names are those of the file.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
-enum Action {
-    Push(Payload),
-    Set(Payload),
-    Remove {
-        r#type: String,
-        name: String,
-    },
-    Withhold {
-        r#type: String,
-        name: Option<String>,
-    },
-    Release {
-        r#type: String,
-    },
-    Delay {
-        r#type: String,
-        ms: u64,
-    },
-    Bad {
-        r#type: String,
-        fault: FaultName,
-        #[serde(default)]
-        ending: EndingName,
-    },
-    Disconnect {
-        stream: Option<u64>,
-        #[serde(default)]
-        ending: EndingName,
-    },
-    EndAfter {
-        responses: u64,
-        #[serde(default)]
-        ending: EndingName,
-    },
-    /// Drops every connection and accepts none until `up`.
-    Down {},
-    Up {},
-    /// Answers new streams with a gRPC status code; without one, serves them again.
-    RefuseStreams {
-        code: Option<i32>,
-    },
-    Pace {
-        chunk: usize,
-        gap_ms: u64,
-    },
-    Order {
-        types: Vec<String>,
-    },
-    Resend {
-        r#type: String,
-    },
-    Heartbeat {
-        r#type: String,
-        name: String,
-    },
-    Unsolicited {
-        r#type: String,
-    },
-    PinVersion {
-        r#type: String,
-        version: String,
-    },
-    Manner {
-        manner: MannerName,
-    },
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Payload {
-    #[serde(default)]
-    resources: Vec<Value>,
-    #[serde(default)]
-    files: Vec<PathBuf>,
-    /// The same, read: filled in when the scenario is.
-    #[serde(skip)]
-    snapshot: Snapshot,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum FaultName {
-    Undecodable,
-    WrongType,
-    Duplicate,
-    DuplicateNonce,
-    StaleNonce,
-    Garbage,
-    CutShort,
-    Lost,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum EndingName {
-    Ok,
-    #[default]
-    Unavailable,
-    Reset,
-    Connection,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum MannerName {
-    Plain,
-    GoControlPlane,
 }
 
 impl Scenario {
@@ -253,6 +146,9 @@ impl Step {
         if let Action::Push(payload) | Action::Set(payload) = &mut action {
             payload.read(base)?;
         }
+        for name in action.types() {
+            types::known(name).map_err(|reason| format!("type: {reason}"))?;
+        }
         Ok(Self { at, action })
     }
 }
@@ -286,100 +182,8 @@ impl At {
         }
         Ok(Self::Message {
             what,
-            type_url: types::resolve(&type_name),
+            type_url: types::known(&type_name).map_err(|reason| format!("at: {reason}"))?,
         })
-    }
-}
-
-impl Payload {
-    fn read(&mut self, base: &Path) -> Result<(), String> {
-        for value in &self.resources {
-            self.snapshot.add_any(text::resource(value)?);
-        }
-        for file in &self.files {
-            let named = |reason: String| format!("{}: {reason}", file.display());
-            let content = std::fs::read_to_string(base.join(file)).map_err(|error| named(error.to_string()))?;
-            for any in text::resources(&content).map_err(named)? {
-                self.snapshot.add_any(any);
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Action {
-    fn play(&self, handle: &Handle) {
-        match self {
-            Self::Push(payload) => handle.push_all(&payload.snapshot),
-            Self::Set(payload) => handle.set(&payload.snapshot),
-            Self::Remove { r#type, name } => {
-                // A name that was never there leaves nothing to do.
-                let _ = handle.remove(r#type, name);
-            }
-            Self::Withhold { r#type, name: None } => handle.withhold(r#type),
-            Self::Withhold {
-                r#type,
-                name: Some(name),
-            } => handle.withhold_name(r#type, name),
-            Self::Release { r#type } => handle.release(r#type),
-            Self::Delay { r#type, ms } => handle.delay(r#type, Duration::from_millis(*ms)),
-            Self::Bad { r#type, fault, ending } => handle.fault(r#type, fault.fault(ending.ending())),
-            Self::Disconnect { stream: None, ending } => handle.disconnect(ending.ending()),
-            Self::Disconnect {
-                stream: Some(stream),
-                ending,
-            } => handle.disconnect_stream(*stream, ending.ending()),
-            Self::EndAfter { responses, ending } => handle.end_after(Some((*responses, ending.ending()))),
-            Self::Down {} => {
-                handle.refuse_connections(true);
-                handle.disconnect(Ending::Connection);
-            }
-            Self::Up {} => handle.refuse_connections(false),
-            Self::RefuseStreams { code } => handle.refuse_streams(*code),
-            Self::Pace { chunk, gap_ms } => {
-                handle.pace(Some(Pace {
-                    chunk: *chunk,
-                    gap: Duration::from_millis(*gap_ms),
-                }));
-            }
-            Self::Order { types } => handle.order(&types.iter().map(String::as_str).collect::<Vec<_>>()),
-            Self::Resend { r#type } => handle.resend(r#type),
-            Self::Heartbeat { r#type, name } => handle.heartbeat(r#type, name),
-            Self::Unsolicited { r#type } => handle.unsolicited(r#type),
-            Self::PinVersion { r#type, version } => handle.pin_version(r#type, version),
-            Self::Manner {
-                manner: MannerName::Plain,
-            } => handle.manner(Manner::Plain),
-            Self::Manner {
-                manner: MannerName::GoControlPlane,
-            } => handle.manner(Manner::GoControlPlane),
-        }
-    }
-}
-
-impl FaultName {
-    fn fault(self, ending: Ending) -> Fault {
-        match self {
-            Self::Undecodable => Fault::Undecodable,
-            Self::WrongType => Fault::WrongType,
-            Self::Duplicate => Fault::Duplicate,
-            Self::DuplicateNonce => Fault::DuplicateNonce,
-            Self::StaleNonce => Fault::StaleNonce,
-            Self::Garbage => Fault::Garbage,
-            Self::CutShort => Fault::CutShort(ending),
-            Self::Lost => Fault::Lost,
-        }
-    }
-}
-
-impl EndingName {
-    fn ending(self) -> Ending {
-        match self {
-            Self::Ok => Ending::Ok,
-            Self::Unavailable => Ending::Unavailable,
-            Self::Reset => Ending::Reset,
-            Self::Connection => Ending::Connection,
-        }
     }
 }
 

@@ -33,6 +33,15 @@ pub enum Fault {
     StaleNonce,
     /// An extra resource as it stands.
     Extra(Any),
+    /// An entry in `resource_errors`: why the client does not get this resource.
+    Report {
+        /// Resource name.
+        name: String,
+        /// gRPC status code.
+        code: i32,
+        /// In words.
+        message: String,
+    },
     /// A gRPC frame with bytes that are no protobuf message, then the stream goes on.
     Garbage,
     /// Half of the message, then the end given.

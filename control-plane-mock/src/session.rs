@@ -5,7 +5,9 @@
 use bytes::Bytes;
 use prost::Message;
 use remora_proto::pb::envoy::config::core::v3::{ControlPlane, Node};
-use remora_proto::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse, Resource};
+use remora_proto::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryResponse, DiscoveryResponse, Resource, ResourceError, ResourceName,
+};
 use remora_proto::pb::google::protobuf::{Any, Duration as ProtoDuration};
 use remora_proto::pb::google::rpc::Status;
 
@@ -107,6 +109,7 @@ impl Reply {
                 };
                 self.message.add("wrong-type", store::raw(other, Vec::new()));
             }
+            Fault::Report { name, code, message } => self.message.report(name, *code, message),
             Fault::Extra(any) => self.message.add(&store::name_of(any), any.clone()),
             Fault::Duplicate => self.message.duplicate_first(),
             Fault::DuplicateNonce => self.set_nonce(previous_nonce.to_owned()),
@@ -143,6 +146,24 @@ impl Response {
                 resource: Some(any),
                 ..Default::default()
             }),
+        }
+    }
+
+    fn report(&mut self, name: &str, code: i32, message: &str) {
+        let error = ResourceError {
+            resource_name: Some(ResourceName {
+                name: name.to_owned(),
+                ..Default::default()
+            }),
+            error_detail: Some(Status {
+                code,
+                message: message.to_owned(),
+                ..Default::default()
+            }),
+        };
+        match self {
+            Self::Sotw(response) => response.resource_errors.push(error),
+            Self::Delta(response) => response.resource_errors.push(error),
         }
     }
 

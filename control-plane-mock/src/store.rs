@@ -6,10 +6,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use prost::{Message, Name};
+use prost::Message;
 use remora_proto::pb::google::protobuf::Any;
 
+use crate::snapshot::Item;
 use crate::types;
+
+pub(crate) use crate::snapshot::key_of;
+pub use crate::snapshot::{IntoResource, Snapshot};
 
 /// One resource as it is served.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,73 +27,6 @@ pub struct Entry {
     pub revision: u64,
     /// Time to live told to the client; makes SotW responses use the `Resource` wrapper.
     pub ttl: Option<Duration>,
-}
-
-/// A set of resources to install at once.
-///
-/// ```
-/// use control_plane_mock::{Snapshot, resources};
-/// let snapshot = Snapshot::new()
-///     .with(resources::cluster_static("echo", [("127.0.0.1", 8080)]))
-///     .with(resources::route_config("local").vhost(["*"]).route("/", "echo"));
-/// assert_eq!(snapshot.len(), 2);
-/// ```
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Snapshot {
-    resources: BTreeMap<(String, String), Any>,
-}
-
-/// Anything that ends as a packed resource: a message itself, or one of the builders.
-pub trait IntoResource {
-    /// The packed message.
-    fn into_any(self) -> Any;
-}
-
-impl<M: Message + Name> IntoResource for M {
-    fn into_any(self) -> Any {
-        Any {
-            type_url: M::type_url(),
-            value: self.encode_to_vec(),
-        }
-    }
-}
-
-impl Snapshot {
-    /// An empty set.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds a resource; one of the same type and name added before is replaced.
-    pub fn with(mut self, resource: impl IntoResource) -> Self {
-        self.add_any(resource.into_any());
-        self
-    }
-
-    /// Adds a packed resource under the name found in its bytes.
-    pub fn add_any(&mut self, any: Any) {
-        self.resources.insert((any.type_url.clone(), name_of(&any)), any);
-    }
-
-    /// Number of resources of all types.
-    pub fn len(&self) -> usize {
-        self.resources.len()
-    }
-
-    /// True when there is nothing in it.
-    pub fn is_empty(&self) -> bool {
-        self.resources.is_empty()
-    }
-
-    /// True if a resource of the same type and name is in it.
-    pub fn has_one_like(&self, any: &Any) -> bool {
-        self.resources.contains_key(&(any.type_url.clone(), name_of(any)))
-    }
-
-    /// Name and payload of each resource, by type and name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Any)> {
-        self.resources.iter().map(|((_, name), any)| (name.as_str(), any))
-    }
 }
 
 /// The name of a packed resource. Every xDS resource has it as field 1; undecodable bytes give an empty name.
@@ -201,9 +138,9 @@ impl Store {
 
     /// Makes the store hold exactly `snapshot`. Types whose content does not change keep their version, and unchanged resources keep theirs.
     pub fn replace(&mut self, snapshot: &Snapshot) {
-        let mut wanted: BTreeMap<&str, BTreeMap<&str, &Any>> = BTreeMap::new();
-        for ((type_url, name), any) in &snapshot.resources {
-            wanted.entry(type_url).or_default().insert(name, any);
+        let mut wanted: BTreeMap<&str, BTreeMap<&str, &Item>> = BTreeMap::new();
+        for ((type_url, name), item) in &snapshot.resources {
+            wanted.entry(type_url).or_default().insert(name, item);
         }
         let known: Vec<String> = self.types.keys().cloned().collect();
         for type_url in known
@@ -222,14 +159,14 @@ impl Store {
                 state.entries.remove(&name);
                 state.note(&name);
             }
-            for (name, any) in new {
-                if state.entries.get(*name).is_none_or(|entry| entry.any != **any) {
-                    let (version, revision) = (content_version(any), state.revision);
+            for (name, item) in new {
+                if state.entries.get(*name).is_none_or(|entry| !item.is(entry)) {
+                    let (version, revision) = (content_version(&item.any), state.revision);
                     let entry = Entry {
-                        any: (*any).clone(),
+                        any: item.any.clone(),
                         version,
                         revision,
-                        ttl: None,
+                        ttl: item.ttl,
                     };
                     state.entries.insert((*name).to_owned(), entry);
                     state.note(name);
@@ -245,7 +182,8 @@ impl Store {
             for (name, entry) in &state.entries {
                 let key = (type_url.clone(), name.clone());
                 if !old.resources.contains_key(&key) {
-                    all.resources.insert(key, entry.any.clone());
+                    let (any, ttl) = (entry.any.clone(), entry.ttl);
+                    all.resources.insert(key, Item { any, ttl });
                 }
             }
         }
@@ -273,11 +211,9 @@ fn content_version(any: &Any) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-fn same(state: &TypeState, new: &BTreeMap<&str, &Any>) -> bool {
-    state.entries.len() == new.len()
-        && new
-            .iter()
-            .all(|(name, any)| state.entries.get(*name).is_some_and(|entry| entry.any == **any))
+fn same(state: &TypeState, new: &BTreeMap<&str, &Item>) -> bool {
+    let held = |name: &str, item: &Item| state.entries.get(name).is_some_and(|entry| item.is(entry));
+    state.entries.len() == new.len() && new.iter().all(|(name, item)| held(name, item))
 }
 
 /// The one field all resources share.

@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::{store, types};
 
 /// Reads resources out of a text: each document is one resource with `@type`, or a list of them under `resources:` (which makes it
-/// also a file for Envoy's `path_config_source`).
+/// also a file for Envoy's `path_config_source`). A resource may stand in an `envoy.service.discovery.v3.Resource`, which gives it a time to
+/// live.
 ///
 /// # Errors
 /// What is wrong, with line and field path where they are known.
@@ -52,11 +53,12 @@ fn message<M: Message + Default>(text: &str, full_name: &str) -> Result<M, Strin
 }
 
 fn check(any: &Any) -> Result<(), String> {
-    if !types::SERVED.iter().any(|served| served.url == any.type_url) {
-        return Err(format!("{} is no xDS resource type", any.type_url));
+    let (type_url, name) = store::key_of(any);
+    if !types::SERVED.iter().any(|served| served.url == type_url) {
+        return Err(format!("{type_url} is no xDS resource type"));
     }
-    if store::name_of(any).is_empty() {
-        return Err(format!("a {} without a name", types::short(&any.type_url)));
+    if name.is_empty() {
+        return Err(format!("a {} without a name", types::short(&type_url)));
     }
     Ok(())
 }
@@ -117,6 +119,12 @@ resources:
         assert!(
             resources(no_resource)
                 .expect_err("a node is not served")
+                .contains("no xDS resource")
+        );
+        let hollow = "\"@type\": type.googleapis.com/envoy.service.discovery.v3.Resource\nname: a\nttl: 5s\n";
+        assert!(
+            resources(hollow)
+                .expect_err("nothing is in it")
                 .contains("no xDS resource")
         );
         let nameless = "\"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster\n";

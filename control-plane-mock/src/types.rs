@@ -113,6 +113,19 @@ pub fn resolve(name: &str) -> String {
     }
 }
 
+/// As [`resolve`], of the types that are served.
+///
+/// # Errors
+/// There is no such type; the message says which there are.
+pub fn known(name: &str) -> Result<String, String> {
+    let url = resolve(name);
+    if SERVED.iter().any(|served| served.url == url) {
+        return Ok(url);
+    }
+    let all: Vec<_> = SERVED.iter().map(|served| served.short).collect();
+    Err(format!("{name:?} is none of the types {}", all.join(", ")))
+}
+
 /// Short name of a type URL, or the URL itself when the type is not one of ours.
 pub fn short(url: &str) -> &str {
     SERVED
