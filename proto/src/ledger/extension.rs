@@ -16,6 +16,11 @@ const NOT_ENVOYS: &[&str] = &[
     "envoy.extensions.load_balancing_policies.random_subsetting.v3.RandomSubsetting",
 ];
 
+/// Whether the message configures a policy at all: Envoy looks for one among policies only, and passes over what else is in the list.
+fn is_policy(name: &str) -> bool {
+    name.starts_with("envoy.extensions.load_balancing_policies.")
+}
+
 /// Messages with rules of their own.
 struct Special {
     /// The `is_optional` fields of `HttpFilter` and of the per-route `FilterConfig`.
@@ -69,7 +74,7 @@ impl Walk<'_> {
             let extension = wire::bytes_field(policy, 4).ok().flatten().unwrap_or_default();
             let any = wire::bytes_field(extension, 2).ok().flatten().unwrap_or_default();
             let name = real_name(any);
-            if schema::message(name).is_some_and(|known| ledger.lists(known)) {
+            if is_policy(name) && schema::message(name).is_some_and(|known| ledger.lists(known)) {
                 self.passed_over(&names, || path.text(policies.name()).words());
                 return Some(found.range.start);
             }
@@ -86,7 +91,7 @@ impl Walk<'_> {
 
     fn passed_over(&mut self, names: &[&str], path: impl Fn() -> String) {
         for name in names {
-            let is_envoys = schema::message(name).is_some() && !NOT_ENVOYS.contains(name);
+            let is_envoys = is_policy(name) && schema::message(name).is_some() && !NOT_ENVOYS.contains(name);
             let (kind, reason) = match is_envoys {
                 true => (
                     FindingKind::Refused,

@@ -265,6 +265,16 @@ fn the_first_supported_balancer_counts() {
         later,
         expected.map(|kind| (kind, "load_balancing_policy.policies".to_owned()))
     );
+    // What is no policy is none that Envoy would take, even if both know what it is.
+    let other = "{typed_extension_config: {name: x, typed_config: {'@type': type.googleapis.com/google.protobuf.Struct, value: {}}}}";
+    let mixed = format!(
+        "{{name: a, load_balancing_policy: {{policies: [{other}, {}]}}}}",
+        policy("Random")
+    );
+    assert_eq!(
+        found(CLUSTER, &mixed),
+        [(FindingKind::PassedOver, "load_balancing_policy.policies".to_owned())]
+    );
     let none = report(CLUSTER, &cluster(&["Maglev"])).findings;
     assert_eq!(none.len(), 1, "{none:?}");
     assert_eq!(none[0].path, "load_balancing_policy.policies");
