@@ -13,6 +13,7 @@ mod secret_files;
 mod sources;
 mod stats;
 mod transport;
+mod warm;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -33,7 +34,7 @@ use crate::cli::{Mode, Options};
 use crate::cluster::maintain::maintain;
 use crate::config::{BuildContext, Problems};
 use crate::filters::names;
-use crate::listener::manager::{Draining, OnBindError};
+use crate::listener::manager::Draining;
 use crate::listener::{Inherit, ListenerManager};
 use crate::restart::Restart;
 use crate::runtime::clock;
@@ -47,6 +48,7 @@ use crate::telemetry::server::ServerStats;
 use follow::Awaited;
 use interpreter::Meaning;
 use made::Made;
+use warm::Warming;
 
 /// Why a proxy did not start. Nothing of it listens.
 #[derive(Debug, thiserror::Error)]
@@ -112,16 +114,10 @@ impl Proxy {
             admin_logs,
             manager,
         } = made;
-        let snapshot = builder.publish();
-        manager
-            .apply(
-                snapshot.listeners.iter().map(|(_, listener)| listener.clone()),
-                OnBindError::ApplyNothing,
-            )
-            .map_err(StartError::Bind)?;
+        let warming = Warming::begin(&builder.publish(), &manager)?;
         let control = ProxyControl::new(manager.clone(), options.clone(), &context, times.0);
         let control = Arc::new(control);
-        let maintenance = maintain(context.hosts.clone(), Arc::new(resolver));
+        let maintenance = maintain(context.hosts.clone(), resolver);
         let mut tasks = vec![spawn("cluster maintenance", maintenance)];
         tasks.extend(flush_stats(&bootstrap, &context));
         let awaited = Awaited {
@@ -139,12 +135,10 @@ impl Proxy {
                 notes,
                 awaited,
             );
-            tasks.push(spawn("configuration", follow));
-            handle
+            (handle, follow)
         });
-        if xds.is_none() {
-            control.set_live();
-        }
+        let (xds, follow) = xds.unzip();
+        tasks.extend(warm::go_on(warming, follow, &control));
         let (stop_admin, admin_stopped) = Drain::new();
         let admin_address = admin.as_ref().and_then(admin::Bound::address);
         if let Some(bound) = admin {

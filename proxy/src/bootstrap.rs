@@ -20,8 +20,9 @@ use remora_proto::pb::envoy::extensions::resource_monitors::downstream_connectio
 use remora_proto::wire::{self, Value};
 
 use crate::cli::Options;
+use crate::cluster::discovery::resolver::ResolverConfig;
 use crate::config::route::{Under, each};
-use crate::config::{Compiled, Problems, gather, listener};
+use crate::config::{Compiled, Problems, gather, listener, resolver};
 use crate::route::strings::StringMatcher;
 use crate::runtime::io::Address;
 
@@ -61,6 +62,8 @@ pub struct Bootstrap {
     pub local_cluster: Arc<str>,
     /// `cluster_manager.outlier_detection.event_log_path`; empty when unset.
     pub outlier_event_log: String,
+    /// `typed_dns_resolver_config` and the older fields; the system's when unset.
+    pub resolver: Option<ResolverConfig>,
     /// `overload_manager`'s limit of all downstream connections together.
     pub max_connections: Option<u64>,
     /// Accepted without effect, or let pass by `--unsupported=warn`: to be logged once, and shown on `/xds`.
@@ -199,6 +202,7 @@ fn compile(bytes: Bytes, config: &pb::Bootstrap, node: Node, options: &Options) 
         let stats = StatsConfig::compile(config, &options.stats_tags).under("stats_config");
         let log_format = log_format(config);
         let max_connections = max_connections(config).under("overload_manager");
+        let resolver = resolver::of_process(config);
     }
     let (runtime, warnings) = runtime;
     let max_connections = max_connections.or_else(|| runtime.max_connections());
@@ -235,6 +239,7 @@ fn compile(bytes: Bytes, config: &pb::Bootstrap, node: Node, options: &Options) 
         runtime,
         log_format,
         max_connections,
+        resolver,
         local_cluster: manager.map_or("", |manager| &manager.local_cluster_name).into(),
         outlier_event_log: manager
             .and_then(|manager| manager.outlier_detection.as_ref())

@@ -9,6 +9,7 @@
 
 mod active;
 pub mod breaker;
+mod bugs;
 pub mod discovery;
 pub mod explain;
 pub mod health_check;
@@ -35,9 +36,11 @@ pub use pick::{PickContext, PickError, RetryPick};
 pub use stats::ClusterStats;
 
 use crate::config::Compiled;
+use crate::config::identity::Identity;
 use crate::http::failure::Failure;
 use crate::http::outcome::Outcome;
 use crate::tls::UpstreamTransport;
+use bugs::{Bug, planted};
 use discovery::Discovery;
 use host::{Health, HostRegistry};
 use lb::{LbConfig, Policy};
@@ -49,11 +52,13 @@ pub struct Cluster {
     pub name: Arc<str>,
     /// Unique per configuration: part of the pool key. Two clusters with equal ids share connections.
     pub id: u64,
+    pub(crate) _identity: Arc<Identity>,
     pub stats: Arc<ClusterStats>,
     pub connect_timeout: Duration,
     pub http: HttpOptions,
     pub socket: SocketOptions,
     pub breakers: breaker::Breakers,
+    pub pool_per_downstream_connection: bool,
     /// `preconnect_policy`
     pub preconnect: Option<crate::pool::Preconnect>,
     pub transport: UpstreamTransport,
@@ -76,6 +81,7 @@ pub struct Cluster {
     /// See [`Cluster::retire`].
     pub(crate) retired: std::sync::atomic::AtomicBool,
     pub(crate) members: Members,
+    pub(crate) names: discovery::Names,
     pub(crate) destinations: lb::original_dst::Destinations,
 }
 
@@ -92,18 +98,16 @@ impl Cluster {
         }
     }
 
-    /// What a response tells about its host: statistics of the host, outlier detection.
+    /// What a response tells outlier detection about its host.
     pub fn observe_response(&self, host: &Host, outcome: Outcome, now: Instant) {
         self.observe_response_with(host, outcome, now, &mut || fastrand::u64(..));
     }
 
     /// [`Cluster::observe_response`] with the randomness given.
     pub fn observe_response_with(&self, host: &Host, outcome: Outcome, now: Instant, random: &mut dyn FnMut() -> u64) {
-        if let Some(success) = outcome.success {
-            host.state.count_outcome(success);
-        }
         if let Some(detector) = &self.outlier
             && detector.on_response(host, outcome.status, now, random)
+            && !planted(Bug::EjectionNotPublished)
         {
             self.refresh(now);
         }

@@ -19,6 +19,7 @@ use crate::http::codec::{Head, SendError, UpstreamMeter, h1, h2, header_bytes};
 use crate::http::exchange::Protocol;
 use crate::http::failure::Failure;
 use crate::http::service::Response;
+use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
 use crate::runtime::io::Address;
 use crate::tcp::connect::OriginalSource;
@@ -27,10 +28,12 @@ use crate::tls::PeerInfo;
 /// What two requests must have in common to share a connection. Compared field by field; ids are unique in the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PoolKey {
-    /// [`Cluster::id`]: transport socket, protocol options and all else that the cluster's configuration says.
+    /// [`Cluster::id`]: protocol options and all else that the cluster's configuration says.
     pub cluster: u64,
     /// [`HostState::id`](crate::cluster::HostState::id)
     pub host: u64,
+    /// [`Host::socket_id`]: endpoints choose among a cluster's transport sockets by their metadata, which may change.
+    pub socket: u64,
     /// `RoutingPriority::HIGH` has pools of its own, as in Envoy.
     pub high_priority: bool,
     pub protocol: Wanted,
@@ -38,6 +41,26 @@ pub struct PoolKey {
     pub alpn: u64,
     /// `original_src`: the client's own address is the connection's source.
     pub source: Option<OriginalSource>,
+    /// `connection_pool_per_downstream_connection`: whose requests it is for; 0: everybody's.
+    pub downstream: u64,
+}
+
+/// Whose requests a connection is for, as far as that matters.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Client {
+    /// `original_src`
+    pub source: Option<OriginalSource>,
+    /// The client's connection; 0 for nobody's.
+    pub connection: u64,
+}
+
+impl Client {
+    pub fn of(connection: &ConnectionInfo) -> Self {
+        Self {
+            source: connection.extensions.get().copied(),
+            connection: connection.id,
+        }
+    }
 }
 
 /// Which protocol the connection must speak.
@@ -88,9 +111,12 @@ pub async fn lease(
     high_priority: bool,
     downstream: Protocol,
     alpn: Option<&alpn::UpstreamAlpn>,
-    source: Option<OriginalSource>,
+    client: Client,
 ) -> Result<(Lease, Duration), Failure> {
-    let (key, list) = key_of(cluster, host, high_priority, downstream, alpn, source);
+    let (mut key, list) = key_of(cluster, host, high_priority, downstream, alpn, client.source);
+    if cluster.pool_per_downstream_connection {
+        key.downstream = client.connection;
+    }
     if cluster.preconnect.is_some() {
         preconnect::predict(cluster, key, downstream, alpn);
     }
@@ -114,14 +140,17 @@ fn key_of<'a>(
     let protocol = connect::wanted(cluster, host, downstream);
     let alpn = alpn
         .filter(|_| host.tls.is_some() && !cluster.istio.keeps_alpn)
-        .and_then(|lists| lists.of(protocol, downstream));
+        .and_then(|lists| lists.of(protocol, downstream))
+        .or_else(|| alpn::unasked(host, protocol));
     let key = PoolKey {
         cluster: cluster.id,
         host: host.state.id,
+        socket: host.socket_id(),
         high_priority,
         protocol,
         alpn: alpn.map_or(0, |list| list.id()),
         source,
+        downstream: 0,
     };
     (key, alpn)
 }
@@ -139,10 +168,12 @@ pub async fn raw(
     let key = PoolKey {
         cluster: cluster.id,
         host: host.state.id,
+        socket: host.socket_id(),
         high_priority,
         protocol: Wanted::Raw,
         alpn: 0,
         source,
+        downstream: 0,
     };
     let started = clock::now();
     let lease = Box::pin(connect::connect(key, cluster, host, None)).await?;

@@ -95,6 +95,15 @@ pub struct UpstreamSocket {
     pub header: Option<Arc<crate::tcp::proxy_header::ProxyHeader>>,
     /// Its kind is not supported, and the operator wants to run without: nobody connects through it, least of all without what it would do.
     pub unusable: bool,
+    /// Of its configuration; none of plaintext.
+    pub identity: Option<Arc<crate::config::identity::Identity>>,
+}
+
+impl UpstreamSocket {
+    /// Differs where connections through it differ: part of the pool key.
+    pub fn id(&self) -> u64 {
+        self.identity.as_ref().map_or(0, |identity| identity.id())
+    }
 }
 
 impl UpstreamTransport {

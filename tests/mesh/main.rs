@@ -11,6 +11,7 @@ mod files;
 mod library;
 mod mirroring;
 mod mtls;
+mod names;
 mod pools;
 mod process;
 mod protocols;
@@ -19,6 +20,7 @@ mod restart;
 mod routing;
 mod sources;
 mod storm;
+mod upstream;
 
 use std::net::SocketAddr;
 

@@ -97,7 +97,8 @@ async fn a_full_breaker_answers_503_at_once() {
         (answer.status, answer.header("x-envoy-overloaded")),
         (503, Some("true"))
     );
-    assert_eq!(one.sidecar.stat("cluster.a.upstream_rq_pending_overflow").await, 1);
+    assert_eq!(one.sidecar.stat("cluster.a.upstream_rq_active_overflow").await, 1);
+    assert_eq!(one.sidecar.stat("cluster.a.upstream_rq_pending_overflow").await, 0);
     drop(held);
     // The permit comes back when the stream ends.
     until("room again", async || {

@@ -239,6 +239,11 @@ impl Pair {
         self.remora.listeners[listener]
     }
 
+    /// `a` and `b`.
+    pub fn backends(&self) -> &[Backend; 2] {
+        &self.backends.http
+    }
+
     /// The port of the backend that greets, then echoes.
     pub fn greeting(&self) -> u16 {
         self.backends.plain[1].port

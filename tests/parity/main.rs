@@ -11,6 +11,7 @@ mod conversations;
 mod differences;
 mod distributions;
 mod harness;
+mod loads;
 mod openssl;
 mod sockets;
 mod tcp;

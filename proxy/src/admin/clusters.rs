@@ -16,12 +16,12 @@ pub(super) fn clusters(state: &AdminState, query: &Query) -> Reply {
     };
     let wanted = |name: &str| filter.as_ref().is_none_or(|filter| filter.is_match(name));
     let clusters = view::clusters(state, &wanted);
-    if query.has("explain") {
-        return explain::page(&clusters);
-    }
-    match query.get("format") {
-        Some("json") => message::page(&clusters),
-        _ => reply::ok(clusters.iter().map(text).collect::<String>()),
+    let is_json = query.get("format") == Some("json");
+    match (query.has("explain"), is_json) {
+        (true, true) => explain::page(&clusters),
+        (true, false) => reply::ok(clusters.iter().map(explain::text).collect::<String>()),
+        (false, true) => message::page(&clusters),
+        (false, false) => reply::ok(clusters.iter().map(text).collect::<String>()),
     }
 }
 
@@ -56,7 +56,7 @@ fn text(cluster: &ClusterView) -> String {
     page
 }
 
-/// Envoy's lines but one: requests that wait for a connection are not counted by host here (`rq_pending_active`), so none is shown.
+/// Envoy's lines, in its order.
 fn host_text(page: &mut String, cluster: &str, host: &HostView) {
     let endpoint = &host.endpoint;
     let mut line = |name: &str, value: &dyn std::fmt::Display| {
@@ -68,6 +68,7 @@ fn host_text(page: &mut String, cluster: &str, host: &HostView) {
     line("cx_total", &counts.cx_total);
     line("rq_active", &counts.rq_active);
     line("rq_error", &counts.rq_error);
+    line("rq_pending_active", &counts.rq_pending_active);
     line("rq_success", &counts.rq_success);
     line("rq_timeout", &counts.rq_timeout);
     line("rq_total", &counts.rq_total);

@@ -11,7 +11,7 @@ use super::{StartError, restart, start_workers};
 use crate::admin;
 use crate::bootstrap::Bootstrap;
 use crate::cli::Options;
-use crate::cluster::discovery::SystemResolver;
+use crate::cluster::discovery::{Resolve, resolver};
 use crate::config::BuildContext;
 use crate::http::header_policy::remote::prefer_local_ip;
 use crate::listener::ListenerManager;
@@ -26,7 +26,7 @@ pub(super) struct Made {
     pub(super) meaning: Meaning,
     pub(super) pins: Pins,
     pub(super) roots: Vec<Root>,
-    pub(super) resolver: SystemResolver,
+    pub(super) resolver: Arc<dyn Resolve>,
     pub(super) admin: Option<admin::Bound>,
     pub(super) admin_logs: Arc<[AccessLog]>,
     pub(super) manager: Arc<ListenerManager>,
@@ -52,7 +52,8 @@ impl Made {
             admin_logs,
             ..
         } = assembly;
-        let resolver = SystemResolver::new().map_err(|error| StartError::Resolver(error.to_string()))?;
+        let resolver = resolver::build(bootstrap.resolver.as_ref());
+        let resolver = resolver.map_err(|error| StartError::Resolver(error.to_string()))?;
         let admin = restart::bind_admin(bootstrap, restart).await?;
         let address = admin.as_ref().and_then(admin::Bound::address);
         if let (Some(path), Some(address)) = (&options.admin_address_path, address) {

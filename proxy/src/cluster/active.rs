@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::bugs::{Bug, planted};
 use super::{Cluster, Host, HostState};
 use crate::http::outcome::Outcome;
 
@@ -11,8 +12,8 @@ use crate::http::outcome::Outcome;
 pub struct ActiveRequest {
     cluster: Arc<Cluster>,
     host: Arc<HostState>,
-    /// Whether it went well, only the trailers will tell.
-    awaits_trailers: bool,
+    /// What its answer's head tells of the host, for as long as nobody has decided what becomes of the answer.
+    outcome: Option<Outcome>,
 }
 
 impl ActiveRequest {
@@ -24,26 +25,41 @@ impl ActiveRequest {
         Self {
             cluster: cluster.clone(),
             host: host.state.clone(),
-            awaits_trailers: false,
+            outcome: None,
         }
     }
 
-    /// The head of its response is there: what that tells counts for the host.
+    /// The head of its response is there.
     pub fn answered(mut self, host: &Host, outcome: Outcome, now: Instant) -> Self {
-        self.awaits_trailers = outcome.success.is_none();
+        self.outcome = Some(outcome);
         self.cluster.observe_response(host, outcome, now);
         self
     }
 
-    /// The host for which the trailers count, if they do.
-    pub fn judged_by_trailers(&self) -> Option<&Arc<HostState>> {
-        self.awaits_trailers.then_some(&self.host)
+    /// The answer is the one for the client: it counts for the host. Where only its trailers will tell how, gives the host that waits for them.
+    pub fn stands(&mut self) -> Option<&Arc<HostState>> {
+        match self.outcome.take()?.success {
+            Some(success) => {
+                self.host.count_outcome(success);
+                None
+            }
+            None => Some(&self.host),
+        }
+    }
+
+    /// Another attempt takes the place of the answer: whatever its status, the host has failed.
+    pub fn superseded(&mut self) {
+        if self.outcome.take().is_some() {
+            self.host.count_outcome(false);
+        }
     }
 }
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.cluster.stats.upstream_rq_active.dec();
-        self.host.rq_active.fetch_sub(1, Ordering::Relaxed);
+        if !planted(Bug::ActiveLeaks) {
+            self.host.rq_active.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

@@ -3,8 +3,8 @@
 //! DNS: one task per cluster on the main runtime asks for its names, each by its own clock, and hands the complete host list to the cluster
 //! after each answer. The resolver is behind [`Resolve`], so that tests give the answers.
 
-use hickory_resolver::config::{NameServerConfig, ResolverConfig};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
+pub mod resolver;
+
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -14,8 +14,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 
-use super::Cluster;
+use super::host::{Health, HealthFlag};
 use super::priority::AssignmentPolicy;
+use super::{Cluster, Host};
 use crate::config::endpoint::{Endpoint, Endpoints, Location, Template};
 use crate::runtime::clock;
 use crate::runtime::io::Address;
@@ -43,6 +44,8 @@ pub struct DnsConfig {
     pub is_logical: bool,
     pub templates: Vec<Template>,
     pub policy: AssignmentPolicy,
+    /// `wait_for_warm_on_init`: the configuration before goes on until the names were asked for.
+    pub waits_for_names: bool,
     pub family: LookupFamily,
     pub respect_ttl: bool,
     /// Envoy's default: 5 s.
@@ -52,6 +55,8 @@ pub struct DnsConfig {
     pub jitter: Duration,
     pub failure_base: Duration,
     pub failure_max: Duration,
+    /// Who is asked, where that is not the process's own resolver.
+    pub resolver: Option<resolver::ResolverConfig>,
 }
 
 impl Default for DnsConfig {
@@ -60,6 +65,7 @@ impl Default for DnsConfig {
             is_logical: false,
             templates: Vec::new(),
             policy: AssignmentPolicy::default(),
+            waits_for_names: true,
             family: LookupFamily::Auto,
             respect_ttl: false,
             refresh_rate: Duration::from_secs(5),
@@ -67,6 +73,7 @@ impl Default for DnsConfig {
             jitter: Duration::ZERO,
             failure_base: Duration::from_secs(5),
             failure_max: Duration::from_secs(50),
+            resolver: None,
         }
     }
 }
@@ -94,8 +101,24 @@ pub struct Answer {
 
 /// The name could not be resolved; the hosts stay as they are.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ResolveError(pub String);
+#[error("{text}")]
+pub struct ResolveError {
+    text: String,
+    /// There is no such name: nobody else has to be asked.
+    is_final: bool,
+}
+
+impl ResolveError {
+    /// No answer, or none that can be used.
+    pub fn new(text: String) -> Self {
+        Self { text, is_final: false }
+    }
+
+    /// The answer that there is no such name.
+    pub fn unknown(text: String) -> Self {
+        Self { text, is_final: true }
+    }
+}
 
 /// A future that a resolver gives.
 pub type Resolving<'a> = Pin<Box<dyn Future<Output = Result<Answer, ResolveError>> + Send + 'a>>;
@@ -111,17 +134,13 @@ pub async fn run(cluster: Weak<Cluster>, resolver: Arc<dyn Resolve>) {
         Some(Discovery::Dns(config)) => config.templates.len(),
         _ => return,
     };
-    let lists = Mutex::new(vec![None; names]);
     // Each name has its own clock: one that nobody answers for holds up no other.
-    let each = (0..names).map(|index| follow(&cluster, index, &lists, &*resolver));
+    let each = (0..names).map(|index| follow(&cluster, index, &*resolver));
     join_all(each).await;
 }
 
-/// The addresses of each host of one name, if it was ever resolved; the first is what the host is known by.
-type Answered = Option<Vec<Vec<Address>>>;
-
 /// Keeps what one of the names resolves to up to date.
-async fn follow(cluster: &Weak<Cluster>, index: usize, lists: &Mutex<Vec<Answered>>, resolver: &dyn Resolve) {
+async fn follow(cluster: &Weak<Cluster>, index: usize, resolver: &dyn Resolve) {
     let mut failures: u32 = 0;
     loop {
         let Some(strong) = cluster.upgrade() else {
@@ -142,12 +161,13 @@ async fn follow(cluster: &Weak<Cluster>, index: usize, lists: &Mutex<Vec<Answere
         let ttl = match answer {
             Ok((hosts, ttl)) => {
                 strong.stats.update_success.inc();
-                take(&strong, config, &mut lists.lock(), index, hosts);
+                strong.take_answer(config, index, Some(hosts));
                 Some(ttl)
             }
             Err(error) => {
                 tracing::debug!(cluster = %strong.name, %error, "dns resolution failed");
                 strong.stats.update_failure.inc();
+                strong.take_answer(config, index, None);
                 None
             }
         };
@@ -157,17 +177,126 @@ async fn follow(cluster: &Weak<Cluster>, index: usize, lists: &Mutex<Vec<Answere
     }
 }
 
-/// What a name resolves to now; the cluster gets the hosts of all names.
-fn take(cluster: &Cluster, config: &DnsConfig, lists: &mut [Answered], index: usize, hosts: Vec<Vec<Address>>) {
-    let Some(known) = lists.get_mut(index) else {
-        return;
-    };
-    if known.as_ref() == Some(&hosts) {
-        cluster.stats.update_no_rebuild.inc();
-        return;
+/// The addresses of each host of one name, if it was ever resolved; the first is what the host is known by.
+type Answered = Option<Vec<Vec<Address>>>;
+
+/// What the names of a DNS cluster resolve to.
+#[derive(Default)]
+pub(crate) struct Names {
+    known: Mutex<Known>,
+    all_asked: tokio::sync::Notify,
+}
+
+#[derive(Default)]
+struct Known {
+    /// In the order of the configuration; empty until one was asked for.
+    lists: Vec<Answered>,
+    /// Which of them were asked for, answered or not.
+    asked: Vec<bool>,
+    /// The hosts are those of the configuration before this one, until every name was asked for.
+    inherited: bool,
+}
+
+impl Cluster {
+    /// Takes the hosts of the configuration that this one replaces, until its own names were asked for: the one goes on until the other is warm.
+    pub(crate) fn inherit(&self, old: &Cluster) {
+        let (Discovery::Dns(config), Discovery::Dns(_)) = (&self.discovery, &old.discovery) else {
+            return;
+        };
+        let mut known = self.names.known.lock();
+        if !config.waits_for_names || !known.asked.is_empty() {
+            return;
+        }
+        known.inherited = true;
+        let hosts = old.all_hosts();
+        let endpoints = Endpoints {
+            hosts: hosts.iter().map(|host| again(host)).collect(),
+            policy: config.policy.clone(),
+        };
+        self.set_endpoints(endpoints, clock::now());
     }
-    *known = Some(hosts);
-    cluster.set_endpoints(merge(config, lists), clock::now());
+
+    /// Whether the cluster is not to be used before its names were asked for, and they were not.
+    pub(crate) fn waits_for_names(&self) -> bool {
+        let Discovery::Dns(config) = &self.discovery else {
+            return false;
+        };
+        let known = self.names.known.lock();
+        config.waits_for_names && (known.asked.len() < config.templates.len() || known.asked.contains(&false))
+    }
+
+    /// Completes when all names of the cluster were asked for, answered or not. Cancel safe.
+    pub(crate) async fn names_asked(&self) {
+        loop {
+            let asked = self.names.all_asked.notified();
+            tokio::pin!(asked);
+            // From here on no news is missed.
+            asked.as_mut().enable();
+            if !self.waits_for_names() {
+                return;
+            }
+            asked.await;
+        }
+    }
+
+    /// What a name resolves to now, `None` where it could not be resolved; the cluster gets the hosts of all names.
+    fn take_answer(&self, config: &DnsConfig, index: usize, hosts: Answered) {
+        let mut known = self.names.known.lock();
+        known.lists.resize(config.templates.len(), None);
+        known.asked.resize(config.templates.len(), false);
+        if let Some(asked) = known.asked.get_mut(index) {
+            *asked = true;
+        }
+        let all_asked = known.asked.iter().all(|asked| *asked);
+        if all_asked {
+            self.names.all_asked.notify_waiters();
+        }
+        let Some(list) = known.lists.get_mut(index) else {
+            return;
+        };
+        let is_news = hosts.is_some() && *list != hosts;
+        if is_news {
+            *list = hosts;
+        } else if hosts.is_some() {
+            self.stats.update_no_rebuild.inc();
+        }
+        if known.inherited {
+            // Its own hosts take over at once, when all are known.
+            if !all_asked {
+                return;
+            }
+            known.inherited = false;
+        } else if !is_news {
+            return;
+        }
+        self.set_endpoints(merge(config, &known.lists), clock::now());
+    }
+}
+
+/// The same endpoint for another configuration; its state comes from the registry.
+fn again(host: &Host) -> Endpoint {
+    let has = |flag| host.state.has(flag);
+    Endpoint {
+        health: match (has(HealthFlag::FailedEdsHealth), has(HealthFlag::DegradedEdsHealth)) {
+            (true, _) => Health::Unhealthy,
+            (false, true) => Health::Degraded,
+            (false, false) => Health::Healthy,
+        },
+        draining: has(HealthFlag::EdsStatusDraining),
+        host: Host {
+            address: host.address.clone(),
+            additional_addresses: host.additional_addresses.clone(),
+            hostname: host.hostname.clone(),
+            locality: host.locality.clone(),
+            metadata: host.metadata.clone(),
+            tls: host.tls.clone(),
+            proxy_header: host.proxy_header.clone(),
+            socket_identity: host.socket_identity.clone(),
+            health_check: host.health_check.clone(),
+            state: host.state.clone(),
+            ..*host
+        },
+    }
 }
 
 /// All lists as one, in the order of the configuration.
@@ -252,72 +381,6 @@ async fn both(name: &str, resolver: &dyn Resolve) -> Result<Answer, ResolveError
         }
         (Ok(answer), Err(_)) | (Err(_), Ok(answer)) => Ok(answer),
         (Err(error), Err(_)) => Err(error),
-    }
-}
-
-/// The system's resolver (`resolv.conf`, `hosts`): one per family.
-pub struct SystemResolver {
-    v4: hickory_resolver::TokioResolver,
-    v6: hickory_resolver::TokioResolver,
-}
-
-impl SystemResolver {
-    /// # Errors
-    /// The system's configuration cannot be read.
-    pub fn new() -> Result<Self, ResolveError> {
-        use hickory_resolver::config::LookupIpStrategy;
-        let resolver = |strategy| {
-            let wrap = |error: hickory_resolver::net::NetError| ResolveError(error.to_string());
-            // Without a name server Envoy starts too, and asks on this machine.
-            let mut builder = match hickory_resolver::TokioResolver::builder_tokio() {
-                Ok(builder) => builder,
-                Err(_) => on_this_machine(),
-            };
-            builder.options_mut().ip_strategy = strategy;
-            // The cluster itself asks again in time.
-            builder.options_mut().cache_size = 0;
-            builder.build().map_err(wrap)
-        };
-        Ok(Self {
-            v4: resolver(LookupIpStrategy::Ipv4Only)?,
-            v6: resolver(LookupIpStrategy::Ipv6Only)?,
-        })
-    }
-}
-
-fn on_this_machine() -> hickory_resolver::ResolverBuilder<TokioRuntimeProvider> {
-    let server = NameServerConfig::udp_and_tcp(std::net::Ipv4Addr::LOCALHOST.into());
-    let config = ResolverConfig::from_name_servers(vec![server]);
-    hickory_resolver::TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-}
-
-impl Resolve for SystemResolver {
-    fn resolve<'a>(&'a self, name: &'a str, v6: bool) -> Resolving<'a> {
-        Box::pin(async move {
-            // RFC 6761 section 6.3: never asked on the network.
-            if name.trim_end_matches('.').eq_ignore_ascii_case("localhost") {
-                let address: IpAddr = match v6 {
-                    true => std::net::Ipv6Addr::LOCALHOST.into(),
-                    false => std::net::Ipv4Addr::LOCALHOST.into(),
-                };
-                return Ok(Answer {
-                    addresses: vec![address],
-                    ttl: Duration::from_secs(60),
-                });
-            }
-            let resolver = if v6 { &self.v6 } else { &self.v4 };
-            match resolver.lookup_ip(name).await {
-                Ok(lookup) => Ok(Answer {
-                    addresses: lookup.iter().collect(),
-                    ttl: lookup.valid_until().saturating_duration_since(clock::now()),
-                }),
-                Err(error) if error.is_no_records_found() && !error.is_nx_domain() => Ok(Answer {
-                    addresses: Vec::new(),
-                    ttl: Duration::ZERO,
-                }),
-                Err(error) => Err(ResolveError(error.to_string())),
-            }
-        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Cluster;
+use super::breaker::{Resource, RoutingPriority};
 use super::host::{Health, Host};
 use super::lb::Policy;
 use super::lb::zone::Zones;
@@ -20,16 +21,39 @@ pub struct HostExplanation {
     pub priority_load: (u32, u32),
     /// Its priority uses all hosts, whatever their health.
     pub panic: bool,
+    /// `fail_traffic_on_panic`: then it rather uses none.
+    pub fails_in_panic: bool,
+    /// Pooled connections to it, and how many it may have (`per_host_thresholds`), where that is limited.
+    pub connections: Option<(u32, u32)>,
     /// Of 10,000 requests for its priority so many go to its locality; `None` where zones do not count.
     pub zone_share: Option<u64>,
     /// Milliseconds, where peak EWMA goes by them and there is an answer yet.
     pub round_trip: Option<f64>,
     pub ejected_until: Option<Instant>,
     pub ejections: u32,
+    /// Until when it counts as degraded for what it said itself.
+    pub degraded_until: Option<Instant>,
     /// Percent, of the last interval of outlier detection.
     pub success_rate: Option<f64>,
     pub local_origin_success_rate: Option<f64>,
     pub counts: HostCounts,
+}
+
+/// One circuit breaker of a cluster as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerState {
+    /// `default` or `high`.
+    pub priority: &'static str,
+    /// The field that sets its limit.
+    pub name: &'static str,
+    pub used: u32,
+    pub limit: u32,
+}
+
+impl BreakerState {
+    pub fn is_open(&self) -> bool {
+        self.used >= self.limit
+    }
 }
 
 /// A host's counters, under the names of `/clusters`.
@@ -40,12 +64,38 @@ pub struct HostCounts {
     pub cx_total: u64,
     pub rq_active: u64,
     pub rq_error: u64,
+    pub rq_pending_active: u64,
     pub rq_success: u64,
     pub rq_timeout: u64,
     pub rq_total: u64,
 }
 
 impl Cluster {
+    /// All circuit breakers.
+    pub fn explain_breakers(&self) -> Vec<BreakerState> {
+        let priorities = [("default", RoutingPriority::Default), ("high", RoutingPriority::High)];
+        let of = |(name, priority): (&'static str, RoutingPriority)| {
+            let retries = match self.breakers.thresholds(priority).retry_budget {
+                Some(_) => "retry_budget",
+                None => "max_retries",
+            };
+            let resources = [
+                ("max_connections", Resource::Connection),
+                ("max_pending_requests", Resource::Pending),
+                ("max_requests", Resource::Request),
+                (retries, Resource::Retry),
+                ("max_connection_pools", Resource::ConnectionPool),
+            ];
+            resources.map(|(field, resource)| BreakerState {
+                priority: name,
+                name: field,
+                used: self.breakers.in_use(priority, resource),
+                limit: self.breakers.limit(priority, resource),
+            })
+        };
+        priorities.into_iter().flat_map(of).collect()
+    }
+
     /// Every host, by priority.
     pub fn explain(&self) -> Vec<HostExplanation> {
         let set = self.hosts.load_full();
@@ -58,6 +108,9 @@ impl Cluster {
                 flags: host.state.flags_text(),
                 priority_load: (load(&set.loads.healthy), load(&set.loads.degraded)),
                 panic: set.loads.panic.get(index).copied().unwrap_or(false),
+                fails_in_panic: self.lb.fail_traffic_on_panic,
+                connections: (self.breakers.connections_per_host(RoutingPriority::Default))
+                    .map(|limit| (host.state.cx_claimed.load(Ordering::Relaxed), limit)),
                 zone_share: match &set.zones {
                     Zones::On(routes) if index == 0 => routes.share_of(&host),
                     _ => None,
@@ -68,6 +121,7 @@ impl Cluster {
                 },
                 ejected_until: outlier.ejected_until(),
                 ejections: outlier.ejections(),
+                degraded_until: outlier.degraded_until(),
                 success_rate: outlier.success_rate(),
                 local_origin_success_rate: outlier.local_origin_success_rate(),
                 counts: counts(&host),
@@ -86,6 +140,7 @@ fn counts(host: &Host) -> HostCounts {
         cx_total: state.cx_total.load(Ordering::Relaxed),
         rq_active: u64::from(state.rq_active.load(Ordering::Relaxed)),
         rq_error: state.rq_error.load(Ordering::Relaxed),
+        rq_pending_active: u64::from(state.rq_pending_active.load(Ordering::Relaxed)),
         rq_success: state.rq_success.load(Ordering::Relaxed),
         rq_timeout: state.rq_timeout.load(Ordering::Relaxed),
         rq_total: state.rq_total.load(Ordering::Relaxed),

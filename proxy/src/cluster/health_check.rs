@@ -11,7 +11,7 @@ pub mod probe;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::kept::Kept;
 use super::Cluster;
@@ -315,9 +315,14 @@ fn settle(
 }
 
 impl Cluster {
-    /// The headers of an answer to a request: where there are health checks, a host may ask by them to be left alone. Callable from
-    /// any thread; a passed check ends it.
-    pub fn observe_headers(&self, host: &Host, headers: &http::HeaderMap) {
+    /// The headers of an answer to a request, with its status: by them a host may ask for fewer requests, and where there are health checks
+    /// for none. Callable from any thread; time ends the one, a passed check the other.
+    pub fn observe_headers(&self, host: &Host, status: u16, headers: &http::HeaderMap, now: Instant) {
+        if let Some(detector) = &self.outlier
+            && detector.on_headers(host, status, headers, now, &mut || fastrand::u64(..))
+        {
+            self.refresh(now);
+        }
         if self.health_checks.is_empty() || !headers.contains_key(IMMEDIATE_FAILURE) {
             return;
         }

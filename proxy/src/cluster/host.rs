@@ -8,7 +8,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 
 use super::Cluster;
+use super::bugs::{Bug, planted};
 use super::lb::LocalCluster;
+use crate::config::identity::Identity;
 use crate::runtime::clock;
 use crate::runtime::io::Address;
 use crate::tcp::proxy_header::ProxyHeader;
@@ -31,6 +33,8 @@ pub struct Host {
     pub proxy_header: Option<Arc<ProxyHeader>>,
     /// Its transport socket is not supported: no connection to it comes about.
     pub unusable: bool,
+    /// Of the transport socket's configuration; see [`UpstreamSocket::id`].
+    pub socket_identity: Option<Arc<Identity>>,
     /// `health_check_config`, when the endpoint has one.
     pub health_check: Option<Arc<HealthCheckTarget>>,
     pub state: Arc<HostState>,
@@ -77,6 +81,7 @@ impl Host {
             tls: None,
             proxy_header: None,
             unusable: false,
+            socket_identity: None,
             health_check: None,
             state: Arc::new(HostState::new()),
         }
@@ -87,6 +92,7 @@ impl Host {
         self.tls = socket.tls;
         self.proxy_header = socket.header;
         self.unusable = socket.unusable;
+        self.socket_identity = socket.identity;
     }
 
     /// `disable_active_health_check`
@@ -109,7 +115,13 @@ impl Host {
             tls: self.tls.clone(),
             header: self.proxy_header.clone(),
             unusable: self.unusable,
+            identity: self.socket_identity.clone(),
         }
+    }
+
+    /// [`UpstreamSocket::id`]
+    pub fn socket_id(&self) -> u64 {
+        self.socket_identity.as_ref().map_or(0, |identity| identity.id())
     }
 
     /// Whether `other` is this very endpoint with the same attributes, so that either may stand for both.
@@ -141,6 +153,8 @@ pub struct HostState {
     /// Bits of [`HealthFlag`].
     pub flags: AtomicU32,
     pub rq_active: AtomicU32,
+    /// Requests that wait for a connection to it.
+    pub rq_pending_active: AtomicU32,
     pub cx_active: AtomicU32,
     /// Pooled connections, those that are still connecting included.
     pub(crate) cx_claimed: AtomicU32,
@@ -201,9 +215,12 @@ impl HostState {
             | HealthFlag::FailedOutlierCheck as u32
             | HealthFlag::FailedEdsHealth as u32
             | HealthFlag::EdsStatusDraining as u32;
-        const DEGRADED: u32 = HealthFlag::DegradedActiveHc as u32 | HealthFlag::DegradedEdsHealth as u32;
+        const DEGRADED: u32 = HealthFlag::DegradedActiveHc as u32
+            | HealthFlag::DegradedEdsHealth as u32
+            | HealthFlag::DegradedOutlierDetection as u32;
         let flags = self.flags.load(Ordering::Relaxed);
-        match (flags & UNHEALTHY != 0, flags & DEGRADED != 0) {
+        let is_degraded = flags & DEGRADED != 0 && !planted(Bug::DegradedIsHealthy);
+        match (flags & UNHEALTHY != 0, is_degraded) {
             (true, _) => Health::Unhealthy,
             (false, true) => Health::Degraded,
             (false, false) => Health::Healthy,
@@ -294,10 +311,11 @@ pub enum HealthFlag {
     ExcludedViaImmediateHcFail = 1 << 7,
     ActiveHcTimeout = 1 << 8,
     EdsStatusDraining = 1 << 9,
+    DegradedOutlierDetection = 1 << 10,
 }
 
 /// In the order of Envoy's `/clusters`.
-const HEALTH_FLAGS: [(HealthFlag, &str); 10] = [
+const HEALTH_FLAGS: [(HealthFlag, &str); 11] = [
     (HealthFlag::FailedActiveHc, "failed_active_hc"),
     (HealthFlag::FailedOutlierCheck, "failed_outlier_check"),
     (HealthFlag::FailedEdsHealth, "failed_eds_health"),
@@ -308,6 +326,7 @@ const HEALTH_FLAGS: [(HealthFlag, &str); 10] = [
     (HealthFlag::ExcludedViaImmediateHcFail, "excluded_via_immediate_hc_fail"),
     (HealthFlag::ActiveHcTimeout, "active_hc_timeout"),
     (HealthFlag::EdsStatusDraining, "eds_status_draining"),
+    (HealthFlag::DegradedOutlierDetection, "degraded_outlier_detection"),
 ];
 
 /// Host states by (cluster name, address); an entry lives as long as somebody holds its state. Also where clusters that were

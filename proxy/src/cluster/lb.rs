@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use super::bugs::{Bug, planted};
 use super::host::Host;
 use super::priority::AssignmentPolicy;
 use crate::runtime::clock;
@@ -264,6 +265,9 @@ impl Pool {
             Method::PeakEwma(config) => config.pick(&self.hosts, now.unwrap_or_else(clock::now), random),
             Method::Hash(table) => table.pick(hash.unwrap_or_else(random), attempt, &self.hosts)?,
         };
+        if planted(Bug::Starves) && index + 1 == count {
+            return self.hosts.first();
+        }
         self.hosts.get(index)
     }
 

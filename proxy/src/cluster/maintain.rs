@@ -6,7 +6,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::discovery::{self, Resolve};
+use super::discovery::{self, Discovery, Resolve};
 use super::host::HostRegistry;
 use super::{Cluster, health_check};
 use crate::runtime::{clock, spawn::spawn};
@@ -48,12 +48,30 @@ pub async fn maintain(registry: Arc<HostRegistry>, resolver: Arc<dyn Resolve>) {
     }
 }
 
+/// The cluster's own resolver, or the one for all.
+fn resolver_of(cluster: &Cluster, shared: &Arc<dyn Resolve>) -> Arc<dyn Resolve> {
+    let own = match &cluster.discovery {
+        Discovery::Dns(config) => config.resolver.as_ref(),
+        _ => None,
+    };
+    let Some(own) = own else {
+        return shared.clone();
+    };
+    discovery::resolver::build(Some(own)).unwrap_or_else(|error| {
+        tracing::error!(cluster = %cluster.name, %error, "the cluster's resolver cannot be made: it uses the system's");
+        shared.clone()
+    })
+}
+
 fn begin(cluster: &Weak<Cluster>, resolver: &Arc<dyn Resolve>) {
     let Some(strong) = cluster.upgrade() else {
         return;
     };
     if strong.discovery.is_dns() {
-        spawn("dns discovery", discovery::run(cluster.clone(), resolver.clone()));
+        spawn(
+            "dns discovery",
+            discovery::run(cluster.clone(), resolver_of(&strong, resolver)),
+        );
     }
     if !strong.health_checks.is_empty() {
         spawn("health checks", health_check::run(cluster.clone()));

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::bugs::{Bug, planted};
 use super::host::{Health, HealthFlag, Host};
 use super::lb::Policy;
 use super::lb::subset::Subsets;
@@ -131,11 +132,16 @@ impl Cluster {
                 changed = true;
                 self.welcome(&host, now);
             }
+            if known.is_some_and(|known| known.socket_id() != host.socket_id()) {
+                // What was opened through the other socket serves nobody any more.
+                host.state.drain_connections();
+            }
             let was = host.state.health();
             let is_failed = endpoint.health == Health::Unhealthy && !endpoint.draining;
             host.state.set(HealthFlag::PendingDynamicRemoval, false);
             host.state.set(HealthFlag::FailedEdsHealth, is_failed);
-            host.state.set(HealthFlag::EdsStatusDraining, endpoint.draining);
+            let drains = endpoint.draining && !planted(Bug::DrainingHostPicked);
+            host.state.set(HealthFlag::EdsStatusDraining, drains);
             host.state
                 .set(HealthFlag::DegradedEdsHealth, endpoint.health == Health::Degraded);
             if known.is_some() && was == Health::Unhealthy && host.state.health() == Health::Healthy {
@@ -194,7 +200,8 @@ impl Cluster {
     /// Discovery dropped the host, health checks still find it well: it stays until they do not.
     fn keeps_removed(&self, host: &Host) -> bool {
         let failed = host.state.has(HealthFlag::FailedActiveHc) || host.state.has(HealthFlag::FailedEdsHealth);
-        !self.health_checks.is_empty() && !self.ignore_health_on_host_removal && !failed
+        let kept = !self.health_checks.is_empty() && !self.ignore_health_on_host_removal && !failed;
+        kept || planted(Bug::RemovedHostStays)
     }
 
     /// Removes the hosts that stayed for their health only and have lost it.
@@ -266,6 +273,7 @@ impl Cluster {
     fn welcome(&self, host: &Host, now: Instant) {
         if self.outlier.is_none() {
             host.state.set(HealthFlag::FailedOutlierCheck, false);
+            host.state.set(HealthFlag::DegradedOutlierDetection, false);
         }
         let is_checked = !self.health_checks.is_empty() && !host.refuses_checks();
         // A state that another configuration of this cluster knows already keeps what it knows.

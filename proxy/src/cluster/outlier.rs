@@ -3,6 +3,7 @@
 //! In: the outcome of each request and connection, and ticks. Out: the `failed_outlier_check` flag of hosts, and whether the cluster has to
 //! sort its hosts anew. Time and randomness come in; counting is atomic, only an ejection takes the detector's lock.
 
+mod degraded;
 pub mod events;
 mod kinds;
 mod sweep;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::bugs::{Bug, planted};
 use super::host::{HealthFlag, Host};
 use super::stats::ClusterStats;
 use events::{Event, EventLog, Evidence};
@@ -46,6 +48,7 @@ pub struct OutlierConfig {
     pub failure_percentage_minimum_hosts: u32,
     pub failure_percentage_request_volume: u32,
     pub successful_active_health_check_uneject_host: bool,
+    pub detect_degraded_hosts: bool,
 }
 
 impl Default for OutlierConfig {
@@ -76,6 +79,7 @@ impl Default for OutlierConfig {
             failure_percentage_minimum_hosts: 5,
             failure_percentage_request_volume: 50,
             successful_active_health_check_uneject_host: true,
+            detect_degraded_hosts: false,
         }
     }
 }
@@ -100,6 +104,8 @@ pub struct HostOutlier {
     external: Monitor,
     local: Monitor,
     ejection: Mutex<Ejection>,
+    /// The time that it counts as degraded grows and decays as an ejection's does, on its own.
+    degradation: Mutex<Ejection>,
 }
 
 /// Successes and requests of the running interval.
@@ -119,14 +125,20 @@ struct Ejection {
     multiplier: u32,
     /// Ejections ever.
     count: u32,
-    /// When the host was last ejected or let in again.
-    changed: Option<Instant>,
+    began: Option<Instant>,
+    /// When the host was last let in again.
+    ended: Option<Instant>,
 }
 
 impl HostOutlier {
     /// When the present ejection ends.
     pub fn ejected_until(&self) -> Option<Instant> {
         self.ejection.lock().until
+    }
+
+    /// When it no longer counts as degraded for what it said itself.
+    pub fn degraded_until(&self) -> Option<Instant> {
+        self.degradation.lock().until
     }
 
     /// How often the host was ejected.
@@ -319,7 +331,7 @@ impl Detector {
             self.stats.outlier.ejections_total.inc();
         }
         if random() % 100 >= u64::from(self.enforcing(kind)) {
-            self.log(host, kind, Some(evidence), false, now);
+            self.log(host, kind.name(), Some(evidence), false, now);
             return false;
         }
         if !host.state.set(HealthFlag::FailedOutlierCheck, true) {
@@ -330,36 +342,36 @@ impl Detector {
         self.stats.outlier.ejections_enforced_total.inc();
         self.counters(kind).1.inc();
         host.state.outlier.ejection.lock().begin(&self.config, now, random());
-        self.log(host, kind, Some(evidence), true, now);
+        self.log(host, kind.name(), Some(evidence), true, now);
         host.state.drain_connections();
         true
     }
 
-    /// Writes a decision to the event log; what changed the host's state (`enforced`, or its return) is the last action for the next line.
-    fn log(&self, host: &Host, kind: EjectionType, evidence: Option<Evidence>, enforced: bool, now: Instant) {
-        let mut ejection = host.state.outlier.ejection.lock();
-        if let Some(events) = &self.events {
-            let since_last = ejection
-                .changed
-                .map(|last| now.saturating_duration_since(last).as_secs());
-            let event = Event {
-                kind,
-                ejections: ejection.count,
-                since_last,
-                evidence,
-                enforced,
-            };
-            events.write(host, &event, now);
-        }
-        if enforced || evidence.is_none() {
-            ejection.changed = Some(now);
-        }
+    /// Writes a decision to the event log.
+    fn log(&self, host: &Host, kind: &'static str, evidence: Option<Evidence>, enforced: bool, now: Instant) {
+        let Some(events) = &self.events else {
+            return;
+        };
+        let ejection = *host.state.outlier.ejection.lock();
+        let last = match evidence {
+            Some(_) => ejection.ended,
+            None => ejection.began,
+        };
+        let event = Event {
+            kind,
+            ejections: ejection.count,
+            since_last: last.map(|last| now.saturating_duration_since(last).as_secs()),
+            evidence,
+            enforced,
+        };
+        events.write(host, &event, now);
     }
 
     /// The share of ejected hosts may not pass `max_ejection_percent` with one more.
     fn may_eject(&self, state: &State) -> bool {
         let percent = u64::from(self.config.max_ejection_percent);
-        100 * (state.ejected + 1) <= percent * state.hosts || (state.ejected == 0 && self.config.always_eject_one_host)
+        let fits = 100 * (state.ejected + 1) <= percent * state.hosts;
+        fits || (state.ejected == 0 && self.config.always_eject_one_host) || planted(Bug::EjectsEverybody)
     }
 
     fn uneject(&self, ejected: &Host, now: Instant) -> bool {
@@ -370,12 +382,15 @@ impl Detector {
         }
         state.ejected = state.ejected.saturating_sub(1);
         self.stats.outlier.ejections_active.set(state.ejected);
-        host.outlier.ejection.lock().until = None;
+        {
+            let mut ejection = host.outlier.ejection.lock();
+            ejection.until = None;
+            ejection.ended = Some(now);
+        }
         clear(&host.outlier.consecutive_5xx);
         clear(&host.outlier.consecutive_gateway);
         clear(&host.outlier.consecutive_local);
-        // Envoy's returns have no type of their own: the first of the enumeration.
-        self.log(ejected, EjectionType::Consecutive5xx, None, false, now);
+        self.log(ejected, RETURN, None, false, now);
         true
     }
 }
@@ -393,9 +408,13 @@ impl Ejection {
             0 => Duration::ZERO,
             most => Duration::from_millis(random % (most + 1)),
         };
+        self.began = Some(now);
         self.until = Some(now + time + jitter);
     }
 }
+
+/// Envoy's returns have no type of their own: the first of the enumeration.
+const RETURN: &str = "CONSECUTIVE_5XX";
 
 /// Most requests succeed: a store would take the cache line from the other workers for nothing.
 fn clear(counter: &AtomicU32) {

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use remora_proto::pb::envoy::config::core::v3::Metadata;
 
+use super::bugs::{Bug, planted};
 use super::lb::zone::Zones;
 use super::lb::{Policy, original_dst, subset};
 use super::priority::{Loads, PrioritySet};
@@ -139,7 +140,8 @@ impl Cluster {
                 group = routes.group(group, choice.degraded, &self.lb, &self.stats, random)?;
             }
             let host = group.pick(context.hash, attempt, context.now, random)?;
-            if attempt == selections || !context.retry.as_ref().is_some_and(|retry| (retry.refuses)(host)) {
+            let refused = context.retry.as_ref().is_some_and(|retry| (retry.refuses)(host));
+            if attempt == selections || !refused || planted(Bug::RetryStays) {
                 return Some(host.clone());
             }
             attempt += 1;

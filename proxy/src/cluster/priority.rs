@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bugs::{Bug, planted};
 use super::host::{Health, HealthFlag, Host, Locality};
 use super::lb::subset::Subsets;
 use super::lb::zone::Zones;
@@ -287,7 +288,7 @@ impl Loads {
             panic: Vec::new(),
             available: Vec::new(),
         };
-        if total == 0 {
+        if total == 0 || planted(Bug::LoadIsLost) {
             return loads;
         }
         // What integer division left over goes to the first priority that can take anything.

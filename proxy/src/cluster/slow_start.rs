@@ -52,7 +52,7 @@ impl SlowStart {
 
     /// Envoy's `applySlowStartFactor`.
     fn at(&self, elapsed: Duration) -> f64 {
-        let time = elapsed.as_secs_f64().max(1.0) / self.window.as_secs_f64();
+        let time = elapsed.as_secs_f64().max(0.001) / self.window.as_secs_f64();
         time.powf(1.0 / self.aggression).max(self.min_weight).min(1.0)
     }
 }
@@ -75,6 +75,14 @@ mod tests {
         // Weight 10, 15 s into 60 s: Envoy's documentation says 2.5.
         assert!(slow.advance(&host, start + Duration::from_secs(15)));
         assert_eq!(slow.factor(&host), 0.25);
+        // The first second counts as any other.
+        let steep = SlowStart {
+            window: Duration::from_secs(5),
+            min_weight: 0.01,
+            ..slow.clone()
+        };
+        assert_eq!(steep.at(Duration::from_millis(500)), 0.1);
+        assert_eq!(steep.at(Duration::ZERO), 0.01);
         assert!(slow.advance(&host, start + Duration::from_secs(60)));
         assert_eq!(slow.factor(&host), 1.0);
         assert!(!slow.advance(&host, start + Duration::from_secs(61)));

@@ -20,7 +20,7 @@ crate::stat_group! {
             upstream_cx_destroy_remote_with_active_rq, upstream_cx_close_notify, upstream_cx_rx_bytes_total,
             upstream_cx_tx_bytes_total, upstream_cx_protocol_error, upstream_cx_max_requests,
             upstream_cx_none_healthy,
-            upstream_rq_total, upstream_rq_pending_total, upstream_rq_pending_overflow,
+            upstream_rq_total, upstream_rq_active_overflow, upstream_rq_pending_total, upstream_rq_pending_overflow,
             upstream_rq_pending_failure_eject, upstream_rq_cancelled,
             upstream_rq_timeout, upstream_rq_max_duration_reached, upstream_rq_per_try_timeout,
             upstream_rq_per_try_idle_timeout, upstream_rq_rx_reset, upstream_rq_tx_reset, upstream_rq_retry,
@@ -69,7 +69,8 @@ crate::stat_group! {
             ejections_enforced_consecutive_local_origin_failure, ejections_detected_consecutive_local_origin_failure,
             ejections_enforced_local_origin_success_rate, ejections_detected_local_origin_success_rate,
             ejections_enforced_failure_percentage, ejections_detected_failure_percentage,
-            ejections_enforced_failure_percentage_local_origin, ejections_detected_failure_percentage_local_origin,
+            ejections_enforced_local_origin_failure_percentage, ejections_detected_local_origin_failure_percentage,
+            ejections_detected_degradation,
         }
         gauges: { ejections_active }
         histograms: {}

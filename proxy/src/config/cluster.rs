@@ -20,6 +20,7 @@ use remora_proto::pb::envoy::config::cluster::v3 as pb;
 use remora_proto::pb::envoy::config::core::v3 as core;
 use remora_proto::type_url::full_name;
 
+use super::identity::Identity;
 use super::route::{Under, duration, each, refuse};
 use super::source::ConfigSource;
 use super::tls::{SecretRef, secret_refs};
@@ -33,7 +34,7 @@ use crate::cluster::outlier::{Detector, OutlierConfig};
 use crate::cluster::{Cluster, ClusterStats};
 use crate::filters::network::metadata_exchange::{self, MetadataExchange};
 use crate::pool::Preconnect;
-use crate::tls::{TransportMatch, UpstreamTransport};
+use crate::tls::{TransportMatch, UpstreamSocket, UpstreamTransport};
 
 /// What a cluster depends on, known without building it.
 #[derive(Clone, Debug, PartialEq)]
@@ -144,12 +145,15 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
     let stats = cx.stats.group::<ClusterStats>(&stats_prefix(config));
     transport.count_into(&cx.stats, &stats_prefix(config));
     let limits = plan.thresholds;
+    let identity = Identity::of(bytes);
     let cluster = Cluster {
-        id: xxhash_rust::xxh64::xxh64(bytes, 0),
+        id: identity.id(),
+        _identity: identity,
         connect_timeout: plan.connect_timeout,
         http: plan.http,
         socket: plan.socket,
         preconnect: plan.preconnect,
+        pool_per_downstream_connection: config.connection_pool_per_downstream_connection,
         breakers: Breakers::new(limits.default, limits.high, limits.per_host, stats.clone()),
         hosts: Default::default(),
         lb: LbConfig {
@@ -176,6 +180,7 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         follows: Default::default(),
         retired: Default::default(),
         members: Default::default(),
+        names: Default::default(),
         destinations: Default::default(),
         transport,
         stats,
@@ -306,10 +311,6 @@ fn unsupported(config: &pb::Cluster) -> Compiled<()> {
     let is_set = [
         ("transport_socket_matcher", config.transport_socket_matcher.is_some()),
         ("upstream_config", config.upstream_config.is_some()),
-        (
-            "connection_pool_per_downstream_connection",
-            config.connection_pool_per_downstream_connection,
-        ),
         ("queuing_policies", config.queuing_policies.is_some()),
         ("stats_matcher", config.stats_matcher.is_some()),
     ];
@@ -325,7 +326,14 @@ fn unsupported(config: &pb::Cluster) -> Compiled<()> {
 }
 
 fn transport(config: &pb::Cluster, cx: &BuildContext) -> Compiled<UpstreamTransport> {
-    let socket = |socket: &core::TransportSocket| super::tls::upstream(socket, cx);
+    let socket = |socket: &core::TransportSocket| -> Compiled<UpstreamSocket> {
+        let compiled = super::tls::upstream(socket, cx)?;
+        let is_plain = compiled.tls.is_none() && compiled.header.is_none() && !compiled.unusable;
+        Ok(UpstreamSocket {
+            identity: (!is_plain).then(|| Identity::of(&socket.encode_to_vec())),
+            ..compiled
+        })
+    };
     let socket = |value: Option<&core::TransportSocket>| super::route::optional("transport_socket", value, socket);
     let default = socket(config.transport_socket.as_ref())?;
     let matches = each("transport_socket_matches", &config.transport_socket_matches, |entry| {

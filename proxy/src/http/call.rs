@@ -110,7 +110,7 @@ async fn exchange(cluster: &Arc<Cluster>, request: Request<Bytes>) -> Result<Ans
         cluster.observe_failure(&host, &failure, clock::now());
         failed(failure)
     };
-    let (lease, _) = pool::lease(cluster, &host, false, Protocol::Http11, None, None)
+    let (lease, _) = pool::lease(cluster, &host, false, Protocol::Http11, None, pool::Client::default())
         .await
         .map_err(observed)?;
     let _active = ActiveRequest::start(cluster, &host);
@@ -127,11 +127,12 @@ async fn exchange(cluster: &Arc<Cluster>, request: Request<Bytes>) -> Result<Ans
     let sent = lease.send(head, Body::from(body)).await;
     let mut response = sent.map_err(|error| observed(error.failure))?;
     let now = clock::now();
-    cluster.observe_headers(&host, response.headers());
     let outcome = Outcome::of(&parts.headers, &response);
+    cluster.observe_headers(&host, outcome.status, response.headers(), now);
     cluster.observe_response(&host, outcome, now);
-    if outcome.success.is_none() {
-        outcome::judge(&mut response, host.state.clone());
+    match outcome.success {
+        Some(success) => host.state.count_outcome(success),
+        None => outcome::judge(&mut response, host.state.clone()),
     }
     let (mut parts, mut body) = response.into_parts();
     let took = now.saturating_duration_since(sent_at).as_millis();

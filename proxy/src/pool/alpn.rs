@@ -1,11 +1,12 @@
 //! ALPN lists that requests bring along: interned, so that a pool key compares them by a number.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 use parking_lot::Mutex;
 
 use super::Wanted;
+use crate::cluster::Host;
 use crate::http::exchange::Protocol;
 
 /// A list of protocol names; equal lists have equal ids for as long as one of them lives, different ones never.
@@ -59,6 +60,23 @@ impl Alpn {
 
     pub fn protocols(&self) -> &[Vec<u8>] {
         &self.protocols
+    }
+}
+
+/// What is offered where neither the request nor the transport socket says anything, as Envoy does it: the protocols that the pool can speak.
+/// (`auto_config` could never learn otherwise that a peer speaks HTTP/2.)
+pub(super) fn unasked(host: &Host, wanted: Wanted) -> Option<&'static Arc<Alpn>> {
+    static LISTS: LazyLock<[Arc<Alpn>; 3]> = LazyLock::new(|| {
+        let list = |names: &[&[u8]]| Alpn::intern(names.iter().map(|name| name.to_vec()).collect());
+        [list(&[b"http/1.1"]), list(&[b"h2"]), list(&[b"h2", b"http/1.1"])]
+    });
+    host.tls.as_ref().filter(|tls| tls.alpn_protocols().is_empty())?;
+    let [http1, http2, both] = &*LISTS;
+    match wanted {
+        Wanted::Http1 => Some(http1),
+        Wanted::Http2 => Some(http2),
+        Wanted::Auto => Some(both),
+        Wanted::Raw => None,
     }
 }
 

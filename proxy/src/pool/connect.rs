@@ -65,7 +65,7 @@ async fn find(
         cluster.stats.upstream_rq_pending_overflow.inc();
         return Err(Failure::Overflow);
     };
-    let _pending = Pending::new(key, cluster, permit);
+    let _pending = Pending::new(key, cluster, host, permit);
     let mut waited = false;
     loop {
         // A stream may find the shared connection full by the time it is up: then one more is opened.
@@ -133,19 +133,22 @@ async fn up(connecting: &mut local::Connecting, cluster: &Cluster) -> Result<(),
 struct Pending<'a> {
     key: PoolKey,
     cluster: &'a Cluster,
+    host: &'a Host,
     _permit: Permit,
 }
 
 impl<'a> Pending<'a> {
-    fn new(key: PoolKey, cluster: &'a Cluster, permit: Permit) -> Self {
+    fn new(key: PoolKey, cluster: &'a Cluster, host: &'a Host, permit: Permit) -> Self {
         if cluster.preconnect.is_some() {
             room::count_pending(&key, 1);
         }
         cluster.stats.upstream_rq_pending_total.inc();
         cluster.stats.upstream_rq_pending_active.inc();
+        host.state.rq_pending_active.fetch_add(1, Ordering::Relaxed);
         Self {
             key,
             cluster,
+            host,
             _permit: permit,
         }
     }
@@ -154,6 +157,7 @@ impl<'a> Pending<'a> {
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         self.cluster.stats.upstream_rq_pending_active.dec();
+        self.host.state.rq_pending_active.fetch_sub(1, Ordering::Relaxed);
         if self.cluster.preconnect.is_some() {
             room::count_pending(&self.key, -1);
         }

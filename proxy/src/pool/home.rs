@@ -22,6 +22,8 @@ pub(super) struct ConnectionHome {
     pub origin: Arc<Origin>,
     opened: Instant,
     closed: AtomicBool,
+    /// Whether its old age was counted.
+    worn: AtomicBool,
     /// Sent over it so far.
     requests: AtomicU64,
     /// [`HostState::drain_epoch`](crate::cluster::HostState::drain_epoch) when it was opened.
@@ -45,6 +47,7 @@ impl ConnectionHome {
             origin: Arc::new(origin),
             opened: clock::now(),
             closed: AtomicBool::new(false),
+            worn: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             epoch: host.state.drain_epoch(),
             _slot: slot,
@@ -66,6 +69,13 @@ impl ConnectionHome {
     pub fn is_worn(&self) -> bool {
         let limit = self.cluster.http.max_connection_duration;
         limit.is_some_and(|limit| clock::now().saturating_duration_since(self.opened) >= limit)
+    }
+
+    /// Counts, once, that it has come to its `max_connection_duration`, if it has.
+    pub fn count_if_worn(&self) {
+        if self.is_worn() && !self.worn.swap(true, Ordering::Relaxed) {
+            self.cluster.stats.upstream_cx_max_duration_reached.inc();
+        }
     }
 
     /// A request goes over it.
@@ -138,9 +148,7 @@ impl h1::client::Home for H1Home {
             self.0.cluster.stats.upstream_cx_max_requests.inc();
             return;
         }
-        if self.0.is_worn() {
-            self.0.cluster.stats.upstream_cx_max_duration_reached.inc();
-        }
+        self.0.count_if_worn();
         if !self.0.is_wanted() {
             return;
         }

@@ -46,6 +46,7 @@ struct Gone(Vec<(h2::ClientConnection, Arc<ConnectionHome>)>);
 impl Drop for Gone {
     fn drop(&mut self) {
         for (connection, home) in &self.0 {
+            home.count_if_worn();
             if connection.was_asked_to_leave() {
                 home.cluster.stats.upstream_cx_close_notify.inc();
             }
@@ -89,6 +90,7 @@ pub(super) fn reuse(idle: Idle) -> Option<Lease> {
 fn reusable(mut idle: Idle) -> Result<Lease, Idle> {
     // Bytes or an end on an idle connection: it is dying, and a request on it would be lost.
     if !idle.connection.is_quiet() || !idle.home.is_wanted() {
+        idle.home.count_if_worn();
         return Err(idle);
     }
     idle.home.count_request();
@@ -198,9 +200,7 @@ pub(super) fn sweep() {
                 if expired {
                     entry.home.cluster.stats.upstream_cx_idle_timeout.inc();
                 }
-                if entry.home.is_worn() {
-                    entry.home.cluster.stats.upstream_cx_max_duration_reached.inc();
-                }
+                entry.home.count_if_worn();
                 if !expired && entry.home.is_wanted() && entry.connection.is_quiet() {
                     pool.idle.push(entry);
                 } else {

@@ -64,6 +64,10 @@ pub(super) fn predict(cluster: &Arc<Cluster>, picked: PoolKey, downstream: Proto
             return;
         };
         let (key, alpn) = super::key_of(cluster, &host, picked.high_priority, downstream, alpn, picked.source);
+        let key = PoolKey {
+            downstream: picked.downstream,
+            ..key
+        };
         if host.state.health() != Health::Healthy || !load(&key).is_short(policy.predictive, 1) {
             return;
         }

@@ -326,10 +326,12 @@ mod tests {
         PoolKey {
             cluster: 1,
             host: host.state.id,
+            socket: 0,
             high_priority: false,
             protocol: Wanted::Http1,
             alpn: 0,
             source: None,
+            downstream: 0,
         }
     }
 

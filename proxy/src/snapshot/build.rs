@@ -207,7 +207,11 @@ impl Builder {
         // Nobody sends it requests, and others follow its hosts.
         let is_local = self.context.hosts.local().is_some_and(|local| local.name() == &*name);
         if eager || is_local {
-            slot.cluster();
+            let built = slot.cluster();
+            let previous = self.snapshot.clusters.get(&name).and_then(|previous| previous.built());
+            if let (Some(built), Some(previous)) = (built, previous) {
+                built.inherit(previous);
+            }
         }
         if let Some(service) = service {
             self.service_names.entry(service).or_default().push(name.clone());

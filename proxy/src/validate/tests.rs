@@ -43,7 +43,7 @@ fn a_good_configuration_is_ok() {
 fn every_problem_is_told_with_its_path() {
     let broken = GOOD.replace(
         "connect_timeout: 1s",
-        "connect_timeout: 1s\n    connection_pool_per_downstream_connection: true",
+        "connect_timeout: 1s\n    transport_socket_matcher: {}",
     );
     let broken = broken.replace(
         "stat_prefix: web",
@@ -51,7 +51,7 @@ fn every_problem_is_told_with_its_path() {
     );
     let verdict = configuration(&options(&["--config-yaml", &broken]));
     let expected = "error initializing configuration '--config-yaml':
-  static_resources.clusters[0].connection_pool_per_downstream_connection: pools are shared
+  static_resources.clusters[0].transport_socket_matcher: match trees are not supported
   static_resources.listeners[0].filter_chains[0].filters[0].typed_config.append_local_overload: there is no overload manager";
     let mut lines: Vec<&str> = verdict.text.lines().collect();
     let mut wanted: Vec<&str> = expected.lines().collect();
@@ -183,7 +183,7 @@ const DUMP: &str = r#"{"configs": [
      {"version_info": "1", "cluster": {"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster", "name": "so-so",
        "connect_timeout": "1s", "common_lb_config": {"update_merge_window": "1s"}, "from_the_future": 1}},
      {"cluster": {"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster", "name": "bad", "connect_timeout": "1s",
-       "connection_pool_per_downstream_connection": true}}]},
+       "transport_socket_matcher": {}}}]},
   {"@type": "type.googleapis.com/envoy.admin.v3.SecretsConfigDump", "dynamic_active_secrets": [
      {"name": "default", "secret": {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret", "name": "default",
        "tls_certificate": {"certificate_chain": {"inline_string": "PEM"}, "private_key": {"inline_bytes": "W3JlZGFjdGVkXQ=="}}}}]}
@@ -200,7 +200,7 @@ tolerated Cluster so-so
     from_the_future: envoy.config.cluster.v3.Cluster has no such field
     common_lb_config.update_merge_window: updates are applied as they come, which only is sooner
 refused   Cluster bad
-    connection_pool_per_downstream_connection: pools are shared
+    transport_socket_matcher: match trees are not supported
 accepted  Secret default
 2 accepted, 2 tolerated, 1 refused";
     assert_eq!(report.text, expected);

@@ -110,6 +110,7 @@ fn manager() -> String {
         "ring",
         "maglev",
         "ring_named",
+        "murmur",
         "dropped",
         "kept",
         "ejected",
@@ -129,7 +130,7 @@ fn manager() -> String {
                num_retries: 2, retry_back_off: {base_interval: 0.001s}, retry_priority: {name: previous, typed_config: {\"@type\": \
                type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig, \
                update_frequency: 1}}}}}\n";
-    let hashed = ["ring", "maglev", "ring_named"];
+    let hashed = ["ring", "maglev", "ring_named", "murmur"];
     for name in hashed {
         let plain = to(name, name);
         let policy = format!("cluster: {name}, hash_policy: [{{header: {{header_name: x-user}}}}]");
@@ -232,6 +233,13 @@ fn clusters() -> Vec<String> {
             "lb_policy: RING_HASH\nring_hash_lb_config: {minimum_ring_size: 64}",
         ),
         cluster(
+            "murmur",
+            &[&[with(A, "hash_key: one"), with(B, "hash_key: two")]],
+            "",
+            "lb_policy: RING_HASH\nring_hash_lb_config: {minimum_ring_size: 64, hash_function: MURMUR_HASH_2}\n\
+             common_lb_config: {override_host_status: {statuses: [UNHEALTHY]}}",
+        ),
+        cluster(
             "dropped",
             &[&[at(A, "")]],
             "{drop_overloads: [{category: drop_overload, drop_percentage: {numerator: 100}}]}",
@@ -272,6 +280,7 @@ fn clusters() -> Vec<String> {
         r#"load_balancing_policy:
   policies:
   - typed_extension_config: {name: unknown, typed_config: {"@type": type.googleapis.com/xds.type.v3.TypedStruct, type_url: type.googleapis.com/no.such.Policy, value: {}}}
+  - typed_extension_config: {name: none, typed_config: {"@type": type.googleapis.com/google.protobuf.Struct, value: {}}}
   - typed_extension_config:
       name: least
       typed_config:
@@ -428,6 +437,7 @@ fn cases() -> Vec<Case> {
             ("ring", "/ring/"),
             ("maglev", "/maglev/"),
             ("named ring", "/ring_named/"),
+            ("murmur", "/murmur/"),
         ] {
             // Leaked once per run: names of cases are static.
             let name: &'static str = Box::leak(format!("{name}: {user}").into_boxed_str());

@@ -14,6 +14,10 @@ route_config:
     - {name: grpc, match: {prefix: /grpc}, route: {cluster: grpc}}
     - {name: grpc1, match: {prefix: /one}, route: {cluster: grpc1}}
     - {name: capped, match: {prefix: /capped}, route: {cluster: capped}}
+    - {name: degraded, match: {prefix: /degraded}, route: {cluster: degraded}}
+    - {name: retried, match: {prefix: /retried}, route: {cluster: retried, retry_policy: {retry_on: retriable-4xx, num_retries: 2, retry_back_off: {base_interval: 0.001s}}}}
+    - {name: full, match: {prefix: /full}, route: {cluster: full}}
+    - {name: followed, match: {prefix: /followed}, route: {cluster: followed, internal_redirect_policy: {}}}
 "#;
 
 pub fn world() -> World {
@@ -24,6 +28,19 @@ pub fn world() -> World {
         cluster("grpc1", &["{{a}}"], alone),
         // Of one host, ten percent is nobody.
         cluster("capped", &["{{a}}"], "outlier_detection: {interval: 300s}"),
+        // Neither the cap nor chance is asked.
+        cluster(
+            "degraded",
+            &["{{a}}"],
+            "outlier_detection: {detect_degraded_hosts: true, max_ejection_percent: 0, interval: 300s}",
+        ),
+        cluster("retried", &["{{a}}"], ""),
+        cluster("followed", &["{{a}}"], ""),
+        cluster(
+            "full",
+            &["{{a}}"],
+            "circuit_breakers: {thresholds: [{max_requests: 0}]}",
+        ),
     ];
     World {
         name: "outliers",
@@ -33,6 +50,10 @@ pub fn world() -> World {
             "cluster.grpc.outlier",
             "cluster.grpc1.outlier",
             "cluster.capped.outlier",
+            "cluster.degraded.outlier",
+            "cluster.degraded.membership",
+            "cluster.full.upstream_rq_active_overflow",
+            "cluster.full.upstream_rq_pending_overflow",
         ],
     }
 }
@@ -62,7 +83,7 @@ fn call(name: &'static str, status: u16, path: &'static str, plan: &'static str)
 fn hosts(name: &'static str) -> Case {
     admin(name, 200, "GET", "/clusters", |line| {
         line.contains("::127")
-            && ["health_flags", "rq_success", "rq_error"]
+            && ["health_flags", "rq_success", "rq_error", "rq_pending_active"]
                 .iter()
                 .any(|field| line.contains(field))
     })
@@ -87,5 +108,25 @@ fn cases() -> Vec<Case> {
         cases.push(get(name, 503, "/capped", "x-do: status=503\n"));
     }
     cases.push(hosts("capped: the hosts"));
+    let degraded = "x-do: header=x-envoy-degraded:1";
+    cases.push(get(
+        "degraded, but a failure",
+        503,
+        "/degraded",
+        &format!("{degraded},status=503\n"),
+    ));
+    cases.push(hosts("degraded, but a failure: the hosts"));
+    cases.push(get("degraded", 404, "/degraded", &format!("{degraded},status=404\n")));
+    cases.push(get("degraded again", 200, "/degraded", &format!("{degraded}\n")));
+    // Each answer that another attempt replaces is a failure of its host, the last one is what it is.
+    cases.push(get("retried to the end", 409, "/retried", "x-do: status=409\n"));
+    cases.push(get(
+        "followed",
+        302,
+        "/followed",
+        "x-do: status=302,header=location:http://parity.test/retried\n",
+    ));
+    cases.push(hosts("degraded, retried and followed: the hosts"));
+    cases.push(get("no request more", 503, "/full", ""));
     cases
 }

@@ -49,7 +49,11 @@ fn host(host: &HostView) -> pb::HostStatus {
         ("rq_timeout", counts.rq_timeout),
         ("rq_total", counts.rq_total),
     ];
-    let gauges = [("cx_active", counts.cx_active), ("rq_active", counts.rq_active)];
+    let gauges = [
+        ("cx_active", counts.cx_active),
+        ("rq_active", counts.rq_active),
+        ("rq_pending_active", counts.rq_pending_active),
+    ];
     let metric = |kind: pb::simple_metric::Type| {
         move |(name, value): (&str, u64)| pb::SimpleMetric {
             r#type: kind as i32,
@@ -95,6 +99,7 @@ fn health(host: &HostView) -> pb::HostHealthStatus {
         pending_active_hc: has(HealthFlag::PendingActiveHc),
         excluded_via_immediate_hc_fail: has(HealthFlag::ExcludedViaImmediateHcFail),
         active_hc_timeout: has(HealthFlag::ActiveHcTimeout),
+        failed_degraded_outlier_detection: has(HealthFlag::DegradedOutlierDetection),
         eds_health_status: by_control_plane as i32,
         ..pb::HostHealthStatus::default()
     }

@@ -13,7 +13,7 @@ use remora_proto::wire;
 
 use crate::admin::AdminState;
 use crate::admin::bootstrap_view::{self, Static};
-use crate::cluster::explain::{HostCounts, HostExplanation};
+use crate::cluster::explain::{BreakerState, HostCounts, HostExplanation};
 use crate::cluster::host::{Health, HealthFlag, Host};
 use crate::config::endpoint;
 use crate::snapshot::ClusterSlot;
@@ -39,6 +39,10 @@ pub(super) struct ClusterView {
     pub outlier: Option<OutlierView>,
     /// Whether somebody has used it.
     pub built: bool,
+    /// Of a built cluster only.
+    pub breakers: Vec<BreakerState>,
+    /// `drop_overloads`: percent of the requests that are turned away.
+    pub drop_overload: Option<f64>,
     pub hosts: Vec<HostView>,
 }
 
@@ -114,6 +118,14 @@ fn view(slot: &ClusterSlot, added_via_api: bool) -> ClusterView {
         high_limits: limits(&breakers, RoutingPriority::High),
         outlier,
         built: slot.built().is_some(),
+        breakers: slot
+            .built()
+            .map(|cluster| cluster.explain_breakers())
+            .unwrap_or_default(),
+        drop_overload: slot.built().and_then(|cluster| {
+            let share = cluster.hosts.load().drop_overload?;
+            Some(100.0 * f64::from(share.numerator) / f64::from(share.denominator))
+        }),
         hosts,
     }
 }

@@ -1,17 +1,9 @@
 use super::*;
 
-/// Envoy's page without the one line that is not counted here.
-fn without_pending(page: &str) -> String {
-    let kept = page
-        .split_inclusive('\n')
-        .filter(|line| !line.contains("rq_pending_active"));
-    kept.collect()
-}
-
 #[tokio::test]
 async fn clusters_are_envoys_used_or_not() {
     let world = World::new();
-    let expected = without_pending(include_str!("clusters.txt"));
+    let expected = include_str!("clusters.txt");
     assert_eq!(world.page("/clusters").await, expected);
     let snapshot = world.state.snapshot.load_full();
     assert!(snapshot.clusters.iter().all(|(_, slot)| slot.built().is_none()));
@@ -22,13 +14,7 @@ async fn clusters_are_envoys_used_or_not() {
 #[tokio::test]
 async fn clusters_are_envoys_as_json_too() {
     let world = World::new();
-    let mut expected: serde_json::Value = serde_json::from_str(include_str!("clusters.json")).unwrap();
-    for cluster in expected["cluster_statuses"].as_array_mut().unwrap() {
-        for host in cluster["host_statuses"].as_array_mut().unwrap() {
-            let stats = host["stats"].as_array_mut().unwrap();
-            stats.retain(|stat| stat["name"] != "rq_pending_active");
-        }
-    }
+    let expected: serde_json::Value = serde_json::from_str(include_str!("clusters.json")).unwrap();
     assert_eq!(world.tree("/clusters?format=json").await, expected);
     let one = world.tree("/clusters?format=json&filter=^wat").await;
     assert_eq!(one["cluster_statuses"].as_array().unwrap().len(), 1);
@@ -40,11 +26,11 @@ async fn clusters_are_envoys_as_json_too() {
 #[tokio::test]
 async fn explanations_name_the_rule() {
     let world = World::new();
-    let unused = world.tree("/clusters?explain&filter=backend").await;
+    let unused = world.tree("/clusters?explain&format=json&filter=backend").await;
     assert_eq!(unused["clusters"][0]["used"], false);
     assert!(unused["clusters"][0]["hosts"][0]["chosen"].is_null());
     let cluster = world.state.snapshot.load().cluster("backend").unwrap();
-    let used = world.tree("/clusters?explain&filter=backend").await;
+    let used = world.tree("/clusters?explain&format=json&filter=backend").await;
     let hosts = &used["clusters"][0]["hosts"];
     assert_eq!(
         hosts[0]["why"],
@@ -55,7 +41,54 @@ async fn explanations_name_the_rule() {
         (&true.into(), &false.into())
     );
     assert_eq!(hosts[1]["why"], "unhealthy: /eds_status_draining");
+    assert_eq!(
+        (&hosts[0]["priority_load_healthy"], &hosts[0]["panic"]),
+        (&100.into(), &false.into())
+    );
+    let text = world.page("/clusters?explain&filter=backend").await;
+    for line in [
+        "backend::used::true",
+        "backend::default_priority::max_requests::closed, 0 of 1024 in use, 1024 remaining",
+        "backend::127.0.0.1:8080::chosen::true",
+        "backend::127.0.0.1:8080::why::healthy: priority 0 gets 100 % of the load, this host by weight 3",
+        "backend::127.0.0.1:8080::locality::r/z/s",
+        "backend::127.0.0.1:8081::chosen::false",
+        "backend::127.0.0.1:8081::weight::1",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+    }
     drop(cluster);
+}
+
+#[tokio::test]
+async fn explanations_know_the_breakers() {
+    use crate::cluster::breaker::RoutingPriority;
+    let world = World::new();
+    let snapshot = world.state.snapshot.load_full();
+    let backend = snapshot.cluster("backend").unwrap();
+    let permits: Vec<_> = (0..1024)
+        .map(|_| backend.breakers.try_request(RoutingPriority::Default).unwrap())
+        .collect();
+    let page = world.tree("/clusters?explain&format=json&filter=backend").await;
+    let breakers = page["clusters"][0]["circuit_breakers"].as_array().unwrap();
+    let open: Vec<_> = breakers.iter().filter(|breaker| breaker["open"] == true).collect();
+    assert_eq!(open.len(), 1);
+    assert_eq!(
+        (&open[0]["name"], &open[0]["remaining"]),
+        (&"max_requests".into(), &0.into())
+    );
+    let host = &page["clusters"][0]["hosts"][0];
+    assert_eq!(host["chosen"], false);
+    assert!(
+        host["why"]
+            .as_str()
+            .unwrap()
+            .ends_with("; requests are turned away: max_requests is reached (1024)"),
+        "{host}"
+    );
+    drop(permits);
+    let page = world.tree("/clusters?explain&format=json&filter=backend").await;
+    assert_eq!(page["clusters"][0]["hosts"][0]["chosen"], true);
 }
 
 #[tokio::test]

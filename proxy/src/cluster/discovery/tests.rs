@@ -33,7 +33,7 @@ impl Resolve for Scripted {
             }
             match found {
                 Some(Ok(addresses)) => Ok(Answer { addresses, ttl }),
-                Some(Err(())) | None => Err(ResolveError("no answer".to_owned())),
+                Some(Err(())) | None => Err(ResolveError::new("no answer".to_owned())),
             }
         })
     }
@@ -172,6 +172,49 @@ async fn a_logical_cluster_has_one_host_with_every_address() {
         (addresses(&cluster), others()),
         (vec!["10.0.0.1:80".to_owned()], vec!["10.0.0.3:80".to_owned()])
     );
+}
+
+/// As Envoy warms a changed cluster beside the old one.
+#[tokio::test(start_paused = true)]
+async fn a_changed_cluster_goes_on_with_the_old_hosts_until_its_own_names_were_asked_for() {
+    let resolver = Arc::new(Scripted::default());
+    resolver.answers.lock().extend([
+        (("a.test", false), Ok(vec![v4(1)])),
+        (("b.test", false), Ok(vec![v4(2)])),
+        (("failing.test", false), Err(())),
+    ]);
+    let start = |cluster: &Arc<Cluster>| {
+        crate::runtime::spawn::spawn("test", run(Arc::downgrade(cluster), resolver.clone()));
+    };
+    let old = build(&config(1, &["a.test"]));
+    start(&old);
+    pass(1).await;
+    let changed = build(&config(1, &["b.test", "slow.test"]));
+    changed.inherit(&old);
+    start(&changed);
+    pass(1).await;
+    assert_eq!(
+        addresses(&changed),
+        ["10.0.0.1:80"],
+        "one of its names is not known yet"
+    );
+    let changed = build(&config(1, &["b.test", "failing.test"]));
+    start(&changed);
+    changed.inherit(&old);
+    assert_eq!(addresses(&changed), ["10.0.0.1:80"]);
+    pass(1).await;
+    assert_eq!(
+        addresses(&changed),
+        ["10.0.0.2:80"],
+        "a name that cannot be resolved was asked for"
+    );
+    changed.inherit(&old);
+    assert_eq!(addresses(&changed), ["10.0.0.2:80"], "too late");
+    let mut hasty = config(1, &["b.test"]);
+    hasty.wait_for_warm_on_init = Some(remora_proto::pb::google::protobuf::BoolValue { value: false });
+    let hasty = build(&hasty);
+    hasty.inherit(&old);
+    assert!(addresses(&hasty).is_empty());
 }
 
 #[tokio::test]

@@ -7,16 +7,27 @@ use std::sync::atomic::Ordering;
 use smallvec::SmallVec;
 use xxhash_rust::xxh64::xxh64;
 
+use crate::cluster::bugs::{Bug, planted};
 use crate::cluster::host::Host;
 
 /// `RingHashLbConfig`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RingHash {
+    pub function: HashFunction,
     /// Envoy's default: 1024.
     pub minimum_ring_size: u64,
     /// Envoy's default and maximum: 8 Mi.
     pub maximum_ring_size: u64,
     pub common: ConsistentHash,
+}
+
+/// What places hosts on a ring. Requests are always looked up by xxHash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HashFunction {
+    #[default]
+    XxHash,
+    /// `MURMUR_HASH_2`: libstdc++'s `std::hash`.
+    Murmur2,
 }
 
 /// `MaglevLbConfig`.
@@ -75,6 +86,10 @@ impl Table {
 
     /// Index of the host for `hash`; re-selections go on to others.
     pub fn pick(&self, hash: u64, attempt: u32, hosts: &[Arc<Host>]) -> Option<usize> {
+        let hash = match planted(Bug::Reshuffles) {
+            true => hash.rotate_left(hosts.len() as u32),
+            false => hash,
+        };
         let index = self.look_up(hash, attempt)?;
         match self.shares.is_empty() || !self.is_overloaded(index, hosts) {
             true => Some(index),
@@ -171,13 +186,42 @@ fn ring(config: &RingHash, hosts: &[Arc<Host>], weights: &[f64]) -> Vec<(u64, u3
             text.clear();
             // Writing to a vector cannot fail.
             let _ = write!(text, "{key}_{replica}");
-            ring.push((xxh64(&text, 0), index as u32));
+            ring.push((config.function.of(&text), index as u32));
             replica += 1;
             current += 1.0;
         }
     }
     ring.sort_unstable_by_key(|(hash, _)| *hash);
     ring
+}
+
+impl HashFunction {
+    fn of(self, text: &[u8]) -> u64 {
+        match self {
+            Self::XxHash => xxh64(text, 0),
+            Self::Murmur2 => murmur2(text),
+        }
+    }
+}
+
+/// MurmurHash64A with the seed of libstdc++'s `std::hash`.
+fn murmur2(text: &[u8]) -> u64 {
+    const SEED: u64 = 0xc70f_6907;
+    const FACTOR: u64 = 0xc6a4_a793_5bd1_e995;
+    let mut hash = SEED ^ (text.len() as u64).wrapping_mul(FACTOR);
+    let (words, rest) = text.as_chunks::<8>();
+    for word in words {
+        let mut word = u64::from_le_bytes(*word).wrapping_mul(FACTOR);
+        word ^= word >> 47;
+        hash = (hash ^ word.wrapping_mul(FACTOR)).wrapping_mul(FACTOR);
+    }
+    if !rest.is_empty() {
+        let last = rest.iter().rev().fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
+        hash = (hash ^ last).wrapping_mul(FACTOR);
+    }
+    hash ^= hash >> 47;
+    hash = hash.wrapping_mul(FACTOR);
+    hash ^ (hash >> 47)
 }
 
 /// Unfilled slots while a Maglev table is made.

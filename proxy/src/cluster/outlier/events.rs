@@ -35,7 +35,8 @@ pub enum Evidence {
 
 /// One line of the log.
 pub(super) struct Event {
-    pub kind: EjectionType,
+    /// [`EjectionType::name`], or `DEGRADED`.
+    pub kind: &'static str,
     pub ejections: u32,
     pub since_last: Option<u64>,
     /// `None`: the host is let in again.
@@ -52,7 +53,7 @@ impl EventLog {
 
     /// Fields in Envoy's order, which a JSON object of ours would not keep.
     fn render(&self, host: &Host, event: &Event, time: &str) -> String {
-        let mut fields = vec![("type", json!(event.kind.name())), ("timestamp", json!(time))];
+        let mut fields = vec![("type", json!(event.kind)), ("timestamp", json!(time))];
         if let Some(seconds) = event.since_last {
             // A 64-bit number is text in protobuf's JSON.
             fields.push(("secs_since_last_action", json!(seconds.to_string())));
@@ -101,7 +102,7 @@ impl Evidence {
 }
 
 impl EjectionType {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Consecutive5xx => "CONSECUTIVE_5XX",
             Self::ConsecutiveGatewayFailure => "CONSECUTIVE_GATEWAY_FAILURE",
@@ -129,9 +130,9 @@ mod tests {
             cluster: Arc::from("b"),
         };
         let host = Host::new(Address::Ip(([127, 0, 0, 1], 18480).into()));
-        let line = |kind, ejections, since_last, evidence, enforced| {
+        let line = |kind: EjectionType, ejections, since_last, evidence, enforced| {
             let event = Event {
-                kind,
+                kind: kind.name(),
                 ejections,
                 since_last,
                 evidence,

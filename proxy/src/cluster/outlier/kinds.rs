@@ -58,8 +58,8 @@ impl Detector {
                 &stats.ejections_enforced_failure_percentage,
             ),
             EjectionType::FailurePercentageLocalOrigin => (
-                &stats.ejections_detected_failure_percentage_local_origin,
-                &stats.ejections_enforced_failure_percentage_local_origin,
+                &stats.ejections_detected_local_origin_failure_percentage,
+                &stats.ejections_enforced_local_origin_failure_percentage,
             ),
         }
     }

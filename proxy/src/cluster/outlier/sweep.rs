@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::events::Evidence;
 use super::{Detector, EjectionType, HostOutlier, Monitor};
+use crate::cluster::bugs::{Bug, planted};
 use crate::cluster::host::{HealthFlag, Host};
 
 /// One of the two kinds of outcome.
@@ -52,7 +53,7 @@ impl Detector {
         }
         let mut changed = false;
         for host in hosts {
-            changed |= self.age(host, now);
+            changed |= self.age(host, now) | self.age_degradation(host, now);
         }
         changed |= self.judge(&EXTERNAL, hosts, now, random);
         if self.config.split_external_local_origin_errors {
@@ -71,7 +72,7 @@ impl Detector {
             }
             ejection.until
         };
-        until.is_none_or(|until| until <= now) && self.uneject(host, now)
+        until.is_none_or(|until| until <= now) && !planted(Bug::NeverUnejected) && self.uneject(host, now)
     }
 
     fn judge(&self, judge: &Judge, hosts: &[Arc<Host>], now: Instant, random: &mut dyn FnMut() -> u64) -> bool {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::cluster::host::Health;
 use crate::runtime::io::Address;
 
 struct Bench {
@@ -222,4 +223,66 @@ fn failure_percentage_needs_enforcing() {
             1
         );
     }
+}
+
+/// Times and rules as the real Envoy 1.40 was seen to keep them.
+#[test]
+fn a_host_that_says_so_is_degraded_for_a_growing_while() {
+    let config = OutlierConfig {
+        interval: Duration::from_secs(1),
+        base_ejection_time: Duration::from_secs(2),
+        max_ejection_time: Duration::from_secs(5),
+        detect_degraded_hosts: true,
+        consecutive_5xx: 2,
+        ..OutlierConfig::default()
+    };
+    let mut bench = Bench::new(1, config);
+    let mut headers = http::HeaderMap::new();
+    let answer = |bench: &Bench, status, headers: &http::HeaderMap| {
+        bench
+            .detector
+            .on_headers(&bench.hosts[0], status, headers, bench.now, &mut || 0)
+    };
+    assert!(!answer(&bench, 200, &headers));
+    headers.insert("x-envoy-degraded", http::HeaderValue::from_static(""));
+    assert!(!answer(&bench, 500, &headers), "a failure is a failure");
+    let host = bench.hosts[0].clone();
+    let mut lasts = Vec::new();
+    for _ in 0..3 {
+        assert!(answer(&bench, 404, &headers), "no limit is asked");
+        assert!(!answer(&bench, 404, &headers), "it is already");
+        assert_eq!(host.state.flags_text(), "/degraded_outlier_detection");
+        assert_eq!(host.state.health(), Health::Degraded);
+        let mut seconds = 0;
+        while host.state.has(HealthFlag::DegradedOutlierDetection) {
+            bench.pass(1);
+            seconds += 1;
+        }
+        lasts.push(seconds);
+    }
+    assert_eq!(lasts, [2, 4, 5], "twice the base, and no more than the most");
+    // Quiet intervals count down, and ejections are counted on their own.
+    bench.pass(3);
+    assert!(answer(&bench, 200, &headers));
+    let stats = &bench.detector.stats.outlier;
+    assert_eq!(stats.ejections_detected_degradation.value(), 4);
+    assert_eq!(stats.ejections_enforced_total.value(), 0);
+    assert_eq!(host.state.outlier.ejections(), 0);
+    let left = host.state.outlier.degraded_until().map(|until| until - bench.now);
+    assert_eq!(left, Some(Duration::from_secs(2)));
+}
+
+#[test]
+fn who_does_not_look_for_degraded_hosts_finds_none() {
+    let bench = Bench::new(1, OutlierConfig::default());
+    let headers = [(
+        http::HeaderName::from_static("x-envoy-degraded"),
+        http::HeaderValue::from_static("1"),
+    )];
+    let headers = headers.into_iter().collect();
+    assert!(
+        !bench
+            .detector
+            .on_headers(&bench.hosts[0], 200, &headers, bench.now, &mut || 0)
+    );
 }

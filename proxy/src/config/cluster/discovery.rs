@@ -8,10 +8,11 @@ use remora_proto::pb::envoy::config::cluster::v3 as pb;
 use remora_proto::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
 
 use super::DiscoveryKind;
+use crate::cluster::discovery::resolver::{NameServers, ResolverConfig};
 use crate::cluster::discovery::{Discovery, DnsConfig, LookupFamily};
 use crate::config::endpoint::{self, Template};
 use crate::config::route::{Under, duration, refuse};
-use crate::config::{Compiled, Problems};
+use crate::config::{Compiled, Problems, resolver};
 use crate::tls::UpstreamTransport;
 
 const DNS_CLUSTER: &str = "type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster";
@@ -76,6 +77,7 @@ pub(super) fn compile(config: &pb::Cluster, transport: &UpstreamTransport) -> Co
                 _ => fields(config)?,
             };
             (dns.is_logical, dns.templates, dns.policy) = (is_logical, templates, policy);
+            dns.waits_for_names = config.wait_for_warm_on_init.is_none_or(|waits| waits.value);
             Ok(Discovery::Dns(dns))
         }
     }
@@ -84,12 +86,6 @@ pub(super) fn compile(config: &pb::Cluster, transport: &UpstreamTransport) -> Co
 /// The fields of the cluster itself.
 #[allow(deprecated)]
 fn fields(config: &pb::Cluster) -> Compiled<DnsConfig> {
-    refuse("dns_resolvers", !config.dns_resolvers.is_empty(), "not supported")?;
-    refuse(
-        "dns_resolution_config",
-        config.dns_resolution_config.is_some(),
-        "not supported",
-    )?;
     let refresh_rate = duration("dns_refresh_rate", config.dns_refresh_rate.as_ref())?;
     let failure = config.dns_failure_refresh_rate.as_ref();
     let (base, most) = failure.map_or((None, None), |rate| (rate.base_interval, rate.max_interval));
@@ -97,7 +93,27 @@ fn fields(config: &pb::Cluster) -> Compiled<DnsConfig> {
     dns.respect_ttl = config.respect_dns_ttl;
     dns.jitter = duration("dns_jitter", config.dns_jitter.as_ref())?.unwrap_or_default();
     dns.family = family(config.dns_lookup_family).under("dns_lookup_family")?;
+    dns.resolver = own_resolver(config)?;
     Ok(dns)
+}
+
+/// Envoy's order: the newest field counts.
+#[allow(deprecated)]
+fn own_resolver(config: &pb::Cluster) -> Compiled<Option<ResolverConfig>> {
+    if config.typed_dns_resolver_config.is_some() {
+        return resolver::typed(config.typed_dns_resolver_config.as_ref());
+    }
+    if let Some(older) = &config.dns_resolution_config {
+        return resolver::resolution(older).under("dns_resolution_config").map(Some);
+    }
+    if config.dns_resolvers.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(ResolverConfig::NameServers(NameServers {
+        servers: resolver::servers("dns_resolvers", &config.dns_resolvers)?,
+        over_tcp: config.use_tcp_for_dns_lookups,
+        ..NameServers::default()
+    })))
 }
 
 fn extension(config: &DnsCluster) -> Compiled<DnsConfig> {
@@ -117,6 +133,7 @@ fn extension(config: &DnsCluster) -> Compiled<DnsConfig> {
         Ok(Family::All) => LookupFamily::All,
         Err(_) => return Err(Problems::one("dns_lookup_family", "unknown value")),
     };
+    dns.resolver = resolver::typed(config.typed_dns_resolver_config.as_ref())?;
     Ok(dns)
 }
 

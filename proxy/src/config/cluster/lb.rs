@@ -14,7 +14,7 @@ use remora_proto::pb::envoy::r#type::v3::Percent;
 use remora_proto::pb::google::protobuf::{Any, UInt64Value};
 
 use super::subset;
-use crate::cluster::lb::hash::{ConsistentHash, Maglev, RingHash};
+use crate::cluster::lb::hash::{ConsistentHash, HashFunction, Maglev, RingHash};
 use crate::cluster::lb::{LbConfig, LeastRequest, OriginalDst, PeakEwma, Policy, ZoneAware};
 use crate::cluster::slow_start::SlowStart;
 use crate::config::route::{Under, duration, header_name, optional, refuse};
@@ -78,15 +78,12 @@ pub(super) fn compile(config: &pb::Cluster) -> Compiled<LbConfig> {
         Ok(LbPolicy::Random) => lb.policy = Policy::Random,
         Ok(LbPolicy::RingHash) => {
             let mut sizes = (None, None);
+            let mut function = HashFunction::XxHash;
             if let Some(PbLbConfig::RingHashLbConfig(value)) = &config.lb_config {
-                refuse(
-                    "ring_hash_lb_config.hash_function",
-                    value.hash_function != 0,
-                    "only XX_HASH is supported",
-                )?;
+                function = hash_function(value.hash_function == 1);
                 sizes = (value.minimum_ring_size, value.maximum_ring_size);
             }
-            let ring = ring(sizes.0, sizes.1, hashing.unwrap_or_default()).under("ring_hash_lb_config")?;
+            let ring = ring(sizes.0, sizes.1, function, hashing.unwrap_or_default()).under("ring_hash_lb_config")?;
             lb.policy = Policy::RingHash(ring);
         }
         Ok(LbPolicy::Maglev) => {
@@ -126,11 +123,6 @@ fn divided(config: &pb::Cluster, lb: &mut LbConfig) -> Compiled<()> {
 }
 
 fn common(value: &pb::cluster::CommonLbConfig, lb: &mut LbConfig) -> Compiled<()> {
-    refuse(
-        "override_host_status",
-        value.override_host_status.is_some(),
-        "not supported",
-    )?;
     let threshold = percent("healthy_panic_threshold", value.healthy_panic_threshold.as_ref())?;
     lb.panic_threshold = threshold.map_or(50, whole_percent);
     lb.ignore_new_hosts_until_first_hc = value.ignore_new_hosts_until_first_hc;
@@ -200,14 +192,15 @@ fn extension(any: &Any, lb: &mut LbConfig) -> Compiled<bool> {
         }
         Some("ring_hash.v3.RingHash") => {
             let value: policies::ring_hash::v3::RingHash = decode(any)?;
-            refuse("hash_function", value.hash_function == 2, "only XX_HASH is supported")?;
+            let function = hash_function(value.hash_function == 2);
             let (by_name, factor) = (value.use_hostname_for_hashing, value.hash_balance_factor);
             let hashing = hashing(
                 value.consistent_hashing_lb_config.as_ref(),
                 by_name,
                 factor.map(|value| value.value),
             );
-            lb.policy = Policy::RingHash(ring(value.minimum_ring_size, value.maximum_ring_size, hashing)?);
+            let ring = ring(value.minimum_ring_size, value.maximum_ring_size, function, hashing)?;
+            lb.policy = Policy::RingHash(ring);
             lb.locality_weighted |= value.locality_weighted_lb_config.is_some();
         }
         Some("maglev.v3.Maglev") => {
@@ -307,7 +300,19 @@ fn hashing(
     }
 }
 
-fn ring(minimum: Option<UInt64Value>, maximum: Option<UInt64Value>, common: ConsistentHash) -> Compiled<RingHash> {
+fn hash_function(is_murmur: bool) -> HashFunction {
+    match is_murmur {
+        true => HashFunction::Murmur2,
+        false => HashFunction::XxHash,
+    }
+}
+
+fn ring(
+    minimum: Option<UInt64Value>,
+    maximum: Option<UInt64Value>,
+    function: HashFunction,
+    common: ConsistentHash,
+) -> Compiled<RingHash> {
     let minimum_ring_size = minimum.map_or(1024, |value| value.value);
     let maximum_ring_size = maximum.map_or(MAX_RING, |value| value.value);
     refuse(
@@ -326,6 +331,7 @@ fn ring(minimum: Option<UInt64Value>, maximum: Option<UInt64Value>, common: Cons
         "must not exceed maximum_ring_size",
     )?;
     Ok(RingHash {
+        function,
         minimum_ring_size,
         maximum_ring_size,
         common,

@@ -10,14 +10,13 @@ use crate::config::route::{duration, refuse};
 
 pub(super) fn compile(config: &pb::OutlierDetection) -> Compiled<OutlierConfig> {
     refuse("monitors", !config.monitors.is_empty(), "not supported")?;
-    let detects_degraded = config.detect_degraded_hosts.as_ref().is_some_and(|value| value.value);
-    refuse("detect_degraded_hosts", detects_degraded, "not supported")?;
     let mut compiled = OutlierConfig::default();
     times(config, &mut compiled)?;
     numbers(config, &mut compiled)?;
     let c = &mut compiled;
     c.split_external_local_origin_errors = config.split_external_local_origin_errors;
     c.always_eject_one_host = config.always_eject_one_host.as_ref().is_some_and(|value| value.value);
+    c.detect_degraded_hosts = config.detect_degraded_hosts.as_ref().is_some_and(|value| value.value);
     if let Some(value) = &config.successful_active_health_check_uneject_host {
         c.successful_active_health_check_uneject_host = value.value;
     }

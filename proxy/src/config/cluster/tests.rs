@@ -192,8 +192,8 @@ fn problems_name_their_field() {
         ("eds_cluster_config", |config| {
             config.cluster_discovery_type = Some(pb::cluster::ClusterDiscoveryType::Type(3))
         }),
-        ("connection_pool_per_downstream_connection", |config| {
-            config.connection_pool_per_downstream_connection = true
+        ("queuing_policies", |config| {
+            config.queuing_policies = Some(Default::default())
         }),
         ("outlier_detection.max_ejection_percent", |config| {
             config.outlier_detection = Some(pb::OutlierDetection {

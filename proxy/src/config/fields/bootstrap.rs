@@ -5,7 +5,8 @@ use remora_proto::ledger::{Allowed, MessageEntry, Verdict::*};
 pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.bootstrap.v3.Bootstrap":
         node static_resources dynamic_resources cluster_manager stats_config layered_runtime admin application_log_config
-        bootstrap_extensions overload_manager stats_flush_interval stats_flush_on_admin;
+        bootstrap_extensions overload_manager stats_flush_interval stats_flush_on_admin typed_dns_resolver_config
+        dns_resolution_config use_tcp_for_dns_lookups;
         deferred_stat_options = Harmless("stats are made by their first use anyway"),
         watchdog = Harmless("watches Envoy's own threads, and acts only when one of them hangs"),
         watchdogs = Harmless("watches Envoy's own threads, and acts only when one of them hangs"),
@@ -14,7 +15,6 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         inline_headers = Harmless("makes Envoy's lookup of a header faster, nothing else"),
         perf_tracing_file_path = Harmless("only builds of Envoy with performance tracing read it"),
         enable_dispatcher_stats = OnlyDefault("there is no event dispatcher with such stats"),
-        use_tcp_for_dns_lookups = OnlyDefault("lookups go over UDP first"),
         enable_worker_cpu_affinity = OnlyDefault("workers are not pinned"),
         hds_config = Refused("no control plane orders health checks (HDS)"),
         config_sources = Refused("xdstp names are not resolved"),

@@ -1,6 +1,6 @@
 //! Clusters and endpoint assignments.
 
-use remora_proto::ledger::{Allowed, MessageEntry, Verdict::*};
+use remora_proto::ledger::{MessageEntry, Verdict::*};
 
 pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.cluster.v3.Cluster":
@@ -11,11 +11,10 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         dns_failure_refresh_rate respect_dns_ttl dns_lookup_family outlier_detection cleanup_interval
         upstream_bind_config common_lb_config metadata upstream_connection_options ring_hash_lb_config
         maglev_lb_config original_dst_lb_config least_request_lb_config round_robin_lb_config filters lb_subset_config
-        ignore_health_on_host_removal preconnect_policy typed_dns_resolver_config;
-        use_tcp_for_dns_lookups = OnlyDefault("lookups go over UDP first"),
+        ignore_health_on_host_removal preconnect_policy typed_dns_resolver_config dns_resolution_config
+        dns_resolvers use_tcp_for_dns_lookups wait_for_warm_on_init connection_pool_per_downstream_connection;
         close_connections_on_host_health_failure = OnlyDefault("connections of a host that failed are kept"),
         track_timeout_budgets = OnlyDefault("timeout budgets are not tracked"),
-        connection_pool_per_downstream_connection = OnlyDefaultAlways("pools are shared"),
         lrs_report_endpoint_metrics = Harmless("loads are not reported: lrs_server is refused"),
         transport_socket_matcher = RefusedAlways("match trees are not supported"),
         upstream_config = RefusedAlways("custom upstreams are not supported"),
@@ -23,8 +22,18 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         track_cluster_stats = Refused("these stats are not kept"),
         per_connection_buffer_limit_bytes = Harmless("buffers have a bound of their own: only memory use differs"),
     ),
-    message!("envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig":;
+    message!("envoy.config.core.v3.DnsResolutionConfig": resolvers dns_resolver_options),
+    message!("envoy.config.core.v3.DnsResolverOptions": use_tcp_for_dns_lookups no_default_search_domain),
+    message!("envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig":
+        resolvers use_resolvers_as_fallback dns_resolver_options query_timeout_seconds query_tries rotate_nameservers
+        edns0_max_payload_size;
         udp_max_queries = Harmless("each query has a socket of its own"),
+        max_udp_channel_duration = Harmless("each query has a socket of its own"),
+        reinit_channel_on_timeout = Harmless("each query has a socket of its own"),
+    ),
+    message!("envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig":
+        num_retries;
+        num_resolver_threads = Harmless("lookups run on the pool of threads that may block"),
     ),
     message!("envoy.config.cluster.v3.Cluster.PreconnectPolicy": per_upstream_preconnect_ratio predictive_preconnect_ratio),
     message!("envoy.config.cluster.v3.Filter":
@@ -34,7 +43,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.cluster.v3.Cluster.CustomClusterType": name typed_config),
     message!("envoy.extensions.clusters.dns.v3.DnsCluster":
         dns_refresh_rate dns_failure_refresh_rate respect_dns_ttl dns_jitter dns_lookup_family
-        all_addresses_in_single_endpoint dns_min_refresh_rate
+        all_addresses_in_single_endpoint dns_min_refresh_rate typed_dns_resolver_config
     ),
     message!("envoy.extensions.clusters.dns.v3.DnsCluster.RefreshRate": base_interval max_interval),
     message!("envoy.config.cluster.v3.Cluster.RefreshRate": base_interval max_interval),
@@ -43,6 +52,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.cluster.v3.Cluster.CommonLbConfig":
         healthy_panic_threshold ignore_new_hosts_until_first_hc consistent_hashing_lb_config zone_aware_lb_config
         locality_weighted_lb_config close_connections_on_host_set_change;
+        override_host_status = Harmless("nobody overrides the balancer's choice: stateful sessions are refused"),
         update_merge_window = Harmless("updates are applied as they come, which only is sooner"),
     ),
     message!("envoy.config.cluster.v3.Cluster.CommonLbConfig.ConsistentHashingLbConfig":
@@ -72,8 +82,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.cluster.v3.Cluster.RoundRobinLbConfig": slow_start_config),
     message!("envoy.config.cluster.v3.Cluster.SlowStartConfig": slow_start_window aggression min_weight_percent),
     message!("envoy.config.cluster.v3.Cluster.RingHashLbConfig":
-        minimum_ring_size maximum_ring_size;
-        hash_function = OnlyValues(&[Allowed::Name("XX_HASH")], "only XX_HASH is supported"),
+        minimum_ring_size maximum_ring_size hash_function
     ),
     message!("envoy.config.cluster.v3.Cluster.MaglevLbConfig": table_size),
     message!("envoy.config.cluster.v3.Cluster.OriginalDstLbConfig":
@@ -90,9 +99,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.extensions.load_balancing_policies.random.v3.Random": locality_lb_config),
     message!("envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash":
         minimum_ring_size maximum_ring_size use_hostname_for_hashing hash_balance_factor consistent_hashing_lb_config
-        locality_weighted_lb_config;
-        hash_function = OnlyValues(
-            &[Allowed::Name("DEFAULT_HASH"), Allowed::Name("XX_HASH")], "only XX_HASH is supported"),
+        locality_weighted_lb_config hash_function
     ),
     message!("envoy.extensions.load_balancing_policies.maglev.v3.Maglev":
         table_size consistent_hashing_lb_config locality_weighted_lb_config
@@ -131,8 +138,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         enforcing_consecutive_local_origin_failure enforcing_local_origin_success_rate failure_percentage_threshold
         enforcing_failure_percentage enforcing_failure_percentage_local_origin failure_percentage_minimum_hosts
         failure_percentage_request_volume max_ejection_time max_ejection_time_jitter
-        successful_active_health_check_uneject_host always_eject_one_host;
-        detect_degraded_hosts = OnlyDefault("degraded hosts are not detected by their responses"),
+        successful_active_health_check_uneject_host always_eject_one_host detect_degraded_hosts
     ),
     message!("envoy.config.core.v3.HealthCheck":
         timeout interval initial_jitter interval_jitter interval_jitter_percent unhealthy_threshold healthy_threshold

@@ -62,17 +62,17 @@ fn warnings_take_the_place_of_refusals_but_not_where_security_would_suffer() {
         checked(CLUSTER, watched, Unsupported::Warn),
         format!("accepted {refused}")
     );
-    let subset = "{name: a, connect_timeout: 1s, connection_pool_per_downstream_connection: true}";
-    let refused = "refused connection_pool_per_downstream_connection: pools are shared";
-    assert_eq!(checked(CLUSTER, subset, Unsupported::Refuse), refused);
-    assert_eq!(checked(CLUSTER, subset, Unsupported::Warn), refused);
+    let matcher = "{name: a, connect_timeout: 1s, transport_socket_matcher: {}}";
+    let refused = "refused transport_socket_matcher: match trees are not supported";
+    assert_eq!(checked(CLUSTER, matcher, Unsupported::Refuse), refused);
+    assert_eq!(checked(CLUSTER, matcher, Unsupported::Warn), refused);
 }
 
 #[test]
 fn a_refusal_cannot_hide_behind_many_harmless_findings() {
     // 200 fields of a number that the schema lacks, then one that is refused.
     let mut bytes = [0xfa, 0x7f, 0x00].repeat(200);
-    let yaml = "{name: a, connect_timeout: 1s, connection_pool_per_downstream_connection: true}";
+    let yaml = "{name: a, connect_timeout: 1s, transport_socket_matcher: {}}";
     bytes.extend(
         remora_proto::json::encode_text(yaml, CLUSTER, &Default::default())
             .expect("the text fits")

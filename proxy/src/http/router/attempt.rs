@@ -13,7 +13,7 @@ use crate::http::failure::Failure;
 use crate::http::outcome::Outcome;
 use crate::http::service::Response;
 use crate::pool::alpn::UpstreamAlpn;
-use crate::pool::{self, Lease};
+use crate::pool::{self, Client, Lease};
 use crate::route::{Forward, RetryPolicy};
 use crate::runtime::clock;
 
@@ -79,11 +79,11 @@ pub(super) async fn run(
     exchange.upstream.host = Some(host.clone());
     crate::http::header_policy::auto_host(exchange, forward, &host);
     let alpn = exchange.extensions.get::<UpstreamAlpn>();
-    let source = exchange.connection.extensions.get().copied();
+    let client = Client::of(&exchange.connection);
     let raw = forward.terminates(&exchange.request);
     let leased = match raw {
-        true => pool::raw(cluster, &host, forward.high_priority, source).await,
-        false => pool::lease(cluster, &host, forward.high_priority, exchange.protocol, alpn, source).await,
+        true => pool::raw(cluster, &host, forward.high_priority, client.source).await,
+        false => pool::lease(cluster, &host, forward.high_priority, exchange.protocol, alpn, client).await,
     };
     let (lease, waited) = match leased {
         Ok(leased) => leased,
@@ -128,9 +128,9 @@ pub(super) async fn run(
             let service_time = now.saturating_duration_since(sent_at);
             cluster.observe_time(&host, service_time, now);
             exchange.upstream.service_time = Some(service_time);
-            cluster.observe_headers(&host, response.headers());
-            exchange.timing.first_upstream_rx = Some(now.saturating_duration_since(exchange.started));
             let outcome = Outcome::of(exchange.request.headers(), &response);
+            cluster.observe_headers(&host, outcome.status, response.headers(), now);
+            exchange.timing.first_upstream_rx = Some(now.saturating_duration_since(exchange.started));
             exchange.active = Some(guard.answered(&host, outcome, now));
             Ok(response)
         }

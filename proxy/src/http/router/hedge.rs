@@ -10,6 +10,7 @@ use super::attempt::{self, Attempt, SentAt};
 use super::deadline::{RouteTimeout, bounded};
 use super::limits::Limits;
 use super::retry::{Run, Source};
+use crate::cluster::ActiveRequest;
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
@@ -148,17 +149,19 @@ fn judge(
     others: bool,
     pause: &mut Option<Pin<Box<tokio::time::Sleep>>>,
 ) -> Option<Result<Response, Failure>> {
-    let Finish { copy, outcome } = finish;
+    let Finish { mut copy, outcome } = finish;
     exchange.upstream.attempted.clone_from(&copy.upstream.attempted);
     if run.wants_retry(&outcome, &racer.sent) {
         if !racer.is_slow
             && let Some(wait) = run.admit_retry(exchange, &outcome)
         {
+            copy.active.iter_mut().for_each(ActiveRequest::superseded);
             schedule(pause, wait);
             return None;
         }
         // Nobody is sent a bad answer while a better one may still come.
         if others {
+            copy.active.iter_mut().for_each(ActiveRequest::superseded);
             return None;
         }
     } else if outcome.is_ok() && !racer.is_slow {

@@ -12,13 +12,14 @@ use super::envoy_headers::EXPECTED_TIMEOUT;
 use super::limits::Limits;
 use super::retry::Source;
 use super::{CANARY, Router, count_failure};
-use crate::cluster::Cluster;
 use crate::cluster::breaker::RoutingPriority;
+use crate::cluster::{ActiveRequest, Cluster};
 use crate::http::body::Body;
 use crate::http::exchange::{Exchange, RouteCell};
 use crate::http::failure::Failure;
 use crate::http::header_policy::remote::append_machine;
 use crate::http::header_policy::set_authority;
+use crate::http::outcome;
 use crate::http::service::Response;
 use crate::route::forward::{Mirror, MirrorTarget};
 use crate::route::{Forward, RequestView};
@@ -101,13 +102,15 @@ fn readdress(copy: &mut Exchange, mirror: &Mirror) {
 
 async fn run(cluster: Arc<Cluster>, mut copy: Exchange, mut timeout: RouteTimeout) {
     let Some(permit) = cluster.breakers.try_request(RoutingPriority::Default) else {
-        cluster.stats.upstream_rq_pending_overflow.inc();
+        cluster.stats.upstream_rq_active_overflow.inc();
         count_failure(&cluster.stats, &Failure::Overflow, &copy);
         return;
     };
-    let outcome = answer(&cluster, &mut copy, &mut timeout).await;
-    match outcome {
-        Ok(response) => {
+    match answer(&cluster, &mut copy, &mut timeout).await {
+        Ok(mut response) => {
+            if let Some(host) = copy.active.as_mut().and_then(ActiveRequest::stands) {
+                outcome::judge(&mut response, host.clone());
+            }
             let canary = response.headers().get(CANARY).is_some_and(|value| value == "true");
             cluster.stats.count_response(response.status().as_u16(), true, canary);
             drain(response.into_body(), &mut timeout).await;

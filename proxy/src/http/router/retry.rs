@@ -74,7 +74,7 @@ pub(super) async fn run(
         RoutingPriority::Default
     };
     let Some(permit) = cluster.breakers.try_request(priority) else {
-        cluster.stats.upstream_rq_pending_overflow.inc();
+        cluster.stats.upstream_rq_active_overflow.inc();
         exchange.upstream.attempts += 1;
         return Err(Failure::Overflow);
     };
@@ -140,7 +140,7 @@ pub(super) async fn run(
 
 /// What is left of the time limits when the response begins goes with its body, and so does what its end tells of a gRPC host.
 fn limit_body(
-    exchange: &Exchange,
+    exchange: &mut Exchange,
     cluster: &Arc<Cluster>,
     response: &mut Response,
     limits: &Limits,
@@ -172,8 +172,8 @@ fn limit_body(
     judge(exchange, response);
 }
 
-fn judge(exchange: &Exchange, response: &mut Response) {
-    if let Some(host) = exchange.active.as_ref().and_then(ActiveRequest::judged_by_trailers) {
+fn judge(exchange: &mut Exchange, response: &mut Response) {
+    if let Some(host) = exchange.active.as_mut().and_then(ActiveRequest::stands) {
         outcome::judge(response, host.clone());
     }
 }
@@ -258,6 +258,9 @@ impl Run<'_> {
                 outcome,
                 Err(Failure::PerTryTimeout | Failure::PerTryIdleTimeout)
             ));
+            if outcome.is_ok() {
+                exchange.active.iter_mut().for_each(ActiveRequest::superseded);
+            }
             drop(outcome);
             let pause = clock::sleep(wait);
             if let Err(failure) = bounded(pause, timeout, |_| None).await {

@@ -89,9 +89,9 @@ impl Tunneling {
         record: &mut TcpRecord,
     ) -> Result<Upstream, Failure> {
         let headers = self.headers(record)?;
-        let source = record.connection.extensions.get().copied();
+        let client = pool::Client::of(&record.connection);
         let (ours, theirs) = tokio::io::duplex(BUFFER);
-        let (lease, _) = pool::lease(cluster, host, false, Protocol::Http11, None, source).await?;
+        let (lease, _) = pool::lease(cluster, host, false, Protocol::Http11, None, client).await?;
         record.upstream.local = lease.origin().local.clone();
         record.upstream.tls = lease.origin().tls.clone();
         record.upstream.protocol = Some(lease.protocol());

@@ -15,14 +15,14 @@ fn an_answer_fails_its_host_at_once_and_passed_checks_bring_it_back() {
     cluster.refresh(clock::now());
     let mut headers = http::HeaderMap::new();
     headers.insert("x-envoy-degraded", http::HeaderValue::from_static("1"));
-    cluster.observe_headers(&host, &headers);
+    cluster.observe_headers(&host, 200, &headers, clock::now());
     assert_eq!(state.flags_text(), "healthy");
     headers.insert(
         "x-envoy-immediate-health-check-fail",
         http::HeaderValue::from_static("false"),
     );
     let epoch = state.drain_epoch();
-    cluster.observe_headers(&host, &headers);
+    cluster.observe_headers(&host, 200, &headers, clock::now());
     assert_eq!(state.flags_text(), "/failed_active_hc/excluded_via_immediate_hc_fail");
     assert_eq!(state.drain_epoch(), epoch + 1);
     assert_eq!(cluster.stats.membership_excluded.value(), 1);
@@ -31,7 +31,7 @@ fn an_answer_fails_its_host_at_once_and_passed_checks_bring_it_back() {
     assert_eq!((stats.passive_failure.value(), stats.failure.value()), (1, 1));
     // The checks have to pass as often as after any failure, whatever passed before.
     assert!(!checker.on(check, state, Outcome::Success));
-    cluster.observe_headers(&host, &headers);
+    cluster.observe_headers(&host, 200, &headers, clock::now());
     assert!(!checker.on(check, state, Outcome::Success));
     assert!(checker.on(check, state, Outcome::Success));
     assert_eq!(state.flags_text(), "healthy");
@@ -48,7 +48,7 @@ fn only_hosts_that_are_checked_fail_by_their_answers() {
         http::HeaderValue::from_static("1"),
     );
     let host = cluster.all_hosts().remove(0);
-    cluster.observe_headers(&host, &headers);
+    cluster.observe_headers(&host, 200, &headers, clock::now());
     assert_eq!(host.state.flags_text(), "healthy");
     assert_eq!(cluster.stats.health_check.passive_failure.value(), 0);
 }

@@ -8,6 +8,7 @@ fn hosts(count: u8) -> Vec<Arc<Host>> {
 
 fn ring_of(hosts: &[Arc<Host>], minimum: u64) -> Vec<(u64, u32)> {
     let config = RingHash {
+        function: HashFunction::XxHash,
         minimum_ring_size: minimum,
         maximum_ring_size: 8 << 20,
         common: ConsistentHash::default(),
@@ -17,6 +18,8 @@ fn ring_of(hosts: &[Arc<Host>], minimum: u64) -> Vec<(u64, u32)> {
 
 /// Where Envoy 1.40 sent requests with the header values `k0` to `k39` under a header hash policy: the last digit of the port, 90 to 95.
 const ENVOYS_RING: &str = "5015355315534531515444314454050245154455";
+/// The same with `hash_function: MURMUR_HASH_2`.
+const ENVOYS_MURMUR_RING: &str = "5525452025514252522434203123555235254455";
 const ENVOYS_MAGLEV: &str = "1412500510225254332420145543314124031041";
 
 fn choices(table: &Table, hosts: &[Arc<Host>]) -> String {
@@ -32,12 +35,18 @@ fn choices(table: &Table, hosts: &[Arc<Host>]) -> String {
 #[test]
 fn keys_go_where_envoy_sends_them() {
     let hosts = hosts(6);
-    let ring = RingHash {
+    let mut ring = RingHash {
+        function: HashFunction::XxHash,
         minimum_ring_size: 12,
         maximum_ring_size: 8 << 20,
         common: ConsistentHash::default(),
     };
     assert_eq!(choices(&Table::ring(&ring, &hosts, &[1.0; 6]), &hosts), ENVOYS_RING);
+    ring.function = HashFunction::Murmur2;
+    assert_eq!(
+        choices(&Table::ring(&ring, &hosts, &[1.0; 6]), &hosts),
+        ENVOYS_MURMUR_RING
+    );
     let maglev = Maglev {
         table_size: 251,
         common: ConsistentHash::default(),
@@ -46,6 +55,18 @@ fn keys_go_where_envoy_sends_them() {
         choices(&Table::maglev(&maglev, &hosts, &[1.0; 6]), &hosts),
         ENVOYS_MAGLEV
     );
+}
+
+#[test]
+fn murmur_is_the_standard_librarys() {
+    // As `std::hash<std::string_view>` of libstdc++ gives them.
+    for (text, hash) in [
+        ("", 0x553e_9390_1e46_2a6e),
+        ("a", 0x454d_dee4_88c1_ed6b),
+        ("10.0.0.1:80_12", 0xc662_2157_0349_3416),
+    ] {
+        assert_eq!(murmur2(text.as_bytes()), hash, "{text}");
+    }
 }
 
 #[test]
@@ -95,6 +116,7 @@ fn few_keys_move_when_a_host_leaves() {
 fn a_bound_sends_on_what_is_over_it() {
     let hosts = hosts(4);
     let config = RingHash {
+        function: HashFunction::XxHash,
         minimum_ring_size: 1024,
         maximum_ring_size: 8 << 20,
         common: ConsistentHash {

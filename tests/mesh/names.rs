@@ -1,0 +1,107 @@
+//! Clusters whose hosts are names: who is asked for them, and that nobody is served before they are known.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use remora::runtime::clock;
+use remora::runtime::spawn::spawn;
+use remora_tests::{Backend, Http1, Sidecar, until};
+use tokio::net::UdpSocket;
+
+/// A name server that takes its time, then answers every question for an IPv4 address by 127.0.0.1.
+async fn name_server(takes: Duration, asked: Arc<AtomicUsize>) -> SocketAddr {
+    let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let address = socket.local_addr().unwrap();
+    spawn("name server", async move {
+        let mut question = [0; 1500];
+        while let Ok((length, from)) = socket.recv_from(&mut question).await {
+            asked.fetch_add(1, Ordering::Relaxed);
+            let name = question[12..length].iter().position(|byte| *byte == 0).unwrap();
+            let mut reply = question[..12 + name + 5].to_vec();
+            // A response, recursion available; one question, one answer, nothing else.
+            reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+            reply.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4, 127, 0, 0, 1]);
+            let socket = socket.clone();
+            spawn("answer", async move {
+                clock::sleep(takes).await;
+                socket.send_to(&reply, from).await.unwrap();
+            });
+        }
+    });
+    address
+}
+
+fn bootstrap(backend: &Backend, names: SocketAddr, fields: &str) -> String {
+    format!(
+        r#"admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
+static_resources:
+  listeners:
+  - name: http
+    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: http
+          http_filters:
+          - name: router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+          route_config: {{virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: a}}}}]}}]}}
+  clusters:
+  - name: a
+    type: STRICT_DNS
+    dns_lookup_family: V4_ONLY
+    {fields}
+    typed_dns_resolver_config:
+      name: cares
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig
+        resolvers: [{{socket_address: {{address: 127.0.0.1, port_value: {}}}}}]
+    load_assignment: {{cluster_name: a, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: svc.test, port_value: {}}}}}}}}}]}}]}}
+"#,
+        names.port(),
+        backend.port()
+    )
+}
+
+async fn first_answer(sidecar: &Sidecar) -> u16 {
+    let address = sidecar.listener("http").await;
+    let mut client = Http1::connect(address).await.unwrap();
+    client.get("mesh.test", "/", "").await.status
+}
+
+#[tokio::test]
+async fn nobody_is_served_before_the_names_are_known() {
+    let backend = Backend::start("a").await;
+    let asked: Arc<AtomicUsize> = Arc::default();
+    let names = name_server(Duration::from_millis(700), asked.clone()).await;
+    let sidecar = Sidecar::start(&bootstrap(&backend, names, "")).await.unwrap();
+    assert_eq!(
+        sidecar.admin("GET", "/ready").await.status,
+        503,
+        "it waits for the name"
+    );
+    assert_eq!(first_answer(&sidecar).await, 200);
+    until("it is ready", async || {
+        (sidecar.admin("GET", "/ready").await.status == 200).then_some(())
+    })
+    .await;
+    assert!(
+        asked.load(Ordering::Relaxed) >= 1,
+        "the cluster's own name server is asked"
+    );
+}
+
+#[tokio::test]
+async fn who_does_not_want_to_wait_does_not() {
+    let backend = Backend::start("a").await;
+    let names = name_server(Duration::from_millis(1500), Arc::default()).await;
+    let hasty = bootstrap(&backend, names, "wait_for_warm_on_init: false");
+    let sidecar = Sidecar::start(&hasty).await.unwrap();
+    assert_eq!(sidecar.admin("GET", "/ready").await.status, 200);
+    assert_eq!(first_answer(&sidecar).await, 503, "the name is not known yet");
+    until("a host", async || (first_answer(&sidecar).await == 200).then_some(())).await;
+}
