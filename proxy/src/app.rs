@@ -18,7 +18,7 @@ mod warm;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use remora_xds::ClientHandle;
 
@@ -270,10 +270,17 @@ fn admin_state(
     }
 }
 
+/// How long a blocking thread waits for more work.
+const BLOCKING_IDLE: Duration = Duration::from_millis(300);
+
 /// Runs the process for `options` until it is told to quit.
 pub fn run(options: Options) -> ExitCode {
     spawn::install_panic_hook();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // What a push was compiled on is not kept for the next one: a thread that ends leaves its memory to be given back.
+        .thread_keep_alive(BLOCKING_IDLE)
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start: {error}")),

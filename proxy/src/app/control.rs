@@ -32,6 +32,8 @@ pub struct ProxyControl {
     health_failed: AtomicBool,
     quit: watch::Sender<Quit>,
     live: watch::Sender<bool>,
+    /// Changes with the configuration.
+    configured: watch::Sender<()>,
 }
 
 /// How far the end has come.
@@ -42,8 +44,8 @@ enum Quit {
     Now,
 }
 
-/// How long after the last dependency arrived what only the start needs has run.
-const START_IS_OVER: Duration = Duration::from_secs(1);
+/// How long after a change of configuration what only the change needs has run, and the threads it ran on have ended.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// How often the end of a drain is looked for.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -69,6 +71,7 @@ impl ProxyControl {
             health_failed: AtomicBool::new(false),
             quit: watch::Sender::new(Quit::No),
             live: watch::Sender::new(false),
+            configured: watch::Sender::new(()),
         };
         control.stats.set_state(ServerState::Initializing);
         control
@@ -103,13 +106,12 @@ impl ProxyControl {
         self.live.send_replace(true);
         tracing::info!("all dependencies initialized. starting workers");
         self.show_state();
-        drop(spawn("program pages", async {
-            clock::sleep(START_IS_OVER).await;
-            match sys::release_program_pages() {
-                Ok(bytes) => tracing::debug!(bytes, "pages of the program that the start has touched are released"),
-                Err(error) => tracing::debug!(%error, "pages of the program are not released"),
-            }
-        }));
+        drop(spawn("tidy", tidy(self.configured.subscribe())));
+    }
+
+    /// The configuration has changed: what that took is given back when it is over.
+    pub(super) fn note_change(&self) {
+        self.configured.send_replace(());
     }
 
     /// Opens access logs and the log file anew, for rotation.
@@ -276,5 +278,20 @@ fn quit_on_signals(control: Arc<ProxyControl>) {
                 control.drain_and_quit();
             }
         });
+    }
+}
+
+/// Gives memory back that only the start, or a change of configuration, has needed. Ends with the proxy.
+async fn tidy(mut configured: watch::Receiver<()>) {
+    clock::sleep(SETTLED).await;
+    match sys::release_program_pages() {
+        Ok(bytes) => tracing::debug!(bytes, "pages of the program that the start has touched are released"),
+        Err(error) => tracing::debug!(%error, "pages of the program are not released"),
+    }
+    sys::release_unused_memory();
+    while configured.changed().await.is_ok() {
+        clock::sleep(SETTLED).await;
+        configured.mark_unchanged();
+        sys::release_unused_memory();
     }
 }

@@ -86,6 +86,7 @@ pub(super) async fn follow(
                 notes.unusable(format!("a whole push: {panic}"));
             }
         }
+        control.note_change();
         if awaited.is_over() {
             control.set_live();
         }

@@ -50,6 +50,16 @@ pub fn release_program_pages() -> io::Result<usize> {
     Ok(released)
 }
 
+unsafe extern "C" {
+    /// mimalloc's, the one allocator (`crate::Allocator`).
+    safe fn mi_collect(force: bool);
+}
+
+/// Gives the memory back that this thread has freed, and what ended threads have left behind: the allocator would keep it for what comes next.
+pub fn release_unused_memory() {
+    mi_collect(true);
+}
+
 /// The mapping that `code` lies in, and that of the constants before it: the beginning of the same file, read-only from the start. What the
 /// loader has written to and protected after that (`.data.rel.ro`) begins elsewhere in the file.
 fn program_ranges(maps: &str, code: usize) -> Vec<Range<usize>> {
