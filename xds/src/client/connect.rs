@@ -1,18 +1,20 @@
 //! How streams are opened: over any tower service that carries gRPC, a tonic channel to begin with.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Uri;
+use http::header::{CONTENT_TYPE, TE};
 use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Uri, Version};
+use tonic::Status;
 use tonic::body::Body;
-use tonic::client::{Grpc, GrpcService};
+use tonic::client::GrpcService;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
 
-use super::stream::{self, Events, Outgoing, RawCodec};
+use super::stream::{self, Events, Outgoing, Requests};
 
 /// Opens gRPC streams of one control plane.
 pub trait Connect: Send + Sync {
@@ -74,6 +76,27 @@ impl<S> GrpcConnector<S> {
     }
 }
 
+impl<S> GrpcConnector<S> {
+    /// The call of the rpc at `path`.
+    fn request(&self, path: &'static str, outgoing: Outgoing) -> Result<http::Request<Body>, Status> {
+        if path.is_empty() {
+            return Err(Status::unimplemented("the type has no such rpc"));
+        }
+        let mut uri = self.origin.clone().into_parts();
+        uri.path_and_query = Some(PathAndQuery::from_static(path));
+        let uri = Uri::from_parts(uri).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mut request = http::Request::new(Body::new(Requests(outgoing)));
+        *request.method_mut() = Method::POST;
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = self.metadata.clone().into_headers();
+        request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+        let grpc = HeaderValue::from_static("application/grpc");
+        request.headers_mut().insert(CONTENT_TYPE, grpc);
+        Ok(request)
+    }
+}
+
 impl<S> Connect for GrpcConnector<S>
 where
     S: GrpcService<Body> + Clone + Send + Sync + 'static,
@@ -82,21 +105,13 @@ where
     <S::ResponseBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     fn open(&self, path: &'static str, outgoing: Outgoing) -> Events {
-        let mut grpc = Grpc::with_origin(self.service.clone(), self.origin.clone())
-            .max_decoding_message_size(usize::MAX)
-            .max_encoding_message_size(usize::MAX);
-        let mut request = Request::new(stream::requests(outgoing));
-        *request.metadata_mut() = self.metadata.clone();
+        let mut service = self.service.clone();
+        let request = self.request(path, outgoing);
         stream::events(async move {
-            if path.is_empty() {
-                return Err(Status::unimplemented("the type has no such rpc"));
-            }
+            let request = request?;
             let error = |error: S::Error| Status::from_error(error.into());
-            grpc.ready().await.map_err(error)?;
-            let response = grpc
-                .streaming(request, PathAndQuery::from_static(path), RawCodec)
-                .await?;
-            Ok(response.into_inner())
+            poll_fn(|cx| service.poll_ready(cx)).await.map_err(error)?;
+            service.call(request).await.map_err(error)
         })
     }
 
