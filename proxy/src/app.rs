@@ -45,6 +45,7 @@ use crate::runtime::worker::Workers;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::logging::{self, Logging};
 use crate::telemetry::server::ServerStats;
+use crate::tls;
 use follow::Awaited;
 use interpreter::Meaning;
 use made::Made;
@@ -276,6 +277,7 @@ const BLOCKING_IDLE: Duration = Duration::from_millis(300);
 /// Runs the process for `options` until it is told to quit.
 pub fn run(options: Options) -> ExitCode {
     spawn::install_panic_hook();
+    tls::gather_entropy();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // What a push was compiled on is not kept for the next one: a thread that ends leaves its memory to be given back.

@@ -29,6 +29,18 @@ pub use upstream::UpstreamTls;
 
 use crate::runtime::io::Io;
 
+/// Has the cryptography gather the entropy that its first random number takes, on a thread of its own: aws-lc measures the jitter of the CPU for 420
+/// million instructions then, a tenth of a second in which a first listener would not be built.
+pub fn gather_entropy() {
+    let gather = || {
+        let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
+        // Whoever needs random numbers learns by itself that there are none.
+        let _ = random.fill(&mut [0; 32]);
+    };
+    // Without the thread it is gathered when it is needed.
+    let _ = std::thread::Builder::new().name("entropy".to_owned()).spawn(gather);
+}
+
 /// What a handshake told about the peer and the connection; formatted once per connection, read by access logs, XFCC and RBAC.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct PeerInfo {
