@@ -90,6 +90,11 @@ impl Problems {
         self.0.extend(new);
     }
 
+    /// As [`Problems::keep`], of what may say some of it again: see [`Problems::add_unknown`].
+    pub fn keep_unknown<T>(&mut self, result: Compiled<T>) -> Option<T> {
+        result.map_err(|found| self.add_unknown(found)).ok()
+    }
+
     /// # Errors
     /// These, if there are any.
     pub fn into_result(self) -> Compiled<()> {

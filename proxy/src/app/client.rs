@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use remora_proto::json::Format;
 use remora_xds::{Client, ClientHandle, GrpcConnector, Mode, Reference, Root, SourceConfig, types};
 
 use super::interpreter::Meaning;
@@ -42,6 +43,7 @@ pub fn meaning(bootstrap: &Bootstrap, context: &Arc<BuildContext>, options: &Opt
         static_secrets: bootstrap.secrets.iter().map(|secret| secret.name.clone()).collect(),
         notes: Arc::default(),
         server: context.stats.group("server."),
+        runtime: context.stats.group("runtime."),
         listeners: None,
     }
 }
@@ -149,11 +151,15 @@ fn decode_discovery_file(content: &[u8], path: &Path, ignore_unknown: bool) -> R
     let text = std::str::from_utf8(content).map_err(|error| error.to_string())?;
     let options = remora_proto::json::Options {
         ignore_unknown,
+        format: Format::of(path),
         ..Default::default()
     };
     let encoded = remora_proto::json::encode_text(text, "envoy.service.discovery.v3.DiscoveryResponse", &options);
     encoded
         .map(|encoded| {
+            for note in &encoded.notes {
+                tracing::warn!(path = %path.display(), "{note}");
+            }
             let unknown = encoded.ignored.iter().map(ToString::to_string).collect();
             (encoded.bytes.into(), unknown)
         })

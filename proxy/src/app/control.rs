@@ -18,7 +18,7 @@ use crate::runtime::spawn::spawn;
 use crate::runtime::sys;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::logging::Logging;
-use crate::telemetry::server::{ServerState, ServerStats};
+use crate::telemetry::server::{RuntimeStats, ServerState, ServerStats};
 
 /// Shared by admin, signals and whoever embeds the proxy.
 pub struct ProxyControl {
@@ -61,6 +61,8 @@ impl ProxyControl {
         stats.start(started);
         stats.concurrency.set(options.concurrency as u64);
         stats.hot_restart_epoch.set(options.restart_epoch.into());
+        let runtime: Arc<RuntimeStats> = context.stats.group("runtime.");
+        runtime.load_success.inc();
         let control = Self {
             manager,
             options,

@@ -1,6 +1,6 @@
 //! `layered_runtime`: flat keys by layer, later layers over earlier ones.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use remora_proto::pb::envoy::config::bootstrap::v3 as pb;
 use remora_proto::pb::google::protobuf::{Struct, Value, value::Kind};
@@ -32,6 +32,12 @@ impl RuntimeLayers {
             .map(String::as_str)
     }
 
+    /// How many keys some layer sets.
+    pub fn key_count(&self) -> usize {
+        let keys: BTreeSet<&String> = self.0.iter().flat_map(|layer| layer.values.keys()).collect();
+        keys.len()
+    }
+
     /// `overload.global_downstream_max_connections`, where no resource monitor says it.
     pub fn max_connections(&self) -> Option<u64> {
         self.get(MAX_CONNECTIONS)?.parse().ok()
@@ -48,21 +54,23 @@ impl RuntimeLayers {
     pub(super) fn compile(config: Option<&pb::LayeredRuntime>) -> Compiled<(Self, Vec<String>)> {
         let mut layers: Vec<RuntimeLayer> = Vec::new();
         let mut warnings = Vec::new();
+        let mut problems = Problems::default();
         for (index, layer) in config.into_iter().flat_map(|config| &config.layers).enumerate() {
-            let path = |field: &str| format!("layers[{index}].{field}");
+            let mut refuse = |field: &str, reason: String| {
+                problems
+                    .0
+                    .extend(Problems::one(format!("layers[{index}].{field}"), reason).0);
+            };
             if layers.iter().any(|other| other.name == layer.name) {
-                return Err(Problems::one(
-                    path("name"),
-                    format!("the name {:?} stands twice", layer.name),
-                ));
+                refuse("name", format!("the name {:?} stands twice", layer.name));
             }
             let mut values = BTreeMap::new();
             match &layer.layer_specifier {
                 Some(LayerSpecifier::StaticLayer(fields)) => flatten("", fields, &mut values),
                 Some(LayerSpecifier::AdminLayer(_)) => {}
-                Some(LayerSpecifier::DiskLayer(_)) => return Err(Problems::one(path("disk_layer"), "not supported")),
-                Some(LayerSpecifier::RtdsLayer(_)) => return Err(Problems::one(path("rtds_layer"), "not supported")),
-                None => return Err(Problems::one(path("layer_specifier"), "required")),
+                Some(LayerSpecifier::DiskLayer(_)) => refuse("disk_layer", "not supported".to_owned()),
+                Some(LayerSpecifier::RtdsLayer(_)) => refuse("rtds_layer", "not supported".to_owned()),
+                None => refuse("layer_specifier", "required".to_owned()),
             }
             let without_effect = values
                 .keys()
@@ -74,7 +82,7 @@ impl RuntimeLayers {
                 values,
             });
         }
-        Ok((Self(layers), warnings))
+        problems.into_result().map(|()| (Self(layers), warnings))
     }
 }
 

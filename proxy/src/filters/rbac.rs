@@ -12,8 +12,8 @@ use remora_proto::pb::envoy::config::rbac::v3 as pb;
 use remora_proto::pb::envoy::config::rbac::v3::rbac::Action;
 use remora_proto::pb::envoy::r#type::matcher::v3::{PathMatcher, path_matcher};
 
-use crate::config::route::{Under, each, refuse};
-use crate::config::{Compiled, Problems};
+use crate::config::route::{Under, each, each_entry, refuse, refuse_all};
+use crate::config::{Compiled, Problems, gather};
 use crate::http::exchange::{DynamicMetadata, Exchange};
 use crate::listener::ConnectionInfo;
 use crate::route::RequestView;
@@ -93,17 +93,14 @@ impl Engine {
     /// # Errors
     /// Whatever is wrong or cannot be evaluated, by path.
     pub fn compile(value: &pb::Rbac) -> Compiled<Self> {
-        let action = Action::try_from(value.action).map_err(|_| Problems::one("action", "unknown value"))?;
         let audits = value.audit_logging_options.as_ref();
-        refuse(
-            "audit_logging_options.logger_configs",
-            audits.is_some_and(|options| !options.logger_configs.is_empty()),
-            "audit loggers are not supported",
-        )?;
-        let mut policies = Vec::with_capacity(value.policies.len());
-        for (name, policy) in &value.policies {
-            policies.push(Policy::compile(name, policy).under(&format!("policies[{name:?}]"))?);
+        let audits = audits.is_some_and(|options| !options.logger_configs.is_empty());
+        gather! {
+            let action = Action::try_from(value.action).map_err(|_| Problems::one("action", "unknown value"));
+            let _audits = refuse("audit_logging_options.logger_configs", audits, "audit loggers are not supported");
+            let policies = each_entry("policies", &value.policies, Policy::compile);
         }
+        let mut policies = policies;
         policies.sort_by(|left, right| left.name.cmp(&right.name));
         Ok(Self { action, policies })
     }
@@ -147,15 +144,21 @@ impl Decision<'_> {
 impl Policy {
     fn compile(name: &str, value: &pb::Policy) -> Compiled<Self> {
         const CEL: &str = "CEL conditions are not supported";
-        refuse("condition", value.condition.is_some(), CEL)?;
-        refuse("checked_condition", value.checked_condition.is_some(), CEL)?;
-        refuse("cel_config", value.cel_config.is_some(), CEL)?;
-        refuse("permissions", value.permissions.is_empty(), "needs at least one")?;
-        refuse("principals", value.principals.is_empty(), "needs at least one")?;
+        gather! {
+            let _supported = refuse_all(&[
+                ("condition", value.condition.is_some(), CEL),
+                ("checked_condition", value.checked_condition.is_some(), CEL),
+                ("cel_config", value.cel_config.is_some(), CEL),
+                ("permissions", value.permissions.is_empty(), "needs at least one"),
+                ("principals", value.principals.is_empty(), "needs at least one"),
+            ]);
+            let permissions = each("permissions", &value.permissions, Permission::compile);
+            let principals = each("principals", &value.principals, Principal::compile);
+        }
         Ok(Self {
             name: name.into(),
-            permissions: each("permissions", &value.permissions, Permission::compile)?,
-            principals: each("principals", &value.principals, Principal::compile)?,
+            permissions,
+            principals,
         })
     }
 

@@ -19,8 +19,8 @@ pub use filter::Filter;
 pub use sink::{FilesystemStats, Sink, Sinks};
 
 use super::format::{self, Format, JsonFormat, LogType, LogView, TcpRecord};
-use crate::config::route::{Under, data_source, each, refuse};
-use crate::config::{BuildContext, Compiled, Problems};
+use crate::config::route::{Under, data_source, each, optional, refuse};
+use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::filters::network::{Observer, Watch};
 use crate::http::exchange::{ByteCounts, Exchange, Timing, Upstream};
 use crate::listener::ConnectionInfo;
@@ -132,7 +132,15 @@ impl AccessLog {
     /// Compiles a logger and opens its file; files are shared by path. `None`: a kind of logger that there is not; the tables refuse it, unless
     /// the operator wants to run without.
     fn compile(value: &pba::AccessLog, cx: &BuildContext) -> Compiled<Option<Self>> {
-        let filter = value.filter.as_ref().map(Filter::compile).transpose().under("filter")?;
+        gather! {
+            let filter = optional("filter", value.filter.as_ref(), Filter::compile);
+            let target = Self::target(value, cx);
+        }
+        Ok(target.map(|(format, sink)| Self { filter, format, sink }))
+    }
+
+    /// How lines are written, and where.
+    fn target(value: &pba::AccessLog, cx: &BuildContext) -> Compiled<Option<(LineFormat, Arc<Sink>)>> {
         let Some(pba::access_log::ConfigType::TypedConfig(any)) = &value.config_type else {
             return Err(Problems::one("typed_config", "is required"));
         };
@@ -147,7 +155,7 @@ impl AccessLog {
         let sink = cx.access_logs.open(&path, &cx.stats);
         let sink =
             sink.map_err(|error| Problems::one("typed_config.path", format!("unable to open file '{path}': {error}")))?;
-        Ok(Some(Self { filter, format, sink }))
+        Ok(Some((format, sink)))
     }
 
     /// Whether the response's headers must be kept in [`Exchange::logged_response`].
