@@ -13,6 +13,7 @@ mod bootstrap_view;
 mod certs;
 mod clusters;
 mod config_dump;
+mod counted;
 pub mod endpoints;
 mod listeners;
 mod log;

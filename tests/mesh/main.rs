@@ -5,6 +5,7 @@
 mod balancing;
 mod change;
 mod connections;
+mod counted;
 mod custom_filter;
 mod draining;
 mod files;

@@ -11,6 +11,7 @@ use http::{Method, StatusCode};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::AdminState;
+use super::counted::{CountedRequest, Counting};
 use super::endpoints::{self, Handler};
 use super::log::{self, Ends};
 use super::query::Query;
@@ -32,14 +33,17 @@ pub enum Bound {
 /// # Cancel safety
 /// Dropping the future closes the socket; connections that run go on until their peers leave.
 pub async fn serve(bound: Bound, state: Arc<AdminState>, mut stop: DrainSignal) -> io::Result<()> {
+    let stats = state.stats.clone();
     let app = router(state);
     let stopped = async move { stop.reached(DrainPhase::Draining).await };
     match bound {
         Bound::Tcp(listener) => {
+            let listener = Counting::new(listener, &stats);
             let app = app.into_make_service_with_connect_info::<Ends>();
             axum::serve(listener, app).with_graceful_shutdown(stopped).await
         }
         Bound::Unix(listener) => {
+            let listener = Counting::new(listener, &stats);
             let app = app.into_make_service_with_connect_info::<Ends>();
             axum::serve(listener, app).with_graceful_shutdown(stopped).await
         }
@@ -61,11 +65,16 @@ pub fn write_address_path(path: &Path, address: &crate::runtime::io::Address) ->
 
 async fn dispatch(State(state): State<Arc<AdminState>>, request: Request) -> Reply {
     let (head, _) = request.into_parts();
+    let counted = CountedRequest::begin(&state.stats);
     if state.access_logs.is_empty() {
-        return page(state, &head).await;
+        let reply = page(state, &head).await;
+        counted.answer(reply.status());
+        return reply;
     }
     let (exchange, logs) = (log::exchange(&head), state.access_logs.clone());
-    log::logged(page(state, &head).await, exchange, logs)
+    let reply = page(state, &head).await;
+    counted.answer(reply.status());
+    log::logged(reply, exchange, logs)
 }
 
 async fn page(state: Arc<AdminState>, request: &Parts) -> Reply {

@@ -174,6 +174,7 @@ impl<S: Service> Driver<S> {
             }
             drop(conn);
             if poll_deadline(self.timer.as_mut(), Some(deadline), cx) {
+                self.service.event(ConnectionEvent::DelayedClose);
                 return Poll::Ready(());
             }
             Poll::Pending
@@ -227,12 +228,15 @@ impl<S: Service> Driver<S> {
             if self.leave.poll_over(cx) && !partial {
                 return Poll::Ready(Next::Close);
             }
+            let mut is_old = false;
             let deadline = match head_since {
                 Some(since) if partial => self.timeouts.request_headers.map(|limit| since + limit),
                 _ => {
                     let idle = self.timeouts.idle.map(|limit| idle_since + limit);
                     let old = self.expiry().map(|expiry| expiry + self.timeouts.grace());
-                    idle.into_iter().chain(self.leave.deadline()).chain(old).min()
+                    let sooner = idle.into_iter().chain(self.leave.deadline()).min();
+                    is_old = old.is_some_and(|old| sooner.is_none_or(|sooner| old < sooner));
+                    sooner.into_iter().chain(old).min()
                 }
             };
             drop(conn);
@@ -242,7 +246,9 @@ impl<S: Service> Driver<S> {
             if partial {
                 return Poll::Ready(Next::Bad(Failure::RequestHeadersTimeout));
             }
-            if self.leave.deadline().is_none() {
+            if is_old {
+                self.service.event(ConnectionEvent::MaxDuration);
+            } else if self.leave.deadline().is_none() {
                 self.service.event(ConnectionEvent::IdleTimeout);
             }
             Poll::Ready(Next::Close)
@@ -288,10 +294,11 @@ impl<S: Service> Driver<S> {
         self.requests += 1;
         self.stream_idle = self.timeouts.stream_idle;
         let is_old = self.expiry().is_some_and(|expiry| exchange.started >= expiry);
-        if is_old || self.options.max_requests.is_some_and(|max| self.requests >= max) {
-            exchange.last_of_connection = true;
-            exchange.close_downstream = true;
+        if is_old {
+            self.service.event(ConnectionEvent::MaxDuration);
         }
+        exchange.last_of_connection = self.options.max_requests.is_some_and(|max| self.requests >= max);
+        exchange.close_downstream |= is_old || exchange.last_of_connection;
         exchange.bytes.request_headers = head.wire_bytes as u64;
         exchange.bytes.request_lines = head.line_bytes as u64;
         if !has_body {

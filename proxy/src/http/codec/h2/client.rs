@@ -44,6 +44,12 @@ pub struct ClientConnection {
 
 /// What a pool wants to hear. Called on the worker's thread, never with a lock held.
 pub trait ClientHooks: Send + Sync + 'static {
+    /// A stream takes its place on the connection.
+    fn stream_began(&self) {}
+
+    /// The peer did not answer a ping: the connection is given up.
+    fn ping_unanswered(&self) {}
+
     /// A stream is over: there may be room for another.
     fn stream_ended(&self, outcome: Outcome) {
         let _ = outcome;
@@ -370,6 +376,9 @@ impl Future for Driver {
                     .as_mut()
                     .is_some_and(|keepalive| keepalive.poll(cx).is_ready());
                 if dead {
+                    if let Some(hooks) = &this.shared.hooks {
+                        hooks.ping_unanswered();
+                    }
                     Some(Failure::ConnectionTermination)
                 } else if this.shared.cut.load(Ordering::Relaxed) {
                     Some(Failure::LocalReset)

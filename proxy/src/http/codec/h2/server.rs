@@ -239,6 +239,8 @@ impl<S: Service> Driver<S> {
             if self.shared.flooded.swap(false, Ordering::Relaxed) {
                 tracing::debug!(connection = self.connection.id, "http2 stream reset flood");
                 self.shared.cut.store(true, Ordering::Relaxed);
+                self.service.event(ConnectionEvent::ResetFlood);
+                self.service.event(ConnectionEvent::GoawaySent);
                 self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 continue;
             }
@@ -286,6 +288,7 @@ impl<S: Service> Driver<S> {
             self.draining = true;
             self.idle = None;
             self.max_age = None;
+            self.service.event(ConnectionEvent::GoawaySent);
             self.h2.graceful_shutdown();
         }
     }
@@ -293,6 +296,7 @@ impl<S: Service> Driver<S> {
     async fn abort(&mut self) {
         self.shared.cut.store(true, Ordering::Relaxed);
         self.shared.load.hurry.store(true, Ordering::Relaxed);
+        self.service.event(ConnectionEvent::GoawaySent);
         self.h2.abrupt_shutdown(Reason::NO_ERROR);
         // Once, for the GOAWAY: a peer that does not read is not waited for.
         poll_fn(|cx| {
@@ -324,6 +328,10 @@ impl<S: Service> Driver<S> {
     fn poll_max_age(&mut self, cx: &mut Context<'_>) -> bool {
         let expired = self.max_age.as_mut().is_some_and(|timer| timer.poll(cx).is_ready());
         if expired {
+            // The timer is also that of a connection that waits for its first stream before it leaves.
+            if !self.leaving {
+                self.service.event(ConnectionEvent::MaxDuration);
+            }
             self.drain();
         }
         expired

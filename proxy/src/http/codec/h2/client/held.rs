@@ -71,6 +71,9 @@ pub(super) struct ActiveStream {
 impl ActiveStream {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
         shared.load.streams.fetch_add(1, Ordering::Relaxed);
+        if let Some(hooks) = &shared.hooks {
+            hooks.stream_began();
+        }
         Self {
             shared: shared.clone(),
             outcome: Outcome::default(),
