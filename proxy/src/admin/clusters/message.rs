@@ -101,7 +101,6 @@ fn health(host: &HostView) -> pb::HostHealthStatus {
         active_hc_timeout: has(HealthFlag::ActiveHcTimeout),
         failed_degraded_outlier_detection: has(HealthFlag::DegradedOutlierDetection),
         eds_health_status: by_control_plane as i32,
-        ..pb::HostHealthStatus::default()
     }
 }
 

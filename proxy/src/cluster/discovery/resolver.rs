@@ -186,7 +186,8 @@ impl InTurn {
             options.edns0 = true;
             options.edns_payload_len = size;
         }
-        let own = !config.servers.is_empty() && !(config.only_without_system && has_system);
+        let are_spare = config.only_without_system && has_system;
+        let own = !config.servers.is_empty() && !are_spare;
         let (domain, search, known) = system.into_parts();
         let (domain, search) = match config.searches {
             true => (domain, search),
