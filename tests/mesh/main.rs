@@ -20,6 +20,7 @@ mod restart;
 mod routing;
 mod sources;
 mod storm;
+mod transport;
 mod upstream;
 
 use std::net::SocketAddr;
