@@ -36,6 +36,7 @@ pub use server::{Bound, router, serve, write_address_path};
 
 use crate::bootstrap::StatsMatcher;
 use crate::cli::Options;
+use crate::config::live::Values;
 use crate::route::strings::StringMatcher;
 use crate::runtime::io::Address;
 use crate::snapshot::SnapshotCell;
@@ -60,6 +61,7 @@ pub struct AdminState {
     /// `admin.allow_paths`: all when empty.
     pub allow_paths: Vec<StringMatcher>,
     pub logging: Logging,
+    pub runtime: Arc<Values>,
     pub snapshot: Arc<SnapshotCell>,
     pub secrets: Arc<SecretStore>,
     pub options: Arc<Options>,

@@ -4,7 +4,6 @@
 //! are slices of the one encoded message that `/config_dump` shows, so nothing is held twice and nothing of the text is held at all.
 
 mod read;
-mod runtime;
 mod stats;
 
 use std::fmt;
@@ -21,13 +20,13 @@ use remora_proto::wire::{self, Value};
 
 use crate::cli::Options;
 use crate::cluster::discovery::resolver::ResolverConfig;
+use crate::config::live::RuntimeLayers;
 use crate::config::route::{Under, each};
 use crate::config::{Compiled, Problems, gather, listener, resolver};
 use crate::route::strings::StringMatcher;
 use crate::runtime::io::Address;
 
 pub use read::origin;
-pub use runtime::{RuntimeLayer, RuntimeLayers};
 pub use stats::{Flush, StatsConfig, StatsMatcher};
 
 pub use crate::config::source::{AdsConfig, ConfigSource, Source};

@@ -10,6 +10,7 @@ pub mod hcm;
 pub mod header_case;
 pub mod identity;
 pub mod listener;
+pub mod live;
 pub mod resolver;
 pub mod route;
 pub mod source;
@@ -42,6 +43,8 @@ pub struct BuildContext {
     pub node: Arc<remora_proto::pb::envoy::config::core::v3::Node>,
     /// How many connections a listener may have, by its name.
     pub connection_limits: Arc<HashMap<String, u64>>,
+    /// What keys are set to; see [`live`].
+    pub runtime: Arc<live::Values>,
 }
 
 /// What one field says that we cannot do, or what is wrong with it.

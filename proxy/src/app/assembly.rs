@@ -14,6 +14,7 @@ use crate::cli::Options;
 use crate::cluster::host::Locality;
 use crate::cluster::lb::LocalCluster;
 use crate::config::fields::{self, Strictness, Warning};
+use crate::config::live::Values;
 use crate::config::route::clusters;
 use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::listener::ListenerConfig;
@@ -45,6 +46,8 @@ pub fn assemble(options: &Options, bootstrap: &Bootstrap) -> Compiled<Assembly> 
         connection_limits: Arc::new(bootstrap.runtime.connection_limits()),
         ..BuildContext::default()
     };
+    // Before anything is compiled that names a key.
+    context.runtime = Arc::new(Values::new(bootstrap.runtime.clone(), context.stats.group("runtime.")));
     let events = outlier_events(bootstrap, &context);
     let events = events.map(|sink| context.outlier_events = sink);
     let context = Arc::new(context);

@@ -87,17 +87,6 @@ impl Fraction {
         })
     }
 
-    /// The default of a runtime fraction; absent means always, as in Envoy.
-    pub fn of_runtime(value: &pb::envoy::config::core::v3::RuntimeFractionalPercent) -> Compiled<Self> {
-        match &value.default_value {
-            Some(fraction) => Self::compile(fraction).under("default_value"),
-            None => Ok(Self {
-                numerator: 100,
-                denominator: 100,
-            }),
-        }
-    }
-
     /// As this, but not more than `numerator`.
     pub fn capped(self, numerator: Option<u64>) -> Self {
         let asked = numerator.and_then(|asked| u32::try_from(asked).ok());

@@ -2,8 +2,6 @@
 
 use remora_proto::ledger::{MessageEntry, Verdict::*};
 
-use super::common::NO_RUNTIME;
-
 const NO_CEL: &str = "CEL expressions are not evaluated";
 const NO_MATCHERS: &str = "match trees are not supported";
 const NO_DESCRIPTORS: &str = "requests have no descriptors: there is one bucket";
@@ -28,7 +26,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.extensions.filters.http.compressor.v3.Compressor.CommonDirectionConfig":
         min_content_length content_type;
-        enabled = Refused(NO_RUNTIME),
+        enabled = Refused("a compressor cannot be switched while it runs"),
     ),
     message!("envoy.extensions.compression.gzip.compressor.v3.Gzip":
         compression_level;
@@ -176,16 +174,12 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         shadow_enabled allow_private_network_access forward_not_matching_preflights
     ),
     message!("envoy.extensions.filters.http.fault.v3.HTTPFault":
-        delay abort upstream_cluster headers downstream_nodes max_active_faults disable_downstream_cluster_stats;
+        delay abort upstream_cluster headers downstream_nodes max_active_faults disable_downstream_cluster_stats
+        delay_percent_runtime abort_percent_runtime delay_duration_runtime abort_http_status_runtime max_active_faults_runtime
+        abort_grpc_status_runtime;
         response_rate_limit = Refused("responses are not slowed down"),
         filter_metadata = Refused("faults leave no metadata"),
-        delay_percent_runtime = Harmless(NO_RUNTIME),
-        abort_percent_runtime = Harmless(NO_RUNTIME),
-        delay_duration_runtime = Harmless(NO_RUNTIME),
-        abort_http_status_runtime = Harmless(NO_RUNTIME),
-        max_active_faults_runtime = Harmless(NO_RUNTIME),
-        response_rate_limit_percent_runtime = Harmless(NO_RUNTIME),
-        abort_grpc_status_runtime = Harmless(NO_RUNTIME),
+        response_rate_limit_percent_runtime = Harmless("responses are not slowed down"),
     ),
     message!("envoy.extensions.filters.http.fault.v3.FaultAbort":
         http_status grpc_status header_abort percentage response_body

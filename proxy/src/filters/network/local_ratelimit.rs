@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prost::Message;
-use remora_proto::pb::envoy::config::core::v3::RuntimeFeatureFlag;
 use remora_proto::pb::envoy::extensions::filters::network::local_ratelimit::v3::LocalRateLimit as Config;
 
 use super::{Closing, NetworkFilter, Verdict};
 use crate::config::listener::duration;
+use crate::config::live::Switch;
 use crate::config::route::refuse;
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::listener::ConnectionInfo;
@@ -29,6 +29,7 @@ crate::stat_group! {
 
 struct LocalRateLimit {
     bucket: TokenBucket,
+    enabled: Switch,
     stats: Arc<RateStats>,
 }
 
@@ -68,26 +69,19 @@ impl TokenBucket {
     }
 }
 
-/// # Errors
-/// A feature flag that says no: it would have to be looked at for each connection.
-pub fn enabled(flag: Option<&RuntimeFeatureFlag>) -> Compiled<()> {
-    let off = flag.is_some_and(|flag| flag.default_value.is_some_and(|value| !value.value));
-    refuse("runtime_enabled", off, "disabling by runtime is not supported")
-}
-
 pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilter>> {
     let config = Config::decode(bytes).map_err(|error| Problems::one("", error.to_string()))?;
     refuse("share_key", !config.share_key.is_empty(), "not supported")?;
-    enabled(config.runtime_enabled.as_ref())?;
     Ok(Arc::new(LocalRateLimit {
         bucket: TokenBucket::compile(config.token_bucket.as_ref())?,
+        enabled: Switch::compile(config.runtime_enabled.as_ref(), true),
         stats: cx.stats.group(&format!("local_rate_limit.{}.", config.stat_prefix)),
     }))
 }
 
 impl NetworkFilter for LocalRateLimit {
     fn on_new_connection(&self, _connection: &mut ConnectionInfo) -> Verdict {
-        if self.bucket.take(clock::now()) {
+        if !self.enabled.is_on() || self.bucket.take(clock::now()) {
             return Verdict::Continue;
         }
         self.stats.rate_limited.inc();
