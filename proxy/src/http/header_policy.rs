@@ -85,7 +85,7 @@ pub enum Verdict {
     },
 }
 
-const DETECTION_REJECTED: &str = "original_ip_detection_rejected_request";
+const DETECTION_REJECTED: &str = "rejecting_because_detection_failed";
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");

@@ -265,12 +265,9 @@ impl<S: Service> Driver<S> {
             conn.body = if tunnel { BodyDecoder::UntilClose } else { head.body };
         }
         let proxies_interim = self.service.proxies_interim();
-        if head.expect_continue && has_body && !proxies_interim {
-            self.service.event(ConnectionEvent::Interim);
-            self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-            if self.flush(&mut Body::Empty).await.is_err() {
-                return false;
-            }
+        let expects = head.expect_continue && !proxies_interim;
+        if expects && !self.send_continue(version).await {
+            return false;
         }
         let body = if has_body { self.request_body() } else { Body::Empty };
         let protocol = if version == Version::HTTP_10 {
@@ -296,7 +293,8 @@ impl<S: Service> Driver<S> {
         exchange.bytes.request_lines = head.line_bytes as u64;
         if !has_body {
             exchange.timing.request_end = Some(Duration::ZERO);
-        } else if head.expect_continue && !proxies_interim {
+        }
+        if expects {
             exchange.request.headers_mut().remove(http::header::EXPECT);
         }
         let keep = match self.call(&mut exchange).await {
@@ -329,6 +327,17 @@ impl<S: Service> Driver<S> {
         self.idle_since = exchange.started + end;
         self.service.finish(&mut exchange);
         keep && self.conn.lock().body.is_done()
+    }
+
+    /// Answers an expectation. Says whether the client still listens.
+    async fn send_continue(&mut self, version: Version) -> bool {
+        self.service.event(ConnectionEvent::Interim);
+        let head: &[u8] = match version {
+            Version::HTTP_10 => b"HTTP/1.0 100 Continue\r\n\r\n",
+            _ => b"HTTP/1.1 100 Continue\r\n\r\n",
+        };
+        self.out.extend_from_slice(head);
+        self.flush(&mut Body::Empty).await.is_ok()
     }
 
     fn request_body(&self) -> Body {
