@@ -22,6 +22,7 @@ use super::headers;
 use super::keepalive::{Keepalive, Timer};
 use super::options::H2Options;
 use super::pump::{Pump, PumpError};
+use super::watch::Watch;
 use crate::http::body::{Body, BodyError};
 use crate::http::codec::{Interim, InterimStatus, SendError};
 use crate::http::failure::Failure;
@@ -94,7 +95,7 @@ impl ClientConnection {
         hooks: Option<Arc<dyn ClientHooks>>,
     ) -> Result<Self, Failure> {
         let load = Arc::<Load>::default();
-        let io = Coalesced::new(io, load.clone());
+        let io = Coalesced::new(io, load.clone(), Watch::client(options.floods));
         let handshake = options.client_builder().handshake::<_, Bytes>(io).await;
         let (sender, mut connection) = handshake.map_err(|error| upstream_failure(&error))?;
         let shared = Arc::new(Shared {
