@@ -182,10 +182,12 @@ impl DownstreamTls {
                             names.collect()
                         }
                     };
+                    // Where Envoy has names or pins to match, a client without a certificate matches none of them.
+                    let mandatory = self.require_client_certificate || material.policy.names_peers();
                     Arc::new(PeerVerifier {
                         policy: material.policy,
                         algorithms: params.provider.signature_verification_algorithms,
-                        mandatory: self.require_client_certificate,
+                        mandatory,
                         hints,
                         sni_is_san: false,
                     })
@@ -204,7 +206,8 @@ impl DownstreamTls {
         if !self.sessions || self.tickets {
             config.session_storage = Arc::new(NoServerSessionStorage {});
         }
-        if !self.sessions && !self.tickets {
+        // TLS 1.3 has no session ids: without tickets nothing is resumed, as in Envoy.
+        if !self.tickets {
             config.send_tls13_tickets = 0;
         }
         let with_alpn = |name: &Vec<u8>| {

@@ -216,6 +216,11 @@ impl Policy {
         domains.chain(trust)
     }
 
+    /// A peer has to show who it is, whether or not it is asked to: names or pins are configured.
+    pub fn names_peers(&self) -> bool {
+        !self.sans.is_empty() || self.pins()
+    }
+
     /// Checks a presented chain.
     ///
     /// # Errors
