@@ -127,6 +127,25 @@ pub struct SocketOptions {
     /// `IP_FREEBIND`
     pub freebind: bool,
     pub keepalive: Option<Keepalive>,
+    pub eyeballs: Eyeballs,
+}
+
+/// `happy_eyeballs_config`: in which turns addresses of one host are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Eyeballs {
+    /// Whether IPv6 comes first; `None`: what the first address is.
+    pub v6_first: Option<bool>,
+    /// So many addresses of the first family before one of the other.
+    pub count: usize,
+}
+
+impl Default for Eyeballs {
+    fn default() -> Self {
+        Self {
+            v6_first: None,
+            count: 1,
+        }
+    }
 }
 
 /// An address to connect from.
