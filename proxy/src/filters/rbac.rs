@@ -1,8 +1,9 @@
 //! The engine of role-based access control, for HTTP and for plain connections.
 //!
-//! In: `envoy.config.rbac.v3.RBAC`. Out: an [`Engine`] that decides about a [`Subject`]. What the engine cannot evaluate does not compile: a rule
+//! In: `envoy.config.rbac.v3.RBAC`, or a match tree. Out: a [`Decider`] that decides about a [`Subject`]. What the engine cannot evaluate does not compile: a rule
 //! that is left out would let somebody in.
 
+mod matcher;
 mod permission;
 mod principal;
 
@@ -11,14 +12,17 @@ use remora_proto::pb::envoy::config::core::v3::CidrRange;
 use remora_proto::pb::envoy::config::rbac::v3 as pb;
 use remora_proto::pb::envoy::config::rbac::v3::rbac::Action;
 use remora_proto::pb::envoy::r#type::matcher::v3::{PathMatcher, path_matcher};
+use remora_proto::pb::xds::r#type::matcher::v3::Matcher;
 
-use crate::config::route::{Under, each, refuse};
+use crate::config::route::{Under, each, optional, refuse};
 use crate::config::{Compiled, Problems};
 use crate::http::exchange::{DynamicMetadata, Exchange};
 use crate::listener::ConnectionInfo;
 use crate::route::RequestView;
 use crate::route::strings::{MetadataMatcher, StringMatcher};
 use crate::runtime::io::Address;
+pub use matcher::Of;
+use matcher::Tree;
 use permission::Permission;
 use principal::Principal;
 
@@ -70,8 +74,38 @@ pub struct Decision<'a> {
     pub allowed: bool,
     /// The policy that matched.
     pub policy: Option<&'a str>,
-    /// Of a LOG engine: whether the access log is asked to log (`access_log_hint`).
+    /// Where something can ask the access log to log: whether it is asked (`access_log_hint`).
     pub log: Option<bool>,
+}
+
+/// What decides: a set of rules, or a match tree.
+#[derive(Debug)]
+pub enum Decider {
+    Rules(Engine),
+    Tree(Tree),
+}
+
+impl Decider {
+    /// From two fields, each by its name and value: where there is a tree, rules count for nothing, as in Envoy.
+    ///
+    /// # Errors
+    /// Whatever is wrong or cannot be evaluated, by path.
+    pub fn compile(
+        (rules_field, rules): (&str, Option<&pb::Rbac>),
+        (tree_field, tree): (&str, Option<&Matcher>),
+        of: Of,
+    ) -> Compiled<Option<Self>> {
+        let rules = optional(rules_field, rules, Engine::compile)?;
+        let tree = optional(tree_field, tree, |tree| Tree::compile(tree, of))?;
+        Ok(tree.map(Self::Tree).or(rules.map(Self::Rules)))
+    }
+
+    pub fn decide(&self, subject: &Subject<'_>) -> Decision<'_> {
+        match self {
+            Self::Rules(engine) => engine.decide(subject),
+            Self::Tree(tree) => tree.decide(subject),
+        }
+    }
 }
 
 /// A compiled set of rules.
