@@ -20,6 +20,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::cluster::host::HostRegistry;
+use crate::filters::network::local_ratelimit::SharedBuckets;
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::access_log::{Sink, Sinks};
 use crate::telemetry::stats::Stats;
@@ -42,6 +43,8 @@ pub struct BuildContext {
     pub node: Arc<remora_proto::pb::envoy::config::core::v3::Node>,
     /// How many connections a listener may have, by its name.
     pub connection_limits: Arc<HashMap<String, u64>>,
+    /// Token buckets that filters of connections share.
+    pub buckets: Arc<SharedBuckets>,
 }
 
 /// What one field says that we cannot do, or what is wrong with it.

@@ -37,11 +37,13 @@ const fn timing(case: &'static str, why: &'static str) -> Difference {
     }
 }
 
+const DENIED: &str = "network RBAC decides when a connection is accepted, not at its first byte: a client that is denied reaches no upstream";
+
 pub const DIFFERENCES: &[Difference] = &[
-    on_purpose(
-        "tcp/denied",
-        "network RBAC decides when a connection is accepted, not at its first byte: a client that is denied reaches no upstream",
-    ),
+    on_purpose("tcp/denied", DENIED),
+    on_purpose("tcp/denied by leaf", DENIED),
+    on_purpose("tcp/denied by nobody", DENIED),
+    on_purpose("tcp/denied unasked", DENIED),
     on_purpose(
         "tls/no suite in common",
         "a client that offers neither a suite nor a group of ours is told of by its groups; BoringSSL names the curve",

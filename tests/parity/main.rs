@@ -10,11 +10,13 @@ mod cases;
 mod conversations;
 mod differences;
 mod distributions;
+mod eyeballs;
 mod harness;
 mod loads;
 mod openssl;
 mod sockets;
 mod tcp;
+mod updates;
 
 use harness::World;
 

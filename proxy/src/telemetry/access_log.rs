@@ -53,6 +53,7 @@ impl TcpJournal {
             timing: Timing::default(),
             cluster: None,
             workload: None,
+            extensions: None,
             termination: "".into(),
             details: "",
             downstream_failure: None,
@@ -256,7 +257,10 @@ impl LineFormat {
 }
 
 /// Formatter extensions whose operators are always there.
-fn known_formatter(extension: &TypedExtensionConfig) -> Compiled<()> {
+///
+/// # Errors
+/// Any other.
+pub fn known_formatter(extension: &TypedExtensionConfig) -> Compiled<()> {
     let name = extension
         .typed_config
         .as_ref()
