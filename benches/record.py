@@ -43,8 +43,7 @@ def main():
     for name, costs in measured.items():
         for key, value in costs.items():
             before = recorded.get(name, {}).get(key)
-            # A tenth of an allocation is the noise of a table that grows once in a while.
-            above = before is not None and value > before * TOLERANCE + 0.1
+            above = before is not None and is_above(value, before)
             failed |= above or (arguments.check and before is None)
             print(f"{name:4} {key:13} {value:10.1f}   recorded {before}" + ("   ABOVE THE RECORD" if above else ""))
     if arguments.write:
@@ -52,6 +51,20 @@ def main():
             json.dump(measured, file, indent=2)
             file.write("\n")
     sys.exit(1 if arguments.check and failed else 0)
+
+
+def is_above(value, before):
+    """Whether a number is too far above the record. A tenth of an allocation is the noise of a table that grows once in a while; where the
+    record is nothing, anything is too much.
+
+    >>> is_above(103.0, 100.0), is_above(103.2, 100.0)
+    (False, True)
+    >>> is_above(9.3, 9.0), is_above(9.4, 9.0)
+    (False, True)
+    >>> is_above(0.0, 0.0), is_above(0.1, 0.0)
+    (False, True)
+    """
+    return value > (before * TOLERANCE + 0.1 if before > 0 else 0.0)
 
 
 def build():

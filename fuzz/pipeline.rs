@@ -56,6 +56,7 @@ impl Whole {
                 addresses: Vec::new(),
                 configured: Vec::new(),
                 bind_to_port: false,
+                reuse_port: true,
                 state: arc_swap::ArcSwap::from_pointee(ListenerState::new(config, None)),
                 stats: Scope::new(&context.stats, None, None, 1),
                 loads: Loads::default(),

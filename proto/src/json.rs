@@ -5,7 +5,11 @@
 //!
 //! YAML scalars follow Envoy (yaml-cpp, then JSON): `yes`, `on` and `y` are booleans, `0x1f` and `017` are numbers, numbers with a fraction
 //! and integers beyond 32 bits are strings that typed fields parse, `<<` is an ordinary key, a key tagged `!ignore` is left out
-//! with its value. A repeated key, which Envoy accepts silently, is a problem here.
+//! with its value.
+//!
+//! Typed fields take what Envoy's protobuf takes: booleans, numbers and enums in quotes, enums in any case, `{seconds: 1}` for a duration,
+//! `{value: 1}` for a wrapper; a JSON file may have commas too many, `'` for quotes and keys without any. What Envoy accepts without
+//! a word although it loses something (a key that stands twice, a second document) is accepted and told in [`Encoded::notes`].
 
 mod any;
 mod encode;
@@ -51,6 +55,17 @@ pub enum Format {
     Yaml,
 }
 
+impl Format {
+    /// What a file's name says of its content.
+    pub fn of(path: &std::path::Path) -> Self {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("json") => Format::Json,
+            Some("yaml" | "yml") => Format::Yaml,
+            _ => Format::Auto,
+        }
+    }
+}
+
 /// What [`encode_text`] made of a text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoded {
@@ -58,6 +73,8 @@ pub struct Encoded {
     pub bytes: Vec<u8>,
     /// Unknown fields that [`Options::ignore_unknown`] let pass.
     pub ignored: Vec<Problem>,
+    /// What was read, but may have been meant otherwise: a key that stands twice.
+    pub notes: Vec<Problem>,
     /// What is wrong, when [`Options::keep_going`] asked to go on.
     pub problems: Vec<Problem>,
 }
@@ -80,7 +97,11 @@ pub fn encode_text(text: &str, full_name: &str, options: &Options) -> Result<Enc
         .starts_with('{');
     let mut json_error = None;
     if options.format == Format::Json || (options.format == Format::Auto && looks_like_json) {
-        match Encoder::run(&mut text::JsonSource::new(text), message, options) {
+        let mut source = text::JsonSource::new(text);
+        if options.format == Format::Json {
+            source = source.lenient();
+        }
+        match Encoder::run(&mut source, message, options) {
             Err(Stop::Syntax(error)) if options.format == Format::Json => return Err(error.into()),
             Err(Stop::Syntax(error)) => json_error = Some(error),
             Err(Stop::NeedsTree) => {}
@@ -89,8 +110,14 @@ pub fn encode_text(text: &str, full_name: &str, options: &Options) -> Result<Enc
     }
     let streamed = match Encoder::run(&mut yaml::YamlSource::new(text), message, options) {
         Err(Stop::NeedsTree) => {
-            let tree = yaml::tree(text).map_err(Problems::from)?;
-            Encoder::run(&mut tree::TreeSource::new(&tree), message, options)
+            let (tree, notes) = yaml::tree(text).map_err(Problems::from)?;
+            let outcome = Encoder::run(&mut tree::TreeSource::new(&tree), message, options);
+            outcome.map(|read| {
+                read.map(|mut encoded| {
+                    encoded.notes.splice(..0, notes);
+                    encoded
+                })
+            })
         }
         other => other,
     };
@@ -121,7 +148,7 @@ pub fn encode_value(value: &serde_json::Value, full_name: &str, options: &Option
     }
 }
 
-/// Reads JSON or YAML into a tree, with YAML scalars as Envoy reads them.
+/// Reads JSON or YAML into a tree, with YAML scalars as Envoy reads them. A key that stands twice or a second document is an error.
 ///
 /// # Errors
 /// The first syntax error.
@@ -133,7 +160,7 @@ pub fn parse(text: &str) -> Result<serde_json::Value, JsonError> {
         let mut source = text::JsonSource::new(text);
         let parsed = source
             .value()
-            .and_then(|event| source::collect(&mut source, event, 0))
+            .and_then(|event| source::collect(&mut source, event, 0, &mut Vec::new()))
             .and_then(|tree| {
                 source.finish()?;
                 Ok(tree)
@@ -142,7 +169,13 @@ pub fn parse(text: &str) -> Result<serde_json::Value, JsonError> {
             return Ok(tree);
         }
     }
-    yaml::tree(text)
+    match yaml::tree(text)? {
+        (tree, notes) if notes.is_empty() => Ok(tree),
+        (_, notes) => {
+            let line = notes.first().map_or(0, |note| note.line);
+            Err(JsonError::new(Problems(notes).to_string(), line, 0))
+        }
+    }
 }
 
 #[cfg(test)]

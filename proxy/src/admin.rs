@@ -13,6 +13,7 @@ mod bootstrap_view;
 mod certs;
 mod clusters;
 mod config_dump;
+mod counted;
 pub mod endpoints;
 mod listeners;
 mod log;
@@ -36,6 +37,7 @@ pub use server::{Bound, router, serve, write_address_path};
 
 use crate::bootstrap::StatsMatcher;
 use crate::cli::Options;
+use crate::config::live::Values;
 use crate::route::strings::StringMatcher;
 use crate::runtime::io::Address;
 use crate::snapshot::SnapshotCell;
@@ -60,6 +62,7 @@ pub struct AdminState {
     /// `admin.allow_paths`: all when empty.
     pub allow_paths: Vec<StringMatcher>,
     pub logging: Logging,
+    pub runtime: Arc<Values>,
     pub snapshot: Arc<SnapshotCell>,
     pub secrets: Arc<SecretStore>,
     pub options: Arc<Options>,

@@ -258,6 +258,7 @@ fn admin_state(
             .map(|admin| admin.allow_paths.clone())
             .unwrap_or_default(),
         logging: Logging::current(),
+        runtime: context.runtime.clone(),
         snapshot: context.snapshot.clone(),
         secrets: context.secrets.clone(),
         options,

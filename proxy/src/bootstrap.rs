@@ -3,8 +3,8 @@
 //! In: `-c FILE`, `--config-yaml` and the `--service-*` flags. Out: [`Bootstrap`], plain values; static resources stay encoded (D5) and
 //! are slices of the one encoded message that `/config_dump` shows, so nothing is held twice and nothing of the text is held at all.
 
+mod parts;
 mod read;
-mod runtime;
 mod stats;
 
 use std::fmt;
@@ -15,29 +15,27 @@ use prost::Message;
 use remora_proto::pb::envoy::config::accesslog::v3::AccessLog;
 use remora_proto::pb::envoy::config::bootstrap::v3 as pb;
 use remora_proto::pb::envoy::config::core::v3::Node;
+use remora_proto::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use remora_proto::pb::envoy::config::overload::v3::resource_monitor::ConfigType;
 use remora_proto::pb::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
-use remora_proto::wire::{self, Value};
 
 use crate::cli::Options;
 use crate::cluster::discovery::resolver::ResolverConfig;
-use crate::config::route::{Under, each};
+use crate::config::live::RuntimeLayers;
+use crate::config::route::{Under, each, refuse, refuse_all};
 use crate::config::{Compiled, Problems, gather, listener, resolver};
 use crate::route::strings::StringMatcher;
 use crate::runtime::io::Address;
 
+use parts::{STATIC_RESOURCES, with_node, without};
+pub use parts::{static_resources, without_wrong};
 pub use read::origin;
-pub use runtime::{RuntimeLayer, RuntimeLayers};
 pub use stats::{Flush, StatsConfig, StatsMatcher};
 
 pub use crate::config::source::{AdsConfig, ConfigSource, Source};
 
 /// Full name of the message.
 pub const MESSAGE: &str = "envoy.config.bootstrap.v3.Bootstrap";
-
-/// `Bootstrap.node` and `Bootstrap.static_resources`.
-const NODE: u32 = 1;
-const STATIC_RESOURCES: u32 = 2;
 
 /// Everything that the bootstrap decides.
 #[derive(Clone, Debug)]
@@ -117,7 +115,7 @@ impl Bootstrap {
     pub fn load(options: &Options) -> Result<Self, LoadError> {
         let text = read::read(options, false)?;
         Self::decode(text.bytes, options).map(|bootstrap| Self {
-            warnings: text.ignored.into_iter().chain(bootstrap.warnings).collect(),
+            warnings: text.warnings.into_iter().chain(bootstrap.warnings).collect(),
             ..bootstrap
         })
     }
@@ -159,11 +157,11 @@ impl Bootstrap {
 
     /// Control planes are reached through static clusters, and the local cluster is one.
     fn check_clusters(&self) -> Compiled<()> {
+        let mut problems = Problems::default();
         let local = &*self.local_cluster;
-        if !local.is_empty() && !self.clusters.iter().any(|cluster| *cluster.name == *local) {
-            let reason = format!("local cluster '{local}' must be defined");
-            return Err(Problems::one("cluster_manager.local_cluster_name", reason));
-        }
+        let has_local = local.is_empty() || self.clusters.iter().any(|cluster| *cluster.name == *local);
+        let reason = format!("local cluster '{local}' must be defined");
+        problems.keep(refuse("cluster_manager.local_cluster_name", !has_local, &reason));
         let grpc = |source: &Option<ConfigSource>| match source.as_ref().map(|own| &own.source) {
             Some(Source::Grpc(grpc)) => Some(grpc.cluster_name.clone()),
             _ => None,
@@ -175,12 +173,12 @@ impl Bootstrap {
         ];
         for (field, name) in named {
             let Some(name) = name else { continue };
-            if !self.clusters.iter().any(|cluster| cluster.name == name) {
-                let path = format!("dynamic_resources.{field}.grpc_services[0].envoy_grpc.cluster_name");
-                return Err(Problems::one(path, format!("unknown gRPC client cluster '{name}'")));
-            }
+            let is_unknown = !self.clusters.iter().any(|cluster| cluster.name == name);
+            let path = format!("dynamic_resources.{field}.grpc_services[0].envoy_grpc.cluster_name");
+            let reason = format!("unknown gRPC client cluster '{name}'");
+            problems.keep(refuse(&path, is_unknown, &reason));
         }
-        Ok(())
+        problems.into_result()
     }
 }
 
@@ -203,28 +201,10 @@ fn compile(bytes: Bytes, config: &pb::Bootstrap, node: Node, options: &Options) 
         let log_format = log_format(config);
         let max_connections = max_connections(config).under("overload_manager");
         let resolver = resolver::of_process(config);
+        let _sources = consistent(&dynamic, &node);
     }
     let (runtime, warnings) = runtime;
     let max_connections = max_connections.or_else(|| runtime.max_connections());
-    let wants_ads = |source: &Option<ConfigSource>| matches!(source, Some(own) if own.source == Source::Ads);
-    if ads.is_none() && (wants_ads(&lds) || wants_ads(&cds)) {
-        return Err(Problems::one(
-            "dynamic_resources.ads_config",
-            "required: a source is `ads`",
-        ));
-    }
-    if (ads.is_some() || lds.is_some() || cds.is_some()) && (node.id.is_empty() || node.cluster.is_empty()) {
-        let reason = "node 'id' and 'cluster' are required. Set it either in 'node' config or via --service-node and \
-                      --service-cluster options.";
-        let from_files = |source: &Option<ConfigSource>| {
-            source
-                .as_ref()
-                .is_none_or(|own| matches!(own.source, Source::Path { .. }))
-        };
-        if ads.is_some() || !from_files(&lds) || !from_files(&cds) {
-            return Err(Problems::one("node", reason));
-        }
-    }
     Ok(Bootstrap {
         bytes,
         node: Arc::new(node),
@@ -246,6 +226,33 @@ fn compile(bytes: Bytes, config: &pb::Bootstrap, node: Node, options: &Options) 
             .map_or_else(String::new, |detection| detection.event_log_path.clone()),
         warnings,
     })
+}
+
+/// What sources want of each other: a stream where one is `ads`, a name for whoever opens one.
+fn consistent(dynamic: &pb::bootstrap::DynamicResources, node: &Node) -> Compiled<()> {
+    let sources = || [&dynamic.lds_config, &dynamic.cds_config].into_iter().flatten();
+    let specifiers = || sources().map(|source| source.config_source_specifier.as_ref());
+    let wants_ads = specifiers().any(|source| matches!(source, Some(ConfigSourceSpecifier::Ads(_))));
+    #[allow(deprecated)]
+    let is_file = |source: Option<&ConfigSourceSpecifier>| {
+        use ConfigSourceSpecifier::{Path, PathConfigSource};
+        matches!(source, Some(Path(_) | PathConfigSource(_)))
+    };
+    let is_remote = specifiers().any(|source| !is_file(source));
+    let is_nameless = node.id.is_empty() || node.cluster.is_empty();
+    refuse_all(&[
+        (
+            "dynamic_resources.ads_config",
+            dynamic.ads_config.is_none() && wants_ads,
+            "required: a source is `ads`",
+        ),
+        (
+            "node",
+            (dynamic.ads_config.is_some() || is_remote) && is_nameless,
+            "node 'id' and 'cluster' are required. Set it either in 'node' config or via --service-node and \
+             --service-cluster options.",
+        ),
+    ])
 }
 
 /// The monitor of downstream connections, if there is one; others are refused by the field tables.
@@ -320,15 +327,19 @@ fn admin(config: Option<&pb::Admin>) -> Compiled<Option<Admin>> {
     if !path.is_empty() {
         access_log.push(file_log(path));
     }
-    if let Some(Address::Pipe(pipe)) = config.address.as_ref().and_then(|address| address.address.as_ref())
-        && pipe.mode != 0
-    {
-        return Err(Problems::one("address.pipe.mode", "not supported"));
+    let has_mode = matches!(
+        config.address.as_ref().and_then(|address| address.address.as_ref()),
+        Some(Address::Pipe(pipe)) if pipe.mode != 0
+    );
+    gather! {
+        let _mode = refuse("address.pipe.mode", has_mode, "not supported");
+        let address = listener::address(config.address.as_ref()).under("address");
+        let allow_paths = each("allow_paths", &config.allow_paths, StringMatcher::compile);
     }
     Ok(Some(Admin {
-        address: listener::address(config.address.as_ref()).under("address")?,
+        address,
         access_log,
-        allow_paths: each("allow_paths", &config.allow_paths, StringMatcher::compile)?,
+        allow_paths,
     }))
 }
 
@@ -360,66 +371,6 @@ fn log_format(config: &pb::Bootstrap) -> Compiled<Option<String>> {
             Some(value.to_string())
         }
     })
-}
-
-/// A copy without the field of that number.
-fn without(encoded: &[u8], number: u32) -> Compiled<Vec<u8>> {
-    let mut kept = Vec::new();
-    for field in wire::Fields::new(encoded) {
-        let field = field.map_err(malformed)?;
-        if field.number != number {
-            kept.extend_from_slice(encoded.get(field.range).unwrap_or_default());
-        }
-    }
-    Ok(kept)
-}
-
-/// The message with its node replaced, in a buffer of exactly its size.
-fn with_node(encoded: Vec<u8>, node: &Node) -> Compiled<Bytes> {
-    let mut head = Vec::new();
-    wire::put_len(&mut head, NODE, &node.encode_to_vec());
-    let mut bytes = Vec::with_capacity(encoded.len() + head.len());
-    bytes.append(&mut head);
-    for field in wire::Fields::new(&encoded) {
-        let field = field.map_err(malformed)?;
-        if field.number != NODE {
-            bytes.extend_from_slice(encoded.get(field.range).unwrap_or_default());
-        }
-    }
-    bytes.shrink_to_fit();
-    Ok(bytes.into())
-}
-
-/// Listeners, clusters and secrets of an encoded bootstrap, as slices of it.
-///
-/// # Errors
-/// Bytes that are no message.
-pub fn static_resources(bytes: &Bytes) -> Compiled<[Vec<StaticResource>; 3]> {
-    let mut found = [Vec::new(), Vec::new(), Vec::new()];
-    for part in wire::Fields::new(bytes) {
-        let part = part.map_err(malformed)?;
-        let (STATIC_RESOURCES, Value::Len(resources)) = (part.number, part.value) else {
-            continue;
-        };
-        for field in wire::Fields::new(resources) {
-            let field = field.map_err(malformed)?;
-            let list = found.get_mut((field.number as usize).wrapping_sub(1));
-            if let (Some(list), Value::Len(resource)) = (list, field.value) {
-                list.push(StaticResource {
-                    name: wire::name(resource).map_err(malformed)?.into(),
-                    bytes: bytes.slice_ref(resource),
-                });
-            }
-        }
-    }
-    for list in &mut found {
-        list.shrink_to_fit();
-    }
-    Ok(found)
-}
-
-fn malformed(error: wire::WireError) -> Problems {
-    Problems::one("", error.to_string())
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use args::{Args, ModeArg, StrategyArg, Subcommand, UnsupportedArg, VersionArg};
 pub use dispatch::main;
 pub use inject::{InjectArgs, InterceptionMode, IptablesKind};
 
-use crate::telemetry::logging::Level;
+use crate::telemetry::logging::{self, Level};
 
 /// Envoy's version whose behaviour and configuration this is.
 pub const ENVOY_VERSION: &str = "1.40.0";
@@ -275,12 +275,35 @@ fn options(args: Args) -> Result<Options, Exit> {
 /// Flags that exclude each other.
 fn consistent(options: &Options) -> Result<(), Exit> {
     if options.use_dynamic_base_id && options.restart_epoch > 0 {
+        return Err(Exit::refused(format!(
+            "error: cannot use --restart-epoch={} with --use-dynamic-base-id\n",
+            options.restart_epoch
+        )));
+    }
+    if options.enable_fine_grain_logging && !options.component_log_level.is_empty() {
         return Err(Exit::refused(
-            "error: cannot use --restart-epoch=1 with --use-dynamic-base-id\n",
+            "error: --component-log-level will not work with --enable-fine-grain-logging\n",
         ));
     }
+    component_levels(&options.component_log_level)?;
     if options.config_dump.is_some() && options.mode != Mode::Validate {
         return Err(Exit::refused("error: --config-dump needs --mode validate\n"));
+    }
+    Ok(())
+}
+
+/// `upstream:debug,config:trace`, in Envoy's words where it is not.
+fn component_levels(list: &str) -> Result<(), Exit> {
+    for entry in list.split(',').filter(|_| !list.is_empty()) {
+        let wrong = match entry.split(':').collect::<Vec<_>>()[..] {
+            [_, level] if Level::parse(level).is_none() => format!("invalid log level specified '{level}'"),
+            [component, _] if !logging::is_logger(component) => {
+                format!("invalid component specified '{component}'")
+            }
+            [_, _] => continue,
+            _ => format!("component log level not correctly specified '{entry}'"),
+        };
+        return Err(Exit::refused(format!("error: {wrong}\n")));
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ pub mod hcm;
 pub mod header_case;
 pub mod identity;
 pub mod listener;
+pub mod live;
 pub mod resolver;
 pub mod route;
 pub mod source;
@@ -20,6 +21,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::cluster::host::HostRegistry;
+use crate::filters::network::local_ratelimit::SharedBuckets;
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::access_log::{Sink, Sinks};
 use crate::telemetry::stats::Stats;
@@ -42,6 +44,10 @@ pub struct BuildContext {
     pub node: Arc<remora_proto::pb::envoy::config::core::v3::Node>,
     /// How many connections a listener may have, by its name.
     pub connection_limits: Arc<HashMap<String, u64>>,
+    /// What keys are set to; see [`live`].
+    pub runtime: Arc<live::Values>,
+    /// Token buckets that filters of connections share.
+    pub buckets: Arc<SharedBuckets>,
 }
 
 /// What one field says that we cannot do, or what is wrong with it.
@@ -88,6 +94,11 @@ impl Problems {
         };
         let new: Vec<Problem> = others.0.into_iter().filter(|other| !is_known(&other.path)).collect();
         self.0.extend(new);
+    }
+
+    /// As [`Problems::keep`], of what may say some of it again: see [`Problems::add_unknown`].
+    pub fn keep_unknown<T>(&mut self, result: Compiled<T>) -> Option<T> {
+        result.map_err(|found| self.add_unknown(found)).ok()
     }
 
     /// # Errors

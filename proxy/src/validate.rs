@@ -9,13 +9,16 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use bytes::Bytes;
+use prost::Message;
+use remora_proto::pb::envoy::config::bootstrap::v3 as pb;
 
 use crate::bootstrap::{self, Bootstrap, LoadError};
 use crate::cli::{Options, Unsupported};
 use crate::config::fields::{self, Warning};
+use crate::config::route::Under;
 use crate::config::{BuildContext, Compiled, Problems, cluster, endpoint, listener};
 use crate::route::RouteTable;
-use crate::telemetry::logging;
+use crate::telemetry::access_log::AccessLog;
 use crate::tls::SecretStore;
 
 pub const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
@@ -72,8 +75,6 @@ pub fn configuration(options: &Options) -> Verdict {
 /// All that starting would check, short of sockets.
 fn check(bootstrap: &Bootstrap, options: &Options) -> Result<Vec<String>, LoadError> {
     let mut problems = Problems::default();
-    let levels = logging::check_listed(&options.component_log_level);
-    problems.keep(levels.map_err(|error| Problems::one("--component-log-level", error.to_string())));
     let assembled = problems.keep(crate::app::assemble(options, bootstrap));
     problems.into_result().map_err(|problems| LoadError {
         origin: bootstrap::origin(options),
@@ -90,14 +91,35 @@ fn everything_wrong(options: &Options, error: LoadError) -> LoadError {
     let Ok((bytes, mut problems)) = Bootstrap::examine(options) else {
         return error;
     };
-    let found = Bootstrap::decode(bytes.clone(), options).and_then(|bootstrap| check(&bootstrap, options));
-    let Err(found) = found else { return error };
-    problems.add_unknown(found.problems);
+    // What is wrong with a part of the bootstrap hides what the whole shows: each round leaves such parts out.
+    let mut readable = bytes.clone();
+    loop {
+        let found = Bootstrap::decode(readable.clone(), options).and_then(|bootstrap| check(&bootstrap, options));
+        let Err(found) = found else { break };
+        let rest = bootstrap::without_wrong(&readable, &found.problems);
+        problems.add_unknown(found.problems);
+        match rest {
+            Some(rest) => readable = rest,
+            None => break,
+        }
+    }
+    if problems.0.is_empty() {
+        return error;
+    }
     if let Err(found) = fields::check(bootstrap::MESSAGE, &bytes, options.unsupported) {
         problems.add_unknown(found);
     }
     problems.add_unknown(wrong_resources(&bytes));
+    problems.add_unknown(wrong_admin_logs(&bytes));
     LoadError { problems, ..error }
+}
+
+/// `admin.access_log`, which needs an admin server to be looked at otherwise.
+fn wrong_admin_logs(bytes: &[u8]) -> Problems {
+    let admin = pb::Bootstrap::decode(bytes).ok().and_then(|config| config.admin);
+    let logs = admin.map_or_else(Vec::new, |admin| admin.access_log);
+    let compiled = AccessLog::compile_all(&logs, &BuildContext::default());
+    compiled.under("admin").err().unwrap_or_default()
 }
 
 /// Static resources one by one.

@@ -49,7 +49,7 @@ impl Scene {
     /// Others are served, and the attack did not cost too much.
     async fn survives(&self) {
         self.proxy.is_well().await;
-        let grown = self.proxy.peak_kib() - self.peak_before;
+        let grown = self.proxy.peak_kib().saturating_sub(self.peak_before);
         assert!(grown < BOUND_KIB, "grew by {grown} KiB");
     }
 }

@@ -30,6 +30,7 @@ pub const REFUSED_STREAM: u32 = 7;
 pub struct Frame {
     pub kind: u8,
     pub flags: u8,
+    pub stream: u32,
     pub payload: Vec<u8>,
 }
 
@@ -162,6 +163,7 @@ impl Peer {
         let frame = Frame {
             kind: head[3],
             flags: head[4],
+            stream: u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]),
             payload: self.buffer.get(9..9 + length)?.to_vec(),
         };
         self.buffer.drain(..9 + length);

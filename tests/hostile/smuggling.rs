@@ -1,17 +1,24 @@
-//! Ambiguous HTTP/1, through the proxy, to servers that others wrote: no request is ever seen as two.
+//! Ambiguous HTTP/1 and HTTP/2, through the proxy, to servers that others wrote: no request is ever seen as two.
 //!
 //! Each case is one connection's bytes. What the proxy takes for a request is in its access log; what the server takes for one is in the
 //! server's. A request that only the server knows of is one that the proxy took for a body.
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use remora::runtime::spawn::spawn;
 use remora_tests::{Http1, Sidecar, until};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
+use super::frames::{self, DATA, END_HEADERS, END_STREAM, HEADERS, Peer, frame};
+use super::grid::{GRID, STREAMS, Stream};
 use super::{bootstrap, cluster, program};
 
 /// Every wait of the proxy is short, so that each connection ends by itself, whatever was left open on it.
@@ -33,88 +40,6 @@ route_config:
   - {name: all, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: server}}]}
 "#;
 
-/// `N` is the case's number; `\n` stands for CRLF, `|` for LF alone, `^` for CR alone.
-const GRID: &[&str] = &[
-    // Both lengths (CL.TE, TE.CL).
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 6\ntransfer-encoding: chunked\n\n0\n\nG",
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: chunked\ncontent-length: 4\n\n30\nGET /smuggled-N HTTP/1.1\nhost: h\nx: 1234567890\n\n\n0\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 0\ntransfer-encoding: chunked\n\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    // Codings dressed up (TE.TE).
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 5\ntransfer-encoding: xchunked\n\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 5\ntransfer-encoding : chunked\n\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 5\ntransfer-encoding:\tchunked\n\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 5\ntransfer-encoding: \x0bchunked\n\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 5\n transfer-encoding: chunked\n\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 5\ntransfer-encoding:\n chunked\n\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 5\ntransfer-encoding: chunked, identity\n\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 5\ntransfer-encoding: identity, chunked\n\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: chunked, chunked\n\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: chunked\ntransfer-encoding: identity\n\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: \"chunked\"\n\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: chunked;q=1\n\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ntransfer_encoding: chunked\ncontent-length: 5\n\n0\n\nGET /x-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: cHuNkEd\n\n0\n\nGET /two-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.0\nhost: h\ntransfer-encoding: chunked\n\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    // Lengths.
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 0\ncontent-length: 44\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 44\ncontent-length: 44\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 0, 44\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: +0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: -0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 0x2c\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 00\n\nGET /two-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 1 0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length:\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length : 44\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 18446744073709551616\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "GET /N HTTP/1.1\nhost: h\ncontent-length: 36\n\nGET /body-N HTTP/1.1\nhost: h\nx: 12\n\n",
-    "HEAD /N HTTP/1.1\nhost: h\ncontent-length: 36\n\nGET /body-N HTTP/1.1\nhost: h\nx: 12\n\n",
-    "DELETE /N HTTP/1.1\nhost: h\ncontent-length: 36\n\nGET /body-N HTTP/1.1\nhost: h\nx: 12\n\n",
-    "OPTIONS /N HTTP/1.1\nhost: h\ntransfer-encoding: chunked\n\n2\nab\n0\n\n",
-    // Line ends.
-    "POST /N HTTP/1.1|host: h|content-length: 5||0\n\nGET /x-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\nx: y^content-length: 44\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\nx: y^\ncontent-length: 0\n\nGET /two-N HTTP/1.1\nhost: h\n\n",
-    "GET /N HTTP/1.1\nhost: h\nx: y\n^\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "GET /N HTTP/1.1\nhost: h\n|GET /two-N HTTP/1.1\nhost: h\n\n",
-    // Chunks.
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: chunked\n\n0x5\nabcde\n0\n\n",
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: chunked\n\n 5\nabcde\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: chunked\n\n5;a=b|abcde\n0\n\nGET /x-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: chunked\n\n5;a|0\nabcde\n0\n\nGET /x-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: chunked\n\n5|abcde|0||GET /x-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: chunked\n\n2\nabcd\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: chunked\n\n10000000000000000\na\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: chunked\n\n-1\na\n0\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: chunked\n\n0\ncontent-length: 44\ntransfer-encoding: identity\nhost: evil\n\nGET /two-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: chunked\n\n0\nGET /trailer-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ntransfer-encoding: chunked\n\n0;x=GET /smuggled-N HTTP/1.1\n\n",
-    // Request lines.
-    "GET /N HTTP/1.1 HTTP/1.1\nhost: h\n\n",
-    "GET  /N HTTP/1.1\nhost: h\n\n",
-    "GET /N\tHTTP/1.1\nhost: h\n\n",
-    "GET /N?a b HTTP/1.1\nhost: h\n\n",
-    "GET http://h/N HTTP/1.1\nhost: other\n\n",
-    "GET http://h/N HTTP/1.1\nhost: other\nhost: third\n\n",
-    "GET /N HTTP/1.1\nhost: h\nhost: g\n\n",
-    "GET /N HTTP/1.1\nhost: h GET /smuggled-N\n\n",
-    "G\0ET /N HTTP/1.1\nhost: h\n\n",
-    "GET /N HTTP/1.1\nhost: h\nx: a\0b\n\n",
-    "GET /N HTTP/9.9\nhost: h\ncontent-length: 44\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    // Headers that a `connection` header is to take away.
-    "POST /N HTTP/1.1\nhost: h\nconnection: content-length\ncontent-length: 36\n\nGET /body-N HTTP/1.1\nhost: h\nx: 12\n\n",
-    "POST /N HTTP/1.1\nhost: h\nconnection: transfer-encoding\ntransfer-encoding: chunked\n\n0\n\nGET /two-N HTTP/1.1\nhost: h\n\n",
-    // Upgrades and expectations, with what might be the next request behind them.
-    "GET /N HTTP/1.1\nhost: h\nconnection: upgrade\nupgrade: websocket\n\nGET /early-N HTTP/1.1\nhost: h\n\n",
-    "GET /N HTTP/1.1\nhost: h\nconnection: upgrade\nupgrade: h2c\nhttp2-settings: AAMAAABk\n\nGET /two-N HTTP/1.1\nhost: h\n\n",
-    "CONNECT h:80 HTTP/1.1\nhost: h:80\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\nexpect: 100-continue\ncontent-length: 36\n\nGET /body-N HTTP/1.1\nhost: h\nx: 12\n\n",
-    "GET /N HTTP/1.1\nhost: h\nexpect: 100-continue\n\nGET /two-N HTTP/1.1\nhost: h\n\n",
-    // As it should be.
-    "GET /N HTTP/1.1\nhost: h\n\nGET /two-N HTTP/1.1\nhost: h\n\nGET /three-N HTTP/1.1\nhost: h\n\n",
-    "POST /N HTTP/1.1\nhost: h\ncontent-length: 3\n\nabcPOST /two-N HTTP/1.1\nhost: h\ntransfer-encoding: chunked\n\n3\nabc\n0\n\n",
-];
-
 /// A real server, and where it says what it saw.
 struct Server {
     process: Child,
@@ -130,21 +55,47 @@ impl Drop for Server {
     }
 }
 
-/// Runs the whole grid. `start` gets a directory, and a port that is free.
+/// Runs the whole grid through the proxy. `start` gets a directory, and a port that is free.
 async fn no_request_is_two(start: impl FnOnce(&Path, u16) -> Server) {
     let directory = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let server = start(directory.path(), port);
-    until("the server to listen", async || {
-        Http1::connect(SocketAddr::from(([127, 0, 0, 1], port))).await.ok()
-    })
-    .await;
+    let (server, port) = started(&directory, start).await;
     let log = directory.path().join("proxy.log");
     let manager = MANAGER.replace("{{log}}", &log.display().to_string());
     let sidecar = Sidecar::start(&bootstrap(&manager, &cluster("server", port, "")))
         .await
         .unwrap();
     let address = sidecar.listener("http").await;
+    let streams = STREAMS.iter().zip(GRID.len()..);
+    let streams = streams.map(|(stream, number)| play_stream(address, number, stream));
+    futures_util::future::join_all(streams).await;
+    let (ours, theirs) = seen_by_both(address, &log, &server).await;
+    let wrong = wrong(&ours, &theirs);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(theirs.len() > 10, "hardly anything arrived: {theirs:?}");
+    // The rows that are what they should be.
+    for (number, row) in (GRID.len()..).zip(STREAMS).filter(|(_, row)| row.is_good) {
+        let path = format!("/{number}");
+        assert_eq!(theirs.get(&path), Some(&1), "{row:?}: {theirs:?}");
+    }
+    keep(directory);
+}
+
+async fn started(directory: &TempDir, start: impl FnOnce(&Path, u16) -> Server) -> (Server, u16) {
+    let port = free_port();
+    let server = start(directory.path(), port);
+    until("the server to listen", async || {
+        Http1::connect(SocketAddr::from(([127, 0, 0, 1], port))).await.ok()
+    })
+    .await;
+    (server, port)
+}
+
+/// Plays the grid of HTTP/1, and says how often which path is in the proxy's log and in the server's.
+async fn seen_by_both(
+    address: SocketAddr,
+    log: &Path,
+    server: &Server,
+) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
     let cases = GRID
         .iter()
         .enumerate()
@@ -153,39 +104,65 @@ async fn no_request_is_two(start: impl FnOnce(&Path, u16) -> Server) {
     // What was sent last is logged last: from then on the logs are complete.
     let mut client = Http1::connect(address).await.unwrap();
     assert_eq!(client.get("h", "/the-end", "").await.status, 200);
-    let (ours, theirs) = until("both logs", async || {
-        let ours = seen(&log, |line| {
+    until("both logs", async || {
+        let ours = seen(log, |line| {
             let (host, request) = line.split_once(' ')?;
             (host != "-").then(|| request.split(' ').nth(1))?
         });
         let theirs = seen(&server.log, server.path);
         (ours.contains_key("/the-end") && theirs.contains_key("/the-end")).then_some((ours, theirs))
     })
-    .await;
-    for (path, count) in &theirs {
+    .await
+}
+
+/// What of the server's log the proxy does not know of.
+fn wrong(ours: &BTreeMap<String, usize>, theirs: &BTreeMap<String, usize>) -> Vec<String> {
+    let more = |(path, count): (&String, &usize)| {
         let forwarded = ours.get(path).copied().unwrap_or(0);
-        assert!(
-            *count <= forwarded,
-            "the server saw {path} {count} times, the proxy forwarded it {forwarded} times"
-        );
-    }
-    let smuggled: Vec<&String> = theirs.keys().filter(|path| path.starts_with("/smuggled-")).collect();
-    assert!(smuggled.is_empty(), "{smuggled:?}");
-    assert!(theirs.len() > 10, "hardly anything arrived: {theirs:?}");
-    keep(directory);
+        let smuggled = path.starts_with("/smuggled-");
+        (smuggled || *count > forwarded)
+            .then(|| format!("the server saw {path} {count} times, the proxy forwarded it {forwarded} times"))
+    };
+    theirs.iter().filter_map(more).collect()
 }
 
 async fn play(address: SocketAddr, number: usize, case: &str) {
-    let bytes: String = case
+    let mut client = Http1::connect(address).await.unwrap();
+    client.send(spelled(number, case)).await;
+    // To the end, which comes by itself.
+    client.rest().await;
+}
+
+/// A row's bytes.
+fn spelled(number: usize, text: &str) -> String {
+    let bytes: String = text
         .replace('\n', "\r\n")
         .replace('|', "\n")
         .replace('^', "\r")
         .replace("/N", &format!("/{number}"));
-    let bytes = bytes.replace("-N", &format!("-{number}"));
-    let mut client = Http1::connect(address).await.unwrap();
-    client.send(bytes).await;
+    bytes.replace("-N", &format!("-{number}"))
+}
+
+/// One stream of HTTP/2, on a connection of its own.
+async fn play_stream(address: SocketAddr, number: usize, stream: &Stream) {
+    let block = |pairs: &[(&str, &str)]| {
+        let mut block = Vec::new();
+        for (name, value) in pairs {
+            frames::literal(&mut block, &spelled(number, name), &spelled(number, value));
+        }
+        block
+    };
+    let mut peer = Peer::connect(address).await;
+    let mut bytes = frame(HEADERS, END_HEADERS, 1, &block(stream.head));
+    let body = spelled(number, stream.body);
+    let last = if stream.trailers.is_empty() { END_STREAM } else { 0 };
+    bytes.extend(frame(DATA, last, 1, body.as_bytes()));
+    if !stream.trailers.is_empty() {
+        bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(stream.trailers)));
+    }
+    peer.send(&bytes).await;
     // To the end, which comes by itself.
-    client.rest().await;
+    while peer.next().await.is_some() {}
 }
 
 /// How often which path is in the log.
@@ -218,29 +195,77 @@ fn second_word(line: &str) -> Option<&str> {
 #[tokio::test]
 async fn through_the_proxy_to_nginx() {
     let Some(nginx) = program("nginx") else { return };
-    no_request_is_two(|directory, port| {
-        let (config, log) = (directory.join("nginx.conf"), directory.join("nginx.log"));
-        let text = format!(
-            "daemon off; master_process off; worker_processes 1; pid {0}/pid; error_log {0}/error.log;\nevents {{}}\nhttp {{ \
-             log_format seen '$request_method $request_uri'; access_log {1} seen; client_body_temp_path {0}; proxy_temp_path {0}; \
-             fastcgi_temp_path {0}; uwsgi_temp_path {0}; scgi_temp_path {0};\nserver {{ listen 127.0.0.1:{port}; location / {{ return 200 ok; }} }} }}\n",
-            directory.display(),
-            log.display()
-        );
-        std::fs::write(&config, text).unwrap();
-        let process = Command::new(nginx)
-            .args(["-p", &directory.display().to_string(), "-c", &config.display().to_string()])
-            .args(["-e", &directory.join("error.log").display().to_string()])
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        Server {
-            process,
-            log,
-            path: second_word,
+    no_request_is_two(|directory, port| start_nginx(&nginx, directory, port)).await;
+}
+
+/// The grid sees what it is there to see: a proxy that takes two requests for one.
+#[tokio::test]
+async fn a_proxy_that_takes_two_requests_for_one_is_caught() {
+    let Some(nginx) = program("nginx") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let (server, port) = started(&directory, |directory, port| start_nginx(&nginx, directory, port)).await;
+    let log = directory.path().join("proxy.log");
+    let address = careless_proxy(port, log.clone()).await;
+    let (ours, theirs) = seen_by_both(address, &log, &server).await;
+    let wrong = wrong(&ours, &theirs);
+    assert!(wrong.iter().any(|line| line.contains("/two-")), "{wrong:#?}");
+    keep(directory);
+}
+
+/// Forwards whatever comes on a connection as one request, and logs it as one.
+async fn careless_proxy(server: u16, log: PathBuf) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    spawn("careless proxy", async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let log = log.clone();
+            spawn("careless connection", async move {
+                let mut first = vec![0; 64 * 1024];
+                let count = client.read(&mut first).await.unwrap_or(0);
+                first.truncate(count);
+                let line = String::from_utf8_lossy(&first)
+                    .lines()
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned();
+                let mut log = File::options().create(true).append(true).open(log).unwrap();
+                writeln!(log, "server {line}").unwrap();
+                let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                server.write_all(&first).await.unwrap();
+                let both = tokio::io::copy_bidirectional(&mut client, &mut server);
+                let _ = tokio::time::timeout(Duration::from_secs(1), both).await;
+            });
         }
-    })
-    .await;
+    });
+    address
+}
+
+fn start_nginx(nginx: &Path, directory: &Path, port: u16) -> Server {
+    let (config, log) = (directory.join("nginx.conf"), directory.join("nginx.log"));
+    let text = format!(
+        "daemon off; master_process off; worker_processes 1; pid {0}/pid; error_log {0}/error.log;\nevents {{}}\nhttp {{ \
+         log_format seen '$request_method $request_uri'; access_log {1} seen; client_body_temp_path {0}; proxy_temp_path {0}; \
+         fastcgi_temp_path {0}; uwsgi_temp_path {0}; scgi_temp_path {0};\nserver {{ listen 127.0.0.1:{port}; location / {{ return 200 ok; }} }} }}\n",
+        directory.display(),
+        log.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let process = Command::new(nginx)
+        .args([
+            "-p",
+            &directory.display().to_string(),
+            "-c",
+            &config.display().to_string(),
+        ])
+        .args(["-e", &directory.join("error.log").display().to_string()])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    Server {
+        process,
+        log,
+        path: second_word,
+    }
 }
 
 #[tokio::test]

@@ -304,6 +304,74 @@ fn one_source_address_is_good_for_every_destination() {
     assert_eq!(greetings, expected);
 }
 
+/// As above, one after the other: each leaves its port waiting for a minute (`TIME_WAIT`), for its destination only. There are 60,000 of them where
+/// `REMORA_CONNECTIONS=60000` says so, with the ports that the system has; else fewer, with as many fewer ports.
+#[test]
+fn connections_that_are_over_block_no_other_destination() {
+    if !space::available() {
+        return;
+    }
+    const DESTINATIONS: u16 = 4;
+    const AT_ONCE: usize = 50;
+    let asked = std::env::var("REMORA_CONNECTIONS").ok();
+    let count: usize = asked.as_ref().map_or(3_000, |count| count.parse().unwrap());
+    let is_short = asked.is_none();
+    let mut world = World::new(Mode::Redirect, false);
+    world.server.run(move || async move {
+        if is_short {
+            std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40999").unwrap();
+        }
+        // Loopback could take a port again at once otherwise.
+        std::fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "0").unwrap();
+    });
+    world.server.serve(|| async {
+        let mut greeters = Vec::new();
+        for port in UNKNOWN + 1..=UNKNOWN + DESTINATIONS {
+            let listener = TcpListener::bind(SocketAddr::from(([0; 16], port))).await.unwrap();
+            greeters.push(spawn("greeter", greet(listener)));
+        }
+        greeters
+    });
+    let greeted = world.outside.run(move || async move {
+        let mut greeted = 0;
+        for _ in 0..count / AT_ONCE {
+            let mut open = Vec::with_capacity(AT_ONCE);
+            for index in 0..AT_ONCE {
+                let port = UNKNOWN + 1 + u16::try_from(index).unwrap() % DESTINATIONS;
+                let mut stream = within("a connection", TcpStream::connect((SERVER, port)))
+                    .await
+                    .unwrap();
+                stream.write_all(b"?").await.unwrap();
+                // It ends first, so it is the proxy whose port waits.
+                stream.shutdown().await.unwrap();
+                open.push(stream);
+            }
+            for mut stream in open {
+                let mut greeting = String::new();
+                let read = within("a greeting", stream.read_to_string(&mut greeting)).await;
+                greeted += usize::from(read.is_ok() && greeting == "hello 127.0.0.6\n?");
+            }
+        }
+        greeted
+    });
+    assert_eq!(greeted, count / AT_ONCE * AT_ONCE);
+    let waiting = world.server.run(|| async {
+        let text = std::fs::read_to_string("/proc/net/sockstat").unwrap();
+        let tcp = text
+            .lines()
+            .find_map(|line| line.strip_prefix("TCP: "))
+            .unwrap()
+            .to_owned();
+        let mut words = tcp.split(' ').skip_while(|word| *word != "tw");
+        words.nth(1).unwrap().parse::<usize>().unwrap()
+    });
+    // More than one destination alone could have.
+    assert!(
+        waiting > if is_short { 1_000 } else { 28_232 },
+        "only {waiting} ports wait"
+    );
+}
+
 #[test]
 fn tproxy_keeps_the_source_address() {
     if !space::available() {

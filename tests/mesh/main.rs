@@ -5,6 +5,7 @@
 mod balancing;
 mod change;
 mod connections;
+mod counted;
 mod custom_filter;
 mod draining;
 mod files;
@@ -20,6 +21,7 @@ mod restart;
 mod routing;
 mod sources;
 mod storm;
+mod transport;
 mod upstream;
 
 use std::net::SocketAddr;

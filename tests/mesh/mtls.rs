@@ -4,7 +4,11 @@ use std::net::SocketAddr;
 
 use control_plane_mock::pki::{Authority, Identity, Leaf};
 use control_plane_mock::resources::{
-    Variant, cluster_static, hcm, listener_http, prefix, route_config, tls_downstream, tls_upstream,
+    ClusterBuilder, Variant, cluster_static, hcm, listener_http, prefix, route_config, tls_downstream, tls_upstream,
+};
+use remora_proto::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use remora_proto::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    AutoHttpConfig, UpstreamProtocolOptions,
 };
 use remora_tests::{Answer, Backend, Http1, Load, Mesh, Sidecar, until};
 
@@ -22,6 +26,24 @@ struct Pair {
 
 /// A client sidecar that expects `expected` and a server sidecar that is `web` and wants peers of `accepted`.
 async fn pair(expected: &str, accepted: &str) -> Pair {
+    pair_speaking(
+        expected,
+        accepted,
+        &["h2", "http/1.1"],
+        |cluster| cluster.http2(),
+        &["h2"],
+    )
+    .await
+}
+
+/// The same, with what the server's ALPN offers, and what the client's cluster speaks and offers.
+async fn pair_speaking(
+    expected: &str,
+    accepted: &str,
+    served: &[&str],
+    speak: fn(ClusterBuilder) -> ClusterBuilder,
+    offered: &[&str],
+) -> Pair {
     let authority = Authority::new("root").unwrap();
     let backend = Backend::start("a").await;
     let server_plane = Mesh::start(Variant::Delta).await;
@@ -35,7 +57,7 @@ async fn pair(expected: &str, accepted: &str) -> Pair {
     let tls = tls_downstream("cert")
         .validation("ca")
         .require_client_certificate()
-        .alpn(["h2", "http/1.1"]);
+        .alpn(served.iter().copied());
     let tls = tls.san_uri_exact(&spiffe(accepted));
     let inbound = listener_http("inbound", "127.0.0.1", 0, hcm("inbound").inline(routes)).tls(tls);
     server_plane.control_plane.push_listener(inbound);
@@ -44,10 +66,10 @@ async fn pair(expected: &str, accepted: &str) -> Pair {
 
     let client_plane = Mesh::start(Variant::Sotw).await;
     publish(&client_plane, &authority, &identity(&authority, "client"));
-    let tls = tls_upstream("cert", "ca").alpn(["h2"]).san_uri_exact(&spiffe(expected));
-    let remote = cluster_static("remote", [("127.0.0.1", address.port())])
-        .http2()
-        .tls(tls);
+    let tls = tls_upstream("cert", "ca")
+        .alpn(offered.iter().copied())
+        .san_uri_exact(&spiffe(expected));
+    let remote = speak(cluster_static("remote", [("127.0.0.1", address.port())])).tls(tls);
     client_plane.control_plane.push_cluster(remote);
     let routes = route_config("outbound")
         .vhost(["*"])
@@ -107,6 +129,31 @@ async fn traffic_passes_between_the_right_identities() {
             .text()
             .contains("ssl.handshake: 1")
     );
+}
+
+/// `auto_config`: the cluster speaks what the server chooses.
+#[tokio::test]
+async fn alpn_chooses_the_protocol() {
+    let auto = |cluster: ClusterBuilder| {
+        let config = AutoHttpConfig {
+            http_protocol_options: Some(Default::default()),
+            http2_protocol_options: Some(Default::default()),
+            ..Default::default()
+        };
+        cluster.http_options(HttpProtocolOptions {
+            upstream_protocol_options: Some(UpstreamProtocolOptions::AutoConfig(config)),
+            ..Default::default()
+        })
+    };
+    for (served, http2) in [(&["h2", "http/1.1"][..], 1), (&["http/1.1"][..], 0)] {
+        let pair = pair_speaking("web", "client", served, auto, &[]).await;
+        assert_eq!(pair.get().await.status, 200);
+        assert_eq!(pair.server.stat("http.inbound.downstream_cx_http2_total").await, http2);
+        assert_eq!(
+            pair.server.stat("http.inbound.downstream_cx_http1_total").await,
+            1 - http2
+        );
+    }
 }
 
 #[tokio::test]

@@ -16,8 +16,8 @@ use remora_tests::{Backend, Ending, Http1, Mesh, Sidecar};
 
 /// Half of them go through a second listener, over mutual TLS with certificates of the control plane.
 const CONNECTIONS: usize = 64;
-/// Pause of a connection between two requests: they are to be in use, not to be a load test.
-const PAUSE: Duration = Duration::from_millis(25);
+/// How often a request is due on each of them, whether the one before was answered in time or not: what waits for its turn is late.
+const EVERY: Duration = Duration::from_millis(250);
 const KINDS: usize = 9;
 
 /// In each variant of the protocol: ten thousand together where everything is required, a taste elsewhere; or as many as `REMORA_STORM` says.
@@ -25,6 +25,15 @@ fn pushes() -> usize {
     let asked = std::env::var("REMORA_STORM").ok().and_then(|count| count.parse().ok());
     let all = std::env::var_os("REMORA_REQUIRE_ALL").is_some_and(|value| value == "1");
     asked.unwrap_or(if all { 5_000 } else { 180 })
+}
+
+/// An answer that comes later than this after its request was due counts as a failure. Beside other tests everything may wait for a core;
+/// who asks for a storm of a certain size has a machine for it.
+fn late() -> Duration {
+    match std::env::var_os("REMORA_STORM") {
+        Some(_) => Duration::from_secs(1),
+        None => Duration::from_secs(10),
+    }
 }
 
 #[tokio::test]
@@ -36,7 +45,11 @@ async fn pushes_of_every_type_disturb_no_connection() {
         for push in 0..pushes() {
             storm.push(push).await;
         }
-        let (failures, requests) = users.finish().await;
+        let (failures, requests, worst) = users.finish().await;
+        println!(
+            "{variant:?}: {} pushes, {requests} requests, the latest answer after {worst:?}",
+            pushes()
+        );
         assert!(
             failures.is_empty(),
             "{} of {requests} failed:\n{}",
@@ -200,6 +213,8 @@ struct Users {
 struct Shared {
     stop: AtomicBool,
     done: AtomicU64,
+    /// Microseconds from when a request was due to its answer.
+    worst: AtomicU64,
 }
 
 impl Users {
@@ -208,26 +223,30 @@ impl Users {
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], storm.ports[0]));
         let task = |index: usize| {
             let path = if index.is_multiple_of(2) { "/" } else { "/inner" };
-            spawn("user", user(address, path, shared.clone()))
+            let first = EVERY * index as u32 / CONNECTIONS as u32;
+            spawn("user", user(address, path, first, shared.clone()))
         };
         let tasks = (0..CONNECTIONS).map(task).collect();
         Self { shared, tasks }
     }
 
-    /// What went wrong, and how many requests were made.
-    async fn finish(self) -> (Vec<String>, u64) {
+    /// What went wrong, how many requests were made, and how long the slowest took from when it was due.
+    async fn finish(self) -> (Vec<String>, u64, Duration) {
         self.shared.stop.store(true, Ordering::SeqCst);
         let mut failures = Vec::new();
         for task in self.tasks {
             failures.extend(task.await.unwrap().err());
         }
-        (failures, self.shared.done.load(Ordering::SeqCst))
+        let worst = Duration::from_micros(self.shared.worst.load(Ordering::SeqCst));
+        (failures, self.shared.done.load(Ordering::SeqCst), worst)
     }
 }
 
-async fn user(address: std::net::SocketAddr, path: &str, shared: Arc<Shared>) -> Result<(), String> {
+async fn user(address: std::net::SocketAddr, path: &str, first: Duration, shared: Arc<Shared>) -> Result<(), String> {
     let mut client = Http1::connect(address).await.map_err(|error| error.to_string())?;
+    let mut due = clock::now() + first;
     loop {
+        clock::sleep(due.saturating_duration_since(clock::now())).await;
         let stop = shared.stop.load(Ordering::SeqCst);
         let answer = client.get("mesh.test", path, "").await;
         if answer.status != 200 || !answer.is_whole() || answer.body.is_empty() {
@@ -236,11 +255,17 @@ async fn user(address: std::net::SocketAddr, path: &str, shared: Arc<Shared>) ->
         if answer.ending == Ending::Closed {
             return Err(format!("{path}: the connection was closed for no reason"));
         }
+        let took = clock::now().saturating_duration_since(due);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        shared.worst.fetch_max(micros, Ordering::SeqCst);
+        if took > late() {
+            return Err(format!("{path}: answered {took:?} after it was due"));
+        }
         shared.done.fetch_add(1, Ordering::SeqCst);
         // One more after the last push.
         if stop {
             return Ok(());
         }
-        clock::sleep(PAUSE).await;
+        due += EVERY;
     }
 }

@@ -19,6 +19,7 @@ pub mod redirects;
 pub mod replies;
 pub mod retries;
 pub mod routing;
+pub mod runtime;
 pub mod source;
 pub mod switches;
 pub mod tcp;

@@ -18,7 +18,8 @@ use crate::tcp::{self, Kind, Plain};
 pub struct World {
     pub name: &'static str,
     /// A bootstrap. `{{a}}` and `{{b}}` are ports of backends, `{{authz}}` that of an authorization service, `{{closed}}` a port nobody
-    /// listens on, `{{echo}}`, `{{greet}}`, `{{say}}`, `{{peer}}` and `{{tunnel}}` backends without HTTP, `{{log}}` the access log's path.
+    /// listens on, `{{echo}}`, `{{greet}}`, `{{say}}`, `{{peer}}` and `{{tunnel}}` backends without HTTP, `{{log}}` the access log's path, and (of a [`Pair`])
+    /// `{{directory}}` where it is.
     pub yaml: String,
     pub cases: Vec<Case>,
     /// Prefixes of stats to compare when all cases are done.
@@ -189,7 +190,9 @@ impl Backends {
         let text = self.ports().iter().fold(yaml.to_owned(), |text, (name, port)| {
             text.replace(&format!("{{{{{name}}}}}"), &port.to_string())
         });
+        let directory = log.parent().unwrap_or(log).display().to_string();
         text.replace("{{log}}", &log.display().to_string())
+            .replace("{{directory}}", &directory)
     }
 
     /// By the names that configurations call them.
@@ -272,12 +275,7 @@ pub async fn compare_with(world: World, servers: openssl::Servers) {
     };
     let needs_openssl =
         world.cases.iter().any(|case| matches!(case.wire, Wire::OpenSsl { .. })) || !servers.arguments.is_empty();
-    if needs_openssl && !openssl::is_there() {
-        assert!(
-            !is_required(),
-            "there is no openssl, and REMORA_REQUIRE_ALL=1 says there must be"
-        );
-        skipped(world.name, "install openssl");
+    if needs_openssl && !openssl::is_there_or_skipped(world.name) {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -352,7 +350,7 @@ pub fn is_root_or_skipped(world: &str) -> bool {
 }
 
 /// Whether nothing may be skipped.
-fn is_required() -> bool {
+pub fn is_required() -> bool {
     std::env::var_os("REMORA_REQUIRE_ALL").is_some_and(|value| value == "1")
 }
 

@@ -10,11 +10,13 @@ mod cases;
 mod conversations;
 mod differences;
 mod distributions;
+mod eyeballs;
 mod harness;
 mod loads;
 mod openssl;
 mod sockets;
 mod tcp;
+mod updates;
 
 use harness::World;
 
@@ -32,7 +34,7 @@ macro_rules! worlds {
 
 worlds!(
     routing, headers, codec, failures, retries, http2, filters, authz, admin, mirroring, redirects, replies, matching,
-    mutations, logging, messages, paths, timeouts, balancing, outliers, tokens, switches, zones, tcp, tls,
+    mutations, logging, messages, paths, timeouts, balancing, outliers, tokens, switches, zones, tcp, tls, runtime,
 );
 
 #[tokio::test]
@@ -62,6 +64,7 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::balancing::world(),
         cases::outliers::world(),
         cases::zones::world(),
+        cases::runtime::world(),
         cases::admin::world(),
         cases::mirroring::world(),
         cases::redirects::world(),

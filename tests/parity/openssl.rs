@@ -8,6 +8,8 @@ use std::sync::Arc;
 use remora_tests::within;
 use tempfile::TempDir;
 
+use crate::harness::{is_required, skipped};
+
 /// Runs it; lines of what was agreed on and received, and how many bytes came.
 pub async fn play(address: SocketAddr, arguments: &[String]) -> (String, usize) {
     let mut command = Command::new("timeout");
@@ -43,9 +45,22 @@ pub fn comparable(line: &str) -> &str {
 }
 
 /// Whether it can be run at all.
-pub fn is_there() -> bool {
+fn is_there() -> bool {
     let version = Command::new("openssl").arg("version").output();
     version.is_ok_and(|output| output.status.success())
+}
+
+/// Whether it can be run; if not, a visible line, or a failure if all is required.
+pub fn is_there_or_skipped(world: &str) -> bool {
+    let there = is_there();
+    if !there {
+        assert!(
+            !is_required(),
+            "there is no openssl, and REMORA_REQUIRE_ALL=1 says there must be"
+        );
+        skipped(world, "install openssl");
+    }
+    there
 }
 
 /// Servers of a world, by name, and the files that they and the proxies read.

@@ -116,14 +116,14 @@ async fn seen(admin: SocketAddr, upstream: u16) -> Vec<String> {
 
 /// Which end of a connection has a port.
 #[derive(Clone, Copy)]
-enum End {
+pub enum End {
     Local,
     Remote,
 }
 
 /// How long the only connection with this port may idle before the kernel probes: `/proc/net/tcp` shows its timer. `None` while there are
 /// several, or while another timer runs.
-fn keepalive(end: End, port: u16) -> Option<&'static str> {
+pub fn keepalive(end: End, port: u16) -> Option<&'static str> {
     const ESTABLISHED: &str = "01";
     const KEEPALIVE: &str = "02";
     let text = std::fs::read_to_string("/proc/net/tcp").unwrap();

@@ -126,7 +126,8 @@ pub enum Kind {
     Say,
     /// Says where the connection comes from, and ends.
     Peer,
-    /// Takes CONNECT and POST as tunnels: shows the request in the tunnel, then echoes. Refuses where the request has `x-refuse`.
+    /// Takes CONNECT and POST as tunnels: shows the request in the tunnel, ids masked, then echoes. Refuses where the request has `x-refuse`,
+    /// answers with headers, and trailers where there can be some, where it has `x-tell`.
     Tunnel,
 }
 
@@ -183,21 +184,22 @@ async fn tunnel(mut stream: TcpStream) -> std::io::Result<()> {
         head.push(stream.read_u8().await?);
     }
     let text = String::from_utf8_lossy(&head).replace("\r\n", "|").to_lowercase();
+    let told = if text.contains("x-tell") { TOLD } else { "" };
     if text.contains("x-refuse") {
-        return stream
-            .write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
-            .await;
+        let refusal = format!("HTTP/1.1 403 Forbidden\r\n{told}content-length: 0\r\n\r\n");
+        return stream.write_all(refusal.as_bytes()).await;
     }
+    let text = without_ids(&text);
     let mut lines: Vec<&str> = text.split('|').filter(|line| !line.is_empty()).collect();
     lines[1..].sort_unstable();
     let shown = lines.join("|") + "\n";
     if !text.starts_with("post") {
-        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+        let head = format!("HTTP/1.1 200 OK\r\n{told}\r\n");
+        stream.write_all(head.as_bytes()).await?;
         return echo(stream, shown.as_bytes()).await;
     }
-    stream
-        .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-        .await?;
+    let head = format!("HTTP/1.1 200 OK\r\n{told}transfer-encoding: chunked\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
     let chunk = format!("{:x}\r\n{shown}\r\n", shown.len());
     stream.write_all(chunk.as_bytes()).await?;
     // Chunks in, the same chunks out, the last one included.
@@ -207,6 +209,24 @@ async fn tunnel(mut stream: TcpStream) -> std::io::Result<()> {
     }
     stream.write_all(&body).await?;
     stream.shutdown().await
+}
+
+/// Headers of an answer.
+const TOLD: &str = "x-first: one\r\nx-second: two words\r\n";
+
+/// Each UUID becomes a word.
+fn without_ids(text: &str) -> String {
+    let is_id = |part: &str| part.len() == 36 && part.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
+    let parts = text.split_inclusive([' ', '|', '\n']);
+    let shown = parts.map(|part| {
+        let id = part.trim_end_matches([' ', '|', '\n']);
+        if is_id(id) {
+            part.replace(id, "ID")
+        } else {
+            part.to_owned()
+        }
+    });
+    shown.collect()
 }
 
 async fn tunnel_h2(stream: TcpStream) -> Result<(), h2::Error> {
@@ -219,7 +239,13 @@ async fn tunnel_h2(stream: TcpStream) -> Result<(), h2::Error> {
                 let response = http::Response::builder().status(403).body(()).unwrap();
                 return respond.send_response(response, true).map(|_| ());
             }
-            let mut sender = respond.send_response(http::Response::new(()), false)?;
+            let tells = head.headers.contains_key("x-tell");
+            let mut response = http::Response::new(());
+            for line in TOLD.lines().filter(|_| tells) {
+                let (name, value) = line.split_once(": ").unwrap();
+                response.headers_mut().insert(name, value.parse().unwrap());
+            }
+            let mut sender = respond.send_response(response, false)?;
             let mut lines: Vec<String> = head
                 .headers
                 .iter()
@@ -227,11 +253,16 @@ async fn tunnel_h2(stream: TcpStream) -> Result<(), h2::Error> {
                 .collect();
             lines.sort_unstable();
             let shown = format!("{} {} {:?}|{}\n", head.method, head.uri, head.version, lines.join("|"));
-            sender.send_data(shown.into(), false)?;
+            sender.send_data(without_ids(&shown).into(), false)?;
             while let Some(data) = body.data().await {
                 let data = data?;
                 let _ = body.flow_control().release_capacity(data.len());
                 sender.send_data(data, false)?;
+            }
+            if tells {
+                let mut trailers = http::HeaderMap::new();
+                trailers.insert("x-last", "three".parse().unwrap());
+                return sender.send_trailers(trailers);
             }
             sender.send_data(bytes::Bytes::new(), true)
         }));

@@ -6,11 +6,11 @@ use serde_json::{Map, Value};
 
 use super::encode::Encoder;
 use super::problem::{Problem, ProblemKind, Problems};
-use super::source::{Event, Source, Stop, collect, skip};
+use super::source::{Event, Source, Stop, collect, skip, twice};
 use super::tree::TreeSource;
 use super::{Encoded, Options, encode_value, to_json};
 use crate::schema::{self, WellKnown};
-use crate::type_url::full_name;
+use crate::type_url::{PREFIX, full_name, type_url};
 use crate::wire::{self, begin_len, end_len, put_len};
 
 /// Turns an encoded `xds.type.v3.TypedStruct` or `udpa.type.v1.TypedStruct` into the message that it names: its full name and bytes.
@@ -73,14 +73,18 @@ impl Encoder<'_> {
         value: Event<'a>,
     ) -> Result<(), Stop> {
         let mut members = Map::new();
-        let value = collect(source, value, 0)?;
+        let mut notes = Vec::new();
+        let value = collect(source, value, 0, &mut notes)?;
         members.insert(first.into_owned(), value);
-        if let Value::Object(rest) = collect(source, Event::Map, 0)? {
+        if let Value::Object(rest) = collect(source, Event::Map, 0, &mut notes)? {
             for (key, value) in rest {
                 if members.insert(key.clone(), value).is_some() {
-                    self.problem(source, ProblemKind::Duplicate, format!("{key} stands twice"));
+                    notes.push(twice(&key, source.line()));
                 }
             }
+        }
+        for note in notes {
+            self.note(source, note.reason);
         }
         match members.shift_remove("@type") {
             Some(Value::String(url)) => {
@@ -98,8 +102,8 @@ impl Encoder<'_> {
 
     /// The members after `@type`.
     fn any_content<'a>(&mut self, source: &mut dyn Source<'a>, url: &str) -> Result<(), Stop> {
-        put_len(&mut self.out, 1, url.as_bytes());
         let Some(message) = schema::message(full_name(url)) else {
+            put_len(&mut self.out, 1, url.as_bytes());
             self.problem(
                 source,
                 ProblemKind::UnknownType,
@@ -107,6 +111,11 @@ impl Encoder<'_> {
             );
             return skip(source, &Event::Map);
         };
+        // The host before the name is of no matter (`foo.bar/envoy…`), and extensions are found by one spelling.
+        match url.contains('/') && !url.starts_with(PREFIX) {
+            true => put_len(&mut self.out, 1, type_url(message.name()).as_bytes()),
+            false => put_len(&mut self.out, 1, url.as_bytes()),
+        }
         let before = self.out.len();
         let start = begin_len(&mut self.out, 2);
         if matches!(message.well_known(), WellKnown::None | WellKnown::Empty) {

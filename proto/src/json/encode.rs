@@ -1,13 +1,15 @@
 //! The encoder: events in, protobuf out. One output buffer; a nested message is written in place and its length patched in after.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::ops::Range;
 
-use super::problem::{Problem, ProblemKind, Problems};
-use super::source::{DEPTH_LIMIT, Event, Source, Stop, skip};
+use super::merge::single_out;
+use super::problem::{JsonError, Problem, ProblemKind, Problems};
+use super::source::{DEPTH_LIMIT, Event, Repeats, Source, Stop, skip};
 use super::{Encoded, Options, scalar};
 use crate::schema::{Field, Kind, Message, WellKnown};
-use crate::wire::{begin_len, end_len, put_tag};
+use crate::wire::{Fields, begin_len, end_len, put_tag};
 
 pub(super) struct Encoder<'o> {
     pub(super) out: Vec<u8>,
@@ -15,6 +17,7 @@ pub(super) struct Encoder<'o> {
     depth: usize,
     problems: Vec<Problem>,
     ignored: Vec<Problem>,
+    notes: Vec<Problem>,
     options: &'o Options,
 }
 
@@ -37,17 +40,22 @@ impl<'o> Encoder<'o> {
             depth: 0,
             problems: Vec::new(),
             ignored: Vec::new(),
+            notes: Vec::new(),
             options,
         };
         let event = source.value()?;
-        if event != Event::Null {
-            encoder.message(source, message, event)?;
+        if event == Event::Null && message.well_known() != WellKnown::Value {
+            return Err(JsonError::new("the document is empty", source.line().max(1), 1).into());
         }
-        source.finish()?;
+        encoder.message(source, message, event)?;
+        if source.finish()? {
+            encoder.note(source, "what follows the first document is not read".to_owned());
+        }
         let Encoder {
             mut out,
             problems,
             ignored,
+            notes,
             ..
         } = encoder;
         if !problems.is_empty() && !options.keep_going {
@@ -57,6 +65,7 @@ impl<'o> Encoder<'o> {
         Ok(Ok(Encoded {
             bytes: out,
             ignored,
+            notes,
             problems,
         }))
     }
@@ -86,8 +95,10 @@ impl<'o> Encoder<'o> {
 
     /// The fields of an open map.
     pub(super) fn fields<'a>(&mut self, source: &mut dyn Source<'a>, message: Message) -> Result<(), Stop> {
+        let start = self.out.len();
         let mut seen = 0u128;
         let mut oneofs = 0u64;
+        let mut has_repeats = false;
         while let Some(key) = source.key()? {
             let Some(field) = message.field_by_name(&key) else {
                 self.unknown(source, message, &key)?;
@@ -96,13 +107,18 @@ impl<'o> Encoder<'o> {
             self.path.push(Step::Field(field));
             let event = source.value()?;
             let bit = 1u128.checked_shl(field.position() as u32).unwrap_or_default();
+            let oneof = field
+                .oneof()
+                .map_or(0, |position| 1u64.checked_shl(position as u32).unwrap_or_default());
             if seen & bit != 0 {
-                self.problem(source, ProblemKind::Duplicate, "the field stands twice".to_owned());
-                skip(source, &event)?;
-            } else if event != Event::Null || takes_null(field) {
-                let oneof = field
-                    .oneof()
-                    .map_or(0, |position| 1u64.checked_shl(position as u32).unwrap_or_default());
+                has_repeats |= source.repeats() == Repeats::Join;
+                if source.repeats() == Repeats::Replace {
+                    self.withdraw(start, field.number());
+                    oneofs &= !oneof;
+                }
+                self.note(source, repeated(source.repeats(), field).to_owned());
+            }
+            if event != Event::Null || takes_null(field) {
                 if oneofs & oneof != 0 {
                     let name = field
                         .oneof()
@@ -120,7 +136,20 @@ impl<'o> Encoder<'o> {
             seen |= bit;
             self.path.pop();
         }
+        if has_repeats {
+            let joined = self.out.split_off(start);
+            // What was just encoded is well-formed.
+            let _ = single_out(&joined, message, &mut self.out);
+        }
         Ok(())
+    }
+
+    /// Takes back what was written of a field since `start`, where its message starts.
+    fn withdraw(&mut self, start: usize, number: u32) {
+        let written = self.out.split_off(start);
+        for field in Fields::new(&written).flatten().filter(|field| field.number != number) {
+            self.out.extend_from_slice(written.get(field.range).unwrap_or_default());
+        }
     }
 
     fn unknown<'a>(&mut self, source: &mut dyn Source<'a>, message: Message, key: &str) -> Result<(), Stop> {
@@ -172,9 +201,7 @@ impl<'o> Encoder<'o> {
             self.path.push(Step::Index(index));
             index += 1;
             match item {
-                Event::Null if !takes_null(field) => {
-                    self.problem(source, ProblemKind::Value, "null in a list".to_owned())
-                }
+                Event::Null if !takes_null(field) => self.nothing(field, packed.is_none()),
                 item if packed.is_some() => self.packed(source, field, &item)?,
                 item => self.single(source, field, item, true)?,
             }
@@ -195,27 +222,52 @@ impl<'o> Encoder<'o> {
         else {
             return skip(source, &Event::Map);
         };
-        let mut seen = HashSet::new();
+        let mut seen: HashMap<String, Range<usize>> = HashMap::new();
         while let Some(key) = source.key()? {
             let key = key.into_owned();
             self.path.push(Step::Key(key.clone()));
             let event = source.value()?;
-            if !seen.insert(key.clone()) {
-                self.problem(source, ProblemKind::Duplicate, "the key stands twice".to_owned());
-                skip(source, &event)?;
-            } else if event == Event::Null && !takes_null(value_field) {
-                self.problem(source, ProblemKind::Value, "null in a map".to_owned());
-            } else {
-                let start = begin_len(&mut self.out, field.number());
-                if let Err(reason) = scalar::put_key(&mut self.out, key_field, &key) {
-                    self.problem(source, ProblemKind::Value, reason);
+            if let Some(earlier) = seen.remove(&key) {
+                if source.repeats() == Repeats::Join {
+                    self.problem(source, ProblemKind::Duplicate, "the key stands twice".to_owned());
+                    skip(source, &event)?;
+                    seen.insert(key, earlier);
+                    self.path.pop();
+                    continue;
                 }
-                self.single(source, value_field, event, false)?;
-                end_len(&mut self.out, start);
+                self.note(source, "the key stands twice: the last one counts".to_owned());
+                self.out.drain(earlier.clone());
+                for later in seen.values_mut().filter(|later| later.start > earlier.start) {
+                    *later = later.start - earlier.len()..later.end - earlier.len();
+                }
             }
+            let before = self.out.len();
+            let start = begin_len(&mut self.out, field.number());
+            if let Err(reason) = scalar::put_key(&mut self.out, key_field, &key) {
+                self.problem(source, ProblemKind::Value, reason);
+            }
+            match event {
+                Event::Null if !takes_null(value_field) => self.nothing(value_field, true),
+                event => self.single(source, value_field, event, false)?,
+            }
+            end_len(&mut self.out, start);
+            seen.insert(key, before..self.out.len());
             self.path.pop();
         }
         Ok(())
+    }
+
+    /// `null` where a value has to be: the default, as in Envoy.
+    fn nothing(&mut self, field: Field, is_tagged: bool) {
+        if is_tagged {
+            put_tag(&mut self.out, field.number(), field.kind().wire_type());
+        }
+        let length = match field.kind().wire_type() {
+            1 => 8,
+            5 => 4,
+            _ => 1,
+        };
+        self.out.resize(self.out.len() + length, 0);
     }
 
     /// One value with its tag. A default is left out unless `always`.
@@ -276,6 +328,16 @@ impl<'o> Encoder<'o> {
         }
     }
 
+    /// What is to be told of what was accepted.
+    pub(super) fn note<'a>(&mut self, source: &dyn Source<'a>, reason: String) {
+        if self.notes.len() < Problems::LIMIT {
+            self.notes.push(Problem {
+                line: source.line(),
+                ..Problem::new(ProblemKind::Duplicate, self.path(false), reason)
+            });
+        }
+    }
+
     /// The path, with map keys in brackets; `dotted_end` writes the last step as a field that does not exist.
     fn path(&self, dotted_end: bool) -> String {
         let mut path = String::new();
@@ -289,6 +351,14 @@ impl<'o> Encoder<'o> {
             };
         }
         path
+    }
+}
+
+fn repeated(means: Repeats, field: Field) -> &'static str {
+    match means {
+        Repeats::Join if field.is_repeated() => "the field stands twice: its lists are joined",
+        Repeats::Join if field.message().is_some() => "the field stands twice: its messages are joined",
+        _ => "the field stands twice: the last one counts",
     }
 }
 

@@ -3,9 +3,9 @@
 use super::encode::Encoder;
 use super::problem::ProblemKind;
 use super::source::{Event, Source, Stop, skip};
-use super::time::{parse_duration, parse_timestamp};
+use super::time::{format_duration, format_timestamp, parse_duration, parse_timestamp};
 use crate::schema::{self, Message, WellKnown};
-use crate::wire::{begin_len, end_len, put_len, put_tag, put_varint};
+use crate::wire::{self, begin_len, end_len, put_len, put_tag, put_varint};
 
 impl Encoder<'_> {
     pub(super) fn well_known<'a>(
@@ -17,6 +17,7 @@ impl Encoder<'_> {
     ) -> Result<(), Stop> {
         match known {
             WellKnown::Any => self.any(source, event),
+            WellKnown::Duration | WellKnown::Timestamp if event == Event::Map => self.counted(source, known, message),
             WellKnown::Duration => self.moment(source, &event, parse_duration, "a duration like \"1.5s\""),
             WellKnown::Timestamp => self.moment(
                 source,
@@ -33,12 +34,35 @@ impl Encoder<'_> {
                 None => skip(source, &event),
             },
             WellKnown::Value => self.value(source, event),
+            // `{value: 1}`, next to the value itself.
+            WellKnown::Wrapper if event == Event::Map => self.fields(source, message),
             WellKnown::Wrapper => match message.field(1) {
                 Some(value) => self.single(source, value, event, false),
                 None => skip(source, &event),
             },
             WellKnown::None | WellKnown::Empty => self.fields(source, message),
         }
+    }
+
+    /// `{seconds: 1, nanos: 5}`
+    fn counted<'a>(&mut self, source: &mut dyn Source<'a>, known: WellKnown, message: Message) -> Result<(), Stop> {
+        let start = self.out.len();
+        self.fields(source, message)?;
+        let written = self.out.get(start..).unwrap_or_default();
+        let part = |number| match wire::varint_field(written, number) {
+            Ok(Some(value)) => value as i64,
+            _ => 0,
+        };
+        let (seconds, nanos) = (part(1), part(2) as i32);
+        let spelled = match known {
+            WellKnown::Duration => format_duration(seconds, nanos),
+            _ => format_timestamp(seconds, nanos),
+        };
+        if spelled.is_none() {
+            let reason = format!("{seconds} seconds and {nanos} nanoseconds are out of range");
+            self.problem(source, ProblemKind::Value, reason);
+        }
+        Ok(())
     }
 
     fn moment<'a>(

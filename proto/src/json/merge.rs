@@ -23,7 +23,7 @@ pub fn merge(first: &[u8], second: &[u8], full_name: &str) -> Result<Vec<u8>, Wi
     Ok(joined)
 }
 
-fn single_out(bytes: &[u8], message: Message, out: &mut Vec<u8>) -> Result<(), WireError> {
+pub(super) fn single_out(bytes: &[u8], message: Message, out: &mut Vec<u8>) -> Result<(), WireError> {
     // Per singular field or oneof: where its last value stands; a message collects all its parts.
     let mut last: BTreeMap<(bool, usize), (u32, usize, Vec<u8>)> = BTreeMap::new();
     for field in Fields::new(bytes) {

@@ -1,26 +1,25 @@
 //! Scalars of protobuf JSON: numbers as numbers or strings, base64, enums by name or number.
 
 use base64::Engine as _;
-use base64::alphabet::{STANDARD, URL_SAFE};
+use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::source::Event;
-use crate::schema::{Field, Kind};
+use crate::schema::{Enum, Field, Kind};
 use crate::wire::put_varint;
 
-const LENIENT: GeneralPurposeConfig =
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-const PLAIN_BASE64: GeneralPurpose = GeneralPurpose::new(&STANDARD, LENIENT);
-const URL_BASE64: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, LENIENT);
+const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
+    .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+    .with_decode_allow_trailing_bits(true);
+const BASE64: GeneralPurpose = GeneralPurpose::new(&STANDARD, LENIENT);
 
 /// Appends a value without its tag; returns whether it is the type's default.
 pub(super) fn put(out: &mut Vec<u8>, field: Field, event: &Event<'_>) -> Result<bool, String> {
     match field.kind() {
         Kind::Bool => match event {
-            Event::Bool(flag) => {
-                out.push(u8::from(*flag));
-                Ok(!flag)
-            }
+            Event::Bool(flag) => Ok(put_flag(out, *flag)),
+            Event::Text(text) if is_any(text, &["true", "t", "yes", "y", "1"]) => Ok(put_flag(out, true)),
+            Event::Text(text) if is_any(text, &["false", "f", "no", "n", "0"]) => Ok(put_flag(out, false)),
             other => Err(mismatch("true or false", other)),
         },
         Kind::String => match event {
@@ -32,14 +31,7 @@ pub(super) fn put(out: &mut Vec<u8>, field: Field, event: &Event<'_>) -> Result<
         },
         Kind::Bytes => match event {
             Event::Text(text) => {
-                let engine = if text.contains(['-', '_']) {
-                    &URL_BASE64
-                } else {
-                    &PLAIN_BASE64
-                };
-                let bytes = engine
-                    .decode(text.as_bytes())
-                    .map_err(|error| format!("not base64: {error}"))?;
+                let bytes = base64(text).map_err(|error| format!("not base64: {error}"))?;
                 put_bytes(out, &bytes);
                 Ok(bytes.is_empty())
             }
@@ -77,6 +69,7 @@ pub(super) fn put_key(out: &mut Vec<u8>, field: Field, key: &str) -> Result<(), 
     let event = match (field.kind(), key) {
         (Kind::Bool, "true") => Event::Bool(true),
         (Kind::Bool, "false") => Event::Bool(false),
+        (Kind::Bool, other) => return Err(mismatch("true or false", &Event::Text(other.into()))),
         (_, text) => Event::Text(text.into()),
     };
     let before = out.len();
@@ -102,6 +95,28 @@ pub(super) fn mismatch(wanted: &str, event: &Event<'_>) -> String {
     }
 }
 
+fn put_flag(out: &mut Vec<u8>, flag: bool) -> bool {
+    out.push(u8::from(flag));
+    !flag
+}
+
+fn is_any(text: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| text.eq_ignore_ascii_case(word))
+}
+
+/// Both alphabets, even mixed; padding is optional, but not half of it.
+fn base64(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
+    if text.ends_with('=') && !text.len().is_multiple_of(4) {
+        return Err(base64::DecodeError::InvalidPadding);
+    }
+    let plain = |byte: u8| match byte {
+        b'-' => b'+',
+        b'_' => b'/',
+        other => other,
+    };
+    BASE64.decode(text.bytes().map(plain).collect::<Vec<u8>>())
+}
+
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
@@ -125,8 +140,10 @@ fn integer(kind: Kind, event: &Event<'_>) -> Result<i128, String> {
         Event::Int(number) => Some(*number),
         Event::Float(number) => integral(*number),
         Event::Text(text) => match text.parse::<i128>() {
-            Ok(number) if !text.starts_with('+') => Some(number),
-            _ => text.parse::<f64>().ok().filter(|_| numeric(text)).and_then(integral),
+            Ok(number) => Some(number),
+            // Blanks around it are for floating point only.
+            Err(_) if text.starts_with(blank) || text.ends_with(blank) => None,
+            Err(_) => spelled(text).and_then(integral),
         },
         _ => None,
     };
@@ -152,30 +169,58 @@ fn integral(number: f64) -> Option<i128> {
     (number.fract() == 0.0 && number.abs() < 2e19).then_some(number as i128)
 }
 
-/// Rust's parser also takes words and a plus sign.
-fn numeric(text: &str) -> bool {
-    !text.starts_with('+')
-        && text
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'))
+fn blank(letter: char) -> bool {
+    letter.is_ascii_whitespace()
+}
+
+/// A number in quotes, as `absl::SimpleAtod` reads it: blanks around it, one sign, decimal or hexadecimal, `nan` and `infinity` in any case.
+fn spelled(text: &str) -> Option<f64> {
+    let text = text.trim_matches(blank);
+    let (sign, rest) = match text.as_bytes().first() {
+        Some(b'-') => (-1.0, &text[1..]),
+        Some(b'+') => (1.0, &text[1..]),
+        _ => (1.0, text),
+    };
+    let number = match rest.strip_prefix("0x").or_else(|| rest.strip_prefix("0X")) {
+        Some(digits) => hexadecimal(digits)?,
+        // Rust's parser takes a sign of its own.
+        None if rest.starts_with(['+', '-']) => return None,
+        None => rest.parse().ok()?,
+    };
+    Some(sign * number)
+}
+
+/// `1.8p3`: a fraction in hexadecimal, times a power of two.
+fn hexadecimal(text: &str) -> Option<f64> {
+    let (mantissa, exponent) = match text.split_once(['p', 'P']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
+        None => (text, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let mut number = 0.0;
+    for digit in whole.chars().chain(fraction.chars()) {
+        number = number * 16.0 + f64::from(digit.to_digit(16)?);
+    }
+    let places = i32::try_from(fraction.len()).ok()?.checked_mul(4)?;
+    Some(number * 2f64.powi(exponent.checked_sub(places)?))
 }
 
 fn float(event: &Event<'_>) -> Result<f64, String> {
     match event {
         Event::Int(number) => Ok(*number as f64),
         Event::Float(number) => Ok(*number),
-        Event::Text(text) => match text.as_ref() {
-            "NaN" => Ok(f64::NAN),
-            "Infinity" => Ok(f64::INFINITY),
-            "-Infinity" => Ok(f64::NEG_INFINITY),
-            text => text
-                .parse()
-                .ok()
-                .filter(|_| numeric(text))
-                .ok_or_else(|| mismatch("a number", event)),
-        },
+        Event::Text(text) => spelled(text).ok_or_else(|| mismatch("a number", event)),
         other => Err(mismatch("a number", other)),
     }
+}
+
+fn in_any_case(item: Enum, text: &str) -> Option<i32> {
+    item.values()
+        .find(|(_, known)| known.eq_ignore_ascii_case(text))
+        .map(|(number, _)| number)
 }
 
 fn enumerated(field: Field, event: &Event<'_>) -> Result<i32, String> {
@@ -185,6 +230,8 @@ fn enumerated(field: Field, event: &Event<'_>) -> Result<i32, String> {
     match event {
         Event::Text(text) => item
             .number(text)
+            .or_else(|| in_any_case(item, text))
+            .or_else(|| text.parse().ok())
             .ok_or_else(|| format!("{text:?} is not a value of {}", item.name())),
         Event::Null if item.name() == "google.protobuf.NullValue" => Ok(0),
         Event::Int(number) => {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::problem::JsonError;
+use super::problem::{JsonError, Problem, ProblemKind};
 
 /// A value, or the start of one.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,17 +42,35 @@ pub(super) trait Source<'a> {
     fn key(&mut self) -> Result<Option<Cow<'a, str>>, Stop>;
     /// The next value of the innermost open list; none ends it.
     fn item(&mut self) -> Result<Option<Event<'a>>, Stop>;
-    /// Nothing may follow the document.
-    fn finish(&mut self) -> Result<(), Stop>;
+    /// Nothing may follow the document, but for what Envoy passes over: true when something did.
+    fn finish(&mut self) -> Result<bool, Stop>;
+    /// What a key means that stands twice.
+    fn repeats(&self) -> Repeats {
+        Repeats::Replace
+    }
     /// The line that was read last, from 1; 0 when unknown.
     fn line(&self) -> usize;
+}
+
+/// What Envoy makes of a key that stands twice in a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeats {
+    /// YAML: the last one counts.
+    Replace,
+    /// JSON: messages are joined, lists appended; in maps it is refused.
+    Join,
 }
 
 /// Nesting beyond this is refused: protobuf decoders do so too.
 pub(super) const DEPTH_LIMIT: usize = 100;
 
-/// Reads the rest of a value that starts with `event` into a tree.
-pub(super) fn collect<'a>(source: &mut dyn Source<'a>, event: Event<'a>, depth: usize) -> Result<Value, Stop> {
+/// Reads the rest of a value that starts with `event` into a tree; `notes` takes the keys that stand twice.
+pub(super) fn collect<'a>(
+    source: &mut dyn Source<'a>,
+    event: Event<'a>,
+    depth: usize,
+    notes: &mut Vec<Problem>,
+) -> Result<Value, Stop> {
     if depth > DEPTH_LIMIT {
         return Err(JsonError::new("nested too deeply", source.line(), 0).into());
     }
@@ -66,9 +84,12 @@ pub(super) fn collect<'a>(source: &mut dyn Source<'a>, event: Event<'a>, depth: 
             let mut map = Map::new();
             while let Some(key) = source.key()? {
                 let next = source.value()?;
-                let value = collect(source, next, depth + 1)?;
+                let value = collect(source, next, depth + 1, notes)?;
                 if map.insert(key.clone().into_owned(), value).is_some() {
-                    return Err(JsonError::new(format!("the key {key} stands twice"), source.line(), 0).into());
+                    if source.repeats() == Repeats::Join {
+                        return Err(JsonError::new(format!("the key {key} stands twice"), source.line(), 0).into());
+                    }
+                    notes.push(twice(&key, source.line()));
                 }
             }
             Value::Object(map)
@@ -76,7 +97,7 @@ pub(super) fn collect<'a>(source: &mut dyn Source<'a>, event: Event<'a>, depth: 
         Event::List => {
             let mut list = Vec::new();
             while let Some(next) = source.item()? {
-                list.push(collect(source, next, depth + 1)?);
+                list.push(collect(source, next, depth + 1, notes)?);
             }
             Value::Array(list)
         }
@@ -109,6 +130,18 @@ pub(super) fn skip<'a>(source: &mut dyn Source<'a>, event: &Event<'a>) -> Result
         }
     }
     Ok(())
+}
+
+/// The note about a key whose earlier value is lost.
+pub(super) fn twice(key: &str, line: usize) -> Problem {
+    Problem {
+        line,
+        ..Problem::new(
+            ProblemKind::Duplicate,
+            String::new(),
+            format!("the key {key} stands twice: the last one counts"),
+        )
+    }
 }
 
 /// An integer as a JSON number; one beyond 64 bits becomes a float, as in JavaScript.

@@ -1,3 +1,5 @@
+mod lenient;
+
 use serde_json::json;
 
 use super::*;
@@ -108,8 +110,6 @@ fn yaml_scalars_read_as_envoy_reads_them() {
         "line 1: name: expected a string, found true (quote it)"
     );
     assert_eq!(json("name: 'on'", CLUSTER), json!({"name": "on"}));
-    assert_eq!(json("", CLUSTER), json!({}));
-    assert!(reason("name: a\n---\nname: b", CLUSTER).contains("second document"));
 }
 
 #[test]
@@ -172,18 +172,33 @@ fn values_out_of_range_are_named() {
         ("{timeout: 1.s}", "envoy.config.route.v3.RouteAction"),
         ("{timeout: 0.1234567891s}", "envoy.config.route.v3.RouteAction"),
         ("{timeout: 315576000001s}", "envoy.config.route.v3.RouteAction"),
-        ("{priority: high}", "envoy.config.route.v3.RouteAction"),
+        ("{priority: higher}", "envoy.config.route.v3.RouteAction"),
+        ("{priority: 1.0}", "envoy.config.route.v3.RouteAction"),
+        (
+            "{timeout: {seconds: 1, nanos: 1000000000}}",
+            "envoy.config.route.v3.RouteAction",
+        ),
+        (
+            "{timeout: {seconds: 1, nanos: -1}}",
+            "envoy.config.route.v3.RouteAction",
+        ),
         ("{port_value: -1}", "envoy.config.core.v3.SocketAddress"),
         ("{port_value: 1.5}", "envoy.config.core.v3.SocketAddress"),
         ("{port_value: '4294967296'}", "envoy.config.core.v3.SocketAddress"),
-        ("{port_value: '+1'}", "envoy.config.core.v3.SocketAddress"),
+        ("{port_value: '+-1'}", "envoy.config.core.v3.SocketAddress"),
+        ("{port_value: ' 1'}", "envoy.config.core.v3.SocketAddress"),
+        ("{port_value: '0x'}", "envoy.config.core.v3.SocketAddress"),
+        ("{port_value: ''}", "envoy.config.core.v3.SocketAddress"),
+        ("{port_value: true}", "envoy.config.core.v3.SocketAddress"),
         ("{ipv4_compat: 1}", "envoy.config.core.v3.SocketAddress"),
-        ("{ipv4_compat: 'true'}", "envoy.config.core.v3.SocketAddress"),
+        ("{ipv4_compat: 'on'}", "envoy.config.core.v3.SocketAddress"),
         ("{inline_bytes: '?'}", "envoy.config.core.v3.DataSource"),
+        ("{inline_bytes: 'YQ='}", "envoy.config.core.v3.DataSource"),
+        ("{inline_bytes: 'Y Q='}", "envoy.config.core.v3.DataSource"),
         ("'2023-02-29T00:00:00Z'", "google.protobuf.Timestamp"),
         ("'2023-02-28 00:00:00Z'", "google.protobuf.Timestamp"),
         ("[a]", "google.protobuf.Struct"),
-        ("{a: [b, ~]}", "envoy.type.v3.Int64Range"),
+        ("{start: [1]}", "envoy.type.v3.Int64Range"),
     ] {
         let found = problems(text, name);
         assert!(
@@ -208,7 +223,7 @@ static_resources:
           stat_prefix: 5
           no_such: {deep: [1]}
   clusters:
-  - {name: a, metadata: {filter_metadata: {a.b: 5}}, type: EDS, cluster_type: {name: x}, name: b}
+  - {name: a, metadata: {filter_metadata: {a.b: 5}}, type: EDS, cluster_type: {name: x}}
   - {transport_socket: {typed_config: {'@type': x/no.Such, a: 1}}}
   - {transport_socket: {typed_config: {a: 1}}}
 ";
@@ -225,7 +240,6 @@ static_resources:
             ProblemKind::Oneof,
             "static_resources.clusters[0].cluster_type".to_owned(),
         ),
-        (ProblemKind::Duplicate, "static_resources.clusters[0].name".to_owned()),
         (
             ProblemKind::UnknownType,
             "static_resources.clusters[1].transport_socket.typed_config".to_owned(),
@@ -287,7 +301,11 @@ fn json_syntax_errors_have_a_place() {
         ..Options::default()
     };
     for (text, place) in [
-        ("{\"name\": \"a\",}", "line 1, column 14"),
+        ("{\"name\": \"a\",,}", "line 1, column 14"),
+        ("{\"name\": \"\\ud800\\u0041\"}", "line 1, column 23"),
+        ("{\"name\": 1e400}", "line 1, column 15"),
+        ("null", "line 1, column 1"),
+        ("", "line 1, column 1"),
         ("{\"name\" \"a\"}", "line 1, column 9"),
         ("{\n\"name\": tru}", "line 2, column 9"),
         ("{\"name\": \"a\"} x", "line 1, column 15"),

@@ -3,19 +3,31 @@
 use std::borrow::Cow;
 
 use super::problem::JsonError;
-use super::source::{Event, Source, Stop};
+use super::source::{Event, Repeats, Source, Stop};
 
 pub(super) struct JsonSource<'a> {
     text: &'a str,
     at: usize,
     /// The innermost container was just opened: no comma before its first member.
     fresh: bool,
+    /// Takes what protobuf's parser takes beyond JSON.
+    lenient: bool,
 }
 
 impl<'a> JsonSource<'a> {
     pub(super) fn new(text: &'a str) -> Self {
         let at = if text.starts_with('\u{feff}') { 3 } else { 0 };
-        Self { text, at, fresh: true }
+        Self {
+            text,
+            at,
+            fresh: true,
+            lenient: false,
+        }
+    }
+
+    /// Also takes a comma after the last member, strings in `'`, keys without quotes, control characters in strings.
+    pub(super) fn lenient(self) -> Self {
+        Self { lenient: true, ..self }
     }
 
     fn peek(&self) -> Option<u8> {
@@ -56,38 +68,45 @@ impl<'a> JsonSource<'a> {
             self.at += 1;
             self.blank();
             if self.peek() == Some(close) {
-                return Err(self.unexpected("another member after the comma"));
+                if !self.lenient {
+                    return Err(self.unexpected("another member after the comma"));
+                }
+                self.at += 1;
+                return Ok(false);
             }
         }
         Ok(true)
     }
 
     fn string(&mut self) -> Result<Cow<'a, str>, Stop> {
+        let quote = self.peek().unwrap_or(b'"');
         self.at += 1;
         let start = self.at;
         loop {
             match self.peek() {
-                Some(b'"') => {
+                Some(end) if end == quote => {
                     let plain = self.text.get(start..self.at).unwrap_or_default();
                     self.at += 1;
                     return Ok(Cow::Borrowed(plain));
                 }
-                Some(b'\\') => return self.escaped(start),
-                Some(0..0x20) => return Err(self.error("a control character in a string must be escaped")),
+                Some(b'\\') => return self.escaped(start, char::from(quote)),
+                Some(0..0x20) if !self.lenient => {
+                    return Err(self.error("a control character in a string must be escaped"));
+                }
                 Some(_) => self.at += 1,
                 None => return Err(self.error("a string is not closed")),
             }
         }
     }
 
-    fn escaped(&mut self, start: usize) -> Result<Cow<'a, str>, Stop> {
+    fn escaped(&mut self, start: usize, quote: char) -> Result<Cow<'a, str>, Stop> {
         let mut text = self.text.get(start..self.at).unwrap_or_default().to_owned();
         loop {
             let Some(next) = self.text.get(self.at..).and_then(|rest| rest.chars().next()) else {
                 return Err(self.error("a string is not closed"));
             };
             match next {
-                '"' => {
+                end if end == quote => {
                     self.at += 1;
                     return Ok(Cow::Owned(text));
                 }
@@ -95,7 +114,9 @@ impl<'a> JsonSource<'a> {
                     self.at += 1;
                     text.push(self.escape()?);
                 }
-                control if control < ' ' => return Err(self.error("a control character in a string must be escaped")),
+                control if control < ' ' && !self.lenient => {
+                    return Err(self.error("a control character in a string must be escaped"));
+                }
                 other => {
                     self.at += other.len_utf8();
                     text.push(other);
@@ -109,6 +130,7 @@ impl<'a> JsonSource<'a> {
         self.at += 1;
         Ok(match code {
             Some(plain @ (b'"' | b'\\' | b'/')) => char::from(plain),
+            Some(b'\'') if self.lenient => '\'',
             Some(b'b') => '\u{8}',
             Some(b'f') => '\u{c}',
             Some(b'n') => '\n',
@@ -119,8 +141,10 @@ impl<'a> JsonSource<'a> {
                 let mut code = u32::from(first);
                 if (0xd800..0xdc00).contains(&first) && self.text.as_bytes().get(self.at..self.at + 2) == Some(b"\\u") {
                     self.at += 2;
-                    let second = self.hex()?;
-                    code = 0x10000 + ((code - 0xd800) << 10) + u32::from(second).wrapping_sub(0xdc00);
+                    let second = u32::from(self.hex()?);
+                    if (0xdc00..0xe000).contains(&second) {
+                        code = 0x10000 + ((code - 0xd800) << 10) + (second - 0xdc00);
+                    }
                 }
                 char::from_u32(code).ok_or_else(|| self.error("a \\u escape is half of a pair"))?
             }
@@ -160,8 +184,22 @@ impl<'a> JsonSource<'a> {
         }
         spelled
             .parse()
+            .ok()
+            .filter(|number: &f64| number.is_finite())
             .map(Event::Float)
-            .map_err(|_| self.error(format!("{spelled} is not a number")))
+            .ok_or_else(|| self.error(format!("{spelled} is not a number")))
+    }
+
+    /// A key without quotes, which must not be a word that stands for a value.
+    fn bare_key(&mut self) -> Result<Cow<'a, str>, Stop> {
+        let start = self.at;
+        while matches!(self.peek(), Some(b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_')) {
+            self.at += 1;
+        }
+        match self.text.get(start..self.at).unwrap_or_default() {
+            "true" | "false" | "null" => Err(self.error("a key must not be such a word")),
+            key => Ok(Cow::Borrowed(key)),
+        }
     }
 
     fn word(&mut self) -> Result<Event<'a>, Stop> {
@@ -194,6 +232,7 @@ impl<'a> Source<'a> for JsonSource<'a> {
                 Ok(Event::List)
             }
             Some(b'"') => self.string().map(Event::Text),
+            Some(b'\'') if self.lenient => self.string().map(Event::Text),
             Some(b'-' | b'0'..=b'9') => self.number(),
             _ => self.word(),
         }
@@ -203,10 +242,12 @@ impl<'a> Source<'a> for JsonSource<'a> {
         if !self.next_member(b'}')? {
             return Ok(None);
         }
-        if self.peek() != Some(b'"') {
-            return Err(self.unexpected("a key in quotes"));
-        }
-        let key = self.string()?;
+        let key = match self.peek() {
+            Some(b'"') => self.string()?,
+            Some(b'\'') if self.lenient => self.string()?,
+            Some(b'a'..=b'z' | b'A'..=b'Z' | b'_') if self.lenient => self.bare_key()?,
+            _ => return Err(self.unexpected("a key in quotes")),
+        };
         self.blank();
         if self.peek() != Some(b':') {
             return Err(self.unexpected("':'"));
@@ -223,13 +264,17 @@ impl<'a> Source<'a> for JsonSource<'a> {
         }
     }
 
-    fn finish(&mut self) -> Result<(), Stop> {
+    fn finish(&mut self) -> Result<bool, Stop> {
         self.blank();
         if self.at < self.text.len() {
             Err(self.unexpected("the end of the text"))
         } else {
-            Ok(())
+            Ok(false)
         }
+    }
+
+    fn repeats(&self) -> Repeats {
+        Repeats::Join
     }
 
     fn line(&self) -> usize {

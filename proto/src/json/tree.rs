@@ -87,8 +87,8 @@ impl<'a> Source<'a> for TreeSource<'a> {
         }
     }
 
-    fn finish(&mut self) -> Result<(), Stop> {
-        Ok(())
+    fn finish(&mut self) -> Result<bool, Stop> {
+        Ok(false)
     }
 
     fn line(&self) -> usize {

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use saphyr_parser::{Event as YamlEvent, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 use serde_json::{Map, Value};
 
-use super::problem::JsonError;
-use super::source::{DEPTH_LIMIT, Event, Source, Stop, integer};
+use super::problem::{JsonError, Problem, ProblemKind};
+use super::source::{DEPTH_LIMIT, Event, Source, Stop, integer, twice};
 
 /// Streams a document without anchors.
 pub(super) struct YamlSource<'a> {
@@ -78,8 +78,8 @@ impl<'a> Source<'a> for YamlSource<'a> {
         }
     }
 
-    fn finish(&mut self) -> Result<(), Stop> {
-        only_document(&mut self.parser).map_err(Stop::from)
+    fn finish(&mut self) -> Result<bool, Stop> {
+        more_follows(&mut self.parser).map_err(Stop::from)
     }
 
     fn line(&self) -> usize {
@@ -87,20 +87,25 @@ impl<'a> Source<'a> for YamlSource<'a> {
     }
 }
 
-/// Reads a whole document into a tree, anchors resolved.
-pub(super) fn tree(text: &str) -> Result<Value, JsonError> {
+/// Reads the first document into a tree, anchors resolved; with what was passed over.
+pub(super) fn tree(text: &str) -> Result<(Value, Vec<Problem>), JsonError> {
     let mut builder = Builder {
         parser: Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)),
         anchors: HashMap::new(),
         nodes: 0,
+        notes: Vec::new(),
     };
     let (first, span) = next_event(&mut builder.parser)?;
     if matches!(first, YamlEvent::StreamEnd | YamlEvent::DocumentEnd) {
-        return Ok(Value::Null);
+        return Ok((Value::Null, Vec::new()));
     }
     let (value, _) = builder.node(first, span, 0)?;
-    only_document(&mut builder.parser)?;
-    Ok(value)
+    if more_follows(&mut builder.parser)? {
+        let reason = "what follows the first document is not read".to_owned();
+        let note = Problem::new(ProblemKind::Duplicate, String::new(), reason);
+        builder.notes.push(note);
+    }
+    Ok((value, builder.notes))
 }
 
 /// Aliases of aliases grow exponentially; no configuration needs so many values.
@@ -111,6 +116,8 @@ struct Builder<'a> {
     /// What each anchor stands for, and how many values that is.
     anchors: HashMap<usize, (Value, usize)>,
     nodes: usize,
+    /// Keys that stand twice.
+    notes: Vec<Problem>,
 }
 
 impl<'a> Builder<'a> {
@@ -191,7 +198,7 @@ impl<'a> Builder<'a> {
             let (value, size) = self.node(next, span, depth + 1)?;
             count += size;
             if !ignored && map.insert(key.clone(), value).is_some() {
-                return Err(error(format!("the key {key} stands twice")));
+                self.notes.push(twice(&key, at.start.line()));
             }
         }
     }
@@ -208,19 +215,15 @@ fn next_event<'a>(parser: &mut Parser<'a, StrInput<'a>>) -> Result<(YamlEvent<'a
     }
 }
 
-/// Envoy would read the first of several documents and drop the rest without a word.
-fn only_document<'a>(parser: &mut Parser<'a, StrInput<'a>>) -> Result<(), JsonError> {
+/// Envoy reads the first of several documents and drops the rest, be it well-formed or not.
+fn more_follows<'a>(parser: &mut Parser<'a, StrInput<'a>>) -> Result<bool, JsonError> {
+    let mut is_closed = false;
     loop {
         match parser.next_event() {
-            None | Some(Ok((YamlEvent::StreamEnd, _))) => return Ok(()),
-            Some(Ok((YamlEvent::DocumentEnd, _))) => {}
-            Some(Ok((_, span))) => {
-                return Err(JsonError::new(
-                    "a second document follows the first",
-                    span.start.line(),
-                    0,
-                ));
-            }
+            None | Some(Ok((YamlEvent::StreamEnd, _))) => return Ok(false),
+            Some(Ok((YamlEvent::DocumentEnd, _))) => is_closed = true,
+            Some(Ok(_)) => return Ok(true),
+            Some(Err(_)) if is_closed => return Ok(true),
             Some(Err(error)) => return Err(scan_error(&error)),
         }
     }

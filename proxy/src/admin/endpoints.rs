@@ -56,7 +56,7 @@ impl Endpoint {
 }
 
 /// Every endpoint, by path.
-pub static ENDPOINTS: [Endpoint; 23] = [
+pub static ENDPOINTS: [Endpoint; 24] = [
     get("/", "Admin home page", Handler::Direct(home)),
     get("/certs", "print certs on machine", Handler::Direct(certs::certs)),
     get("/clusters", "upstream cluster status", Handler::Blocking(clusters::clusters)).taking(&[
@@ -94,6 +94,7 @@ pub static ENDPOINTS: [Endpoint; 23] = [
     post("/reopen_logs", "reopen access logs", Handler::Direct(logging::reopen)),
     post("/reset_counters", "reset all counters to zero", Handler::Direct(stats::reset)),
     get("/runtime", "print runtime values", Handler::Direct(runtime::runtime)),
+    post(runtime::MODIFY, "Adds or modifies runtime values as passed in query parameters. To delete a previously added key, use an empty string as the value. Note that deletion only applies to overrides added via this endpoint; values loaded from disk can be modified via override but not deleted. E.g. ?key1=value1&key2=value2...", Handler::Direct(runtime::modify)),
     get("/server_info", "print server version/status information", Handler::Direct(process::server_info)),
     get("/stats", "print server stats", Handler::Blocking(stats::stats)).taking(&[
         ("usedonly", "Only include stats that have been written by system since restart"),

@@ -8,12 +8,12 @@ use std::task::{Context, Poll, ready};
 use axum::body::{Body, HttpBody};
 use axum::extract::ConnectInfo;
 use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
+use axum::serve::{IncomingStream, Listener};
 use bytes::Bytes;
 use http::request::Parts;
 use http_body::{Frame, SizeHint};
-use tokio::net::{TcpListener, UnixListener};
 
+use super::counted::Counting;
 use super::reply::Reply;
 use crate::http::exchange::{Exchange, Protocol};
 use crate::listener::{ConnectionInfo, Direction};
@@ -38,24 +38,30 @@ impl Default for Ends {
     }
 }
 
-impl Connected<IncomingStream<'_, TcpListener>> for Ends {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+impl Ends {
+    pub(super) fn of_tcp(local: Option<SocketAddr>, remote: SocketAddr) -> Self {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         Self {
-            local: Address::Ip(stream.io().local_addr().unwrap_or(unknown)),
-            remote: Address::Ip(*stream.remote_addr()),
+            local: Address::Ip(local.unwrap_or(unknown)),
+            remote: Address::Ip(remote),
         }
     }
-}
 
-impl Connected<IncomingStream<'_, UnixListener>> for Ends {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let address = stream.io().local_addr().ok();
+    pub(super) fn of_unix(address: Option<tokio::net::unix::SocketAddr>) -> Self {
         let path = address.as_ref().and_then(|address| address.as_pathname()?.to_str());
         Self {
             local: Address::Pipe(path.unwrap_or_default().into()),
             ..Self::default()
         }
+    }
+}
+
+impl<T> Connected<IncomingStream<'_, Counting<T>>> for Ends
+where
+    Counting<T>: Listener<Addr = Ends>,
+{
+    fn connect_info(stream: IncomingStream<'_, Counting<T>>) -> Self {
+        stream.remote_addr().clone()
     }
 }
 

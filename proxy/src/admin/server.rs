@@ -5,16 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::AdminState;
+use super::counted::{CountedRequest, Counting};
 use super::endpoints::{self, Handler};
 use super::log::{self, Ends};
 use super::query::Query;
 use super::reply::{self, Reply};
+use super::{AdminState, runtime};
 use crate::runtime::drain::{DrainPhase, DrainSignal};
 use crate::runtime::io::Address;
 
@@ -32,14 +34,17 @@ pub enum Bound {
 /// # Cancel safety
 /// Dropping the future closes the socket; connections that run go on until their peers leave.
 pub async fn serve(bound: Bound, state: Arc<AdminState>, mut stop: DrainSignal) -> io::Result<()> {
+    let stats = state.stats.clone();
     let app = router(state);
     let stopped = async move { stop.reached(DrainPhase::Draining).await };
     match bound {
         Bound::Tcp(listener) => {
+            let listener = Counting::new(listener, &stats);
             let app = app.into_make_service_with_connect_info::<Ends>();
             axum::serve(listener, app).with_graceful_shutdown(stopped).await
         }
         Bound::Unix(listener) => {
+            let listener = Counting::new(listener, &stats);
             let app = app.into_make_service_with_connect_info::<Ends>();
             axum::serve(listener, app).with_graceful_shutdown(stopped).await
         }
@@ -60,15 +65,35 @@ pub fn write_address_path(path: &Path, address: &crate::runtime::io::Address) ->
 }
 
 async fn dispatch(State(state): State<Arc<AdminState>>, request: Request) -> Reply {
-    let (head, _) = request.into_parts();
+    let (head, body) = request.into_parts();
+    let counted = CountedRequest::begin(&state.stats);
+    let form = form(&head, body).await;
     if state.access_logs.is_empty() {
-        return page(state, &head).await;
+        let reply = page(state, &head, &form).await;
+        counted.answer(reply.status());
+        return reply;
     }
     let (exchange, logs) = (log::exchange(&head), state.access_logs.clone());
-    log::logged(page(state, &head).await, exchange, logs)
+    let reply = page(state, &head, &form).await;
+    counted.answer(reply.status());
+    log::logged(reply, exchange, logs)
 }
 
-async fn page(state: Arc<AdminState>, request: &Parts) -> Reply {
+/// The fields of a form that stand in place of a query; empty where there are none.
+async fn form(head: &Parts, body: Body) -> String {
+    let kind = head.headers.get(http::header::CONTENT_TYPE);
+    let takes_form = head.uri.path() == runtime::MODIFY && head.uri.query().is_none_or(str::is_empty);
+    if !takes_form || kind.is_none_or(|kind| !kind.as_bytes().starts_with(b"application/x-www-form-urlencoded")) {
+        return String::new();
+    }
+    let bytes = axum::body::to_bytes(body, FORM_LIMIT).await.unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Bytes of a form.
+const FORM_LIMIT: usize = 1 << 20;
+
+async fn page(state: Arc<AdminState>, request: &Parts, form: &str) -> Reply {
     let uri = &request.uri;
     let allowed = |path: &str| state.allow_paths.iter().any(|matcher| matcher.matches(path.as_bytes()));
     if !state.allow_paths.is_empty() && !allowed(uri.path()) {
@@ -83,7 +108,7 @@ async fn page(state: Arc<AdminState>, request: &Parts) -> Reply {
         let page = format!("Method {} not allowed, POST required.", request.method);
         return reply::text(StatusCode::METHOD_NOT_ALLOWED, page);
     }
-    let query = Query::parse(uri.query().unwrap_or_default());
+    let query = Query::parse(uri.query().filter(|query| !query.is_empty()).unwrap_or(form));
     match endpoint.handler {
         Handler::Direct(handler) => handler(&state, &query),
         Handler::Blocking(handler) => tokio::task::spawn_blocking(move || handler(&state, &query))

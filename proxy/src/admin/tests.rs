@@ -11,13 +11,16 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
+use prost::Message;
 use remora_proto::json::{Options as JsonOptions, encode_text};
+use remora_proto::pb::envoy::config::bootstrap::v3 as pb;
 use tower::ServiceExt;
 
 use super::bootstrap_view::{Static, resources};
 use super::*;
 use crate::cli::Command;
 use crate::config::BuildContext;
+use crate::config::live::RuntimeLayers;
 use crate::runtime::clock;
 use crate::snapshot::{ClusterSlot, Snapshot};
 use crate::telemetry::logging::{DEFAULT_FORMAT, Level};
@@ -73,7 +76,12 @@ impl World {
             "envoy.config.bootstrap.v3.Bootstrap",
             include_str!("tests/bootstrap.yaml"),
         );
-        let context = Arc::new(BuildContext::default());
+        let message = pb::Bootstrap::decode(&bootstrap[..]).unwrap();
+        let (layers, _) = RuntimeLayers::compile(message.layered_runtime.as_ref()).unwrap();
+        let context = Arc::new(BuildContext {
+            runtime: Arc::new(Values::new(layers, Arc::default())),
+            ..BuildContext::default()
+        });
         let mut snapshot = Snapshot::default();
         for (name, bytes) in resources(&bootstrap, Static::Clusters) {
             let name: Arc<str> = name.into();
@@ -96,6 +104,7 @@ impl World {
             access_logs: Arc::from([]),
             allow_paths: Vec::new(),
             logging: Logging::new(Level::Info, DEFAULT_FORMAT, None).unwrap(),
+            runtime: context.runtime.clone(),
             snapshot: Arc::new(SnapshotCell::from_pointee(snapshot)),
             secrets: context.secrets.clone(),
             options: Arc::from(options),
@@ -118,11 +127,20 @@ impl World {
     }
 
     async fn send(&self, method: &str, target: &str) -> (StatusCode, String) {
+        let request = Request::builder().method(method).uri(target).body(Body::empty());
+        self.answer(request.unwrap()).await
+    }
+
+    async fn send_form(&self, target: &str, form: &'static str) -> (StatusCode, String) {
         let request = Request::builder()
-            .method(method)
+            .method("POST")
             .uri(target)
-            .body(Body::empty())
-            .unwrap();
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Body::from(form));
+        self.answer(request.unwrap()).await
+    }
+
+    async fn answer(&self, request: Request<Body>) -> (StatusCode, String) {
         let reply = router(self.state.clone()).oneshot(request).await.unwrap();
         let status = reply.status();
         let body = reply.into_body().collect().await.unwrap().to_bytes();

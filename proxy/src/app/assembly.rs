@@ -14,12 +14,14 @@ use crate::cli::Options;
 use crate::cluster::host::Locality;
 use crate::cluster::lb::LocalCluster;
 use crate::config::fields::{self, Strictness, Warning};
-use crate::config::route::clusters;
+use crate::config::live::Values;
+use crate::config::route::{clusters, refuse};
 use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::listener::ListenerConfig;
 use crate::runtime::io::Address;
 use crate::snapshot::build::{Builder, LISTENER_OWNER};
 use crate::telemetry::access_log::{AccessLog, Sink, Sinks};
+use crate::telemetry::server::RuntimeStats;
 
 /// A bootstrap, understood.
 pub struct Assembly {
@@ -45,6 +47,8 @@ pub fn assemble(options: &Options, bootstrap: &Bootstrap) -> Compiled<Assembly> 
         connection_limits: Arc::new(bootstrap.runtime.connection_limits()),
         ..BuildContext::default()
     };
+    // Before anything is compiled that names a key.
+    context.runtime = Arc::new(Values::new(bootstrap.runtime.clone(), context.stats.group("runtime.")));
     let events = outlier_events(bootstrap, &context);
     let events = events.map(|sink| context.outlier_events = sink);
     let context = Arc::new(context);
@@ -112,8 +116,10 @@ impl Assembly {
         for warning in &bootstrap.warnings {
             meaning.notes.tolerate(format!("bootstrap: {warning}"));
         }
+        let runtime: Arc<RuntimeStats> = self.context.stats.group("runtime.");
         for warning in &self.warnings {
             if warning.is_deprecated {
+                runtime.count_deprecated();
                 if meaning.strictness.tell_deprecated {
                     interpreter::tell_deprecated(crate::bootstrap::MESSAGE, warning);
                 }
@@ -161,11 +167,15 @@ fn add_static(
         let taken = context.secrets.update(&secret.name, Some(&secret.bytes));
         problems.keep(taken.map_err(|wrong| wrong.under(&format!("static_resources.secrets[{index}]"))));
     }
+    let mut seen = HashSet::new();
     for (index, cluster) in bootstrap.clusters.iter().enumerate() {
+        let under = |wrong: Problems| wrong.under(&format!("static_resources.clusters[{index}]"));
+        let mut wrong = Problems::default();
+        wrong.keep(refuse_again(&mut seen, &cluster.name, "cluster"));
         let added = builder.add_cluster(cluster.bytes.clone());
         let references = added.and_then(|needs| meaning.cluster_references(&needs));
-        let references = references.map_err(|wrong| wrong.under(&format!("static_resources.clusters[{index}]")));
-        let references = problems.keep(references).unwrap_or_default();
+        let references = wrong.keep_unknown(references).unwrap_or_default();
+        problems.keep(wrong.into_result().map_err(under));
         if !references.is_empty() {
             pins.push((format!("cluster/{}", cluster.name), references));
         }
@@ -173,23 +183,36 @@ fn add_static(
     // What is wrong with a cluster is told once.
     let named: HashSet<&str> = bootstrap.clusters.iter().map(|cluster| &*cluster.name).collect();
     let mut addresses = HashMap::new();
+    seen.clear();
     for (index, listener) in bootstrap.listeners.iter().enumerate() {
         let needs = crate::config::listener::needs(&listener.bytes);
         let references = needs.and_then(|needs| {
-            clusters::all_known(&needs.clusters, |name| named.contains(name))?;
-            meaning.listener_references(&needs)
+            gather! {
+                let _clusters = clusters::all_known(&needs.clusters, |name| named.contains(name));
+                let references = meaning.listener_references(&needs);
+            }
+            Ok(references)
         });
         let hold = references.as_ref().is_ok_and(|references| !references.is_empty());
         let added = builder.add_listener(&listener.bytes, hold);
         let added = added.and_then(|config| free_addresses(&mut addresses, &config));
         let under = |wrong: Problems| wrong.under(&format!("static_resources.listeners[{index}]"));
-        problems.keep(added.map_err(under));
-        let references = problems.keep(references.map_err(under)).unwrap_or_default();
+        let mut wrong = Problems::default();
+        wrong.keep(refuse_again(&mut seen, &listener.name, "listener"));
+        wrong.keep_unknown(added);
+        let references = wrong.keep_unknown(references).unwrap_or_default();
+        problems.keep(wrong.into_result().map_err(under));
         if !references.is_empty() {
             pins.push((format!("{LISTENER_OWNER}{}", listener.name), references));
         }
     }
     problems.into_result().map(|()| pins)
+}
+
+/// Refuses a name that stands before, be the resource that has it in order or not.
+fn refuse_again<'a>(seen: &mut HashSet<&'a str>, name: &'a str, kind: &str) -> Compiled<()> {
+    let is_twice = !name.is_empty() && !seen.insert(name);
+    refuse("name", is_twice, &format!("duplicate {kind} '{name}'"))
 }
 
 /// One address, one listener; port 0 is a new one each time.

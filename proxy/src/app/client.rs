@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use remora_proto::json::Format;
 use remora_xds::{Client, ClientHandle, GrpcConnector, Mode, Reference, Root, SourceConfig, types};
 
 use super::interpreter::Meaning;
-use super::sources::Sources;
+use super::sources::{self, Sources};
 use super::stats::XdsStats;
 use super::transport::ClusterTransport;
 use crate::bootstrap::{AdsConfig, Bootstrap};
@@ -42,6 +43,7 @@ pub fn meaning(bootstrap: &Bootstrap, context: &Arc<BuildContext>, options: &Opt
         static_secrets: bootstrap.secrets.iter().map(|secret| secret.name.clone()).collect(),
         notes: Arc::default(),
         server: context.stats.group("server."),
+        runtime: context.stats.group("runtime."),
         listeners: None,
     }
 }
@@ -141,19 +143,31 @@ fn decoder(meaning: &Meaning) -> impl Fn(&[u8], &Path) -> Result<Bytes, String> 
     }
 }
 
-/// A `DiscoveryResponse` in binary (`.pb`), JSON or YAML, and what of it is unknown.
+/// A `DiscoveryResponse` as the file's name says, as in Envoy: binary (`.pb`), YAML (`.yaml`, `.yml`), else JSON; and what of it is unknown.
 fn decode_discovery_file(content: &[u8], path: &Path, ignore_unknown: bool) -> Result<(Bytes, Vec<String>), String> {
-    if path.extension().is_some_and(|extension| extension == "pb") {
+    let name = path.to_string_lossy().to_ascii_lowercase();
+    if name.ends_with(".pb") {
         return Ok((Bytes::copy_from_slice(content), Vec::new()));
     }
+    if sources::is_text_protobuf(path) {
+        return Err(sources::TEXT_PROTOBUF.to_owned());
+    }
     let text = std::str::from_utf8(content).map_err(|error| error.to_string())?;
+    if !name.ends_with(".yaml") && !name.ends_with(".yml") {
+        serde_json::from_str::<serde::de::IgnoredAny>(text)
+            .map_err(|error| format!("not JSON ({error}); YAML is read from files that end in .yaml or .yml"))?;
+    }
     let options = remora_proto::json::Options {
         ignore_unknown,
+        format: Format::of(path),
         ..Default::default()
     };
     let encoded = remora_proto::json::encode_text(text, "envoy.service.discovery.v3.DiscoveryResponse", &options);
     encoded
         .map(|encoded| {
+            for note in &encoded.notes {
+                tracing::warn!(path = %path.display(), "{note}");
+            }
             let unknown = encoded.ignored.iter().map(ToString::to_string).collect();
             (encoded.bytes.into(), unknown)
         })
@@ -185,4 +199,38 @@ fn connector(transport: ClusterTransport, config: &AdsConfig) -> GrpcConnector<C
         .origin(origin)
         .metadata(metadata)
         .called(config.cluster_name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_as_their_name_says() {
+        let yaml = "resources:\n- \"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster\n  name: a\n";
+        let json = r#"{"resources":[{"@type":"type.googleapis.com/envoy.config.cluster.v3.Cluster","name":"a"}]}"#;
+        let read = |name: &str, content: &[u8]| decode_discovery_file(content, Path::new(name), false);
+        let (binary, _) = read("a.yaml", yaml.as_bytes()).expect("YAML");
+        let good: [(&str, &[u8]); 8] = [
+            ("a.YAML", yaml.as_bytes()),
+            ("a.yml", yaml.as_bytes()),
+            ("a.yaml", json.as_bytes()),
+            ("a.json", json.as_bytes()),
+            ("a.conf", json.as_bytes()),
+            ("a", json.as_bytes()),
+            ("a.pb", &binary),
+            ("a.PB", &binary),
+        ];
+        for (name, content) in good {
+            assert_eq!(read(name, content), Ok((binary.clone(), Vec::new())), "{name}");
+        }
+        for name in ["a.conf", "a", "a.json"] {
+            let reason = read(name, yaml.as_bytes()).expect_err("YAML under another name");
+            assert!(reason.starts_with("not JSON"), "{reason}");
+        }
+        assert_eq!(
+            read("a.pb_text", b"resources {}"),
+            Err(sources::TEXT_PROTOBUF.to_owned())
+        );
+    }
 }

@@ -9,13 +9,13 @@ use super::sources::Sources;
 use super::stats::RouteScopes;
 use crate::admin::Notes;
 use crate::config::fields::{Strictness, Warning};
-use crate::config::route::clusters;
+use crate::config::route::{Under, clusters};
 use crate::config::source::ConfigSource;
 use crate::config::tls::SecretRef;
 use crate::config::{BuildContext, Compiled, Problems, cluster, endpoint, fields, listener};
 use crate::listener::{ListenerConfig, ListenerManager};
 use crate::route::RouteTable;
-use crate::telemetry::server::ServerStats;
+use crate::telemetry::server::{RuntimeStats, ServerStats};
 use crate::tls::SecretStore;
 
 /// Checks by the field tables, then by the very functions that build.
@@ -31,6 +31,7 @@ pub struct Meaning {
     pub static_secrets: Arc<[Arc<str>]>,
     pub notes: Arc<Notes>,
     pub server: Arc<ServerStats>,
+    pub runtime: Arc<RuntimeStats>,
     /// Who binds; `None`: nothing is to be bound.
     pub listeners: Option<Arc<ListenerManager>>,
 }
@@ -74,6 +75,7 @@ impl Meaning {
                 continue;
             }
             if warning.is_deprecated {
+                self.runtime.count_deprecated();
                 if self.strictness.tell_deprecated {
                     tell_deprecated(message, &warning);
                 }
@@ -123,12 +125,15 @@ impl Meaning {
     /// # Errors
     /// A source that cannot be used.
     pub fn cluster_references(&self, needs: &cluster::ClusterNeeds) -> Compiled<Vec<Reference>> {
-        let mut references = self.secret_references(&needs.secrets)?;
+        let mut problems = Problems::default();
+        let mut references = problems
+            .keep(self.secret_references(&needs.secrets))
+            .unwrap_or_default();
         if let Some((name, source)) = &needs.eds {
             let reference = self.reference(&types::ASSIGNMENT, name, source);
-            references.push(reference.map_err(|wrong| wrong.under("eds_cluster_config.eds_config"))?);
+            references.extend(problems.keep(reference.under("eds_cluster_config.eds_config")));
         }
-        Ok(references)
+        problems.into_result().map(|()| references)
     }
 
     /// What a listener must have before it is used.
@@ -136,13 +141,16 @@ impl Meaning {
     /// # Errors
     /// A source that cannot be used.
     pub fn listener_references(&self, needs: &listener::ListenerNeeds) -> Compiled<Vec<Reference>> {
-        let mut references = self.secret_references(&needs.secrets)?;
+        let mut problems = Problems::default();
+        let mut references = problems
+            .keep(self.secret_references(&needs.secrets))
+            .unwrap_or_default();
         for route in &needs.routes {
             self.routes.note(&route.stat_prefix, &route.name);
             let reference = self.reference(&types::ROUTE, &route.name, &route.source);
-            references.push(reference.map_err(|wrong| wrong.under("rds.config_source"))?);
+            references.extend(problems.keep(reference.under(&route.path)));
         }
-        Ok(references)
+        problems.into_result().map(|()| references)
     }
 
     fn secret_references(&self, secrets: &[SecretRef]) -> Compiled<Vec<Reference>> {
@@ -151,7 +159,7 @@ impl Meaning {
             match &secret.source {
                 Some(source) => {
                     let reference = self.reference(&types::SECRET, &secret.name, source);
-                    references.extend(problems.keep(reference.map_err(|wrong| wrong.under("sds_config"))));
+                    references.extend(problems.keep(reference.under(&format!("{}.sds_config", secret.path))));
                 }
                 None if self.static_secrets.iter().any(|name| **name == *secret.name) => {}
                 None => {

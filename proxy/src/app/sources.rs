@@ -39,6 +39,9 @@ impl Sources {
                 "ads",
                 "ADS must be configured to support an ADS config source",
             )),
+            source::Source::Path(path) if is_text_protobuf(Path::new(&*path.path)) => {
+                Err(Problems::one("path_config_source.path", TEXT_PROTOBUF))
+            }
             source::Source::Path(path) if Path::new(&*path.path).exists() => Ok(Source::Path(path.clone())),
             source::Source::Path(path) => Err(Problems::one(
                 "path_config_source.path",
@@ -78,6 +81,13 @@ impl Sources {
         known.push((name.clone(), config.clone()));
         Ok(name)
     }
+}
+
+/// Why such a file is not read.
+pub const TEXT_PROTOBUF: &str = "text protobuf (.pb_text) is not read; .yaml, .json and .pb are";
+
+pub fn is_text_protobuf(path: &Path) -> bool {
+    path.to_string_lossy().to_ascii_lowercase().ends_with(".pb_text")
 }
 
 #[cfg(test)]
@@ -139,6 +149,9 @@ mod tests {
         let missing = compile("{path_config_source: {path: /nowhere/at/all.yaml}}").expect("a source");
         let reason = Sources::default().resolve(&missing).expect_err("refused").to_string();
         assert!(reason.contains("'/nowhere/at/all.yaml' does not exist"), "{reason}");
+        let text = compile("{path_config_source: {path: /nowhere/at/all.pb_text}}").expect("a source");
+        let reason = Sources::default().resolve(&text).expect_err("refused").to_string();
+        assert_eq!(reason, format!("path_config_source.path: {TEXT_PROTOBUF}"));
     }
 
     #[test]

@@ -8,10 +8,11 @@ use super::{LoadError, MESSAGE};
 use crate::cli::Options;
 use crate::config::{Problem, Problems};
 
-/// The encoded message, and the unknown fields that were let pass.
+/// The encoded message, and what was let pass.
 pub(super) struct Text {
     pub(super) bytes: Vec<u8>,
-    pub(super) ignored: Vec<String>,
+    /// Unknown fields that were let pass, keys that stand twice.
+    pub(super) warnings: Vec<String>,
     /// What is wrong with the text, where reading goes on in spite of it.
     pub(super) problems: Problems,
 }
@@ -40,7 +41,7 @@ pub(super) fn read(options: &Options, keep_going: bool) -> Result<Text, LoadErro
         (Some(mut file), Some(flag)) => {
             file.bytes = json::merge(&file.bytes, &flag.bytes, MESSAGE)
                 .map_err(|error| failed(&origin(options), Problems::one("", error.to_string())))?;
-            file.ignored.extend(flag.ignored);
+            file.warnings.extend(flag.warnings);
             file.problems.0.extend(flag.problems.0);
             Ok(file)
         }
@@ -55,11 +56,11 @@ fn file(path: &Path, options: &Options, keep_going: bool) -> Result<Text, LoadEr
     let origin = path.display().to_string();
     let bytes = std::fs::read(path)
         .map_err(|error| failed(&origin, Problems::one("", format!("unable to read the file: {error}"))))?;
-    let format = match path.extension().and_then(|extension| extension.to_str()) {
+    match path.extension().and_then(|extension| extension.to_str()) {
         Some("pb") => {
             return Ok(Text {
                 bytes,
-                ignored: Vec::new(),
+                warnings: Vec::new(),
                 problems: Problems::default(),
             });
         }
@@ -69,15 +70,13 @@ fn file(path: &Path, options: &Options, keep_going: bool) -> Result<Text, LoadEr
                 Problems::one("", "text protobuf is not supported: use YAML or JSON"),
             ));
         }
-        Some("json") => Format::Json,
-        Some("yaml" | "yml") => Format::Yaml,
-        _ => Format::Auto,
-    };
+        _ => {}
+    }
     let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         failed(&origin, Problems::one("", format!("not UTF-8 at byte {at}")))
     })?;
-    encode(&text, format, &origin, options, keep_going)
+    encode(&text, Format::of(path), &origin, options, keep_going)
 }
 
 fn encode(text: &str, format: Format, origin: &str, options: &Options, keep_going: bool) -> Result<Text, LoadError> {
@@ -92,14 +91,18 @@ fn encode(text: &str, format: Format, origin: &str, options: &Options, keep_goin
     let Encoded {
         bytes,
         ignored,
+        notes,
         problems,
     } = json::encode_text(text, MESSAGE, &reading).map_err(|problems| failed(origin, converted(problems)))?;
     Ok(Text {
         problems: converted(json::Problems(problems)),
         bytes,
-        ignored: ignored
-            .iter()
-            .map(|problem| format!("ignored unknown field: {problem}"))
+        warnings: (notes.iter().map(ToString::to_string))
+            .chain(
+                ignored
+                    .iter()
+                    .map(|problem| format!("ignored unknown field: {problem}")),
+            )
             .collect(),
     })
 }

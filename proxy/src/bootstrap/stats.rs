@@ -8,7 +8,7 @@ use remora_proto::pb::envoy::config::metrics::v3 as pb;
 use pb::stats_matcher::StatsMatcher as Oneof;
 use pb::tag_specifier::TagValue;
 
-use crate::config::route::{Under, each};
+use crate::config::route::{Under, each, optional};
 use crate::config::{Compiled, Problems};
 use crate::route::strings::StringMatcher;
 use crate::telemetry::tags::TagRules;
@@ -95,31 +95,33 @@ impl StatsConfig {
         for (tag, value) in flags {
             tags.add_fixed(tag, value);
         }
+        let mut problems = Problems::default();
         let specifiers = config.map_or(&[][..], |config| &config.stats_tags);
         for (index, specifier) in specifiers.iter().enumerate() {
             let tag = specifier.tag_name.as_str();
-            match &specifier.tag_value {
+            let added = match &specifier.tag_value {
                 Some(TagValue::Regex(regex)) => tags
                     .add_regex(tag, regex)
-                    .map_err(|error| Problems::one(format!("stats_tags[{index}].regex"), error.to_string()))?,
-                Some(TagValue::FixedValue(value)) => tags.add_fixed(tag, value),
+                    .map_err(|error| Problems::one("regex", error.to_string())),
+                Some(TagValue::FixedValue(value)) => {
+                    tags.add_fixed(tag, value);
+                    Ok(())
+                }
                 // A name alone asks for one of the default rules, which is in force anyway.
-                None if defaults.is_none_or(|all| all.value) => {}
+                None if defaults.is_none_or(|all| all.value) => Ok(()),
                 None => {
                     let reason = "a default tag by its name is not supported without use_all_default_tags";
-                    return Err(Problems::one(format!("stats_tags[{index}].tag_value"), reason));
+                    Err(Problems::one("tag_value", reason))
                 }
-            }
+            };
+            problems.keep(added.under(&format!("stats_tags[{index}]")));
         }
         let matcher = config.and_then(|config| config.stats_matcher.as_ref());
-        Ok(Self {
+        let matcher = problems.keep(optional("stats_matcher", matcher, StatsMatcher::compile));
+        problems.into_result().map(|()| Self {
             flush: Flush::of(bootstrap),
             tags,
-            matcher: matcher
-                .map(StatsMatcher::compile)
-                .transpose()
-                .under("stats_matcher")?
-                .unwrap_or_default(),
+            matcher: matcher.flatten().unwrap_or_default(),
         })
     }
 }

@@ -112,7 +112,7 @@ pub(super) struct Args {
     /// Hot restart epoch: 0 for the first process, one more for each that takes over
     #[arg(long, value_name = "uint32_t", default_value_t = 0)]
     pub restart_epoch: u32,
-    /// Choose a base id that is not in use
+    /// Choose a base id that is not in use, whatever --base-id says. Not with a restart epoch other than 0
     #[arg(long)]
     pub use_dynamic_base_id: bool,
     /// Write the base id to this file, with --use-dynamic-base-id

@@ -98,6 +98,37 @@ fn what_cannot_be_is_refused_with_a_message_and_code_1() {
     }
 }
 
+/// Messages of Envoy 1.40.
+#[test]
+fn component_levels_and_epochs_are_refused_in_envoys_words() {
+    let said = |line: &str| run(&line.split(' ').collect::<Vec<_>>()).map_err(|exit| exit.message);
+    for (levels, wrong) in [
+        ("nosuch:debug", "invalid component specified 'nosuch'"),
+        ("upstream:debug,nosuch:info", "invalid component specified 'nosuch'"),
+        ("upstream:bogus", "invalid log level specified 'bogus'"),
+        ("upstream:DEBUG", "invalid log level specified 'DEBUG'"),
+        (":", "invalid log level specified ''"),
+        ("upstream", "component log level not correctly specified 'upstream'"),
+        ("upstream:debug,", "component log level not correctly specified ''"),
+        (
+            "upstream:debug:info",
+            "component log level not correctly specified 'upstream:debug:info'",
+        ),
+    ] {
+        let line = format!("--component-log-level {levels}");
+        assert_eq!(said(&line).unwrap_err(), format!("error: {wrong}\n"), "{levels}");
+    }
+    assert!(said("--component-log-level upstream:warning,config:warn").is_ok());
+    assert_eq!(
+        said("--component-log-level upstream:debug --enable-fine-grain-logging").unwrap_err(),
+        "error: --component-log-level will not work with --enable-fine-grain-logging\n"
+    );
+    assert_eq!(
+        said("--use-dynamic-base-id --restart-epoch 3").unwrap_err(),
+        "error: cannot use --restart-epoch=3 with --use-dynamic-base-id\n"
+    );
+}
+
 #[test]
 fn help_and_versions_end_well() {
     let help = run(&["--help"]).expect_err("help ends");

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::http::codec::h1::{H1Options, HeaderCase};
-use crate::http::codec::h2::{H2Options, KeepaliveOptions};
+use crate::http::codec::h2::{FloodLimits, H2Options, KeepaliveOptions};
 use crate::listener::SocketOption;
 
 /// `HttpProtocolOptions` of a cluster.
@@ -24,6 +24,8 @@ pub struct HttpOptions {
     pub allow_connect: bool,
     pub keepalive_interval: Option<Duration>,
     pub keepalive_timeout: Option<Duration>,
+    /// Frames of an upstream that are too many.
+    pub floods: FloodLimits,
     /// `max_response_headers_kb`, in bytes.
     pub max_response_headers_bytes: u32,
     pub max_headers_count: u32,
@@ -67,6 +69,7 @@ impl Default for HttpOptions {
             allow_connect: false,
             keepalive_interval: None,
             keepalive_timeout: None,
+            floods: h2.floods,
             max_response_headers_bytes: 60 << 10,
             max_headers_count: 100,
             accept_http_10: false,
@@ -112,6 +115,7 @@ impl HttpOptions {
             }),
             max_requests_per_connection: self.max_requests_per_connection,
             max_connection_duration: self.max_connection_duration,
+            floods: self.floods,
             ..H2Options::default()
         }
     }
@@ -127,6 +131,25 @@ pub struct SocketOptions {
     /// `IP_FREEBIND`
     pub freebind: bool,
     pub keepalive: Option<Keepalive>,
+    pub eyeballs: Eyeballs,
+}
+
+/// `happy_eyeballs_config`: in which turns addresses of one host are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Eyeballs {
+    /// Whether IPv6 comes first; `None`: what the first address is.
+    pub v6_first: Option<bool>,
+    /// So many addresses of the first family before one of the other.
+    pub count: usize,
+}
+
+impl Default for Eyeballs {
+    fn default() -> Self {
+        Self {
+            v6_first: None,
+            count: 1,
+        }
+    }
 }
 
 /// An address to connect from.

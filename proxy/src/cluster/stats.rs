@@ -86,6 +86,15 @@ crate::stat_group! {
     }
 }
 
+crate::stat_group! {
+    /// `http2.`: what the codec saw on connections to the cluster's hosts.
+    pub struct Http2Stats {
+        counters: { rx_reset, tx_reset, keepalive_timeout }
+        gauges: { streams_active }
+        histograms: {}
+    }
+}
+
 /// Per cluster.
 #[derive(Default)]
 pub struct ClusterStats {
@@ -107,9 +116,15 @@ pub struct ClusterStats {
     pub breakers_high: BreakerStats,
     pub outlier: OutlierStats,
     pub health_check: HealthCheckStats,
+    http2: OnceLock<Box<Http2Stats>>,
 }
 
 impl ClusterStats {
+    /// `http2.`, which is there from the first connection that speaks it.
+    pub fn http2(&self) -> &Http2Stats {
+        self.http2.get_or_init(Box::default)
+    }
+
     /// Counts a response in all its groups, as Envoy's `CodeStatsImpl::chargeResponseStat`.
     pub fn count_response(&self, status: u16, internal: bool, canary: bool) {
         self.traffic.upstream_rq_completed.inc();
@@ -165,6 +180,9 @@ impl StatGroup for ClusterStats {
         breakers("circuit_breakers.high.", &self.breakers_high, visit);
         under("outlier_detection.", &self.outlier, visit);
         under("health_check.", &self.health_check, visit);
+        if let Some(http2) = self.http2.get() {
+            under("http2.", &**http2, visit);
+        }
     }
 
     fn flush(&self) {
@@ -177,6 +195,9 @@ impl StatGroup for ClusterStats {
         self.traffic.reset();
         self.outlier.reset();
         self.health_check.reset();
+        if let Some(http2) = self.http2.get() {
+            http2.reset();
+        }
         self.internal_time.reset();
         self.external_time.reset();
         for codes in [

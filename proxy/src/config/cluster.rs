@@ -300,9 +300,13 @@ fn preconnect(config: &pb::cluster::PreconnectPolicy) -> Compiled<Preconnect> {
     };
     let per_upstream = config.per_upstream_preconnect_ratio.as_ref().map(|ratio| ratio.value);
     let predictive = config.predictive_preconnect_ratio.as_ref().map(|ratio| ratio.value);
+    gather! {
+        let per_upstream = ratio("per_upstream_preconnect_ratio", per_upstream, 1.0);
+        let predictive = ratio("predictive_preconnect_ratio", predictive, 0.0);
+    }
     Ok(Preconnect {
-        per_upstream: ratio("per_upstream_preconnect_ratio", per_upstream, 1.0)?,
-        predictive: ratio("predictive_preconnect_ratio", predictive, 0.0)?,
+        per_upstream,
+        predictive,
     })
 }
 
@@ -335,16 +339,18 @@ fn transport(config: &pb::Cluster, cx: &BuildContext) -> Compiled<UpstreamTransp
         })
     };
     let socket = |value: Option<&core::TransportSocket>| super::route::optional("transport_socket", value, socket);
-    let default = socket(config.transport_socket.as_ref())?;
-    let matches = each("transport_socket_matches", &config.transport_socket_matches, |entry| {
-        let socket = socket(entry.transport_socket.as_ref())?;
-        let labels = entry.r#match.clone().unwrap_or_default().fields.into_iter().collect();
-        Ok(TransportMatch {
-            name: entry.name.clone(),
-            labels,
-            socket: socket.unwrap_or_default(),
-        })
-    })?;
+    gather! {
+        let default = socket(config.transport_socket.as_ref());
+        let matches = each("transport_socket_matches", &config.transport_socket_matches, |entry| {
+            let socket = socket(entry.transport_socket.as_ref())?;
+            let labels = entry.r#match.clone().unwrap_or_default().fields.into_iter().collect();
+            Ok(TransportMatch {
+                name: entry.name.clone(),
+                labels,
+                socket: socket.unwrap_or_default(),
+            })
+        });
+    }
     Ok(UpstreamTransport {
         default: default.unwrap_or_default(),
         matches,

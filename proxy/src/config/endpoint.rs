@@ -10,8 +10,8 @@ use prost::Message;
 use remora_proto::pb::envoy::config::core::v3 as core;
 use remora_proto::pb::envoy::config::endpoint::v3 as pb;
 
-use super::route::{Fraction, Under, duration, each, refuse};
-use super::{Compiled, Problems};
+use super::route::{Fraction, Under, duration, each, optional, refuse, refuse_all};
+use super::{Compiled, Problems, gather};
 use crate::cluster::host::{Health, HealthCheckTarget, Host, Locality};
 use crate::cluster::priority::{AssignmentPolicy, OVERPROVISIONING_FACTOR};
 use crate::runtime::io::{Address, Internal};
@@ -118,20 +118,20 @@ pub fn decode(bytes: &[u8]) -> Compiled<pb::ClusterLoadAssignment> {
 /// What is wrong or not supported, by path.
 pub fn compile(assignment: &pb::ClusterLoadAssignment, transport: &UpstreamTransport) -> Compiled<Endpoints> {
     let (templates, policy) = templates(assignment, transport)?;
-    let hosts = templates
-        .iter()
-        .enumerate()
-        .map(|(at, template)| match &template.location {
-            Location::Address(address) => Ok(template.at(address.clone())),
+    let mut problems = Problems::default();
+    let mut hosts = Vec::with_capacity(templates.len());
+    for (at, template) in templates.iter().enumerate() {
+        match &template.location {
+            Location::Address(address) => hosts.push(template.at(address.clone())),
             Location::Name(name, _) => {
                 let path = format!("{}.endpoint.address.socket_address.address", place(assignment, at));
-                Err(Problems::one(path, format!("malformed IP address: {name}")))
+                problems
+                    .0
+                    .extend(Problems::one(path, format!("malformed IP address: {name}")).0);
             }
-        });
-    Ok(Endpoints {
-        hosts: hosts.collect::<Compiled<_>>()?,
-        policy,
-    })
+        }
+    }
+    problems.into_result().map(|()| Endpoints { hosts, policy })
 }
 
 /// The path of the endpoint that comes at this place when all localities are laid in a row.
@@ -159,13 +159,13 @@ pub fn templates(
     assignment: &pb::ClusterLoadAssignment,
     transport: &UpstreamTransport,
 ) -> Compiled<(Vec<Template>, AssignmentPolicy)> {
-    let mut policy = policy(assignment.policy.as_ref()).under("policy")?;
-    refuse(
-        "named_endpoints",
-        !assignment.named_endpoints.is_empty(),
-        "not supported",
-    )?;
-    let groups = each("endpoints", &assignment.endpoints, |group| locality(group, transport))?;
+    let has_named = !assignment.named_endpoints.is_empty();
+    gather! {
+        let policy = policy(assignment.policy.as_ref()).under("policy");
+        let _inline = refuse("named_endpoints", has_named, "not supported");
+        let groups = each("endpoints", &assignment.endpoints, |group| locality(group, transport));
+    }
+    let mut policy = policy;
     let mut all = Vec::new();
     for (group, templates) in assignment.endpoints.iter().zip(groups) {
         let weight = group.load_balancing_weight.as_ref().map_or(0, |weight| weight.value);
@@ -183,23 +183,21 @@ fn policy(policy: Option<&pb::cluster_load_assignment::Policy>) -> Compiled<Assi
     let Some(policy) = policy else {
         return Ok(AssignmentPolicy::default());
     };
-    refuse(
-        "drop_overloads",
-        policy.drop_overloads.len() > 1,
-        "at most one is supported",
-    )?;
-    let drop_overload = each("drop_overloads", &policy.drop_overloads, |entry| {
-        let percent = entry.drop_percentage.unwrap_or_default();
-        Fraction::compile(&percent).under("drop_percentage")
-    })?;
-    let stale_after = duration("endpoint_stale_after", policy.endpoint_stale_after.as_ref())?;
-    let is_zero = stale_after.is_some_and(|time| time.is_zero());
-    refuse("endpoint_stale_after", is_zero, "must be greater than 0")?;
     let factor = policy
         .overprovisioning_factor
         .as_ref()
         .map_or(OVERPROVISIONING_FACTOR, |factor| factor.value);
-    refuse("overprovisioning_factor", factor == 0, "must be greater than 0")?;
+    gather! {
+        let _one = refuse("drop_overloads", policy.drop_overloads.len() > 1, "at most one is supported");
+        let drop_overload = each("drop_overloads", &policy.drop_overloads, |entry| {
+            let percent = entry.drop_percentage.unwrap_or_default();
+            Fraction::compile(&percent).under("drop_percentage")
+        });
+        let stale_after = duration("endpoint_stale_after", policy.endpoint_stale_after.as_ref());
+        let _factor = refuse("overprovisioning_factor", factor == 0, "must be greater than 0");
+    }
+    let is_zero = stale_after.is_some_and(|time| time.is_zero());
+    refuse("endpoint_stale_after", is_zero, "must be greater than 0")?;
     Ok(AssignmentPolicy {
         overprovisioning_factor: factor,
         weighted_priority_health: policy.weighted_priority_health,
@@ -213,13 +211,15 @@ fn policy(policy: Option<&pb::cluster_load_assignment::Policy>) -> Compiled<Assi
 fn locality(group: &pb::LocalityLbEndpoints, transport: &UpstreamTransport) -> Compiled<Vec<Template>> {
     use pb::locality_lb_endpoints::LbConfig;
     let is_leds = matches!(group.lb_config, Some(LbConfig::LedsClusterLocalityConfig(_)));
-    refuse("leds_cluster_locality_config", is_leds, "not supported")?;
-    refuse("priority", group.priority > 128, "must be at most 128")?;
     let is_zero = group
         .load_balancing_weight
         .as_ref()
         .is_some_and(|weight| weight.value == 0);
-    refuse("load_balancing_weight", is_zero, "must be at least 1")?;
+    let refused = refuse_all(&[
+        ("leds_cluster_locality_config", is_leds, "not supported"),
+        ("priority", group.priority > 128, "must be at most 128"),
+        ("load_balancing_weight", is_zero, "must be at least 1"),
+    ]);
     let name = group.locality.clone().unwrap_or_default();
     let name = Arc::new(Locality {
         region: name.region,
@@ -227,12 +227,16 @@ fn locality(group: &pb::LocalityLbEndpoints, transport: &UpstreamTransport) -> C
         sub_zone: name.sub_zone,
     });
     let endpoint = |endpoint: &pb::LbEndpoint| endpoint_template(endpoint, group, &name, transport);
-    match &group.lb_config {
-        Some(LbConfig::LoadBalancerEndpoints(list)) => {
-            each("load_balancer_endpoints.lb_endpoints", &list.lb_endpoints, endpoint)
-        }
-        _ => each("lb_endpoints", &group.lb_endpoints, endpoint),
+    gather! {
+        let _group = refused;
+        let templates = match &group.lb_config {
+            Some(LbConfig::LoadBalancerEndpoints(list)) => {
+                each("load_balancer_endpoints.lb_endpoints", &list.lb_endpoints, endpoint)
+            }
+            _ => each("lb_endpoints", &group.lb_endpoints, endpoint),
+        };
     }
+    Ok(templates)
 }
 
 fn endpoint_template(
@@ -248,33 +252,22 @@ fn endpoint_template(
         None => return Err(Problems::one("endpoint", "required")),
     };
     let weight = value.load_balancing_weight.as_ref().map_or(1, |weight| weight.value);
-    refuse("load_balancing_weight", weight == 0, "must be at least 1")?;
-    let (health, draining) = match core::HealthStatus::try_from(value.health_status) {
-        Ok(core::HealthStatus::Unknown | core::HealthStatus::Healthy) => (Health::Healthy, false),
-        Ok(core::HealthStatus::Degraded) => (Health::Degraded, false),
-        Ok(core::HealthStatus::Unhealthy | core::HealthStatus::Timeout) => (Health::Unhealthy, false),
-        Ok(core::HealthStatus::Draining) => (Health::Unhealthy, true),
-        Err(_) => return Err(Problems::one("health_status", "unknown value")),
-    };
-    let location = location(endpoint.address.as_ref()).under("endpoint.address")?;
+    let check = endpoint.health_check_config.as_ref();
+    gather! {
+        let _weight = refuse("load_balancing_weight", weight == 0, "must be at least 1");
+        let health = health(value.health_status).under("health_status");
+        let location = location(endpoint.address.as_ref()).under("endpoint.address");
+        let additional = each("endpoint.additional_addresses", &endpoint.additional_addresses, |additional| {
+            ip_or_pipe(additional.address.as_ref()).under("address")
+        });
+        let health_check = optional("endpoint.health_check_config", check, health_check_target);
+    }
+    let (health, draining) = health;
     let hostname = match (&location, endpoint.hostname.as_str()) {
         // A host found by name is called by it.
         (Location::Name(name, _), "") => name.clone(),
         (_, hostname) => hostname.to_owned(),
     };
-    let additional = each(
-        "endpoint.additional_addresses",
-        &endpoint.additional_addresses,
-        |additional| match self::location(additional.address.as_ref()).under("address")? {
-            Location::Address(address) => Ok(address),
-            Location::Name(name, _) => Err(Problems::one("address", format!("malformed IP address: {name}"))),
-        },
-    )?;
-    let health_check = endpoint
-        .health_check_config
-        .as_ref()
-        .map(health_check_target)
-        .transpose();
     Ok(Template {
         location,
         additional,
@@ -284,23 +277,39 @@ fn endpoint_template(
         locality: locality.clone(),
         metadata: value.metadata.clone().map(Arc::new),
         socket: transport_for(transport, value.metadata.as_ref(), group.metadata.as_ref()),
-        health_check: health_check.under("endpoint.health_check_config")?.map(Arc::new),
+        health_check: health_check.map(Arc::new),
         health,
         draining,
     })
 }
 
+/// What the control plane says of an endpoint, and whether it drains.
+fn health(status: i32) -> Compiled<(Health, bool)> {
+    match core::HealthStatus::try_from(status) {
+        Ok(core::HealthStatus::Unknown | core::HealthStatus::Healthy) => Ok((Health::Healthy, false)),
+        Ok(core::HealthStatus::Degraded) => Ok((Health::Degraded, false)),
+        Ok(core::HealthStatus::Unhealthy | core::HealthStatus::Timeout) => Ok((Health::Unhealthy, false)),
+        Ok(core::HealthStatus::Draining) => Ok((Health::Unhealthy, true)),
+        Err(_) => Err(Problems::one("", "unknown value")),
+    }
+}
+
+/// An address that needs no resolving.
+fn ip_or_pipe(address: Option<&core::Address>) -> Compiled<Address> {
+    match location(address)? {
+        Location::Address(address) => Ok(address),
+        Location::Name(name, _) => Err(Problems::one("", format!("malformed IP address: {name}"))),
+    }
+}
+
 fn health_check_target(config: &pb::endpoint::HealthCheckConfig) -> Compiled<HealthCheckTarget> {
-    let address = match &config.address {
-        None => None,
-        Some(address) => match location(Some(address)).under("address")? {
-            Location::Address(address) => Some(address),
-            Location::Name(name, _) => return Err(Problems::one("address", format!("malformed IP address: {name}"))),
-        },
-    };
+    gather! {
+        let address = optional("address", config.address.as_ref(), |address| ip_or_pipe(Some(address)));
+        let port = port(config.port_value).under("port_value");
+    }
     Ok(HealthCheckTarget {
         address,
-        port: port(config.port_value).under("port_value")?,
+        port,
         hostname: config.hostname.clone(),
         disabled: config.disable_active_health_check,
     })
@@ -361,22 +370,23 @@ fn internal_location(internal: &core::EnvoyInternalAddress) -> Compiled<Location
 /// What is wrong or not supported, by path.
 pub fn socket_location(socket: &core::SocketAddress) -> Compiled<Location> {
     use core::socket_address::PortSpecifier;
-    refuse(
-        "protocol",
-        socket.protocol != core::socket_address::Protocol::Tcp as i32,
-        "only TCP is supported",
-    )?;
-    refuse("resolver_name", !socket.resolver_name.is_empty(), "not supported")?;
+    let is_other = socket.protocol != core::socket_address::Protocol::Tcp as i32;
     let has_namespace = !socket.network_namespace_filepath.is_empty();
-    refuse("network_namespace_filepath", has_namespace, "not supported")?;
-    let port = match &socket.port_specifier {
-        Some(PortSpecifier::PortValue(value)) => port(*value).under("port_value")?,
-        Some(PortSpecifier::NamedPort(_)) => return Err(Problems::one("named_port", "not supported")),
-        None => 0,
-    };
+    gather! {
+        let _supported = refuse_all(&[
+            ("protocol", is_other, "only TCP is supported"),
+            ("resolver_name", !socket.resolver_name.is_empty(), "not supported"),
+            ("network_namespace_filepath", has_namespace, "not supported"),
+            ("address", socket.address.is_empty(), "required"),
+        ]);
+        let port = match &socket.port_specifier {
+            Some(PortSpecifier::PortValue(value)) => port(*value).under("port_value"),
+            Some(PortSpecifier::NamedPort(_)) => Err(Problems::one("named_port", "not supported")),
+            None => Ok(0),
+        };
+    }
     match socket.address.parse::<IpAddr>() {
         Ok(ip) => Ok(Location::Address(Address::Ip(SocketAddr::new(ip, port)))),
-        Err(_) if socket.address.is_empty() => Err(Problems::one("address", "required")),
         Err(_) => Ok(Location::Name(socket.address.clone(), port)),
     }
 }

@@ -14,7 +14,7 @@ use crate::filters::http::{self as filters, FilterContext, FilterList, Stage};
 use crate::http::codec::Underscores;
 use crate::http::codec::h1::H1Options;
 use crate::http::codec::h1::server::Timeouts;
-use crate::http::codec::h2::{H2Options, KeepaliveOptions};
+use crate::http::codec::h2::{FloodLimits, H2Options, KeepaliveOptions};
 use crate::http::header_policy::HeaderPolicy;
 use crate::http::pipeline::{CodecStats, CodecType, ConnectionManager, Settings};
 use crate::http::respond::LocalReply;
@@ -60,6 +60,9 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
             stream_idle: timeouts.stream_idle,
             request_timeout: timeouts.request,
             max_connection_duration: timeouts.max_age,
+            request_headers: timeouts.request_headers,
+            delayed_close: timeouts.delayed_close,
+            drain_timeout: timeouts.drain.unwrap_or(h2.drain_timeout),
             ..h2
         },
         timeouts,
@@ -257,8 +260,22 @@ fn h2_options(value: &pbh::HttpConnectionManager) -> Compiled<H2Options> {
         keepalive: keepalive(h2.connection_keepalive.as_ref()).under("http2_protocol_options.connection_keepalive")?,
         max_requests_per_connection: max_requests(value),
         underscores: underscores(value),
+        floods: floods(&h2),
         ..default
     })
+}
+
+/// Of either side.
+pub(super) fn floods(value: &pbc::Http2ProtocolOptions) -> FloodLimits {
+    let default = FloodLimits::default();
+    let empty = value.max_consecutive_inbound_frames_with_empty_payload.as_ref();
+    let priorities = value.max_inbound_priority_frames_per_stream.as_ref();
+    let updates = value.max_inbound_window_update_frames_per_data_frame_sent.as_ref();
+    FloodLimits {
+        empty_in_a_row: empty.map_or(default.empty_in_a_row, |limit| limit.value),
+        priorities_per_stream: priorities.map_or(default.priorities_per_stream, |limit| limit.value),
+        window_updates_per_data_frame: updates.map_or(default.window_updates_per_data_frame, |limit| limit.value),
+    }
 }
 
 /// `common_http_protocol_options.headers_with_underscores_action`

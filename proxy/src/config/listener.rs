@@ -11,13 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
-use remora_proto::pb::envoy::config::core::v3::{Address as PbAddress, address, socket_address};
+use remora_proto::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use remora_proto::pb::envoy::config::core::v3::{Address as PbAddress, SocketAddress, address};
 use remora_proto::pb::envoy::config::listener::v3::Listener;
 use xxhash_rust::xxh64::xxh64;
 
 pub use needs::{ListenerNeeds, RouteRef, needs};
 
-use super::{BuildContext, Compiled, Problem, Problems};
+use super::route::{Under, each, refuse};
+use super::{BuildContext, Compiled, Problem, Problems, gather};
 use crate::listener::ListenerConfig;
 use crate::runtime::io::Address;
 use crate::telemetry::access_log::AccessLog;
@@ -88,30 +90,7 @@ pub fn duration(config: Option<&remora_proto::pb::google::protobuf::Duration>) -
 pub fn address(config: Option<&PbAddress>) -> Compiled<Address> {
     match config.and_then(|config| config.address.as_ref()) {
         Some(address::Address::SocketAddress(socket)) => {
-            if socket.protocol != 0 {
-                return Err(Problems::one("socket_address.protocol", "only TCP is supported"));
-            }
-            if !socket.network_namespace_filepath.is_empty() {
-                return Err(Problems::one(
-                    "socket_address.network_namespace_filepath",
-                    "not supported",
-                ));
-            }
-            let ip = socket.address.parse().map_err(|_| {
-                Problems::one(
-                    "socket_address.address",
-                    format!("malformed IP address: {}", socket.address),
-                )
-            })?;
-            let port = match &socket.port_specifier {
-                Some(socket_address::PortSpecifier::PortValue(port)) => u16::try_from(*port),
-                Some(socket_address::PortSpecifier::NamedPort(_)) => {
-                    return Err(Problems::one("socket_address.named_port", "not supported"));
-                }
-                None => Ok(0),
-            };
-            let port = port.map_err(|_| Problems::one("socket_address.port_value", "must be at most 65535"))?;
-            Ok(Address::Ip(std::net::SocketAddr::new(ip, port)))
+            socket_address(socket).map_err(|problems| problems.under("socket_address"))
         }
         Some(address::Address::Pipe(pipe)) => Ok(Address::Pipe(Arc::from(pipe.path.as_str()))),
         Some(address::Address::EnvoyInternalAddress(_)) => {
@@ -119,6 +98,25 @@ pub fn address(config: Option<&PbAddress>) -> Compiled<Address> {
         }
         None => Err(Problems::one("", "required")),
     }
+}
+
+fn socket_address(socket: &SocketAddress) -> Compiled<Address> {
+    let has_namespace = !socket.network_namespace_filepath.is_empty();
+    gather! {
+        let _tcp = refuse("protocol", socket.protocol != 0, "only TCP is supported");
+        let _here = refuse("network_namespace_filepath", has_namespace, "not supported");
+        let ip = socket.address.parse::<std::net::IpAddr>().map_err(|_| {
+            Problems::one("address", format!("malformed IP address: {}", socket.address))
+        });
+        let port = match &socket.port_specifier {
+            Some(PortSpecifier::PortValue(port)) => {
+                u16::try_from(*port).map_err(|_| Problems::one("port_value", "must be at most 65535"))
+            }
+            Some(PortSpecifier::NamedPort(_)) => Err(Problems::one("named_port", "not supported")),
+            None => Ok(0),
+        };
+    }
+    Ok(Address::Ip(std::net::SocketAddr::new(ip, port)))
 }
 
 fn decode(bytes: &[u8]) -> Compiled<Listener> {
@@ -130,13 +128,13 @@ fn addresses(config: &Listener) -> Compiled<Vec<Address>> {
         // An internal listener has none. The tables refuse it; where the operator wants warnings, it is there and nothing reaches it.
         return Ok(Vec::new());
     }
-    let mut addresses = vec![address(config.address.as_ref()).map_err(|problems| problems.under("address"))?];
-    for (index, additional) in config.additional_addresses.iter().enumerate() {
-        let path = format!("additional_addresses[{index}]");
-        let compiled = address(additional.address.as_ref()).map_err(|problems| problems.under("address").under(&path));
-        addresses.push(compiled?);
+    gather! {
+        let first = address(config.address.as_ref()).under("address");
+        let additional = each("additional_addresses", &config.additional_addresses, |additional| {
+            address(additional.address.as_ref()).under("address")
+        });
     }
-    Ok(addresses)
+    Ok(std::iter::once(first).chain(additional).collect())
 }
 
 /// Fields whose absence would change what the listener does.

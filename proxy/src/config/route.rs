@@ -4,6 +4,7 @@
 
 pub mod clusters;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use remora_proto::pb;
@@ -30,6 +31,22 @@ pub fn each<I, T>(field: &str, items: &[I], compile: impl Fn(&I) -> Compiled<T>)
             Ok(item) => compiled.push(item),
             Err(found) => problems.0.extend(found.under(&format!("{field}[{index}]")).0),
         }
+    }
+    problems.into_result().map(|()| compiled)
+}
+
+/// Compiles each value of a map and gathers the problems of all of them, in the order of its keys.
+pub fn each_entry<I, T>(
+    field: &str,
+    entries: &HashMap<String, I>,
+    compile: impl Fn(&str, &I) -> Compiled<T>,
+) -> Compiled<Vec<T>> {
+    let mut names: Vec<&String> = entries.keys().collect();
+    names.sort_unstable();
+    let mut compiled = Vec::with_capacity(entries.len());
+    let mut problems = Problems::default();
+    for (name, entry) in names.into_iter().filter_map(|name| entries.get_key_value(name)) {
+        compiled.extend(problems.keep(compile(name, entry).under(&format!("{field}[{name:?}]"))));
     }
     problems.into_result().map(|()| compiled)
 }
@@ -85,17 +102,6 @@ impl Fraction {
             numerator: value.numerator,
             denominator,
         })
-    }
-
-    /// The default of a runtime fraction; absent means always, as in Envoy.
-    pub fn of_runtime(value: &pb::envoy::config::core::v3::RuntimeFractionalPercent) -> Compiled<Self> {
-        match &value.default_value {
-            Some(fraction) => Self::compile(fraction).under("default_value"),
-            None => Ok(Self {
-                numerator: 100,
-                denominator: 100,
-            }),
-        }
     }
 
     /// As this, but not more than `numerator`.

@@ -11,8 +11,8 @@ use core::api_config_source::ApiType;
 use core::config_source::ConfigSourceSpecifier as Specifier;
 use core::grpc_service::TargetSpecifier;
 
-use crate::config::route::{Under, duration};
-use crate::config::{Compiled, Problems};
+use crate::config::route::{Under, duration, refuse};
+use crate::config::{Compiled, Problems, gather};
 
 /// `core.v3.ConfigSource`
 #[derive(Clone, Debug, PartialEq)]
@@ -55,31 +55,33 @@ impl ConfigSource {
     /// A source that does not exist here, by path.
     pub fn compile(config: &core::ConfigSource) -> Compiled<Self> {
         let source = match &config.config_source_specifier {
-            Some(Specifier::Ads(_)) => Source::Ads,
+            Some(Specifier::Ads(_)) => Ok(Source::Ads),
             #[allow(deprecated)]
-            Some(Specifier::Path(path)) => Source::Path(PathSource {
+            Some(Specifier::Path(path)) => Ok(Source::Path(PathSource {
                 path: path.as_str().into(),
                 watched_directory: None,
-            }),
-            Some(Specifier::PathConfigSource(path)) => Source::Path(PathSource {
+            })),
+            Some(Specifier::PathConfigSource(path)) => Ok(Source::Path(PathSource {
                 path: path.path.as_str().into(),
                 watched_directory: path
                     .watched_directory
                     .as_ref()
                     .map(|watched| watched.path.as_str().into()),
-            }),
+            })),
             Some(Specifier::ApiConfigSource(api)) => {
-                Source::Grpc(Box::new(AdsConfig::compile(api).under("api_config_source")?))
+                let grpc = AdsConfig::compile(api).under("api_config_source");
+                grpc.map(|grpc| Source::Grpc(Box::new(grpc)))
             }
-            Some(Specifier::Self_(_)) => {
-                return Err(Problems::one("self", "Envoy does not implement it either: say `ads`"));
-            }
-            None => return Err(Problems::one("config_source_specifier", "required")),
+            Some(Specifier::Self_(_)) => Err(Problems::one("self", "Envoy does not implement it either: say `ads`")),
+            None => Err(Problems::one("config_source_specifier", "required")),
         };
+        gather! {
+            let source = source;
+            let timeout = duration("initial_fetch_timeout", config.initial_fetch_timeout.as_ref());
+        }
         Ok(Self {
             source,
-            initial_fetch_timeout: duration("initial_fetch_timeout", config.initial_fetch_timeout.as_ref())?
-                .unwrap_or(Duration::from_secs(15)),
+            initial_fetch_timeout: timeout.unwrap_or(Duration::from_secs(15)),
         })
     }
 }
@@ -88,26 +90,17 @@ impl AdsConfig {
     /// # Errors
     /// A control plane that cannot be spoken to, by path.
     pub fn compile(config: &core::ApiConfigSource) -> Compiled<Self> {
-        let delta = match ApiType::try_from(config.api_type) {
-            Ok(ApiType::Grpc) => false,
-            Ok(ApiType::DeltaGrpc) => true,
-            // Envoy refuses them too, wherever the client could meet one.
-            Ok(ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc) => {
-                return Err(Problems::one(
-                    "api_type",
-                    "aggregated streams are what `ads` is for: use GRPC or DELTA_GRPC",
-                ));
-            }
-            _ => return Err(Problems::one("api_type", "only GRPC and DELTA_GRPC are supported")),
+        let is_old = config.transport_api_version != core::ApiVersion::V3 as i32;
+        let service = match config.grpc_services.as_slice() {
+            [service] => Ok(service),
+            _ => Err(Problems::one("grpc_services", "exactly one is needed")),
         };
-        if config.transport_api_version != core::ApiVersion::V3 as i32 {
-            return Err(Problems::one("transport_api_version", "only V3 is supported"));
+        gather! {
+            let delta = is_delta(config.api_type).under("api_type");
+            let _version = refuse("transport_api_version", is_old, "only V3 is supported");
+            let service = service.and_then(|service| grpc_service(service).under("grpc_services[0]"));
         }
-        let [service] = config.grpc_services.as_slice() else {
-            return Err(Problems::one("grpc_services", "exactly one is needed"));
-        };
-        let (grpc, metadata) = envoy_grpc(service).under("grpc_services[0]")?;
-        let retry = grpc.retry_policy.as_ref().or(service.retry_policy.as_ref());
+        let (grpc, metadata, backoff) = service;
         Ok(Self {
             delta,
             cluster_name: grpc.cluster_name.as_str().into(),
@@ -121,7 +114,7 @@ impl AdsConfig {
                     limit.fill_rate.map_or(default.fill_rate, |rate| rate.value),
                 )
             }),
-            backoff: backoff(retry).under("grpc_services[0].envoy_grpc.retry_policy.retry_back_off")?,
+            backoff,
         })
     }
 
@@ -143,11 +136,36 @@ impl AdsConfig {
 /// Keys that end in `-bin` have any bytes, the others a header's.
 type Metadata = Vec<(String, Vec<u8>)>;
 
-fn envoy_grpc(service: &core::GrpcService) -> Compiled<(&core::grpc_service::EnvoyGrpc, Metadata)> {
+fn is_delta(api_type: i32) -> Compiled<bool> {
+    match ApiType::try_from(api_type) {
+        Ok(ApiType::Grpc) => Ok(false),
+        Ok(ApiType::DeltaGrpc) => Ok(true),
+        // Envoy refuses them too, wherever the client could meet one.
+        Ok(ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc) => Err(Problems::one(
+            "",
+            "aggregated streams are what `ads` is for: use GRPC or DELTA_GRPC",
+        )),
+        _ => Err(Problems::one("", "only GRPC and DELTA_GRPC are supported")),
+    }
+}
+
+/// From which pause to which a control plane is asked again.
+type Pauses = Option<(Duration, Duration)>;
+
+fn grpc_service(service: &core::GrpcService) -> Compiled<(&core::grpc_service::EnvoyGrpc, Metadata, Pauses)> {
     let Some(TargetSpecifier::EnvoyGrpc(grpc)) = &service.target_specifier else {
         return Err(Problems::one("target_specifier", "only envoy_grpc is supported"));
     };
-    let metadata = super::route::each("initial_metadata", &service.initial_metadata, |header| {
+    let retry = grpc.retry_policy.as_ref().or(service.retry_policy.as_ref());
+    gather! {
+        let metadata = metadata(service);
+        let backoff = backoff(retry).under("envoy_grpc.retry_policy.retry_back_off");
+    }
+    Ok((grpc, metadata, backoff))
+}
+
+fn metadata(service: &core::GrpcService) -> Compiled<Metadata> {
+    super::route::each("initial_metadata", &service.initial_metadata, |header| {
         super::route::header_name("key", &header.key)?;
         let value = match header.value.as_str() {
             "" => header.raw_value.clone(),
@@ -156,11 +174,10 @@ fn envoy_grpc(service: &core::GrpcService) -> Compiled<(&core::grpc_service::Env
         let fits = header.key.ends_with("-bin") || http::HeaderValue::from_bytes(&value).is_ok();
         super::route::refuse("value", !fits, "is not a header value")?;
         Ok((header.key.to_ascii_lowercase(), value))
-    });
-    Ok((grpc, metadata?))
+    })
 }
 
-fn backoff(retry: Option<&core::RetryPolicy>) -> Compiled<Option<(Duration, Duration)>> {
+fn backoff(retry: Option<&core::RetryPolicy>) -> Compiled<Pauses> {
     let limited = retry.is_some_and(|retry| retry.num_retries.is_some());
     super::route::refuse("num_retries", limited, "a control plane is asked again without end")?;
     let Some(backoff) = retry.and_then(|retry| retry.retry_back_off.as_ref()) else {

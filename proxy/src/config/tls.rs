@@ -9,8 +9,9 @@ use remora_proto::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use remora_proto::pb::google::protobuf::Any;
 
+use super::route::Under;
 use super::source::ConfigSource;
-use super::{BuildContext, Compiled, Problems};
+use super::{BuildContext, Compiled, Problems, gather};
 use crate::tcp::proxy_header::ProxyHeader;
 use crate::tls::{DownstreamTls, UpstreamSocket, UpstreamTls};
 
@@ -43,11 +44,12 @@ pub fn downstream(socket: &TransportSocket, cx: &BuildContext) -> Compiled<Optio
 pub fn upstream(socket: &TransportSocket, cx: &BuildContext) -> Compiled<UpstreamSocket> {
     if let Some(outer) = proxy_protocol(socket)? {
         let config = outer.config.unwrap_or_default();
-        let header = ProxyHeader::compile(&config).map_err(|problems| problems.under("typed_config.config"))?;
-        let inner = outer
-            .transport_socket
-            .ok_or_else(|| Problems::one("typed_config.transport_socket", "required"))?;
-        let inner = upstream(&inner, cx).map_err(|problems| problems.under("typed_config.transport_socket"))?;
+        let missing = || Problems::one("", "required");
+        let inner = outer.transport_socket.as_ref().ok_or_else(missing);
+        gather! {
+            let header = ProxyHeader::compile(&config).under("typed_config.config");
+            let inner = inner.and_then(|inner| upstream(inner, cx)).under("typed_config.transport_socket");
+        }
         return Ok(UpstreamSocket {
             header: Some(Arc::new(header)),
             ..inner
@@ -148,7 +150,7 @@ fn typed_config<'a>(socket: &'a TransportSocket, wanted: &str) -> Compiled<Optio
             "typed_config",
             format!("transport socket {} is not supported here", any.type_url),
         )),
-        None if socket.name == "envoy.transport_sockets.raw_buffer" => Ok(None),
+        // Found by its type, never by its name: the name alone is of no socket, `envoy.transport_sockets.raw_buffer` neither.
         None => Err(Problems::one("typed_config", "required")),
     }
 }

@@ -44,6 +44,8 @@ pub const FRESH_PATH: &str = "/fresh";
 pub const GRPC_PATH: &str = "/demo.Echo/Say";
 /// Response header added by the route configuration.
 pub const REVISION: &str = "x-demo-revision";
+/// What it says at first.
+pub const FIRST_REVISION: u32 = 1;
 
 /// How soon a failing replica is ejected, and for how long at first.
 const CONSECUTIVE_5XX: u32 = 3;
@@ -128,7 +130,7 @@ pub fn client(inbound: &[Inbound]) -> Snapshot {
     Snapshot::new()
         .with(listener_outbound_http(""))
         .with(listener_tcp(OUTBOUND_TCP, "127.0.0.1", 0, ECHO_TCP))
-        .with(routes(&[(ECHO, 100)], 1))
+        .with(routes(&[(ECHO, 100)], Retries::Off, FIRST_REVISION))
         .with(echo(ECHO).outlier(CONSECUTIVE_5XX, EJECTION, SWEEP))
         .with(echo(CANARY))
         .with(fresh)
@@ -147,8 +149,15 @@ fn hosts(addresses: impl Iterator<Item = SocketAddr>) -> Vec<EndpointBuilder> {
     addresses.map(|address| endpoint("127.0.0.1", address.port())).collect()
 }
 
+/// Whether what failed is tried again: only where hosts themselves fail. All else has to be without a failure by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retries {
+    Off,
+    On,
+}
+
 /// The routes: everything by weight, `/fresh` apart. `revision` shows in each response.
-pub fn routes(weights: &[(&str, u32)], revision: u32) -> RouteConfiguration {
+pub fn routes(weights: &[(&str, u32)], retries: Retries, revision: u32) -> RouteConfiguration {
     let everything = match weights {
         [(cluster, _)] => prefix("/").cluster(cluster),
         weights => prefix("/").weighted(weights.iter().copied()),
@@ -161,10 +170,14 @@ pub fn routes(weights: &[(&str, u32)], revision: u32) -> RouteConfiguration {
         }),
         ..HeaderValueOption::default()
     };
+    let route = |route| match retries {
+        Retries::Off => route,
+        Retries::On => resilient(route),
+    };
     route_config(ROUTES)
         .vhost(["*"])
-        .with_route(resilient(exact(FRESH_PATH).cluster(FRESH)))
-        .with_route(resilient(everything))
+        .with_route(route(exact(FRESH_PATH).cluster(FRESH)))
+        .with_route(route(everything))
         .edit(|config| config.response_headers_to_add.push(header))
         .build()
 }
@@ -240,5 +253,23 @@ fn one_request_per_connection() -> HttpProtocolOptions {
         }),
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
         ..HttpProtocolOptions::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_tried_again_unless_hosts_fail() {
+        use remora_proto::pb::envoy::config::route::v3::route::Action;
+        let retrying = |retries| {
+            let config = routes(&[(ECHO, 90), (CANARY, 10)], retries, 7);
+            let routes = config.virtual_hosts.into_iter().flat_map(|host| host.routes);
+            let retries = |action| matches!(action, Some(Action::Route(action)) if action.retry_policy.is_some());
+            routes.map(|route| retries(route.action)).collect::<Vec<_>>()
+        };
+        assert_eq!(retrying(Retries::Off), [false, false]);
+        assert_eq!(retrying(Retries::On), [true, true]);
     }
 }

@@ -3,7 +3,7 @@
 use control_plane_mock::{PATIENCE as PLANE_PATIENCE, What};
 use sha2::{Digest, Sha256};
 
-use super::config::{self, CANARY, CLIENT_CERT, ECHO, OUTBOUND_HTTP, REVISION, SERVER_CERT};
+use super::config::{self, CANARY, CLIENT_CERT, ECHO, FRESH, OUTBOUND_HTTP, REVISION, Retries, SERVER_CERT};
 use super::mesh::{Identities, until};
 use super::probe;
 use super::replica::{CLIENT_CERTIFICATE, Mode, NAMES};
@@ -59,6 +59,14 @@ impl Scene {
             Self::ListenerInPlace => "listeners change in place",
         }
     }
+
+    /// What hosts that fail do to requests is hidden by retries; all else must not do anything to them.
+    fn retries(self) -> Retries {
+        match self {
+            Self::Ejection | Self::Failover => Retries::On,
+            _ => Retries::Off,
+        }
+    }
 }
 
 /// Plays one scene. What it saw goes into `evidence`, also when it then fails.
@@ -66,6 +74,10 @@ impl Scene {
 /// # Errors
 /// Something did not happen, or should not have.
 pub async fn play(scene: Scene, tour: &mut Tour, evidence: &mut Vec<String>) -> Result<(), DemoError> {
+    if tour.retries != scene.retries() {
+        tour.route(&[(ECHO, 100)], scene.retries()).await?;
+    }
+    let retried = tour.retried();
     match scene {
         Scene::Spread => spread(tour, evidence).await,
         Scene::Ejection => ejection(tour, evidence).await,
@@ -75,7 +87,11 @@ pub async fn play(scene: Scene, tour: &mut Tour, evidence: &mut Vec<String>) -> 
         Scene::BadListener => bad_listener(tour, evidence).await,
         Scene::ControlPlaneGone => control_plane_gone(tour, evidence).await,
         Scene::ListenerInPlace => listener_in_place(tour, evidence).await,
-    }
+    }?;
+    check(
+        scene.retries() == Retries::On || tour.retried() == retried,
+        "something was tried again although retries are off",
+    )
 }
 
 async fn spread(tour: &mut Tour, evidence: &mut Vec<String>) -> Result<(), DemoError> {
@@ -154,9 +170,8 @@ async fn failover(tour: &mut Tour, evidence: &mut Vec<String>) -> Result<(), Dem
 }
 
 async fn canary(tour: &mut Tour, evidence: &mut Vec<String>) -> Result<(), DemoError> {
-    let plane = tour.mesh.client.plane()?;
     let before = tour.tally.counts();
-    plane.push_route(config::routes(&[(ECHO, 90), (CANARY, 10)], 1));
+    tour.route(&[(ECHO, 90), (CANARY, 10)], Retries::Off).await?;
     // Replica d alone is the canary.
     until("the canary's first answer", || {
         tour.tally.counts().since(&before).balanced()[3] > 0
@@ -168,7 +183,7 @@ async fn canary(tour: &mut Tour, evidence: &mut Vec<String>) -> Result<(), DemoE
         "weights {ECHO} 90, {CANARY} 10: {}; canary {share:.1} %",
         by_replica(&counts)
     ));
-    plane.push_route(config::routes(&[(ECHO, 100)], 1));
+    tour.route(&[(ECHO, 100)], Retries::Off).await?;
     check(
         (share - 10.0).abs() <= CANARY_TOLERANCE,
         "the canary's share is out of tolerance",
@@ -256,12 +271,11 @@ async fn control_plane_gone(tour: &mut Tour, evidence: &mut Vec<String>) -> Resu
     evidence.push(format!("without a control plane: {} requests answered", counts.all()));
     tour.mesh.client.restart_plane().await?;
     tour.mesh.server.restart_plane().await?;
-    tour.mesh.client.plane()?.push_route(config::routes(&[(ECHO, 100)], 2));
-    until("the route that was pushed after the restart", || {
-        tour.tally.seen(REVISION, "2") > 0
-    })
-    .await?;
-    evidence.push(format!("back, and a route pushed then arrived: {REVISION}: 2"));
+    tour.route(&[(ECHO, 100)], Retries::Off).await?;
+    evidence.push(format!(
+        "back, and a route pushed then arrived: {REVISION}: {}",
+        tour.revision
+    ));
     Ok(())
 }
 
@@ -299,6 +313,32 @@ impl Tour {
     /// A stat of the client sidecar's cluster.
     fn echo(&self, stat: &str) -> u64 {
         self.mesh.client.stat(&format!("cluster.{ECHO}.{stat}"))
+    }
+
+    /// Retries of all clusters together.
+    fn retried(&self) -> u64 {
+        let of = |cluster: &str| self.mesh.client.stat(&format!("cluster.{cluster}.upstream_rq_retry"));
+        [ECHO, CANARY, FRESH].into_iter().map(of).sum()
+    }
+
+    /// Pushes routes; when it returns they are in force, and what was under way before them is over.
+    async fn route(&mut self, weights: &[(&str, u32)], retries: Retries) -> Result<(), DemoError> {
+        self.revision += 1;
+        self.retries = retries;
+        let plane = self.mesh.client.plane()?;
+        plane.push_route(config::routes(weights, retries, self.revision));
+        let revision = self.revision.to_string();
+        until("an answer over the routes that were pushed", || {
+            self.tally.seen(REVISION, &revision) > 0
+        })
+        .await?;
+        let before = self.tally.counts();
+        until("what was under way before", || {
+            let since = self.tally.counts().since(&before);
+            // Of requests that go one after the other, the second started after the push.
+            since.balanced().iter().sum::<u64>() >= SETTLE && since.of(Kind::Fresh) >= 2
+        })
+        .await
     }
 
     /// Waits until so many replicas are ejected.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use control_plane_mock::NothingMatched;
 use control_plane_mock::pki::PkiError;
 
+use super::config::{FIRST_REVISION, Retries};
 use super::load::Load;
 use super::mesh::{Mesh, until};
 use super::report::{Report, SceneReport};
@@ -65,6 +66,9 @@ pub enum Event<'a> {
 pub struct Tour {
     pub mesh: Mesh,
     pub tally: Arc<Tally>,
+    /// Of the routes that were pushed last.
+    pub retries: Retries,
+    pub revision: u32,
 }
 
 /// Plays every scene under steady traffic. Needs a runtime with I/O and time; nothing of it is left when it returns.
@@ -139,7 +143,13 @@ async fn begin(settings: &Settings, observe: &mut dyn FnMut(Event<'_>)) -> Resul
         Kind::ALL.iter().all(|kind| counts.of(*kind) > 0) || counts.failed > 0
     });
     flowing.await?;
-    Ok((Tour { mesh, tally }, load))
+    let tour = Tour {
+        mesh,
+        tally,
+        retries: Retries::Off,
+        revision: FIRST_REVISION,
+    };
+    Ok((tour, load))
 }
 
 async fn play(scene: Scene, tour: &mut Tour, observe: &mut dyn FnMut(Event<'_>)) -> SceneReport {

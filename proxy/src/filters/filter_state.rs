@@ -65,7 +65,9 @@ impl Value {
 }
 
 #[allow(deprecated, reason = "`text_format` still arrives")]
-fn text_format(value: &SubstitutionFormatString) -> Compiled<Format> {
+/// # Errors
+/// What is no format of a text.
+pub fn text_format(value: &SubstitutionFormatString) -> Compiled<Format> {
     refuse("formatters", !value.formatters.is_empty(), "is not supported")?;
     let text = match &value.format {
         Some(Source::TextFormat(text)) => text.clone(),

@@ -1,8 +1,9 @@
 //! The engine of role-based access control, for HTTP and for plain connections.
 //!
-//! In: `envoy.config.rbac.v3.RBAC`. Out: an [`Engine`] that decides about a [`Subject`]. What the engine cannot evaluate does not compile: a rule
+//! In: `envoy.config.rbac.v3.RBAC`, or a match tree. Out: a [`Decider`] that decides about a [`Subject`]. What the engine cannot evaluate does not compile: a rule
 //! that is left out would let somebody in.
 
+mod matcher;
 mod permission;
 mod principal;
 
@@ -11,14 +12,17 @@ use remora_proto::pb::envoy::config::core::v3::CidrRange;
 use remora_proto::pb::envoy::config::rbac::v3 as pb;
 use remora_proto::pb::envoy::config::rbac::v3::rbac::Action;
 use remora_proto::pb::envoy::r#type::matcher::v3::{PathMatcher, path_matcher};
+use remora_proto::pb::xds::r#type::matcher::v3::Matcher;
 
-use crate::config::route::{Under, each, refuse};
-use crate::config::{Compiled, Problems};
+use crate::config::route::{Under, each, each_entry, optional, refuse, refuse_all};
+use crate::config::{Compiled, Problems, gather};
 use crate::http::exchange::{DynamicMetadata, Exchange};
 use crate::listener::ConnectionInfo;
 use crate::route::RequestView;
 use crate::route::strings::{MetadataMatcher, StringMatcher};
 use crate::runtime::io::Address;
+pub use matcher::Of;
+use matcher::Tree;
 use permission::Permission;
 use principal::Principal;
 
@@ -70,8 +74,38 @@ pub struct Decision<'a> {
     pub allowed: bool,
     /// The policy that matched.
     pub policy: Option<&'a str>,
-    /// Of a LOG engine: whether the access log is asked to log (`access_log_hint`).
+    /// Where something can ask the access log to log: whether it is asked (`access_log_hint`).
     pub log: Option<bool>,
+}
+
+/// What decides: a set of rules, or a match tree.
+#[derive(Debug)]
+pub enum Decider {
+    Rules(Engine),
+    Tree(Tree),
+}
+
+impl Decider {
+    /// From two fields, each by its name and value: where there is a tree, rules count for nothing, as in Envoy.
+    ///
+    /// # Errors
+    /// Whatever is wrong or cannot be evaluated, by path.
+    pub fn compile(
+        (rules_field, rules): (&str, Option<&pb::Rbac>),
+        (tree_field, tree): (&str, Option<&Matcher>),
+        of: Of,
+    ) -> Compiled<Option<Self>> {
+        let rules = optional(rules_field, rules, Engine::compile)?;
+        let tree = optional(tree_field, tree, |tree| Tree::compile(tree, of))?;
+        Ok(tree.map(Self::Tree).or(rules.map(Self::Rules)))
+    }
+
+    pub fn decide(&self, subject: &Subject<'_>) -> Decision<'_> {
+        match self {
+            Self::Rules(engine) => engine.decide(subject),
+            Self::Tree(tree) => tree.decide(subject),
+        }
+    }
 }
 
 /// A compiled set of rules.
@@ -93,17 +127,14 @@ impl Engine {
     /// # Errors
     /// Whatever is wrong or cannot be evaluated, by path.
     pub fn compile(value: &pb::Rbac) -> Compiled<Self> {
-        let action = Action::try_from(value.action).map_err(|_| Problems::one("action", "unknown value"))?;
         let audits = value.audit_logging_options.as_ref();
-        refuse(
-            "audit_logging_options.logger_configs",
-            audits.is_some_and(|options| !options.logger_configs.is_empty()),
-            "audit loggers are not supported",
-        )?;
-        let mut policies = Vec::with_capacity(value.policies.len());
-        for (name, policy) in &value.policies {
-            policies.push(Policy::compile(name, policy).under(&format!("policies[{name:?}]"))?);
+        let audits = audits.is_some_and(|options| !options.logger_configs.is_empty());
+        gather! {
+            let action = Action::try_from(value.action).map_err(|_| Problems::one("action", "unknown value"));
+            let _audits = refuse("audit_logging_options.logger_configs", audits, "audit loggers are not supported");
+            let policies = each_entry("policies", &value.policies, Policy::compile);
         }
+        let mut policies = policies;
         policies.sort_by(|left, right| left.name.cmp(&right.name));
         Ok(Self { action, policies })
     }
@@ -147,15 +178,21 @@ impl Decision<'_> {
 impl Policy {
     fn compile(name: &str, value: &pb::Policy) -> Compiled<Self> {
         const CEL: &str = "CEL conditions are not supported";
-        refuse("condition", value.condition.is_some(), CEL)?;
-        refuse("checked_condition", value.checked_condition.is_some(), CEL)?;
-        refuse("cel_config", value.cel_config.is_some(), CEL)?;
-        refuse("permissions", value.permissions.is_empty(), "needs at least one")?;
-        refuse("principals", value.principals.is_empty(), "needs at least one")?;
+        gather! {
+            let _supported = refuse_all(&[
+                ("condition", value.condition.is_some(), CEL),
+                ("checked_condition", value.checked_condition.is_some(), CEL),
+                ("cel_config", value.cel_config.is_some(), CEL),
+                ("permissions", value.permissions.is_empty(), "needs at least one"),
+                ("principals", value.principals.is_empty(), "needs at least one"),
+            ]);
+            let permissions = each("permissions", &value.permissions, Permission::compile);
+            let principals = each("principals", &value.principals, Principal::compile);
+        }
         Ok(Self {
             name: name.into(),
-            permissions: each("permissions", &value.permissions, Permission::compile)?,
-            principals: each("principals", &value.principals, Principal::compile)?,
+            permissions,
+            principals,
         })
     }
 

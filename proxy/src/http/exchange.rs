@@ -169,6 +169,18 @@ impl DynamicMetadata {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FilterState(pub std::collections::BTreeMap<String, String>);
 
+/// Filter state that is an object, by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObjectState(pub std::collections::BTreeMap<&'static str, Object>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Object {
+    /// What it prints as.
+    pub json: String,
+    /// What can be asked for one by one.
+    pub fields: std::collections::BTreeMap<String, String>,
+}
+
 /// What the router did upstream.
 #[derive(Default)]
 pub struct Upstream {
@@ -327,6 +339,9 @@ impl Exchange {
         next.bytes.received = self.bytes.received;
         next.redirected = self.redirected.take();
         if let Some(state) = self.extensions.remove::<FilterState>() {
+            next.extensions.insert(state);
+        }
+        if let Some(state) = self.extensions.remove::<ObjectState>() {
             next.extensions.insert(state);
         }
         next.timing.request_end = Some(Duration::ZERO);

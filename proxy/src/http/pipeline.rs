@@ -36,7 +36,11 @@ pub fn pipeline(settings: &Settings, router: Router) -> Pipeline {
         // Outermost, so that every request that was read is logged, whatever became of it.
         .layer(AccessLogLayer::new(&settings.access_logs, settings.logs_tunnels))
         // Counts what the client sees: failures are responses by now.
-        .layer(StatsLayer::new(&settings.stats, &settings.listener_stats))
+        .layer(StatsLayer::new(
+            &settings.stats,
+            &settings.listener_stats,
+            &settings.codec_stats.http2,
+        ))
         // Before routing, because routing must see clean headers; outside the filters, because none may undo it;
         // outside the answers to failures, because those carry `date` and `server` too.
         .layer(HeaderPolicyLayer::new(&settings.header_policy, &settings.stats))

@@ -16,14 +16,16 @@ mod retry;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
-use http::header::{LOCATION, SET_COOKIE};
+use http::header::{CONTENT_LENGTH, LOCATION, SET_COOKIE};
+use http::{HeaderValue, StatusCode};
 
+use super::body::Body;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::pipeline::HcmStats;
 use super::respond::Reply;
 use super::service::{Response, TryService};
+use super::upgrade::UpgradeKind;
 use crate::cluster::lb::Policy;
 use crate::cluster::{Cluster, ClusterStats};
 use crate::route::clusters::Chosen;
@@ -78,7 +80,10 @@ impl TryService for Router {
                 };
                 Ok(reply.into_response(exchange))
             }
-            Action::NonForwarding => Err(Failure::RouteNotFound),
+            Action::NonForwarding => {
+                self.stats.no_cluster.inc();
+                Err(Failure::ClusterNotFound(StatusCode::SERVICE_UNAVAILABLE))
+            }
         }
     }
 
@@ -139,10 +144,17 @@ impl Router {
         }
         let mut response = result?;
         exchange.details = "via_upstream".into();
+        if is_failed_handshake(exchange, response.status()) {
+            exchange.details = "websocket_handshake_unsuccessful".into();
+            response.headers_mut().remove(CONTENT_LENGTH);
+            *response.body_mut() = Body::Empty;
+        }
         for cookie in exchange.set_cookies.drain(..) {
             response.headers_mut().append(SET_COOKIE, cookie);
         }
+        // An upgrade's request has no end to measure from.
         if !self.suppress_envoy_headers
+            && exchange.upgrade.is_none()
             && let Some(time) = exchange.upstream.service_time
         {
             response.headers_mut().insert(SERVICE_TIME, millis(time));
@@ -218,4 +230,10 @@ fn millis(time: Duration) -> HeaderValue {
         Some(text) => HeaderValue::from_static(text),
         None => HeaderValue::from(millis),
     }
+}
+
+/// Whether a WebSocket is refused by an answer that says otherwise: a client could take what follows for frames.
+fn is_failed_handshake(exchange: &Exchange, status: StatusCode) -> bool {
+    let asks = exchange.upgrade.as_ref().is_some_and(UpgradeKind::is_websocket);
+    asks && status != StatusCode::SWITCHING_PROTOCOLS && status < StatusCode::BAD_REQUEST
 }

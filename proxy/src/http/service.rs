@@ -29,6 +29,14 @@ pub enum ConnectionEvent {
     HeaderOverflow,
     /// The peer did not answer a ping.
     KeepaliveTimeout,
+    /// An HTTP/2 peer is told to go away.
+    GoawaySent,
+    /// An HTTP/2 peer has reset streams faster than it may.
+    ResetFlood,
+    /// The connection has become as old as it may (`max_connection_duration`).
+    MaxDuration,
+    /// The peer did not close in time after we had (`delayed_close_timeout`).
+    DelayedClose,
     /// It is told to leave because its listener drains.
     DrainClose,
 }

@@ -4,12 +4,14 @@ mod connection;
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use tower::Layer;
 
 pub use connection::OpenConnection;
 
 use super::exchange::{Exchange, Protocol, Reset};
 use super::service::{ConnectionEvent, Response, Service};
+use crate::telemetry::flags::ResponseFlags;
 
 crate::stat_group! {
     /// Per connection manager.
@@ -19,6 +21,8 @@ crate::stat_group! {
             downstream_cx_ssl_total, downstream_cx_upgrades_total, downstream_cx_protocol_error,
             downstream_cx_idle_timeout, downstream_cx_drain_close, downstream_cx_rx_bytes_total,
             downstream_cx_tx_bytes_total, downstream_cx_destroy_remote, downstream_cx_destroy_local,
+            downstream_cx_max_duration_reached, downstream_cx_delayed_close_timeout,
+            downstream_rq_too_many_premature_resets,
             downstream_rq_total, downstream_rq_http1_total, downstream_rq_http2_total, downstream_rq_completed,
             downstream_rq_1xx, downstream_rq_2xx, downstream_rq_3xx, downstream_rq_4xx, downstream_rq_5xx,
             downstream_rq_rx_reset, downstream_rq_tx_reset, downstream_rq_too_large, downstream_rq_timeout,
@@ -26,7 +30,7 @@ crate::stat_group! {
             downstream_rq_ws_on_non_ws_route, downstream_rq_non_relative_path,
             downstream_rq_failed_path_normalization, downstream_rq_redirected_with_normalized_path,
             downstream_rq_rejected_via_ip_detection, downstream_rq_max_duration_reached, downstream_cx_max_requests_reached,
-            rq_total, rq_direct_response, no_route, no_cluster,
+            rq_total, rq_direct_response, rq_reset_after_downstream_response_started, no_route, no_cluster,
             passthrough_internal_redirect_bad_location, passthrough_internal_redirect_unsafe_scheme,
             passthrough_internal_redirect_too_many_redirects, passthrough_internal_redirect_no_route,
             passthrough_internal_redirect_predicate,
@@ -52,10 +56,10 @@ crate::stat_group! {
     /// `http2.`, as [`Http1Stats`].
     pub struct Http2Stats {
         counters: {
-            dropped_headers_with_underscores, requests_rejected_with_underscores_in_headers, rx_reset, header_overflow,
-            keepalive_timeout,
+            dropped_headers_with_underscores, requests_rejected_with_underscores_in_headers, rx_reset, tx_reset,
+            header_overflow, keepalive_timeout, goaway_sent,
         }
-        gauges: {}
+        gauges: { streams_active }
         histograms: {}
     }
 }
@@ -92,6 +96,7 @@ impl CodecStats {
             ConnectionEvent::StreamReset => self.http2.rx_reset.inc(),
             ConnectionEvent::HeaderOverflow => self.http2.header_overflow.inc(),
             ConnectionEvent::KeepaliveTimeout => self.http2.keepalive_timeout.inc(),
+            ConnectionEvent::GoawaySent => self.http2.goaway_sent.inc(),
             _ => {}
         }
     }
@@ -103,6 +108,9 @@ impl HcmStats {
             ConnectionEvent::ProtocolError => self.downstream_cx_protocol_error.inc(),
             ConnectionEvent::IdleTimeout => self.downstream_cx_idle_timeout.inc(),
             ConnectionEvent::DrainClose => self.downstream_cx_drain_close.inc(),
+            ConnectionEvent::MaxDuration => self.downstream_cx_max_duration_reached.inc(),
+            ConnectionEvent::DelayedClose => self.downstream_cx_delayed_close_timeout.inc(),
+            ConnectionEvent::ResetFlood => self.downstream_rq_too_many_premature_resets.inc(),
             // Counted like the response that follows it, as Envoy does.
             ConnectionEvent::Interim => {
                 self.downstream_rq_completed.inc();
@@ -110,6 +118,21 @@ impl HcmStats {
             }
             _ => codecs.count(event),
         }
+    }
+
+    /// Counts a response by its class, here and on the listener that it went out on.
+    pub(crate) fn count_answer(&self, code: StatusCode, of_listener: &ListenerHttpStats) {
+        self.downstream_rq_completed.inc();
+        of_listener.downstream_rq_completed.inc();
+        let (ours, listeners) = match code.as_u16() / 100 {
+            1 => (&self.downstream_rq_1xx, &of_listener.downstream_rq_1xx),
+            2 => (&self.downstream_rq_2xx, &of_listener.downstream_rq_2xx),
+            3 => (&self.downstream_rq_3xx, &of_listener.downstream_rq_3xx),
+            4 => (&self.downstream_rq_4xx, &of_listener.downstream_rq_4xx),
+            _ => (&self.downstream_rq_5xx, &of_listener.downstream_rq_5xx),
+        };
+        ours.inc();
+        listeners.inc();
     }
 
     fn count_failure(&self, details: &str) {
@@ -132,13 +155,15 @@ impl HcmStats {
 pub struct StatsLayer {
     stats: Arc<HcmStats>,
     of_listener: Arc<ListenerHttpStats>,
+    http2: Arc<Http2Stats>,
 }
 
 impl StatsLayer {
-    pub fn new(stats: &Arc<HcmStats>, of_listener: &Arc<ListenerHttpStats>) -> Self {
+    pub fn new(stats: &Arc<HcmStats>, of_listener: &Arc<ListenerHttpStats>, http2: &Arc<Http2Stats>) -> Self {
         Self {
             stats: stats.clone(),
             of_listener: of_listener.clone(),
+            http2: http2.clone(),
         }
     }
 }
@@ -150,6 +175,7 @@ impl<S> Layer<S> for StatsLayer {
         Counted {
             stats: self.stats.clone(),
             of_listener: self.of_listener.clone(),
+            http2: self.http2.clone(),
             inner,
         }
     }
@@ -159,6 +185,7 @@ impl<S> Layer<S> for StatsLayer {
 pub struct Counted<S> {
     stats: Arc<HcmStats>,
     of_listener: Arc<ListenerHttpStats>,
+    http2: Arc<Http2Stats>,
     inner: S,
 }
 
@@ -167,7 +194,10 @@ impl<S: Service> Service for Counted<S> {
         self.stats.downstream_rq_total.inc();
         self.stats.downstream_rq_active.inc();
         match exchange.protocol {
-            Protocol::Http2 => self.stats.downstream_rq_http2_total.inc(),
+            Protocol::Http2 => {
+                self.stats.downstream_rq_http2_total.inc();
+                self.http2.streams_active.inc();
+            }
             _ => self.stats.downstream_rq_http1_total.inc(),
         }
         let response = self.inner.call(exchange).await;
@@ -178,26 +208,25 @@ impl<S: Service> Service for Counted<S> {
     fn finish(&self, exchange: &mut Exchange) {
         let stats = &self.stats;
         stats.downstream_rq_active.dec();
+        let is_http2 = exchange.protocol == Protocol::Http2;
+        if is_http2 {
+            self.http2.streams_active.dec();
+        }
         // An answer that is followed as a redirect is none.
         if let Some(code) = exchange.response_code.filter(|_| exchange.redirect.is_none()) {
-            let of_listener = &self.of_listener;
-            stats.downstream_rq_completed.inc();
-            of_listener.downstream_rq_completed.inc();
-            let (ours, listeners) = match code.as_u16() / 100 {
-                1 => (&stats.downstream_rq_1xx, &of_listener.downstream_rq_1xx),
-                2 => (&stats.downstream_rq_2xx, &of_listener.downstream_rq_2xx),
-                3 => (&stats.downstream_rq_3xx, &of_listener.downstream_rq_3xx),
-                4 => (&stats.downstream_rq_4xx, &of_listener.downstream_rq_4xx),
-                _ => (&stats.downstream_rq_5xx, &of_listener.downstream_rq_5xx),
-            };
-            ours.inc();
-            listeners.inc();
+            stats.count_answer(code, &self.of_listener);
         }
         if exchange.answered_early || exchange.reset.is_some() {
             stats.downstream_rq_rx_reset.inc();
         }
         if exchange.reset == Some(Reset::ByUs) {
             stats.downstream_rq_tx_reset.inc();
+            if is_http2 {
+                self.http2.tx_reset.inc();
+            }
+            if exchange.response_code.is_some() && was_cut_upstream(exchange.flags) {
+                stats.rq_reset_after_downstream_response_started.inc();
+            }
         }
         if exchange.last_of_connection {
             stats.downstream_cx_max_requests_reached.inc();
@@ -217,4 +246,15 @@ impl<S: Service> Service for Counted<S> {
         }
         self.inner.finish(exchange);
     }
+}
+
+/// Whether a response that had started ended with its upstream stream.
+fn was_cut_upstream(flags: ResponseFlags) -> bool {
+    [
+        ResponseFlags::UPSTREAM_REMOTE_RESET,
+        ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+        ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
+    ]
+    .into_iter()
+    .any(|flag| flags.contains(flag))
 }

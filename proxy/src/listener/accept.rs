@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::active::{ActiveListener, Shared};
@@ -37,7 +38,7 @@ pub async fn run(shared: Arc<Shared>, listener: Arc<ActiveListener>, bound: Boun
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.reached(DrainPhase::Draining) => return,
+            () = stop.reached(DrainPhase::Draining) => break,
             accepted = socket.accept() => accepted,
         };
         match accepted {
@@ -57,7 +58,17 @@ pub async fn run(shared: Arc<Shared>, listener: Arc<ActiveListener>, bound: Boun
             }
         }
     }
+    // Who is connected already, as far as he knows, is not reset with the socket.
+    for _ in 0..LAST {
+        let Some(Ok((io, local, remote))) = socket.accept().now_or_never() else {
+            return;
+        };
+        place(&shared, &listener, io, local, remote);
+    }
 }
+
+/// As many are taken from a queue when its socket is to close: more than come meanwhile.
+const LAST: usize = 4096;
 
 /// Has the connection served, here or on a less loaded worker; or refuses it, if there are too many.
 fn place(shared: &Arc<Shared>, listener: &Arc<ActiveListener>, io: Io, local: Address, remote: Address) {

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::balance::{ConnectionLimit, Loads};
-use super::bind::Bound;
+use super::bind::{Bound, set_mode};
 use super::chain_match::ChainTable;
 use super::stats::{InspectorStats, Scope};
 use super::{ListenerConfig, ListenerSettings};
@@ -26,6 +26,7 @@ pub struct ActiveListener {
     /// As configured, to tell whether an update moves it.
     pub configured: Vec<Address>,
     pub bind_to_port: bool,
+    pub reuse_port: bool,
     pub state: ArcSwap<ListenerState>,
     pub stats: Scope,
     pub loads: Loads,
@@ -41,6 +42,17 @@ impl ActiveListener {
     pub fn stop_accepting(&self) {
         self.sockets.lock().clear();
         self.stop.advance(DrainPhase::Draining);
+    }
+
+    /// Gives the sockets at hand what can be changed of them: their backlog, and the modes of pipes.
+    pub fn set(&self, settings: &ListenerSettings) {
+        for (index, (address, sockets)) in self.sockets.lock().iter().enumerate() {
+            let settings = settings.of_address(index);
+            let listening = sockets.iter().try_for_each(|socket| socket.listen(settings.backlog));
+            if let Err(error) = listening.and_then(|()| set_mode(address, settings.pipe_mode)) {
+                tracing::warn!(listener = %self.name, %address, %error, "cannot change a socket");
+            }
+        }
     }
 }
 

@@ -48,14 +48,11 @@ pub fn listen(
     settings: &ListenerSettings,
 ) -> Result<(), BindError> {
     let listen_on = |bound: &Bound| {
-        let socket = match bound {
-            Bound::Tcp(socket) => SockRef::from(socket),
-            Bound::Unix(socket) => SockRef::from(socket),
-        };
+        let socket = bound.reference();
         if socket.is_listener()? {
             return Ok(());
         }
-        socket.listen(backlog(settings))?;
+        bound.listen(settings.backlog)?;
         set_all(&socket, settings, SocketState::Listening)
     };
     sockets.iter().try_for_each(listen_on).map_err(|reason| BindError {
@@ -102,6 +99,22 @@ impl Bound {
             Self::Tcp(socket) => Self::Tcp(socket.try_clone()?),
             Self::Unix(socket) => Self::Unix(socket.try_clone()?),
         })
+    }
+
+    /// Waits for connections; the kernel caps the backlog at `net.core.somaxconn`, which is Envoy's default.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn listen(&self, backlog: Option<u32>) -> io::Result<()> {
+        let backlog = backlog.map_or(i32::MAX, |backlog| i32::try_from(backlog).unwrap_or(i32::MAX));
+        self.reference().listen(backlog)
+    }
+
+    fn reference(&self) -> SockRef<'_> {
+        match self {
+            Self::Tcp(socket) => SockRef::from(socket),
+            Self::Unix(socket) => SockRef::from(socket),
+        }
     }
 
     /// Where it really listens.
@@ -212,10 +225,21 @@ fn bind_pipe(path: &str, mode: Option<u32>) -> io::Result<Bound> {
         }
     };
     socket.bind(&address)?;
-    if let Some(mode) = mode {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    }
+    set_mode(&Address::Pipe(path.into()), mode)?;
     Ok(Bound::Unix(socket.into()))
+}
+
+/// Who may connect to a pipe that has a place in the file system.
+///
+/// # Errors
+/// What the system says.
+pub fn set_mode(address: &Address, mode: Option<u32>) -> io::Result<()> {
+    match (address, mode) {
+        (Address::Pipe(path), Some(mode)) if !path.starts_with('@') => {
+            std::fs::set_permissions(&**path, std::fs::Permissions::from_mode(mode))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn copies(first: Bound, count: usize) -> io::Result<Vec<Bound>> {
@@ -225,13 +249,6 @@ fn copies(first: Bound, count: usize) -> io::Result<Vec<Bound>> {
     }
     sockets.push(first);
     Ok(sockets)
-}
-
-/// The kernel caps it at `net.core.somaxconn`, which is Envoy's default.
-fn backlog(settings: &ListenerSettings) -> i32 {
-    settings
-        .backlog
-        .map_or(i32::MAX, |backlog| i32::try_from(backlog).unwrap_or(i32::MAX))
 }
 
 fn set_all(socket: &SockRef<'_>, settings: &ListenerSettings, state: SocketState) -> io::Result<()> {

@@ -409,6 +409,7 @@ mod tests {
             addresses: Vec::new(),
             configured: Vec::new(),
             bind_to_port: false,
+            reuse_port: false,
             state: arc_swap::ArcSwap::from_pointee(ListenerState {
                 hash: 0,
                 settings: crate::listener::ListenerSettings::default(),

@@ -21,7 +21,7 @@ use crate::runtime::drain::{Drain, DrainPhase};
 use crate::runtime::io::Address;
 use crate::runtime::worker::Workers;
 use crate::telemetry::stats::Stats;
-use addresses::{duplicate_address, duplicates, keeps_sockets, sockets_of_a_neighbour};
+use addresses::{Sockets, duplicate_address, duplicates, refusal, sockets_of_a_neighbour};
 use claims::Claims;
 
 mod addresses;
@@ -132,20 +132,22 @@ impl ListenerManager {
     pub fn reserve(&self, config: &ListenerConfig) -> Result<(), String> {
         let active = self.active.lock();
         let mut claims = self.claims.lock();
-        if let Some(address) = claims.conflict(config) {
+        let counted = |reason: String| {
             self.counters.listener_create_failure.inc();
-            return Err(duplicate_address(&config.name, address));
+            reason
+        };
+        if let Some(address) = claims.conflict(config) {
+            return Err(counted(duplicate_address(&config.name, address)));
         }
-        let stays = active
-            .get(&config.name)
-            .is_some_and(|listener| keeps_sockets(listener, config));
-        let sockets = match (stays, claims.take_sockets(config)) {
-            (true, _) => None,
-            (false, Some(reserved)) => Some(reserved),
-            (false, None) => Some(self.bind_all(&active, config).map_err(|error| {
-                self.counters.listener_create_failure.inc();
-                error.in_envoys_words()
-            })?),
+        let running = active.get(&config.name);
+        let sockets = match running.map_or(Sockets::New, |listener| Sockets::after(listener, config)) {
+            Sockets::Stay | Sockets::Settable => None,
+            Sockets::Refused(reason) => return Err(counted(reason)),
+            Sockets::New => {
+                let reserved = claims.take_sockets(config);
+                let sockets = reserved.map_or_else(|| self.bind_all(&active, config), Ok);
+                Some(sockets.map_err(|error| counted(error.in_envoys_words()))?)
+            }
         };
         claims.put(config, sockets);
         Ok(())
@@ -172,9 +174,12 @@ impl ListenerManager {
         let mut errors = duplicates(&wanted);
         let (mut prepared, mut updates) = (Vec::new(), Vec::new());
         for config in wanted.values() {
-            match active.get(&config.name) {
-                Some(listener) if listener.state.load().hash == config.hash => {}
-                Some(listener) if keeps_sockets(listener, config) => updates.push((listener.clone(), config)),
+            let running = active.get(&config.name);
+            let sockets = running.map_or(Sockets::New, |listener| Sockets::after(listener, config));
+            match (running, sockets) {
+                (Some(listener), _) if listener.state.load().hash == config.hash => {}
+                (Some(listener), Sockets::Stay | Sockets::Settable) => updates.push((listener.clone(), config)),
+                (_, Sockets::Refused(reason)) => errors.push(refusal(config, reason)),
                 _ if errors.iter().any(|error| error.listener == config.name) => {}
                 _ => match self.prepare(&active, config) {
                     Ok(listener) => prepared.push(listener),
@@ -306,7 +311,7 @@ impl ListenerManager {
                 &config.settings.of_address(index),
                 config.reuse_port,
                 self.workers.len(),
-                inherited.unwrap_or_else(|| sockets_of_a_neighbour(active, address)),
+                inherited.unwrap_or_else(|| sockets_of_a_neighbour(active, config, address)),
             )
         });
         bound.collect()
@@ -349,6 +354,7 @@ impl ListenerManager {
             addresses,
             configured: config.addresses.clone(),
             bind_to_port: config.bind_to_port,
+            reuse_port: config.reuse_port,
             state: ArcSwap::from_pointee(state),
             loads: Loads::new(self.workers.len()),
             limit: ConnectionLimit::new(config.settings.connection_limit),
@@ -389,7 +395,7 @@ impl ListenerManager {
         let old = listener.state.load_full();
         let new = ListenerState::new(config, Some(&old));
         if !new.settings.finds_sockets_of(&old.settings) {
-            tracing::warn!(listener = %listener.name, "its sockets stay as they were made: their options change with the next start");
+            listener.set(&new.settings);
         }
         let vanished: Vec<Arc<FilterChain>> = old
             .chains

@@ -165,18 +165,34 @@ impl h1::client::Home for H1Home {
 pub(super) struct H2Home(pub Arc<ConnectionHome>);
 
 impl h2::client::ClientHooks for H2Home {
+    fn stream_began(&self) {
+        self.0.cluster.stats.http2().streams_active.inc();
+    }
+
     fn stream_ended(&self, outcome: h2::Outcome) {
         let stats = &self.0.cluster.stats;
+        stats.http2().streams_active.dec();
         match outcome {
             h2::Outcome::Complete | h2::Outcome::Failed => {}
-            h2::Outcome::Cancelled => stats.upstream_rq_tx_reset.inc(),
-            h2::Outcome::Reset => stats.upstream_rq_rx_reset.inc(),
+            h2::Outcome::Cancelled => {
+                stats.upstream_rq_tx_reset.inc();
+                stats.http2().tx_reset.inc();
+            }
+            h2::Outcome::Reset => {
+                stats.upstream_rq_rx_reset.inc();
+                stats.http2().rx_reset.inc();
+            }
+            h2::Outcome::Refused => stats.http2().rx_reset.inc(),
         }
         room::wake(&self.0.key);
     }
 
     fn worn_out(&self) {
         self.0.cluster.stats.upstream_cx_max_requests.inc();
+    }
+
+    fn ping_unanswered(&self) {
+        self.0.cluster.stats.http2().keepalive_timeout.inc();
     }
 
     fn closed(&self, failure: Option<Failure>) {

@@ -8,6 +8,7 @@ use remora_proto::pb::envoy::config::route::v3 as pbr;
 use super::headers::HeaderKey;
 use super::per_filter::PerFilter;
 use super::view::RequestView;
+use crate::config::live::Amount;
 use crate::config::route::{Under, each, refuse};
 use crate::config::{Compiled, Problems};
 use crate::http::header_policy::mutations::LevelMutations;
@@ -24,6 +25,8 @@ pub struct WeightedClusters {
     pub entries: Vec<WeightedEntry>,
     total: u64,
     random: RandomValue,
+    /// With a `runtime_key_prefix`: what the weight of each entry is set to, over its own.
+    overrides: Vec<Amount>,
 }
 
 /// One entry, with what it adds to its route.
@@ -131,7 +134,42 @@ impl WeightedClusters {
             Some(R::UseHashPolicy(flag)) if flag.value => RandomValue::Hash,
             Some(R::UseHashPolicy(_)) => RandomValue::Stream,
         };
-        Ok(Self { entries, total, random })
+        let prefix = &value.runtime_key_prefix;
+        let named = value.clusters.iter().filter(|_| !prefix.is_empty());
+        let overrides = named.map(|cluster| Amount::named(&format!("{prefix}.{}", cluster.name)));
+        Ok(Self {
+            entries,
+            total,
+            random,
+            overrides: overrides.collect(),
+        })
+    }
+
+    /// The entry that a random number falls on.
+    fn draw(&self, random: u64) -> usize {
+        if self.overrides.is_empty() {
+            let point = random % self.total;
+            return self.entries.partition_point(|entry| entry.until <= point);
+        }
+        let weights = (0..self.entries.len()).map(|index| self.weight(index));
+        let total = weights.fold(0u64, u64::saturating_add);
+        let mut point = random.checked_rem(total).unwrap_or(0);
+        for index in 0..self.entries.len() {
+            let weight = self.weight(index);
+            if point < weight {
+                return index;
+            }
+            point -= weight;
+        }
+        // A weight has just been changed.
+        self.entries.len().saturating_sub(1)
+    }
+
+    fn weight(&self, index: usize) -> u64 {
+        let until = |index: usize| self.entries.get(index).map_or(0, |entry| entry.until);
+        let before = index.checked_sub(1).map_or(0, until);
+        let set = self.overrides.get(index).and_then(Amount::now);
+        set.unwrap_or(until(index) - before)
     }
 
     fn choose(&self, view: &RequestView<'_>, hash: Option<u64>) -> Option<Chosen> {
@@ -146,8 +184,7 @@ impl WeightedClusters {
                 number.unwrap_or(view.random)
             }
         };
-        let point = random % self.total;
-        let index = self.entries.partition_point(|entry| entry.until <= point);
+        let index = self.draw(random);
         let cluster = match &self.entries.get(index)?.target {
             Target::Name(name) => name.clone(),
             Target::Header(key) => named_by(key, view)?,

@@ -15,7 +15,8 @@ use super::matcher::PathMatcher;
 use super::retry::RetryPolicy;
 use super::rewrite::{HostRewrite, PathRewrite, Substitution};
 use super::uri_template;
-use crate::config::route::{Fraction, Under, duration, each, header_name, optional, refuse, refuse_all};
+use crate::config::live::Share;
+use crate::config::route::{Under, duration, each, header_name, optional, refuse, refuse_all};
 use crate::config::{Compiled, Problems, gather};
 
 /// A compiled `envoy.config.route.v3.RouteAction`.
@@ -59,7 +60,7 @@ pub struct MaxStreamDuration {
 pub struct Mirror {
     pub cluster: MirrorTarget,
     /// `None`: always.
-    pub fraction: Option<Fraction>,
+    pub fraction: Option<Share>,
     /// Whether the host gets `-shadow` in front of its port.
     pub shadow_suffix: bool,
     pub host_rewrite: Option<HeaderValue>,
@@ -340,11 +341,7 @@ impl Mirror {
             .map_err(|_| Problems::one("host_rewrite_literal", "is not a header value"))?;
         Ok(Self {
             cluster,
-            fraction: optional(
-                "runtime_fraction",
-                value.runtime_fraction.as_ref(),
-                Fraction::of_runtime,
-            )?,
+            fraction: optional("runtime_fraction", value.runtime_fraction.as_ref(), Share::compile)?,
             shadow_suffix: !value.disable_shadow_host_suffix_append && host_rewrite.is_none(),
             host_rewrite,
             trace_sampled: value.trace_sampled.map(|sampled| sampled.value),

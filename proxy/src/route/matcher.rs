@@ -7,7 +7,8 @@ use super::headers::{CookieMatcher, HeaderMatcher, QueryMatcher};
 use super::strings::{MetadataMatcher, StringMatcher};
 use super::uri_template;
 use super::view::RequestView;
-use crate::config::route::{Fraction, Under, each, full_regex, optional};
+use crate::config::live::Share;
+use crate::config::route::{Under, each, full_regex, optional};
 use crate::config::{Compiled, Problems};
 use crate::http::exchange::{DynamicMetadata, FilterState};
 
@@ -42,7 +43,7 @@ pub enum PathMatcher {
 /// What a route may ask beyond the path.
 #[derive(Debug, Default)]
 struct Conditions {
-    fraction: Option<Fraction>,
+    fraction: Option<Share>,
     headers: Vec<HeaderMatcher>,
     queries: Vec<QueryMatcher>,
     cookies: Vec<CookieMatcher>,
@@ -58,11 +59,7 @@ impl RouteMatcher {
         let path = PathMatcher::compile(value)?;
         let tls = value.tls_context.as_ref();
         let conditions = Conditions {
-            fraction: optional(
-                "runtime_fraction",
-                value.runtime_fraction.as_ref(),
-                Fraction::of_runtime,
-            )?,
+            fraction: optional("runtime_fraction", value.runtime_fraction.as_ref(), Share::compile)?,
             headers: each("headers", &value.headers, HeaderMatcher::compile)?,
             queries: each("query_parameters", &value.query_parameters, QueryMatcher::compile)?,
             cookies: each("cookies", &value.cookies, CookieMatcher::compile)?,
@@ -193,7 +190,7 @@ impl Conditions {
     }
 
     fn hold(&self, view: &RequestView<'_>) -> bool {
-        self.fraction.is_none_or(|fraction| fraction.contains(view.random))
+        self.fraction.as_ref().is_none_or(|share| share.contains(view.random))
             && (!self.grpc || view.is_grpc())
             && self.headers.iter().all(|matcher| matcher.matches(view))
             && self.queries.iter().all(|matcher| matcher.matches(view))

@@ -11,6 +11,7 @@ use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, UnixStream};
 
+use crate::cluster::options::Eyeballs;
 use crate::cluster::{Cluster, Host, SocketOptions};
 use crate::filters::http::peer_metadata::Peer;
 use crate::filters::network::metadata_exchange::MetadataExchange;
@@ -202,7 +203,7 @@ async fn race(
     options: &SocketOptions,
     overrides: Overrides<'_>,
 ) -> std::io::Result<Io> {
-    let mut waiting = in_turns(first, others).into_iter();
+    let mut waiting = in_turns(first, others, options.eyeballs).into_iter();
     let mut running = FuturesUnordered::new();
     let mut failure = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
     loop {
@@ -223,23 +224,21 @@ async fn race(
     }
 }
 
-/// The families of the addresses in turns, beginning with the first one's; within a family the order stays.
-fn in_turns<'a>(first: &'a Address, others: &'a [Address]) -> Vec<&'a Address> {
+/// The families of the addresses in turns, beginning with the one that is wanted first; within a family the order stays.
+fn in_turns<'a>(first: &'a Address, others: &'a [Address], eyeballs: Eyeballs) -> Vec<&'a Address> {
     let is_v6 = |address: &&Address| address.ip().is_some_and(|address| address.is_ipv6());
     let all = std::iter::once(first).chain(others);
     let (v6, rest): (Vec<_>, Vec<_>) = all.partition(is_v6);
-    let (mut ours, mut theirs) = match is_v6(&first) {
+    let (mut ours, mut theirs) = match eyeballs.v6_first.unwrap_or(is_v6(&first)) {
         true => (v6.into_iter(), rest.into_iter()),
         false => (rest.into_iter(), v6.into_iter()),
     };
-    let mut turns = Vec::new();
-    loop {
-        let pair = (ours.next(), theirs.next());
-        if pair == (None, None) {
-            return turns;
-        }
-        turns.extend(pair.0.into_iter().chain(pair.1));
+    let mut turns = Vec::with_capacity(1 + others.len());
+    while turns.len() <= others.len() {
+        turns.extend(ours.by_ref().take(eyeballs.count));
+        turns.extend(theirs.next());
     }
+    turns
 }
 
 async fn transport(address: &Address, options: &SocketOptions, overrides: Overrides<'_>) -> std::io::Result<Io> {
@@ -416,16 +415,31 @@ mod tests {
 
     #[test]
     fn families_take_turns() {
-        let addresses = ["[::1]:1", "[::2]:1", "1.1.1.1:1", "[::3]:1", "2.2.2.2:1", "3.3.3.3:1"];
-        let addresses = addresses.map(|text| Address::Ip(text.parse().unwrap()));
-        let (first, others) = addresses.split_first().unwrap();
-        let turns: Vec<String> = in_turns(first, others)
-            .iter()
-            .map(|address| address.to_string())
-            .collect();
+        let turns = |addresses: &[&str], v6_first: Option<bool>, count: usize| {
+            let addresses: Vec<Address> = addresses
+                .iter()
+                .map(|text| Address::Ip(text.parse().unwrap()))
+                .collect();
+            let (first, others) = addresses.split_first().unwrap();
+            let turns = in_turns(first, others, Eyeballs { v6_first, count });
+            turns.iter().map(|address| address.to_string()).collect::<Vec<_>>()
+        };
+        let mixed = ["[::1]:1", "[::2]:1", "1.1.1.1:1", "[::3]:1", "2.2.2.2:1", "3.3.3.3:1"];
         assert_eq!(
-            turns,
+            turns(&mixed, None, 1),
             ["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "[::3]:1", "3.3.3.3:1"]
+        );
+        assert_eq!(
+            turns(&mixed, None, 2),
+            ["[::1]:1", "[::2]:1", "1.1.1.1:1", "[::3]:1", "2.2.2.2:1", "3.3.3.3:1"]
+        );
+        assert_eq!(
+            turns(&mixed, Some(false), 3),
+            ["1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1", "[::1]:1", "[::2]:1", "[::3]:1"]
+        );
+        assert_eq!(
+            turns(&["1.1.1.1:1", "2.2.2.2:1"], Some(true), 2),
+            ["1.1.1.1:1", "2.2.2.2:1"]
         );
     }
 }

@@ -38,12 +38,19 @@ pub enum Ended {
     Error(Side, io::Error),
     /// No byte in either direction for the idle timeout.
     Idle,
+    /// [`Meter::leaves`], and the client has all that was there for it.
+    Left,
 }
 
 /// Hears of bytes as they pass; called at most once per direction and wake-up.
 pub trait Meter {
     /// `from` sent `bytes` that the other side has taken.
     fn passed(&self, from: Side, bytes: u64);
+
+    /// Asked when bytes have passed: whether that shall have been all.
+    fn leaves(&self) -> bool {
+        false
+    }
 }
 
 /// What a copy may hold and how long it may rest.
@@ -112,13 +119,14 @@ impl Copy {
         meter: &impl Meter,
     ) -> Poll<Ended> {
         let request = self.request.poll(cx, downstream, upstream, self.at_once);
-        self.account(Side::Downstream, meter);
+        let asked = self.account(Side::Downstream, meter);
         let response = self.response.poll(cx, upstream, downstream, self.at_once);
-        self.account(Side::Upstream, meter);
+        let answered = self.account(Side::Upstream, meter);
         match (request, response) {
             (Poll::Ready(Err(error)), _) => Poll::Ready(error.from(Side::Downstream)),
             (_, Poll::Ready(Err(error))) => Poll::Ready(error.from(Side::Upstream)),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ended::Both(self.last)),
+            _ if (asked || answered) && self.response.is_delivered() && meter.leaves() => Poll::Ready(Ended::Left),
             (Poll::Pending, Poll::Ready(Ok(()))) => {
                 self.last = Side::Downstream;
                 Poll::Pending
@@ -127,7 +135,8 @@ impl Copy {
         }
     }
 
-    fn account(&mut self, from: Side, meter: &impl Meter) {
+    /// Whether any have passed.
+    fn account(&mut self, from: Side, meter: &impl Meter) -> bool {
         let direction = match from {
             Side::Downstream => &mut self.request,
             Side::Upstream => &mut self.response,
@@ -137,6 +146,7 @@ impl Copy {
             meter.passed(from, bytes);
             self.moved = true;
         }
+        bytes > 0
     }
 }
 
@@ -184,6 +194,11 @@ impl Fault {
 }
 
 impl Direction {
+    /// All that was read is written, and none of it sits in the writer.
+    fn is_delivered(&self) -> bool {
+        self.aside.is_empty() && self.state != State::Unflushed
+    }
+
     fn poll(
         &mut self,
         cx: &mut Context<'_>,

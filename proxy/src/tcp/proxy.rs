@@ -6,11 +6,15 @@ mod clusters;
 mod config;
 mod early;
 mod lease;
+mod tlvs;
 mod tunneling;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use tokio::sync::oneshot;
 
 use super::connect::{Connected, Overrides, connect_with};
 use super::copy::{Ended, Limits, Side, both_ways};
@@ -32,14 +36,20 @@ pub use clusters::CLUSTER_KEY;
 use clusters::Clusters;
 use early::Early;
 use lease::{Bytes, Lease};
-use tunneling::{Driver, TunnelEnd, Tunneling};
+use tlvs::AddedTlvs;
+use tunneling::{Driver, TunnelEnd, Tunneling, keep_trailers};
+
+/// Filter state that says how long a connection may rest, in milliseconds.
+pub const IDLE_TIMEOUT: &str = "envoy.tcp_proxy.per_connection_idle_timeout_ms";
+/// Filter state that has a connection proxied as it is, whatever `tunneling_config` says.
+pub const DISABLE_TUNNELING: &str = "envoy.tcp_proxy.disable_tunneling";
 
 crate::stat_group! {
     /// Under `tcp.<stat_prefix>.`.
     pub struct TcpStats {
         counters: {
             downstream_cx_total, downstream_cx_no_route, downstream_cx_tx_bytes_total, downstream_cx_rx_bytes_total,
-            early_data_received_count_total, idle_timeout, max_downstream_connection_duration,
+            early_data_received_count_total, idle_timeout, max_downstream_connection_duration, downstream_cx_drain_close,
         }
         gauges: {}
         histograms: {}
@@ -60,6 +70,9 @@ pub struct TcpProxy {
     /// `upstream_connect_mode: ON_DOWNSTREAM_DATA`
     early: Option<Early>,
     tunneling: Option<Tunneling>,
+    tlvs: Option<AddedTlvs>,
+    /// `check_drain_close`
+    leaves_when_asked: bool,
     stats: Arc<TcpStats>,
     snapshot: Arc<SnapshotCell>,
     access_logs: Arc<[AccessLog]>,
@@ -91,6 +104,8 @@ struct Upstream {
     lease: Lease,
     /// Of a tunnel within HTTP: carries bytes between `io` and the request.
     driver: Option<Driver>,
+    /// Those of the answer to that request, once they have come.
+    trailers: Option<oneshot::Receiver<HeaderMap>>,
 }
 
 impl TcpProxy {
@@ -159,7 +174,10 @@ impl TcpProxy {
             record.upstream.attempts += 1;
             record.upstream.host = Some(host.clone());
             let attempt = match &self.tunneling {
-                None => straight(&cluster, &host, connection, record).await,
+                None => straight(&cluster, &host, self.tlvs.as_ref(), record).await,
+                Some(_) if is_set(connection, DISABLE_TUNNELING) => {
+                    straight(&cluster, &host, self.tlvs.as_ref(), record).await
+                }
                 Some(tunneling) => tunneling.open(&cluster, &host, record).await,
             };
             match attempt {
@@ -195,8 +213,10 @@ impl TcpProxy {
             io: mut upstream,
             lease,
             driver,
+            trailers,
         } = upstream;
-        let meter = Bytes::new(&self.stats, &lease);
+        let asks = self.leaves_when_asked.then(|| drain.clone());
+        let meter = Bytes::new(&self.stats, &lease, asks);
         let over = async {
             match self.max_duration {
                 Some(limit) => clock::sleep(limit.mul_f64(1.0 + fastrand::f64() * self.duration_jitter / 100.0)).await,
@@ -204,7 +224,7 @@ impl TcpProxy {
             }
         };
         let limits = Limits {
-            idle: self.idle_timeout,
+            idle: self.idle(&journal.record.connection),
             buffer: journal.record.connection.buffer_limit,
         };
         let mut copying = std::pin::pin!(both_ways(&mut io, &mut upstream, limits, &meter));
@@ -249,6 +269,15 @@ impl TcpProxy {
             journal.record.flags.set(flag);
         }
         meter.report(&mut journal.record.bytes);
+        keep_trailers(&mut journal.record, trailers);
+    }
+
+    /// What a filter before has said, else what is configured.
+    fn idle(&self, connection: &ConnectionInfo) -> Option<Duration> {
+        let own = state(connection, IDLE_TIMEOUT).and_then(|text| text.parse().ok());
+        own.map_or(self.idle_timeout, |own| {
+            Some(Duration::from_millis(own)).filter(|idle| !idle.is_zero())
+        })
     }
 
     fn ended(&self, ended: Ended, lease: &Lease) -> Option<ResponseFlags> {
@@ -261,6 +290,10 @@ impl TcpProxy {
             }
             Ended::Idle => {
                 self.stats.idle_timeout.inc();
+                None
+            }
+            Ended::Left => {
+                self.stats.downstream_cx_drain_close.inc();
                 None
             }
             Ended::Error(side, error) => {
@@ -293,11 +326,21 @@ async fn driven(driver: &mut Option<Driver>) -> TunnelEnd {
     }
 }
 
+/// Filter state that is text.
+fn state<'a>(connection: &'a ConnectionInfo, key: &str) -> Option<&'a str> {
+    let state = connection.extensions.get::<FilterState>()?;
+    state.0.get(key).map(String::as_str)
+}
+
+fn is_set(connection: &ConnectionInfo, key: &str) -> bool {
+    state(connection, key) == Some("true")
+}
+
 /// One attempt at a connection of our own.
 async fn straight(
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
-    connection: &ConnectionInfo,
+    tlvs: Option<&AddedTlvs>,
     record: &mut TcpRecord,
 ) -> Result<Upstream, Failure> {
     let Some(permit) = cluster.breakers.try_connection(RoutingPriority::Default) else {
@@ -305,20 +348,26 @@ async fn straight(
         return Err(Failure::Overflow);
     };
     let lease = Lease::connection(cluster, host, permit);
+    let connection = record.connection.clone();
+    let added = tlvs
+        .filter(|_| host.proxy_header.is_some())
+        .map(|tlvs| tlvs.merge(record));
+    let passed = connection
+        .extensions
+        .get::<PassedTlvs>()
+        .map_or(&[][..], |passed| &passed.0);
     let proxied = Proxied {
         source: connection.remote.ip(),
         destination: connection.local.ip(),
-        tlvs: connection
-            .extensions
-            .get::<PassedTlvs>()
-            .map_or(&[], |passed| &passed.0),
+        tlvs: added.as_deref().unwrap_or(passed),
     };
     let overrides = Overrides {
         source: connection.extensions.get().copied(),
         proxied: Some(&proxied),
         ..Overrides::default()
     };
-    match connect_with(cluster, host, overrides).await {
+    let connected = connect_with(cluster, host, overrides).await;
+    match connected {
         Ok(Connected {
             io,
             peer,
@@ -339,6 +388,7 @@ async fn straight(
                 io,
                 lease,
                 driver: None,
+                trailers: None,
             })
         }
         Err(failure) => {

@@ -34,7 +34,7 @@ pub enum Pass {
 /// A type and its value.
 pub type Tlv = (u8, Vec<u8>);
 
-/// The TLVs of a downstream PROXY header that the listener filter lets pass; in a connection's extensions.
+/// The TLVs of a downstream PROXY header that the listener filter lets pass; there, if there was one; in a connection's extensions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PassedTlvs(pub Vec<Tlv>);
 
@@ -115,7 +115,9 @@ impl ProxyHeader {
     }
 }
 
-fn tlv_type(kind: u32) -> Compiled<u8> {
+/// # Errors
+/// What is no byte.
+pub fn tlv_type(kind: u32) -> Compiled<u8> {
     u8::try_from(kind).map_err(|_| Problems::one("type", "must be less than 256"))
 }
 

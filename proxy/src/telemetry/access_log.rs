@@ -19,8 +19,8 @@ pub use filter::Filter;
 pub use sink::{FilesystemStats, Sink, Sinks};
 
 use super::format::{self, Format, JsonFormat, LogType, LogView, TcpRecord};
-use crate::config::route::{Under, data_source, each, refuse};
-use crate::config::{BuildContext, Compiled, Problems};
+use crate::config::route::{Under, data_source, each, optional, refuse};
+use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::filters::network::{Observer, Watch};
 use crate::http::exchange::{ByteCounts, Exchange, Timing, Upstream};
 use crate::listener::ConnectionInfo;
@@ -53,6 +53,7 @@ impl TcpJournal {
             timing: Timing::default(),
             cluster: None,
             workload: None,
+            extensions: None,
             termination: "".into(),
             details: "",
             downstream_failure: None,
@@ -132,7 +133,15 @@ impl AccessLog {
     /// Compiles a logger and opens its file; files are shared by path. `None`: a kind of logger that there is not; the tables refuse it, unless
     /// the operator wants to run without.
     fn compile(value: &pba::AccessLog, cx: &BuildContext) -> Compiled<Option<Self>> {
-        let filter = value.filter.as_ref().map(Filter::compile).transpose().under("filter")?;
+        gather! {
+            let filter = optional("filter", value.filter.as_ref(), Filter::compile);
+            let target = Self::target(value, cx);
+        }
+        Ok(target.map(|(format, sink)| Self { filter, format, sink }))
+    }
+
+    /// How lines are written, and where.
+    fn target(value: &pba::AccessLog, cx: &BuildContext) -> Compiled<Option<(LineFormat, Arc<Sink>)>> {
         let Some(pba::access_log::ConfigType::TypedConfig(any)) = &value.config_type else {
             return Err(Problems::one("typed_config", "is required"));
         };
@@ -147,7 +156,7 @@ impl AccessLog {
         let sink = cx.access_logs.open(&path, &cx.stats);
         let sink =
             sink.map_err(|error| Problems::one("typed_config.path", format!("unable to open file '{path}': {error}")))?;
-        Ok(Some(Self { filter, format, sink }))
+        Ok(Some((format, sink)))
     }
 
     /// Whether the response's headers must be kept in [`Exchange::logged_response`].
@@ -256,7 +265,10 @@ impl LineFormat {
 }
 
 /// Formatter extensions whose operators are always there.
-fn known_formatter(extension: &TypedExtensionConfig) -> Compiled<()> {
+///
+/// # Errors
+/// Any other.
+pub fn known_formatter(extension: &TypedExtensionConfig) -> Compiled<()> {
     let name = extension
         .typed_config
         .as_ref()

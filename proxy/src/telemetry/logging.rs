@@ -393,12 +393,9 @@ impl<S: Subscriber> Layer<S> for EnvoyLayer {
     }
 }
 
-/// Checks a list for [`Logging::set_listed`].
-///
-/// # Errors
-/// The first unknown logger or level.
-pub fn check_listed(list: &str) -> Result<(), LevelError> {
-    listed(list).map(drop)
+/// Whether there is a logger of that name.
+pub fn is_logger(name: &str) -> bool {
+    LOGGERS.contains(&name)
 }
 
 fn listed(list: &str) -> Result<Vec<(usize, Level)>, LevelError> {

@@ -204,6 +204,23 @@ crate::stat_group! {
     }
 }
 
+crate::stat_group! {
+    /// `runtime.`: the layers in force, and deprecated fields that were used.
+    pub struct RuntimeStats {
+        counters: { load_success, override_dir_not_exists, deprecated_feature_use }
+        gauges: { admin_overrides_active, num_keys, num_layers, deprecated_feature_seen_since_process_start }
+        histograms: {}
+    }
+}
+
+impl RuntimeStats {
+    /// A deprecated field was used.
+    pub fn count_deprecated(&self) {
+        self.deprecated_feature_use.inc();
+        self.deprecated_feature_seen_since_process_start.inc();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,8 @@ use super::secret::{SecretCell, SecretValue};
 use super::verifier::{Entry, Keys};
 use super::verify::Policy;
 use super::x509::CertificateFacts;
-use crate::config::{BuildContext, Compiled, Problems};
+use crate::config::route::{Under, each, refuse_all};
+use crate::config::{BuildContext, Compiled, Problems, gather};
 
 /// A compiled `CommonTlsContext`.
 pub struct Common {
@@ -73,30 +74,25 @@ impl Common {
             ("custom_handshaker", config.custom_handshaker.is_some()),
             ("key_log", config.key_log.is_some()),
         ];
-        if let Some((field, _)) = refused.iter().find(|(_, set)| *set) {
-            return Err(Problems::one(*field, "not supported"));
+        gather! {
+            let _supported = refuse_all(&refused.map(|(field, set)| (field, set, "not supported")));
+            let params = Params::compile(config.tls_params.as_ref(), side).under("tls_params");
+            let certificates = each("tls_certificates", &config.tls_certificates, Certificate::compile);
+            let validation = Validation::compile(config.validation_context_type.as_ref(), cx);
         }
-        let params = Params::compile(config.tls_params.as_ref(), side);
-        let mut certificates = Vec::new();
-        for (index, certificate) in config.tls_certificates.iter().enumerate() {
-            let path = format!("tls_certificates[{index}]");
-            let compiled = Certificate::compile(certificate).map_err(|problems| problems.under(&path))?;
-            certificates.push(CertificateSource::Inline(compiled));
-        }
-        for secret in &config.tls_certificate_sds_secret_configs {
-            certificates.push(CertificateSource::Secret(cx.secrets.cell(&secret.name)));
-        }
-        let common = Self {
-            params: params.map_err(|problems| problems.under("tls_params"))?,
+        let named = config.tls_certificate_sds_secret_configs.iter();
+        let named = named.map(|secret| CertificateSource::Secret(cx.secrets.cell(&secret.name)));
+        let inline = certificates.into_iter().map(CertificateSource::Inline);
+        Ok(Self {
+            params,
             alpn: config
                 .alpn_protocols
                 .iter()
                 .map(|name| name.clone().into_bytes())
                 .collect(),
-            certificates,
-            validation: Validation::compile(config.validation_context_type.as_ref(), cx)?,
-        };
-        Ok(common)
+            certificates: inline.chain(named).collect(),
+            validation,
+        })
     }
 
     /// The secrets that the context depends on.
@@ -111,10 +107,6 @@ impl Common {
     /// Whether the peer's certificate is to be asked for at all.
     pub fn has_validation(&self) -> bool {
         self.validation.configured
-    }
-
-    pub fn has_certificates(&self) -> bool {
-        !self.certificates.is_empty()
     }
 
     /// `validation_context.suppress_client_ca_list`

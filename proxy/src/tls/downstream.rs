@@ -17,7 +17,8 @@ use super::secret::Rebuild;
 use super::stats::{Expirations, ServerSocketStats};
 use super::verifier::{Keys, PeerVerifier};
 use super::{Handshaken, TlsError, error, peer, signed};
-use crate::config::{BuildContext, Compiled, Problems};
+use crate::config::route::{Under, refuse};
+use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::runtime::io::Io;
 
 /// A compiled `DownstreamTlsContext`. Keeps its identity while secrets rotate.
@@ -54,26 +55,14 @@ impl DownstreamTls {
     pub fn compile(config: &pb::DownstreamTlsContext, cx: &BuildContext) -> Compiled<Arc<Self>> {
         let empty = pb::CommonTlsContext::default();
         let common = config.common_tls_context.as_ref().unwrap_or(&empty);
-        let common = Common::compile(common, Side::Downstream, cx).map_err(|p| p.under("common_tls_context"))?;
-        if !common.has_certificates() {
-            let reason = "no TLS certificates found for server context";
-            return Err(Problems::one("common_tls_context.tls_certificates", reason));
-        }
-        let tickets = match &config.session_ticket_keys_type {
-            None => true,
-            Some(SessionTicketKeysType::DisableStatelessSessionResumption(disabled)) => !disabled,
-            Some(SessionTicketKeysType::SessionTicketKeys(_)) => {
-                return Err(Problems::one("session_ticket_keys", "not supported"));
-            }
-            Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(_)) => {
-                return Err(Problems::one("session_ticket_keys_sds_secret_config", "not supported"));
-            }
-        };
-        if config.ocsp_staple_policy != 0 {
-            return Err(Problems::one(
-                "ocsp_staple_policy",
-                "only LENIENT_STAPLING is supported",
-            ));
+        let nothing = common.tls_certificates.is_empty() && common.tls_certificate_sds_secret_configs.is_empty();
+        let reason = "no TLS certificates found for server context";
+        let stapling = "only LENIENT_STAPLING is supported";
+        gather! {
+            let common = Common::compile(common, Side::Downstream, cx).under("common_tls_context");
+            let _any = refuse("common_tls_context.tls_certificates", nothing, reason);
+            let tickets = tickets(config.session_ticket_keys_type.as_ref());
+            let _lenient = refuse("ocsp_staple_policy", config.ocsp_staple_policy != 0, stapling);
         }
         let flag = |wrapped: &Option<remora_proto::pb::google::protobuf::BoolValue>| {
             wrapped.as_ref().is_some_and(|wrapped| wrapped.value)
@@ -182,10 +171,12 @@ impl DownstreamTls {
                             names.collect()
                         }
                     };
+                    // Where Envoy has names or pins to match, a client without a certificate matches none of them.
+                    let mandatory = self.require_client_certificate || material.policy.names_peers();
                     Arc::new(PeerVerifier {
                         policy: material.policy,
                         algorithms: params.provider.signature_verification_algorithms,
-                        mandatory: self.require_client_certificate,
+                        mandatory,
                         hints,
                         sni_is_san: false,
                     })
@@ -204,7 +195,8 @@ impl DownstreamTls {
         if !self.sessions || self.tickets {
             config.session_storage = Arc::new(NoServerSessionStorage {});
         }
-        if !self.sessions && !self.tickets {
+        // TLS 1.3 has no session ids: without tickets nothing is resumed, as in Envoy.
+        if !self.tickets {
             config.send_tls13_tickets = 0;
         }
         let with_alpn = |name: &Vec<u8>| {
@@ -251,5 +243,17 @@ impl Rebuild for DownstreamTls {
 
     fn expirations(&self, visit: &mut dyn FnMut(&str, i64)) {
         self.common.expirations(visit);
+    }
+}
+
+/// Whether sessions are resumed by tickets.
+fn tickets(keys: Option<&SessionTicketKeysType>) -> Compiled<bool> {
+    match keys {
+        None => Ok(true),
+        Some(SessionTicketKeysType::DisableStatelessSessionResumption(disabled)) => Ok(!disabled),
+        Some(SessionTicketKeysType::SessionTicketKeys(_)) => Err(Problems::one("session_ticket_keys", "not supported")),
+        Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(_)) => {
+            Err(Problems::one("session_ticket_keys_sds_secret_config", "not supported"))
+        }
     }
 }

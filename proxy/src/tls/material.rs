@@ -11,7 +11,8 @@ use rustls::sign::CertifiedKey;
 
 use super::secret::SecretFile;
 use super::x509::CertificateFacts;
-use crate::config::{Compiled, Problems};
+use crate::config::route::{Under, optional, refuse_all};
+use crate::config::{Compiled, Problems, gather};
 
 /// A certificate chain with its key, ready to sign.
 #[derive(Debug)]
@@ -78,21 +79,16 @@ impl Certificate {
             ("password", config.password.is_some()),
             ("tls_params", config.tls_params.is_some()),
         ];
-        if let Some((field, _)) = refused.iter().find(|(_, set)| *set) {
-            return Err(Problems::one(*field, "not supported"));
+        gather! {
+            let _supported = refuse_all(&refused.map(|(field, set)| (field, set, "not supported")));
+            let chain = chain(config.certificate_chain.as_ref()).under("certificate_chain");
+            let key = private_key(config.private_key.as_ref()).under("private_key");
+            let staple = optional("ocsp_staple", config.ocsp_staple.as_ref(), read);
         }
-        let chain_bytes = source_bytes(config.certificate_chain.as_ref(), "certificate_chain")?;
-        let key_bytes = source_bytes(config.private_key.as_ref(), "private_key")?;
-        let chain = certificates(&chain_bytes).map_err(|problems| problems.under("certificate_chain"))?;
-        let key = PrivateKeyDer::from_pem_slice(&key_bytes)
-            .map_err(|error| Problems::one("private_key", format!("no private key in PEM: {error}")))?;
-        let leaf = CertificateFacts::parse(&chain[0])
-            .ok_or_else(|| Problems::one("certificate_chain", "the leaf is no X.509 certificate"))?;
+        let (chain, leaf) = chain;
         let mut certified = CertifiedKey::from_der(chain, key, &default_provider())
             .map_err(|error| Problems::one("private_key", error.to_string()))?;
-        if let Some(staple) = &config.ocsp_staple {
-            certified.ocsp = Some(read(staple).map_err(|problems| problems.under("ocsp_staple"))?);
-        }
+        certified.ocsp = staple;
         Ok(Self {
             key: Arc::new(certified),
             leaf: Arc::new(leaf),
@@ -121,9 +117,21 @@ pub fn revocation_lists(pem: &[u8]) -> Compiled<Vec<CertificateRevocationListDer
     }
 }
 
-fn source_bytes(source: Option<&DataSource>, field: &str) -> Compiled<Vec<u8>> {
-    let source = source.ok_or_else(|| Problems::one(field, "required"))?;
-    read(source).map_err(|problems| problems.under(field))
+/// A chain, and what its leaf says.
+fn chain(source: Option<&DataSource>) -> Compiled<(Vec<CertificateDer<'static>>, CertificateFacts)> {
+    let chain = certificates(&required(source)?)?;
+    let leaf = CertificateFacts::parse(&chain[0]);
+    let leaf = leaf.ok_or_else(|| Problems::one("", "the leaf is no X.509 certificate"))?;
+    Ok((chain, leaf))
+}
+
+fn private_key(source: Option<&DataSource>) -> Compiled<PrivateKeyDer<'static>> {
+    PrivateKeyDer::from_pem_slice(&required(source)?)
+        .map_err(|error| Problems::one("", format!("no private key in PEM: {error}")))
+}
+
+fn required(source: Option<&DataSource>) -> Compiled<Vec<u8>> {
+    read(source.ok_or_else(|| Problems::one("", "required"))?)
 }
 
 #[cfg(test)]

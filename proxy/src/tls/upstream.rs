@@ -19,7 +19,8 @@ use super::stats::{ClientSocketStats, Expirations, SslStats};
 use super::verifier::PeerVerifier;
 use super::x509::CertificateFacts;
 use super::{Handshaken, TlsError, error, peer, san, signed};
-use crate::config::{BuildContext, Compiled, Problems};
+use crate::config::route::{Under, refuse};
+use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::runtime::io::Io;
 use crate::telemetry::stats::Stats;
 
@@ -50,12 +51,11 @@ impl UpstreamTls {
     pub fn compile(config: &pb::UpstreamTlsContext, cx: &BuildContext) -> Compiled<Arc<Self>> {
         let empty = pb::CommonTlsContext::default();
         let common = config.common_tls_context.as_ref().unwrap_or(&empty);
-        let common = Common::compile(common, Side::Upstream, cx).map_err(|p| p.under("common_tls_context"))?;
-        if config.allow_renegotiation {
-            return Err(Problems::one("allow_renegotiation", "not supported"));
-        }
-        if !config.sni.is_empty() && server_name(&config.sni).is_none() {
-            return Err(Problems::one("sni", "not a DNS name"));
+        let is_no_name = !config.sni.is_empty() && server_name(&config.sni).is_none();
+        gather! {
+            let common = Common::compile(common, Side::Upstream, cx).under("common_tls_context");
+            let _quiet = refuse("allow_renegotiation", config.allow_renegotiation, "not supported");
+            let _name = refuse("sni", is_no_name, "not a DNS name");
         }
         let sessions = config.max_session_keys.as_ref().map_or(1, |wrapped| wrapped.value);
         let context = Arc::new(Self {

@@ -16,7 +16,8 @@ use super::spiffe::{self, TrustDomain};
 use super::walk;
 use super::x509::CertificateFacts;
 use super::{error, material};
-use crate::config::{Compiled, Problems};
+use crate::config::route::{each, optional, refuse_all};
+use crate::config::{Compiled, Problems, gather};
 
 /// Trust anchors, parsed once per secret and shared by the contexts that use it.
 #[derive(Debug)]
@@ -58,6 +59,8 @@ pub enum Role {
     Server,
     Client,
 }
+
+const TYPED_SANS: &str = "match_typed_subject_alt_names";
 
 impl Trust {
     /// The anchors of `context`, if it has any.
@@ -102,7 +105,10 @@ impl Trust {
 
 impl ValidationSecret {
     pub fn compile(config: pb::CertificateValidationContext) -> Compiled<Self> {
-        let trust = Trust::compile(&config)?;
+        gather! {
+            let trust = Trust::compile(&config);
+            let _fields = Policy::check_fields(Some(&config));
+        }
         // The same checks as the contexts that will merge it, so that a bad secret is refused where it arrives.
         Policy::compile(
             None,
@@ -126,16 +132,18 @@ impl Policy {
         secret: Option<&ValidationSecret>,
     ) -> Compiled<Self> {
         let mut policy = Self::default();
+        let mut problems = Problems::default();
         for config in inline.into_iter().chain(secret.map(|secret| &secret.config)) {
-            policy.merge(config)?;
+            problems.keep(policy.merge(config));
         }
         policy.trust = match secret.and_then(|secret| secret.trust.clone()) {
             Some(trust) => Some(trust),
-            None => inline.map(Trust::compile).transpose()?.flatten(),
+            None => problems.keep(inline.map_or(Ok(None), Trust::compile)).flatten(),
         };
+        problems.into_result()?;
         if policy.anchors().next().is_none() && !policy.sans.is_empty() && !policy.pins() {
             return Err(Problems::one(
-                "match_typed_subject_alt_names",
+                TYPED_SANS,
                 "SAN-based verification of peer certificates without trusted CA is insecure and not allowed",
             ));
         }
@@ -163,41 +171,29 @@ impl Policy {
                     .is_some_and(|wrapped| wrapped.value),
             ),
         ];
-        if let Some((field, _)) = refused.iter().find(|(_, set)| *set) {
-            return Err(Problems::one(*field, "not supported"));
-        }
-        if let Some(validator) = &config.custom_validator_config {
-            self.domains = spiffe::compile(validator).map_err(|problems| problems.under("custom_validator_config"))?;
-        }
-        for (index, matcher) in config.match_typed_subject_alt_names.iter().enumerate() {
-            let path = format!("match_typed_subject_alt_names[{index}]");
-            self.sans
-                .push(SanMatcher::typed(matcher).map_err(|problems| problems.under(&path))?);
-        }
         #[allow(deprecated)]
-        for (index, matcher) in config.match_subject_alt_names.iter().enumerate() {
-            let path = format!("match_subject_alt_names[{index}]");
-            self.sans
-                .push(SanMatcher::untyped(matcher).map_err(|problems| problems.under(&path))?);
+        let untyped = &config.match_subject_alt_names;
+        let validator = config.custom_validator_config.as_ref();
+        gather! {
+            let _supported = refuse_all(&refused.map(|(field, set)| (field, set, "not supported")));
+            let domains = optional("custom_validator_config", validator, spiffe::compile);
+            let typed = each(TYPED_SANS, &config.match_typed_subject_alt_names, SanMatcher::typed);
+            let untyped = each("match_subject_alt_names", untyped, SanMatcher::untyped);
+            let hashes = each("verify_certificate_hash", &config.verify_certificate_hash, |text| {
+                hash_from_hex(text).ok_or_else(|| Problems::one("", "not a SHA-256 in hex"))
+            });
+            let spkis = each("verify_certificate_spki", &config.verify_certificate_spki, |text| {
+                hash_from_base64(text).ok_or_else(|| Problems::one("", "not a SHA-256 in base64"))
+            });
+            let crls = optional("crl", config.crl.as_ref(), revocation_lists);
         }
-        for (index, text) in config.verify_certificate_hash.iter().enumerate() {
-            let path = format!("verify_certificate_hash[{index}]");
-            self.hashes
-                .push(hash_from_hex(text).ok_or_else(|| Problems::one(path, "not a SHA-256 in hex"))?);
+        if let Some(domains) = domains {
+            self.domains = domains;
         }
-        for (index, text) in config.verify_certificate_spki.iter().enumerate() {
-            let path = format!("verify_certificate_spki[{index}]");
-            self.spkis
-                .push(hash_from_base64(text).ok_or_else(|| Problems::one(path, "not a SHA-256 in base64"))?);
-        }
-        if let Some(source) = &config.crl {
-            let bytes = material::read(source).map_err(|problems| problems.under("crl"))?;
-            for der in material::revocation_lists(&bytes).map_err(|problems| problems.under("crl"))? {
-                let list = webpki::OwnedCertRevocationList::from_der(&der)
-                    .map_err(|error| Problems::one("crl", error.to_string()))?;
-                self.crls.push(list.into());
-            }
-        }
+        self.sans.extend(typed.into_iter().chain(untyped));
+        self.hashes.extend(hashes);
+        self.spkis.extend(spkis);
+        self.crls.extend(crls.into_iter().flatten());
         self.allow_expired |= config.allow_expired_certificate;
         self.accept_untrusted |= config.trust_chain_verification == 1;
         self.leaf_crl_only |= config.only_verify_leaf_cert_crl;
@@ -214,6 +210,11 @@ impl Policy {
         let domains = self.domains.iter().map(|domain| &*domain.trust);
         let trust = self.trust.as_deref().filter(|_| self.domains.is_empty());
         domains.chain(trust)
+    }
+
+    /// A peer has to show who it is, whether or not it is asked to: names or pins are configured.
+    pub fn names_peers(&self) -> bool {
+        !self.sans.is_empty() || self.pins()
     }
 
     /// Checks a presented chain.
@@ -351,6 +352,16 @@ fn translate(error: webpki::Error) -> CertificateError {
         webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         other => CertificateError::Other(rustls::OtherError(Arc::new(other))),
     }
+}
+
+fn revocation_lists(source: &DataSource) -> Compiled<Vec<webpki::CertRevocationList<'static>>> {
+    let lists = material::revocation_lists(&material::read(source)?)?;
+    let parsed = lists.iter().map(|der| {
+        let list = webpki::OwnedCertRevocationList::from_der(der);
+        list.map(Into::into)
+            .map_err(|error| Problems::one("", error.to_string()))
+    });
+    parsed.collect()
 }
 
 /// Envoy takes `openssl x509 -fingerprint`'s form too, with colons.

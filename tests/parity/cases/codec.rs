@@ -29,11 +29,24 @@ pub fn world() -> World {
                 "max_request_headers_kb: 8\ncommon_http_protocol_options: {{max_headers_count: 10, max_requests_per_connection: 2}}\n{ROUTES}"
             ),
         ),
+        listener(
+            "upgrades",
+            &format!("upgrade_configs: [{{upgrade_type: websocket}}, {{upgrade_type: other}}]\n{ROUTES}"),
+        ),
+        listener(
+            "many",
+            &format!("common_http_protocol_options: {{max_headers_count: 600}}\n{ROUTES}"),
+        ),
     ];
     World {
         name: "codec",
         yaml: bootstrap(&listeners, &[cluster("a", &["{{a}}"], "")]),
-        cases: cases(),
+        cases: cases()
+            .into_iter()
+            .chain(targets())
+            .chain(expectations())
+            .chain(handshakes())
+            .collect(),
         stats: &[
             "http.http.downstream_cx_protocol",
             "http.http.downstream_rq",
@@ -180,5 +193,128 @@ fn cases() -> Vec<Case> {
         ),
         get("large answer", 200, "/", "x-do: body=100000\n"),
         get("until close", 200, "/", "x-do: raw=HTTP/1.1 200 OK\\n\\nall\n"),
+    ]
+}
+
+/// Request lines, in all forms of a target.
+fn targets() -> Vec<Case> {
+    let to = |name, status, target: &str| raw(name, status, &format!("GET {target} HTTP/1.1\nhost: parity.test\n\n"));
+    vec![
+        to("absolute", 200, "http://other.test/x"),
+        to("absolute in capitals", 200, "HTTP://OTHER.test/x"),
+        to("absolute, no path", 200, "http://other.test"),
+        to("absolute, a query and no path", 404, "http://other.test?x=/y"),
+        to("absolute, a port", 200, "http://other.test:65535/x"),
+        to("absolute, a port that is none", 400, "http://other.test:65536/x"),
+        to("absolute, letters for a port", 400, "http://other.test:8x/x"),
+        to("absolute, a colon and no port", 400, "http://other.test:/x"),
+        to("absolute, a port and no host", 400, "http://:80/x"),
+        to("absolute, nothing behind the scheme", 400, "http://"),
+        to("absolute, no host", 400, "http:///x"),
+        to("absolute, a user", 200, "http://user:word@other.test/x"),
+        to("absolute, an empty user", 200, "http://@other.test/x"),
+        to("absolute, two users", 400, "http://user@other.test@third.test/x"),
+        to("absolute, an IPv6 address", 200, "http://[::1]:80/x"),
+        to("absolute, half an IPv6 address", 400, "http://[::1/x"),
+        to("absolute, an address that is none", 400, "http://[zz]/x"),
+        to("absolute, another scheme", 400, "ftp://other.test/x"),
+        to("absolute, a fragment", 400, "http://other.test/x#y"),
+        to("absolute, a fragment and no path", 400, "http://other.test#y"),
+        to("a query and no path", 400, "?x"),
+        to("a fragment and no path", 400, "#x"),
+        to("an asterisk", 400, "*"),
+        to("an asterisk and more", 400, "*x"),
+        raw("OPTIONS *", 404, "OPTIONS * HTTP/1.1\nhost: parity.test\n\n"),
+        to("characters that a URI escapes", 200, "/x<y>?q=\"`").on("odd"),
+        to("characters that are let pass", 200, "/x{y}|?q={z}\\^'"),
+        raw(
+            "connect without a port",
+            400,
+            "CONNECT parity.test HTTP/1.1\nhost: parity.test\n\n",
+        ),
+        raw(
+            "connect to a port that is none",
+            400,
+            "CONNECT parity.test:65536 HTTP/1.1\nhost: parity.test\n\n",
+        ),
+        raw("connect to a path", 400, "CONNECT /x HTTP/1.1\nhost: parity.test\n\n"),
+        raw(
+            "a method that nobody knows",
+            400,
+            "BREW / HTTP/1.1\nhost: parity.test\n\n",
+        ),
+        raw("QUERY of nothing", 400, "QUERY / HTTP/1.1\nhost: parity.test\n\n"),
+        raw(
+            "QUERY",
+            200,
+            "QUERY / HTTP/1.1\nhost: parity.test\ncontent-type: text/plain\ncontent-length: 1\n\nx",
+        ),
+        raw("HTTP/1.2", 426, "GET / HTTP/1.2\nhost: parity.test\n\n"),
+        raw("HTTP/1.1 and more", 400, "GET / HTTP/1.1x\nhost: parity.test\n\n"),
+        raw("HTTP in lower case", 400, "GET / http/1.1\nhost: parity.test\n\n"),
+        get("more headers than most allow", 200, "/direct", &many(300)).on("many"),
+        get("more headers than are allowed", 431, "/direct", &many(700)).on("many"),
+        get(
+            "an answer with many headers",
+            502,
+            "/",
+            &format!(
+                "x-do: raw=HTTP/1.1 200 OK\\n{}content-length: 0\\n\\n\n",
+                many(300).replace('\n', "\\n")
+            ),
+        ),
+    ]
+}
+
+fn many(count: usize) -> String {
+    (0..count).map(|number| format!("x{number}: 1\n")).collect()
+}
+
+/// `expect: 100-continue`, with a body and without.
+fn expectations() -> Vec<Case> {
+    let from_old = |name, headers_and_body: &str| {
+        raw(
+            name,
+            200,
+            &format!("POST /x HTTP/1.0\nhost: parity.test\nexpect: 100-continue\n{headers_and_body}"),
+        )
+        .on("old")
+    };
+    vec![
+        get("expect without a body", 200, "/", "expect: 100-continue\n"),
+        post(
+            "expect with an empty body",
+            200,
+            "expect: 100-continue\ncontent-length: 0\n\n",
+        ),
+        post("expect something else", 200, "expect: 200-ok\ncontent-length: 2\n\nhi"),
+        post(
+            "expect more",
+            200,
+            "expect: 100-continue, more\ncontent-length: 2\n\nhi",
+        ),
+        from_old("expect by HTTP/1.0", "content-length: 2\n\nhi"),
+        from_old("expect by HTTP/1.0 without a body", "\n"),
+    ]
+}
+
+/// Upgrades that the upstream answers otherwise.
+fn handshakes() -> Vec<Case> {
+    const WEBSOCKET: &str = "connection: upgrade\nupgrade: websocket\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\nsec-websocket-version: 13\n";
+    let asks =
+        |name, status: u16| get(name, status, "/", &format!("{WEBSOCKET}x-do: status={status}\n")).on("upgrades");
+    vec![
+        asks("a websocket, answered by 200", 200),
+        asks("a websocket, answered by 204", 204),
+        asks("a websocket, answered by a redirect", 302),
+        asks("a websocket, refused", 403),
+        asks("a websocket, failed", 500),
+        get(
+            "another upgrade, answered by 200",
+            200,
+            "/",
+            "connection: upgrade\nupgrade: other\nx-do: status=200\n",
+        )
+        .on("upgrades"),
     ]
 }

@@ -22,8 +22,23 @@ route_config:
     - {name: told, match: {prefix: /told}, route: {cluster: a, max_stream_duration: {grpc_timeout_header_max: 5s, grpc_timeout_header_offset: 0.5s}}}
     - {name: told by the older fields, match: {prefix: /older}, route: {cluster: a, max_grpc_timeout: 5s, grpc_timeout_offset: 0.25s}}
     - {name: unlimited, match: {prefix: /unlimited}, route: {cluster: a, timeout: 0s, max_grpc_timeout: 0s}}
+    - {name: nowhere, match: {prefix: /nowhere}, non_forwarding_action: {}}
     - {name: all, match: {prefix: /}, route: {cluster: a}}
 "#;
+
+/// The client's address must be in a header.
+const DETECTS: &str = r#"
+original_ip_detection_extensions:
+- name: header
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHeaderConfig
+    header_name: x-address
+    reject_with_status: {code: Unauthorized}
+"#;
+
+fn routes() -> &'static str {
+    MANAGER.split_at(MANAGER.find("route_config:").unwrap()).1
+}
 
 const FULL: &str = "circuit_breakers: {thresholds: [{max_pending_requests: 0, max_requests: 0, max_connections: 0}]}";
 
@@ -37,7 +52,13 @@ pub fn world() -> World {
     ];
     World {
         name: "failures",
-        yaml: bootstrap(&[listener("http", MANAGER)], &clusters),
+        yaml: bootstrap(
+            &[
+                listener("http", MANAGER),
+                listener("detects", &format!("{DETECTS}{}", routes())),
+            ],
+            &clusters,
+        ),
         cases: cases(),
         stats: &[
             "http.http.downstream_rq",
@@ -56,6 +77,10 @@ fn grpc(name: &'static str, path: &str, plan: &str) -> Case {
 
 fn cases() -> Vec<Case> {
     vec![
+        get("an address that is not told", 401, "/", "").on("detects"),
+        get("an address that is none", 401, "/", "x-address: nobody\n").on("detects"),
+        get("an address", 200, "/", "x-address: 192.0.2.1\n").on("detects"),
+        get("a route that leads nowhere", 503, "/nowhere", ""),
         get("connection refused", 503, "/closed", ""),
         raw(
             "connection refused, to HEAD",

@@ -65,6 +65,37 @@ const MANAGER: &str = r#"route_config:
       route: {cluster: a}
       typed_per_filter_config:
         rbac: {"@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute}
+    - match: {prefix: /tree}
+      route: {cluster: a}
+      typed_per_filter_config:
+        rbac:
+          "@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute
+          rbac:
+            matcher:
+              matcher_tree:
+                input: {name: in, typed_config: {"@type": type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: x-tenant}}
+                exact_match_map: {map: {blue: {action: {name: a, typed_config: {"@type": type.googleapis.com/envoy.config.rbac.v3.Action, name: blue, action: ALLOW}}}, "red,blue": {action: {name: a, typed_config: {"@type": type.googleapis.com/envoy.config.rbac.v3.Action, name: "red first", action: DENY}}}}}
+              on_no_match:
+                matcher:
+                  matcher_list:
+                    matchers:
+                    - predicate: {single_predicate: {input: {name: in, typed_config: {"@type": type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: ":path"}}, value_match: {prefix: /tree/open}}}
+                      on_match: {action: {name: a, typed_config: {"@type": type.googleapis.com/envoy.config.rbac.v3.Action, name: open, action: ALLOW}}}
+            shadow_matcher:
+              matcher_tree:
+                input: {name: in, typed_config: {"@type": type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: x-tenant}}
+                prefix_match_map: {map: {re: {action: {name: a, typed_config: {"@type": type.googleapis.com/envoy.config.rbac.v3.Action, name: shadow, action: ALLOW}}}}}
+            shadow_rules_stat_prefix: dry_
+    - match: {prefix: /from}
+      route: {cluster: a}
+      typed_per_filter_config:
+        rbac:
+          "@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute
+          rbac:
+            matcher:
+              matcher_tree:
+                input: {name: in, typed_config: {"@type": type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.SourceIPInput}}
+                exact_match_map: {map: {192.0.2.7: {action: {name: a, typed_config: {"@type": type.googleapis.com/envoy.config.rbac.v3.Action, name: there, action: ALLOW}}}}}
     - match: {prefix: /broken}
       route: {cluster: a}
       typed_per_filter_config:
@@ -132,6 +163,22 @@ fn cases() -> Vec<Case> {
         raw("denied, to HEAD", 403, "HEAD /deny HTTP/1.1\nhost: parity.test\n\n"),
         get("not denied by its route", 200, "/open", "x-deny: 1\n"),
         get("allowed in the shadow", 200, "/shadow", ""),
+        get("let in by a tree", 200, "/tree", "x-tenant: blue\n"),
+        get("kept out by a tree", 403, "/tree", "x-tenant: red\nx-tenant: blue\n"),
+        get(
+            "let in where a tree has no match",
+            200,
+            "/tree/open",
+            "x-tenant: green\n",
+        ),
+        get("kept out where a tree has no match", 403, "/tree", ""),
+        get(
+            "let in by whom a request is for",
+            200,
+            "/from",
+            "x-forwarded-for: 192.0.2.7\n",
+        ),
+        get("kept out by whom a request is for", 403, "/from", ""),
         get("abort by header", 404, "/", "x-envoy-fault-abort-request: 404\n"),
         get(
             "gRPC abort by header",

@@ -1,6 +1,7 @@
 //! Connections without HTTP: `tcp_proxy` and what stands before it, listener filters, filter-chain match.
 
 mod listeners;
+mod trees;
 
 use super::bootstrap;
 use crate::harness::{Case, Wire, World};
@@ -28,14 +29,14 @@ pub fn world() -> World {
     World {
         name: "tcp",
         yaml: RUNTIME.to_owned() + &bootstrap(&listeners::listeners(), &listeners::clusters()),
-        cases: [streams(), hosts(), tunnels(), headers(), chains()]
+        cases: [streams(), hosts(), tunnels(), trees(), headers(), tlvs(), chains()]
             .into_iter()
             .flatten()
             .collect(),
         stats: &[
             "tcp.",
             // Its rules are looked at when it is accepted, not at its first byte.
-            "!tcp.denied.",
+            "!tcp.denied",
             // What comes after the client's end.
             "!tcp.post.downstream_cx_tx",
             "listener.early.",
@@ -62,6 +63,16 @@ pub fn world() -> World {
             "allowed.",
             "denied.",
             "shadowed.",
+            "found.",
+            "otherwise.",
+            "prefix.",
+            "later.",
+            "both.",
+            "ranges.rbac",
+            "hinted.",
+            "unhinted.",
+            "in the shadow.",
+            "sharing",
         ],
     }
 }
@@ -171,7 +182,93 @@ fn tunnels() -> Vec<Case> {
         case("POST over HTTP/2", "post2", 50, TALK),
         case("CONNECT refused", "refused", 0, &[End]),
         case("CONNECT refused over HTTP/2", "refused2", 0, &[End]),
+        case(
+            "headers of the answer",
+            "telling",
+            84,
+            &[Send(b"hello"), Read(84), Half, End],
+        ),
+        case("headers and trailers of the answer", "telling2", 56, TALK),
+        case("headers of a refusal", "telling4", 0, &[End]),
+        case("an id", "numbered", 101, &[Send(b"hello"), Read(101), Half, End]),
+        case("an id elsewhere", "numbered2", 69, TALK),
+        case(
+            "no tunnel by state",
+            "straight",
+            5,
+            &[Send(b"hello"), Read(5), Half, End],
+        ),
+        case(
+            "a tunnel by state",
+            "all the same",
+            52,
+            &[Send(b"hello"), Read(52), Half, End],
+        ),
+        case("idle by state", "idle by state", 5, &[Send(b"hello"), Read(5), End]),
+        case("first of one, shared", "sharing", 5, TALK),
+        case("second of one, shared", "sharing too", 0, &[End]),
     ]
+}
+
+/// Access control by match trees.
+fn trees() -> Vec<Case> {
+    const TALK: &[Step] = &[Send(b"hello"), Half, End];
+    let allowed = [
+        "found",
+        "otherwise",
+        "prefix",
+        "later",
+        "both",
+        "ranges",
+        "hinted",
+        "unhinted",
+        "in the shadow",
+    ];
+    let denied = ["denied by leaf", "denied by nobody", "denied unasked"];
+    let allowed = allowed.map(|name| case(name, name, 5, TALK));
+    let denied = denied.map(|name| case(name, name, 0, &[Send(b"hello"), End]));
+    allowed.into_iter().chain(denied).collect()
+}
+
+fn tlvs() -> Vec<Case> {
+    // Two, five, seven; two twice.
+    const THREE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x1e\xc0\0\x02\x01\xc6\x33\x64\x01\x03\xe8\x01\xbb\
+        \x02\0\x03two\x05\0\x01z\x07\0\0\x02\0\x02\xfft\
+        hello";
+    const BARE: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.1 1000 443\r\nhello";
+    const UNKNOWN: &[u8] = b"PROXY UNKNOWN\r\nhello";
+    const NONE: &[u8] = b"hello, this is no header";
+    let mut cases = vec![
+        case(
+            "TLVs in the filter state",
+            "tlvs stated",
+            5,
+            &[Send(THREE), Read(5), Half, End],
+        ),
+        case(
+            "no TLVs in the filter state",
+            "tlvs stated",
+            5,
+            &[Send(BARE), Read(5), Half, End],
+        ),
+    ];
+    // What comes back: a header of 28 bytes, 28 of ours, 18 of theirs, and what was sent.
+    for (listener, counts) in [
+        ("tlvs absent", [51, 33, 33, 80]),
+        ("tlvs over", [75, 61, 61, 80]),
+        ("tlvs behind", [79, 61, 61, 80]),
+    ] {
+        let kinds = [
+            ("of a header with some", &[Send(THREE), Read(28), Half, End]),
+            ("of a header without", &[Send(BARE), Read(28), Half, End]),
+            ("of a header of nobody", &[Send(UNKNOWN), Read(28), Half, End]),
+            ("of no header", &[Send(NONE), Read(28), Half, End]),
+        ];
+        for ((kind, steps), count) in kinds.into_iter().zip(counts) {
+            cases.push(case(format!("{listener} {kind}").leak(), listener, count, steps));
+        }
+    }
+    cases
 }
 
 fn headers() -> Vec<Case> {

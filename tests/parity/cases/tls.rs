@@ -171,6 +171,8 @@ fn listeners(pki: &Pki) -> Vec<String> {
             required,
         ),
         asking("crl", &format!("{trusted}, crl: {}", file(files, "crl")), required),
+        asking("crl optional", &format!("{trusted}, crl: {}", file(files, "crl")), ""),
+        asking("exact optional", &san("exact: spiffe://td/ns/ns/sa/client"), ""),
         asking(
             "lenient",
             &format!("{trusted}, allow_expired_certificate: true"),
@@ -217,8 +219,47 @@ fn cases(pki: &Pki) -> Vec<Case> {
         .map(|(name, listener, count, arguments)| (*name, *listener, *count, *arguments, ""));
     without
         .chain(CERTIFIED.iter().copied())
+        .chain(matrix())
         .map(|row| case(pki, row))
         .collect()
+}
+
+/// Every kind of client against every kind of listener, in every version.
+fn matrix() -> Vec<Row> {
+    const CLIENTS: [&str; 9] = [
+        "", "client", "stranger", "foreign", "impostor", "expired", "early", "revoked", "nameless",
+    ];
+    let mut rows = Vec::new();
+    for (listener, is_required, has_list, has_name) in [
+        ("plain", false, false, false),
+        ("optional", false, false, false),
+        ("required", true, false, false),
+        ("crl", true, true, false),
+        ("crl optional", false, true, false),
+        ("exact", true, false, true),
+        ("exact optional", true, false, true),
+    ] {
+        for client in CLIENTS {
+            let good = match client {
+                "" => !is_required,
+                "foreign" | "impostor" | "expired" | "early" => false,
+                "revoked" => !has_list,
+                "stranger" | "nameless" => !has_name,
+                _ => true,
+            };
+            // Nobody is asked: nobody is refused.
+            let count = if good || listener == "plain" { 6 } else { 0 };
+            for version in ["-tls1_2", "-tls1_3"] {
+                // A case of its own: the alert is another.
+                if client.is_empty() && is_required && version == "-tls1_2" {
+                    continue;
+                }
+                let name = format!("{listener} × {client} × {version}");
+                rows.push((&*name.leak(), listener, count, version, client));
+            }
+        }
+    }
+    rows
 }
 
 /// Name, listener, bytes received, arguments, and the client's certificate (if it has one).

@@ -159,7 +159,12 @@ pub fn separate_lives(variant: Variant) -> Vec<Step> {
 /// Resources that are to be refreshed in time. That one dies is left out where Envoy dies of it: of a cluster whose time is over on a
 /// state-of-the-world stream, 1.40 ends with a segmentation fault.
 pub fn mortal(variant: Variant) -> Vec<Step> {
-    let death = ["a mortal cluster", "dies", "and comes back"];
+    let death = [
+        "a mortal cluster",
+        "a longer life that is refused",
+        "dies",
+        "and comes back",
+    ];
     let mut script = mortals();
     script.retain(|step| variant == Variant::Delta || !death.contains(&step.name));
     script
@@ -187,6 +192,10 @@ fn mortals() -> Vec<Step> {
         step("a mortal cluster", &[Ack("cds"), Request("eds"), Ack("eds")], |stage| {
             stage.push_with_ttl(stage.cluster("mortal", 1).build(), LIFE);
         }),
+        step("a longer life that is refused", &[Nack("cds")], |stage| {
+            let refused = cluster_static("mortal", [("not an address", 1)]);
+            stage.push_with_ttl(refused.build(), LIFE * 100);
+        }),
         step("dies", &[Dropped("eds", "mortal")], |_| {}),
         step("and comes back", &[Ack("cds"), Request("eds"), Ack("eds")], |stage| {
             stage.push_cluster(stage.cluster("mortal", 2));
@@ -196,6 +205,11 @@ fn mortals() -> Vec<Step> {
         }),
         step("a heartbeat of what is not mortal", &[Answer("eds")], |stage| {
             stage.heartbeat("eds", "a");
+        }),
+        step("what the control plane cannot serve", &[Ack("eds")], |stage| {
+            let (name, message) = ("a".to_owned(), "no such service".to_owned());
+            stage.fault("eds", Fault::Report { name, code: 5, message });
+            stage.resend("eds");
         }),
     ]
 }

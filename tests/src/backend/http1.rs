@@ -16,7 +16,8 @@ pub(super) async fn serve(stream: TcpStream, first: Vec<u8>, shared: Arc<Shared>
     reader.buffer = first;
     while let Some(head) = reader.head().await {
         shared.requests.fetch_add(1, Ordering::SeqCst);
-        if head.header("upgrade").is_some() {
+        // Who is told what to answer answers that.
+        if head.header("upgrade").is_some() && head.header("x-do").is_none() {
             return echo(reader).await;
         }
         if head.header("expect").is_some() {

@@ -267,6 +267,13 @@ async fn small_pages() {
         },
     });
     assert_eq!(world.tree("/runtime").await, runtime);
+    let modify = |query, form| world.send_form(query, form);
+    let none = (StatusCode::SERVICE_UNAVAILABLE, "No admin layer specified".to_owned());
+    assert_eq!(modify("/runtime_modify?c=y", "").await, none);
+    assert_eq!(modify("/runtime_modify", "c=y&d=z").await, none, "values in a form");
+    let (status, usage) = modify("/runtime_modify", "").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(usage.starts_with("usage: /runtime_modify?key1=value1"), "{usage}");
     let memory = world.tree("/memory").await;
     assert!(memory["total_physical_bytes"].is_string());
 }

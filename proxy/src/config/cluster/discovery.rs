@@ -12,7 +12,7 @@ use crate::cluster::discovery::resolver::{NameServers, ResolverConfig};
 use crate::cluster::discovery::{Discovery, DnsConfig, LookupFamily};
 use crate::config::endpoint::{self, Template};
 use crate::config::route::{Under, duration, refuse};
-use crate::config::{Compiled, Problems, resolver};
+use crate::config::{Compiled, Problems, gather, resolver};
 use crate::tls::UpstreamTransport;
 
 const DNS_CLUSTER: &str = "type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster";
@@ -61,7 +61,17 @@ pub(super) fn compile(config: &pb::Cluster, transport: &UpstreamTransport) -> Co
             let Some(assignment) = &config.load_assignment else {
                 return Err(Problems::one("load_assignment", "required"));
             };
-            let (mut templates, policy) = endpoint::templates(assignment, transport).under("load_assignment")?;
+            gather! {
+                let assigned = endpoint::templates(assignment, transport).under("load_assignment");
+                let dns = match &config.cluster_discovery_type {
+                    Some(ClusterDiscoveryType::ClusterType(custom)) => {
+                        let value = dns_cluster(custom)?.unwrap_or_default();
+                        extension(&value).under("cluster_type.typed_config")
+                    }
+                    _ => fields(config),
+                };
+            }
+            let ((mut templates, policy), mut dns) = (assigned, dns);
             templates.iter_mut().for_each(Template::call_by_address);
             let is_logical = kind == DiscoveryKind::LogicalDns;
             refuse(
@@ -69,13 +79,6 @@ pub(super) fn compile(config: &pb::Cluster, transport: &UpstreamTransport) -> Co
                 is_logical && templates.len() != 1,
                 "LOGICAL_DNS clusters must have a single locality_lb_endpoint and a single lb_endpoint",
             )?;
-            let mut dns = match &config.cluster_discovery_type {
-                Some(ClusterDiscoveryType::ClusterType(custom)) => {
-                    let value = dns_cluster(custom)?.unwrap_or_default();
-                    extension(&value).under("cluster_type.typed_config")?
-                }
-                _ => fields(config)?,
-            };
             (dns.is_logical, dns.templates, dns.policy) = (is_logical, templates, policy);
             dns.waits_for_names = config.wait_for_warm_on_init.is_none_or(|waits| waits.value);
             Ok(Discovery::Dns(dns))
@@ -86,14 +89,19 @@ pub(super) fn compile(config: &pb::Cluster, transport: &UpstreamTransport) -> Co
 /// The fields of the cluster itself.
 #[allow(deprecated)]
 fn fields(config: &pb::Cluster) -> Compiled<DnsConfig> {
-    let refresh_rate = duration("dns_refresh_rate", config.dns_refresh_rate.as_ref())?;
     let failure = config.dns_failure_refresh_rate.as_ref();
     let (base, most) = failure.map_or((None, None), |rate| (rate.base_interval, rate.max_interval));
+    gather! {
+        let refresh_rate = duration("dns_refresh_rate", config.dns_refresh_rate.as_ref());
+        let jitter = duration("dns_jitter", config.dns_jitter.as_ref());
+        let family = family(config.dns_lookup_family).under("dns_lookup_family");
+        let resolver = own_resolver(config);
+    }
     let mut dns = rates(refresh_rate, base, most).under("dns_failure_refresh_rate")?;
     dns.respect_ttl = config.respect_dns_ttl;
-    dns.jitter = duration("dns_jitter", config.dns_jitter.as_ref())?.unwrap_or_default();
-    dns.family = family(config.dns_lookup_family).under("dns_lookup_family")?;
-    dns.resolver = own_resolver(config)?;
+    dns.jitter = jitter.unwrap_or_default();
+    dns.family = family;
+    dns.resolver = resolver;
     Ok(dns)
 }
 
@@ -117,13 +125,17 @@ fn own_resolver(config: &pb::Cluster) -> Compiled<Option<ResolverConfig>> {
 }
 
 fn extension(config: &DnsCluster) -> Compiled<DnsConfig> {
-    let refresh_rate = duration("dns_refresh_rate", config.dns_refresh_rate.as_ref())?;
     let failure = config.dns_failure_refresh_rate.as_ref();
     let (base, most) = failure.map_or((None, None), |rate| (rate.base_interval, rate.max_interval));
+    gather! {
+        let refresh_rate = duration("dns_refresh_rate", config.dns_refresh_rate.as_ref());
+        let jitter = duration("dns_jitter", config.dns_jitter.as_ref());
+        let min_refresh_rate = duration("dns_min_refresh_rate", config.dns_min_refresh_rate.as_ref());
+    }
     let mut dns = rates(refresh_rate, base, most).under("dns_failure_refresh_rate")?;
     dns.respect_ttl = config.respect_dns_ttl;
-    dns.jitter = duration("dns_jitter", config.dns_jitter.as_ref())?.unwrap_or_default();
-    dns.min_refresh_rate = duration("dns_min_refresh_rate", config.dns_min_refresh_rate.as_ref())?.unwrap_or_default();
+    dns.jitter = jitter.unwrap_or_default();
+    dns.min_refresh_rate = min_refresh_rate.unwrap_or_default();
     use remora_proto::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily as Family;
     dns.family = match Family::try_from(config.dns_lookup_family) {
         Ok(Family::Unspecified | Family::Auto) => LookupFamily::Auto,

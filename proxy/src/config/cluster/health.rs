@@ -6,11 +6,12 @@ use core::health_check::HealthChecker;
 use prost::{Message, Name};
 use remora_proto::pb::envoy::config::core::v3 as core;
 use remora_proto::pb::envoy::extensions::health_check::event_sinks::file::v3::HealthCheckEventFileSink as FileSink;
+use remora_proto::pb::google::protobuf::UInt32Value;
 
 use crate::cluster::health_check::events::EventLog;
 use crate::cluster::health_check::{CheckKind, GrpcCheck, HealthCheck, HttpCheck, TcpCheck};
 use crate::config::route::{Under, duration, each, header_name, optional, refuse};
-use crate::config::{BuildContext, Compiled, Problems};
+use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::route::strings::StringMatcher;
 use crate::tls::UpstreamTransport;
 
@@ -23,48 +24,52 @@ pub(super) fn compile(
     transport: &UpstreamTransport,
     cx: &BuildContext,
 ) -> Compiled<HealthCheck> {
-    refuse("event_service", config.event_service.is_some(), "not supported")?;
     let required = |field: &str, value: &Option<remora_proto::pb::google::protobuf::Duration>| {
         let time = duration(field, value.as_ref())?.filter(|time| !time.is_zero());
         time.ok_or_else(|| Problems::one(field, "required, and greater than 0"))
     };
-    let or = |field: &str, value: &Option<remora_proto::pb::google::protobuf::Duration>, default: Duration| {
-        Ok(duration(field, value.as_ref())?
-            .filter(|time| !time.is_zero())
-            .unwrap_or(default))
+    let set = |field: &str, value: &Option<remora_proto::pb::google::protobuf::Duration>| {
+        Ok(duration(field, value.as_ref())?.filter(|time| !time.is_zero()))
     };
-    let threshold = |field: &str, value: &Option<remora_proto::pb::google::protobuf::UInt32Value>| {
+    let threshold = |field: &str, value: &Option<UInt32Value>| {
         let value = value.as_ref().map(|value| value.value).filter(|value| *value > 0);
         value.ok_or_else(|| Problems::one(field, "required, and greater than 0"))
     };
-    let interval = required("interval", &config.interval)?;
-    let no_traffic = or(
-        "no_traffic_interval",
-        &config.no_traffic_interval,
-        Duration::from_secs(60),
-    )?;
-    let unhealthy = or("unhealthy_interval", &config.unhealthy_interval, interval)?;
-    let alt_port = config.alt_port.as_ref().map(|port| u16::try_from(port.value));
+    let alt_port =
+        |port: &UInt32Value| u16::try_from(port.value).map_err(|_| Problems::one("", "must be at most 65535"));
+    gather! {
+        let _service = refuse("event_service", config.event_service.is_some(), "not supported");
+        let timeout = required("timeout", &config.timeout);
+        let interval = required("interval", &config.interval);
+        let initial_jitter = set("initial_jitter", &config.initial_jitter);
+        let interval_jitter = set("interval_jitter", &config.interval_jitter);
+        let unhealthy_threshold = threshold("unhealthy_threshold", &config.unhealthy_threshold);
+        let healthy_threshold = threshold("healthy_threshold", &config.healthy_threshold);
+        let no_traffic = set("no_traffic_interval", &config.no_traffic_interval);
+        let no_traffic_healthy = set("no_traffic_healthy_interval", &config.no_traffic_healthy_interval);
+        let unhealthy = set("unhealthy_interval", &config.unhealthy_interval);
+        let unhealthy_edge = set("unhealthy_edge_interval", &config.unhealthy_edge_interval);
+        let healthy_edge = set("healthy_edge_interval", &config.healthy_edge_interval);
+        let alt_port = optional("alt_port", config.alt_port.as_ref(), alt_port);
+        let events = events(config, cx);
+        let kind = kind(config.health_checker.as_ref());
+    }
+    let no_traffic = no_traffic.unwrap_or(Duration::from_secs(60));
+    let unhealthy = unhealthy.unwrap_or(interval);
     Ok(HealthCheck {
-        timeout: required("timeout", &config.timeout)?,
+        timeout,
         interval,
-        initial_jitter: or("initial_jitter", &config.initial_jitter, Duration::ZERO)?,
-        interval_jitter: or("interval_jitter", &config.interval_jitter, Duration::ZERO)?,
+        initial_jitter: initial_jitter.unwrap_or_default(),
+        interval_jitter: interval_jitter.unwrap_or_default(),
         interval_jitter_percent: config.interval_jitter_percent,
-        unhealthy_threshold: threshold("unhealthy_threshold", &config.unhealthy_threshold)?,
-        healthy_threshold: threshold("healthy_threshold", &config.healthy_threshold)?,
+        unhealthy_threshold,
+        healthy_threshold,
         no_traffic_interval: no_traffic,
-        no_traffic_healthy_interval: or(
-            "no_traffic_healthy_interval",
-            &config.no_traffic_healthy_interval,
-            no_traffic,
-        )?,
+        no_traffic_healthy_interval: no_traffic_healthy.unwrap_or(no_traffic),
         unhealthy_interval: unhealthy,
-        unhealthy_edge_interval: or("unhealthy_edge_interval", &config.unhealthy_edge_interval, unhealthy)?,
-        healthy_edge_interval: or("healthy_edge_interval", &config.healthy_edge_interval, interval)?,
-        alt_port: alt_port
-            .transpose()
-            .map_err(|_| Problems::one("alt_port", "must be at most 65535"))?,
+        unhealthy_edge_interval: unhealthy_edge.unwrap_or(unhealthy),
+        healthy_edge_interval: healthy_edge.unwrap_or(interval),
+        alt_port,
         alpn: config.tls_options.as_ref().map_or_else(Vec::new, |options| {
             let names = options.alpn_protocols.iter();
             names.map(|name| name.as_bytes().to_vec()).collect()
@@ -75,8 +80,8 @@ pub(super) fn compile(
             fitting.map_or(&transport.default, |entry| &entry.socket).clone()
         }),
         reuse: config.reuse_connection.as_ref().is_none_or(|reuse| reuse.value),
-        events: events(config, cx)?,
-        kind: kind(config.health_checker.as_ref())?,
+        events,
+        kind,
     })
 }
 
@@ -87,7 +92,7 @@ fn events(config: &core::HealthCheck, cx: &BuildContext) -> Compiled<Option<Even
         let opened = cx.access_logs.open(path, &cx.stats);
         opened.map_err(|error| Problems::one("event_log_path", format!("unable to open file '{path}': {error}")))
     };
-    let mut sinks = each("event_logger", &config.event_logger, |entry| {
+    let sinks = each("event_logger", &config.event_logger, |entry| {
         let Some(any) = &entry.typed_config else {
             return Err(Problems::one("typed_config", "required"));
         };
@@ -97,10 +102,13 @@ fn events(config: &core::HealthCheck, cx: &BuildContext) -> Compiled<Option<Even
         }
         let sink = FileSink::decode(&*value).map_err(|error| Problems::one("typed_config", error.to_string()))?;
         open(&sink.event_log_path).under("typed_config")
-    })?;
-    if !config.event_log_path.is_empty() {
-        sinks.push(open(&config.event_log_path)?);
+    });
+    let legacy = Some(config.event_log_path.as_str()).filter(|path| !path.is_empty());
+    gather! {
+        let sinks = sinks;
+        let legacy = legacy.map(open).transpose();
     }
+    let sinks: Vec<_> = sinks.into_iter().chain(legacy).collect();
     Ok((!sinks.is_empty()).then_some(EventLog {
         sinks,
         failures: config.always_log_health_check_failures,
@@ -123,65 +131,77 @@ fn kind(checker: Option<&HealthChecker>) -> Compiled<CheckKind> {
 }
 
 fn http_check(config: &core::health_check::HttpHealthCheck) -> Compiled<HttpCheck> {
-    refuse("path", config.path.is_empty(), "required")?;
-    refuse(
-        "path",
-        config.path.parse::<http::uri::PathAndQuery>().is_err(),
-        "is no path",
-    )?;
-    let headers = each("request_headers_to_add", &config.request_headers_to_add, header)?;
-    let send = optional("send", config.send.as_ref(), payload)?.unwrap_or_default();
+    let is_path = config.path.parse::<http::uri::PathAndQuery>().is_ok();
+    let why = if config.path.is_empty() {
+        "required"
+    } else {
+        "is no path"
+    };
+    let service_name = config.service_name_matcher.as_ref();
+    gather! {
+        let _path = refuse("path", !is_path, why);
+        let headers = each("request_headers_to_add", &config.request_headers_to_add, header);
+        let send = optional("send", config.send.as_ref(), payload);
+        let expected = each("expected_statuses", &config.expected_statuses, range);
+        let method = method(config.method).under("method");
+        let http2 = match config.codec_client_type {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Problems::one("codec_client_type", "not supported")),
+        };
+        let without = each("request_headers_to_remove", &config.request_headers_to_remove, |name| {
+            header_name("", name)
+        });
+        let receive = each("receive", &config.receive, payload);
+        let service_name = optional("service_name_matcher", service_name, StringMatcher::compile);
+        let retriable = each("retriable_statuses", &config.retriable_statuses, range);
+    }
+    let send = send.unwrap_or_default();
     let carries = !matches!(config.method, GET | HEAD | UNSPECIFIED);
     refuse(
         "send",
         !send.is_empty() && !carries,
         "goes with a method that has a body",
     )?;
-    let mut expected = each("expected_statuses", &config.expected_statuses, range)?;
+    let mut expected = expected;
     if expected.is_empty() {
         expected.push((200, 201));
     }
-    use core::RequestMethod as Method;
-    let method = match Method::try_from(config.method) {
-        Ok(Method::MethodUnspecified | Method::Get) => http::Method::GET,
-        Ok(Method::Connect) | Err(_) => return Err(Problems::one("method", "not supported")),
-        Ok(other) => http::Method::from_bytes(other.as_str_name().as_bytes())
-            .map_err(|_| Problems::one("method", "unknown value"))?,
-    };
-    let http2 = match config.codec_client_type {
-        0 => false,
-        1 => true,
-        _ => return Err(Problems::one("codec_client_type", "not supported")),
-    };
     Ok(HttpCheck {
         host: config.host.clone(),
         path: config.path.clone(),
         method,
         headers,
-        without: each("request_headers_to_remove", &config.request_headers_to_remove, |name| {
-            header_name("", name)
-        })?,
+        without,
         send,
-        receive: each("receive", &config.receive, payload)?,
+        receive,
         response_buffer_size: config.response_buffer_size.as_ref().map_or(1024, |size| size.value),
-        service_name: optional(
-            "service_name_matcher",
-            config.service_name_matcher.as_ref(),
-            StringMatcher::compile,
-        )?,
+        service_name,
         expected,
-        retriable: each("retriable_statuses", &config.retriable_statuses, range)?,
+        retriable,
         http2,
     })
 }
 
+fn method(method: i32) -> Compiled<http::Method> {
+    use core::RequestMethod as Method;
+    match Method::try_from(method) {
+        Ok(Method::MethodUnspecified | Method::Get) => Ok(http::Method::GET),
+        Ok(Method::Connect) | Err(_) => Err(Problems::one("", "not supported")),
+        Ok(other) => {
+            http::Method::from_bytes(other.as_str_name().as_bytes()).map_err(|_| Problems::one("", "unknown value"))
+        }
+    }
+}
+
 fn header(option: &core::HeaderValueOption) -> Compiled<(http::HeaderName, http::HeaderValue)> {
     let header = option.header.clone().unwrap_or_default();
-    let name = header_name("header.key", &header.key)?;
-    match http::HeaderValue::from_str(&header.value) {
-        Ok(value) => Ok((name, value)),
-        Err(_) => Err(Problems::one("header.value", "is no header value")),
+    gather! {
+        let name = header_name("header.key", &header.key);
+        let value = http::HeaderValue::from_str(&header.value)
+            .map_err(|_| Problems::one("header.value", "is no header value"));
     }
+    Ok((name, value))
 }
 
 fn grpc_check(config: &core::health_check::GrpcHealthCheck) -> Compiled<GrpcCheck> {
@@ -200,20 +220,15 @@ fn range(range: &remora_proto::pb::envoy::r#type::v3::Int64Range) -> Compiled<(u
 }
 
 fn tcp_check(config: &core::health_check::TcpHealthCheck) -> Compiled<TcpCheck> {
-    refuse(
-        "proxy_protocol_config",
-        config.proxy_protocol_config.is_some(),
-        "not supported",
-    )?;
+    let has_header = config.proxy_protocol_config.is_some();
+    gather! {
+        let _plain = refuse("proxy_protocol_config", has_header, "not supported");
+        let send = optional("send", config.send.as_ref(), payload);
+        let receive = each("receive", &config.receive, payload);
+    }
     Ok(TcpCheck {
-        send: config
-            .send
-            .as_ref()
-            .map(payload)
-            .transpose()
-            .under("send")?
-            .unwrap_or_default(),
-        receive: each("receive", &config.receive, payload)?,
+        send: send.unwrap_or_default(),
+        receive,
     })
 }
 

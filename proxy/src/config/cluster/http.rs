@@ -200,6 +200,7 @@ fn http2(value: &core::Http2ProtocolOptions, options: &mut HttpOptions) -> Compi
         &value.initial_connection_window_size,
     );
     options.allow_connect = value.allow_connect;
+    options.floods = crate::config::hcm::floods(value);
     if let Some(keepalive) = &value.connection_keepalive {
         options.keepalive_interval = duration("connection_keepalive.interval", keepalive.interval.as_ref())?;
         options.keepalive_timeout = duration("connection_keepalive.timeout", keepalive.timeout.as_ref())?;

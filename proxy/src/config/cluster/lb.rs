@@ -17,6 +17,7 @@ use super::subset;
 use crate::cluster::lb::hash::{ConsistentHash, HashFunction, Maglev, RingHash};
 use crate::cluster::lb::{LbConfig, LeastRequest, OriginalDst, PeakEwma, Policy, ZoneAware};
 use crate::cluster::slow_start::SlowStart;
+use crate::config::live;
 use crate::config::route::{Under, duration, header_name, optional, refuse};
 use crate::config::{Compiled, Problems};
 
@@ -362,9 +363,8 @@ fn checked(policy: LeastRequest) -> Compiled<LeastRequest> {
     Ok(policy)
 }
 
-/// Envoy's runtime overrides do not exist here: the default value counts.
 fn bias(value: Option<&RuntimeDouble>) -> f64 {
-    value.map_or(1.0, |value| value.default_value)
+    value.map_or(1.0, live::double)
 }
 
 /// Envoy's `convertPercent`, its rounding errors included: 29 % are 28.
@@ -403,7 +403,7 @@ fn slow_start(
 ) -> Compiled<SlowStart> {
     let window = duration("slow_start_window", window)?.unwrap_or_default();
     refuse("slow_start_window", window.is_zero(), "required")?;
-    let aggression = aggression.map_or(1.0, |value| value.default_value);
+    let aggression = aggression.map_or(1.0, live::double);
     refuse("aggression", aggression <= 0.0, "must be greater than 0")?;
     Ok(SlowStart {
         window,

@@ -161,8 +161,11 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.config.core.v3.ExtraSourceAddress": address socket_options),
     message!("envoy.config.cluster.v3.UpstreamConnectionOptions":
-        tcp_keepalive;
+        tcp_keepalive happy_eyeballs_config;
         set_local_interface_name_on_upstream_connections = OnlyDefault("interfaces have no names in the stream's state"),
+    ),
+    message!("envoy.config.cluster.v3.UpstreamConnectionOptions.HappyEyeballsConfig":
+        first_address_family_version first_address_family_count
     ),
     message!("envoy.config.endpoint.v3.ClusterLoadAssignment": cluster_name endpoints policy),
     message!("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy":

@@ -2,10 +2,6 @@
 
 use remora_proto::ledger::{MessageEntry, Verdict::*};
 
-/// Why the keys of runtime values have no effect.
-pub(super) const NO_RUNTIME: &str =
-    "no runtime layer overrides the default; a bootstrap that sets such keys is warned about";
-
 pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.core.v3.Address":
         socket_address pipe envoy_internal_address
@@ -34,10 +30,10 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.config.core.v3.HeaderValue": key value raw_value),
     message!("envoy.config.core.v3.HeaderValueOption": header append append_action keep_empty_value),
-    message!("envoy.config.core.v3.RuntimeDouble": default_value; runtime_key = Harmless(NO_RUNTIME)),
-    message!("envoy.config.core.v3.RuntimeUInt32": default_value; runtime_key = Harmless(NO_RUNTIME)),
-    message!("envoy.config.core.v3.RuntimeFeatureFlag": default_value; runtime_key = Harmless(NO_RUNTIME)),
-    message!("envoy.config.core.v3.RuntimeFractionalPercent": default_value; runtime_key = Harmless(NO_RUNTIME)),
+    message!("envoy.config.core.v3.RuntimeDouble": default_value runtime_key),
+    message!("envoy.config.core.v3.RuntimeUInt32": default_value runtime_key),
+    message!("envoy.config.core.v3.RuntimeFeatureFlag": default_value runtime_key),
+    message!("envoy.config.core.v3.RuntimeFractionalPercent": default_value runtime_key),
     message!("envoy.type.v3.Percent": value),
     message!("envoy.type.v3.FractionalPercent": numerator denominator),
     message!("envoy.type.v3.Int32Range": start end),
@@ -76,8 +72,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.accesslog.v3.NotHealthCheckFilter":),
     message!("envoy.config.accesslog.v3.TraceableFilter":),
     message!("envoy.config.accesslog.v3.RuntimeFilter":
-        percent_sampled use_independent_randomness;
-        runtime_key = Harmless(NO_RUNTIME),
+        runtime_key percent_sampled use_independent_randomness
     ),
     message!("envoy.config.accesslog.v3.AndFilter": filters),
     message!("envoy.config.accesslog.v3.OrFilter": filters),

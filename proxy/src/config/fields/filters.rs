@@ -2,10 +2,7 @@
 
 use remora_proto::ledger::{MessageEntry, Verdict::*};
 
-use super::common::NO_RUNTIME;
-
 const NO_CEL: &str = "CEL expressions are not evaluated";
-const NO_MATCHERS: &str = "match trees are not supported";
 const NO_DESCRIPTORS: &str = "requests have no descriptors: there is one bucket";
 const OLD_COMPRESSOR: &str = "deprecated: say it in response_direction_config";
 const SIZE_ONLY: &str = "tunes size and memory of what is compressed, not what it says";
@@ -28,7 +25,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.extensions.filters.http.compressor.v3.Compressor.CommonDirectionConfig":
         min_content_length content_type;
-        enabled = Refused(NO_RUNTIME),
+        enabled = Refused("a compressor cannot be switched while it runs"),
     ),
     message!("envoy.extensions.compression.gzip.compressor.v3.Gzip":
         compression_level;
@@ -52,16 +49,12 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         dictionary = Refused("there are no dictionaries"),
     ),
     message!("envoy.extensions.filters.http.rbac.v3.RBAC":
-        rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix;
-        matcher = RefusedAlways(NO_MATCHERS),
-        shadow_matcher = RefusedAlways(NO_MATCHERS),
+        rules rules_stat_prefix matcher shadow_rules shadow_rules_stat_prefix shadow_matcher;
         track_per_rule_stats = OnlyDefault("policies have no stats of their own"),
     ),
     message!("envoy.extensions.filters.http.rbac.v3.RBACPerRoute": rbac),
     message!("envoy.extensions.filters.network.rbac.v3.RBAC":
-        rules shadow_rules shadow_rules_stat_prefix stat_prefix delay_deny enforcement_type;
-        matcher = RefusedAlways(NO_MATCHERS),
-        shadow_matcher = RefusedAlways(NO_MATCHERS),
+        rules matcher shadow_rules shadow_rules_stat_prefix shadow_matcher stat_prefix delay_deny enforcement_type
     ),
     message!("envoy.extensions.filters.network.ext_authz.v3.ExtAuthz":
         stat_prefix grpc_service failure_mode_allow include_peer_certificate filter_enabled_metadata bootstrap_metadata_labels_key
@@ -72,6 +65,47 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         shadow_mode = RefusedAlways("a decision is always enforced"),
     ),
     message!("envoy.config.rbac.v3.RBAC": action policies audit_logging_options),
+    message!("envoy.config.rbac.v3.Action": name action),
+    message!("xds.type.matcher.v3.Matcher": matcher_list matcher_tree on_no_match),
+    message!("xds.type.matcher.v3.Matcher.OnMatch":
+        matcher action;
+        keep_matching = OnlyDefaultAlways("the first match decides"),
+    ),
+    message!("xds.type.matcher.v3.Matcher.MatcherList": matchers),
+    message!("xds.type.matcher.v3.Matcher.MatcherList.FieldMatcher": predicate on_match),
+    message!("xds.type.matcher.v3.Matcher.MatcherList.Predicate": single_predicate or_matcher and_matcher not_matcher),
+    message!("xds.type.matcher.v3.Matcher.MatcherList.Predicate.SinglePredicate": input value_match custom_match),
+    message!("xds.type.matcher.v3.Matcher.MatcherList.Predicate.PredicateList": predicate),
+    message!("xds.type.matcher.v3.Matcher.MatcherTree":
+        input exact_match_map prefix_match_map;
+        custom_match = RefusedAlways("trees are maps of exact values or of prefixes"),
+    ),
+    message!("xds.type.matcher.v3.Matcher.MatcherTree.MatchMap": map),
+    message!("xds.type.matcher.v3.StringMatcher":
+        exact prefix suffix safe_regex contains ignore_case;
+        custom = RefusedAlways("custom string matchers are not supported"),
+    ),
+    message!("xds.type.matcher.v3.RegexMatcher": regex google_re2),
+    message!("xds.type.matcher.v3.RegexMatcher.GoogleRE2":),
+    message!("xds.core.v3.TypedExtensionConfig": name typed_config),
+    message!("envoy.extensions.matching.common_inputs.network.v3.DestinationIPInput":),
+    message!("envoy.extensions.matching.common_inputs.network.v3.DestinationPortInput":),
+    message!("envoy.extensions.matching.common_inputs.network.v3.SourceIPInput":),
+    message!("envoy.extensions.matching.common_inputs.network.v3.SourcePortInput":),
+    message!("envoy.extensions.matching.common_inputs.network.v3.DirectSourceIPInput":),
+    message!("envoy.extensions.matching.common_inputs.network.v3.ServerNameInput":),
+    message!("envoy.extensions.matching.common_inputs.network.v3.FilterStateInput":
+        key;
+        field = RefusedAlways("only state that is text is matched"),
+    ),
+    message!("envoy.extensions.matching.common_inputs.ssl.v3.UriSanInput":),
+    message!("envoy.extensions.matching.common_inputs.ssl.v3.DnsSanInput":),
+    message!("envoy.extensions.matching.common_inputs.ssl.v3.SubjectInput":),
+    message!("envoy.type.matcher.v3.HttpRequestHeaderMatchInput": header_name),
+    message!("envoy.extensions.matching.input_matchers.ip.v3.Ip":
+        cidr_ranges;
+        stat_prefix = Harmless("counts addresses that are none, and only addresses are matched"),
+    ),
     message!("envoy.config.rbac.v3.RBAC.AuditLoggingOptions":;
         audit_condition = Harmless("without a logger nothing is written, and loggers are refused"),
         logger_configs = RefusedAlways("audit loggers are not supported"),
@@ -176,16 +210,12 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         shadow_enabled allow_private_network_access forward_not_matching_preflights
     ),
     message!("envoy.extensions.filters.http.fault.v3.HTTPFault":
-        delay abort upstream_cluster headers downstream_nodes max_active_faults disable_downstream_cluster_stats;
+        delay abort upstream_cluster headers downstream_nodes max_active_faults disable_downstream_cluster_stats
+        delay_percent_runtime abort_percent_runtime delay_duration_runtime abort_http_status_runtime max_active_faults_runtime
+        abort_grpc_status_runtime;
         response_rate_limit = Refused("responses are not slowed down"),
         filter_metadata = Refused("faults leave no metadata"),
-        delay_percent_runtime = Harmless(NO_RUNTIME),
-        abort_percent_runtime = Harmless(NO_RUNTIME),
-        delay_duration_runtime = Harmless(NO_RUNTIME),
-        abort_http_status_runtime = Harmless(NO_RUNTIME),
-        max_active_faults_runtime = Harmless(NO_RUNTIME),
-        response_rate_limit_percent_runtime = Harmless(NO_RUNTIME),
-        abort_grpc_status_runtime = Harmless(NO_RUNTIME),
+        response_rate_limit_percent_runtime = Harmless("responses are not slowed down"),
     ),
     message!("envoy.extensions.filters.http.fault.v3.FaultAbort":
         http_status grpc_status header_abort percentage response_body

@@ -59,8 +59,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         enable_ja4_fingerprinting = OnlyDefault("fingerprints are not taken"),
     ),
     message!("envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol":
-        rules allow_requests_without_proxy_protocol pass_through_tlvs disallowed_versions stat_prefix;
-        tlv_location = OnlyDefault("TLVs are stored as dynamic metadata"),
+        rules allow_requests_without_proxy_protocol pass_through_tlvs disallowed_versions stat_prefix tlv_location
     ),
     message!("envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.Rule": tlv_type on_tlv_present),
     message!("envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.KeyValuePair":
@@ -68,10 +67,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.config.core.v3.ProxyProtocolPassThroughTLVs": match_type tlv_type),
     message!("envoy.config.core.v3.ProxyProtocolConfig": version pass_through_tlvs added_tlvs),
-    message!("envoy.config.core.v3.TlvEntry":
-        type value;
-        format_string = RefusedAlways("values of TLVs are not formatted"),
-    ),
+    message!("envoy.config.core.v3.TlvEntry": type value format_string),
     message!("envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport":
         config transport_socket;
         allow_unspecified_address = OnlyDefault("an address that is none is written as UNKNOWN or LOCAL"),
@@ -85,24 +81,16 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         stat_prefix cluster weighted_clusters metadata_match idle_timeout max_connect_attempts backoff_options
         max_downstream_connection_duration max_downstream_connection_duration_jitter_percentage hash_policy access_log
         access_log_flush_interval flush_access_log_on_connected access_log_options tunneling_config
-        upstream_connect_mode max_early_data_bytes;
+        upstream_connect_mode max_early_data_bytes proxy_protocol_tlvs proxy_protocol_tlv_merge_policy check_drain_close;
         on_demand = Refused("on-demand discovery is not supported"),
-        proxy_protocol_tlvs = RefusedAlways("TLVs come from the downstream header or the transport socket"),
-        proxy_protocol_tlv_merge_policy = Harmless("says how TLVs are merged that are refused"),
-        check_drain_close = OnlyDefault("a TCP connection lives until the drain time is over"),
     ),
     message!("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster": clusters),
     message!("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight":
         name weight metadata_match
     ),
     message!("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TunnelingConfig":
-        hostname use_post headers_to_add post_path;
-        propagate_response_headers = Refused("the answer's headers are not kept"),
-        propagate_response_trailers = Refused("the answer's trailers are not kept"),
-        request_id_extension = Refused("tunnels have no request id"),
-        request_id_header = Harmless("names a header that is only sent with request_id_extension"),
-        request_id_metadata_key = Harmless("names metadata that is only set with request_id_extension"),
-        formatters = RefusedAlways("formatters are not extensible"),
+        hostname use_post headers_to_add post_path propagate_response_headers propagate_response_trailers
+        request_id_extension request_id_header request_id_metadata_key formatters
     ),
     message!("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TcpAccessLogOptions":
         access_log_flush_interval flush_access_log_on_connected flush_access_log_on_start
@@ -119,8 +107,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         stat_prefix max_connections delay runtime_enabled
     ),
     message!("envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit":
-        stat_prefix token_bucket runtime_enabled;
-        share_key = RefusedAlways("buckets are not shared"),
+        stat_prefix token_bucket runtime_enabled share_key
     ),
     message!("envoy.type.v3.TokenBucket": max_tokens tokens_per_fill fill_interval),
     message!("envoy.extensions.filters.network.direct_response.v3.Config": response),

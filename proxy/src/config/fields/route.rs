@@ -89,8 +89,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.extensions.internal_redirect.previous_routes.v3.PreviousRoutesConfig":),
     message!("envoy.extensions.internal_redirect.safe_cross_scheme.v3.SafeCrossSchemeConfig":),
     message!("envoy.config.route.v3.WeightedCluster":
-        clusters total_weight header_name use_hash_policy;
-        runtime_key_prefix = Harmless("no runtime layer overrides a weight; a bootstrap that sets such keys is warned about"),
+        clusters total_weight header_name use_hash_policy runtime_key_prefix
     ),
     message!("envoy.config.route.v3.WeightedCluster.ClusterWeight":
         name cluster_header weight metadata_match request_headers_to_add request_headers_to_remove response_headers_to_add

@@ -13,6 +13,8 @@ use remora_proto::pb::google::protobuf::Any;
 use xxhash_rust::xxh64::xxh64;
 
 use super::{BuildContext, Compiled, Problem, Problems, duration, raw};
+use crate::config::gather;
+use crate::config::route::{Under, each, optional, refuse};
 use crate::filters::network::{self, NetworkFilter};
 use crate::listener::chain_match::{ChainTable, Criteria, FilterChain, SourceType, Terminal};
 use crate::runtime::drain::Drain;
@@ -74,22 +76,20 @@ pub fn compile(config: &Listener, bytes: &[u8], cx: &BuildContext) -> Compiled<C
 
 fn filter_chain(config: &PbChain, hash: u64, cx: &BuildContext) -> Compiled<FilterChain> {
     #[allow(deprecated)]
-    if config.use_proxy_proto.as_ref().is_some_and(|wrapped| wrapped.value) {
-        return Err(Problems::one(
-            "use_proxy_proto",
-            "not supported: use the proxy_protocol listener filter",
-        ));
+    let use_proxy_proto = config.use_proxy_proto.as_ref().is_some_and(|wrapped| wrapped.value);
+    let reason = "not supported: use the proxy_protocol listener filter";
+    let socket = config.transport_socket.as_ref();
+    gather! {
+        let _current = refuse("use_proxy_proto", use_proxy_proto, reason);
+        let tls = optional("transport_socket", socket, |socket| crate::config::tls::downstream(socket, cx));
+        let filters = network_filters(&config.filters, cx);
     }
-    let mut tls = None;
-    if let Some(socket) = &config.transport_socket {
-        tls = crate::config::tls::downstream(socket, cx).map_err(|problems| problems.under("transport_socket"))?;
-    }
-    let (filters, terminal) = network_filters(&config.filters, cx)?;
+    let (filters, terminal) = filters;
     let timeout = duration(config.transport_socket_connect_timeout.as_ref());
     Ok(FilterChain {
         name: Arc::from(config.name.as_str()),
         hash,
-        tls,
+        tls: tls.flatten(),
         handshake_timeout: timeout.filter(|timeout| !timeout.is_zero()),
         observers: filters.iter().filter_map(|filter| filter.observer()).collect(),
         filters,
@@ -102,23 +102,30 @@ fn network_filters(configs: &[PbFilter], cx: &BuildContext) -> Compiled<(Vec<Arc
     let Some((last, before)) = configs.split_last() else {
         return Ok((Vec::new(), Terminal::Close));
     };
-    let mut filters = Vec::new();
-    for (index, config) in before.iter().enumerate() {
-        let path = format!("filters[{index}].typed_config");
-        let any = typed_config(config).map_err(|problems| problems.under(&format!("filters[{index}]")))?;
-        if is_terminal(&any.type_url) {
-            return Err(Problems::one(
-                path,
-                "terminal filter must be the last filter in a network filter chain",
-            ));
-        }
-        let (name, value) = content(any).map_err(|problems| problems.under(&path))?;
-        let type_url = format!("{}{name}", remora_proto::type_url::PREFIX);
-        let compile = network::find(&type_url).ok_or_else(|| unknown(&path, &type_url))?;
-        filters.push(compile(&value, cx).map_err(|problems| problems.under(&path))?);
+    gather! {
+        let filters = each("filters", before, |config| network_filter(config, cx));
+        let terminal = terminal(last, cx).under(&format!("filters[{}]", before.len()));
     }
-    let path = format!("filters[{}].typed_config", before.len());
-    let any = typed_config(last).map_err(|problems| problems.under(&format!("filters[{}]", before.len())))?;
+    Ok((filters, terminal))
+}
+
+/// A filter that others follow.
+fn network_filter(config: &PbFilter, cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilter>> {
+    let any = typed_config(config)?;
+    refuse(
+        "typed_config",
+        is_terminal(&any.type_url),
+        "terminal filter must be the last filter in a network filter chain",
+    )?;
+    let (name, value) = content(any).under("typed_config")?;
+    let type_url = format!("{}{name}", remora_proto::type_url::PREFIX);
+    let compile = network::find(&type_url).ok_or_else(|| unknown(&type_url))?;
+    compile(&value, cx).under("typed_config")
+}
+
+/// The last filter, which takes the connection.
+fn terminal(config: &PbFilter, cx: &BuildContext) -> Compiled<Terminal> {
+    let any = typed_config(config)?;
     let terminal = match any.type_url.as_str() {
         HCM => crate::config::hcm::compile(&any.value, cx).map(Terminal::Http),
         TCP_PROXY => TcpProxy::compile(&any.value, cx).map(Terminal::Tcp),
@@ -128,17 +135,17 @@ fn network_filters(configs: &[PbFilter], cx: &BuildContext) -> Compiled<(Vec<Arc
             "",
             "non-terminal filter is the last filter in a network filter chain",
         )),
-        url => return Err(unknown(&path, url)),
+        url => return Err(unknown(url)),
     };
-    Ok((filters, terminal.map_err(|problems| problems.under(&path))?))
+    terminal.under("typed_config")
 }
 
 fn is_terminal(type_url: &str) -> bool {
     [HCM, TCP_PROXY, ECHO, DIRECT_RESPONSE].contains(&type_url)
 }
 
-fn unknown(path: &str, type_url: &str) -> Problems {
-    Problems::one(path, format!("network filter {type_url} is not supported"))
+fn unknown(type_url: &str) -> Problems {
+    Problems::one("typed_config", format!("network filter {type_url} is not supported"))
 }
 
 /// The full name and the bytes of a configuration; a `TypedStruct` stands for the type that it names.
@@ -164,54 +171,55 @@ fn direct_response(bytes: &[u8]) -> Compiled<Terminal> {
 }
 
 fn criteria(config: &FilterChainMatch) -> Compiled<Criteria> {
-    if !config.address_suffix.is_empty() || config.suffix_len.is_some() {
-        return Err(Problems::one("address_suffix", "not supported"));
-    }
     let port = |value: u32, path: &str| {
         let port = u16::try_from(value).ok().filter(|port| *port > 0);
         port.ok_or_else(|| Problems::one(path, "must be between 1 and 65535"))
     };
-    let mut server_names = Vec::new();
-    for (index, name) in config.server_names.iter().enumerate() {
-        let name = name.to_ascii_lowercase();
-        let rest = name.strip_prefix("*.").unwrap_or(&name);
-        if rest.contains('*') || rest.is_empty() {
-            let reason = format!("partial wildcards are not supported in \"server_names\": {name}");
-            return Err(Problems::one(format!("server_names[{index}]"), reason));
-        }
-        server_names.push(name);
-    }
+    let has_suffix = !config.address_suffix.is_empty() || config.suffix_len.is_some();
     let destination_port = config.destination_port.as_ref();
-    let source_ports = config.source_ports.iter().enumerate();
+    let direct = &config.direct_source_prefix_ranges;
+    gather! {
+        let _no_suffix = refuse("address_suffix", has_suffix, "not supported");
+        let destination_port = destination_port.map(|wrapped| port(wrapped.value, "destination_port")).transpose();
+        let prefix_ranges = ranges(&config.prefix_ranges, "prefix_ranges");
+        let server_names = each("server_names", &config.server_names, |name| server_name(name));
+        let direct_source_prefix_ranges = ranges(direct, "direct_source_prefix_ranges");
+        let source_prefix_ranges = ranges(&config.source_prefix_ranges, "source_prefix_ranges");
+        let source_ports = each("source_ports", &config.source_ports, |value| port(*value, ""));
+    }
     Ok(Criteria {
-        destination_port: destination_port
-            .map(|wrapped| port(wrapped.value, "destination_port"))
-            .transpose()?,
-        prefix_ranges: ranges(&config.prefix_ranges, "prefix_ranges")?,
+        destination_port,
+        prefix_ranges,
         server_names,
         transport_protocol: Some(config.transport_protocol.clone()).filter(|protocol| !protocol.is_empty()),
         application_protocols: config.application_protocols.clone(),
-        direct_source_prefix_ranges: ranges(&config.direct_source_prefix_ranges, "direct_source_prefix_ranges")?,
+        direct_source_prefix_ranges,
         source_type: match config.source_type {
             1 => SourceType::SameIpOrLoopback,
             2 => SourceType::External,
             _ => SourceType::Any,
         },
-        source_prefix_ranges: ranges(&config.source_prefix_ranges, "source_prefix_ranges")?,
-        source_ports: source_ports
-            .map(|(index, value)| port(*value, &format!("source_ports[{index}]")))
-            .collect::<Compiled<_>>()?,
+        source_prefix_ranges,
+        source_ports,
     })
 }
 
+fn server_name(name: &str) -> Compiled<String> {
+    let name = name.to_ascii_lowercase();
+    let rest = name.strip_prefix("*.").unwrap_or(&name);
+    if rest.contains('*') || rest.is_empty() {
+        let reason = format!("partial wildcards are not supported in \"server_names\": {name}");
+        return Err(Problems::one("", reason));
+    }
+    Ok(name)
+}
+
 fn ranges(configs: &[CidrRange], field: &str) -> Compiled<Vec<IpNet>> {
-    let compile = |(index, config): (usize, &CidrRange)| {
-        let path = format!("{field}[{index}]");
+    each(field, configs, |config| {
         let ip = config.address_prefix.parse();
         let length = config.prefix_len.as_ref().map_or(0, |wrapped| wrapped.value);
         let net = ip.ok().and_then(|ip| IpNet::new(ip, u8::try_from(length).ok()?).ok());
         net.map(|net| net.trunc())
-            .ok_or_else(|| Problems::one(path, "malformed IP range"))
-    };
-    configs.iter().enumerate().map(compile).collect()
+            .ok_or_else(|| Problems::one("", "malformed IP range"))
+    })
 }

@@ -8,6 +8,7 @@ use remora_proto::pb::envoy::extensions::filters::network::http_connection_manag
 
 use super::chains::{HCM, typed_config};
 use super::{Compiled, Problems, decode};
+use crate::config::route::Under;
 use crate::config::route::clusters::{self, ClusterRef};
 use crate::config::source::ConfigSource;
 use crate::config::tls::{SecretRef, secret_refs};
@@ -29,6 +30,14 @@ pub struct RouteRef {
     pub source: ConfigSource,
     /// Of the connection manager that names it.
     pub stat_prefix: String,
+    /// Where in the listener its source stands.
+    pub path: String,
+}
+
+impl RouteRef {
+    fn is_same(&self, other: &Self) -> bool {
+        (&self.name, &self.source, &self.stat_prefix) == (&other.name, &other.source, &other.stat_prefix)
+    }
 }
 
 /// Reads an encoded `Listener` for what it names, without compiling it. Each resource once.
@@ -41,18 +50,20 @@ pub fn needs(bytes: &[u8]) -> Compiled<ListenerNeeds> {
         name: config.name.clone(),
         ..ListenerNeeds::default()
     };
+    let mut problems = Problems::default();
     for (index, chain) in config.filter_chains.iter().enumerate() {
         let path = format!("filter_chains[{index}]");
-        needs.add(chain, &path).map_err(|problems| problems.under(&path))?;
+        problems.keep(needs.add(chain, &path).under(&path));
     }
     if let Some(chain) = &config.default_filter_chain {
         let path = "default_filter_chain";
-        needs.add(chain, path).map_err(|problems| problems.under(path))?;
+        problems.keep(needs.add(chain, path).under(path));
     }
+    problems.into_result()?;
     needs
         .routes
         .sort_by(|a, b| (&a.name, &a.stat_prefix).cmp(&(&b.name, &b.stat_prefix)));
-    needs.routes.dedup();
+    needs.routes.dedup_by(|a, b| a.is_same(b));
     needs.secrets.sort_by(|a, b| a.name.cmp(&b.name));
     needs.secrets.dedup_by(|a, b| a.is_same(b));
     Ok(needs)
@@ -60,9 +71,10 @@ pub fn needs(bytes: &[u8]) -> Compiled<ListenerNeeds> {
 
 impl ListenerNeeds {
     fn add(&mut self, chain: &FilterChain, chain_path: &str) -> Compiled<()> {
+        let mut problems = Problems::default();
         if let Some(socket) = &chain.transport_socket {
-            let named = secret_refs(socket).map_err(|problems| problems.under("transport_socket"))?;
-            self.secrets.extend(named.into_iter().map(|secret| SecretRef {
+            let named = problems.keep(secret_refs(socket).under("transport_socket"));
+            self.secrets.extend(named.into_iter().flatten().map(|secret| SecretRef {
                 path: format!("{chain_path}.{}", secret.path),
                 ..secret
             }));
@@ -74,10 +86,10 @@ impl ListenerNeeds {
             }
             let path = format!("filters[{index}].typed_config");
             let manager = HttpConnectionManager::decode(any.value.as_slice())
-                .map_err(|error| Problems::one(path.clone(), error.to_string()))?;
-            self.add_routes(&manager, chain_path, &path)?;
+                .map_err(|error| Problems::one(path.clone(), error.to_string()));
+            problems.keep(manager.and_then(|manager| self.add_routes(&manager, chain_path, &path)));
         }
-        Ok(())
+        problems.into_result()
     }
 
     fn add_routes(&mut self, manager: &HttpConnectionManager, chain_path: &str, path: &str) -> Compiled<()> {
@@ -89,8 +101,9 @@ impl ListenerNeeds {
                 };
                 self.routes.push(RouteRef {
                     name: rds.route_config_name.clone(),
-                    source: ConfigSource::compile(source).map_err(|problems| problems.under(&path))?,
+                    source: ConfigSource::compile(source).under(&path)?,
                     stat_prefix: manager.stat_prefix.clone(),
+                    path: format!("{chain_path}.{path}"),
                 });
             }
             Some(RouteSpecifier::RouteConfig(config)) if config.validate_clusters.is_none_or(|flag| flag.value) => {

@@ -14,6 +14,8 @@ use remora_proto::pb::envoy::extensions::filters::listener::tls_inspector::v3::T
 use remora_proto::pb::google::protobuf::{BoolValue, UInt32Value};
 
 use super::{BuildContext, Compiled, Problems, duration};
+use crate::config::gather;
+use crate::config::route::{Under, each, optional};
 use crate::filters::listener::{local_ratelimit, original_src, proxy_protocol};
 use crate::listener::balance::Balance;
 use crate::listener::detect::client_hello::MAX_CLIENT_HELLO;
@@ -32,11 +34,14 @@ const FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
 /// Listener filters that do not exist here, and options that cannot be set.
 pub fn compile(config: &Listener, cx: &BuildContext) -> Compiled<ListenerSettings> {
     let flag = |wrapped: &Option<BoolValue>| wrapped.as_ref().is_some_and(|wrapped| wrapped.value);
-    let mut filters = Vec::new();
-    for (index, filter) in config.listener_filters.iter().enumerate() {
-        let path = format!("listener_filters[{index}]");
-        filters.push(listener_filter(filter, cx).map_err(|problems| problems.under(&path))?);
+    gather! {
+        let filters = each("listener_filters", &config.listener_filters, |filter| listener_filter(filter, cx));
+        let socket_options = socket_options(&config.socket_options).under("socket_options");
+        let additional = additional(config);
+        let balance = balance(config);
+        let pipe_mode = pipe_mode(config.address.as_ref()).under("address");
     }
+    let mut filters = filters;
     let use_original_dst = flag(&config.use_original_dst);
     let restores = filters
         .iter()
@@ -71,13 +76,13 @@ pub fn compile(config: &Listener, cx: &BuildContext) -> Compiled<ListenerSetting
         listener_filters_timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
         continue_on_listener_filters_timeout: config.continue_on_listener_filters_timeout,
         drain_modify_only: config.drain_type == 1,
-        socket_options: socket_options(&config.socket_options).map_err(|problems| problems.under("socket_options"))?,
+        socket_options,
         keepalive: config.tcp_keepalive.as_ref().and_then(keepalive),
-        additional: additional(config)?,
-        balance: balance(config)?,
+        additional,
+        balance,
         ignores_connection_limit: config.ignore_global_conn_limit,
         connection_limit: cx.connection_limits.get(&config.name).copied(),
-        pipe_mode: pipe_mode(config.address.as_ref()).map_err(|problems| problems.under("address"))?,
+        pipe_mode,
         ipv4_compat: is_ipv4_compat(config),
     })
 }
@@ -100,18 +105,24 @@ fn balance(config: &Listener) -> Compiled<Balance> {
 
 /// What each of `additional_addresses` has of its own.
 fn additional(config: &Listener) -> Compiled<Vec<AddressOptions>> {
-    let compile = |(index, own): (usize, &AdditionalAddress)| {
-        let path = |field: &str| format!("additional_addresses[{index}].{field}");
-        let options = own.socket_options.as_ref();
-        let options = options.map(|own| socket_options(&own.socket_options)).transpose();
-        let mode = pipe_mode(own.address.as_ref());
-        Ok(AddressOptions {
-            socket_options: options.map_err(|problems| problems.under(&path("socket_options.socket_options")))?,
-            keepalive: own.tcp_keepalive.as_ref().map(keepalive),
-            pipe_mode: mode.map_err(|problems| problems.under(&path("address")))?,
-        })
-    };
-    config.additional_addresses.iter().enumerate().map(compile).collect()
+    each(
+        "additional_addresses",
+        &config.additional_addresses,
+        |own: &AdditionalAddress| {
+            let options = own.socket_options.as_ref();
+            gather! {
+                let socket_options = optional("socket_options.socket_options", options, |own| {
+                    socket_options(&own.socket_options)
+                });
+                let pipe_mode = pipe_mode(own.address.as_ref()).under("address");
+            }
+            Ok(AddressOptions {
+                socket_options,
+                keepalive: own.tcp_keepalive.as_ref().map(keepalive),
+                pipe_mode,
+            })
+        },
+    )
 }
 
 /// `tcp_keepalive`: its times are whole seconds. Any zero turns it off.
@@ -136,26 +147,30 @@ pub fn keepalive(config: &core::TcpKeepalive) -> Option<Keepalive> {
 /// # Errors
 /// Numbers that no system call takes, options without a value.
 pub fn socket_options(config: &[core::SocketOption]) -> Compiled<Vec<SocketOption>> {
-    let compile = |(index, option): (usize, &core::SocketOption)| {
-        let path = |field: &str| format!("[{index}].{field}");
-        let number =
-            |value: i64, field: &str| i32::try_from(value).map_err(|_| Problems::one(path(field), "out of range"));
+    let number = |value: i64, field: &str| i32::try_from(value).map_err(|_| Problems::one(field, "out of range"));
+    each("", config, |option| {
+        gather! {
+            let level = number(option.level, "level");
+            let name = number(option.name, "name");
+            let value = match &option.value {
+                Some(socket_option::Value::IntValue(value)) => {
+                    number(*value, "int_value").map(|value| value.to_ne_bytes().to_vec())
+                }
+                Some(socket_option::Value::BufValue(value)) => Ok(value.clone()),
+                None => Err(Problems::one("value", "required")),
+            };
+        }
         Ok(SocketOption {
-            level: number(option.level, "level")?,
-            name: number(option.name, "name")?,
-            value: match &option.value {
-                Some(socket_option::Value::IntValue(value)) => number(*value, "int_value")?.to_ne_bytes().to_vec(),
-                Some(socket_option::Value::BufValue(value)) => value.clone(),
-                None => return Err(Problems::one(path("value"), "required")),
-            },
+            level,
+            name,
+            value,
             state: match option.state {
                 0 => SocketState::PreBind,
                 1 => SocketState::Bound,
                 _ => SocketState::Listening,
             },
         })
-    };
-    config.iter().enumerate().map(compile).collect()
+    })
 }
 
 /// `pipe.mode`; zero is none.
@@ -181,6 +196,14 @@ fn is_ipv4_compat(config: &Listener) -> bool {
 }
 
 fn listener_filter(config: &PbFilter, cx: &BuildContext) -> Compiled<ListenerFilter> {
+    gather! {
+        let kind = listener_filter_kind(config, cx);
+        let disabled = optional("filter_disabled", config.filter_disabled.as_ref(), predicate);
+    }
+    Ok(ListenerFilter { kind, disabled })
+}
+
+fn listener_filter_kind(config: &PbFilter, cx: &BuildContext) -> Compiled<ListenerFilterKind> {
     let any = match &config.config_type {
         Some(listener_filter::ConfigType::TypedConfig(any)) => any,
         Some(listener_filter::ConfigType::ConfigDiscovery(_)) => {
@@ -189,7 +212,7 @@ fn listener_filter(config: &PbFilter, cx: &BuildContext) -> Compiled<ListenerFil
         None => return Err(Problems::one("typed_config", "required")),
     };
     let broken = |error: prost::DecodeError| Problems::one("typed_config", error.to_string());
-    let kind = match any.type_url.strip_prefix(PREFIX) {
+    Ok(match any.type_url.strip_prefix(PREFIX) {
         Some("original_dst.v3.OriginalDst") => ListenerFilterKind::OriginalDst,
         Some("http_inspector.v3.HttpInspector") => ListenerFilterKind::HttpInspector,
         Some("tls_inspector.v3.TlsInspector") => {
@@ -219,20 +242,15 @@ fn listener_filter(config: &PbFilter, cx: &BuildContext) -> Compiled<ListenerFil
             let reason = format!("listener filter {} is not supported", any.type_url);
             return Err(Problems::one("typed_config", reason));
         }
-    };
-    let disabled = config.filter_disabled.as_ref().map(predicate).transpose();
-    Ok(ListenerFilter {
-        kind,
-        disabled: disabled.map_err(|problems| problems.under("filter_disabled"))?,
     })
 }
 
 fn predicate(config: &PbPredicate) -> Compiled<PortPredicate> {
-    let all = |rules: &[PbPredicate]| rules.iter().map(predicate).collect::<Compiled<Vec<_>>>();
+    let all = |rules: &[PbPredicate]| each("rules", rules, predicate);
     Ok(match &config.rule {
-        Some(Rule::OrMatch(set)) => PortPredicate::Or(all(&set.rules)?),
-        Some(Rule::AndMatch(set)) => PortPredicate::And(all(&set.rules)?),
-        Some(Rule::NotMatch(rule)) => PortPredicate::Not(Box::new(predicate(rule)?)),
+        Some(Rule::OrMatch(set)) => PortPredicate::Or(all(&set.rules).under("or_match")?),
+        Some(Rule::AndMatch(set)) => PortPredicate::And(all(&set.rules).under("and_match")?),
+        Some(Rule::NotMatch(rule)) => PortPredicate::Not(Box::new(predicate(rule).under("not_match")?)),
         Some(Rule::AnyMatch(_)) => PortPredicate::Any,
         Some(Rule::DestinationPortRange(range)) => PortPredicate::Ports(range.start..range.end),
         None => return Err(Problems::one("rule", "required")),

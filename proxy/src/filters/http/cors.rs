@@ -13,7 +13,8 @@ use remora_proto::pb::envoy::extensions::filters::http::cors::v3 as pb;
 
 use super::per_route::{Setting, setting};
 use super::{Filter, FilterContext, Flow, PerRoute, Registration, Stage};
-use crate::config::route::{Fraction, Under, each, optional};
+use crate::config::live::Share;
+use crate::config::route::{Under, each, optional};
 use crate::config::{Compiled, Problems};
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
@@ -57,8 +58,8 @@ struct Policy {
     private_network: bool,
     /// A preflight from elsewhere goes upstream; else it is answered, with nothing allowed.
     forward_not_matching: bool,
-    enabled: Option<Fraction>,
-    shadow: Option<Fraction>,
+    enabled: Option<Share>,
+    shadow: Option<Share>,
 }
 
 /// The origin that is allowed, for the response.
@@ -92,8 +93,8 @@ impl Policy {
             credentials: value.allow_credentials.is_some_and(|flag| flag.value),
             private_network: value.allow_private_network_access.is_some_and(|flag| flag.value),
             forward_not_matching: value.forward_not_matching_preflights.is_none_or(|flag| flag.value),
-            enabled: optional("filter_enabled", value.filter_enabled.as_ref(), Fraction::of_runtime)?,
-            shadow: optional("shadow_enabled", value.shadow_enabled.as_ref(), Fraction::of_runtime)?,
+            enabled: optional("filter_enabled", value.filter_enabled.as_ref(), Share::compile)?,
+            shadow: optional("shadow_enabled", value.shadow_enabled.as_ref(), Share::compile)?,
         })
     }
 
@@ -158,7 +159,7 @@ impl Filter for Cors {
         let Setting::Own(policy) = setting(exchange, &self.name, POLICY, Policy::compile) else {
             return Flow::Continue;
         };
-        let among = |fraction: &Option<Fraction>| fraction.map(|fraction| fraction.contains(exchange.random));
+        let among = |share: &Option<Share>| share.as_ref().map(|share| share.contains(exchange.random));
         let enabled = among(&policy.enabled).unwrap_or(true);
         if !enabled && !among(&policy.shadow).unwrap_or(false) {
             return Flow::Continue;

@@ -110,7 +110,7 @@ impl Filter for Authorizer {
         }
         if !self.config.config.is_enabled(exchange) {
             self.config.stats.disabled.inc();
-            return match self.config.config.deny_at_disable {
+            return match self.config.config.deny_at_disable.is_on() {
                 true => self
                     .config
                     .deny(exchange, Denial::plain(self.config.config.status_on_error)),

@@ -94,6 +94,7 @@ impl Fault {
         }
         if faults
             .max_active
+            .now()
             .is_some_and(|max| self.stats.active_faults.value() >= max)
         {
             self.stats.faults_overflow.inc();
@@ -173,12 +174,12 @@ impl Delay {
             DelayBy::Fixed(delay) => delay,
             DelayBy::Header => Duration::from_millis(number(headers, "x-envoy-fault-delay-request")?),
         };
-        let fraction = match self.by {
-            DelayBy::Fixed(_) => self.fraction,
-            DelayBy::Header => self
-                .fraction
-                .capped(number(headers, "x-envoy-fault-delay-request-percentage")),
-        };
+        let configured = self.share.default();
+        let fraction = self.share.or(match self.by {
+            DelayBy::Fixed(_) => configured,
+            DelayBy::Header => configured.capped(number(headers, "x-envoy-fault-delay-request-percentage")),
+        });
+        let delay = self.millis.now().map_or(delay, Duration::from_millis);
         (!delay.is_zero() && fraction.contains(fastrand::u64(..))).then_some(delay)
     }
 }
@@ -189,13 +190,31 @@ impl Abort {
             Some(with) => with,
             None => asked(headers)?,
         };
-        let fraction = match self.with {
-            Some(_) => self.fraction,
-            None => self
-                .fraction
-                .capped(number(headers, "x-envoy-fault-abort-request-percentage")),
-        };
+        let configured = self.share.default();
+        let fraction = self.share.or(match self.with {
+            Some(_) => configured,
+            None => configured.capped(number(headers, "x-envoy-fault-abort-request-percentage")),
+        });
+        let with = self.overridden(with);
         fraction.contains(fastrand::u64(..)).then_some(with)
+    }
+}
+
+impl Abort {
+    /// A runtime key says another status of the same kind. What is no status is not heeded.
+    fn overridden(&self, with: AbortWith) -> AbortWith {
+        let over = match with {
+            AbortWith::Http(_) => {
+                let code = self.http.now().and_then(|code| u16::try_from(code).ok());
+                code.and_then(|code| StatusCode::from_u16(code).ok())
+                    .map(AbortWith::Http)
+            }
+            AbortWith::Grpc(_) => {
+                let code = self.grpc.now().and_then(|code| u32::try_from(code).ok());
+                code.map(AbortWith::Grpc)
+            }
+        };
+        over.unwrap_or(with)
     }
 }
 

@@ -19,8 +19,8 @@ use remora_proto::pb::envoy::extensions::filters::http::jwt_authn::v3::requireme
 
 use super::per_route::{Setting, setting};
 use super::{Filter, FilterContext, Flow, PerRoute, Registration, Stage};
-use crate::config::route::{Under, each, refuse};
-use crate::config::{Compiled, Problems};
+use crate::config::route::{Under, each, each_entry, refuse};
+use crate::config::{Compiled, Problems, gather};
 use crate::http::exchange::Exchange;
 use crate::http::respond::local_reply;
 use crate::route::RequestView;
@@ -83,34 +83,24 @@ enum RouteRule {
 
 fn compile(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage> {
     let config = pb::JwtAuthentication::decode(config).map_err(|error| Problems::one("", error.to_string()))?;
-    refuse(
-        "filter_state_rules",
-        config.filter_state_rules.is_some(),
-        "is not supported",
-    )?;
     let stats = cx
         .build
         .stats
         .group(&format!("{}jwt_authn.{}", cx.stat_prefix, config.stat_prefix));
-    let mut providers = Vec::with_capacity(config.providers.len());
-    for (name, provider) in &config.providers {
-        providers.push(
-            Provider::compile(name, provider, &cx.build.snapshot, &stats).under(&format!("providers[{name:?}]"))?,
-        );
+    // By name: the order in which a token that may be anybody's is tried.
+    let mut names: Vec<&str> = config.providers.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    gather! {
+        let _rules = refuse("filter_state_rules", config.filter_state_rules.is_some(), "is not supported");
+        let providers = each_entry("providers", &config.providers, |_, provider| {
+            Provider::compile(provider, &cx.build.snapshot, &stats)
+        });
+        let named = each_entry("requirement_map", &config.requirement_map, |name, requirement| {
+            Requirement::compile(requirement, &names).map(|compiled| (name.to_owned(), compiled))
+        });
+        let rules = each("rules", &config.rules, |rule| Rule::compile(rule, &names, &config.requirement_map));
     }
-    // The order in which a token that may be anybody's is tried.
-    providers.sort_by(|left, right| left.name.cmp(&right.name));
-    let mut named = HashMap::new();
-    for (name, requirement) in &config.requirement_map {
-        let path = format!("requirement_map[{name:?}]");
-        named.insert(
-            name.clone(),
-            Requirement::compile(requirement, &providers).under(&path)?,
-        );
-    }
-    let rules = each("rules", &config.rules, |rule| {
-        Rule::compile(rule, &providers, &config.requirement_map)
-    })?;
+    let named = named.into_iter().collect();
     Ok(Stage::Filter(Arc::new(Authenticator(Arc::new(JwtAuthn {
         name: cx.name.into(),
         rules,
@@ -126,31 +116,28 @@ fn compile(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage> {
 impl Rule {
     fn compile(
         value: &pb::RequirementRule,
-        providers: &[Provider],
+        providers: &[&str],
         named: &HashMap<String, pb::JwtRequirement>,
     ) -> Compiled<Self> {
-        let Some(matcher) = &value.r#match else {
-            return Err(Problems::one("match", "is required"));
-        };
-        let requirement = match &value.requirement_type {
-            None => None,
-            Some(RequirementType::Requires(requirement)) => {
-                Requirement::compile_optional(requirement, providers).under("requires")?
-            }
-            Some(RequirementType::RequirementName(name)) => {
-                let Some(requirement) = named.get(name) else {
-                    return Err(Problems::one(
-                        "requirement_name",
-                        format!("there is no requirement {name:?}"),
-                    ));
-                };
-                Requirement::compile_optional(requirement, providers).under("requirement_name")?
-            }
-        };
-        Ok(Self {
-            matcher: RouteMatcher::compile(matcher).under("match")?,
-            requirement,
-        })
+        let missing = || Problems::one("match", "is required");
+        gather! {
+            let matcher = value.r#match.as_ref().ok_or_else(missing).and_then(|matcher| {
+                RouteMatcher::compile(matcher).under("match")
+            });
+            let requirement = match &value.requirement_type {
+                None => Ok(None),
+                Some(RequirementType::Requires(requirement)) => {
+                    Requirement::compile_optional(requirement, providers).under("requires")
+                }
+                Some(RequirementType::RequirementName(name)) => match named.get(name) {
+                    Some(requirement) => {
+                        Requirement::compile_optional(requirement, providers).under("requirement_name")
+                    }
+                    None => Err(Problems::one("requirement_name", format!("there is no requirement {name:?}"))),
+                },
+            };
+        }
+        Ok(Self { matcher, requirement })
     }
 }
 

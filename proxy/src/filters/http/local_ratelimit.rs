@@ -10,7 +10,8 @@ use remora_proto::pb::envoy::extensions::filters::http::local_ratelimit::v3::Loc
 
 use super::per_route::{Setting, setting};
 use super::{Filter, FilterContext, Flow, PerRoute, Registration, Stage};
-use crate::config::route::{Fraction, duration, optional, refuse};
+use crate::config::live::Share;
+use crate::config::route::{duration, optional, refuse};
 use crate::config::{Compiled, Problems};
 use crate::http::exchange::Exchange;
 use crate::http::header_policy::mutations::Mutations;
@@ -53,8 +54,8 @@ struct Limit {
     bucket: Option<Bucket>,
     status: StatusCode,
     grpc: Option<u32>,
-    enabled: Option<Fraction>,
-    enforced: Option<Fraction>,
+    enabled: Option<Share>,
+    enforced: Option<Share>,
     response_headers: Mutations,
     request_headers: Mutations,
     stats: Arc<LimitStats>,
@@ -94,8 +95,8 @@ impl Limit {
             })?,
             status: status.unwrap_or(StatusCode::TOO_MANY_REQUESTS),
             grpc: config.rate_limited_as_resource_exhausted.then_some(RESOURCE_EXHAUSTED),
-            enabled: optional("filter_enabled", config.filter_enabled.as_ref(), Fraction::of_runtime)?,
-            enforced: optional("filter_enforced", config.filter_enforced.as_ref(), Fraction::of_runtime)?,
+            enabled: optional("filter_enabled", config.filter_enabled.as_ref(), Share::compile)?,
+            enforced: optional("filter_enforced", config.filter_enforced.as_ref(), Share::compile)?,
             response_headers: Mutations::compile(
                 names("response_headers_to_add"),
                 &config.response_headers_to_add,
@@ -111,8 +112,8 @@ impl Limit {
     }
 
     fn apply(&self, exchange: &mut Exchange) -> Flow {
-        let among = |fraction: Option<Fraction>| fraction.is_some_and(|fraction| fraction.contains(exchange.random));
-        if !among(self.enabled) {
+        let among = |share: &Option<Share>| share.as_ref().is_some_and(|share| share.contains(exchange.random));
+        if !among(&self.enabled) {
             return Flow::Continue;
         }
         self.stats.enabled.inc();
@@ -121,7 +122,7 @@ impl Limit {
             return Flow::Continue;
         }
         self.stats.rate_limited.inc();
-        if !among(self.enforced) {
+        if !among(&self.enforced) {
             self.request_headers.apply_request(exchange);
             return Flow::Continue;
         }

@@ -9,8 +9,8 @@ use remora_proto::pb::envoy::extensions::filters::http::rbac::v3 as pb;
 use super::per_route::{Setting, setting};
 use super::{Filter, FilterContext, Flow, PerRoute, Registration, Stage};
 use crate::config::route::{optional, refuse};
-use crate::config::{Compiled, Problems};
-use crate::filters::rbac::{Engine, Subject, Told, hint, stat_name};
+use crate::config::{Compiled, Problems, gather};
+use crate::filters::rbac::{Decider, Of, Subject, Told, hint, stat_name};
 use crate::http::exchange::Exchange;
 use crate::http::respond::local_reply;
 use crate::telemetry::stats::Counter;
@@ -45,8 +45,8 @@ struct Rbac {
 
 /// What a filter or a route enforces.
 struct Rules {
-    enforced: Option<Engine>,
-    shadow: Option<Engine>,
+    enforced: Option<Decider>,
+    shadow: Option<Decider>,
     shadow_told: Told,
     enforced_told: Told,
 }
@@ -83,12 +83,22 @@ fn per_route(config: &[u8]) -> Compiled<Option<Rules>> {
 
 impl Rules {
     fn compile(config: &pb::Rbac) -> Compiled<Self> {
-        refuse("matcher", config.matcher.is_some(), "is not supported")?;
-        refuse("shadow_matcher", config.shadow_matcher.is_some(), "is not supported")?;
-        refuse("track_per_rule_stats", config.track_per_rule_stats, "is not supported")?;
+        gather! {
+            let _supported = refuse("track_per_rule_stats", config.track_per_rule_stats, "is not supported");
+            let enforced = Decider::compile(
+                ("rules", config.rules.as_ref()),
+                ("matcher", config.matcher.as_ref()),
+                Of::Requests,
+            );
+            let shadow = Decider::compile(
+                ("shadow_rules", config.shadow_rules.as_ref()),
+                ("shadow_matcher", config.shadow_matcher.as_ref()),
+                Of::Requests,
+            );
+        }
         Ok(Self {
-            enforced: optional("rules", config.rules.as_ref(), Engine::compile)?,
-            shadow: optional("shadow_rules", config.shadow_rules.as_ref(), Engine::compile)?,
+            enforced,
+            shadow,
             shadow_told: Told::new(&config.shadow_rules_stat_prefix, "shadow"),
             enforced_told: Told::new(&config.rules_stat_prefix, "enforced"),
         })

@@ -1,20 +1,24 @@
 //! `envoy.filters.listener.proxy_protocol`: addresses and TLVs out of a PROXY header.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base64::Engine as _;
+use pb::proxy_protocol::TlvLocation;
 use prost::Message;
 use remora_proto::pb::envoy::extensions::filters::listener::proxy_protocol::v3 as pb;
 
 use crate::config::route::{each, refuse};
 use crate::config::{BuildContext, Compiled, Problems};
-use crate::http::exchange::DynamicMetadata;
+use crate::http::exchange::{DynamicMetadata, FilterState, Object, ObjectState};
 use crate::listener::detect::Detection;
 use crate::listener::detect::proxy_protocol::{Header, Version, parse, signature};
 use crate::tcp::proxy_header::{Pass, PassedTlvs};
 
 pub const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
 
+/// The key in the filter state.
+const STATE: &str = "envoy.network.proxy_protocol.tlv";
 /// The metadata namespace of rules that name none.
 const NAMESPACE: &str = "envoy.filters.listener.proxy_protocol";
 
@@ -42,6 +46,8 @@ pub struct ProxyProtocol {
     optional: bool,
     disallowed: Vec<Version>,
     rules: Vec<Rule>,
+    /// `tlv_location`: what rules find becomes one object in the filter state, not metadata.
+    as_state: bool,
     pass: Pass,
     stats: Arc<ProxyProtocolStats>,
     versions: [Arc<VersionStats>; 2],
@@ -68,11 +74,8 @@ pub enum Outcome {
 /// What is wrong or not supported, by path.
 pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ProxyProtocol> {
     let config = pb::ProxyProtocol::decode(bytes).map_err(|error| Problems::one("", error.to_string()))?;
-    refuse(
-        "tlv_location",
-        config.tlv_location != 0,
-        "only DYNAMIC_METADATA is supported",
-    )?;
+    let location = TlvLocation::try_from(config.tlv_location);
+    let location = location.map_err(|_| Problems::one("tlv_location", "unknown value"))?;
     let prefix = match config.stat_prefix.as_str() {
         "" => "proxy_proto.".to_owned(),
         prefix => format!("proxy_proto.{prefix}."),
@@ -83,6 +86,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ProxyProtocol> {
         optional: config.allow_requests_without_proxy_protocol,
         disallowed: config.disallowed_versions.iter().map(version).collect(),
         rules: each("rules", &config.rules, rule)?.into_iter().flatten().collect(),
+        as_state: location == TlvLocation::FilterState,
         pass: Pass::compile(config.pass_through_tlvs.as_ref()).map_err(|p| p.under("pass_through_tlvs"))?,
         stats: cx.stats.group(&prefix),
         versions: ["v1", "v2"].map(|version| cx.stats.group(&format!("{prefix}versions.{version}."))),
@@ -150,6 +154,7 @@ impl ProxyProtocol {
 
     /// Puts the header's TLVs where the configuration wants them.
     pub fn store(&self, header: Header, extensions: &mut http::Extensions) {
+        let mut fields = BTreeMap::new();
         for rule in &self.rules {
             // The last one of a type wins, as in Envoy.
             for (_, value) in header.tlvs.iter().filter(|(kind, _)| *kind == rule.tlv_type) {
@@ -157,15 +162,25 @@ impl ProxyProtocol {
                     true => base64::engine::general_purpose::STANDARD.encode(value),
                     false => sanitized(value),
                 };
+                if self.as_state {
+                    fields.insert(rule.key.clone(), text);
+                    continue;
+                }
                 let metadata = extensions.get_or_insert_default::<DynamicMetadata>();
                 metadata.set_text(&rule.namespace, rule.key.clone(), &text);
             }
         }
+        if !fields.is_empty() {
+            let json = serde_json::json!(fields).to_string();
+            let texts = extensions.get_or_insert_default::<FilterState>();
+            texts.0.insert(STATE.to_owned(), json.clone());
+            let objects = extensions.get_or_insert_default::<ObjectState>();
+            objects.0.insert(STATE, Object { json, fields });
+        }
+        // There, even if empty: it tells that there was a header.
         let mut passed = header.tlvs;
         passed.retain(|(kind, _)| self.pass.passes(*kind));
-        if !passed.is_empty() {
-            extensions.insert(PassedTlvs(passed));
-        }
+        extensions.insert(PassedTlvs(passed));
     }
 }
 
@@ -267,5 +282,33 @@ mod tests {
         assert_eq!(extensions.get(), Some(&PassedTlvs(vec![(5, b"z".to_vec())])));
         let found: Arc<VersionStats> = cx.stats.group("proxy_proto.p.versions.v2.");
         assert_eq!(found.found.value(), 1);
+    }
+
+    #[test]
+    fn tlvs_become_an_object_in_the_filter_state() {
+        let rule = |kind, key: &str| pb::proxy_protocol::Rule {
+            tlv_type: kind,
+            on_tlv_present: Some(pb::proxy_protocol::KeyValuePair {
+                key: key.into(),
+                ..Default::default()
+            }),
+        };
+        let (filter, _cx) = filter(pb::ProxyProtocol {
+            rules: vec![rule(2, "two"), rule(5, "five"), rule(9, "nine")],
+            tlv_location: TlvLocation::FilterState as i32,
+            ..Default::default()
+        });
+        let Outcome::Header(header) = filter.judge(V2, filter.look(V2)) else {
+            panic!("a header")
+        };
+        let mut extensions = http::Extensions::new();
+        filter.store(header, &mut extensions);
+        assert!(extensions.get::<DynamicMetadata>().is_none());
+        let json = r#"{"five":"z","two":"h!i"}"#;
+        assert_eq!(extensions.get::<FilterState>().expect("set").0[STATE], json);
+        let object = &extensions.get::<ObjectState>().expect("set").0[STATE];
+        assert_eq!((&*object.json, &*object.fields["two"]), (json, "h!i"));
+        // Nothing passes, but there was a header: nobody else adds TLVs then.
+        assert_eq!(extensions.get(), Some(&PassedTlvs(Vec::new())));
     }
 }

@@ -8,6 +8,7 @@ use prost::Message;
 use remora_proto::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit as Config;
 
 use super::{Closing, NetworkFilter, Verdict};
+use crate::config::live::Switch;
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::listener::ConnectionInfo;
 
@@ -26,6 +27,7 @@ struct ConnectionLimit(Arc<Shared>);
 
 struct Shared {
     limit: u64,
+    enabled: Switch,
     delay: Duration,
     open: AtomicU64,
     stats: Arc<LimitStats>,
@@ -37,18 +39,9 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilte
         Some(limit) if limit > 0 => limit,
         _ => return Err(Problems::one("max_connections", "must be at least 1")),
     };
-    if config
-        .runtime_enabled
-        .as_ref()
-        .is_some_and(|flag| flag.default_value.is_some_and(|value| !value.value))
-    {
-        return Err(Problems::one(
-            "runtime_enabled",
-            "disabling by runtime is not supported",
-        ));
-    }
     Ok(Arc::new(ConnectionLimit(Arc::new(Shared {
         limit,
+        enabled: Switch::compile(config.runtime_enabled.as_ref(), true),
         delay: crate::config::listener::duration(config.delay.as_ref()).unwrap_or_default(),
         open: AtomicU64::new(0),
         stats: cx.stats.group(&format!("connection_limit.{}.", config.stat_prefix)),
@@ -58,6 +51,9 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilte
 impl NetworkFilter for ConnectionLimit {
     fn on_new_connection(&self, _connection: &mut ConnectionInfo) -> Verdict {
         let shared = &self.0;
+        if !shared.enabled.is_on() {
+            return Verdict::Continue;
+        }
         // Taken first: a check before it would let two connections through at once.
         let before = shared.open.fetch_add(1, Ordering::Relaxed);
         shared.stats.active_connections.inc();

@@ -1,16 +1,17 @@
 //! `envoy.filters.network.local_ratelimit`: a token bucket for new connections.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prost::Message;
-use remora_proto::pb::envoy::config::core::v3::RuntimeFeatureFlag;
 use remora_proto::pb::envoy::extensions::filters::network::local_ratelimit::v3::LocalRateLimit as Config;
+use remora_proto::pb::envoy::r#type::v3::TokenBucket as PbTokenBucket;
 
 use super::{Closing, NetworkFilter, Verdict};
 use crate::config::listener::duration;
-use crate::config::route::refuse;
+use crate::config::live::Switch;
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
@@ -28,8 +29,35 @@ crate::stat_group! {
 }
 
 struct LocalRateLimit {
-    bucket: TokenBucket,
+    bucket: Arc<TokenBucket>,
+    enabled: Switch,
     stats: Arc<RateStats>,
+}
+
+/// The buckets that filters share by `share_key`, for as long as one of them lives.
+#[derive(Default)]
+pub struct SharedBuckets(Mutex<HashMap<Shared, Weak<TokenBucket>>>);
+
+/// The key and all that a bucket is: one that is configured otherwise is another bucket.
+type Shared = (String, Vec<u8>);
+
+impl SharedBuckets {
+    /// # Errors
+    /// As [`TokenBucket::compile`].
+    fn find(&self, key: &str, config: Option<&PbTokenBucket>) -> Compiled<Arc<TokenBucket>> {
+        let own = TokenBucket::compile(config)?;
+        let Some(config) = config.filter(|_| !key.is_empty()) else {
+            return Ok(Arc::new(own));
+        };
+        let mut buckets = self.0.lock();
+        buckets.retain(|_, bucket| bucket.strong_count() > 0);
+        let shared = buckets.entry((key.to_owned(), config.encode_to_vec())).or_default();
+        Ok(shared.upgrade().unwrap_or_else(|| {
+            let bucket = Arc::new(own);
+            *shared = Arc::downgrade(&bucket);
+            bucket
+        }))
+    }
 }
 
 /// Filled by `per_fill` tokens each whole `interval`, up to `max`.
@@ -47,7 +75,7 @@ pub struct TokenBucket(Mutex<Bucket>);
 impl TokenBucket {
     /// # Errors
     /// A bucket that is missing, or filled too often.
-    pub fn compile(config: Option<&remora_proto::pb::envoy::r#type::v3::TokenBucket>) -> Compiled<Self> {
+    pub fn compile(config: Option<&PbTokenBucket>) -> Compiled<Self> {
         let bucket = config.ok_or_else(|| Problems::one("token_bucket", "required"))?;
         let interval = duration(bucket.fill_interval.as_ref()).unwrap_or_default();
         if interval < Duration::from_millis(50) {
@@ -68,26 +96,18 @@ impl TokenBucket {
     }
 }
 
-/// # Errors
-/// A feature flag that says no: it would have to be looked at for each connection.
-pub fn enabled(flag: Option<&RuntimeFeatureFlag>) -> Compiled<()> {
-    let off = flag.is_some_and(|flag| flag.default_value.is_some_and(|value| !value.value));
-    refuse("runtime_enabled", off, "disabling by runtime is not supported")
-}
-
 pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilter>> {
     let config = Config::decode(bytes).map_err(|error| Problems::one("", error.to_string()))?;
-    refuse("share_key", !config.share_key.is_empty(), "not supported")?;
-    enabled(config.runtime_enabled.as_ref())?;
     Ok(Arc::new(LocalRateLimit {
-        bucket: TokenBucket::compile(config.token_bucket.as_ref())?,
+        bucket: cx.buckets.find(&config.share_key, config.token_bucket.as_ref())?,
+        enabled: Switch::compile(config.runtime_enabled.as_ref(), true),
         stats: cx.stats.group(&format!("local_rate_limit.{}.", config.stat_prefix)),
     }))
 }
 
 impl NetworkFilter for LocalRateLimit {
     fn on_new_connection(&self, _connection: &mut ConnectionInfo) -> Verdict {
-        if self.bucket.take(clock::now()) {
+        if !self.enabled.is_on() || self.bucket.take(clock::now()) {
             return Verdict::Continue;
         }
         self.stats.rate_limited.inc();
@@ -119,6 +139,44 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn filters_with_one_key_and_one_bucket_share_it() {
+        let cx = BuildContext::default();
+        let filter = |key: &str, max_tokens: u32| {
+            let config = Config {
+                stat_prefix: "s".into(),
+                share_key: key.into(),
+                token_bucket: Some(PbTokenBucket {
+                    max_tokens,
+                    fill_interval: Some(remora_proto::pb::google::protobuf::Duration {
+                        seconds: 1000,
+                        nanos: 0,
+                    }),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            compile(&config.encode_to_vec(), &cx).expect("compiles")
+        };
+        let admits = |filter: &Arc<dyn NetworkFilter>| {
+            let verdict = filter.on_new_connection(&mut crate::testing::connection(None));
+            matches!(verdict, Verdict::Continue)
+        };
+        let all = [
+            filter("k", 1),
+            filter("k", 1),
+            filter("k", 2),
+            filter("other", 1),
+            filter("", 1),
+            filter("", 1),
+        ];
+        let admitted: Vec<bool> = all.iter().map(admits).collect();
+        assert_eq!(admitted, [true, false, true, true, true, true]);
+        // Nobody has it any more: the next one is new.
+        drop(all);
+        assert!(admits(&filter("k", 1)));
+    }
 
     #[test]
     fn the_bucket_fills_by_whole_intervals_up_to_its_brim() {

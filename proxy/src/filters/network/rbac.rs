@@ -10,9 +10,8 @@ use remora_proto::pb::envoy::extensions::filters::network::rbac::v3 as pb;
 
 use super::{Closing, NetworkFilter, Verdict};
 use crate::config::listener::duration;
-use crate::config::route::{optional, refuse};
 use crate::config::{BuildContext, Compiled, Problems};
-use crate::filters::rbac::{Engine, Subject, Told, hint, stat_name};
+use crate::filters::rbac::{Decider, Of, Subject, Told, hint, stat_name};
 use crate::listener::ConnectionInfo;
 use crate::telemetry::stats::Counter;
 
@@ -31,8 +30,8 @@ crate::stat_group! {
 }
 
 struct Rbac {
-    enforced: Option<Engine>,
-    shadow: Option<Engine>,
+    enforced: Option<Decider>,
+    shadow: Option<Decider>,
     delay: Duration,
     allowed: Arc<Counter>,
     denied: Arc<Counter>,
@@ -40,28 +39,30 @@ struct Rbac {
     shadow_denied: Arc<Counter>,
     /// Metadata of the shadow rules, by which later filters go.
     told: Told,
-    logged: Arc<Counter>,
-    not_logged: Arc<Counter>,
 }
 
 pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilter>> {
     let config = pb::Rbac::decode(bytes).map_err(|error| Problems::one("", error.to_string()))?;
-    refuse("matcher", config.matcher.is_some(), "is not supported")?;
-    refuse("shadow_matcher", config.shadow_matcher.is_some(), "is not supported")?;
     let stats = cx.stats.group::<RbacStats>(&format!("{}rbac.", config.stat_prefix));
     let counter = |name: &str| stats.dynamic.counter(name);
     let shadow = |name: &str| counter(&stat_name(&config.shadow_rules_stat_prefix, name));
     Ok(Arc::new(Rbac {
-        enforced: optional("rules", config.rules.as_ref(), Engine::compile)?,
-        shadow: optional("shadow_rules", config.shadow_rules.as_ref(), Engine::compile)?,
+        enforced: Decider::compile(
+            ("rules", config.rules.as_ref()),
+            ("matcher", config.matcher.as_ref()),
+            Of::Connections,
+        )?,
+        shadow: Decider::compile(
+            ("shadow_rules", config.shadow_rules.as_ref()),
+            ("shadow_matcher", config.shadow_matcher.as_ref()),
+            Of::Connections,
+        )?,
         delay: duration(config.delay_deny.as_ref()).unwrap_or_default(),
         allowed: counter("allowed"),
         denied: counter("denied"),
         shadow_allowed: shadow("shadow_allowed"),
         shadow_denied: shadow("shadow_denied"),
         told: Told::new(&config.shadow_rules_stat_prefix, "shadow"),
-        logged: counter("logged"),
-        not_logged: counter("not_logged"),
     }))
 }
 
@@ -82,8 +83,6 @@ impl NetworkFilter for Rbac {
         };
         let decision = enforced.decide(&Subject::of_connection(connection));
         if let Some(log) = decision.log {
-            let counter = if log { &self.logged } else { &self.not_logged };
-            counter.inc();
             hint(&mut connection.extensions, log);
         }
         if decision.allowed {

@@ -13,7 +13,7 @@ use crate::config::{BuildContext, Compiled, Problems};
 use crate::filters::filter_state::Value;
 use crate::http::exchange::Upstream;
 use crate::listener::ConnectionInfo;
-use crate::tcp::proxy::CLUSTER_KEY;
+use crate::tcp::proxy::{CLUSTER_KEY, DISABLE_TUNNELING, IDLE_TIMEOUT};
 use crate::telemetry::format::LogView;
 
 pub const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config";
@@ -27,7 +27,7 @@ pub fn compile(bytes: &[u8], _cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilt
         !config.on_downstream_data.is_empty(),
         "not supported",
     )?;
-    let value = |value: &_| Value::compile(value, &[CLUSTER_KEY]);
+    let value = |value: &_| Value::compile(value, &[CLUSTER_KEY, DISABLE_TUNNELING, IDLE_TIMEOUT]);
     let mut values = each("on_new_connection", &config.on_new_connection, value)?;
     values.extend(each(
         "on_downstream_tls_handshake",

@@ -17,12 +17,14 @@ mod keepalive;
 mod options;
 mod patience;
 mod pump;
+mod resets;
 pub mod server;
 mod stream;
+mod watch;
 
 #[cfg(test)]
 mod tests;
 
 pub use body::RecvBody;
 pub use client::{ClientConnection, ClientHooks, Outcome};
-pub use options::{H2Options, KeepaliveOptions};
+pub use options::{FloodLimits, H2Options, KeepaliveOptions};

@@ -234,25 +234,26 @@ fn host_policy(value: &pbh::HttpConnectionManager) -> Compiled<HostPolicy> {
     })
 }
 
+/// How request ids are made, by the only extension that there is.
+///
+/// # Errors
+/// Any other extension, by path.
+pub fn uuid_config(extension: &pbh::RequestIdExtension) -> Compiled<UuidRequestIdConfig> {
+    let Some(any) = &extension.typed_config else {
+        return Ok(UuidRequestIdConfig::default());
+    };
+    if any.type_url.rsplit('/').next() != Some("envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig") {
+        return Err(Problems::one(
+            "typed_config",
+            format!("{} is not supported", any.type_url),
+        ));
+    }
+    UuidRequestIdConfig::decode(any.value.as_slice()).map_err(|error| Problems::one("typed_config", error.to_string()))
+}
+
 fn request_id(value: &pbh::HttpConnectionManager) -> Compiled<RequestIdPolicy> {
-    let extension = optional(
-        "request_id_extension",
-        value.request_id_extension.as_ref(),
-        |extension| {
-            let Some(any) = &extension.typed_config else {
-                return Ok(UuidRequestIdConfig::default());
-            };
-            if any.type_url.rsplit('/').next() != Some("envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig") {
-                return Err(Problems::one(
-                    "typed_config",
-                    format!("{} is not supported", any.type_url),
-                ));
-            }
-            UuidRequestIdConfig::decode(any.value.as_slice())
-                .map_err(|error| Problems::one("typed_config", error.to_string()))
-        },
-    )?
-    .unwrap_or_default();
+    let extension =
+        optional("request_id_extension", value.request_id_extension.as_ref(), uuid_config)?.unwrap_or_default();
     Ok(RequestIdPolicy {
         generate: value.generate_request_id.is_none_or(|generate| generate.value),
         preserve_external: value.preserve_external_request_id,

@@ -59,6 +59,12 @@ impl<S: Service> Service for Policed<S> {
                 status: StatusCode::BAD_REQUEST,
                 details: "missing_host_header",
             }
+        } else if exchange.request.method().as_str() == "QUERY" && !exchange.headers().contains_key(CONTENT_TYPE) {
+            // RFC 10008, 2.
+            Verdict::Reject {
+                status: StatusCode::BAD_REQUEST,
+                details: "query_missing_content_type",
+            }
         } else {
             self.policy.request(exchange)
         };
@@ -66,8 +72,8 @@ impl<S: Service> Service for Policed<S> {
             Verdict::Continue => self.inner.call(exchange).await,
             Verdict::Reject { status, details } => {
                 self.count_rejected(details);
-                // Envoy keeps the connection of a request without a path, and no other's.
-                exchange.close_downstream |= details != path::ABSOLUTE;
+                // As Envoy: a request whose path or client is not acceptable is one all the same.
+                exchange.close_downstream |= !matches!(details, path::ABSOLUTE | super::DETECTION_REJECTED);
                 exchange.details = details.into();
                 empty(status)
             }

@@ -41,7 +41,8 @@ impl PathPolicy {
         if exchange.extensions.get::<TargetWithFragment>().is_some() {
             return reject();
         }
-        if !original.path().starts_with('/') {
+        // As text: an absolute URI may have a query and no path.
+        if !original.as_str().starts_with('/') {
             return Verdict::Reject {
                 status: StatusCode::NOT_FOUND,
                 details: ABSOLUTE,

@@ -30,6 +30,7 @@ pub(super) fn start(router: &Router, exchange: &Exchange, forward: &Forward, lim
     for mirror in forward.mirrors.iter() {
         if mirror
             .fraction
+            .as_ref()
             .is_some_and(|fraction| !fraction.contains(exchange.random))
         {
             continue;

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::listener::ListenerConfig;
 use crate::listener::bind::Bound;
+use crate::listener::{ListenerConfig, ListenerSettings};
 use crate::runtime::io::Address;
 
 /// Addresses by listener, and the other way round.
@@ -21,6 +21,7 @@ struct Claim {
     addresses: Vec<Address>,
     bind_to_port: bool,
     reuse_port: bool,
+    settings: ListenerSettings,
     /// No push of the control plane takes it away: the bootstrap has it.
     fixed: bool,
     sockets: Option<Vec<Vec<Bound>>>,
@@ -47,6 +48,7 @@ impl Claims {
             addresses: config.addresses.clone(),
             bind_to_port: config.bind_to_port,
             reuse_port: config.reuse_port,
+            settings: config.settings.clone(),
             fixed,
             sockets,
         };
@@ -64,12 +66,13 @@ impl Claims {
         }
     }
 
-    /// The sockets that this version of the listener, or another one in the same place, has reserved.
+    /// The sockets that this version of the listener, or another one that wants the same, has reserved.
     pub(super) fn take_sockets(&mut self, config: &ListenerConfig) -> Option<Vec<Vec<Bound>>> {
         let same_place = |claim: &&mut Claim| {
             claim.addresses == config.addresses
                 && claim.bind_to_port == config.bind_to_port
                 && claim.reuse_port == config.reuse_port
+                && config.settings.finds_sockets_of(&claim.settings)
         };
         self.by_name.get_mut(&config.name).filter(same_place)?.sockets.take()
     }

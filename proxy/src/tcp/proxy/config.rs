@@ -8,7 +8,7 @@ use remora_proto::pb::envoy::config::core::v3::BackoffStrategy;
 use remora_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as pb;
 use remora_proto::pb::envoy::r#type::v3::hash_policy::PolicySpecifier;
 
-use super::{Backoff, Clusters, Early, HashSource, LogOptions, TcpProxy, Tunneling};
+use super::{AddedTlvs, Backoff, Clusters, Early, HashSource, LogOptions, TcpProxy, Tunneling};
 use crate::config::listener::duration;
 use crate::config::route::{Under, optional, refuse};
 use crate::config::{BuildContext, Compiled, Problems};
@@ -25,11 +25,6 @@ impl TcpProxy {
     pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<Self>> {
         let config = pb::TcpProxy::decode(bytes).map_err(|error| Problems::one("", error.to_string()))?;
         refuse("on_demand", config.on_demand.is_some(), "not supported")?;
-        refuse(
-            "proxy_protocol_tlvs",
-            !config.proxy_protocol_tlvs.is_empty(),
-            "not supported",
-        )?;
         let attempts = config.max_connect_attempts.as_ref().map_or(1, |wrapped| wrapped.value);
         refuse("max_connect_attempts", attempts == 0, "must be at least 1")?;
         let idle = duration(config.idle_timeout.as_ref()).unwrap_or(IDLE);
@@ -43,6 +38,8 @@ impl TcpProxy {
             duration_jitter: jitter.map_or(0.0, |percent| percent.value.clamp(0.0, 100.0)),
             hash: hash(&config)?,
             early: early(&config)?,
+            tlvs: AddedTlvs::compile(&config)?,
+            leaves_when_asked: config.check_drain_close.is_some_and(|check| check.value),
             tunneling: optional("tunneling_config", config.tunneling_config.as_ref(), Tunneling::compile)?,
             stats: cx.stats.group(&format!("tcp.{}.", config.stat_prefix)),
             snapshot: cx.snapshot.clone(),

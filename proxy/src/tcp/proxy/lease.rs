@@ -11,6 +11,7 @@ use crate::http::codec::h1::client::Closed;
 use crate::http::exchange::ByteCounts;
 use crate::pool::home::count_destroyed;
 use crate::runtime::clock;
+use crate::runtime::drain::DrainSignal;
 use crate::tcp::copy::{Meter, Side};
 
 /// What an upstream connection counts as, for as long as it lives.
@@ -116,15 +117,18 @@ impl Drop for Lease {
 pub(super) struct Bytes<'a> {
     stats: &'a TcpStats,
     lease: &'a Lease,
+    /// Whether the connection is asked to leave, where that is looked at (`check_drain_close`).
+    asks: Option<DrainSignal>,
     received: AtomicU64,
     sent: AtomicU64,
 }
 
 impl<'a> Bytes<'a> {
-    pub(super) fn new(stats: &'a TcpStats, lease: &'a Lease) -> Self {
+    pub(super) fn new(stats: &'a TcpStats, lease: &'a Lease, asks: Option<DrainSignal>) -> Self {
         Self {
             stats,
             lease,
+            asks,
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
         }
@@ -137,6 +141,10 @@ impl<'a> Bytes<'a> {
 }
 
 impl Meter for Bytes<'_> {
+    fn leaves(&self) -> bool {
+        self.asks.as_ref().is_some_and(DrainSignal::is_draining)
+    }
+
     fn passed(&self, from: Side, bytes: u64) {
         let cluster = &self.lease.cluster.stats;
         let (total, ours, theirs) = match from {

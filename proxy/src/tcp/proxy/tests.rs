@@ -202,6 +202,33 @@ async fn draining_lets_a_tunnel_stand_and_closing_ends_it() {
     assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
 }
 
+#[tokio::test]
+async fn whoever_is_to_look_at_drains_leaves_with_his_next_byte() {
+    let cx = context(&[("c", &[backwards().await])]);
+    let (drain, _) = Drain::new();
+    let config = pb::TcpProxy {
+        check_drain_close: Some(remora_proto::pb::google::protobuf::BoolValue { value: true }),
+        ..to("c")
+    };
+    let (mut client, serving) = downstream(proxy(&cx, config), &drain);
+    let stats: Arc<TcpStats> = cx.stats.group("tcp.p.");
+    client.write_all(b"before").await.unwrap();
+    while stats.downstream_cx_rx_bytes_total.value() < 6 {
+        tokio::task::yield_now().await;
+    }
+    drain.advance(DrainPhase::Draining);
+    assert!(!serving.is_finished());
+    client.write_all(b"after").await.unwrap();
+    serving.await.unwrap();
+    assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    assert_eq!(stats.downstream_cx_drain_close.value(), 1);
+    assert_eq!(
+        stats.downstream_cx_rx_bytes_total.value(),
+        11,
+        "what it said was passed on"
+    );
+}
+
 #[test]
 fn weights_share_the_connections() {
     let clusters = [("a", 1), ("b", 3)].map(|(name, weight)| ClusterWeight {

@@ -3,6 +3,7 @@
 use remora_proto::pb::envoy::config::accesslog::v3 as pba;
 use remora_proto::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier as S;
 
+use crate::config::live::Amount;
 use crate::config::route::{Fraction, Under, each};
 use crate::config::{Compiled, Problems};
 use crate::http::exchange::DynamicMetadata;
@@ -24,6 +25,8 @@ pub enum Filter {
     Traceable,
     Runtime {
         fraction: Fraction,
+        /// A numerator over that of `fraction`.
+        numerator: Amount,
         independent: bool,
     },
     And(Vec<Filter>),
@@ -46,10 +49,12 @@ pub enum Filter {
 }
 
 /// `ComparisonFilter`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Comparison {
     op: Op,
     value: u64,
+    /// Over `value`.
+    over: Amount,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,19 +77,21 @@ impl Comparison {
             3 => Op::Unequal,
             other => return Err(Problems::one("comparison.op", format!("unknown value {other}"))),
         };
-        let value = comparison
-            .value
-            .as_ref()
-            .map_or(0, |value| u64::from(value.default_value));
-        Ok(Self { op, value })
+        let value = comparison.value.as_ref();
+        Ok(Self {
+            op,
+            value: value.map_or(0, |value| u64::from(value.default_value)),
+            over: value.map(|value| Amount::named(&value.runtime_key)).unwrap_or_default(),
+        })
     }
 
-    fn holds(self, value: u64) -> bool {
+    fn holds(&self, value: u64) -> bool {
+        let limit = self.over.now().unwrap_or(self.value);
         match self.op {
-            Op::Equal => value == self.value,
-            Op::AtLeast => value >= self.value,
-            Op::AtMost => value <= self.value,
-            Op::Unequal => value != self.value,
+            Op::Equal => value == limit,
+            Op::AtLeast => value >= limit,
+            Op::AtMost => value <= limit,
+            Op::Unequal => value != limit,
         }
     }
 }
@@ -149,6 +156,7 @@ impl Filter {
         let percent = filter.percent_sampled.as_ref().map(Fraction::compile).transpose();
         Ok(Self::Runtime {
             fraction: percent.under("percent_sampled")?.unwrap_or(never),
+            numerator: Amount::named(&filter.runtime_key),
             independent: filter.use_independent_randomness,
         })
     }
@@ -172,7 +180,16 @@ impl Filter {
             Self::Traceable => view
                 .exchange
                 .is_some_and(|exchange| reason(exchange.headers()) != TraceReason::NotTraced),
-            Self::Runtime { fraction, independent } => fraction.contains(random_of(view, *independent)),
+            Self::Runtime {
+                fraction,
+                numerator,
+                independent,
+            } => {
+                let own = numerator.now().and_then(|own| u32::try_from(own).ok());
+                let numerator = own.unwrap_or(fraction.numerator);
+                let fraction = Fraction { numerator, ..*fraction };
+                fraction.contains(random_of(view, *independent))
+            }
             Self::And(filters) => filters.iter().all(|filter| filter.passes(view)),
             Self::Or(filters) => filters.iter().any(|filter| filter.passes(view)),
             Self::Header(matcher) => view

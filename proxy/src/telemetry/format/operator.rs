@@ -12,7 +12,7 @@ use super::simple::{self, Simple};
 use super::time::TimeFormat;
 use super::view::LogView;
 use super::{Segment, json};
-use crate::http::exchange::{DynamicMetadata, FilterState};
+use crate::http::exchange::{DynamicMetadata, FilterState, ObjectState};
 use crate::route::RequestView;
 use crate::route::headers::HeaderKey;
 use crate::telemetry::format::grpc_status;
@@ -66,7 +66,7 @@ enum What {
     Peer(PeerField),
     FilterState {
         key: String,
-        plain: bool,
+        style: StateStyle,
     },
     Grpc(GrpcStyle),
     Duration {
@@ -74,6 +74,15 @@ enum What {
         to: simple::Point,
         nanos: u128,
     },
+}
+
+/// How `%FILTER_STATE%` prints what it finds.
+#[derive(PartialEq, Eq)]
+enum StateStyle {
+    Plain,
+    Typed,
+    /// `FIELD:<name>`, of an object.
+    Field(String),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -193,8 +202,10 @@ impl Operator {
             let number = operators.iter().find(|operator| operator.has_value(view));
             return number.is_some_and(|operator| operator.is_number() && operator.write(view, out));
         }
-        let What::Metadata { from, namespace, path } = &self.what else {
-            return false;
+        let (from, namespace, path) = match &self.what {
+            What::Metadata { from, namespace, path } => (from, namespace, path),
+            What::FilterState { key, style } => return style.write_json(key, view, out),
+            _ => return false,
         };
         if path.is_empty() {
             let fields = from.all(view, namespace);
@@ -282,18 +293,7 @@ impl What {
                 None => false,
             },
             Self::Peer(field) => put(out, field.of(view).map(str::as_bytes)),
-            Self::FilterState { key, plain } => {
-                let state = view.extensions().get::<FilterState>();
-                let state = state.and_then(|state| state.0.get(key));
-                match state {
-                    Some(state) if *plain => put(out, Some(state.as_bytes())),
-                    Some(state) => {
-                        json::write_string(state.as_bytes(), out);
-                        true
-                    }
-                    None => false,
-                }
-            }
+            Self::FilterState { key, style } => style.write(key, view, out),
             Self::Grpc(style) => grpc_status(view).is_some_and(|status| {
                 style.write(status, out);
                 true
@@ -303,6 +303,37 @@ impl What {
                 _ => false,
             },
         }
+    }
+}
+
+impl StateStyle {
+    fn write(&self, key: &str, view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
+        let text = || view.extensions().get::<FilterState>()?.0.get(key);
+        let object = || view.extensions().get::<ObjectState>()?.0.get(key);
+        match self {
+            Self::Plain => put(out, text().map(String::as_bytes)),
+            Self::Field(name) => put(
+                out,
+                object()
+                    .and_then(|object| object.fields.get(name))
+                    .map(String::as_bytes),
+            ),
+            Self::Typed => match (object(), text()) {
+                (Some(object), _) => put(out, Some(object.json.as_bytes())),
+                (None, Some(text)) => {
+                    json::write_string(text.as_bytes(), out);
+                    true
+                }
+                (None, None) => false,
+            },
+        }
+    }
+
+    /// As JSON with its own type, if it has one.
+    fn write_json(&self, key: &str, view: &LogView<'_>, out: &mut Vec<u8>) -> bool {
+        let objects = || view.extensions().get::<ObjectState>();
+        let is_object = *self == Self::Typed && objects().is_some_and(|objects| objects.0.contains_key(key));
+        is_object && self.write(key, view, out)
     }
 }
 

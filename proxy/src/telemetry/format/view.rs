@@ -38,6 +38,8 @@ pub struct LogView<'a> {
     pub log_type: LogType,
     /// `%LOCAL_REPLY_BODY%`: of an answer that is being put together.
     pub local_reply: &'a [u8],
+    /// What a proxied connection has in place of what filters left; only for connections without HTTP.
+    pub replaced: Option<&'a http::Extensions>,
 }
 
 /// `envoy.data.accesslog.v3.AccessLogType`, as far as we log; the numbers are the protobuf's.
@@ -79,6 +81,8 @@ pub struct TcpRecord {
     pub cluster: Option<Arc<Cluster>>,
     /// Who the host said it is (`istio.metadata_exchange`).
     pub workload: Option<Arc<Peer>>,
+    /// A copy of the connection's, once something is added that only the record has.
+    pub extensions: Option<Box<http::Extensions>>,
     /// `%CONNECTION_TERMINATION_DETAILS%`
     pub termination: Cow<'static, str>,
     /// `%RESPONSE_CODE_DETAILS%`
@@ -87,6 +91,14 @@ pub struct TcpRecord {
     pub downstream_failure: Option<String>,
     /// Of the line at its end.
     pub log_type: LogType,
+}
+
+impl TcpRecord {
+    /// To add to what filters left.
+    pub fn extensions_mut(&mut self) -> &mut http::Extensions {
+        let own = || Box::new(self.connection.extensions.clone());
+        self.extensions.get_or_insert_with(own)
+    }
 }
 
 impl<'a> LogView<'a> {
@@ -109,6 +121,7 @@ impl<'a> LogView<'a> {
             trailers: exchange.logged_trailers.as_deref(),
             log_type: LogType::DownstreamEnd,
             local_reply: b"",
+            replaced: None,
         }
     }
 
@@ -132,6 +145,7 @@ impl<'a> LogView<'a> {
             trailers: None,
             log_type: LogType::TcpConnectionStart,
             local_reply: b"",
+            replaced: None,
         }
     }
 
@@ -154,13 +168,14 @@ impl<'a> LogView<'a> {
             trailers: None,
             log_type: record.log_type,
             local_reply: b"",
+            replaced: record.extensions.as_deref(),
         }
     }
 
     /// What filters keep: the stream's, else the connection's.
     pub fn extensions(&self) -> &'a http::Extensions {
-        self.exchange
-            .map_or(&self.connection.extensions, |exchange| &exchange.extensions)
+        let own = self.replaced.unwrap_or(&self.connection.extensions);
+        self.exchange.map_or(own, |exchange| &exchange.extensions)
     }
 
     /// With the response's headers at hand.

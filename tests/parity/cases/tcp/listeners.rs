@@ -7,7 +7,13 @@ const LOG: &str = "%ACCESS_LOG_TYPE% flags=%RESPONSE_FLAGS% ended=%CONNECTION_TE
                    cluster=%UPSTREAM_CLUSTER% remote=%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% local=%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% \
                    sni=%REQUESTED_SERVER_NAME% chain=%FILTER_CHAIN_NAME% proto=%PROTOCOL% code=%RESPONSE_CODE% \
                    tlv=%DYNAMIC_METADATA(envoy.filters.listener.proxy_protocol)% tries=%UPSTREAM_REQUEST_ATTEMPT_COUNT% \
-                   state=%FILTER_STATE(who:PLAIN)%";
+                   state=%FILTER_STATE(who:PLAIN)% \
+                   headers=%FILTER_STATE(envoy.tcp_proxy.propagate_response_headers)% \
+                   plain=%FILTER_STATE(envoy.tcp_proxy.propagate_response_headers:PLAIN)% \
+                   trailers=%FILTER_STATE(envoy.tcp_proxy.propagate_response_trailers:TYPED)% \
+                   tlvs=%FILTER_STATE(envoy.network.proxy_protocol.tlv)% two=%FILTER_STATE(envoy.network.proxy_protocol.tlv:FIELD:two)% \
+                   other=%FILTER_STATE(envoy.network.proxy_protocol.tlv:FIELD:other)% hint=%DYNAMIC_METADATA(envoy.common)% \
+                   shadow=%DYNAMIC_METADATA(envoy.filters.network.rbac)%";
 
 fn log() -> String {
     format!(
@@ -16,7 +22,7 @@ fn log() -> String {
 }
 
 /// A network or listener filter, in flow style.
-fn filter(kind: &str, fields: &str) -> String {
+pub(super) fn filter(kind: &str, fields: &str) -> String {
     let name = kind.rsplit('.').next().unwrap_or(kind);
     let separator = if fields.is_empty() { "" } else { ", " };
     format!(
@@ -57,9 +63,13 @@ fn plain(name: &str, fields: &str) -> String {
 }
 
 /// A listener with these filters before a `tcp_proxy` to the echo.
-fn behind(name: &str, filters: &[String]) -> String {
+pub(super) fn behind(name: &str, filters: &[String]) -> String {
     // Envoy connects for a client that it is going to deny.
-    let cluster = if name == "denied" { "forbidden" } else { "echo" };
+    let cluster = if name.starts_with("denied") {
+        "forbidden"
+    } else {
+        "echo"
+    };
     let filters = [filters, &[proxy(name, &format!("cluster: {cluster}"))]].concat();
     listener(name, "", &[("", &filters)])
 }
@@ -97,6 +107,11 @@ pub(super) fn clusters() -> Vec<String> {
         cluster("tunnel2", &["{{tunnel}}"], HTTP2),
         cluster("header1", &["{{echo}}"], &with_header("{version: V1}")),
         cluster("header2", &["{{echo}}"], &with_header(v2)),
+        cluster(
+            "header3",
+            &["{{echo}}"],
+            &with_header("{version: V2, pass_through_tlvs: {}}"),
+        ),
     ]
 }
 
@@ -122,6 +137,8 @@ pub(super) fn listeners() -> Vec<String> {
     all.extend(tunnels());
     all.extend(filtered());
     all.extend(inspecting());
+    all.extend(super::trees::listeners());
+    all.extend(stating());
     all
 }
 
@@ -191,6 +208,67 @@ fn tunnels() -> Vec<String> {
         tunnel("post2", "tunnel2", "use_post: true"),
         tunnel("refused", "tunnel", refuse),
         tunnel("refused2", "tunnel2", refuse),
+        tunnel("telling", "tunnel", &format!("{TELL}, {KEEP}")),
+        tunnel("telling2", "tunnel2", &format!("{TELL}, {KEEP}")),
+        tunnel(
+            "telling4",
+            "tunnel",
+            &format!(
+                "{}, {KEEP}",
+                TELL.replace("x-tell", "x-tell-refuse")
+                    .replace("}]", "}, {header: {key: x-refuse, value: a}}]")
+            ),
+        ),
+        tunnel(
+            "numbered",
+            "tunnel",
+            &format!("{NUMBER}, {}", show("tunnel_request_id")),
+        ),
+        tunnel(
+            "numbered2",
+            "tunnel2",
+            &format!(
+                "{NUMBER}, request_id_header: X-Number, request_id_metadata_key: number, {}",
+                show("number")
+            ),
+        ),
+    ]
+}
+
+const TELL: &str = r#"headers_to_add: [{header: {key: x-tell, value: "yes"}}]"#;
+const KEEP: &str = "propagate_response_headers: true, propagate_response_trailers: true";
+const NUMBER: &str = r#"request_id_extension: {typed_config: {"@type": type.googleapis.com/envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig}}"#;
+
+/// A header of what the metadata of `tcp_proxy` has under this key.
+fn show(key: &str) -> String {
+    format!(
+        r#"headers_to_add: [{{header: {{key: x-shown, value: "%DYNAMIC_METADATA(envoy.filters.network.tcp_proxy:{key})%"}}}}]"#
+    )
+}
+
+/// Filter state that `tcp_proxy` goes by.
+fn stating() -> Vec<String> {
+    let state = |key: &str, value: &str| {
+        filter(
+            "network.set_filter_state.v3.Config",
+            &format!(
+                r#"on_new_connection: [{{object_key: {key}, format_string: {{text_format_source: {{inline_string: "{value}"}}}}}}]"#
+            ),
+        )
+    };
+    let tunnel = |name: &str| proxy(name, "cluster: echo, tunneling_config: {hostname: target.test}");
+    let tunnel2 = |name: &str| proxy(name, "cluster: tunnel, tunneling_config: {hostname: target.test}");
+    let straight = state("envoy.tcp_proxy.disable_tunneling", "true");
+    let all_the_same = state("envoy.tcp_proxy.disable_tunneling", "false");
+    let idle = state("envoy.tcp_proxy.per_connection_idle_timeout_ms", "300");
+    let shared = format!("{}, share_key: shared", bucket("shared"));
+    let shared = |name: &str| behind(name, &[filter("network.local_ratelimit.v3.LocalRateLimit", &shared)]);
+    vec![
+        behind("idle by state", &[idle]),
+        listener("straight", "", &[("", &[straight, tunnel("straight")])]),
+        listener("all the same", "", &[("", &[all_the_same, tunnel2("all_the_same")])]),
+        shared("sharing"),
+        shared("sharing too"),
     ]
 }
 
@@ -236,6 +314,15 @@ fn inspecting() -> Vec<String> {
     let tlvs = format!("{rule}, pass_through_tlvs: {{match_type: INCLUDE, tlv_type: [5]}}");
     let early = filter("listener.local_ratelimit.v3.LocalRateLimit", &bucket("early"));
     let optional = "allow_requests_without_proxy_protocol: true, stat_prefix: optional";
+    let with_tlvs = |name: &str, policy: &str| {
+        let tlvs = r#"[{type: 5, value: ZmlyZXN0}, {type: 240, format_string: {text_format_source: {inline_string: "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"}}}, {type: 6, value: bGFzdA==}]"#;
+        let proxy = proxy(
+            name,
+            &format!("cluster: header3, proxy_protocol_tlvs: {tlvs}, proxy_protocol_tlv_merge_policy: {policy}"),
+        );
+        let header = pp(&format!("{optional}, pass_through_tlvs: {{}}")).concat();
+        listener(name, &format!("listener_filters: [{header}]"), &[("", &[proxy])])
+    };
     let through = format!("listener_filters: [{}]", pp(&tlvs).concat());
     let never = http.replacen('{', "{filter_disabled: {or_match: {rules: [{destination_port_range: {start: 1, end: 65536}}, {not_match: {any_match: true}}]}}, ", 1);
     let served = "listener_filters_timeout: 0.3s\ncontinue_on_listener_filters_timeout: true";
@@ -250,6 +337,10 @@ fn inspecting() -> Vec<String> {
         inspected("pp optional", "", &pp(optional)),
         inspected("pp second", "", &pp("disallowed_versions: [V1], stat_prefix: second")),
         listener("pp through", &through, &[("", &[proxy("through", "cluster: header2")])]),
+        with_tlvs("tlvs absent", "ADD_IF_ABSENT"),
+        with_tlvs("tlvs over", "OVERWRITE_BY_TYPE_IF_EXISTS_OR_ADD"),
+        with_tlvs("tlvs behind", "APPEND_IF_EXISTS_OR_ADD"),
+        inspected("tlvs stated", "", &pp(&format!("{rule}, tlv_location: FILTER_STATE"))),
         inspected("slow", "listener_filters_timeout: 0.3s", std::slice::from_ref(&http)),
         inspected("slow but served", served, &[http]),
     ]

@@ -10,7 +10,8 @@ use remora_proto::pb::envoy::r#type::matcher::v3::ListStringMatcher;
 
 use super::grpc::GrpcService;
 use super::http_service::HttpService;
-use crate::config::route::{Fraction, Under, duration, each, optional, refuse};
+use crate::config::live::{Share, Switch};
+use crate::config::route::{Under, duration, each, optional, refuse};
 use crate::config::{Compiled, Problems};
 use crate::filters::http::FilterContext;
 use crate::http::exchange::{DynamicMetadata, Exchange};
@@ -33,9 +34,9 @@ pub(super) struct ExtAuthz {
     pub tls_session: bool,
     /// Namespaces of dynamic metadata that a check carries.
     pub metadata: Vec<String>,
-    enabled: Option<Fraction>,
+    enabled: Option<Share>,
     enabled_by: Option<MetadataMatcher>,
-    pub deny_at_disable: bool,
+    pub deny_at_disable: Switch,
 }
 
 pub(super) enum Service {
@@ -99,7 +100,6 @@ impl ExtAuthz {
             None => return Err(Problems::one("services", "a gRPC or HTTP service is required")),
         };
         let enabled = config.filter_enabled.as_ref();
-        let deny = config.deny_at_disable.as_ref();
         Ok(Self {
             service,
             failure_mode_allow: config.failure_mode_allow,
@@ -123,20 +123,21 @@ impl ExtAuthz {
             certificate: config.include_peer_certificate,
             tls_session: config.include_tls_session,
             metadata: config.metadata_context_namespaces.clone(),
-            enabled: optional("filter_enabled", enabled, Fraction::of_runtime)?,
+            enabled: optional("filter_enabled", enabled, Share::compile)?,
             enabled_by: optional(
                 "filter_enabled_metadata",
                 config.filter_enabled_metadata.as_ref(),
                 MetadataMatcher::compile,
             )?,
-            deny_at_disable: deny
-                .and_then(|flag| flag.default_value.as_ref())
-                .is_some_and(|value| value.value),
+            deny_at_disable: Switch::compile(config.deny_at_disable.as_ref(), false),
         })
     }
 
     pub fn is_enabled(&self, exchange: &Exchange) -> bool {
-        let by_chance = self.enabled.is_none_or(|fraction| fraction.contains(exchange.random));
+        let by_chance = self
+            .enabled
+            .as_ref()
+            .is_none_or(|share| share.contains(exchange.random));
         let metadata = exchange.extensions.get::<DynamicMetadata>();
         by_chance && self.enabled_by.as_ref().is_none_or(|matcher| matcher.matches(metadata))
     }

@@ -7,6 +7,7 @@ use prost::Message;
 use remora_proto::pb::envoy::extensions::filters::common::fault::v3 as pbc;
 use remora_proto::pb::envoy::extensions::filters::http::fault::v3 as pb;
 
+use crate::config::live::{Amount, Share, fault};
 use crate::config::route::{Fraction, Under, duration, each, optional, refuse};
 use crate::config::{Compiled, Problems};
 use crate::route::headers::HeaderMatcher;
@@ -19,13 +20,27 @@ pub(super) struct Faults {
     pub cluster: Box<str>,
     pub headers: Vec<HeaderMatcher>,
     pub nodes: Vec<String>,
-    pub max_active: Option<u64>,
+    pub max_active: MaxActive,
     pub per_cluster_stats: bool,
+}
+
+/// `max_active_faults`
+pub(super) struct MaxActive {
+    default: Option<u64>,
+    key: Amount,
+}
+
+impl MaxActive {
+    pub fn now(&self) -> Option<u64> {
+        self.key.now().or(self.default)
+    }
 }
 
 pub(super) struct Delay {
     pub by: DelayBy,
-    pub fraction: Fraction,
+    /// Milliseconds over what `by` says.
+    pub millis: Amount,
+    pub share: Share,
 }
 
 #[derive(Clone, Copy)]
@@ -37,7 +52,10 @@ pub(super) enum DelayBy {
 pub(super) struct Abort {
     /// `None`: the request's headers say.
     pub with: Option<AbortWith>,
-    pub fraction: Fraction,
+    /// Statuses over what `with` says, each over one of its kind.
+    pub http: Amount,
+    pub grpc: Amount,
+    pub share: Share,
     pub body: Box<str>,
 }
 
@@ -52,12 +70,15 @@ impl Faults {
         let value = pb::HttpFault::decode(config).map_err(|error| Problems::one("", error.to_string()))?;
         unsupported(&value)?;
         Ok(Self {
-            delay: optional("delay", value.delay.as_ref(), Delay::compile)?,
-            abort: optional("abort", value.abort.as_ref(), Abort::compile)?,
+            delay: optional("delay", value.delay.as_ref(), |delay| Delay::compile(delay, &value))?,
+            abort: optional("abort", value.abort.as_ref(), |abort| Abort::compile(abort, &value))?,
             cluster: value.upstream_cluster.as_str().into(),
             headers: each("headers", &value.headers, HeaderMatcher::compile)?,
             nodes: value.downstream_nodes.clone(),
-            max_active: value.max_active_faults.as_ref().map(|max| u64::from(max.value)),
+            max_active: MaxActive {
+                default: value.max_active_faults.as_ref().map(|max| u64::from(max.value)),
+                key: Amount::named(key(&value.max_active_faults_runtime, fault::MAX_ACTIVE)),
+            },
             per_cluster_stats: !value.disable_downstream_cluster_stats,
         })
     }
@@ -77,7 +98,7 @@ fn unsupported(value: &pb::HttpFault) -> Compiled<()> {
 }
 
 impl Delay {
-    fn compile(value: &pbc::FaultDelay) -> Compiled<Self> {
+    fn compile(value: &pbc::FaultDelay, filter: &pb::HttpFault) -> Compiled<Self> {
         use pbc::fault_delay::FaultDelaySecifier as By;
         let by = match &value.fault_delay_secifier {
             Some(By::FixedDelay(delay)) => {
@@ -90,13 +111,17 @@ impl Delay {
         };
         Ok(Self {
             by,
-            fraction: fraction(value.percentage.as_ref())?,
+            millis: Amount::named(key(&filter.delay_duration_runtime, fault::DELAY_MS)),
+            share: Share::new(
+                fraction(value.percentage.as_ref())?,
+                key(&filter.delay_percent_runtime, fault::DELAY_PERCENT),
+            ),
         })
     }
 }
 
 impl Abort {
-    fn compile(value: &pb::FaultAbort) -> Compiled<Self> {
+    fn compile(value: &pb::FaultAbort, filter: &pb::HttpFault) -> Compiled<Self> {
         use pb::fault_abort::ErrorType;
         let with = match &value.error_type {
             Some(ErrorType::HttpStatus(code)) => {
@@ -115,10 +140,20 @@ impl Abort {
         };
         Ok(Self {
             with,
-            fraction: fraction(value.percentage.as_ref())?,
+            http: Amount::named(key(&filter.abort_http_status_runtime, fault::ABORT_HTTP)),
+            grpc: Amount::named(key(&filter.abort_grpc_status_runtime, fault::ABORT_GRPC)),
+            share: Share::new(
+                fraction(value.percentage.as_ref())?,
+                key(&filter.abort_percent_runtime, fault::ABORT_PERCENT),
+            ),
             body: body.into(),
         })
     }
+}
+
+/// The key that the configuration names, else Envoy's.
+fn key<'a>(named: &'a str, usual: &'static str) -> &'a str {
+    if named.is_empty() { usual } else { named }
 }
 
 /// Unset: never, as in Envoy.

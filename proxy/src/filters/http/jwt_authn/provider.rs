@@ -15,7 +15,7 @@ use super::keys::Keys;
 use super::remote::RemoteKeys;
 use super::token::{Refusal, Token};
 use crate::config::route::{Under, data_source, duration, each, header_name, optional, refuse};
-use crate::config::{Compiled, Problems};
+use crate::config::{Compiled, Problems, gather};
 use crate::http::exchange::{DynamicMetadata, Exchange};
 use crate::route::RequestView;
 use crate::route::strings::StringMatcher;
@@ -28,7 +28,6 @@ const METADATA: &str = "envoy.filters.http.jwt_authn";
 const SKEW: i64 = 60;
 
 pub(super) struct Provider {
-    pub name: String,
     /// Empty: anybody.
     pub issuer: String,
     audiences: Vec<String>,
@@ -55,6 +54,32 @@ enum Source {
     Remote(Arc<RemoteKeys>),
 }
 
+impl Source {
+    fn compile(value: &pb::JwtProvider, snapshot: &Arc<SnapshotCell>, stats: &Arc<JwtStats>) -> Compiled<Self> {
+        match &value.jwks_source_specifier {
+            Some(JwksSourceSpecifier::LocalJwks(source)) => {
+                let text = data_source(source).under("local_jwks")?;
+                let keys = Keys::parse(&text).map_err(|reason| Problems::one("local_jwks", reason));
+                keys.map(Self::Local)
+            }
+            Some(JwksSourceSpecifier::RemoteJwks(remote)) => {
+                let keys = RemoteKeys::compile(remote, snapshot, stats).under("remote_jwks");
+                keys.map(Self::Remote)
+            }
+            None => Err(Problems::one("jwks_source_specifier", "is required")),
+        }
+    }
+}
+
+fn claim_header(claim: &pb::JwtClaimToHeader) -> Compiled<(HeaderName, String)> {
+    gather! {
+        let _path = refuse("claim_path", !claim.claim_path.is_empty(), "is not supported");
+        let _name = refuse("claim_name", claim.claim_name.is_empty(), "is required");
+        let header = header_name("header_name", &claim.header_name);
+    }
+    Ok((header, claim.claim_name.clone()))
+}
+
 /// Where a token may stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
@@ -64,38 +89,27 @@ enum Place {
 }
 
 impl Provider {
-    pub fn compile(
-        name: &str,
-        value: &pb::JwtProvider,
-        snapshot: &Arc<SnapshotCell>,
-        stats: &Arc<JwtStats>,
-    ) -> Compiled<Self> {
-        refuse(
-            "failed_status_in_metadata",
-            !value.failed_status_in_metadata.is_empty(),
-            "is not supported",
-        )?;
-        let keys = match &value.jwks_source_specifier {
-            Some(JwksSourceSpecifier::LocalJwks(source)) => {
-                let text = data_source(source).under("local_jwks")?;
-                Source::Local(Keys::parse(&text).map_err(|reason| Problems::one("local_jwks", reason))?)
-            }
-            Some(JwksSourceSpecifier::RemoteJwks(remote)) => {
-                Source::Remote(RemoteKeys::compile(remote, snapshot, stats).under("remote_jwks")?)
-            }
-            None => return Err(Problems::one("jwks_source_specifier", "is required")),
-        };
-        let lifetime = duration("max_lifetime", value.max_lifetime.as_ref())?;
+    pub fn compile(value: &pb::JwtProvider, snapshot: &Arc<SnapshotCell>, stats: &Arc<JwtStats>) -> Compiled<Self> {
+        let has_status = !value.failed_status_in_metadata.is_empty();
+        let payload_header = Some(value.forward_payload_header.as_str()).filter(|name| !name.is_empty());
+        gather! {
+            let _status = refuse("failed_status_in_metadata", has_status, "is not supported");
+            let keys = Source::compile(value, snapshot, stats);
+            let lifetime = duration("max_lifetime", value.max_lifetime.as_ref());
+            let subjects = optional("subjects", value.subjects.as_ref(), StringMatcher::compile);
+            let places = places(value);
+            let payload_header = payload_header.map(|name| header_name("forward_payload_header", name)).transpose();
+            let claim_headers = each("claim_to_headers", &value.claim_to_headers, claim_header);
+        }
         let normalize = value.normalize_payload_in_metadata.as_ref();
         Ok(Self {
-            name: name.to_owned(),
             issuer: value.issuer.clone(),
             audiences: value
                 .audiences
                 .iter()
                 .map(|audience| bare(audience).to_owned())
                 .collect(),
-            subjects: optional("subjects", value.subjects.as_ref(), StringMatcher::compile)?,
+            subjects,
             require_expiration: value.require_expiration,
             max_lifetime: lifetime.map(|lifetime| i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX)),
             skew: match value.clock_skew_seconds {
@@ -103,26 +117,16 @@ impl Provider {
                 seconds => i64::from(seconds),
             },
             keys,
-            places: places(value)?,
+            places,
             forward: value.forward,
-            payload_header: match value.forward_payload_header.as_str() {
-                "" => None,
-                name => Some(header_name("forward_payload_header", name)?),
-            },
+            payload_header,
             pad_payload: value.pad_forward_payload_header,
             payload_key: value.payload_in_metadata.clone(),
             header_key: value.header_in_metadata.clone(),
             spaced: normalize
                 .map(|normalize| normalize.space_delimited_claims.clone())
                 .unwrap_or_default(),
-            claim_headers: each("claim_to_headers", &value.claim_to_headers, |claim| {
-                refuse("claim_path", !claim.claim_path.is_empty(), "is not supported")?;
-                refuse("claim_name", claim.claim_name.is_empty(), "is required")?;
-                Ok((
-                    header_name("header_name", &claim.header_name)?,
-                    claim.claim_name.clone(),
-                ))
-            })?,
+            claim_headers,
             clear_route: value.clear_route_cache,
         })
     }

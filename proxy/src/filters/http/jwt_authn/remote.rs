@@ -15,8 +15,8 @@ use remora_proto::pb::envoy::extensions::filters::http::jwt_authn::v3 as pb;
 
 use super::JwtStats;
 use super::keys::Keys;
-use crate::config::route::{Under, duration, refuse};
-use crate::config::{Compiled, Problems};
+use crate::config::route::{duration, optional, refuse};
+use crate::config::{Compiled, Problems, gather};
 use crate::http::call::Callee;
 use crate::runtime::{clock, spawn::spawn};
 use crate::snapshot::SnapshotCell;
@@ -60,37 +60,37 @@ impl RemoteKeys {
         let Some(HttpUpstreamType::Cluster(cluster)) = &target.http_upstream_type else {
             return Err(Problems::one("http_uri.cluster", "is required"));
         };
-        let (host, uri) = place(&target.uri)?;
-        let (retries, backoff) = match &value.retry_policy {
-            None => (0, Backoff::default()),
-            Some(policy) => {
-                let retries = policy.num_retries.as_ref().map_or(1, |number| number.value);
-                (retries, Backoff::compile(policy).under("retry_policy")?)
-            }
-        };
+        let retries = value
+            .retry_policy
+            .as_ref()
+            .map_or(0, |policy| policy.num_retries.as_ref().map_or(1, |number| number.value));
+        let again = value.async_fetch.as_ref();
+        let again = again.and_then(|ahead| ahead.failed_refetch_duration.as_ref());
+        gather! {
+            let place = place(&target.uri);
+            let backoff = optional("retry_policy", value.retry_policy.as_ref(), Backoff::compile);
+            let timeout = duration("http_uri.timeout", target.timeout.as_ref());
+            let lifetime = duration("cache_duration", value.cache_duration.as_ref());
+            let again = duration("async_fetch.failed_refetch_duration", again);
+        }
+        let (host, uri) = place;
         let keys = Arc::new(Self {
             callee: Callee {
                 snapshot: snapshot.clone(),
                 cluster: Arc::from(cluster.as_str()),
-                timeout: duration("http_uri.timeout", target.timeout.as_ref())?.unwrap_or_default(),
+                timeout: timeout.unwrap_or_default(),
                 skip_envoy_headers: false,
             },
             uri,
             host,
-            lifetime: duration("cache_duration", value.cache_duration.as_ref())?
-                .unwrap_or(LIFETIME)
-                .min(FOR_EVER),
+            lifetime: lifetime.unwrap_or(LIFETIME).min(FOR_EVER),
             retries,
-            backoff,
+            backoff: backoff.unwrap_or_default(),
             held: ArcSwapOption::empty(),
             fetching: tokio::sync::Mutex::default(),
             stats: stats.clone(),
         });
-        if let Some(ahead) = &value.async_fetch {
-            let again = duration(
-                "async_fetch.failed_refetch_duration",
-                ahead.failed_refetch_duration.as_ref(),
-            )?;
+        if value.async_fetch.is_some() {
             keys.fetch_ahead(again.unwrap_or(Duration::from_secs(1)));
         }
         Ok(keys)

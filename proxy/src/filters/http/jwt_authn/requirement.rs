@@ -30,16 +30,17 @@ pub(super) enum Requirement {
 
 impl Requirement {
     /// `None`: nothing is required.
-    pub fn compile_optional(value: &pb::JwtRequirement, providers: &[Provider]) -> Compiled<Option<Self>> {
+    pub fn compile_optional(value: &pb::JwtRequirement, providers: &[&str]) -> Compiled<Option<Self>> {
         match value.requires_type {
             None => Ok(None),
             Some(_) => Self::compile(value, providers).map(Some),
         }
     }
 
-    pub fn compile(value: &pb::JwtRequirement, providers: &[Provider]) -> Compiled<Self> {
+    /// `providers`: their names, in their order.
+    pub fn compile(value: &pb::JwtRequirement, providers: &[&str]) -> Compiled<Self> {
         let index = |field: &str, name: &str| {
-            let found = providers.iter().position(|provider| provider.name == name);
+            let found = providers.iter().position(|provider| *provider == name);
             found.ok_or_else(|| Problems::one(field, format!("there is no provider {name:?}")))
         };
         let list = |requirements: &[pb::JwtRequirement]| {

@@ -4,15 +4,22 @@ use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use smallvec::SmallVec;
 
 use super::decode::BodyDecoder;
 use super::{H1Options, OriginalNames};
 use crate::http::failure::Failure;
 
-/// Most headers a head may have whatever is configured; bounds the array on the stack.
+mod target;
+
+use target::Target;
+
+/// Headers that are read into an array on the stack; a head of more, where that is allowed, is read once again into one of its own.
 const HEADER_SLOTS: usize = 256;
+
+/// What a [`HeaderMap`] holds at most, with room for what we add.
+const MOST_HEADERS: usize = 24_000;
 
 /// A parsed request head.
 pub struct RequestHead {
@@ -43,16 +50,51 @@ pub struct ResponseHead {
 /// A [`Failure::BadRequest`] with Envoy's `http1.*` details; the connection cannot be used any further.
 pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<RequestHead>, Failure> {
     skip_empty_lines(buffer);
-    let mut slots = [const { MaybeUninit::uninit() }; HEADER_SLOTS];
-    let limit = options.max_headers.min(HEADER_SLOTS);
+    match read_request(buffer, options, options.max_headers.min(HEADER_SLOTS)) {
+        Err(failure) if failure == TOO_MANY_HEADERS && options.max_headers > HEADER_SLOTS => {
+            let most = most_headers(buffer, options.max_headers);
+            read_request(buffer, options, most)
+        }
+        done => done,
+    }
+}
+
+/// How many headers the head can have, if so many are allowed.
+fn most_headers(buffer: &[u8], allowed: usize) -> usize {
+    let lines = memchr::memchr_iter(b'\n', buffer).count();
+    (lines + 1).min(allowed).min(MOST_HEADERS)
+}
+
+/// Room for the headers of a head, out of `few` if they fit there.
+fn slots<'s, 'b>(
+    few: &'s mut [MaybeUninit<httparse::Header<'b>>; HEADER_SLOTS],
+    many: &'s mut Vec<MaybeUninit<httparse::Header<'b>>>,
+    count: usize,
+) -> &'s mut [MaybeUninit<httparse::Header<'b>>] {
+    if count <= HEADER_SLOTS {
+        return &mut few[..count];
+    }
+    many.resize_with(count, MaybeUninit::uninit);
+    many
+}
+
+fn read_request(buffer: &mut BytesMut, options: &H1Options, count: usize) -> Result<Option<RequestHead>, Failure> {
+    let mut few = [const { MaybeUninit::uninit() }; HEADER_SLOTS];
+    let mut many = Vec::new();
+    let slots = slots(&mut few, &mut many, count);
     let mut parsed = httparse::Request::new(&mut []);
-    let head_len = match parsed.parse_with_uninit_headers(buffer, &mut slots[..limit]) {
+    let head_len = match parsed.parse_with_uninit_headers(buffer, slots) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) if buffer.len() >= options.max_head_bytes => return Err(HEAD_TOO_LARGE),
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(TOO_MANY_HEADERS),
         Err(httparse::Error::HeaderValue) => return Err(INVALID_CHARACTERS),
         Err(httparse::Error::HeaderName) if has_control(buffer) => return Err(INVALID_CHARACTERS),
+        Err(httparse::Error::Version | httparse::Error::Token)
+            if !options.accept_http_10 && target::is_of_other_version(buffer) =>
+        {
+            return Err(LOW_VERSION);
+        }
         Err(_) => return Err(CODEC_ERROR),
     };
     if head_len > options.max_head_bytes {
@@ -64,21 +106,17 @@ pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<Requ
         Version::HTTP_11
     };
     if version == Version::HTTP_10 && !options.accept_http_10 {
-        return Err(Failure::BadRequest {
-            details: "low_version",
-            status: StatusCode::UPGRADE_REQUIRED,
-        });
+        return Err(LOW_VERSION);
     }
-    let method = method(parsed.method.unwrap_or_default())?;
+    let method = target::method(parsed.method.unwrap_or_default())?;
     let base = buffer.as_ptr() as usize;
     let target = parsed.path.map_or(0..0, |path| span(base, path.as_bytes()));
     let spans = Spans::of(base, parsed.headers);
     let head = buffer.split_to(head_len).freeze();
 
     let mut request = Request::new(());
-    let target = head.slice(target);
-    let fragment = memchr::memchr(b'#', &target).map(|_| target.clone());
-    *request.uri_mut() = uri(&method, target)?;
+    let Target { uri, fragment } = Target::parse(&method, head.slice(target))?;
+    *request.uri_mut() = uri;
     *request.version_mut() = version;
     let mut framing = Framing::default();
     let headers = request.headers_mut();
@@ -100,7 +138,7 @@ pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<Requ
     Ok(Some(RequestHead {
         body: framing.request_body(version, is_connect)?,
         keep_alive: framing.keep_alive(version),
-        expect_continue: framing.expect_continue && version == Version::HTTP_11,
+        expect_continue: framing.expects == 1 && framing.expects_continue,
         wire_bytes: head_len,
         line_bytes: spans.line_bytes(head_len),
         fragment,
@@ -113,17 +151,33 @@ pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<Requ
 /// # Errors
 /// [`Failure::ProtocolError`] with the reason.
 pub fn response(buffer: &mut BytesMut, method: &Method, options: &H1Options) -> Result<Option<ResponseHead>, Failure> {
-    let mut slots = [const { MaybeUninit::uninit() }; HEADER_SLOTS];
-    let limit = options.max_headers.min(HEADER_SLOTS);
+    match read_response(buffer, method, options, options.max_headers.min(HEADER_SLOTS)) {
+        Err(failure) if failure == TOO_MANY_RESPONSE_HEADERS && options.max_headers > HEADER_SLOTS => {
+            let most = most_headers(buffer, options.max_headers);
+            read_response(buffer, method, options, most)
+        }
+        done => done,
+    }
+}
+
+fn read_response(
+    buffer: &mut BytesMut,
+    method: &Method,
+    options: &H1Options,
+    count: usize,
+) -> Result<Option<ResponseHead>, Failure> {
+    let mut few = [const { MaybeUninit::uninit() }; HEADER_SLOTS];
+    let mut many = Vec::new();
+    let slots = slots(&mut few, &mut many, count);
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
-    let head_len = match config.parse_response_with_uninit_headers(&mut parsed, buffer, &mut slots[..limit]) {
+    let head_len = match config.parse_response_with_uninit_headers(&mut parsed, buffer, slots) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) if buffer.len() >= options.max_head_bytes => {
             return Err(Failure::ProtocolError("http1.response_headers_too_large"));
         }
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err(Failure::ProtocolError("http1.too_many_headers")),
+        Err(httparse::Error::TooManyHeaders) => return Err(TOO_MANY_RESPONSE_HEADERS),
         Err(_) => return Err(BROKEN_RESPONSE),
     };
     let version = if parsed.version == Some(0) {
@@ -179,9 +233,9 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// Parses trailers from a complete block (ending with an empty line). Framing and routing fields are dropped: they mean
 /// nothing in a trailer (RFC 9110 section 6.5.1).
 pub fn trailers(block: &[u8], max_headers: usize) -> Option<HeaderMap> {
-    let mut slots = [httparse::EMPTY_HEADER; HEADER_SLOTS];
-    let limit = max_headers.min(HEADER_SLOTS);
-    let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(block, &mut slots[..limit]) else {
+    let mut slots: SmallVec<[httparse::Header<'_>; 32]> = SmallVec::new();
+    slots.resize(most_headers(block, max_headers), httparse::EMPTY_HEADER);
+    let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(block, &mut slots) else {
         return None;
     };
     let mut map = HeaderMap::with_capacity(parsed.len());
@@ -238,7 +292,8 @@ struct Framing {
     chunked: bool,
     close: bool,
     asks_keep_alive: bool,
-    expect_continue: bool,
+    expects: u32,
+    expects_continue: bool,
     hosts: u32,
 }
 
@@ -266,7 +321,8 @@ impl Framing {
                 self.asks_keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
             }
         } else if name == EXPECT {
-            self.expect_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+            self.expects += 1;
+            self.expects_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
         } else if name == HOST {
             self.hosts += 1;
             if !value.as_bytes().iter().all(|byte| is_authority(*byte)) {
@@ -329,82 +385,6 @@ fn parse_length(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-/// Methods that Envoy's parser knows, but for those that [`Method`] has a name for; others are refused (`allow_custom_methods`).
-const KNOWN_METHODS: [&str; 24] = [
-    "ACL",
-    "BIND",
-    "CHECKOUT",
-    "COPY",
-    "LINK",
-    "LOCK",
-    "MERGE",
-    "MKACTIVITY",
-    "MKCALENDAR",
-    "MKCOL",
-    "MOVE",
-    "NOTIFY",
-    "PROPFIND",
-    "PROPPATCH",
-    "PURGE",
-    "REBIND",
-    "REPORT",
-    "SEARCH",
-    "SOURCE",
-    "SUBSCRIBE",
-    "UNBIND",
-    "UNLINK",
-    "UNLOCK",
-    "UNSUBSCRIBE",
-];
-
-fn method(name: &str) -> Result<Method, Failure> {
-    let method = Method::from_bytes(name.as_bytes()).map_err(|_| CODEC_ERROR)?;
-    let standard = matches!(
-        method,
-        Method::GET
-            | Method::HEAD
-            | Method::POST
-            | Method::PUT
-            | Method::DELETE
-            | Method::CONNECT
-            | Method::OPTIONS
-            | Method::TRACE
-            | Method::PATCH
-    );
-    if standard || KNOWN_METHODS.contains(&name) {
-        Ok(method)
-    } else {
-        Err(CODEC_ERROR)
-    }
-}
-
-fn uri(method: &Method, target: Bytes) -> Result<Uri, Failure> {
-    let origin_form = target.starts_with(b"/") || &target[..] == b"*";
-    let Ok(uri) = Uri::from_maybe_shared(target) else {
-        return Err(CODEC_ERROR);
-    };
-    if *method == Method::CONNECT {
-        let acceptable = uri.authority().is_some() && uri.scheme().is_none();
-        return if acceptable { Ok(uri) } else { Err(CODEC_ERROR) };
-    }
-    match (uri.scheme_str(), uri.authority()) {
-        _ if origin_form => Ok(uri),
-        (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => without_user(uri),
-        (Some("http" | "https"), Some(_)) => Ok(uri),
-        (Some(_), Some(_)) => Err(INVALID_SCHEME),
-        _ => Err(CODEC_ERROR),
-    }
-}
-
-/// User info in a target names nobody's host (RFC 9110, 4.2.4): it goes no further.
-fn without_user(uri: Uri) -> Result<Uri, Failure> {
-    let mut parts = uri.into_parts();
-    let authority = parts.authority.take().ok_or(CODEC_ERROR)?;
-    let host = authority.as_str().rsplit('@').next().unwrap_or_default();
-    parts.authority = Some(host.parse().map_err(|_| CODEC_ERROR)?);
-    Uri::from_parts(parts).map_err(|_| CODEC_ERROR)
-}
-
 /// A control character, but for those of lines and blanks, in the head.
 fn has_control(buffer: &[u8]) -> bool {
     let end = memchr::memmem::find(buffer, b"\r\n\r\n").unwrap_or(buffer.len());
@@ -431,9 +411,9 @@ const INVALID_CHARACTERS: Failure = Failure::BadRequest {
     details: "http1.invalid_characters",
     status: StatusCode::BAD_REQUEST,
 };
-const INVALID_SCHEME: Failure = Failure::BadRequest {
-    details: "http1.invalid_scheme",
-    status: StatusCode::BAD_REQUEST,
+const LOW_VERSION: Failure = Failure::BadRequest {
+    details: "low_version",
+    status: StatusCode::UPGRADE_REQUIRED,
 };
 const INVALID_AUTHORITY: Failure = Failure::BadRequest {
     details: "http.invalid_authority",
@@ -447,4 +427,5 @@ const TOO_MANY_HEADERS: Failure = Failure::BadRequest {
     details: "http1.too_many_headers",
     status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
 };
+const TOO_MANY_RESPONSE_HEADERS: Failure = Failure::ProtocolError("http1.too_many_headers");
 const BROKEN_RESPONSE: Failure = Failure::ProtocolError("http1.codec_error");

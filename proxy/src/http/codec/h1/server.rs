@@ -174,6 +174,7 @@ impl<S: Service> Driver<S> {
             }
             drop(conn);
             if poll_deadline(self.timer.as_mut(), Some(deadline), cx) {
+                self.service.event(ConnectionEvent::DelayedClose);
                 return Poll::Ready(());
             }
             Poll::Pending
@@ -227,12 +228,15 @@ impl<S: Service> Driver<S> {
             if self.leave.poll_over(cx) && !partial {
                 return Poll::Ready(Next::Close);
             }
+            let mut is_old = false;
             let deadline = match head_since {
                 Some(since) if partial => self.timeouts.request_headers.map(|limit| since + limit),
                 _ => {
                     let idle = self.timeouts.idle.map(|limit| idle_since + limit);
                     let old = self.expiry().map(|expiry| expiry + self.timeouts.grace());
-                    idle.into_iter().chain(self.leave.deadline()).chain(old).min()
+                    let sooner = idle.into_iter().chain(self.leave.deadline()).min();
+                    is_old = old.is_some_and(|old| sooner.is_none_or(|sooner| old < sooner));
+                    sooner.into_iter().chain(old).min()
                 }
             };
             drop(conn);
@@ -242,7 +246,9 @@ impl<S: Service> Driver<S> {
             if partial {
                 return Poll::Ready(Next::Bad(Failure::RequestHeadersTimeout));
             }
-            if self.leave.deadline().is_none() {
+            if is_old {
+                self.service.event(ConnectionEvent::MaxDuration);
+            } else if self.leave.deadline().is_none() {
                 self.service.event(ConnectionEvent::IdleTimeout);
             }
             Poll::Ready(Next::Close)
@@ -265,12 +271,9 @@ impl<S: Service> Driver<S> {
             conn.body = if tunnel { BodyDecoder::UntilClose } else { head.body };
         }
         let proxies_interim = self.service.proxies_interim();
-        if head.expect_continue && has_body && !proxies_interim {
-            self.service.event(ConnectionEvent::Interim);
-            self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-            if self.flush(&mut Body::Empty).await.is_err() {
-                return false;
-            }
+        let expects = head.expect_continue && !proxies_interim;
+        if expects && !self.send_continue(version).await {
+            return false;
         }
         let body = if has_body { self.request_body() } else { Body::Empty };
         let protocol = if version == Version::HTTP_10 {
@@ -288,15 +291,17 @@ impl<S: Service> Driver<S> {
         self.requests += 1;
         self.stream_idle = self.timeouts.stream_idle;
         let is_old = self.expiry().is_some_and(|expiry| exchange.started >= expiry);
-        if is_old || self.options.max_requests.is_some_and(|max| self.requests >= max) {
-            exchange.last_of_connection = true;
-            exchange.close_downstream = true;
+        if is_old {
+            self.service.event(ConnectionEvent::MaxDuration);
         }
+        exchange.last_of_connection = self.options.max_requests.is_some_and(|max| self.requests >= max);
+        exchange.close_downstream |= is_old || exchange.last_of_connection;
         exchange.bytes.request_headers = head.wire_bytes as u64;
         exchange.bytes.request_lines = head.line_bytes as u64;
         if !has_body {
             exchange.timing.request_end = Some(Duration::ZERO);
-        } else if head.expect_continue && !proxies_interim {
+        }
+        if expects {
             exchange.request.headers_mut().remove(http::header::EXPECT);
         }
         let keep = match self.call(&mut exchange).await {
@@ -329,6 +334,17 @@ impl<S: Service> Driver<S> {
         self.idle_since = exchange.started + end;
         self.service.finish(&mut exchange);
         keep && self.conn.lock().body.is_done()
+    }
+
+    /// Answers an expectation. Says whether the client still listens.
+    async fn send_continue(&mut self, version: Version) -> bool {
+        self.service.event(ConnectionEvent::Interim);
+        let head: &[u8] = match version {
+            Version::HTTP_10 => b"HTTP/1.0 100 Continue\r\n\r\n",
+            _ => b"HTTP/1.1 100 Continue\r\n\r\n",
+        };
+        self.out.extend_from_slice(head);
+        self.flush(&mut Body::Empty).await.is_ok()
     }
 
     fn request_body(&self) -> Body {

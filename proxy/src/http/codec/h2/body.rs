@@ -210,7 +210,7 @@ impl RecvBody {
             Side::Downstream(_) | Side::Over => downstream_failure(error),
         };
         if let Side::Upstream { held } = &mut self.side {
-            held.ends(Outcome::of(&failure));
+            held.ends(Outcome::of(error, &failure));
         }
         self.over();
         Some(Err(BodyError::Failed(failure)))

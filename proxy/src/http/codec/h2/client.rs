@@ -22,6 +22,7 @@ use super::headers;
 use super::keepalive::{Keepalive, Timer};
 use super::options::H2Options;
 use super::pump::{Pump, PumpError};
+use super::watch::Watch;
 use crate::http::body::{Body, BodyError};
 use crate::http::codec::{Interim, InterimStatus, SendError};
 use crate::http::failure::Failure;
@@ -44,6 +45,12 @@ pub struct ClientConnection {
 
 /// What a pool wants to hear. Called on the worker's thread, never with a lock held.
 pub trait ClientHooks: Send + Sync + 'static {
+    /// A stream takes its place on the connection.
+    fn stream_began(&self) {}
+
+    /// The peer did not answer a ping: the connection is given up.
+    fn ping_unanswered(&self) {}
+
     /// A stream is over: there may be room for another.
     fn stream_ended(&self, outcome: Outcome) {
         let _ = outcome;
@@ -94,7 +101,7 @@ impl ClientConnection {
         hooks: Option<Arc<dyn ClientHooks>>,
     ) -> Result<Self, Failure> {
         let load = Arc::<Load>::default();
-        let io = Coalesced::new(io, load.clone());
+        let io = Coalesced::new(io, load.clone(), Watch::client(options.floods));
         let handshake = options.client_builder().handshake::<_, Bytes>(io).await;
         let (sender, mut connection) = handshake.map_err(|error| upstream_failure(&error))?;
         let shared = Arc::new(Shared {
@@ -323,7 +330,7 @@ impl Waiting {
             Poll::Ready(Ok(response)) => Poll::Ready(Ok((response, self.pump.take()))),
             Poll::Ready(Err(error)) => {
                 let failure = upstream_failure(&error);
-                self.active.outcome = Outcome::of(&failure);
+                self.active.outcome = Outcome::of(&error, &failure);
                 Poll::Ready(Err(lost(failure)))
             }
             Poll::Pending => Poll::Pending,
@@ -370,6 +377,9 @@ impl Future for Driver {
                     .as_mut()
                     .is_some_and(|keepalive| keepalive.poll(cx).is_ready());
                 if dead {
+                    if let Some(hooks) = &this.shared.hooks {
+                        hooks.ping_unanswered();
+                    }
                     Some(Failure::ConnectionTermination)
                 } else if this.shared.cut.load(Ordering::Relaxed) {
                     Some(Failure::LocalReset)

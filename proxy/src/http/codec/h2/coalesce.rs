@@ -6,17 +6,23 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use super::watch::{Flood, Watch};
 use crate::runtime::io::Io;
-use crate::runtime::wake;
+use crate::runtime::{clock, wake};
 
 /// So much is never kept back: one TLS record, and what the `h2` crate gathers by itself.
 const ENOUGH: usize = 16 * 1024;
+
+/// So much is read of what comes behind the end.
+const ENOUGH_READ: usize = 256 * 1024;
 
 /// Turns that a flush waits at most.
 const PATIENCE: u8 = 4;
@@ -28,12 +34,68 @@ pub(super) struct Load {
     pub(super) streams: AtomicU32,
     /// Whatever is written now must go: nobody will ask again.
     pub(super) hurry: AtomicBool,
+    /// The peer sends frames that it may not send so many of: nothing more is read.
+    pub(super) flood: OnceLock<Flood>,
+    /// The peer owes the rest of a header block, since then.
+    pub(super) block_since: Mutex<Option<Instant>>,
+    /// The highest stream that was taken up.
+    pub(super) accepted: AtomicU32,
+    /// Requests that the client has begun.
+    pub(super) begun: AtomicU64,
+    /// Requests that were refused before they were taken up.
+    pub(super) refused: AtomicU64,
+    /// Streams that were reset before they were taken up, for what their heads were; and whether there are any.
+    pub(super) malformed: Mutex<Vec<u32>>,
+    pub(super) any_malformed: AtomicBool,
+    /// What is left when the codec is done: the peer has not closed it.
+    left: Mutex<Option<Io>>,
+}
+
+impl Load {
+    /// Says that no more will come, and reads what the peer still sends, for a while: closing over unread bytes would reset the connection, and
+    /// take back what the peer has not read yet.
+    pub(super) async fn linger(&self, limit: Option<Duration>) {
+        let left = self.left.lock().take();
+        let (Some(mut io), Some(limit)) = (left, limit) else {
+            return;
+        };
+        let rest = async {
+            let _ = io.shutdown().await;
+            let mut nobody = vec![0; 4096];
+            let mut room = ENOUGH_READ;
+            while room > 0 {
+                match io.read(&mut nobody).await {
+                    Ok(count) if count > 0 => room = room.saturating_sub(count),
+                    _ => return,
+                }
+            }
+            // It sends on and on: it is not read any more, and has until then to read what we have said.
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = rest => {}
+            () = clock::sleep(limit) => {}
+        }
+    }
+}
+
+/// Closes what is left of a connection, at the latest when it is dropped.
+pub(super) struct Closes(pub(super) Arc<Load>);
+
+impl Drop for Closes {
+    fn drop(&mut self) {
+        self.0.left.lock().take();
+    }
 }
 
 /// Stands between the `h2` crate and the stream.
 pub(super) struct Coalesced {
-    io: Io,
+    /// `None` when it is dropped.
+    io: Option<Io>,
     load: Arc<Load>,
+    watch: Watch,
+    /// The peer has closed, or the connection broke.
+    ended: bool,
     /// Written by the codec, not yet to `io`: from `sent` on.
     held: Vec<u8>,
     sent: usize,
@@ -43,10 +105,12 @@ pub(super) struct Coalesced {
 }
 
 impl Coalesced {
-    pub(super) fn new(io: Io, load: Arc<Load>) -> Self {
+    pub(super) fn new(io: Io, load: Arc<Load>, watch: Watch) -> Self {
         Self {
-            io,
+            io: Some(io),
             load,
+            watch,
+            ended: false,
             held: Vec::new(),
             sent: 0,
             seen: 0,
@@ -63,7 +127,8 @@ impl Coalesced {
 
     fn poll_write_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(rest) = self.held.get(self.sent..).filter(|rest| !rest.is_empty()) {
-            let written = ready!(Pin::new(&mut self.io).poll_write(cx, rest))?;
+            let io = self.io.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+            let written = ready!(Pin::new(io).poll_write(cx, rest))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -76,11 +141,62 @@ impl Coalesced {
         self.waited = 0;
         Poll::Ready(Ok(()))
     }
+
+    fn io(&mut self) -> io::Result<Pin<&mut Io>> {
+        self.io.as_mut().map(Pin::new).ok_or(io::ErrorKind::NotConnected.into())
+    }
+
+    /// Looks at what was read.
+    fn watch_received(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let (was_open, ended) = (self.watch.block_is_open(), self.watch.blocks_ended());
+        let received = self.watch.received(bytes);
+        self.load.begun.store(self.watch.opened(), Ordering::Relaxed);
+        let is_open = self.watch.block_is_open();
+        if was_open || is_open {
+            let mut since = self.load.block_since.lock();
+            // One block may end and the next begin in what was read.
+            let goes_on = since.filter(|_| self.watch.blocks_ended() == ended);
+            *since = is_open.then(|| goes_on.unwrap_or_else(clock::now));
+        }
+        received.map_err(|flood| {
+            let _ = self.load.flood.set(flood);
+            io::Error::new(io::ErrorKind::InvalidData, flood)
+        })
+    }
+
+    fn watch_sent(&mut self, bytes: &[u8]) {
+        let load = &self.load;
+        self.watch.sent(bytes, |stream, broke_rules| {
+            if stream <= load.accepted.load(Ordering::Relaxed) {
+                return;
+            }
+            if broke_rules {
+                load.malformed.lock().push(stream);
+                load.any_malformed.store(true, Ordering::Relaxed);
+            } else {
+                load.refused.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+}
+
+impl Drop for Coalesced {
+    fn drop(&mut self) {
+        if !self.ended && self.watch.is_server() {
+            *self.load.left.lock() = self.io.take();
+        }
+    }
 }
 
 impl AsyncRead for Coalesced {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = ready!(this.io()?.poll_read(cx, buf));
+        let fresh = buf.filled().get(before..).unwrap_or_default();
+        this.ended |= fresh.is_empty() || read.is_err();
+        read?;
+        Poll::Ready(this.watch_received(fresh))
     }
 }
 
@@ -99,17 +215,25 @@ impl AsyncWrite for Coalesced {
         if this.held.len() + length > ENOUGH {
             ready!(this.poll_write_held(cx))?;
             if length >= ENOUGH {
-                return Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+                let written = ready!(this.io()?.poll_write_vectored(cx, bufs))?;
+                let mut rest = written;
+                for buf in bufs {
+                    let part = buf.get(..rest.min(buf.len())).unwrap_or_default();
+                    this.watch_sent(part);
+                    rest -= part.len();
+                }
+                return Poll::Ready(Ok(written));
             }
         }
         for buf in bufs {
+            this.watch_sent(buf);
             this.held.extend_from_slice(buf);
         }
         Poll::Ready(Ok(length))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.io.as_ref().is_some_and(Io::is_write_vectored)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -123,13 +247,13 @@ impl AsyncWrite for Coalesced {
             }
             ready!(this.poll_write_held(cx))?;
         }
-        Pin::new(&mut this.io).poll_flush(cx)
+        this.io()?.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_write_held(cx))?;
-        Pin::new(&mut this.io).poll_shutdown(cx)
+        this.io()?.poll_shutdown(cx)
     }
 }
 
@@ -140,12 +264,14 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     use super::*;
+    use crate::http::codec::h2::FloodLimits;
 
     fn pair(streams: u32) -> (Coalesced, DuplexStream, Arc<Load>) {
         let (ours, theirs) = tokio::io::duplex(2 * ENOUGH);
         let load = Arc::new(Load::default());
         load.streams.store(streams, Ordering::Relaxed);
-        (Coalesced::new(Io::Duplex(ours), load.clone()), theirs, load)
+        let watch = Watch::server(FloodLimits::default());
+        (Coalesced::new(Io::Duplex(ours), load.clone(), watch), theirs, load)
     }
 
     async fn flushes_at_once(io: &mut Coalesced) -> bool {

@@ -31,6 +31,12 @@ pub struct H2Options {
     pub stream_idle: Option<Duration>,
     /// `request_timeout`: from the beginning of a request to its last byte. Envoy: off.
     pub request_timeout: Option<Duration>,
+    /// `request_headers_timeout`: from the first byte of a header block to its last. Envoy: off.
+    pub request_headers: Option<Duration>,
+    /// `drain_timeout`: how long a connection that leaves waits for its client to say that it knows. Envoy: 5 s.
+    pub drain_timeout: Duration,
+    /// `delayed_close_timeout`: how long the client may take to close when we have. Envoy: 1 s.
+    pub delayed_close: Option<Duration>,
     /// `connection_keepalive`. Envoy: off.
     pub keepalive: Option<KeepaliveOptions>,
     /// `max_requests_per_connection`: drained after so many.
@@ -45,6 +51,29 @@ pub struct H2Options {
     pub stream_reset_burst: u32,
     /// `stream_reset_rate`: resets that become free again each second. Envoy: 33.
     pub stream_reset_rate: u32,
+    /// Frames that cost their sender little and us much.
+    pub floods: FloodLimits,
+}
+
+/// How many frames are too many: the connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FloodLimits {
+    /// `max_consecutive_inbound_frames_with_empty_payload`
+    pub empty_in_a_row: u32,
+    /// `max_inbound_priority_frames_per_stream`
+    pub priorities_per_stream: u32,
+    /// `max_inbound_window_update_frames_per_data_frame_sent`
+    pub window_updates_per_data_frame: u32,
+}
+
+impl Default for FloodLimits {
+    fn default() -> Self {
+        Self {
+            empty_in_a_row: 1,
+            priorities_per_stream: 100,
+            window_updates_per_data_frame: 10,
+        }
+    }
 }
 
 /// `max_headers_count` and `max_request_headers_kb`, for the blocks that are read after their head.
@@ -78,6 +107,9 @@ impl Default for H2Options {
             idle_timeout: Some(Duration::from_secs(3600)),
             stream_idle: Some(Duration::from_secs(300)),
             request_timeout: None,
+            request_headers: None,
+            drain_timeout: Duration::from_secs(5),
+            delayed_close: Some(Duration::from_secs(1)),
             keepalive: None,
             max_requests_per_connection: None,
             max_connection_duration: None,
@@ -85,6 +117,7 @@ impl Default for H2Options {
             max_pending_accept_reset_streams: 256,
             stream_reset_burst: 1000,
             stream_reset_rate: 33,
+            floods: FloodLimits::default(),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The task of a downstream connection: it moves frames, starts a task for each stream, and decides when the connection ends.
 
+mod endings;
+
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -11,16 +13,19 @@ use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use parking_lot::Mutex;
 
-use super::coalesce::{Coalesced, Load};
+use super::coalesce::{Closes, Coalesced, Load};
 use super::keepalive::{Keepalive, Timer};
 use super::options::H2Options;
+use super::resets::ResetBucket;
 use super::stream;
+use super::watch::Watch;
 use crate::http::service::{ConnectionEvent, Service};
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
 use crate::runtime::drain::{DrainPhase, DrainSignal};
 use crate::runtime::io::Io;
 use crate::runtime::spawn::spawn;
+pub(super) use endings::tell;
 
 /// Serves a connection to its end. Its streams are tasks of their own, which learn of the connection's end and finish by themselves.
 ///
@@ -37,7 +42,8 @@ pub async fn serve<S: Service>(
     mut drain: DrainSignal,
 ) {
     let load = Arc::<Load>::default();
-    let io = Coalesced::new(io, load.clone());
+    let _closes = Closes(load.clone());
+    let io = Coalesced::new(io, load.clone(), Watch::server(options.floods));
     // Boxed: it is as large as the connection that comes out of it.
     let handshake = Box::pin(options.server_builder().handshake::<_, Bytes>(io));
     let patience = options.idle_timeout.unwrap_or(Duration::MAX);
@@ -53,7 +59,14 @@ pub async fn serve<S: Service>(
         () = closed(drain.clone()) => return,
         () = clock::sleep(patience) => return,
     };
-    let mut driver = Driver::new(h2, service, connection, options, load);
+    let mut driver = Driver::new(h2, service, connection, options, load.clone());
+    run(&mut driver, &mut drain).await;
+    let hangs_up = driver.hangs_up;
+    drop(driver);
+    load.linger(options.delayed_close.filter(|_| !hangs_up)).await;
+}
+
+async fn run<S: Service>(driver: &mut Driver<S>, drain: &mut DrainSignal) {
     let mut awaited = Some(DrainPhase::Draining);
     loop {
         let Some(phase) = awaited else {
@@ -92,9 +105,18 @@ pub(super) struct Shared {
     /// Milliseconds since `started` when a stream last ended.
     last_end: AtomicU64,
     flooded: AtomicBool,
-    /// We ended the connection: what streams then see as a reset was none by the client.
-    cut: AtomicBool,
+    /// We ended the connection, and why: what streams then see as a reset was none by the client.
+    cut: OnceLock<Cut>,
     resets: Mutex<ResetBucket>,
+}
+
+/// Why we ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// It had to go.
+    Local,
+    /// The client broke the protocol: response-code details.
+    Broken(&'static str),
 }
 
 /// A stream's presence on its connection.
@@ -110,9 +132,9 @@ impl ActiveStream {
         &self.0.options
     }
 
-    /// Whether the stream ended because we ended its connection.
-    pub(super) fn was_cut(&self) -> bool {
-        self.0.cut.load(Ordering::Relaxed)
+    /// Why we ended its connection, if we did.
+    pub(super) fn cut(&self) -> Option<Cut> {
+        self.0.cut.get().copied()
     }
 
     /// Counts a reset by the peer; too many close the connection (`stream_reset_burst`, `stream_reset_rate`).
@@ -133,41 +155,6 @@ impl Drop for ActiveStream {
     }
 }
 
-/// A token bucket over the peer's RST_STREAMs.
-struct ResetBucket {
-    /// In thousandths of a reset.
-    tokens: u64,
-    burst: u64,
-    rate: u64,
-    filled_at: Instant,
-}
-
-impl ResetBucket {
-    fn new(options: &H2Options, now: Instant) -> Self {
-        let burst = u64::from(options.stream_reset_burst) * 1000;
-        Self {
-            tokens: burst,
-            burst,
-            rate: u64::from(options.stream_reset_rate),
-            filled_at: now,
-        }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let millis = u64::try_from(now.saturating_duration_since(self.filled_at).as_millis()).unwrap_or(u64::MAX);
-        if millis > 0 {
-            self.tokens = self
-                .tokens
-                .saturating_add(millis.saturating_mul(self.rate))
-                .min(self.burst);
-            self.filled_at = now;
-        }
-        let enough = self.tokens >= 1000;
-        self.tokens = self.tokens.saturating_sub(1000);
-        enough
-    }
-}
-
 struct Driver<S> {
     h2: Connection<Coalesced, Bytes>,
     service: Arc<S>,
@@ -180,6 +167,18 @@ struct Driver<S> {
     idle: Option<Timer>,
     max_age: Option<Timer>,
     keepalive: Option<Keepalive>,
+    /// Runs while the client owes the rest of a header block (`request_headers_timeout`).
+    headers: Option<Timer>,
+    /// The header block came too late: whatever comes now is refused.
+    late: bool,
+    /// When to look whether the last stream has ended, and end the connection.
+    ending: Option<Timer>,
+    /// Until when the client may take our last words.
+    closing: Option<Timer>,
+    /// The client is not waited for at the end: it floods, or is not there.
+    hangs_up: bool,
+    /// Requests that were written down although they never became streams.
+    told: u64,
 }
 
 impl<S: Service> Driver<S> {
@@ -204,13 +203,19 @@ impl<S: Service> Driver<S> {
             idle: options.idle_timeout.map(Timer::after),
             max_age: options.max_connection_duration.map(Timer::after),
             keepalive,
+            headers: None,
+            late: false,
+            ending: None,
+            closing: None,
+            hangs_up: false,
+            told: 0,
             shared: Arc::new(Shared {
                 options: options.clone(),
                 started: now,
                 load,
                 last_end: AtomicU64::new(0),
                 flooded: AtomicBool::new(false),
-                cut: AtomicBool::new(false),
+                cut: OnceLock::new(),
                 resets: Mutex::new(ResetBucket::new(options, now)),
             }),
         }
@@ -227,10 +232,7 @@ impl<S: Service> Driver<S> {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(connection = self.connection.id, %error, "http2 connection failed");
-                    self.shared.cut.store(!error.is_io(), Ordering::Relaxed);
-                    if !error.is_io() && !error.is_remote() {
-                        self.service.event(ConnectionEvent::ProtocolError);
-                    }
+                    self.failed(&error);
                     return Poll::Ready(());
                 }
                 Poll::Ready(None) => return Poll::Ready(()),
@@ -238,18 +240,24 @@ impl<S: Service> Driver<S> {
             }
             if self.shared.flooded.swap(false, Ordering::Relaxed) {
                 tracing::debug!(connection = self.connection.id, "http2 stream reset flood");
-                self.shared.cut.store(true, Ordering::Relaxed);
-                self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                self.service.event(ConnectionEvent::ResetFlood);
+                self.hangs_up = true;
+                self.shut(Reason::ENHANCE_YOUR_CALM);
                 continue;
             }
-            let again = self.poll_idle(cx) | self.poll_max_age(cx);
+            if self.closing.as_mut().is_some_and(|timer| timer.poll(cx).is_ready()) {
+                return Poll::Ready(());
+            }
+            self.tell_malformed();
+            let again = self.poll_idle(cx) | self.poll_max_age(cx) | self.poll_headers(cx) | self.poll_ending(cx);
             if self
                 .keepalive
                 .as_mut()
                 .is_some_and(|keepalive| keepalive.poll(cx).is_ready())
             {
                 tracing::debug!(connection = self.connection.id, "http2 keepalive timeout");
-                self.shared.cut.store(true, Ordering::Relaxed);
+                let _ = self.shared.cut.set(Cut::Local);
+                self.hangs_up = true;
                 self.service.event(ConnectionEvent::KeepaliveTimeout);
                 return Poll::Ready(());
             }
@@ -259,7 +267,17 @@ impl<S: Service> Driver<S> {
         }
     }
 
-    fn accept(&mut self, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) {
+    fn accept(&mut self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        let stream = respond.stream_id().as_u32();
+        let load = &self.shared.load;
+        load.accepted.store(stream, Ordering::Relaxed);
+        if load.any_malformed.load(Ordering::Relaxed) {
+            // It ends as a stream does that was taken up.
+            load.malformed.lock().retain(|other| *other != stream);
+        }
+        if self.late {
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        }
         self.opened += 1;
         let active = ActiveStream::new(&self.shared);
         let run = stream::run(self.service.clone(), self.connection.clone(), active, request, respond);
@@ -286,13 +304,26 @@ impl<S: Service> Driver<S> {
             self.draining = true;
             self.idle = None;
             self.max_age = None;
+            self.service.event(ConnectionEvent::GoawaySent);
+            // The PING behind the GOAWAY tells when the client knows; it may never answer.
+            self.ending = Some(Timer::after(self.shared.options.drain_timeout));
             self.h2.graceful_shutdown();
         }
     }
 
+    /// Ends the connection with all its streams.
+    fn shut(&mut self, reason: Reason) {
+        let _ = self.shared.cut.set(Cut::Local);
+        self.closing = Some(Timer::after(GRACE));
+        self.service.event(ConnectionEvent::GoawaySent);
+        self.h2.abrupt_shutdown(reason);
+    }
+
     async fn abort(&mut self) {
-        self.shared.cut.store(true, Ordering::Relaxed);
+        let _ = self.shared.cut.set(Cut::Local);
+        self.hangs_up = true;
         self.shared.load.hurry.store(true, Ordering::Relaxed);
+        self.service.event(ConnectionEvent::GoawaySent);
         self.h2.abrupt_shutdown(Reason::NO_ERROR);
         // Once, for the GOAWAY: a peer that does not read is not waited for.
         poll_fn(|cx| {
@@ -324,33 +355,12 @@ impl<S: Service> Driver<S> {
     fn poll_max_age(&mut self, cx: &mut Context<'_>) -> bool {
         let expired = self.max_age.as_mut().is_some_and(|timer| timer.poll(cx).is_ready());
         if expired {
+            // The timer is also that of a connection that waits for its first stream before it leaves.
+            if !self.leaving {
+                self.service.event(ConnectionEvent::MaxDuration);
+            }
             self.drain();
         }
         expired
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reset_bucket_refills_at_its_rate() {
-        let start = clock_free_instant();
-        let options = H2Options {
-            stream_reset_burst: 3,
-            stream_reset_rate: 2,
-            ..H2Options::default()
-        };
-        let mut bucket = ResetBucket::new(&options, start);
-        let taken: Vec<bool> = (0..4).map(|_| bucket.take(start)).collect();
-        assert_eq!(taken, [true, true, true, false]);
-        let later = start + Duration::from_millis(500);
-        assert!(bucket.take(later) && !bucket.take(later));
-    }
-
-    #[allow(clippy::disallowed_methods)]
-    fn clock_free_instant() -> Instant {
-        Instant::now()
     }
 }

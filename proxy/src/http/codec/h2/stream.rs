@@ -18,7 +18,7 @@ use super::headers;
 use super::options::HeaderLimits;
 use super::patience::{self, Patience, Progress};
 use super::pump::{Pump, PumpError};
-use super::server::ActiveStream;
+use super::server::{ActiveStream, Cut, tell};
 use crate::http::body::{Body, BodyError};
 use crate::http::cut;
 use crate::http::exchange::{Exchange, Protocol, Reset};
@@ -32,6 +32,12 @@ use crate::telemetry::flags::ResponseFlags;
 /// A known body up to this size is handed to the codec with the head, whatever the window: it is in memory either way.
 const AT_ONCE: usize = 64 * 1024;
 
+/// A reset for a protocol error.
+const BROKE_RULES: Failure = Failure::BadRequest {
+    details: "http2.remote_reset",
+    status: StatusCode::BAD_REQUEST,
+};
+
 const UNDERSCORE: &str = "http2.unexpected_underscore";
 
 /// Runs one stream to its end, recorded by [`Service::finish`].
@@ -42,6 +48,16 @@ pub(super) async fn run<S: Service>(
     mut request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
+    if let Some(details) = headers::malformed(&request) {
+        respond.send_reset(Reason::PROTOCOL_ERROR);
+        service.event(ConnectionEvent::ProtocolError);
+        return tell(
+            &*service,
+            &connection,
+            ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
+            details,
+        );
+    }
     let mut checked = headers::check_limits(request.headers(), active.options().header_limits());
     match active.options().underscores.apply(request.headers_mut()) {
         Ok(0) => {}
@@ -78,17 +94,7 @@ pub(super) async fn run<S: Service>(
         };
         let end = sender.answer(&*service, &mut exchange).await;
         if let Err(end) = end {
-            let downstream = matches!(end, Failure::DownstreamReset | Failure::DownstreamDisconnect);
-            if downstream && active.was_cut() {
-                record(&mut exchange, &Failure::DownstreamDisconnect);
-                exchange.details = Cow::Borrowed("downstream_local_disconnect");
-            } else {
-                record(&mut exchange, &end);
-                if end == Failure::DownstreamReset {
-                    service.event(ConnectionEvent::StreamReset);
-                    active.count_reset();
-                }
-            }
+            ended(&*service, &active, &mut exchange, &end);
         }
     }
     if let Some(meter) = &received.meter {
@@ -173,7 +179,33 @@ fn send_interim<S: Service>(service: &S, respond: &mut SendResponse<Bytes>, stat
     }
 }
 
-/// Writes down why a stream ended before its response did.
+/// Writes down why a stream ended before its response did, or why its connection had to.
+fn ended<S: Service>(service: &S, active: &ActiveStream, exchange: &mut Exchange, end: &Failure) {
+    let gone = matches!(end, Failure::DownstreamReset | Failure::DownstreamDisconnect);
+    match active.cut() {
+        Some(Cut::Local) if gone => {
+            record(exchange, &Failure::DownstreamDisconnect);
+            exchange.details = Cow::Borrowed("downstream_local_disconnect");
+        }
+        Some(Cut::Broken(details)) if gone || matches!(end, Failure::BadRequest { .. }) => {
+            if exchange.response_code.is_none() {
+                // What an answer that nobody got said is not what ended the stream.
+                exchange.flags = ResponseFlags::default();
+            }
+            exchange.flags.set(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+            exchange.reset = Some(Reset::ByClient);
+            exchange.details = Cow::Borrowed(details);
+        }
+        _ => {
+            record(exchange, end);
+            if *end == Failure::DownstreamReset || *end == BROKE_RULES {
+                service.event(ConnectionEvent::StreamReset);
+                active.count_reset();
+            }
+        }
+    }
+}
+
 fn record(exchange: &mut Exchange, failure: &Failure) {
     let row = failure.row();
     exchange.flags.set(row.flags);
@@ -269,10 +301,18 @@ impl Sender {
         exchange.answered_early = !self.request_over();
         let end = body.is_empty();
         let head = Response::from_parts(head, ());
-        let mut stream = self
-            .respond
-            .send_response(head, end)
-            .map_err(|error| downstream_failure(&error))?;
+        let mut stream = match self.respond.send_response(head, end) {
+            Ok(stream) => stream,
+            Err(error) => {
+                // The client has seen no code.
+                exchange.response_code = None;
+                let reset = poll_fn(|cx| Poll::Ready(self.respond.poll_reset(cx))).await;
+                return Err(match reset {
+                    Poll::Ready(Ok(reason)) => gone(Ok(reason)),
+                    _ => downstream_failure(&error),
+                });
+            }
+        };
         if end {
             return Ok(());
         }
@@ -333,6 +373,8 @@ fn has_room(stream: &mut SendStream<Bytes>, length: usize) -> bool {
 
 fn gone(reset: Result<Reason, h2::Error>) -> Failure {
     match reset {
+        // By the client, or by the `h2` crate for a body or trailers that break the rules.
+        Ok(Reason::PROTOCOL_ERROR) => BROKE_RULES,
         Ok(_) => Failure::DownstreamReset,
         Err(error) => downstream_failure(&error),
     }

@@ -128,3 +128,116 @@ fn the_control_plane_cannot_take_an_address_of_the_bootstrap() {
     let refused = reserve(&bench, &listener("dynamic", port, vec![echo("e")])).unwrap_err();
     assert!(refused.contains("has duplicate address"), "{refused}");
 }
+
+/// `SO_KEEPALIVE`, before it is bound.
+fn with_option(listener: pb::Listener, value: i64) -> pb::Listener {
+    let option = core::SocketOption {
+        level: 1,
+        name: 9,
+        value: Some(core::socket_option::Value::IntValue(value)),
+        ..Default::default()
+    };
+    pb::Listener {
+        socket_options: vec![option],
+        ..listener
+    }
+}
+
+#[test]
+fn other_socket_options_make_other_sockets_beside_the_old_ones() {
+    let bench = Bench::new(PATIENCE);
+    let (_held, port) = held_port();
+    let first = listener("l", port, vec![echo("e")]);
+    bench
+        .apply(std::slice::from_ref(&first), OnBindError::ApplyOthers)
+        .unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut old = connect(address);
+    assert_eq!(ask(&mut old, "old"), "old");
+    let listening = bench.manager.listeners()[0].clone();
+    // Of two updates that are accepted before one is applied, the later one decides.
+    reserve(&bench, &with_option(first.clone(), 0)).unwrap();
+    let second = with_option(first, 1);
+    reserve(&bench, &second).unwrap();
+    bench
+        .apply(std::slice::from_ref(&second), OnBindError::ApplyOthers)
+        .unwrap();
+    assert!(!Arc::ptr_eq(&listening, &bench.manager.listeners()[0]));
+    assert_eq!(bench.counter("listener_manager.listener_modified"), 1);
+    assert_eq!(bench.counter("listener_manager.listener_in_place_updated"), 0);
+    // Who was connected is served until the drain time is over, and whoever comes is served too, by whichever socket.
+    assert_eq!(ask(&mut old, "still"), "still");
+    for _ in 0..50 {
+        assert_eq!(ask(&mut connect(address), "new"), "new");
+    }
+}
+
+#[test]
+fn a_socket_that_nobody_can_stand_beside_keeps_its_options() {
+    let bench = Bench::new(PATIENCE);
+    let (_held, port) = held_port();
+    let exclusive = pb::Listener {
+        enable_reuse_port: Some(BoolValue { value: false }),
+        ..listener("l", port, vec![says("first")])
+    };
+    bench
+        .apply(std::slice::from_ref(&exclusive), OnBindError::ApplyOthers)
+        .unwrap();
+    let refused = reserve(&bench, &with_option(exclusive.clone(), 1)).unwrap_err();
+    assert!(
+        refused.starts_with(&format!(
+            "error adding listener: 'l' has duplicate address '127.0.0.1:{port}' as existing listener"
+        )),
+        "{refused}"
+    );
+    let shared = pb::Listener {
+        enable_reuse_port: None,
+        ..exclusive.clone()
+    };
+    assert_eq!(
+        reserve(&bench, &shared).unwrap_err(),
+        "Listener l: reuse port cannot be changed during an update"
+    );
+    assert_eq!(bench.counter("listener_manager.listener_create_failure"), 2);
+    // A backlog can change where it is.
+    let short = pb::Listener {
+        tcp_backlog_size: Some(remora_proto::pb::google::protobuf::UInt32Value { value: 17 }),
+        ..exclusive
+    };
+    reserve(&bench, &short).unwrap();
+    bench.apply(&[short], OnBindError::ApplyOthers).unwrap();
+    assert_eq!(bench.counter("listener_manager.listener_in_place_updated"), 1);
+    assert_eq!(read_all(connect(bench.address("l"))), "first");
+}
+
+#[test]
+fn a_pipe_stays_where_it_is_and_gets_its_new_mode() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new(PATIENCE);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pipe");
+    let at = |mode: u32| {
+        let pipe = core::Pipe {
+            path: path.display().to_string(),
+            mode,
+        };
+        pb::Listener {
+            address: Some(core::Address {
+                address: Some(core::address::Address::Pipe(pipe)),
+            }),
+            ..with_option(listener("p", 0, vec![says("piped")]), i64::from(mode))
+        }
+    };
+    let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    for (wanted, updates) in [(0o600, 0), (0o666, 1)] {
+        let listener = at(wanted);
+        reserve(&bench, &listener).unwrap();
+        bench.apply(&[listener], OnBindError::ApplyOthers).unwrap();
+        assert_eq!(mode(), wanted);
+        assert_eq!(bench.counter("listener_manager.listener_in_place_updated"), updates);
+        let mut said = String::new();
+        let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        stream.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "piped");
+    }
+}

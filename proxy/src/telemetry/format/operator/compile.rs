@@ -4,7 +4,7 @@ use super::super::grpc::GrpcStyle;
 use super::super::peer::PeerField;
 use super::super::simple;
 use super::super::time::TimeFormat;
-use super::{HeaderFrom, HeaderName, MetadataFrom, NameOrder, Operator, What};
+use super::{HeaderFrom, HeaderName, MetadataFrom, NameOrder, Operator, StateStyle, What};
 use crate::http::header_policy::mutations::is_joined;
 use crate::route::headers::HeaderKey;
 
@@ -60,13 +60,16 @@ impl What {
                 if let Some(peer) = PeerField::parse(key, style) {
                     return Ok(Self::Peer(peer));
                 }
-                if !matches!(style, "PLAIN" | "TYPED") {
-                    return Err(format!("%FILTER_STATE% cannot print {style}"));
-                }
-                Self::FilterState {
-                    key: key.to_owned(),
-                    plain: style == "PLAIN",
-                }
+                let style = match style {
+                    "PLAIN" => StateStyle::Plain,
+                    "TYPED" => StateStyle::Typed,
+                    _ => match style.strip_prefix("FIELD:") {
+                        Some(name) if !name.is_empty() => StateStyle::Field(name.to_owned()),
+                        _ => return Err(format!("%FILTER_STATE% cannot print {style}")),
+                    },
+                };
+                let key = key.to_owned();
+                Self::FilterState { key, style }
             }
             // Upstream filters are none of ours: there is no such state.
             "UPSTREAM_FILTER_STATE" => argument().map(|_| Self::Constant(None))?,

@@ -17,14 +17,18 @@ pub enum Outcome {
     Cancelled,
     /// The peer reset it.
     Reset,
-    /// Otherwise: refused, or with its connection.
+    /// The peer reset it unseen.
+    Refused,
+    /// Otherwise: with its connection, or before it began.
     Failed,
 }
 
 impl Outcome {
-    pub(in crate::http::codec::h2) fn of(failure: &Failure) -> Self {
+    /// What `error`, which means `failure`, says of its stream.
+    pub(in crate::http::codec::h2) fn of(error: &h2::Error, failure: &Failure) -> Self {
         match failure {
             Failure::RemoteReset => Self::Reset,
+            Failure::RemoteRefused if error.is_reset() => Self::Refused,
             Failure::LocalReset => Self::Cancelled,
             _ => Self::Failed,
         }
@@ -71,6 +75,9 @@ pub(super) struct ActiveStream {
 impl ActiveStream {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
         shared.load.streams.fetch_add(1, Ordering::Relaxed);
+        if let Some(hooks) = &shared.hooks {
+            hooks.stream_began();
+        }
         Self {
             shared: shared.clone(),
             outcome: Outcome::default(),

@@ -1,0 +1,128 @@
+//! How connections end that their clients did not end well, and what the log says of it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::time::Duration;
+
+use h2::Reason;
+
+use super::{Cut, Driver, Timer};
+use crate::http::body::Body;
+use crate::http::exchange::{Exchange, Protocol, Reset};
+use crate::http::service::{ConnectionEvent, Service};
+use crate::listener::ConnectionInfo;
+use crate::runtime::clock;
+use crate::telemetry::flags::ResponseFlags;
+
+impl<S: Service> Driver<S> {
+    /// The connection failed: what its streams are told, and the statistics.
+    pub(super) fn failed(&mut self, error: &h2::Error) {
+        /// Envoy's for all that its codec does not name.
+        const BROKEN: &str = "codec_error:The_user_callback_function_failed";
+        let details = match self.shared.load.flood.get() {
+            Some(flood) => *flood,
+            None if error.is_io() => return,
+            None if error.is_remote() || self.shared.cut.get().is_some() => {
+                let _ = self.shared.cut.set(Cut::Local);
+                return;
+            }
+            None => BROKEN,
+        };
+        let _ = self.shared.cut.set(Cut::Broken(details));
+        self.hangs_up = details != BROKEN || error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
+        self.service.event(ConnectionEvent::ProtocolError);
+        self.tell_malformed();
+        // Requests that the client had begun, and nobody has seen.
+        let load = &self.shared.load;
+        let begun = load.begun.load(Ordering::Relaxed);
+        let known = u64::from(self.opened) + self.told + load.refused.load(Ordering::Relaxed);
+        for _ in known..begun {
+            self.tell(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, details);
+        }
+    }
+
+    /// Requests that were reset for what their heads were leave a line in the log.
+    pub(super) fn tell_malformed(&mut self) {
+        let load = &self.shared.load;
+        if !load.any_malformed.load(Ordering::Relaxed) {
+            return;
+        }
+        load.any_malformed.store(false, Ordering::Relaxed);
+        let streams = std::mem::take(&mut *load.malformed.lock());
+        for _ in streams {
+            self.service.event(ConnectionEvent::ProtocolError);
+            let details = "http2.violation.of.messaging.rule";
+            self.tell(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, details);
+        }
+    }
+
+    fn tell(&mut self, flags: ResponseFlags, details: &'static str) {
+        self.told += 1;
+        tell(&*self.service, &self.connection, flags, details);
+    }
+
+    /// Whether the connection must be polled again because a header block is late.
+    pub(super) fn poll_headers(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(limit) = self.shared.options.request_headers.filter(|_| !self.late) else {
+            return false;
+        };
+        let Some(since) = *self.shared.load.block_since.lock() else {
+            self.headers = None;
+            return false;
+        };
+        let timer = self.headers.get_or_insert_with(|| Timer::after(limit));
+        loop {
+            timer.rearm(since + limit);
+            if timer.poll(cx).is_pending() {
+                return false;
+            }
+            if since + limit <= clock::now() {
+                break;
+            }
+        }
+        tracing::debug!(connection = self.connection.id, "http2 request headers timeout");
+        self.late = true;
+        self.tell(ResponseFlags::default(), "request_header_timeout");
+        // Until the block is complete the client can say nothing else: streams that it has ended are answered, then the connection goes.
+        self.ending = Some(Timer::after(Duration::ZERO));
+        true
+    }
+
+    /// Whether the connection must be polled again because it ends.
+    pub(super) fn poll_ending(&mut self, cx: &mut Context<'_>) -> bool {
+        const AGAIN: Duration = Duration::from_secs(1);
+        let Some(timer) = &mut self.ending else { return false };
+        while timer.poll(cx).is_ready() {
+            if self.shared.load.streams.load(Ordering::Relaxed) == 0 {
+                self.ending = None;
+                self.shut(Reason::NO_ERROR);
+                return true;
+            }
+            timer.rearm(clock::now() + AGAIN);
+        }
+        false
+    }
+}
+
+/// Writes down a request that was none.
+pub(in crate::http::codec::h2) fn tell<S: Service>(
+    service: &S,
+    connection: &Arc<ConnectionInfo>,
+    flags: ResponseFlags,
+    details: &'static str,
+) {
+    let mut request = http::Request::new(Body::Empty);
+    // Nothing of the head counts as understood: logs show `-` for method, authority and path.
+    if let Ok(method) = http::Method::from_bytes(b"-") {
+        *request.method_mut() = method;
+    }
+    *request.uri_mut() = http::Uri::from_static("-");
+    let mut exchange = Exchange::new(request, connection.clone(), Protocol::Http2);
+    exchange.flags.set(flags);
+    exchange.reset = Some(Reset::ByClient);
+    exchange.details = Cow::Borrowed(details);
+    exchange.timing.end = Some(exchange.elapsed());
+    service.finish(&mut exchange);
+}
