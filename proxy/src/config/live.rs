@@ -130,9 +130,13 @@ impl Switch {
 }
 
 /// A `RuntimeDouble` as it is now: it counts for what is built with it, until that is built anew.
-pub fn double(value: &pb::RuntimeDouble) -> f64 {
-    let set = Key::named(&value.runtime_key).and_then(|key| key.setting().double);
-    set.unwrap_or(value.default_value)
+pub fn double(value: &pb::RuntimeDouble, is_good: impl Fn(f64) -> bool) -> f64 {
+    match Key::named(&value.runtime_key).and_then(|key| key.setting().double) {
+        Some(set) if set.is_finite() && is_good(set) => set,
+        // What an operator sets cannot refuse a cluster that was accepted.
+        Some(_) => 1.0,
+        None => value.default_value,
+    }
 }
 
 /// A whole number that a key may set, and nothing where none does.

@@ -60,7 +60,9 @@ pub async fn run(shared: Arc<Shared>, listener: Arc<ActiveListener>, bound: Boun
     }
     // Who is connected already, as far as he knows, is not reset with the socket.
     for _ in 0..LAST {
-        let Some(Ok((io, local, remote))) = socket.accept().now_or_never() else {
+        // Beyond what a task may do in one turn: this is its last.
+        let accepted = tokio::task::unconstrained(socket.accept()).now_or_never();
+        let Some(Ok((io, local, remote))) = accepted else {
             return;
         };
         place(&shared, &listener, io, local, remote);

@@ -212,9 +212,9 @@ impl Policy {
         domains.chain(trust)
     }
 
-    /// A peer has to show who it is, whether or not it is asked to: names or pins are configured.
+    /// A peer has to show who it is, whether or not it is asked to: names or pins are configured, and nobody is let in untrusted.
     pub fn names_peers(&self) -> bool {
-        !self.sans.is_empty() || self.pins()
+        !self.accept_untrusted && (!self.sans.is_empty() || self.pins())
     }
 
     /// Checks a presented chain.

@@ -357,14 +357,14 @@ fn checked(policy: LeastRequest) -> Compiled<LeastRequest> {
     refuse("choice_count", policy.choice_count < 2, "must be at least 2")?;
     refuse(
         "active_request_bias",
-        policy.active_request_bias < 0.0,
+        policy.active_request_bias < 0.0 || policy.active_request_bias.is_nan(),
         "must not be negative",
     )?;
     Ok(policy)
 }
 
 fn bias(value: Option<&RuntimeDouble>) -> f64 {
-    value.map_or(1.0, live::double)
+    value.map_or(1.0, |value| live::double(value, |set| set >= 0.0))
 }
 
 /// Envoy's `convertPercent`, its rounding errors included: 29 % are 28.
@@ -403,8 +403,12 @@ fn slow_start(
 ) -> Compiled<SlowStart> {
     let window = duration("slow_start_window", window)?.unwrap_or_default();
     refuse("slow_start_window", window.is_zero(), "required")?;
-    let aggression = aggression.map_or(1.0, live::double);
-    refuse("aggression", aggression <= 0.0, "must be greater than 0")?;
+    let aggression = aggression.map_or(1.0, |value| live::double(value, |set| set > 0.0));
+    refuse(
+        "aggression",
+        aggression <= 0.0 || aggression.is_nan(),
+        "must be greater than 0",
+    )?;
     Ok(SlowStart {
         window,
         aggression,

@@ -96,3 +96,16 @@ fn of_two_proxies_the_later_one_decides() {
     assert_eq!(is(&share).0, 1);
     drop(first);
 }
+
+#[test]
+fn what_an_operator_sets_cannot_refuse_what_was_accepted() {
+    let _values = values("{layers: [{name: s, static_layer: {t4: {less: -1, none: 'nan', good: 2.5}}}]}");
+    let double = |key: &str| {
+        let value = pb::RuntimeDouble {
+            default_value: 3.0,
+            runtime_key: format!("t4.{key}"),
+        };
+        double(&value, |set| set >= 0.0)
+    };
+    assert_eq!(["less", "none", "good", "unset"].map(double), [1.0, 1.0, 2.5, 3.0]);
+}

@@ -103,7 +103,7 @@ impl Input {
     /// `None`: it cannot be known here.
     pub fn known<'a>(&self, subject: &Subject<'a>) -> Option<Known<'a>> {
         Some(match self {
-            Self::Address(end) => Known::Short(Short::of(end.of(subject)?.ip())),
+            Self::Address(end) => Known::Short(Short::of(end.of(subject)?.ip().to_canonical())),
             Self::Port(end) => Known::Short(Short::of(end.of(subject)?.port())),
             Self::ServerName => text(subject.connection.sni.as_deref()),
             Self::FilterState(key) => {

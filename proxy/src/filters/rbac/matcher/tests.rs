@@ -106,6 +106,18 @@ fn a_map_finds_its_entry_and_else_what_is_said_for_no_match() {
     }
 }
 
+/// A listener of both families tells IPv4 clients as mapped addresses; Envoy tells them as what they are.
+#[test]
+fn a_mapped_address_is_that_of_its_client() {
+    let mut info = connection(None);
+    info.remote = crate::runtime::io::Address::Ip("[::ffff:10.0.0.1]:1111".parse().expect("an address"));
+    let source = input("SourceIPInput");
+    let here = exact(&source, &[("10.0.0.1", leaf("here", "DENY"))]);
+    assert_eq!(says(&here, &info), (false, Some("here".to_owned())));
+    let prefix = map("prefix_match_map", &source, &[("10.0.", leaf("there", "DENY"))]);
+    assert_eq!(says(&prefix, &info), (false, Some("there".to_owned())));
+}
+
 #[test]
 fn the_longest_prefix_wins_unless_it_leads_nowhere() {
     let info = connection(None);

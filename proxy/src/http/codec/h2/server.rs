@@ -291,7 +291,7 @@ impl<S: Service> Driver<S> {
     /// A drain begins. A client that is told to go away before it has asked anything would only connect again, to hear the same: a connection
     /// without a stream so far is left to its first one, for a while.
     fn leave(&mut self) {
-        if self.opened > 0 {
+        if self.opened > 0 || self.draining {
             return self.drain();
         }
         self.leaving = true;
@@ -355,6 +355,7 @@ impl<S: Service> Driver<S> {
     fn poll_max_age(&mut self, cx: &mut Context<'_>) -> bool {
         let expired = self.max_age.as_mut().is_some_and(|timer| timer.poll(cx).is_ready());
         if expired {
+            self.max_age = None;
             // The timer is also that of a connection that waits for its first stream before it leaves.
             if !self.leaving {
                 self.service.event(ConnectionEvent::MaxDuration);
