@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use remora::runtime::clock;
 use remora_tests::{External, Sidecar, ask_admin, until, within};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -38,6 +40,9 @@ const EXCLUSIVE: &[(&str, &str)] = &[
     ("a socket each", ""),
     ("as it was again", "enable_reuse_port: false"),
 ];
+
+/// How often new sockets are looked for, every ten milliseconds.
+const LOOKS: usize = 150;
 
 const OPTION: &str = "socket_options: [{level: 1, name: 9, int_value: 1, state: STATE_PREBIND}]";
 
@@ -146,7 +151,18 @@ static_resources:
             })
             .await;
             let fate = if rejections > rejected { "rejected" } else { "accepted" };
-            // The old ones may be a moment from closed.
+            // New ones may be a moment from bound, if there will be any,
+            for _ in 0..LOOKS {
+                let replaced = self.sockets().is_some_and(|now| {
+                    let is_old = |inode| sockets.iter().any(|(old, _)| old == inode);
+                    !now.iter().any(|(inode, _)| is_old(inode))
+                });
+                if replaced || fate == "rejected" {
+                    break;
+                }
+                clock::sleep(Duration::from_millis(10)).await;
+            }
+            // and the old ones from closed.
             let now = until("sockets of one version", async || {
                 let now = self.sockets()?;
                 let kept = now
