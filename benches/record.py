@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 RECORD = os.path.join(HERE, "record.json")
-SCENARIOS = ("h1", "h2", "mesh", "tcp")
+SCENARIOS = ("h1", "h2", "tcp")
 FEW, MANY = 500, 2500
 TOLERANCE = 1.03
 ALLOCATING = re.compile(r"^(mi_(malloc|zalloc|calloc|realloc|rezalloc|new|memalign)|malloc$|calloc$|realloc$|posix_memalign$)")

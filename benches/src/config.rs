@@ -1,23 +1,15 @@
 //! Encoded resources of the sizes that are measured.
 
 use bytes::Bytes;
-use control_plane_mock::pki::{Authority, Identity};
 use control_plane_mock::resources::{cluster_static, endpoints, hcm, listener_http, listener_tcp, route_config};
-use prost::{DecodeError, Message};
+use prost::Message;
 use remora_proto::pb::envoy::config::cluster::v3::Cluster;
-use remora_proto::pb::envoy::config::core::v3::{
-    Address, EnvoyInternalAddress, TransportSocket, address, envoy_internal_address, transport_socket,
-};
+use remora_proto::pb::envoy::config::core::v3::{Address, EnvoyInternalAddress, address, envoy_internal_address};
 use remora_proto::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
 };
 use remora_proto::pb::envoy::config::listener::v3::Listener;
 use remora_proto::pb::envoy::config::route::v3::RouteConfiguration;
-use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
-use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CommonTlsContext, DownstreamTlsContext, UpstreamTlsContext, secret,
-};
-use remora_proto::pb::google::protobuf::{Any, BoolValue};
 
 /// Name of service `index` of a large mesh.
 pub fn service(index: usize) -> String {
@@ -58,66 +50,6 @@ pub fn internal_cluster(name: &str) -> Bytes {
 pub fn http_listener(cluster: &str) -> Vec<u8> {
     let routes = route_config("bench").vhost(["*"]).route("/", cluster);
     Listener::from(listener_http("bench", "127.0.0.1", 1, hcm("bench").inline(routes))).encode_to_vec()
-}
-
-/// The same for the server's side of a mesh pair: mutual TLS.
-pub fn mesh_listener(cluster: &str, own: &Identity, root: &Authority) -> Vec<u8> {
-    let mut listener = Listener::from(listener_http(
-        "bench",
-        "127.0.0.1",
-        1,
-        hcm("bench").inline(route_config("bench").vhost(["*"]).route("/", cluster)),
-    ));
-    let context = DownstreamTlsContext {
-        common_tls_context: Some(mutual(own, root)),
-        require_client_certificate: Some(BoolValue { value: true }),
-        ..Default::default()
-    };
-    for chain in &mut listener.filter_chains {
-        chain.transport_socket = Some(tls("DownstreamTlsContext", context.encode_to_vec()));
-    }
-    listener.encode_to_vec()
-}
-
-/// As [`internal_cluster`], for the client's side of a mesh pair: HTTP/2 over mutual TLS.
-pub fn mesh_cluster(name: &str, own: &Identity, root: &Authority) -> Result<Bytes, DecodeError> {
-    let mut cluster = Cluster::decode(internal_cluster(name))?;
-    let context = UpstreamTlsContext {
-        common_tls_context: Some(mutual(own, root)),
-        ..Default::default()
-    };
-    cluster.transport_socket = Some(tls("UpstreamTlsContext", context.encode_to_vec()));
-    cluster.typed_extension_protocol_options =
-        Cluster::from(cluster_static(name, []).http2()).typed_extension_protocol_options;
-    Ok(cluster.encode_to_vec().into())
-}
-
-fn mutual(own: &Identity, root: &Authority) -> CommonTlsContext {
-    let own = match own.secret("own").r#type {
-        Some(secret::Type::TlsCertificate(certificate)) => vec![certificate],
-        _ => Vec::new(),
-    };
-    let root = match root.secret("root").r#type {
-        Some(secret::Type::ValidationContext(context)) => Some(ValidationContextType::ValidationContext(context)),
-        _ => None,
-    };
-    CommonTlsContext {
-        tls_certificates: own,
-        validation_context_type: root,
-        alpn_protocols: vec!["h2".to_owned()],
-        ..Default::default()
-    }
-}
-
-fn tls(context: &str, value: Vec<u8>) -> TransportSocket {
-    let any = Any {
-        type_url: format!("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{context}"),
-        value,
-    };
-    TransportSocket {
-        name: "envoy.transport_sockets.tls".to_owned(),
-        config_type: Some(transport_socket::ConfigType::TypedConfig(any)),
-    }
 }
 
 /// A TCP listener to `cluster`.

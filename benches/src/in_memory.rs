@@ -71,24 +71,17 @@ impl Proxy {
     /// A connection to the listener; served on the current runtime.
     pub fn connect(&self) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(BUFFER);
-        drop(spawn("connection", self.serve(theirs)));
-        ours
-    }
-
-    /// Serves a connection to the listener to its end.
-    pub fn serve(&self, stream: DuplexStream) -> impl Future<Output = ()> + Send + use<> {
         let local = Address::Ip(([127, 0, 0, 1], 80).into());
         let remote = Address::Ip(([127, 0, 0, 1], 50_000).into());
         let serving = serve(
             self.shared.clone(),
             self.listener.clone(),
-            Io::Duplex(stream),
+            Io::Duplex(theirs),
             local,
             remote,
         );
-        async {
-            let _ = serving.await;
-        }
+        drop(spawn("connection", serving));
+        ours
     }
 }
 

@@ -1,7 +1,7 @@
 //! Proxies requests through the real connection manager or TCP proxy, in memory, on one thread, with fixed seeds: for callgrind.
 //!
 //! ```text
-//! path-cost h1|h2|mesh|tcp REQUESTS
+//! path-cost h1|h2|tcp REQUESTS
 //! ```
 //!
 //! `benches/record.py` runs it at two counts; the difference is the cost of the requests between them. The two ends are in it: they are as
@@ -10,7 +10,6 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use control_plane_mock::pki::{Authority, Leaf};
 use remora_benches::config;
 use remora_benches::in_memory::{Proxy, answer_http, echo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -36,9 +35,8 @@ async fn main() -> ExitCode {
     let outcome = match words[..] {
         ["h1", count] => h1(count).await,
         ["h2", count] => h2(count).await,
-        ["mesh", count] => mesh(count).await,
         ["tcp", count] => tcp(count).await,
-        _ => Err("usage: path-cost h1|h2|mesh|tcp REQUESTS".into()),
+        _ => Err("usage: path-cost h1|h2|tcp REQUESTS".into()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,40 +54,9 @@ async fn h1(count: &str) -> Outcome<()> {
         BACKEND,
         answer_http,
     )?;
-    ask(proxy.connect(), count.parse()?).await
-}
-
-/// Two proxies, with HTTP/2 over mutual TLS between them.
-async fn mesh(count: &str) -> Outcome<()> {
-    const INBOUND: &str = "inbound";
-    let root = Authority::new("bench")?;
-    let identity = |name| root.issue(&Leaf::spiffe("cluster.local", "default", name));
-    let server = Proxy::new(
-        &config::mesh_listener(BACKEND, &identity("server")?, &root),
-        config::internal_cluster(BACKEND),
-        BACKEND,
-        answer_http,
-    )?;
-    let serve = move |stream| {
-        let serving = server.serve(stream);
-        async move {
-            serving.await;
-            Ok(())
-        }
-    };
-    let client = Proxy::new(
-        &config::http_listener(INBOUND),
-        config::mesh_cluster(INBOUND, &identity("client")?, &root)?,
-        INBOUND,
-        serve,
-    )?;
-    ask(client.connect(), count.parse()?).await
-}
-
-/// Asks over HTTP/1, one request after the other.
-async fn ask(mut client: DuplexStream, count: usize) -> Outcome<()> {
+    let mut client = proxy.connect();
     let mut reply = Vec::with_capacity(4096);
-    for _ in 0..count {
+    for _ in 0..count.parse()? {
         client.write_all(REQUEST).await?;
         reply.clear();
         while !reply.ends_with(BODY) {
