@@ -119,6 +119,9 @@ async fn header_blocks_come_in_time() {
         assert_eq!(scene.log(number + 1).await[number], "- - 0 - request_header_timeout");
     }
     assert_eq!(scene.sidecar.stat("http.http.downstream_rq_header_timeout").await, 3);
+    for gauge in ["http.http.downstream_rq_active", "http2.streams_active"] {
+        assert_eq!(scene.sidecar.stat(gauge).await, 0, "{gauge}");
+    }
 }
 
 /// A stream that was complete before is answered, although the block behind it is late; and the same block in time is a request.
@@ -145,7 +148,7 @@ async fn a_late_header_block_takes_no_answer_from_others() {
     let mut peer = scene.connect().await;
     let block = get("/ok");
     assert!(peer.send(&frame(HEADERS, END_STREAM, 1, &block[..10])).await);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(peer.send(&frame(CONTINUATION, END_HEADERS, 1, &block[10..])).await);
     let said = rest(&mut peer).await;
     assert_eq!(said[0].kind, HEADERS, "{said:?}");
@@ -253,7 +256,10 @@ async fn what_breaks_a_stream_later_is_a_protocol_error() {
         let mut peer = scene.connect().await;
         assert!(peer.send(&frame(HEADERS, END_HEADERS, 1, block)).await);
         // The stream is taken up before it breaks.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        until("the request", async || {
+            (scene.backend.requests() == number as u64 + 1).then_some(())
+        })
+        .await;
         assert!(peer.send(body).await);
         let said = rest(&mut peer).await;
         assert!(
@@ -293,7 +299,10 @@ async fn frames_that_mean_little_are_counted() {
                 let mut peer = scene.connect().await;
                 assert!(peer.send(&frame(HEADERS, END_HEADERS, 1, &hang)).await);
                 // The stream is taken up before the flood comes.
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                until("the request", async || {
+                    (scene.backend.requests() == line as u64 + 1).then_some(())
+                })
+                .await;
                 assert!(peer.send(&kind.repeat(count)).await);
                 if !is_flood {
                     // It is still there, and the stream can be ended.

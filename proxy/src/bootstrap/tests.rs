@@ -190,7 +190,7 @@ fn of_the_runtime_keys_that_stand_nowhere_those_without_effect_are_named() {
     let named = ["tracing.random_sampling", "upstream.use_retry"];
     assert_eq!(
         warnings,
-        named.map(|key| format!("the runtime key {key} has no effect"))
+        named.map(|key| format!("the runtime key {key} has no effect unless something is configured with it"))
     );
     let null = "{layered_runtime: {layers: [{name: s, static_layer: {a: {b: null}}}]}}";
     let wrong = Bootstrap::load(&options(null))

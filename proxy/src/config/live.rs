@@ -1,6 +1,6 @@
 //! Runtime values: what `layered_runtime` and `/runtime_modify` say over the defaults of whatever is configured with a `runtime_key`.
 //!
-//! Who is configured with a key holds its [`Key`]: reading it is one atomic load, nothing is looked up while traffic flows. Keys belong to the
+//! Who is configured with a key holds its [`Key`]: reading it takes no lock, and nothing is looked up while traffic flows. Keys belong to the
 //! process, as in Envoy; where one process runs several proxies, the one that was started last decides about a key that several of them set.
 
 mod layers;

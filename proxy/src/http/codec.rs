@@ -29,6 +29,16 @@ pub struct Head<'a> {
     pub meter: Option<&'a Arc<UpstreamMeter>>,
 }
 
+/// Stands in an exchange for bytes that are no request: nothing of the head counts as understood, so that logs show `-` for method, authority and path.
+fn unread_request() -> http::Request<Body> {
+    let mut request = http::Request::new(Body::Empty);
+    if let Ok(method) = Method::from_bytes(b"-") {
+        *request.method_mut() = method;
+    }
+    *request.uri_mut() = Uri::from_static("-");
+    request
+}
+
 /// `headers_with_underscores_action`: what becomes of request headers whose name has one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Underscores {

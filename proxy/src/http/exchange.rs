@@ -79,6 +79,8 @@ pub struct Exchange {
     pub suppress_envoy_headers: bool,
     /// The request that follows this one inside the proxy, when an answer was taken as a redirect.
     pub redirect: Option<Box<http::Request<Body>>>,
+    /// The statistics know that it began, and not yet that it is over.
+    pub counted: bool,
     /// What internal redirects led here; `None`: the client's own request.
     pub redirected: Option<Box<Redirected>>,
     /// The response's headers, kept only if an access log asks for them (`AccessLog::needs_response_headers`).
@@ -307,6 +309,7 @@ impl Exchange {
             timeout_is_no_content: false,
             suppress_envoy_headers: false,
             redirect: None,
+            counted: false,
             redirected: None,
             logged_response: None,
             logged_trailers: None,

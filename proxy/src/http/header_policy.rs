@@ -156,13 +156,8 @@ impl HeaderPolicy {
 
     /// Marks the request's id with why it would be traced; `by_route`: its route's own fractions.
     pub fn mark(&self, headers: &mut HeaderMap, by_route: Option<request_id::Sampling>) {
-        let Some(of_manager) = self.sampling.filter(|_| self.request_id.use_for_sampling) else {
-            return;
-        };
-        let known = request_id::reason(headers);
-        let reason = by_route.unwrap_or(of_manager).decide(headers);
-        if reason != known {
-            self.request_id.set_reason(headers, reason);
+        if let Some(of_manager) = self.sampling {
+            self.request_id.mark(headers, by_route.unwrap_or(of_manager));
         }
     }
 

@@ -189,8 +189,9 @@ pub struct Counted<S> {
     inner: S,
 }
 
-impl<S: Service> Service for Counted<S> {
-    async fn call(&self, exchange: &mut Exchange) -> Response {
+impl<S> Counted<S> {
+    fn begin(&self, exchange: &mut Exchange) {
+        exchange.counted = true;
         self.stats.downstream_rq_total.inc();
         self.stats.downstream_rq_active.inc();
         match exchange.protocol {
@@ -200,12 +201,23 @@ impl<S: Service> Service for Counted<S> {
             }
             _ => self.stats.downstream_rq_http1_total.inc(),
         }
+    }
+}
+
+impl<S: Service> Service for Counted<S> {
+    async fn call(&self, exchange: &mut Exchange) -> Response {
+        self.begin(exchange);
         let response = self.inner.call(exchange).await;
         exchange.response_code = Some(response.status());
         response
     }
 
     fn finish(&self, exchange: &mut Exchange) {
+        if !exchange.counted {
+            // A codec has refused it: the layers below never saw it.
+            self.begin(exchange);
+        }
+        exchange.counted = false;
         let stats = &self.stats;
         stats.downstream_rq_active.dec();
         let is_http2 = exchange.protocol == Protocol::Http2;

@@ -77,7 +77,9 @@ impl ProxyHeader {
             version: if config.version == 0 { Version::V1 } else { Version::V2 },
             pass,
             added: each("added_tlvs", &config.added_tlvs, |entry| {
-                refuse("format_string", entry.format_string.is_some(), "not supported")?;
+                const FIXED: &str =
+                    "only proxy_protocol_tlvs of a TCP proxy are formatted, not those of a transport socket";
+                refuse("format_string", entry.format_string.is_some(), FIXED)?;
                 Ok((tlv_type(entry.r#type)?, entry.value.clone()))
             })?,
         })

@@ -118,7 +118,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         use_oghttp2_codec = Harmless("chooses one of Envoy's own codecs"),
         allow_metadata = OnlyDefault("METADATA frames are not supported"),
         stream_error_on_invalid_http_messaging = OnlyDefault("one of two names: use override_stream_error_on_invalid_http_message"),
-        override_stream_error_on_invalid_http_message = OnlyValues(&[Allowed::Number(1)],
+        override_stream_error_on_invalid_http_message = OnlyValues(&[Allowed::Number(0), Allowed::Number(1)],
             "an invalid message always resets its stream, and others on its connection go on (RFC 9113, 8.1.1)"),
     ),
     message!("envoy.config.core.v3.KeepaliveSettings":

@@ -85,7 +85,10 @@ impl RuntimeLayers {
                 None => refuse("layer_specifier", "required".to_owned()),
             }
             let without_effect = values.keys().filter(|key| has_no_effect(key));
-            warnings.extend(without_effect.map(|key| format!("the runtime key {key} has no effect")));
+            warnings.extend(
+                without_effect
+                    .map(|key| format!("the runtime key {key} has no effect unless something is configured with it")),
+            );
             layers.push(RuntimeLayer {
                 name: layer.name.clone(),
                 is_admin: matches!(layer.layer_specifier, Some(LayerSpecifier::AdminLayer(_))),

@@ -179,8 +179,9 @@ impl Delay {
             DelayBy::Fixed(_) => configured,
             DelayBy::Header => configured.capped(number(headers, "x-envoy-fault-delay-request-percentage")),
         });
-        let delay = self.millis.now().map_or(delay, Duration::from_millis);
-        (!delay.is_zero() && fraction.contains(fastrand::u64(..))).then_some(delay)
+        let delay = || self.millis.now().map_or(delay, Duration::from_millis);
+        let drawn = fraction.contains(fastrand::u64(..)).then(delay);
+        drawn.filter(|delay| !delay.is_zero())
     }
 }
 
@@ -195,12 +196,10 @@ impl Abort {
             Some(_) => configured,
             None => configured.capped(number(headers, "x-envoy-fault-abort-request-percentage")),
         });
-        let with = self.overridden(with);
-        fraction.contains(fastrand::u64(..)).then_some(with)
+        let drawn = fraction.contains(fastrand::u64(..));
+        drawn.then(|| self.overridden(with))
     }
-}
 
-impl Abort {
     /// A runtime key says another status of the same kind. What is no status is not heeded.
     fn overridden(&self, with: AbortWith) -> AbortWith {
         let over = match with {

@@ -47,7 +47,7 @@ impl HeaderPolicy {
             path,
             host,
             request_id,
-            sampling,
+            sampling: sampling.filter(|_| request_id.use_for_sampling),
             xfcc,
             internal_ranges: ranges.unwrap_or_default(),
             internal_unix_sockets: internal.is_some_and(|internal| internal.unix_sockets),

@@ -21,18 +21,16 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// Why the request is to be traced. Every hop decides alike, by the id; only what a client asks for is drawn anew.
-    pub fn decide(self, headers: &HeaderMap) -> TraceReason {
-        let Some(point) = sampling_point(headers) else {
-            return TraceReason::NotTraced;
-        };
+    /// Why a request is to be traced whose id says `known` and `number` so far. Every hop decides alike, by the id; only what a client asks for is
+    /// drawn anew.
+    fn decide(self, known: TraceReason, number: u32, asked: Asked) -> TraceReason {
+        let point = u64::from(number % 10_000);
         let chosen = |fraction: Option<Fraction>, point| fraction.is_none_or(|fraction| fraction.reaches(point));
-        let known = reason(headers);
         let wanted = if known != TraceReason::NotTraced {
             known
-        } else if headers.contains_key(&X_CLIENT_TRACE_ID) && chosen(self.client, fastrand::u64(..10_000)) {
+        } else if asked.by_client && chosen(self.client, fastrand::u64(..10_000)) {
             TraceReason::ClientForced
-        } else if headers.contains_key(&X_ENVOY_FORCE_TRACE) {
+        } else if asked.by_service {
             TraceReason::ServiceForced
         } else if chosen(self.random, point) {
             TraceReason::Sampled
@@ -44,6 +42,13 @@ impl Sampling {
             false => TraceReason::NotTraced,
         }
     }
+}
+
+/// Who asks in a header that the request is traced.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    by_client: bool,
+    by_service: bool,
 }
 
 /// What a connection manager does about request ids.
@@ -101,31 +106,39 @@ impl RequestIdPolicy {
         }
     }
 
-    /// Writes `reason` into the request's id, if it is a UUID and the policy allows it.
-    pub fn set_reason(self, headers: &mut HeaderMap, reason: TraceReason) {
-        let Some(id) = headers
-            .get(&X_REQUEST_ID)
-            .filter(|id| self.pack_trace_reason && is_uuid(id.as_bytes()))
-        else {
+    /// Writes into the request's id why it is to be traced, if that can be told and the policy allows it.
+    pub(super) fn mark(self, headers: &mut HeaderMap, sampling: Sampling) {
+        let asked = Asked {
+            by_client: headers.contains_key(&X_CLIENT_TRACE_ID),
+            by_service: headers.contains_key(&X_ENVOY_FORCE_TRACE),
+        };
+        let Some(id) = headers.get_mut(&X_REQUEST_ID) else {
             return;
         };
-        if id.as_bytes()[REASON_AT] == reason.digit() {
-            return;
-        }
-        let mut bytes = id.as_bytes().to_vec();
-        bytes[REASON_AT] = reason.digit();
-        if let Ok(id) = HeaderValue::from_maybe_shared(bytes::Bytes::from(bytes)) {
-            headers.insert(X_REQUEST_ID, id);
+        let Some(number) = number(id) else { return };
+        let known = reason(id);
+        let reason = sampling.decide(known, number, asked);
+        if reason != known && self.pack_trace_reason {
+            set_reason(id, reason);
         }
     }
 }
 
-/// What the request's id says about tracing.
-pub fn reason(headers: &HeaderMap) -> TraceReason {
-    let id = headers
-        .get(&X_REQUEST_ID)
-        .map(HeaderValue::as_bytes)
-        .filter(|id| is_uuid(id));
+/// Writes `reason` into an id that is a UUID.
+fn set_reason(id: &mut HeaderValue, reason: TraceReason) {
+    let mut bytes = id.as_bytes().to_vec();
+    let Some(digit) = bytes.get_mut(REASON_AT).filter(|_| is_uuid(id.as_bytes())) else {
+        return;
+    };
+    *digit = reason.digit();
+    if let Ok(marked) = HeaderValue::from_maybe_shared(bytes::Bytes::from(bytes)) {
+        *id = marked;
+    }
+}
+
+/// What a request's id says about tracing.
+pub fn reason(id: &HeaderValue) -> TraceReason {
+    let id = Some(id.as_bytes()).filter(|id| is_uuid(id));
     match id.map(|id| id[REASON_AT]) {
         Some(b'9') => TraceReason::Sampled,
         Some(b'a') => TraceReason::ServiceForced,
@@ -134,11 +147,9 @@ pub fn reason(headers: &HeaderMap) -> TraceReason {
     }
 }
 
-/// A number in `0..10_000` that every hop derives from the same id.
-pub fn sampling_point(headers: &HeaderMap) -> Option<u64> {
-    let id = headers.get(&X_REQUEST_ID)?.to_str().ok()?;
-    let first = u32::from_str_radix(id.get(..8)?, 16).ok()?;
-    Some(u64::from(first) % 10_000)
+/// A number that every hop reads from the same id.
+pub fn number(id: &HeaderValue) -> Option<u32> {
+    u32::from_str_radix(id.to_str().ok()?.get(..8)?, 16).ok()
 }
 
 fn is_uuid(id: &[u8]) -> bool {
@@ -205,12 +216,20 @@ mod tests {
 
     #[test]
     fn reasons_are_read_back() {
+        let mut id = generate(7);
+        assert_eq!(reason(&id), TraceReason::NotTraced);
+        set_reason(&mut id, TraceReason::ServiceForced);
+        assert_eq!(reason(&id), TraceReason::ServiceForced);
+        assert_eq!(id.as_bytes()[14], b'a');
+        assert_eq!(number(&id), Some(0));
+    }
+
+    #[test]
+    fn an_id_without_a_number_keeps_its_digit() {
         let mut headers = HeaderMap::new();
-        headers.insert(X_REQUEST_ID, generate(7));
-        assert_eq!(reason(&headers), TraceReason::NotTraced);
-        POLICY.set_reason(&mut headers, TraceReason::ServiceForced);
-        assert_eq!(reason(&headers), TraceReason::ServiceForced);
-        assert_eq!(headers[&X_REQUEST_ID].as_bytes()[14], b'a');
-        assert_eq!(sampling_point(&headers), Some(0));
+        let id = HeaderValue::from_static("zzzzzzzz-0f0f-9f0f-8f0f-0f0f0f0f0f0f");
+        headers.insert(X_REQUEST_ID, id.clone());
+        POLICY.mark(&mut headers, Sampling::default());
+        assert_eq!(headers[&X_REQUEST_ID], id);
     }
 }

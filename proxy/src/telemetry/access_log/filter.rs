@@ -7,7 +7,8 @@ use crate::config::live::Amount;
 use crate::config::route::{Fraction, Under, each};
 use crate::config::{Compiled, Problems};
 use crate::http::exchange::DynamicMetadata;
-use crate::http::header_policy::request_id::{TraceReason, reason};
+use crate::http::header_policy::X_REQUEST_ID;
+use crate::http::header_policy::request_id::{TraceReason, number, reason};
 use crate::route::RequestView;
 use crate::route::headers::HeaderMatcher;
 use crate::route::strings::MetadataMatcher;
@@ -179,7 +180,8 @@ impl Filter {
             Self::NotHealthCheck => true,
             Self::Traceable => view
                 .exchange
-                .is_some_and(|exchange| reason(exchange.headers()) != TraceReason::NotTraced),
+                .and_then(|exchange| exchange.headers().get(X_REQUEST_ID))
+                .is_some_and(|id| reason(id) != TraceReason::NotTraced),
             Self::Runtime {
                 fraction,
                 numerator,
@@ -221,7 +223,6 @@ fn random_of(view: &LogView<'_>, independent: bool) -> u64 {
     let id = view
         .exchange
         .filter(|_| !independent)
-        .and_then(|exchange| exchange.headers().get("x-request-id"));
-    let stable = id.and_then(|id| u64::from_str_radix(id.to_str().ok()?.get(..8)?, 16).ok());
-    stable.unwrap_or_else(|| fastrand::u64(..))
+        .and_then(|exchange| exchange.headers().get(X_REQUEST_ID));
+    id.and_then(number).map_or_else(|| fastrand::u64(..), u64::from)
 }

@@ -167,7 +167,7 @@ const TABLE: &[(&str, Simple)] = &[
             put(
                 out,
                 v.exchange
-                    .and_then(|x| x.headers().get("x-request-id"))
+                    .and_then(|x| x.headers().get(crate::http::header_policy::X_REQUEST_ID))
                     .map(http::HeaderValue::as_bytes),
             )
         }),

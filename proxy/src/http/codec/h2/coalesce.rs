@@ -53,11 +53,11 @@ pub(super) struct Load {
 
 impl Load {
     /// Says that no more will come, and reads what the peer still sends, for a while: closing over unread bytes would reset the connection, and
-    /// take back what the peer has not read yet.
-    pub(super) async fn linger(&self, limit: Option<Duration>) {
+    /// take back what the peer has not read yet. Returns whether the peer had not closed by the end of it.
+    pub(super) async fn linger(&self, limit: Option<Duration>) -> bool {
         let left = self.left.lock().take();
         let (Some(mut io), Some(limit)) = (left, limit) else {
-            return;
+            return false;
         };
         let rest = async {
             let _ = io.shutdown().await;
@@ -73,8 +73,8 @@ impl Load {
             std::future::pending().await
         };
         tokio::select! {
-            () = rest => {}
-            () = clock::sleep(limit) => {}
+            () = rest => false,
+            () = clock::sleep(limit) => true,
         }
     }
 }

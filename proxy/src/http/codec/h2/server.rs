@@ -59,11 +59,13 @@ pub async fn serve<S: Service>(
         () = closed(drain.clone()) => return,
         () = clock::sleep(patience) => return,
     };
-    let mut driver = Driver::new(h2, service, connection, options, load.clone());
+    let mut driver = Driver::new(h2, service.clone(), connection, options, load.clone());
     run(&mut driver, &mut drain).await;
     let hangs_up = driver.hangs_up;
     drop(driver);
-    load.linger(options.delayed_close.filter(|_| !hangs_up)).await;
+    if load.linger(options.delayed_close.filter(|_| !hangs_up)).await {
+        service.event(ConnectionEvent::DelayedClose);
+    }
 }
 
 async fn run<S: Service>(driver: &mut Driver<S>, drain: &mut DrainSignal) {

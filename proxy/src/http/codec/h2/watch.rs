@@ -112,7 +112,8 @@ impl Watch {
             match frame.kind {
                 DATA => self.data_sent += 1,
                 HEADERS if !self.is_server => self.open(frame.stream),
-                RST_STREAM => reset(frame.stream, frame.extra == PROTOCOL_ERROR),
+                // Those of an upstream connection are counted with their streams.
+                RST_STREAM if self.is_server => reset(frame.stream, frame.extra == PROTOCOL_ERROR),
                 _ => {}
             }
         }

@@ -4,7 +4,7 @@ use http::{StatusCode, Version};
 
 use super::Driver;
 use super::response::Reply;
-use crate::http::body::Body;
+use crate::http::codec::unread_request;
 use crate::http::exchange::{Exchange, Protocol};
 use crate::http::failure::Failure;
 use crate::http::service::{ConnectionEvent, Service};
@@ -25,13 +25,7 @@ impl<S: Service> Driver<S> {
             self.service.event(ConnectionEvent::ProtocolError);
         }
         self.linger = true;
-        let mut request = http::Request::new(Body::Empty);
-        // Nothing of the head counts as understood: logs show `-` for method, authority and path.
-        if let Ok(method) = http::Method::from_bytes(b"-") {
-            *request.method_mut() = method;
-        }
-        *request.uri_mut() = http::Uri::from_static("-");
-        let mut exchange = Exchange::new(request, self.connection.clone(), Protocol::Http11);
+        let mut exchange = Exchange::new(unread_request(), self.connection.clone(), Protocol::Http11);
         exchange.extensions.insert(RefusedHead(failure));
         exchange.close_downstream = true;
         exchange.answered_early = true;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use h2::Reason;
 
 use super::{Cut, Driver, Timer};
-use crate::http::body::Body;
+use crate::http::codec::unread_request;
 use crate::http::exchange::{Exchange, Protocol, Reset};
 use crate::http::service::{ConnectionEvent, Service};
 use crate::listener::ConnectionInfo;
@@ -113,13 +113,7 @@ pub(in crate::http::codec::h2) fn tell<S: Service>(
     flags: ResponseFlags,
     details: &'static str,
 ) {
-    let mut request = http::Request::new(Body::Empty);
-    // Nothing of the head counts as understood: logs show `-` for method, authority and path.
-    if let Ok(method) = http::Method::from_bytes(b"-") {
-        *request.method_mut() = method;
-    }
-    *request.uri_mut() = http::Uri::from_static("-");
-    let mut exchange = Exchange::new(request, connection.clone(), Protocol::Http2);
+    let mut exchange = Exchange::new(unread_request(), connection.clone(), Protocol::Http2);
     exchange.flags.set(flags);
     exchange.reset = Some(Reset::ByClient);
     exchange.details = Cow::Borrowed(details);
