@@ -346,5 +346,11 @@ BUDGETS = {
     "idle-tcp": [("each_kb", "value", 6)],
     "large-ads": [("rss_mb", "value", 45), ("peak_mb", "value", 90), ("ready_s", "value", 0.7)],
     "large-static": [("rss_mb", "value", 80), ("peak_mb", "value", 160), ("ready_s", "value", 1.0)],
-    "xds-scale": [("changed_p50_us", "ratio", 0.5), ("changed_max_us", "ratio", 0.5), ("reconnect_resources", "value", 0)],
+    "xds-scale": [
+        ("changed_p50_us", "ratio", 0.5),
+        ("changed_max_us", "ratio", 0.5),
+        ("push_request_us", "ratio", 1.0),
+        ("push_admin_us", "ratio", 0.5),
+        ("reconnect_resources", "value", 0),
+    ],
 }

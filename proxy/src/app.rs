@@ -10,7 +10,6 @@ mod interpreter;
 mod made;
 mod restart;
 mod secret_files;
-mod sources;
 mod stats;
 mod transport;
 mod warm;

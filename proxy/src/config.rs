@@ -14,12 +14,14 @@ pub mod live;
 pub mod resolver;
 pub mod route;
 pub mod source;
+pub mod sources;
 pub mod tls;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use self::sources::Sources;
 use crate::cluster::host::HostRegistry;
 use crate::filters::network::local_ratelimit::SharedBuckets;
 use crate::snapshot::SnapshotCell;
@@ -32,6 +34,8 @@ use crate::tls::SecretStore;
 pub struct BuildContext {
     pub stats: Stats,
     pub secrets: Arc<SecretStore>,
+    /// Where resources that others name come from.
+    pub sources: Arc<Sources>,
     /// `listener.<address>.` while a listener is compiled: the prefix of what its filters count by listener.
     pub listener_scope: Arc<str>,
     /// Where compiled connection managers and TCP proxies look up route tables and clusters.

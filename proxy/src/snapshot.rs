@@ -9,10 +9,13 @@ pub mod slot;
 
 use std::sync::Arc;
 
+use hashbrown::HashMap;
+
 pub use sharded::ShardedMap;
 pub use slot::ClusterSlot;
 
 use crate::cluster::Cluster;
+use crate::config::sources::ResourceKey;
 use crate::listener::ListenerConfig;
 use crate::route::RouteTable;
 
@@ -22,7 +25,8 @@ pub struct Snapshot {
     /// Goes up with every publication.
     pub generation: u64,
     pub listeners: ShardedMap<Arc<ListenerConfig>>,
-    pub routes: ShardedMap<Arc<RouteTable>>,
+    /// Few next to clusters: a mesh has one for each port.
+    pub routes: Arc<HashMap<ResourceKey, Arc<RouteTable>>>,
     pub clusters: ShardedMap<Arc<ClusterSlot>>,
 }
 
@@ -30,10 +34,6 @@ impl Snapshot {
     /// The cluster called `name`, built now if this is its first use. `None`: there is no such cluster (or it still warms).
     pub fn cluster(&self, name: &str) -> Option<Arc<Cluster>> {
         self.clusters.get(name)?.cluster()
-    }
-
-    pub fn route_table(&self, name: &str) -> Option<Arc<RouteTable>> {
-        self.routes.get(name).cloned()
     }
 }
 

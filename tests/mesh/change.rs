@@ -238,7 +238,7 @@ async fn a_control_plane_that_is_not_there_is_named_with_its_address_and_the_rea
     })
     .await;
     let expected = format!(
-        "the control plane is not connected\n  StreamAggregatedResources gRPC config stream to xds_cluster closed: 14, \
+        "all types from ads: not connected\n  StreamAggregatedResources gRPC config stream to xds_cluster closed: 14, \
          cluster 'xds_cluster', 127.0.0.1:{}: delayed connect error: Connection refused",
         nobody.port()
     );

@@ -254,8 +254,8 @@ fn by_files(directory: &str) -> String {
     )
 }
 
-/// The certificate that a TLS listener shows now, and what it says.
-async fn shown(address: SocketAddr, root: &[u8]) -> Option<Vec<u8>> {
+/// A TLS connection to `a.test` at `address`, if its certificate is of the authority whose certificate is `root`.
+pub(crate) async fn trusting(root: &[u8], address: SocketAddr) -> Option<tokio_rustls::client::TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     roots
         .add(rustls::pki_types::CertificateDer::from(root.to_vec()))
@@ -269,7 +269,12 @@ async fn shown(address: SocketAddr, root: &[u8]) -> Option<Vec<u8>> {
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
     let stream = TcpStream::connect(address).await.unwrap();
     let name = rustls::pki_types::ServerName::try_from("a.test").unwrap();
-    let mut stream = connector.connect(name, stream).await.ok()?;
+    connector.connect(name, stream).await.ok()
+}
+
+/// The certificate that a TLS listener shows now, and what it says.
+async fn shown(address: SocketAddr, root: &[u8]) -> Option<Vec<u8>> {
+    let mut stream = trusting(root, address).await?;
     let mut said = [0; 5];
     stream.read_exact(&mut said).await.ok()?;
     assert_eq!(&said, b"hello");

@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use remora_tests::{Backend, Load, Sidecar, until};
+use control_plane_mock::pki::{Authority, Identity, Leaf};
+use remora_tests::{Backend, Http1, Load, Sidecar, until};
 use tempfile::TempDir;
+
+use crate::connections::trusting;
 
 /// A proxy whose listeners, clusters and endpoints are files of one directory.
 struct Standalone {
@@ -218,4 +221,88 @@ async fn a_file_that_is_not_there_ends_the_start_with_its_name() {
                      dynamic_resources: {cds_config: {path_config_source: {path: /nowhere/cds.yaml}}}\n";
     let error = Sidecar::start(bootstrap).await.err().unwrap();
     assert!(error.contains("'/nowhere/cds.yaml' does not exist"), "{error}");
+}
+
+/// A listener, its routes, its cluster, its endpoints and its certificate; all but listener and cluster in files of their own, under names that every
+/// such set has.
+fn named_alike(directory: &Path, own: &str, port: u16, identity: &Identity) -> (String, String) {
+    let indented = |pem: &str| pem.replace('\n', "\n        ");
+    let files = [
+        ("eds.yaml", eds(port)),
+        (
+            "rds.yaml",
+            format!(
+                "resources:\n- '@type': type.googleapis.com/envoy.config.route.v3.RouteConfiguration\n  name: local_route\n  \
+                 virtual_hosts: [{{name: all, domains: ['*'], routes: [{{match: {{prefix: /}}, route: {{cluster: {own}}}}}]}}]\n"
+            ),
+        ),
+        (
+            "sds.yaml",
+            format!(
+                "resources:\n- '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  name: server_cert\n  \
+                 tls_certificate:\n    certificate_chain:\n      inline_string: |\n        {}\n    private_key:\n      inline_string: |\n        {}\n",
+                indented(&identity.chain_pem),
+                indented(&identity.key_pem)
+            ),
+        ),
+    ];
+    let files = files.map(|(name, content)| (format!("{own}-{name}"), content));
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, content)| (name.as_str(), content.clone()))
+        .collect();
+    put(Manner::Rename, directory, 0, &files);
+    let source = |name: &str| format!("{{path_config_source: {{path: {}/{own}-{name}}}}}", directory.display());
+    let cluster = format!(
+        "  - {{name: {own}, type: EDS, eds_cluster_config: {{service_name: web, eds_config: {}}}}}\n",
+        source("eds.yaml")
+    );
+    let listener = format!(
+        r#"  - name: {own}
+    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
+    filter_chains:
+    - transport_socket:
+        name: tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context: {{tls_certificate_sds_secret_configs: [{{name: server_cert, sds_config: {sds}}}]}}
+      filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: {own}
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+          rds: {{route_config_name: local_route, config_source: {rds}}}
+"#,
+        sds = source("sds.yaml"),
+        rds = source("rds.yaml"),
+    );
+    (listener, cluster)
+}
+
+#[tokio::test]
+async fn what_two_files_call_by_one_name_are_two_resources() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut listeners, mut clusters, mut backends) = (String::new(), String::new(), Vec::new());
+    for own in ["one", "two"] {
+        let (backend, authority) = (Backend::start(own).await, Authority::new(own).unwrap());
+        let identity = authority.issue(&Leaf::new().dns("a.test")).unwrap();
+        let (listener, cluster) = named_alike(directory.path(), own, backend.port(), &identity);
+        listeners += &listener;
+        clusters += &cluster;
+        backends.push((own, backend, authority));
+    }
+    let bootstrap = format!(
+        "node: {{id: files, cluster: files}}\nadmin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\n\
+         static_resources:\n  listeners:\n{listeners}  clusters:\n{clusters}"
+    );
+    let sidecar = Sidecar::start(&bootstrap).await.unwrap();
+    for (own, backend, authority) in &backends {
+        // A certificate of the other authority would end the handshake.
+        let stream = trusting(authority.certificate_der(), sidecar.listener(own).await).await;
+        let answer = Http1::over(Box::new(stream.unwrap())).get("a.test", "/", "").await;
+        assert_eq!((answer.status, backend.requests()), (200, 1), "{own}");
+    }
 }

@@ -141,7 +141,7 @@ async fn a_control_plane_that_is_another_or_wants_a_certificate_is_not_reached_a
                 .then_some(page)
         })
         .await;
-        assert!(page.contains("the control plane is not connected"), "{page}");
+        assert!(page.contains("all types from ads: not connected"), "{page}");
         assert!(page.contains(&format!("127.0.0.1:{port}")), "{page}");
         let opened = mesh.control_plane.transcript();
         assert!(opened.iter().all(|entry| entry.what != What::Open), "{opened:?}");

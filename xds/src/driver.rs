@@ -235,7 +235,7 @@ impl Driver {
         };
         let read = move |engine: &mut Engine, now| {
             let path = std::path::Path::new(&*source.path);
-            let content = std::fs::read(path).map_err(|error| error.to_string());
+            let content = file::read(path);
             let decode = |content: Vec<u8>| {
                 let decoded = catch_unwind(AssertUnwindSafe(|| decode(&content, path)));
                 decoded.unwrap_or_else(|_| Err("internal error: the decoder panicked".to_owned()))
@@ -414,7 +414,7 @@ mod tests {
         let mut second = streams.recv().await.unwrap();
         assert!(second.recv().await.is_some(), "the subscription again");
         assert!(first.recv().await.is_none(), "the stream before is closed");
-        assert_eq!(client.status().await.unwrap().len(), 1);
+        assert_eq!(client.status().await.unwrap().types.len(), 1);
         client.stop().await;
         running.await.unwrap();
     }

@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use record::{Named, Records};
 pub use roots::Root;
 use roots::RootState;
-use view::{State, describe};
+use view::State;
 
 use crate::client::message::Response;
 use crate::client::mux::{Mode, Mux, MuxConfig};
@@ -187,6 +187,7 @@ impl Engine {
             return Ok(());
         };
         let stream = &mut self.streams[at];
+        let source = stream.source.clone();
         let message = stream.typed(message);
         let parsed = match stream.mux.mode() {
             Mode::Sotw => Response::parse_sotw(&message),
@@ -208,16 +209,25 @@ impl Engine {
         let empty = batch.resources.is_empty() && batch.removed.is_empty() && batch.failures.is_empty();
         let no_op = empty && !batch.full && batch.present.is_empty();
         let named = Named::of(&batch);
-        self.records.note_reports(&self.stats, &mut batch);
-        if stream.source.is_file() {
+        self.records.note_reports(&self.stats, &source, &mut batch);
+        if source.is_file() {
             stream.state = State::Open;
         }
-        let applied = self.store.apply(&mut batch, now, &*self.clock);
+        let applied = self.store.apply(&mut batch, &source, now, &*self.clock);
         named.count(&self.stats, &applied, now);
         let stream = &mut self.streams[at];
         stream.mux.finish(batch, &applied.failures);
-        self.records
-            .note(&self.stats, ty, version, size, decoded - started, no_op, &applied, now);
+        self.records.note(
+            &self.stats,
+            ty,
+            &source,
+            version,
+            size,
+            decoded - started,
+            no_op,
+            &applied,
+            now,
+        );
         self.answered(ty);
         self.advance(now);
         // What was applied may have closed streams, this one among them: places have moved.
@@ -234,11 +244,14 @@ impl Engine {
         let stats = self.stats.clone();
         let Some(stream) = self.stream(id) else { return };
         stream.count_failure(&stats);
-        stream.state = State::Failed(format!("{}: {reason}", describe(&stream.source)));
+        let source = stream.source.clone();
+        stream.state = State::Failed(format!("{source}: {reason}"));
         let types: Vec<_> = stream.mux.types().collect();
         let names: Vec<_> = stream.mux.names().map(|(ty, name)| (ty, name.clone())).collect();
         types.into_iter().for_each(|ty| self.answered(ty));
-        names.iter().for_each(|(ty, name)| self.store.give_up(ty, name));
+        names
+            .iter()
+            .for_each(|(ty, name)| self.store.give_up(ty, &source, name));
         self.advance(now);
     }
 
@@ -268,9 +281,10 @@ impl Engine {
     /// Lets time pass: fetch timeouts and TTLs.
     pub fn tick(&mut self, now: Now) {
         for at in 0..self.streams.len() {
+            let source = self.streams[at].source.clone();
             for (ty, name) in self.streams[at].mux.tick(now.instant) {
                 tracing::info!(ty = ty.short, name = &*name, "time to live is over");
-                self.store.expire(ty, &name);
+                self.store.expire(ty, &source, &name);
             }
         }
         self.store.tick(now.instant);
@@ -290,7 +304,8 @@ impl Engine {
 
     /// Carries out what the store wants of its sources.
     fn route(&mut self) {
-        for change in self.store.take_subscription_changes() {
+        let changes = self.store.take_subscription_changes();
+        for change in &changes {
             let per_name = self.stream_per_name(&change.source);
             let name = per_name.then(|| change.name.clone());
             let Some(at) = self.stream_for(&change.source, change.ty, name) else {
@@ -299,18 +314,24 @@ impl Engine {
             if change.action == Action::Subscribe {
                 self.stats.subscribed(change.ty, &change.name, &change.source);
             }
-            self.streams[at].change(&change);
+            self.streams[at].change(change);
             if change.source.is_file() && change.action != Action::Unsubscribe {
                 self.rereads.push(self.streams[at].id);
             }
             // ADS may fall silent, and is kept: a reconnect would cost every type.
             if !self.streams[at].mux.wants_anything() && *change.source != Source::Ads {
                 self.closed.push(self.streams[at].id);
-                self.streams.remove(at);
+                let gone = self.streams.remove(at);
+                gone.mux.stats().connected_state.set(0);
+                if !self.streams.iter().any(|stream| stream.source == gone.source) {
+                    self.records.forget(&gone.source);
+                }
             }
-            // What moved to another source is still subscribed there.
+        }
+        // What moved to another source is still subscribed there.
+        for change in changes.iter().filter(|change| change.action == Action::Unsubscribe) {
             let moved = |stream: &Stream| stream.mux.names_one(change.ty, &change.name);
-            if change.action == Action::Unsubscribe && !self.streams.iter().any(moved) {
+            if !self.streams.iter().any(moved) {
                 self.stats.unsubscribed(change.ty, &change.name);
             }
         }
@@ -340,7 +361,7 @@ impl Engine {
             Source::Ads | Source::Named(_) => self.config_of(source),
         };
         let Some(config) = config else {
-            tracing::warn!(source = describe(source), ty = ty.short, "no such source is configured");
+            tracing::warn!(source = %source, ty = ty.short, "no such source is configured");
             return None;
         };
         let (wanted, ty) = (ty, (!config.aggregated).then_some(ty));
@@ -356,11 +377,11 @@ impl Engine {
             Source::Named(_) | Source::Path(_) => Arc::default(),
         };
         if matches!(**source, Source::Named(_)) {
-            let own = name
-                .as_ref()
-                .and_then(|name| self.stats.subscribed(wanted, name, source));
-            own.unwrap_or_else(|| self.stats.of(wanted))
-                .set_control_plane(stats.clone());
+            let counters = match &name {
+                Some(name) => self.stats.subscribed(wanted, name, source),
+                None => Some(self.stats.of(wanted)),
+            };
+            counters.iter().for_each(|own| own.set_control_plane(stats.clone()));
         }
         self.next_id += 1;
         let mux = Mux::new(config.mux, self.rng.fork(), stats);

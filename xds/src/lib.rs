@@ -44,7 +44,7 @@ pub use client::{Backoff, Connect, GrpcConnector, Mode, Mux, MuxConfig, RateLimi
 pub use driver::{Builder, Client, ClientHandle, Driver, Stopped};
 pub use engine::{Engine, Root, SourceConfig};
 pub use stats::Stats;
-pub use store::status::{DumpEntry, Nack, TypeStatus};
+pub use store::status::{DumpEntry, Nack, Status, StreamStatus, TypeStatus};
 pub use store::{Change, Interpreter, Known, Now, PathSource, Reference, Resource, Source, Store, Update, Updates};
 pub use types::{ResourceType, TypeInfo};
 

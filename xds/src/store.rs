@@ -3,7 +3,7 @@
 //! In: a [`Batch`] of one response, expired TTLs, pinned references, the passing of time. Out: which resources each source is to be
 //! asked for ([`SubscriptionChange`]), and [`Update`]s for whoever follows. Invariants: a published resource has had each required
 //! reference arrive (or time out) first; a refused version never displaces the last good one; a resource that something published
-//! refers to stays subscribed. The store knows no network and no meaning: an [`Interpreter`] tells what a resource refers to.
+//! refers to stays subscribed; what two sources call by one name are two resources. The store knows no network and no meaning: an [`Interpreter`] tells what a resource refers to.
 
 mod apply;
 mod graph;
@@ -16,12 +16,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 
 pub use apply::Applied;
 pub use publish::{Change, Update, Updates};
 pub use resource::{ErrorState, Interpreter, Known, PathSource, Reference, Resource, Source};
-use table::{Entry, Key, Table};
+use table::{Entry, Key, Table, Target};
 
 use crate::stats::Stats;
 use crate::types::{PINNED, ResourceType};
@@ -56,10 +56,13 @@ pub enum Action {
 /// See the top of this file.
 pub struct Store {
     tables: Vec<Table>,
+    /// The places of `tables`, by type URL and source.
+    places: HashMap<&'static str, HashMap<Arc<Source>, u32>>,
+    /// Places whose tables nobody needs any more.
+    vacant: Vec<u32>,
     interpreter: Arc<dyn Interpreter>,
     /// Names that the control plane may not touch: those of the bootstrap.
     fixed: HashSet<(&'static str, Arc<str>)>,
-    sources: HashSet<Arc<Source>>,
     epoch: u64,
     timers: BTreeMap<(Instant, u64), Timer>,
     timer: u64,
@@ -68,6 +71,10 @@ pub struct Store {
     changes: Vec<SubscriptionChange>,
     /// What was published since the last commit.
     published: Vec<Key>,
+    /// Whether some warming began or ended since the last commit.
+    warmed: bool,
+    /// Tables that have lost their last entry since the last commit.
+    emptied: Vec<u32>,
     publisher: publish::Publisher,
     stats: Arc<Stats>,
     visits: u64,
@@ -83,22 +90,25 @@ impl Store {
     pub fn new(interpreter: Arc<dyn Interpreter>, stats: Arc<Stats>) -> Self {
         Self {
             tables: Vec::new(),
+            places: HashMap::new(),
+            vacant: Vec::new(),
             interpreter,
             fixed: HashSet::new(),
-            sources: HashSet::new(),
             epoch: 0,
             timers: BTreeMap::new(),
             timer: 0,
             touched: Vec::new(),
             changes: Vec::new(),
             published: Vec::new(),
+            warmed: false,
+            emptied: Vec::new(),
             publisher: publish::Publisher::default(),
             stats,
             visits: 0,
         }
     }
 
-    /// Refuses dynamic resources of this name: the bootstrap has it.
+    /// Ignores dynamic resources of this name, as Envoy does: the bootstrap has it.
     pub fn fix(&mut self, ty: ResourceType, name: impl Into<Arc<str>>) {
         self.fixed.insert((ty.url, name.into()));
     }
@@ -107,7 +117,7 @@ impl Store {
     /// [`PINNED`] resource once the required ones have arrived or timed out.
     pub fn pin(&mut self, owner: &Arc<str>, references: Vec<Reference>, now: Now) {
         let key = Key {
-            table: self.table_of(&PINNED),
+            table: self.table_of(&PINNED, &Source::Ads),
             name: owner.clone(),
         };
         let resource = Resource {
@@ -124,7 +134,7 @@ impl Store {
 
     /// Lets go of what `owner` pinned.
     pub fn unpin(&mut self, owner: &str) {
-        let table = self.table_of(&PINNED);
+        let table = self.table_of(&PINNED, &Source::Ads);
         self.delete(&Key {
             table,
             name: owner.into(),
@@ -140,10 +150,15 @@ impl Store {
     /// Another follower. It starts with everything that is published now.
     pub fn follow(&mut self) -> Updates {
         let all = self.tables.iter().flat_map(|table| {
-            table
-                .entries
-                .iter()
-                .filter_map(|(name, entry)| Some((table.ty, name.clone(), entry.active.clone()?)))
+            let (ty, source) = (table.ty, &table.source);
+            table.entries.iter().filter_map(move |(name, entry)| {
+                Some(Change {
+                    ty,
+                    source: source.clone(),
+                    name: name.clone(),
+                    resource: Some(entry.active.clone()?),
+                })
+            })
         });
         self.publisher.attach(all)
     }
@@ -154,8 +169,8 @@ impl Store {
     }
 
     /// Nothing will be said about a resource for now: who waits for it goes on without.
-    pub(crate) fn give_up(&mut self, ty: ResourceType, name: &Arc<str>) {
-        let table = self.table_of(ty);
+    pub(crate) fn give_up(&mut self, ty: ResourceType, source: &Source, name: &Arc<str>) {
+        let table = self.table_of(ty, source);
         self.answered(&Key {
             table,
             name: name.clone(),
@@ -163,25 +178,26 @@ impl Store {
         self.commit();
     }
 
-    /// The published version of a resource.
+    /// The published version of a resource; of the first source that has one, if several have.
     pub fn get(&self, ty: ResourceType, name: &str) -> Option<&Arc<Resource>> {
-        let table = self.tables.iter().find(|table| table.ty == ty)?;
-        table.entries.get(name)?.active.as_ref()
+        let mut entries = self.tables_of(ty).filter_map(|table| table.entries.get(name));
+        entries.find_map(|entry| entry.active.as_ref())
     }
 
     /// Whether a version of it was accepted, or the bootstrap has it.
     pub(crate) fn has(&self, ty: ResourceType, name: &str) -> bool {
-        let mut tables = self.tables.iter().filter(|table| table.ty == ty);
-        tables.any(|table| table.entries.get(name).is_some_and(|entry| entry.newest().is_some()))
+        self.tables_of(ty)
+            .any(|table| table.entries.get(name).is_some_and(|entry| entry.newest().is_some()))
             || self.fixed.contains(&(ty.url, Arc::from(name)))
     }
 
     /// How many resources of `ty` wait for what they refer to.
     pub fn warming(&self, ty: ResourceType) -> usize {
-        self.tables
-            .iter()
-            .find(|table| table.ty == ty)
-            .map_or(0, |table| table.warming)
+        self.tables_of(ty).map(|table| table.warming).sum()
+    }
+
+    fn tables_of(&self, ty: ResourceType) -> impl Iterator<Item = &Table> {
+        self.tables.iter().filter(move |table| table.ty == ty)
     }
 
     /// When [`tick`](Self::tick) has something to do.
@@ -195,8 +211,11 @@ impl Store {
             let Some((_, timer)) = self.timers.pop_first() else {
                 break;
             };
+            if let Some(target) = self.target_mut(&timer.target) {
+                target.waiters.remove(&timer.owner);
+            }
             if self.satisfy(&timer.owner, timer.epoch, &timer.target) {
-                let ty = self.tables[usize::from(timer.target.table)].ty;
+                let ty = self.table(&timer.target).ty;
                 self.stats.of(ty).init_fetch_timeout.add(1);
                 if let Some(own) = self.stats.of_resource(ty, &timer.target.name) {
                     own.init_fetch_timeout.add(1);
@@ -211,6 +230,20 @@ impl Store {
         self.visits
     }
 
+    /// Timers and waiters there are, for tests.
+    #[cfg(test)]
+    pub(crate) fn waits(&self) -> (usize, usize) {
+        let entries = self.tables.iter().flat_map(|table| table.entries.values());
+        let targets = entries.filter_map(|entry| entry.target.as_ref());
+        (self.timers.len(), targets.map(|target| target.waiters.len()).sum())
+    }
+
+    /// Pairs of type and source that are kept, for tests.
+    #[cfg(test)]
+    pub(crate) fn sources(&self) -> usize {
+        self.tables.len()
+    }
+
     /// # Panics
     /// The store is in a state that it must never be in; tests call this after each step.
     pub fn check_invariants(&self) {
@@ -221,7 +254,7 @@ impl Store {
                 assert!(!entry.is_vacant(), "{:?} {name}: vacant entry", table.ty);
                 self.check_entry(
                     &Key {
-                        table: index as u8,
+                        table: index as u32,
                         name: name.clone(),
                     },
                     entry,
@@ -239,7 +272,7 @@ impl Store {
             let target = self.entry(&link.target).and_then(|entry| entry.target.as_ref());
             let target = target.unwrap_or_else(|| unreachable!("{key:?} refers to nothing: {:?}", link.target));
             assert!(
-                target.references > 0 && target.subscribed.is_some(),
+                target.references > 0 && target.subscribed,
                 "{:?} is not subscribed",
                 link.target
             );
@@ -249,28 +282,63 @@ impl Store {
         }
     }
 
-    fn table_of(&mut self, ty: ResourceType) -> u8 {
-        let found = self.tables.iter().position(|table| table.ty == ty);
-        let index = found.unwrap_or_else(|| {
-            self.tables.push(Table::new(ty));
-            self.tables.len() - 1
-        });
-        // There are a dozen types; 256 of them would be a programming error of the embedder.
-        u8::try_from(index).unwrap_or(u8::MAX)
+    /// The place of a type and source, made if there is none.
+    fn table_of(&mut self, ty: ResourceType, source: &Source) -> u32 {
+        let places = self.places.entry(ty.url).or_default();
+        if let Some(place) = places.get(source) {
+            return *place;
+        }
+        let source = Arc::new(source.clone());
+        let table = Table::new(ty, source.clone());
+        let next = self.tables.len();
+        let place = match self.vacant.pop() {
+            Some(place) => {
+                self.tables[place as usize] = table;
+                place
+            }
+            None => {
+                self.tables.push(table);
+                // Far fewer than 2^32 sources fit into memory.
+                u32::try_from(next).unwrap_or(u32::MAX)
+            }
+        };
+        places.insert(source, place);
+        place
+    }
+
+    /// Lets go of tables that are empty: those of sources that nothing refers to any more.
+    fn drop_empty_tables(&mut self) {
+        for place in std::mem::take(&mut self.emptied) {
+            let table = &self.tables[place as usize];
+            let places = self.places.entry(table.ty.url).or_default();
+            let is_empty = table.entries.is_empty() && !table.ty.full_state;
+            if is_empty && places.get(&table.source) == Some(&place) {
+                places.remove(&table.source);
+                self.vacant.push(place);
+            }
+        }
+    }
+
+    fn table(&self, key: &Key) -> &Table {
+        &self.tables[key.table as usize]
+    }
+
+    fn target_mut(&mut self, key: &Key) -> Option<&mut Target> {
+        self.entry_mut(key)?.target.as_deref_mut()
     }
 
     fn entry(&self, key: &Key) -> Option<&Entry> {
-        self.tables[usize::from(key.table)].entries.get(&key.name)
+        self.tables[key.table as usize].entries.get(&key.name)
     }
 
     fn entry_mut(&mut self, key: &Key) -> Option<&mut Entry> {
         self.visits += 1;
-        self.tables[usize::from(key.table)].entries.get_mut(&key.name)
+        self.tables[key.table as usize].entries.get_mut(&key.name)
     }
 
     fn entry_or_new(&mut self, key: &Key) -> &mut Entry {
         self.visits += 1;
-        self.tables[usize::from(key.table)]
+        self.tables[key.table as usize]
             .entries
             .entry_ref(&key.name)
             .or_default()

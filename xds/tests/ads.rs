@@ -224,6 +224,7 @@ async fn clusters_arrive(mode: Mode, clusters: usize, padding: usize) -> Running
     let status = client.status().await.unwrap();
     assert!(
         status
+            .types
             .iter()
             .all(|status| status.waiting.is_empty() && status.last_nack.is_none())
     );

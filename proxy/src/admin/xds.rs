@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use remora_proto::pb::envoy::admin::v3::{UnreadyTargetsDumps, unready_targets_dumps::UnreadyTargetsDump};
-use remora_xds::{Nack, Stats, TypeStatus};
+use remora_xds::{Nack, Status, StreamStatus, TypeStatus};
 use serde_json::{Value, json};
 
 use super::query::Query;
@@ -23,23 +23,22 @@ pub(super) async fn xds(state: Arc<AdminState>, query: Query) -> Reply {
         return reply::ok("the xds client has stopped; the last configuration stays in use\n");
     };
     if query.get("format") == Some("json") {
-        let types: Vec<_> = status.iter().map(tree).collect();
+        let types: Vec<_> = status.types.iter().map(tree).collect();
         return reply::tree(&json!({
             "types": types,
+            "streams": status.streams.iter().map(stream).collect::<Vec<_>>(),
             "last_publication": state.notes.publication().map(publication),
             "tolerated": state.notes.tolerated(),
             "unusable": state.notes.failures(),
         }));
     }
-    let mut page = connection(client.stats(), &status);
-    let mut failures: Vec<&String> = status.iter().flat_map(|one| &one.failures).collect();
-    failures.sort_unstable();
-    failures.dedup();
-    for failure in failures {
-        page += &format!("  {failure}\n");
+    let mut page = String::new();
+    status.streams.iter().for_each(|one| page += &connection(one));
+    if page.is_empty() {
+        page += "nothing is asked of any control plane or file\n";
     }
     let now = clock::system_now();
-    for one in &status {
+    for one in &status.types {
         page += &describe(one, now);
     }
     if let Some(last) = state.notes.publication() {
@@ -62,25 +61,34 @@ pub(super) async fn xds(state: Arc<AdminState>, query: Query) -> Reply {
     reply::ok(page)
 }
 
-/// Whether the control plane is there: the aggregated stream's, or those of streams of their own.
-fn connection(stats: &Stats, status: &[TypeStatus]) -> String {
-    let is_aggregated = status.iter().flat_map(|one| &one.sources).any(|source| source == "ads");
-    let mut streams: Vec<_> = stats.types().iter().filter_map(|ty| ty.control_plane()).collect();
-    streams.extend(is_aggregated.then(|| stats.control_plane.clone()));
-    if streams.is_empty() {
-        return "no control plane: what is not static comes from files\n".to_owned();
-    }
-    if streams.iter().any(|stream| stream.connected_state.value() == 0) {
-        return "the control plane is not connected\n".to_owned();
-    }
-    match streams
-        .iter()
-        .map(|stream| stream.identifier())
-        .find(|identifier| !identifier.is_empty())
-    {
-        Some(identifier) => format!("connected to the control plane {identifier}\n"),
-        None => "connected to a control plane\n".to_owned(),
-    }
+/// One stream, or one watched file.
+fn connection(stream: &StreamStatus) -> String {
+    let StreamStatus {
+        source,
+        carries,
+        identifier,
+        ..
+    } = stream;
+    let what = match (stream.is_file, stream.is_open) {
+        (true, true) => format!("{carries} from the file {source}\n"),
+        (true, false) => format!("{carries} from the file {source}: not read yet\n"),
+        (false, true) if identifier.is_empty() => format!("{carries} from {source}: connected\n"),
+        (false, true) => format!("{carries} from {source}: connected to the control plane {identifier}\n"),
+        (false, false) => format!("{carries} from {source}: not connected\n"),
+    };
+    let why = stream.failure.iter().map(|failure| format!("  {failure}\n"));
+    std::iter::once(what).chain(why).collect()
+}
+
+fn stream(stream: &StreamStatus) -> Value {
+    json!({
+        "source": stream.source,
+        "file": stream.is_file,
+        "carries": stream.carries,
+        "open": stream.is_open,
+        "identifier": stream.identifier,
+        "failure": stream.failure,
+    })
 }
 
 fn publication(last: Publication) -> Value {
@@ -104,9 +112,7 @@ fn millis(at: SystemTime) -> u64 {
 fn describe(status: &TypeStatus, now: SystemTime) -> String {
     let mut page = format!("\n{} ({})\n", status.ty.short, status.ty.url);
     let mut line = |text: String| page += &format!("  {text}\n");
-    if !status.sources.is_empty() {
-        line(format!("from {}", status.sources.join(", ")));
-    }
+    line(format!("from {}", status.source));
     match status.since.and_then(|at| now.duration_since(at).ok()) {
         Some(ago) => line(format!(
             "runs version {:?}, accepted {} s ago; {} in use",
@@ -216,7 +222,7 @@ fn tree(status: &TypeStatus) -> Value {
     json!({
         "type": status.ty.short,
         "type_url": status.ty.url,
-        "sources": status.sources,
+        "source": status.source,
         "wanted_version": &*status.wanted_version,
         "running_version": &*status.running_version,
         "accepted_ms": status.since.map(millis),
@@ -225,7 +231,6 @@ fn tree(status: &TypeStatus) -> Value {
         "missing": missing,
         "reported": reported.collect::<Vec<_>>(),
         "refused": refused.collect::<Vec<_>>(),
-        "stream_failures": status.failures,
         "last_nack": nack,
         "last_push": push,
     })
@@ -235,13 +240,13 @@ fn tree(status: &TypeStatus) -> Value {
 pub(super) async fn init_dump(state: Arc<AdminState>) -> Reply {
     let status = match &state.xds {
         Some(client) => client.status().await.unwrap_or_default(),
-        None => Vec::new(),
+        None => Status::default(),
     };
     let dump = |one: &TypeStatus| UnreadyTargetsDump {
         name: format!("init manager {}", one.ty.short),
         target_names: one.waiting.iter().map(|waiting| waiting.name.to_string()).collect(),
     };
-    let unready = status.iter().filter(|one| !one.waiting.is_empty());
+    let unready = status.types.iter().filter(|one| !one.waiting.is_empty());
     reply::message(&UnreadyTargetsDumps {
         unready_targets_dumps: unready.map(dump).collect(),
     })

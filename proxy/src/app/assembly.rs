@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use remora_xds::Root;
 
-use super::client::{Pins, meaning, roots};
+use super::client::{Pins, meaning, roots, sources};
 use super::interpreter::{self, Meaning};
 use crate::bootstrap::Bootstrap;
 use crate::cli::Options;
@@ -16,6 +16,7 @@ use crate::cluster::lb::LocalCluster;
 use crate::config::fields::{self, Strictness, Warning};
 use crate::config::live::Values;
 use crate::config::route::{clusters, refuse};
+use crate::config::sources::ResourceKey;
 use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::listener::ListenerConfig;
 use crate::runtime::io::Address;
@@ -45,6 +46,7 @@ pub fn assemble(options: &Options, bootstrap: &Bootstrap) -> Compiled<Assembly> 
         access_logs: Arc::new(Sinks::new(options.file_flush_interval, options.file_flush_min_size)),
         node: bootstrap.node.clone(),
         connection_limits: Arc::new(bootstrap.runtime.connection_limits()),
+        sources: Arc::new(sources(bootstrap)),
         ..BuildContext::default()
     };
     // Before anything is compiled that names a key.
@@ -69,7 +71,7 @@ pub fn assemble(options: &Options, bootstrap: &Bootstrap) -> Compiled<Assembly> 
     let built = all(
         events,
         pins,
-        roots(bootstrap, &meaning.sources),
+        roots(bootstrap, &context.sources),
         admin_logs(bootstrap, &context),
     );
     let (warnings, (pins, roots, admin_logs)) = match (tables, built) {
@@ -164,7 +166,9 @@ fn add_static(
     let mut problems = Problems::default();
     let mut pins = Pins::new();
     for (index, secret) in bootstrap.secrets.iter().enumerate() {
-        let taken = context.secrets.update(&secret.name, Some(&secret.bytes));
+        let taken = context
+            .secrets
+            .update(&ResourceKey::fixed(&secret.name), Some(&secret.bytes));
         problems.keep(taken.map_err(|wrong| wrong.under(&format!("static_resources.secrets[{index}]"))));
     }
     let mut seen = HashSet::new();

@@ -10,26 +10,31 @@ use remora_proto::json::Format;
 use remora_xds::{Client, ClientHandle, GrpcConnector, Mode, Reference, Root, SourceConfig, types};
 
 use super::interpreter::Meaning;
-use super::sources::{self, Sources};
 use super::stats::XdsStats;
 use super::transport::ClusterTransport;
 use crate::bootstrap::{AdsConfig, Bootstrap};
 use crate::cli::Options;
 use crate::config::cluster::DiscoveryKind;
 use crate::config::fields::Strictness;
+use crate::config::sources::{self, Sources};
 use crate::config::{BuildContext, Compiled, cluster};
 
 /// What static resources refer to: owners and references for the xDS client.
 pub type Pins = Vec<(String, Vec<Reference>)>;
 
-/// What resources mean to this process.
-pub fn meaning(bootstrap: &Bootstrap, context: &Arc<BuildContext>, options: &Options) -> Meaning {
+/// What the resources of this process may come from.
+pub fn sources(bootstrap: &Bootstrap) -> Sources {
     let leads_somewhere = |bytes: &[u8]| cluster::needs(bytes).is_ok_and(|needs| needs.kind != DiscoveryKind::Eds);
     let clusters = bootstrap
         .clusters
         .iter()
         .filter(|cluster| leads_somewhere(&cluster.bytes));
     let clusters = clusters.map(|cluster| cluster.name.clone()).collect();
+    Sources::new(clusters, bootstrap.ads.is_some())
+}
+
+/// What resources mean to this process.
+pub fn meaning(bootstrap: &Bootstrap, context: &Arc<BuildContext>, options: &Options) -> Meaning {
     Meaning {
         context: context.clone(),
         strictness: Strictness {
@@ -38,7 +43,6 @@ pub fn meaning(bootstrap: &Bootstrap, context: &Arc<BuildContext>, options: &Opt
             tell_deprecated: !options.skip_deprecated_logs,
         },
         ignore_unknown: options.ignore_unknown_dynamic_fields,
-        sources: Arc::new(Sources::new(clusters, bootstrap.ads.is_some())),
         routes: Arc::default(),
         static_secrets: bootstrap.secrets.iter().map(|secret| secret.name.clone()).collect(),
         notes: Arc::default(),
@@ -99,7 +103,7 @@ pub fn client(
         let transport = ClusterTransport::new(context.snapshot.clone(), ads.cluster_name.clone());
         builder = builder.ads(config, connector(transport, ads));
     }
-    let (sources, snapshot) = (meaning.sources.clone(), context.snapshot.clone());
+    let (sources, snapshot) = (context.sources.clone(), context.snapshot.clone());
     // Streams to one cluster share a connection.
     let transports: Mutex<HashMap<Arc<str>, ClusterTransport>> = Mutex::default();
     builder = builder.named(move |name| {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use remora_xds::{Interpreter, Known, Reference, ResourceType, types};
 
-use super::sources::Sources;
 use super::stats::RouteScopes;
 use crate::admin::Notes;
 use crate::config::fields::{Strictness, Warning};
@@ -25,7 +24,6 @@ pub struct Meaning {
     pub strictness: Strictness,
     /// `--ignore-unknown-dynamic-fields`: not a word about them.
     pub ignore_unknown: bool,
-    pub sources: Arc<Sources>,
     pub routes: Arc<RouteScopes>,
     /// Names of the bootstrap's secrets: those that a transport socket may name without a source.
     pub static_secrets: Arc<[Arc<str>]>,
@@ -172,8 +170,11 @@ impl Meaning {
     }
 
     fn reference(&self, ty: ResourceType, name: &str, source: &ConfigSource) -> Compiled<Reference> {
+        if name.starts_with("xdstp:") {
+            return Err(Problems::one("", format!("'{name}': xdstp:// names are not supported")));
+        }
         Ok(Reference {
-            source: self.sources.resolve(source)?,
+            source: self.context.sources.resolve(source)?,
             initial_fetch_timeout: source.initial_fetch_timeout,
             ..Reference::new(ty, name)
         })

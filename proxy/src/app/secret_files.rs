@@ -10,6 +10,7 @@ use remora_xds::PathSource;
 use remora_xds::client::file;
 use tokio::task::JoinHandle;
 
+use crate::config::sources::ResourceKey;
 use crate::runtime::spawn::spawn;
 use crate::tls::SecretStore;
 use crate::tls::secret::SecretFile;
@@ -17,7 +18,7 @@ use crate::tls::secret::SecretFile;
 /// The files of all delivered secrets; watches end with it.
 pub(super) struct SecretFiles {
     store: Arc<SecretStore>,
-    watched: HashMap<Arc<str>, Watched>,
+    watched: HashMap<ResourceKey, Watched>,
 }
 
 /// One secret's files.
@@ -43,30 +44,30 @@ impl SecretFiles {
     /// Watches what the delivered secrets read now, and nothing else.
     pub(super) fn follow(&mut self) {
         let wanted = self.store.reading_files();
-        self.watched.retain(|name, watched| {
+        self.watched.retain(|key, watched| {
             wanted
                 .iter()
-                .any(|(other, secret)| other == name && *secret == watched.secret)
+                .any(|(other, secret)| other == key && *secret == watched.secret)
         });
-        for (name, secret) in wanted {
-            if !self.watched.contains_key(&name) {
-                let task = spawn("secret files", watch(self.store.clone(), name.clone(), secret.clone()));
-                self.watched.insert(name, Watched { secret, task });
+        for (key, secret) in wanted {
+            if !self.watched.contains_key(&key) {
+                let task = spawn("secret files", watch(self.store.clone(), key.clone(), secret.clone()));
+                self.watched.insert(key, Watched { secret, task });
             }
         }
     }
 }
 
-async fn watch(store: Arc<SecretStore>, name: Arc<str>, secret: Bytes) {
+async fn watch(store: Arc<SecretStore>, key: ResourceKey, secret: Bytes) {
     let files = SecretStore::files(&secret);
     // Each begins with an event that only says that it watches. What changed between the first reading and now is read with that.
     let mut changes = select_all(files.iter().map(|file| file::watch(&source(file))));
     while changes.next().await.is_some() {
-        let (store, name, secret) = (store.clone(), name.clone(), secret.clone());
+        let (store, key, secret) = (store.clone(), key.clone(), secret.clone());
         let read = tokio::task::spawn_blocking(move || {
-            if let Err(problems) = store.update(&name, Some(&secret)) {
+            if let Err(problems) = store.update(&key, Some(&secret)) {
                 // Between the rename of a certificate and that of its key the two do not fit: the second event reads both.
-                tracing::warn!(secret = %name, %problems, "files of a secret cannot be used: the last good ones stay");
+                tracing::warn!(secret = %key.name, %problems, "files of a secret cannot be used: the last good ones stay");
             }
         });
         if read.await.is_err() {

@@ -13,12 +13,41 @@ use crate::telemetry::stats::{StatGroup, Value};
 
 /// Which connection managers have named which route configurations: a subscription's stats are called after both.
 #[derive(Default)]
-pub struct RouteScopes(Mutex<BTreeSet<(String, String)>>);
+pub struct RouteScopes(Mutex<BTreeMap<String, Scopes>>);
+
+/// The connection managers of one route configuration.
+#[derive(Default)]
+struct Scopes {
+    stat_prefixes: BTreeSet<String>,
+    /// Nobody subscribed to it when stats were last read. It may be about to be: a listener names its routes before it asks for them.
+    idle: bool,
+}
 
 impl RouteScopes {
     pub fn note(&self, stat_prefix: &str, route: &str) {
-        let scope = (stat_prefix.to_owned(), route.to_owned());
-        self.0.lock().insert(scope);
+        let mut routes = self.0.lock();
+        let scopes = routes.entry(route.to_owned()).or_default();
+        scopes.idle = false;
+        if !scopes.stat_prefixes.contains(stat_prefix) {
+            scopes.stat_prefixes.insert(stat_prefix.to_owned());
+        }
+    }
+
+    /// Who has named `route`.
+    fn of(&self, route: &str) -> Vec<String> {
+        let routes = self.0.lock();
+        let scopes = routes.get(route);
+        scopes.map_or_else(Vec::new, |scopes| scopes.stat_prefixes.iter().cloned().collect())
+    }
+
+    /// Forgets what was not subscribed this time nor the time before.
+    fn retain(&self, resources: &[(Arc<str>, Arc<TypeStats>)]) {
+        let routes = resources.iter().filter(|(_, stats)| stats.ty == &types::ROUTE);
+        let known: BTreeSet<&str> = routes.map(|(name, _)| &**name).collect();
+        self.0.lock().retain(|route, scopes| {
+            let was_idle = std::mem::replace(&mut scopes.idle, !known.contains(route.as_str()));
+            !(was_idle && scopes.idle)
+        });
     }
 }
 
@@ -44,14 +73,11 @@ impl Durations {
 
     /// Forgets resources that nobody subscribes to any more.
     fn retain(&self, resources: &[(Arc<str>, Arc<TypeStats>)]) {
-        let known = |url: &str, name: &str| {
-            resources
-                .iter()
-                .any(|(other, stats)| **other == *name && stats.ty.url == url)
-        };
+        let names = resources.iter().map(|(name, stats)| (stats.ty.url, &**name));
+        let known: BTreeSet<(&str, &str)> = names.collect();
         self.0
             .lock()
-            .retain(|(url, name), _| name.is_empty() || known(url, name));
+            .retain(|(url, name), _| name.is_empty() || known.contains(&(*url, name.as_str())));
     }
 }
 
@@ -94,18 +120,17 @@ impl StatGroup for XdsStats {
                 self.subscription("listener_manager.lds.", stats, "", visit);
             }
         }
-        let scopes = shown.routes.0.lock().clone();
         let resources = shown.stats.resources();
         self.durations.retain(&resources);
+        shown.routes.retain(&resources);
         for (name, stats) in resources {
             if stats.ty == &types::SECRET {
                 self.subscription(&format!("sds.{name}."), &stats, &name, visit);
             }
-            let managers = scopes
-                .iter()
-                .filter(|(_, route)| stats.ty == &types::ROUTE && **route == *name);
-            for (prefix, route) in managers {
-                self.subscription(&format!("http.{prefix}.rds.{route}."), &stats, &name, visit);
+            if stats.ty == &types::ROUTE {
+                for prefix in shown.routes.of(&name) {
+                    self.subscription(&format!("http.{prefix}.rds.{name}."), &stats, &name, visit);
+                }
             }
         }
     }
@@ -164,4 +189,27 @@ fn control_plane(prefix: &str, stats: &ControlPlaneStats, visit: &mut dyn FnMut(
     let enforced = Value::Counter(stats.rate_limit_enforced.value());
     visit(&name("rate_limit_enforced"), enforced);
     visit(&name("identifier"), Value::Text(stats.identifier()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_named_routes_is_known_while_they_are_subscribed_and_a_little_longer() {
+        let scopes = RouteScopes::default();
+        let stats = remora_xds::Stats::default();
+        for (prefix, route) in [("in", "a"), ("out", "a"), ("in", "b")] {
+            scopes.note(prefix, route);
+        }
+        // As if nobody had asked for them yet.
+        scopes.retain(&stats.resources());
+        assert_eq!(
+            (scopes.of("a"), scopes.of("b")),
+            (vec!["in".to_owned(), "out".to_owned()], vec!["in".to_owned()])
+        );
+        scopes.note("in", "b");
+        scopes.retain(&stats.resources());
+        assert_eq!((scopes.of("a"), scopes.of("b")), (Vec::new(), vec!["in".to_owned()]));
+    }
 }

@@ -201,7 +201,10 @@ fn typed_config(filter: &pbh::HttpFilter) -> Compiled<&remora_proto::pb::google:
 fn routes(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> Compiled<RouteSource> {
     use pbh::http_connection_manager::RouteSpecifier;
     match &value.route_specifier {
-        Some(RouteSpecifier::Rds(rds)) => Ok(RouteSource::Rds(Arc::from(rds.route_config_name.as_str()))),
+        Some(RouteSpecifier::Rds(rds)) => {
+            let key = cx.sources.key(&rds.route_config_name, rds.config_source.as_ref());
+            Ok(RouteSource::Rds(key))
+        }
         Some(RouteSpecifier::RouteConfig(config)) => {
             let table = RouteTable::parse(config.encode_to_vec().into(), cx).under("route_config")?;
             Ok(RouteSource::Inline(Arc::new(table)))

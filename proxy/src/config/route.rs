@@ -167,10 +167,11 @@ pub fn header_name(field: &str, name: &str) -> Compiled<http::HeaderName> {
 /// The bytes of a data source, read now.
 pub fn data_source(value: &pb::envoy::config::core::v3::DataSource) -> Compiled<bytes::Bytes> {
     use pb::envoy::config::core::v3::data_source::Specifier;
+    use remora_xds::client::file;
     match &value.specifier {
         Some(Specifier::InlineString(text)) => Ok(bytes::Bytes::copy_from_slice(text.as_bytes())),
         Some(Specifier::InlineBytes(bytes)) => Ok(bytes::Bytes::copy_from_slice(bytes)),
-        Some(Specifier::Filename(path)) => std::fs::read(path)
+        Some(Specifier::Filename(path)) => file::read(path.as_ref())
             .map(Into::into)
             .map_err(|error| Problems::one("filename", format!("{path}: {error}"))),
         Some(Specifier::EnvironmentVariable(name)) => std::env::var(name)

@@ -10,6 +10,7 @@ use super::header_policy::HeaderPolicy;
 use super::pipeline::{HcmStats, Settings};
 use super::service::{Response, TryService};
 use super::upgrade::UpgradeKind;
+use crate::config::sources::ResourceKey;
 use crate::route::{Action, RequestView, RouteTable};
 use crate::runtime::wake;
 use crate::snapshot::SnapshotCell;
@@ -20,8 +21,8 @@ use crate::telemetry::access_log::AccessLog;
 pub enum RouteSource {
     /// `route_config`
     Inline(Arc<RouteTable>),
-    /// `rds`: by name, whatever the newest snapshot has.
-    Rds(Arc<str>),
+    /// `rds`: whatever the newest snapshot has.
+    Rds(ResourceKey),
 }
 
 pub struct SelectRouteLayer {
@@ -81,7 +82,7 @@ impl<S: TryService> TryService for SelectRoute<S> {
     async fn try_call(&self, exchange: &mut Exchange) -> Result<Response, Failure> {
         let table = match &self.routes {
             RouteSource::Inline(table) => Some(table.clone()),
-            RouteSource::Rds(name) => self.snapshot.load().route_table(name),
+            RouteSource::Rds(key) => self.snapshot.load().routes.get(key).cloned(),
         };
         let Some(table) = table else {
             self.stats.no_route.inc();

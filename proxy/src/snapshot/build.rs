@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use remora_proto::wire;
-use remora_xds::{Change, ResourceType, types};
+use remora_xds::{Change, ResourceType, Source, types};
 
 use super::{ClusterSlot, Snapshot};
+use crate::config::sources::ResourceKey;
 use crate::config::{BuildContext, Compiled, Problems, cluster, listener};
 use crate::listener::ListenerConfig;
 use crate::route::RouteTable;
@@ -21,10 +22,10 @@ use crate::telemetry::server::ClusterManagerStats;
 pub struct Builder {
     context: Arc<BuildContext>,
     snapshot: Snapshot,
-    /// The newest endpoint assignments by name, also of clusters that are not here (yet).
-    assignments: HashMap<Arc<str>, Bytes>,
-    /// Assignments whose name is not their cluster's: service name → clusters.
-    service_names: HashMap<String, Vec<Arc<str>>>,
+    /// The newest endpoint assignments, also of clusters that are not here (yet).
+    assignments: HashMap<ResourceKey, Bytes>,
+    /// The clusters of assignments that do not come over ADS under their cluster's own name.
+    assigned: HashMap<ResourceKey, Vec<Arc<str>>>,
     /// Static listeners that wait for what they refer to.
     waiting: HashMap<Arc<str>, Arc<ListenerConfig>>,
     /// Clusters in the snapshot that is being built.
@@ -49,7 +50,7 @@ impl Builder {
             context,
             snapshot: Snapshot::default(),
             assignments: HashMap::new(),
-            service_names: HashMap::new(),
+            assigned: HashMap::new(),
             waiting: HashMap::new(),
         }
     }
@@ -72,7 +73,7 @@ impl Builder {
         if self.snapshot.clusters.get(&needs.name).is_some() {
             return Err(Problems::one("name", format!("duplicate cluster '{}'", needs.name)));
         }
-        self.put_cluster(Arc::from(needs.name.as_str()), bytes, needs.eager);
+        self.put_cluster(Arc::from(needs.name.as_str()), bytes, &needs);
         Ok(needs)
     }
 
@@ -107,9 +108,17 @@ impl Builder {
     /// form stays, the log says so, and the rest of the batch goes on.
     pub fn apply(&mut self, changes: Vec<Change>) -> Applied {
         let mut applied = Applied::default();
-        for Change { ty, name, resource } in changes {
-            let bytes = resource.map(|resource| resource.bytes.clone());
-            let result = match contained(|| self.apply_one(ty, &name, bytes, &mut applied.listeners)) {
+        for change in changes {
+            let bytes = change.resource.map(|resource| resource.bytes.clone());
+            let (ty, key) = (
+                change.ty,
+                ResourceKey {
+                    source: Some(change.source),
+                    name: change.name,
+                },
+            );
+            let name = &key.name;
+            let result = match contained(|| self.apply_one(ty, &key, bytes, &mut applied.listeners)) {
                 Ok(result) => result.map_err(|problems| problems.to_string()),
                 Err(panic) => Err(panic),
             };
@@ -125,23 +134,26 @@ impl Builder {
     fn apply_one(
         &mut self,
         ty: ResourceType,
-        name: &Arc<str>,
+        key: &ResourceKey,
         bytes: Option<Bytes>,
         listeners: &mut bool,
     ) -> Compiled<()> {
         if *ty == types::SECRET {
-            self.context.secrets.deliver(name, bytes.as_ref())
+            self.context.secrets.deliver(key, bytes.as_ref())
         } else if *ty == types::ASSIGNMENT {
-            self.set_assignment(name, bytes)
+            self.set_assignment(key, bytes)
         } else if *ty == types::CLUSTER {
-            self.set_cluster(name, bytes)
+            self.set_cluster(&key.name, bytes)
         } else if *ty == types::ROUTE {
-            self.set_routes(name, bytes)
+            self.set_routes(key, bytes)
         } else if *ty == types::LISTENER {
             *listeners = true;
-            self.set_listener(name, bytes)
+            self.set_listener(&key.name, bytes)
         } else if *ty == types::PINNED {
-            *listeners |= name.strip_prefix(LISTENER_OWNER).is_some_and(|name| self.release(name));
+            *listeners |= key
+                .name
+                .strip_prefix(LISTENER_OWNER)
+                .is_some_and(|name| self.release(name));
             Ok(())
         } else {
             Ok(())
@@ -157,19 +169,18 @@ impl Builder {
         snapshot
     }
 
-    fn set_assignment(&mut self, name: &Arc<str>, bytes: Option<Bytes>) -> Compiled<()> {
+    fn set_assignment(&mut self, key: &ResourceKey, bytes: Option<Bytes>) -> Compiled<()> {
         // A removed assignment stays with its cluster until the cluster goes (spec A.7).
         let Some(bytes) = bytes else {
-            self.assignments.remove(name);
+            self.assignments.remove(key);
             return Ok(());
         };
-        self.assignments.insert(name.clone(), bytes.clone());
-        if let Some(slot) = self.snapshot.clusters.get(name)
-            && service_name(&slot.config).is_none_or(|service| service == &**name)
-        {
+        self.assignments.insert(key.clone(), bytes.clone());
+        let own = self.snapshot.clusters.get(&key.name);
+        if let Some(slot) = own.filter(|slot| is_own(key) && names_own(&key.name, &slot.config)) {
             slot.set_endpoints(bytes.clone())?;
         }
-        for cluster in self.service_names.get(&**name).into_iter().flatten() {
+        for cluster in self.assigned.get(key).into_iter().flatten() {
             if let Some(slot) = self.snapshot.clusters.get(cluster) {
                 slot.set_endpoints(bytes.clone())?;
             }
@@ -178,7 +189,7 @@ impl Builder {
     }
 
     fn set_cluster(&mut self, name: &Arc<str>, bytes: Option<Bytes>) -> Compiled<()> {
-        self.forget_service_name(name);
+        self.forget_assigned(name);
         match bytes {
             None => {
                 if self.snapshot.clusters.remove(name).is_some() {
@@ -187,18 +198,17 @@ impl Builder {
                 }
             }
             Some(bytes) => {
-                let eager = cluster::needs(&bytes)?.eager;
-                self.put_cluster(name.clone(), bytes, eager);
+                let needs = cluster::needs(&bytes)?;
+                self.put_cluster(name.clone(), bytes, &needs);
             }
         }
         Ok(())
     }
 
-    fn put_cluster(&mut self, name: Arc<str>, bytes: Bytes, eager: bool) {
-        let service = service_name(&bytes)
-            .filter(|service| *service != &*name)
-            .map(str::to_owned);
-        let assignment = self.assignments.get(service.as_deref().unwrap_or(&name)).cloned();
+    fn put_cluster(&mut self, name: Arc<str>, bytes: Bytes, needs: &cluster::ClusterNeeds) {
+        let eds = needs.eds.as_ref();
+        let key = eds.map(|(assigned, source)| self.context.sources.key_of(assigned, Some(source)));
+        let assignment = key.as_ref().and_then(|key| self.assignments.get(key)).cloned();
         let slot = ClusterSlot::new(name.clone(), bytes, self.context.clone());
         if let Some(assignment) = assignment {
             // An unbuilt slot takes any bytes.
@@ -206,15 +216,15 @@ impl Builder {
         }
         // Nobody sends it requests, and others follow its hosts.
         let is_local = self.context.hosts.local().is_some_and(|local| local.name() == &*name);
-        if eager || is_local {
+        if needs.eager || is_local {
             let built = slot.cluster();
             let previous = self.snapshot.clusters.get(&name).and_then(|previous| previous.built());
             if let (Some(built), Some(previous)) = (built, previous) {
                 built.inherit(previous);
             }
         }
-        if let Some(service) = service {
-            self.service_names.entry(service).or_default().push(name.clone());
+        if let Some(key) = key.filter(|key| !is_own(key) || key.name != name) {
+            self.assigned.entry(key).or_default().push(name.clone());
         }
         if self.snapshot.clusters.insert(name, Arc::new(slot)).is_some() {
             self.stats.cluster_modified.inc();
@@ -224,29 +234,32 @@ impl Builder {
         }
     }
 
-    fn forget_service_name(&mut self, name: &str) {
-        let Some(slot) = self.snapshot.clusters.get(name) else {
+    fn forget_assigned(&mut self, name: &str) {
+        let slot = self.snapshot.clusters.get(name);
+        let Some(slot) = slot.filter(|slot| !names_own(name, &slot.config)) else {
             return;
         };
-        let Some(service) = service_name(&slot.config) else {
+        let needs = cluster::needs(&slot.config).ok();
+        let Some((assigned, source)) = needs.and_then(|needs| needs.eds) else {
             return;
         };
-        if let Some(clusters) = self.service_names.get_mut(service) {
+        let key = self.context.sources.key_of(&assigned, Some(&source));
+        if let Some(clusters) = self.assigned.get_mut(&key) {
             clusters.retain(|cluster| &**cluster != name);
             if clusters.is_empty() {
-                self.service_names.remove(service);
+                self.assigned.remove(&key);
             }
         }
     }
 
-    fn set_routes(&mut self, name: &Arc<str>, bytes: Option<Bytes>) -> Compiled<()> {
+    fn set_routes(&mut self, key: &ResourceKey, bytes: Option<Bytes>) -> Compiled<()> {
         match bytes {
             None => {
-                self.snapshot.routes.remove(name);
+                Arc::make_mut(&mut self.snapshot.routes).remove(key);
             }
             Some(bytes) => {
                 let table = RouteTable::parse(bytes, &self.context)?;
-                self.snapshot.routes.insert(name.clone(), Arc::new(table));
+                Arc::make_mut(&mut self.snapshot.routes).insert(key.clone(), Arc::new(table));
             }
         }
         Ok(())
@@ -269,11 +282,23 @@ impl Builder {
 /// Owner names of static listeners whose references are pinned start with this.
 pub const LISTENER_OWNER: &str = "listener/";
 
-/// `Cluster.eds_cluster_config.service_name`, if it is set.
-fn service_name(cluster: &[u8]) -> Option<&str> {
+/// Whether an assignment is of the cluster that is called as it is, if that one says nothing else.
+fn is_own(key: &ResourceKey) -> bool {
+    key.source.as_deref() == Some(&Source::Ads)
+}
+
+/// Whether the cluster `name` wants the assignment of that name, over ADS.
+fn names_own(name: &str, cluster: &[u8]) -> bool {
+    // `Cluster.eds_cluster_config`, its `service_name` and `eds_config`, and `ads` of that.
     const EDS_CLUSTER_CONFIG: u32 = 3;
+    const EDS_CONFIG: u32 = 1;
     const SERVICE_NAME: u32 = 2;
-    let config = wire::bytes_field(cluster, EDS_CLUSTER_CONFIG).ok()??;
-    let name = wire::bytes_field(config, SERVICE_NAME).ok()??;
-    std::str::from_utf8(name).ok().filter(|name| !name.is_empty())
+    const ADS: u32 = 3;
+    fn field(message: Option<&[u8]>, number: u32) -> Option<&[u8]> {
+        wire::bytes_field(message?, number).ok().flatten()
+    }
+    let config = field(Some(cluster), EDS_CLUSTER_CONFIG);
+    let service = field(config, SERVICE_NAME).unwrap_or_default();
+    let is_ads = field(field(config, EDS_CONFIG), ADS).is_some();
+    is_ads && (service.is_empty() || service == name.as_bytes())
 }

@@ -13,6 +13,7 @@ use super::verifier::{Entry, Keys};
 use super::verify::Policy;
 use super::x509::CertificateFacts;
 use crate::config::route::{Under, each, refuse_all};
+use crate::config::sources::ResourceKey;
 use crate::config::{BuildContext, Compiled, Problems, gather};
 
 /// A compiled `CommonTlsContext`.
@@ -81,7 +82,7 @@ impl Common {
             let validation = Validation::compile(config.validation_context_type.as_ref(), cx);
         }
         let named = config.tls_certificate_sds_secret_configs.iter();
-        let named = named.map(|secret| CertificateSource::Secret(cx.secrets.cell(&secret.name)));
+        let named = named.map(|secret| CertificateSource::Secret(cx.secrets.cell(key(secret, cx))));
         let inline = certificates.into_iter().map(CertificateSource::Inline);
         Ok(Self {
             params,
@@ -196,9 +197,13 @@ impl Common {
     }
 }
 
+fn key(secret: &pb::SdsSecretConfig, cx: &BuildContext) -> ResourceKey {
+    cx.sources.key(&secret.name, secret.sds_config.as_ref())
+}
+
 impl Validation {
     fn compile(config: Option<&ValidationContextType>, cx: &BuildContext) -> Compiled<Self> {
-        let cell = |secret: &pb::SdsSecretConfig| cx.secrets.cell(&secret.name);
+        let cell = |secret: &pb::SdsSecretConfig| cx.secrets.cell(key(secret, cx));
         let (inline, secret, path) = match config {
             None => return Ok(Self::default()),
             Some(ValidationContextType::ValidationContext(context)) => {

@@ -28,9 +28,8 @@ pub fn read(source: &DataSource) -> Compiled<Vec<u8>> {
     match &source.specifier {
         Some(Specifier::InlineBytes(bytes)) => Ok(bytes.clone()),
         Some(Specifier::InlineString(text)) => Ok(text.clone().into_bytes()),
-        Some(Specifier::Filename(path)) => {
-            std::fs::read(path).map_err(|error| Problems::one("filename", format!("cannot read {path}: {error}")))
-        }
+        Some(Specifier::Filename(path)) => remora_xds::client::file::read(path.as_ref())
+            .map_err(|error| Problems::one("filename", format!("cannot read {path}: {error}"))),
         Some(Specifier::EnvironmentVariable(name)) => std::env::var(name)
             .map(String::into_bytes)
             .map_err(|_| Problems::one("environment_variable", format!("{name} is not set"))),

@@ -1,6 +1,6 @@
-//! Secrets by name. A context subscribes to the cells it names; an update rebuilds those contexts and no other.
+//! Secrets by name and source. A context subscribes to the cells it names; an update rebuilds those contexts and no other.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
@@ -12,6 +12,7 @@ use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use super::material::{self, Certificate};
 use super::report::CertificateReport;
 use super::verify::ValidationSecret;
+use crate::config::sources::ResourceKey;
 use crate::config::{Compiled, Problems};
 
 /// A decoded, checked secret.
@@ -65,13 +66,13 @@ impl SecretCell {
     }
 }
 
-/// All secrets by name, and the contexts that live, for `/certs`.
+/// All secrets, and the contexts that live, for `/certs`.
 #[derive(Default)]
 pub struct SecretStore {
-    cells: Mutex<BTreeMap<Arc<str>, Arc<SecretCell>>>,
+    cells: Mutex<HashMap<ResourceKey, Arc<SecretCell>>>,
     contexts: Mutex<Vec<Weak<dyn Rebuild>>>,
     /// Delivered secrets that read files, encoded.
-    from_files: Mutex<BTreeMap<Arc<str>, Bytes>>,
+    from_files: Mutex<HashMap<ResourceKey, Bytes>>,
 }
 
 /// A file that a secret reads, and what to watch for its changes: its own directory if nothing else is said.
@@ -82,29 +83,26 @@ pub struct SecretFile {
 }
 
 impl SecretStore {
-    /// The cell of `name`, empty until [`update`](Self::update) fills it.
-    pub fn cell(&self, name: &str) -> Arc<SecretCell> {
+    /// The cell of a secret, empty until [`update`](Self::update) fills it.
+    pub fn cell(&self, key: ResourceKey) -> Arc<SecretCell> {
         let mut cells = self.cells.lock();
-        if let Some(cell) = cells.get(name) {
-            return cell.clone();
-        }
-        let name: Arc<str> = Arc::from(name);
-        let cell = Arc::new(SecretCell {
-            name: name.clone(),
-            value: ArcSwapOption::empty(),
-            watchers: Mutex::default(),
+        let cell = cells.entry(key).or_insert_with_key(|key| {
+            Arc::new(SecretCell {
+                name: key.name.clone(),
+                value: ArcSwapOption::empty(),
+                watchers: Mutex::default(),
+            })
         });
-        cells.insert(name, cell.clone());
-        cell
+        cell.clone()
     }
 
     /// Takes a `Secret` resource (encoded) in, or its removal. Reads the files it names. New handshakes use it at once.
     ///
     /// # Errors
     /// What is wrong with the secret; the last good one stays.
-    pub fn update(&self, name: &str, secret: Option<&[u8]>) -> Compiled<()> {
+    pub fn update(&self, key: &ResourceKey, secret: Option<&[u8]>) -> Compiled<()> {
         let value = secret.map(Self::compile).transpose()?.flatten();
-        self.cell(name).set(value.map(Arc::new));
+        self.cell(key.clone()).set(value.map(Arc::new));
         Ok(())
     }
 
@@ -131,21 +129,21 @@ impl SecretStore {
     ///
     /// # Errors
     /// What is wrong with the secret; the last good one stays.
-    pub fn deliver(&self, name: &str, secret: Option<&Bytes>) -> Compiled<()> {
+    pub fn deliver(&self, key: &ResourceKey, secret: Option<&Bytes>) -> Compiled<()> {
         {
             let mut from_files = self.from_files.lock();
             match secret.filter(|secret| !Self::files(secret).is_empty()) {
-                Some(secret) => from_files.insert(Arc::from(name), secret.clone()),
-                None => from_files.remove(name),
+                Some(secret) => from_files.insert(key.clone(), secret.clone()),
+                None => from_files.remove(key),
             };
         }
-        self.update(name, secret.map(|secret| &secret[..]))
+        self.update(key, secret.map(|secret| &secret[..]))
     }
 
     /// Delivered secrets that read files, encoded: whoever watches those calls [`update`](Self::update) again.
-    pub fn reading_files(&self) -> Vec<(Arc<str>, Bytes)> {
+    pub fn reading_files(&self) -> Vec<(ResourceKey, Bytes)> {
         let from_files = self.from_files.lock();
-        let pairs = from_files.iter().map(|(name, secret)| (name.clone(), secret.clone()));
+        let pairs = from_files.iter().map(|(key, secret)| (key.clone(), secret.clone()));
         pairs.collect()
     }
 
@@ -154,19 +152,6 @@ impl SecretStore {
         pb::Secret::decode(secret)
             .map(|secret| material::files(&secret))
             .unwrap_or_default()
-    }
-
-    /// Whether the secret has arrived.
-    pub fn is_ready(&self, name: &str) -> bool {
-        self.cells
-            .lock()
-            .get(name)
-            .is_some_and(|cell| cell.value.load().is_some())
-    }
-
-    /// Names asked for or delivered so far.
-    pub fn names(&self) -> Vec<Arc<str>> {
-        self.cells.lock().keys().cloned().collect()
     }
 
     /// Remembers a context for [`reports`](Self::reports), for as long as it lives.

@@ -4,6 +4,7 @@
 //! `watched_directory` (Kubernetes' `..data`). Where inotify is not to be had, its identity is polled.
 
 use std::ffi::OsStr;
+use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, StreamExt};
+use rustix::fs::OFlags;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
@@ -29,6 +31,33 @@ pub fn watch(source: &PathSource) -> BoxStream<'static, ()> {
         Some(((), watch))
     });
     stream::once(async {}).chain(changes).boxed()
+}
+
+/// The largest file that is read: far above any configuration, far below what would take the process down.
+const MAX_SIZE: u64 = 512 << 20;
+
+/// Reads a configuration file. Whoever names it may be a control plane, so nothing that could block or never end is read.
+///
+/// # Errors
+/// It cannot be read, is no regular file, or is larger than 512 MiB.
+pub fn read(path: &Path) -> Result<Vec<u8>, String> {
+    // Opening a FIFO would wait for a writer otherwise.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+        .map_err(|error| std::io::Error::from(error).to_string())?;
+    let file = std::fs::File::from(file);
+    let meta = file.metadata().map_err(|error| error.to_string())?;
+    if !meta.is_file() {
+        return Err("is no regular file".to_owned());
+    }
+    let mut content = Vec::with_capacity(usize::try_from(meta.len().min(MAX_SIZE)).unwrap_or(0) + 1);
+    file.take(MAX_SIZE + 1)
+        .read_to_end(&mut content)
+        .map_err(|error| error.to_string())?;
+    if content.len() as u64 > MAX_SIZE {
+        return Err("is larger than 512 MiB".to_owned());
+    }
+    Ok(content)
 }
 
 struct Watch {

@@ -77,6 +77,8 @@ pub struct Mux {
     /// No token before this time.
     throttled: Option<Instant>,
     ttl: Ttl,
+    /// Types that may send nothing, once for each pause.
+    paused: Vec<ResourceType>,
     open: usize,
     rng: fastrand::Rng,
     stats: Arc<ControlPlaneStats>,
@@ -93,10 +95,16 @@ impl Mux {
             node_sent: false,
             throttled: None,
             ttl: Ttl::default(),
+            paused: Vec::new(),
             open: 0,
             rng,
             stats,
         }
+    }
+
+    /// Its counters, those of the control plane that it speaks to.
+    pub fn stats(&self) -> &ControlPlaneStats {
+        &self.stats
     }
 
     pub fn mode(&self) -> Mode {
@@ -128,12 +136,13 @@ impl Mux {
 
     /// Holds back requests of `ty` (answers too) until as many [`resume`](Self::resume)s.
     pub fn pause(&mut self, ty: ResourceType) {
-        self.session(ty).paused += 1;
+        self.paused.push(ty);
     }
 
     pub fn resume(&mut self, ty: ResourceType) {
-        let session = self.session(ty);
-        session.paused = session.paused.saturating_sub(1);
+        if let Some(at) = self.paused.iter().position(|paused| *paused == ty) {
+            self.paused.swap_remove(at);
+        }
     }
 
     /// Whether anything is subscribed.
@@ -153,6 +162,7 @@ impl Mux {
         self.throttled = None;
         self.answers.clear();
         self.open = 0;
+        self.paused.clear();
         self.sessions.iter_mut().for_each(Session::reset);
     }
 
@@ -356,24 +366,23 @@ impl Mux {
     }
 
     fn has_pending(&self) -> bool {
-        self.answers
-            .iter()
-            .any(|answer| self.sessions[answer.session].paused == 0)
-            || self.changes() > 0
+        self.answers.iter().any(|answer| self.speaks(answer.session)) || self.changes() > 0
     }
 
     fn changes(&self) -> usize {
         self.sessions
             .iter()
-            .filter(|session| session.pending && session.paused == 0)
+            .filter(|session| session.pending && !self.paused.contains(&session.ty))
             .count()
     }
 
+    /// Whether a session is not paused.
+    fn speaks(&self, session: usize) -> bool {
+        !self.paused.contains(&self.sessions[session].ty)
+    }
+
     fn next_answer(&mut self) -> Option<Next> {
-        let at = self
-            .answers
-            .iter()
-            .position(|answer| self.sessions[answer.session].paused == 0)?;
+        let at = self.answers.iter().position(|answer| self.speaks(answer.session))?;
         let mut answer = self.answers.remove(at)?;
         let session = &mut self.sessions[answer.session];
         if planted(Bug::AnswersNewestNonce) {
@@ -400,11 +409,11 @@ impl Mux {
     }
 
     fn next_change(&mut self) -> Option<Next> {
-        let mode = self.config.mode;
+        let (mode, paused) = (self.config.mode, &self.paused);
         self.sessions
             .iter_mut()
             .enumerate()
-            .filter(|(_, session)| session.pending && session.paused == 0)
+            .filter(|(_, session)| session.pending && !paused.contains(&session.ty))
             .find_map(|(index, session)| match mode {
                 Mode::Sotw => session
                     .next_sotw()

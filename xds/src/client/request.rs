@@ -140,29 +140,29 @@ pub struct Failure {
     pub reason: String,
 }
 
-/// The message of a NACK: failures in the order of the response, cut at [`MAX_REASON`] bytes between two characters.
+/// The message of a NACK: failures in the order of the response, as far as [`MAX_REASON`] bytes go, and how many are left out.
 pub(crate) fn reason(failures: &[Failure]) -> String {
     let mut message = String::new();
-    for failure in failures {
-        if !message.is_empty() {
-            message.push_str("; ");
-        }
-        let name = if failure.name.is_empty() {
-            "(unnamed resource)"
-        } else {
-            &failure.name
+    for (at, failure) in failures.iter().enumerate() {
+        let separator = if at == 0 { "" } else { "; " };
+        let name = match &*failure.name {
+            "" => "(unnamed resource)",
+            name => name,
         };
-        message.push_str(name);
-        message.push_str(": ");
-        message.push_str(&failure.reason);
-        if message.len() > MAX_REASON {
-            let cut = (0..=MAX_REASON)
-                .rev()
-                .find(|at| message.is_char_boundary(*at))
-                .unwrap_or(0);
-            message.truncate(cut);
-            break;
+        let line = format!("{separator}{name}: {}", failure.reason);
+        if message.len() + line.len() > MAX_REASON - REST {
+            let room = (MAX_REASON - REST).saturating_sub(message.len());
+            message.push_str(&line[..line.floor_char_boundary(room)]);
+            match failures.len() - at - 1 {
+                0 => message.push_str(" (cut)"),
+                more => message.push_str(&format!(" (cut; {more} more resources refused)")),
+            }
+            return message;
         }
+        message.push_str(&line);
     }
     message
 }
+
+/// What is kept free for telling how much is left out.
+const REST: usize = 64;

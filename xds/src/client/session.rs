@@ -14,7 +14,6 @@ pub(crate) struct Session {
     pub(crate) ty: ResourceType,
     pub(crate) wildcard: bool,
     pub(crate) explicit: BTreeSet<Arc<str>>,
-    pub(crate) paused: u32,
     /// A request has been sent on this stream.
     pub(crate) started: bool,
     /// Something is to be said that no request has said yet.
@@ -49,7 +48,6 @@ impl Session {
             ty,
             wildcard: false,
             explicit: BTreeSet::new(),
-            paused: 0,
             started: false,
             pending: false,
             nonce: Arc::default(),
@@ -145,7 +143,6 @@ impl Session {
         self.started = false;
         self.named = false;
         // Nothing is being applied now; a pause that nobody ended (a panic) must not outlive its stream.
-        self.paused = 0;
         self.names = None;
         self.add.clear();
         self.remove.clear();

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Root;
 use crate::stats::Stats;
-use crate::store::status::{DumpEntry, TypeStatus};
+use crate::store::status::{DumpEntry, Status};
 use crate::store::{Reference, Updates};
 
 /// The client no longer runs.
@@ -16,7 +16,7 @@ pub struct Stopped;
 
 pub(super) enum Command {
     Follow(oneshot::Sender<Updates>),
-    Status(oneshot::Sender<Vec<TypeStatus>>),
+    Status(oneshot::Sender<Status>),
     Dump(oneshot::Sender<Vec<DumpEntry>>),
     Pin(Arc<str>, Vec<Reference>),
     Unpin(Arc<str>),
@@ -43,11 +43,11 @@ impl ClientHandle {
         self.ask(Command::Follow).await
     }
 
-    /// The state of every type, for the `/xds` page.
+    /// The state of every type and stream, for the `/xds` page.
     ///
     /// # Errors
     /// The client has stopped.
-    pub async fn status(&self) -> Result<Vec<TypeStatus>, Stopped> {
+    pub async fn status(&self) -> Result<Status, Stopped> {
         self.ask(Command::Status).await
     }
 

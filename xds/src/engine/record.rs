@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use crate::client::{Batch, request};
 use crate::stats::Stats;
 use crate::store::status::{Nack, PushCost, TypeStatus};
-use crate::store::{Applied, Now};
+use crate::store::{Applied, Now, Source};
 use crate::types::ResourceType;
 
 /// The resources of one response that are counted each for itself.
@@ -64,13 +64,14 @@ fn millis(now: Now) -> u64 {
 
 #[derive(Default)]
 pub(super) struct Records {
-    types: HashMap<&'static str, Record>,
+    types: HashMap<&'static str, HashMap<Arc<Source>, Record>>,
 }
 
 #[derive(Default)]
 struct Record {
     wanted: Arc<str>,
     running: Arc<str>,
+    applied: Arc<str>,
     since: Option<SystemTime>,
     last_nack: Option<Nack>,
     last_push: PushCost,
@@ -83,9 +84,9 @@ const REPORT: usize = 500;
 
 impl Records {
     /// Notes what the control plane says that it cannot serve. A resource that comes after all ends its error; a full response those of all.
-    pub(super) fn note_reports(&mut self, stats: &Stats, batch: &mut Batch) {
+    pub(super) fn note_reports(&mut self, stats: &Stats, source: &Arc<Source>, batch: &mut Batch) {
         let errors = std::mem::take(&mut batch.errors);
-        let known = self.types.get_mut(batch.ty.url);
+        let known = self.types.get_mut(batch.ty.url).and_then(|types| types.get_mut(source));
         if let Some(record) = known.filter(|record| !record.reported.is_empty()) {
             let served = batch.resources.iter().map(|received| &*received.name);
             served.for_each(|name| drop(record.reported.remove(name)));
@@ -97,7 +98,7 @@ impl Records {
             return;
         }
         stats.of(batch.ty).resource_errors.add(errors.len() as u64);
-        let record = self.types.entry(batch.ty.url).or_default();
+        let record = self.record(batch.ty, source);
         for (name, reason) in errors {
             let reason: String = reason.chars().take(REPORT).collect();
             tracing::warn!(ty = batch.ty.short, name, reason, "the control plane reports an error");
@@ -107,11 +108,21 @@ impl Records {
         }
     }
 
+    fn record(&mut self, ty: ResourceType, source: &Arc<Source>) -> &mut Record {
+        self.types.entry(ty.url).or_default().entry(source.clone()).or_default()
+    }
+
+    /// Forgets what was last heard of a source that nothing is wanted of any more.
+    pub(super) fn forget(&mut self, source: &Source) {
+        self.types.values_mut().for_each(|types| drop(types.remove(source)));
+    }
+
     /// Notes one answered response.
     pub(super) fn note(
         &mut self,
         stats: &Stats,
         ty: ResourceType,
+        source: &Arc<Source>,
         version: Arc<str>,
         bytes: usize,
         decode: Duration,
@@ -122,7 +133,7 @@ impl Records {
         let counters = stats.of(ty);
         counters.update_attempt.add(1);
         counters.update_empty.add(u64::from(no_op));
-        let record = self.types.entry(ty.url).or_default();
+        let record = self.record(ty, source);
         record.wanted = version.clone();
         record.last_push = PushCost {
             bytes,
@@ -138,6 +149,7 @@ impl Records {
         if applied.added + applied.changed + applied.removed > 0 {
             counters.config_reload.add(1);
             counters.config_reload_time_ms.set(millis(now));
+            record.applied = version.clone();
         }
         if applied.failures.is_empty() {
             counters.accepted(&version, millis(now));
@@ -156,12 +168,14 @@ impl Records {
         });
     }
 
-    pub(super) fn fill(&self, status: &mut TypeStatus) {
-        let Some(record) = self.types.get(status.ty.url) else {
+    pub(super) fn fill(&self, status: &mut TypeStatus, source: &Source) {
+        let types = self.types.get(status.ty.url);
+        let Some(record) = types.and_then(|types| types.get(source)) else {
             return;
         };
         status.wanted_version = record.wanted.clone();
         status.running_version = record.running.clone();
+        status.applied_version = record.applied.clone();
         status.since = record.since;
         status.last_nack = record.last_nack.clone();
         status.last_push = record.last_push;

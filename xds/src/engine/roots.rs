@@ -54,6 +54,10 @@ impl RootState {
         self.root.ty
     }
 
+    pub(super) fn source(&self) -> Arc<Source> {
+        Arc::new(self.root.source.clone())
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.deadline.filter(|_| !self.answered && !self.initialized)
     }

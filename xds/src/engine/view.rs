@@ -1,8 +1,10 @@
 //! What people get to see of an engine.
 
-use super::{Engine, StreamId};
-use crate::store::status::TypeStatus;
-use crate::store::{PathSource, Source};
+use std::sync::Arc;
+
+use super::{Engine, Stream, StreamId};
+use crate::store::Source;
+use crate::store::status::{Status, StreamStatus};
 use crate::types::ResourceType;
 
 /// How a stream fares, for people.
@@ -16,20 +18,22 @@ pub(super) enum State {
 }
 
 impl Engine {
-    /// The state of every type, for people.
-    pub fn status(&self) -> Vec<TypeStatus> {
+    /// The state of every type and stream, for people.
+    pub fn status(&self) -> Status {
         let mut types = self.store.types();
-        types.extend(self.roots.iter().map(|root| root.ty()));
-        types.sort_by_key(|ty| (ty.rank, ty.url));
+        let roots = self.roots.iter().map(|root| (root.ty(), root.source()));
+        types.extend(roots);
+        types.sort_by_cached_key(|(ty, source)| (ty.rank, ty.url, source.to_string()));
         types.dedup();
-        let status = |ty| {
-            let mut status = self.store.status_of(ty);
-            status.sources = self.sources_of(ty);
-            status.failures = self.failures_of(ty);
-            self.records.fill(&mut status);
+        let status = |(ty, source): (ResourceType, Arc<Source>)| {
+            let mut status = self.store.status_of(ty, &source);
+            self.records.fill(&mut status, &source);
             status
         };
-        types.into_iter().map(status).collect()
+        Status {
+            types: types.into_iter().map(status).collect(),
+            streams: self.streams.iter().map(Stream::status).collect(),
+        }
     }
 
     /// Keeps why a stream ended, or could not be opened, for the status page. Says whether people should be told now: not of what they know,
@@ -44,37 +48,25 @@ impl Engine {
         stream.state = State::Failed(reason);
         is_news
     }
-
-    fn sources_of(&self, ty: ResourceType) -> Vec<String> {
-        let carrying = self
-            .streams
-            .iter()
-            .filter(|stream| stream.mux.types().any(|carried| carried == ty));
-        let mut sources: Vec<_> = carrying.map(|stream| describe(&stream.source)).collect();
-        sources.dedup();
-        sources
-    }
-
-    fn failures_of(&self, ty: ResourceType) -> Vec<String> {
-        let carrying = self
-            .streams
-            .iter()
-            .filter(|stream| stream.mux.types().any(|carried| carried == ty));
-        let failed = carrying.filter_map(|stream| match &stream.state {
-            State::Failed(reason) => Some(reason.clone()),
-            State::New | State::Open => None,
-        });
-        let mut failures: Vec<_> = failed.collect();
-        failures.dedup();
-        failures
-    }
 }
 
-/// A source as text.
-pub(super) fn describe(source: &Source) -> String {
-    match source {
-        Source::Ads => "ads".to_owned(),
-        Source::Named(name) => name.to_string(),
-        Source::Path(PathSource { path, .. }) => path.to_string(),
+impl Stream {
+    fn status(&self) -> StreamStatus {
+        let carries = match (self.ty, &self.name) {
+            (None, _) => "all types".to_owned(),
+            (Some(ty), None) => ty.short.to_owned(),
+            (Some(ty), Some(name)) => format!("{} {name}", ty.short),
+        };
+        StreamStatus {
+            source: self.source.to_string(),
+            is_file: self.source.is_file(),
+            carries,
+            is_open: matches!(self.state, State::Open),
+            identifier: self.mux.stats().identifier(),
+            failure: match &self.state {
+                State::Failed(reason) => Some(reason.clone()),
+                State::New | State::Open => None,
+            },
+        }
     }
 }

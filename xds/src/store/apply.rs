@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hashbrown::HashSet;
 use xxhash_rust::xxh64::xxh64;
 
-use super::resource::{ErrorState, Reference, Resource};
+use super::resource::{ErrorState, Reference, Resource, Source};
 use super::table::Key;
 use super::{Now, Store};
 use crate::bugs::{Bug, planted};
@@ -48,14 +48,14 @@ enum Outcome {
 }
 
 impl Store {
-    /// Applies what is good of `batch`, and publishes it as far as it is warm. `clock` only measures.
-    pub fn apply(&mut self, batch: &mut Batch, now: Now, clock: &dyn Fn() -> Instant) -> Applied {
-        let table = self.table_of(batch.ty);
+    /// Applies what is good of `batch`, which `source` has sent, and publishes it as far as it is warm. `clock` only measures.
+    pub fn apply(&mut self, batch: &mut Batch, source: &Source, now: Now, clock: &dyn Fn() -> Instant) -> Applied {
+        let table = self.table_of(batch.ty, source);
         let mut applied = Applied {
             failures: std::mem::take(&mut batch.failures),
             ..Applied::default()
         };
-        let push = &mut self.tables[usize::from(table)].push;
+        let push = &mut self.tables[table as usize].push;
         *push = push.wrapping_add(u32::from(batch.full));
         let started = clock();
         self.announce(batch, &applied.failures);
@@ -92,9 +92,9 @@ impl Store {
     }
 
     /// A resource whose TTL ran out is treated as a removed one.
-    pub fn expire(&mut self, ty: ResourceType, name: &Arc<str>) {
+    pub fn expire(&mut self, ty: ResourceType, source: &Source, name: &Arc<str>) {
         self.interpreter.begin(ty.url, &|gone| gone == &**name);
-        let table = self.table_of(ty);
+        let table = self.table_of(ty, source);
         self.remove(&Key {
             table,
             name: name.clone(),
@@ -116,7 +116,7 @@ impl Store {
         self.interpreter.begin(batch.ty.url, &|name| !named.contains(name));
     }
 
-    fn put(&mut self, table: u8, ty: ResourceType, received: &Received, now: Now) -> Result<Outcome, String> {
+    fn put(&mut self, table: u32, ty: ResourceType, received: &Received, now: Now) -> Result<Outcome, String> {
         let Some(payload) = &received.payload else {
             return Ok(Outcome::Unchanged);
         };
@@ -125,10 +125,15 @@ impl Store {
             name: received.name.clone(),
         };
         if self.fixed.contains(&(ty.url, key.name.clone())) {
-            return Err("not modifiable: the bootstrap defines it".to_owned());
+            tracing::debug!(
+                ty = ty.short,
+                name = &*key.name,
+                "not modifiable: the bootstrap defines it"
+            );
+            return Ok(Outcome::Unchanged);
         }
         let hash = xxh64(payload, 0);
-        let push = self.tables[usize::from(table)].push;
+        let push = self.tables[table as usize].push;
         let known = self.entry_mut(&key).is_some_and(|entry| {
             entry.seen = push;
             entry.newest().is_some()
@@ -178,7 +183,7 @@ impl Store {
 
     /// Remembers why a version is not in use. The last good one stays.
     fn refuse(&mut self, key: &Key, failed: Bytes, version: &Arc<str>, reason: &str, now: Now) {
-        let push = self.tables[usize::from(key.table)].push;
+        let push = self.tables[key.table as usize].push;
         let entry = self.entry_or_new(key);
         entry.seen = push;
         entry.error = Some(Box::new(ErrorState {
@@ -195,7 +200,7 @@ impl Store {
     }
 
     /// Failures found before the store saw them: whoever has the name gets the error.
-    fn note_unread(&mut self, table: u8, batch: &Batch, failures: &[Failure], now: Now) {
+    fn note_unread(&mut self, table: u32, batch: &Batch, failures: &[Failure], now: Now) {
         for failure in failures {
             let key = Key {
                 table,
@@ -209,7 +214,7 @@ impl Store {
 
     /// One explicit removal. Returns whether something went away.
     fn remove(&mut self, key: &Key) -> bool {
-        let ty = self.tables[usize::from(key.table)].ty;
+        let ty = self.table(key).ty;
         if ty.removal_deletes {
             let deleted = self.delete(key);
             self.answered(key);
@@ -221,7 +226,7 @@ impl Store {
     }
 
     /// Deletes what a full push did not name. A resource that could not be read is not gone.
-    fn sweep(&mut self, table: u8, batch: &Batch, failures: &[Failure]) -> usize {
+    fn sweep(&mut self, table: u32, batch: &Batch, failures: &[Failure]) -> usize {
         let careless = planted(Bug::BadIsDeleted);
         if failures.iter().any(|failure| failure.name.is_empty()) && !careless {
             return 0;
@@ -240,7 +245,7 @@ impl Store {
             .map(|failure| &*failure.name)
             .filter(|_| careless)
             .collect();
-        let index = usize::from(table);
+        let index = table as usize;
         let push = self.tables[index].push;
         self.visits += self.tables[index].entries.len() as u64;
         let entries = self.tables[index].entries.iter();

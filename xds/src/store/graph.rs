@@ -1,12 +1,14 @@
 //! The reference graph: who waits for whom, who keeps whom subscribed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::resource::{Reference, Resource, Source};
+use super::resource::{Reference, Resource};
 use super::table::{Entry, Key, Link, Target, Warming};
-use super::{Action, Now, Store, SubscriptionChange, Timer};
+use super::{Action, Change, Now, Store, SubscriptionChange, Timer};
 use crate::bugs::{Bug, planted};
+use crate::types::ResourceType;
 
 impl Store {
     /// Takes a checked version in: published at once if all it requires is there, else warming. Its references count from now on;
@@ -18,13 +20,13 @@ impl Store {
         self.cancel_warming(&key);
         self.epoch += 1;
         let epoch = self.epoch;
-        let mut waiting = Vec::new();
+        let (mut waiting, mut timers) = (Vec::new(), Vec::new());
         for link in links.iter().filter(|link| link.required) {
             if waiting.contains(&link.target) || !self.must_wait(&link.target, replaces) {
                 continue;
             }
             waiting.push(link.target.clone());
-            self.wait(&key, epoch, link, now);
+            timers.extend(self.wait(&key, epoch, link, now));
         }
         if planted(Bug::BreakBeforeMake) {
             let old = std::mem::take(&mut self.entry_or_new(&key).links);
@@ -38,8 +40,9 @@ impl Store {
             links,
             epoch,
             waiting,
+            timers,
         }));
-        self.tables[usize::from(key.table)].warming += 1;
+        self.count_warming(&key, 1);
         if ready {
             self.promote(&key);
         }
@@ -47,17 +50,16 @@ impl Store {
 
     /// Whether an owner has to wait for this target. A changed owner wants a new copy of some types even if one is held.
     fn must_wait(&mut self, target: &Key, replaces: bool) -> bool {
-        let ty = self.tables[usize::from(target.table)].ty;
+        let table = self.table(target);
+        let (ty, source) = (table.ty, table.source.clone());
         let entry = self.entry(target);
         let held = entry.is_some_and(|entry| entry.active.is_some());
         let answered = entry
             .and_then(|entry| entry.target.as_ref())
             .is_some_and(|target| target.answered);
         if held && replaces && ty.fresh_on_change {
-            let source = entry
-                .and_then(|entry| entry.target.as_ref())
-                .and_then(|target| target.subscribed.clone());
-            if let Some(source) = source {
+            let target_of = entry.and_then(|entry| entry.target.as_ref());
+            if target_of.is_some_and(|target| target.subscribed) {
                 let name = target.name.clone();
                 self.changes.push(SubscriptionChange {
                     ty,
@@ -71,23 +73,24 @@ impl Store {
         !held && !answered
     }
 
-    fn wait(&mut self, owner: &Key, epoch: u64, link: &Link, now: Now) {
-        if let Some(target) = self.entry_mut(&link.target).and_then(|entry| entry.target.as_mut()) {
-            target.waiters.push((owner.clone(), epoch));
+    /// Notes that `owner` waits; returns the place of the timer that ends the wait, if one does.
+    fn wait(&mut self, owner: &Key, epoch: u64, link: &Link, now: Now) -> Option<(Instant, u64)> {
+        if let Some(target) = self.target_mut(&link.target) {
+            target.waiters.insert(owner.clone(), epoch);
         }
         let deadline = now
             .instant
             .checked_add(link.timeout)
             .filter(|_| link.timeout > Duration::ZERO);
-        if let Some(at) = deadline {
-            self.timer += 1;
-            let timer = Timer {
-                owner: owner.clone(),
-                epoch,
-                target: link.target.clone(),
-            };
-            self.timers.insert((at, self.timer), timer);
-        }
+        let at = deadline?;
+        self.timer += 1;
+        let timer = Timer {
+            owner: owner.clone(),
+            epoch,
+            target: link.target.clone(),
+        };
+        self.timers.insert((at, self.timer), timer);
+        Some((at, self.timer))
     }
 
     /// The control plane has answered for `key`: whoever waits for it goes on.
@@ -127,7 +130,8 @@ impl Store {
         let Some(warming) = entry.warming.take() else { return };
         entry.active = Some(warming.resource);
         let old = std::mem::replace(&mut entry.links, warming.links);
-        self.tables[usize::from(key.table)].warming -= 1;
+        warming.timers.iter().for_each(|timer| drop(self.timers.remove(timer)));
+        self.count_warming(key, -1);
         self.published.push(key.clone());
         old.iter().for_each(|link| self.release(link));
         self.answered(key);
@@ -137,7 +141,15 @@ impl Store {
         let Some(warming) = self.entry_mut(key).and_then(|entry| entry.warming.take()) else {
             return;
         };
-        self.tables[usize::from(key.table)].warming -= 1;
+        self.count_warming(key, -1);
+        warming.timers.iter().for_each(|timer| drop(self.timers.remove(timer)));
+        for waiting in &warming.waiting {
+            if let Some(target) = self.target_mut(waiting)
+                && target.waiters.get(key) == Some(&warming.epoch)
+            {
+                target.waiters.remove(key);
+            }
+        }
         warming.links.iter().for_each(|link| self.release(link));
     }
 
@@ -158,52 +170,42 @@ impl Store {
 
     fn drop_vacant(&mut self, key: &Key) {
         if self.entry(key).is_some_and(Entry::is_vacant) {
-            self.tables[usize::from(key.table)].entries.remove(&key.name);
+            let entries = &mut self.tables[key.table as usize].entries;
+            entries.remove(&key.name);
+            if entries.is_empty() {
+                self.emptied.push(key.table);
+            }
         }
     }
 
     fn link(&mut self, reference: Reference) -> Link {
-        let table = self.table_of(reference.ty);
-        let source = match self.sources.get(&reference.source) {
-            Some(source) => source.clone(),
-            None => {
-                let source = Arc::new(reference.source);
-                self.sources.insert(source.clone());
-                source
-            }
-        };
-        let entries = &self.tables[usize::from(table)].entries;
+        let table = self.table_of(reference.ty, &reference.source);
+        let entries = &self.tables[table as usize].entries;
         let name = entries
             .get_key_value(&reference.name)
             .map_or(reference.name, |(name, _)| name.clone());
-        let (timeout, required) = (reference.initial_fetch_timeout, reference.required);
         Link {
             target: Key { table, name },
-            source,
-            timeout,
-            required,
+            timeout: reference.initial_fetch_timeout,
+            required: reference.required,
         }
     }
 
     fn retain(&mut self, link: &Link) {
-        let source = link.source.clone();
         let target = self.entry_or_new(&link.target).target.get_or_insert_with(|| {
             Box::new(Target {
                 references: 0,
-                source: source.clone(),
-                subscribed: None,
+                subscribed: false,
                 answered: false,
-                waiters: Vec::new(),
+                waiters: BTreeMap::new(),
             })
         });
         target.references += 1;
-        target.source = source;
         self.touched.push(link.target.clone());
     }
 
     fn release(&mut self, link: &Link) {
-        let target = self.entry_mut(&link.target).and_then(|entry| entry.target.as_mut());
-        if let Some(target) = target {
+        if let Some(target) = self.target_mut(&link.target) {
             target.references = target.references.saturating_sub(1);
             self.touched.push(link.target.clone());
         }
@@ -215,51 +217,66 @@ impl Store {
         while let Some(key) = self.touched.pop() {
             self.settle(&key);
         }
-        for table in self.tables.iter_mut().filter(|table| table.counted != table.warming) {
-            table.counted = table.warming;
-            self.stats.of(table.ty).warming.set(table.warming as u64);
-        }
-        if self.published.is_empty() {
-            return;
+        if std::mem::take(&mut self.warmed) {
+            self.publish_warming();
         }
         let published = std::mem::take(&mut self.published);
+        if published.is_empty() {
+            return self.drop_empty_tables();
+        }
         let changes = published.into_iter().map(|key| {
-            let ty = self.tables[usize::from(key.table)].ty;
-            let active = self.entry(&key).and_then(|entry| entry.active.clone());
-            (ty, key.name, active)
+            let table = self.table(&key);
+            Change {
+                ty: table.ty,
+                source: table.source.clone(),
+                resource: table.entries.get(&key.name).and_then(|entry| entry.active.clone()),
+                name: key.name,
+            }
         });
         let changes: Vec<_> = changes.collect();
         self.publisher.publish(changes);
+        self.drop_empty_tables();
+    }
+
+    fn count_warming(&mut self, key: &Key, by: isize) {
+        let warming = &mut self.tables[key.table as usize].warming;
+        *warming = warming.saturating_add_signed(by);
+        self.warmed = true;
+    }
+
+    fn publish_warming(&mut self) {
+        let mut counts: BTreeMap<&'static str, (ResourceType, usize)> = BTreeMap::new();
+        for table in &self.tables {
+            counts.entry(table.ty.url).or_insert((table.ty, 0)).1 += table.warming;
+        }
+        for (ty, count) in counts.into_values() {
+            self.stats.of(ty).warming.set(count as u64);
+        }
     }
 
     fn settle(&mut self, key: &Key) {
-        let ty = self.tables[usize::from(key.table)].ty;
         let Some(entry) = self.entry_mut(key) else { return };
         let Some(target) = entry.target.as_mut() else { return };
-        let wanted = (target.references > 0).then(|| target.source.clone());
+        let wanted = target.references > 0;
         if wanted == target.subscribed {
             return;
         }
-        let before = std::mem::replace(&mut target.subscribed, wanted.clone());
-        let unused = wanted.is_none();
-        if unused {
+        target.subscribed = wanted;
+        if !wanted {
             entry.target = None;
             entry.error = None;
         }
-        let mut change = |source: Option<Arc<Source>>, action| {
-            let change = source.map(|source| SubscriptionChange {
-                ty,
-                name: key.name.clone(),
-                source,
-                action,
-            });
-            self.changes.extend(change);
-        };
-        change(wanted, Action::Subscribe);
-        change(before, Action::Unsubscribe);
-        if unused && !ty.full_state {
+        let table = self.table(key);
+        let (ty, source) = (table.ty, table.source.clone());
+        self.changes.push(SubscriptionChange {
+            ty,
+            name: key.name.clone(),
+            source,
+            action: if wanted { Action::Subscribe } else { Action::Unsubscribe },
+        });
+        if !wanted && !ty.full_state {
             self.delete(key);
-        } else if unused {
+        } else if !wanted {
             self.drop_vacant(key);
         }
     }

@@ -6,13 +6,15 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::resource::Resource;
+use super::resource::{Resource, Source};
 use crate::types::ResourceType;
 
 /// One name whose published version changed.
 #[derive(Clone, Debug)]
 pub struct Change {
     pub ty: ResourceType,
+    /// Names are one source's: another one may call something else so.
+    pub source: Arc<Source>,
     pub name: Arc<str>,
     /// `None`: it is gone.
     pub resource: Option<Arc<Resource>>,
@@ -29,7 +31,9 @@ pub struct Update {
     pub initialized: Vec<ResourceType>,
 }
 
-type Pending = HashMap<(&'static str, Arc<str>), (ResourceType, Option<Arc<Resource>>), foldhash::fast::RandomState>;
+/// Type URL, source and name.
+type Name = (&'static str, Arc<Source>, Arc<str>);
+type Pending = HashMap<Name, (ResourceType, Option<Arc<Resource>>), foldhash::fast::RandomState>;
 
 /// A follower of the store. It never holds the store up: what it does not take is coalesced.
 pub struct Updates {
@@ -57,9 +61,12 @@ impl Updates {
         // The state first: a publication that falls between the two wakes the follower once more.
         let state = self.state.borrow_and_update().clone();
         let taken = std::mem::take(&mut *self.pending.lock());
-        let changes = taken
-            .into_iter()
-            .map(|((_, name), (ty, resource))| Change { ty, name, resource });
+        let changes = taken.into_iter().map(|((_, source, name), (ty, resource))| Change {
+            ty,
+            source,
+            name,
+            resource,
+        });
         let mut changes: Vec<_> = changes.collect();
         changes.sort_by(|a, b| position(a).cmp(&position(b)).then_with(|| a.name.cmp(&b.name)));
         Update {
@@ -80,6 +87,11 @@ fn position(change: &Change) -> (u8, u8) {
     }
 }
 
+fn entry(change: Change) -> (Name, (ResourceType, Option<Arc<Resource>>)) {
+    let name = (change.ty.url, change.source, change.name);
+    (name, (change.ty, change.resource))
+}
+
 #[derive(Default)]
 pub(super) struct Publisher {
     followers: Vec<Weak<Mutex<Pending>>>,
@@ -87,10 +99,8 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn attach(&mut self, all: impl Iterator<Item = (ResourceType, Arc<str>, Arc<Resource>)>) -> Updates {
-        let pending: Pending = all
-            .map(|(ty, name, resource)| ((ty.url, name), (ty, Some(resource))))
-            .collect();
+    pub(super) fn attach(&mut self, all: impl Iterator<Item = Change>) -> Updates {
+        let pending: Pending = all.map(entry).collect();
         let mut state = self.state.subscribe();
         state.mark_changed();
         let pending = Arc::new(Mutex::new(pending));
@@ -98,14 +108,11 @@ impl Publisher {
         Updates { pending, state }
     }
 
-    pub(super) fn publish(&mut self, changes: Vec<(ResourceType, Arc<str>, Option<Arc<Resource>>)>) {
+    pub(super) fn publish(&mut self, changes: Vec<Change>) {
         self.followers.retain(|follower| follower.strong_count() > 0);
         for follower in self.followers.iter().filter_map(Weak::upgrade) {
             let mut pending = follower.lock();
-            let news = changes
-                .iter()
-                .map(|(ty, name, resource)| ((ty.url, name.clone()), (*ty, resource.clone())));
-            pending.extend(news);
+            pending.extend(changes.iter().cloned().map(entry));
         }
         self.state.send_modify(|state| state.generation += 1);
     }

@@ -1,5 +1,6 @@
 //! What the store keeps, and the door through which it learns what a resource means.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -47,6 +48,17 @@ impl Source {
     /// Whether it is read, and nobody is asked.
     pub(crate) fn is_file(&self) -> bool {
         matches!(self, Self::Path(_))
+    }
+}
+
+/// As people read it: `ads`, the name, or the path.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ads => f.write_str("ads"),
+            Self::Named(name) => f.write_str(name),
+            Self::Path(source) => f.write_str(&source.path),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
-//! The index of one resource type, and what an entry of it is made of.
+//! The index of what one source says of one resource type, and what an entry of it is made of.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 
@@ -11,7 +12,7 @@ use crate::types::ResourceType;
 /// A resource by table and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key {
-    pub(crate) table: u8,
+    pub(crate) table: u32,
     pub(crate) name: Arc<str>,
 }
 
@@ -19,7 +20,6 @@ pub(crate) struct Key {
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     pub(crate) target: Key,
-    pub(crate) source: Arc<Source>,
     pub(crate) timeout: Duration,
     pub(crate) required: bool,
 }
@@ -31,17 +31,19 @@ pub(crate) struct Warming {
     /// Tells this warming from an earlier one of the same name.
     pub(crate) epoch: u64,
     pub(crate) waiting: Vec<Key>,
+    /// Ends of the waits, by their places in the store's list.
+    pub(crate) timers: Vec<(Instant, u64)>,
 }
 
 /// The side of an entry that others refer to.
 pub(crate) struct Target {
     /// Published and warming owners.
     pub(crate) references: u32,
-    pub(crate) source: Arc<Source>,
-    pub(crate) subscribed: Option<Arc<Source>>,
+    pub(crate) subscribed: bool,
     /// The control plane has said something about it: a version, a bad one, or that there is none.
     pub(crate) answered: bool,
-    pub(crate) waiters: Vec<(Key, u64)>,
+    /// Owners that wait for it, with the epochs of their warmings.
+    pub(crate) waiters: BTreeMap<Key, u64>,
 }
 
 #[derive(Default)]
@@ -73,21 +75,20 @@ impl Entry {
 
 pub(crate) struct Table {
     pub(crate) ty: ResourceType,
+    pub(crate) source: Arc<Source>,
     pub(crate) entries: HashMap<Arc<str>, Entry, foldhash::fast::RandomState>,
     pub(crate) warming: usize,
-    /// What of that the statistics know.
-    pub(crate) counted: usize,
     /// Counts full pushes.
     pub(crate) push: u32,
 }
 
 impl Table {
-    pub(crate) fn new(ty: ResourceType) -> Self {
+    pub(crate) fn new(ty: ResourceType, source: Arc<Source>) -> Self {
         Self {
             ty,
+            source,
             entries: HashMap::default(),
             warming: 0,
-            counted: 0,
             push: 0,
         }
     }

@@ -152,7 +152,31 @@ async fn a_file_that_cannot_be_read_holds_nobody_up() {
         assert!(updates.changed().await);
     }
     let status = client.status().await.unwrap();
-    assert!(status[0].failures[0].contains("cds: "), "{:?}", status[0].failures);
+    let failure = status.streams[0].failure.as_deref().unwrap();
+    assert!(failure.contains("cds: "), "{failure}");
     client.stop().await;
     driver.await.unwrap();
+}
+
+/// Whoever names a file may be a control plane: what could block or never end is not read.
+#[test]
+fn only_a_regular_file_is_read() {
+    use crate::client::file::read;
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    )
+    .unwrap();
+    for path in [&*fifo, Path::new("/dev/zero"), directory.path()] {
+        assert_eq!(read(path), Err("is no regular file".to_owned()), "{}", path.display());
+    }
+    let file = directory.path().join("file");
+    std::fs::write(&file, "content").unwrap();
+    std::os::unix::fs::symlink(&file, directory.path().join("link")).unwrap();
+    assert_eq!(read(&directory.path().join("link")), Ok(b"content".to_vec()));
 }

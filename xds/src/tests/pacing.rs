@@ -88,3 +88,21 @@ fn a_paused_type_is_silent_and_resuming_says_all_in_one_request() {
     assert_eq!(line(&mux.poll_transmit(now).unwrap()), "eds v= n= [a,b,c] node");
     assert!(mux.poll_transmit(now).is_none());
 }
+
+/// A pause says nothing about what is wanted: the types of a stream speak in the order of their first wish.
+#[test]
+fn a_pause_does_not_put_a_type_before_those_that_were_wanted_earlier() {
+    use crate::client::{Mux, MuxConfig};
+    let now = Instant::now();
+    let stats = Arc::new(crate::stats::ControlPlaneStats::default());
+    let mut mux = Mux::new(MuxConfig::new(Mode::Sotw), fastrand::Rng::with_seed(1), stats);
+    mux.on_connected(now);
+    mux.pause(&types::SECRET);
+    mux.resume(&types::SECRET);
+    mux.subscribe_wildcard(&types::LISTENER);
+    mux.subscribe(&types::SECRET, "s".into());
+    let sent: Vec<_> = std::iter::from_fn(|| mux.poll_transmit(now))
+        .map(|request| line(&request))
+        .collect();
+    assert_eq!(sent, ["lds v= n= [] node", "sds v= n= [s]"]);
+}

@@ -306,7 +306,7 @@ fn reported_errors_are_kept_and_change_nothing() {
         assert_eq!(script.has("eds"), ["a=1"], "{mode:?}");
         let reported = |script: &Script| {
             let status = script.engine.status();
-            let status = status.iter().find(|status| status.ty == &ASSIGNMENT).unwrap();
+            let status = status.types.iter().find(|status| status.ty == &ASSIGNMENT).unwrap();
             status.reported.clone()
         };
         assert_eq!(reported(&script), [("a".to_owned(), "no such service".to_owned())]);

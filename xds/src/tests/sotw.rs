@@ -153,14 +153,15 @@ fn a_type_nobody_asked_for_is_ignored_and_not_answered() {
 #[test]
 fn nack_reasons_keep_their_order_and_are_cut_at_4096_bytes_between_characters() {
     let mut script = connected();
-    let bad = [res("z", "BAD"), res("a", "BAD"), res("m", "BAD LONG")];
+    let bad = [res("z", "BAD"), res("a", "BAD"), res("m", "BAD LONG"), res("n", "BAD")];
     let sent = script.receive(sotw(&CLUSTER, "1", "c1", &bad)).remove(0);
     let reason = sent.split_once("NACK ").unwrap().1;
     assert!(
         reason.starts_with("z: content: is bad; a: content: is bad; m: üü"),
         "{reason}"
     );
-    assert!((4090..=4096).contains(&reason.len()), "{}", reason.len());
+    assert!((4040..=4096).contains(&reason.len()), "{}", reason.len());
+    assert!(reason.ends_with("ü (cut; 1 more resources refused)"), "{reason}");
 }
 
 #[test]

@@ -181,6 +181,7 @@ fn equal_bytes_are_a_no_op_that_is_acked() {
     let push = script
         .engine
         .status()
+        .types
         .into_iter()
         .find(|status| *status.ty == CLUSTER)
         .unwrap();
@@ -193,4 +194,20 @@ fn stream_loss_removes_nothing() {
     script.receive(sotw(&CLUSTER, "1", "c1", &[res("a", "x")]));
     script.reconnect();
     assert_eq!(script.has("cds"), ["a=x"]);
+}
+
+/// `version_info` of a config dump: what was good of a refused response is in use, and is of its version.
+#[test]
+fn what_is_applied_of_a_refused_response_has_its_version() {
+    let mut script = connected();
+    let versions = |script: &Script| {
+        let status = script.engine.status().types;
+        let clusters = status.into_iter().find(|status| *status.ty == CLUSTER).unwrap();
+        (clusters.applied_version.to_string(), clusters.running_version.to_string())
+    };
+    script.receive(sotw(&CLUSTER, "1", "c1", &[res("a", "1"), res("b", "BAD")]));
+    assert_eq!(versions(&script), ("1".to_owned(), String::new()));
+    // Nothing of this one is new.
+    script.receive(sotw(&CLUSTER, "2", "c2", &[res("a", "1")]));
+    assert_eq!(versions(&script), ("1".to_owned(), "2".to_owned()));
 }

@@ -46,14 +46,11 @@ fn a_panic_of_the_interpreter_is_a_refusal() {
 }
 
 #[test]
-fn static_names_are_refused() {
+fn what_the_bootstrap_defines_is_ignored_and_acked() {
     let mut script = connected();
     script.engine.store.fix(&CLUSTER, "static");
     let sent = script.receive(sotw(&CLUSTER, "1", "c1", &[res("static", "1"), res("a", "1")]));
-    assert_eq!(
-        sent,
-        ["cds v= n=c1 [] NACK static: not modifiable: the bootstrap defines it"]
-    );
+    assert_eq!(sent, ["cds v=1 n=c1 []"]);
     assert_eq!(script.has("cds"), ["a=1"]);
 }
 
@@ -174,14 +171,14 @@ fn the_status_tells_versions_waits_and_the_last_nack() {
         &[res("a", "1").needs("eds:a"), res("b", "BAD")],
     ));
     let status = script.engine.status();
-    let clusters = status.iter().find(|status| *status.ty == CLUSTER).unwrap();
+    let clusters = status.types.iter().find(|status| *status.ty == CLUSTER).unwrap();
     assert_eq!((&*clusters.running_version, &*clusters.wanted_version), ("1", "2"));
     assert_eq!((clusters.published, &*clusters.waiting[0].name), (1, "a"));
     assert_eq!(clusters.waiting[0].waits_for[0], (&ASSIGNMENT, "a".into()));
     assert_eq!(clusters.last_nack.as_ref().unwrap().reason, "b: content: is bad");
     assert_eq!((clusters.last_push.rejected, clusters.last_push.unchanged), (1, 1));
-    assert_eq!(clusters.sources, ["ads"]);
-    let assignments = status.iter().find(|status| *status.ty == ASSIGNMENT).unwrap();
+    assert_eq!(clusters.source, "ads");
+    let assignments = status.types.iter().find(|status| *status.ty == ASSIGNMENT).unwrap();
     assert_eq!(&*assignments.missing[0], "a");
 }
 

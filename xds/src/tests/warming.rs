@@ -274,3 +274,99 @@ fn an_answer_that_ends_the_need_of_another_stream_closes_that_one_and_disturbs_n
     let sent = script.receive_on(2, sotw(&ROUTE, "2", "n2", &[res("new", "2")]));
     assert_eq!(sent, ["rds v=2 n=n2 [new]"]);
 }
+
+/// What is published of `name`, by source.
+fn of_sources(script: &Script, name: &str) -> Vec<String> {
+    let published = script
+        .engine
+        .store
+        .dump()
+        .into_iter()
+        .filter(|entry| &*entry.name == name);
+    let content = |entry: crate::DumpEntry| Some(format!("{}={}", entry.source, read(&entry.active?.bytes).1));
+    published.filter_map(content).collect()
+}
+
+#[test]
+fn one_name_from_two_sources_is_two_resources() {
+    let mut script = connected();
+    let mut updates = script.engine.store.follow();
+    let clusters = [
+        res("a", "1").needs("eds:s@one"),
+        res("b", "1").needs("eds:s@two"),
+        res("c", "1").needs("eds:s"),
+    ];
+    script.receive(sotw(&CLUSTER, "1", "c1", &clusters));
+    script.connect();
+    for (stream, content) in [(2, "of one"), (1, "of two"), (0, "of ads")] {
+        script.receive_on(stream, sotw(&ASSIGNMENT, "1", "1", &[res("s", content)]));
+    }
+    assert_eq!(of_sources(&script, "s"), ["one=of one", "two=of two", "ads=of ads"]);
+    assert_eq!(script.has("cds"), ["a=1", "b=1", "c=1"]);
+    let sources = updates
+        .take()
+        .changes
+        .into_iter()
+        .filter(|change| *change.ty == ASSIGNMENT);
+    let mut sources: Vec<_> = sources.map(|change| change.source.to_string()).collect();
+    sources.sort_unstable();
+    assert_eq!(sources, ["ads", "one", "two"]);
+    // What ends with one of them leaves the others.
+    script.receive(sotw(
+        &CLUSTER,
+        "2",
+        "c2",
+        &[res("b", "1").needs("eds:s@two"), res("c", "1").needs("eds:s")],
+    ));
+    assert_eq!(of_sources(&script, "s"), ["two=of two", "ads=of ads"]);
+    let gone = updates
+        .take()
+        .changes
+        .into_iter()
+        .find(|change| *change.ty == ASSIGNMENT)
+        .unwrap();
+    assert!(gone.resource.is_none());
+    assert_eq!(gone.source.to_string(), "one");
+}
+
+#[test]
+fn a_name_that_moves_to_another_source_serves_from_the_old_one_until_the_new_one_has_answered() {
+    let mut script = connected();
+    script.receive(sotw(&CLUSTER, "1", "c1", &[res("a", "1").needs("eds:s@one")]));
+    script.connect();
+    script.receive_on(1, sotw(&ASSIGNMENT, "1", "1", &[res("s", "of one")]));
+    script.receive(sotw(&CLUSTER, "2", "c2", &[res("a", "2").needs("eds:s@two")]));
+    script.connect();
+    assert_eq!(
+        (script.has("cds"), of_sources(&script, "s")),
+        (vec!["a=1".to_owned()], vec!["one=of one".to_owned()])
+    );
+    assert!(script.engine.take_closed().is_empty());
+    script.receive_on(2, sotw(&ASSIGNMENT, "1", "1", &[res("s", "of two")]));
+    assert_eq!(
+        (script.has("cds"), of_sources(&script, "s")),
+        (vec!["a=2".to_owned()], vec!["two=of two".to_owned()])
+    );
+    assert_eq!(script.engine.take_closed(), [script.streams[1]]);
+}
+
+#[test]
+fn waits_that_are_over_leave_nothing_behind() {
+    let mut script = connected();
+    for push in 0..100 {
+        let content = push.to_string();
+        let cluster = res("a", &content)
+            .needs("eds:never/15")
+            .needs(&format!("sds:s@source-{push}/15"));
+        script.receive(sotw(&CLUSTER, &content, &content, &[cluster]));
+        script.connect();
+    }
+    // Of the last version: one timer and one waiter for each of its two needs.
+    assert_eq!(script.engine.store.waits(), (2, 2));
+    assert!(script.engine.store.sources() < 10, "{}", script.engine.store.sources());
+    script.advance(15);
+    assert_eq!(
+        (script.engine.store.waits(), script.has("cds")),
+        ((0, 0), vec!["a=99".to_owned()])
+    );
+}

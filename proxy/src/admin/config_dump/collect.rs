@@ -26,7 +26,14 @@ pub(super) async fn sections(state: &AdminState, include_eds: bool) -> Vec<Secti
         ),
         None => Default::default(),
     };
-    assemble(state, &Dynamic { dump, status }, include_eds)
+    assemble(
+        state,
+        &Dynamic {
+            dump,
+            status: status.types,
+        },
+        include_eds,
+    )
 }
 
 /// As [`sections`], from what the client said.
@@ -92,7 +99,7 @@ impl Dynamic {
     fn version(&self, ty: ResourceType) -> String {
         let found = self.status.iter().find(|status| status.ty == ty);
         found
-            .map(|status| status.running_version.to_string())
+            .map(|status| status.applied_version.to_string())
             .unwrap_or_default()
     }
 }

@@ -22,6 +22,7 @@ fn resource(ty: ResourceType, name: &str, version: &str, bytes: Bytes) -> Arc<Re
 fn entry(resource: Arc<Resource>) -> DumpEntry {
     DumpEntry {
         ty: resource.ty,
+        source: Arc::default(),
         name: resource.name.clone(),
         active: Some(resource),
         warming: None,

@@ -4,6 +4,7 @@ use pb::common_tls_context::CombinedCertificateValidationContext;
 use prost::Message;
 
 use super::*;
+use crate::config::sources::ResourceKey;
 
 fn secret(kind: pb::secret::Type) -> Vec<u8> {
     pb::Secret {
@@ -50,19 +51,19 @@ async fn secrets_come_late_rotate_and_reach_new_handshakes_only() {
         let own = authority.issue(&Wish::uri(SERVER));
         cx.secrets
             .update(
-                "default",
+                &ResourceKey::fixed("default"),
                 Some(&secret(pb::secret::Type::TlsCertificate(certificate(&own)))),
             )
             .unwrap();
         cx.secrets
             .update(
-                "ROOTCA",
+                &ResourceKey::fixed("ROOTCA"),
                 Some(&secret(pb::secret::Type::ValidationContext(trusting(authority)))),
             )
             .unwrap();
     };
     update(&ca);
-    assert!(server.is_ready() && cx.secrets.is_ready("default"));
+    assert!(server.is_ready());
     let (served, asked) = shake(&server, &client).await;
     let (mut near, mut far) = (served.unwrap().io, asked.unwrap().io);
 
@@ -87,9 +88,10 @@ async fn secrets_come_late_rotate_and_reach_new_handshakes_only() {
         private_key: Some(inline(&next_own.key)),
         ..certificate(&client_own)
     };
-    let refused = cx
-        .secrets
-        .update("default", Some(&secret(pb::secret::Type::TlsCertificate(mixed))));
+    let refused = cx.secrets.update(
+        &ResourceKey::fixed("default"),
+        Some(&secret(pb::secret::Type::TlsCertificate(mixed))),
+    );
     assert_eq!(refused.unwrap_err().0[0].path, "tls_certificate.private_key");
     assert!(server.is_ready());
     let reports = cx.secrets.reports();

@@ -1,4 +1,4 @@
-//! The control planes that resources name, told apart by all that their `api_config_source` says.
+//! The sources that resources name: control planes, told apart by all that their `api_config_source` says, and files.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,8 +6,28 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use remora_xds::Source;
 
-use crate::config::source::{self, AdsConfig, ConfigSource};
-use crate::config::{Compiled, Problems};
+use remora_proto::pb::envoy::config::core::v3 as core;
+
+use super::source::{self, AdsConfig, ConfigSource};
+use super::{Compiled, Problems};
+
+/// A resource by its name and where it comes from: what two sources call by one name are two resources.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ResourceKey {
+    /// `None`: the bootstrap.
+    pub source: Option<Arc<Source>>,
+    pub name: Arc<str>,
+}
+
+impl ResourceKey {
+    /// A resource of the bootstrap.
+    pub fn fixed(name: &str) -> Self {
+        Self {
+            source: None,
+            name: name.into(),
+        }
+    }
+}
 
 /// Names for [`Source::Named`]: the cluster's for the first configuration that leads to it, which nearly always is the only one.
 #[derive(Default)]
@@ -54,6 +74,26 @@ impl Sources {
         }
     }
 
+    /// The key of the resource `name` of `config`, or of the bootstrap where there is none. Whether the source can be used is another question:
+    /// [`resolve`](Self::resolve).
+    pub fn key(&self, name: &str, config: Option<&core::ConfigSource>) -> ResourceKey {
+        let config = config.and_then(|config| ConfigSource::compile(config).ok());
+        self.key_of(name, config.as_ref())
+    }
+
+    /// As [`key`](Self::key), of a source that is compiled already.
+    pub fn key_of(&self, name: &str, config: Option<&ConfigSource>) -> ResourceKey {
+        let source = config.map(|config| match &config.source {
+            source::Source::Ads => Source::Ads,
+            source::Source::Path(path) => Source::Path(path.clone()),
+            source::Source::Grpc(grpc) => Source::Named(self.name(grpc)),
+        });
+        ResourceKey {
+            source: source.map(Arc::new),
+            name: name.into(),
+        }
+    }
+
     /// How the source called `name` is spoken to.
     pub fn find(&self, name: &str) -> Option<AdsConfig> {
         let known = self.known.lock();
@@ -69,17 +109,22 @@ impl Sources {
             );
             return Err(Problems::one("api_config_source", reason));
         }
+        Ok(self.name(config))
+    }
+
+    fn name(&self, config: &AdsConfig) -> Arc<str> {
         let mut known = self.known.lock();
         if let Some((name, _)) = known.iter().find(|(_, known)| known == config) {
-            return Ok(name.clone());
+            return name.clone();
         }
+        let cluster = &config.cluster_name;
         let others = known.iter().filter(|(_, known)| known.cluster_name == *cluster).count();
         let name: Arc<str> = match others {
             0 => cluster.clone(),
             others => format!("{cluster} ({})", others + 1).into(),
         };
         known.push((name.clone(), config.clone()));
-        Ok(name)
+        name
     }
 }
 
@@ -93,8 +138,6 @@ pub fn is_text_protobuf(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    use remora_proto::pb::envoy::config::core::v3 as core;
 
     use super::*;
 
