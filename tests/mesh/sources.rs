@@ -8,9 +8,12 @@ use control_plane_mock::resources::{
 };
 use control_plane_mock::{Ending, Entry, PATIENCE, What};
 use remora_proto::pb::envoy::config::core::v3 as core;
+use remora_proto::pb::google::protobuf::Duration;
 use remora_tests::sources::{add_control_plane, grpc_source, set_secret_source};
 use remora_tests::{Backend, Http1, Load, Mesh, Sidecar, until};
 use serde_json::json;
+
+use crate::connections::trusting;
 
 /// Endpoints and secrets come from control planes of their own; what each is asked for, and in which protocol, is looked at.
 #[tokio::test]
@@ -243,6 +246,18 @@ async fn sources_that_do_not_exist_are_refused_with_a_reason() {
         reason.contains("statically defined non-EDS cluster: 'nowhere'"),
         "{reason}"
     );
+    let named = cluster_eds("a").edit(|cluster| {
+        cluster.eds_cluster_config.get_or_insert_default().service_name = "xdstp://there/x".to_owned();
+    });
+    let mark = mesh.control_plane.mark();
+    mesh.control_plane.push_cluster(named);
+    let is_nack = |entry: &Entry| entry.what == What::Nack && entry.is_of("cds");
+    let nack = mesh.control_plane.wait_from(mark, is_nack, PATIENCE).await.unwrap();
+    let (_, reason) = nack.error.unwrap();
+    assert!(
+        reason.contains("'xdstp://there/x': xdstp:// names are not supported"),
+        "{reason}"
+    );
     drop(sidecar);
     let google = mesh.bootstrap_with("one", |bootstrap| {
         bootstrap["dynamic_resources"]["ads_config"]["grpc_services"] =
@@ -342,4 +357,48 @@ async fn streams_beyond_the_limit_of_a_connection_get_another_one() {
     .await;
     assert_eq!(sidecar.stat("cluster.eds.upstream_cx_total").await, 3);
     assert_eq!(sidecar.stat("cluster.eds.upstream_rq_total").await, 25);
+}
+
+/// Whoever waits for a secret waits no longer than it is told to: the listener is there then, and shakes no hand before the secret is.
+#[tokio::test]
+async fn a_listener_whose_secret_is_late_is_active_and_refuses_handshakes_until_it_comes() {
+    let authority = Authority::new("root").unwrap();
+    let identity = authority.issue(&Leaf::new().dns("a.test")).unwrap();
+    let backend = Backend::start("a").await;
+    // In the delta protocol the control plane says that there is none.
+    let mesh = Mesh::start(Variant::Sotw).await;
+    let source = core::ConfigSource {
+        initial_fetch_timeout: Some(Duration {
+            seconds: 0,
+            nanos: 300_000_000,
+        }),
+        resource_api_version: core::ApiVersion::V3 as i32,
+        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(
+            core::AggregatedConfigSource::default(),
+        )),
+        ..core::ConfigSource::default()
+    };
+    let tls = tls_downstream("late").edit(|context| set_secret_source(&mut context.common_tls_context, &source));
+    let routes = route_config("routes").vhost(["*"]).with_route(prefix("/").cluster("a"));
+    mesh.control_plane
+        .push_cluster(cluster_static("a", [("127.0.0.1", backend.port())]));
+    mesh.control_plane
+        .push_listener(listener_http("late", "127.0.0.1", 0, hcm("late").inline(routes)).tls(tls));
+    let sidecar = mesh.sidecar("one").await;
+    // Which is known of listeners that are active.
+    let address = sidecar.listener("late").await;
+    assert_eq!(sidecar.stat("sds.late.init_fetch_timeout").await, 1);
+    assert!(trusting(authority.certificate_der(), address).await.is_none());
+    let not_ready = format!(
+        "listener.127.0.0.1_{}.server_ssl_socket_factory.downstream_context_secrets_not_ready",
+        address.port()
+    );
+    assert_eq!(sidecar.stat(&not_ready).await, 1);
+    mesh.control_plane.push_secret(identity.secret("late"));
+    let stream = until("the secret", async || {
+        trusting(authority.certificate_der(), address).await
+    })
+    .await;
+    let answer = Http1::over(Box::new(stream)).get("a.test", "/", "").await;
+    assert_eq!(answer.status, 200);
 }

@@ -169,6 +169,8 @@ impl Storm {
             CONNECTIONS as u64,
             "no connection was made anew"
         );
+        let closed = self.sidecar.stat("http.inner.downstream_cx_destroy").await;
+        assert_eq!(closed, 0, "a certificate that changes is for those that come");
         for name in [
             "cluster_manager.cds",
             "listener_manager.lds",

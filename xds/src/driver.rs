@@ -386,6 +386,8 @@ async fn sleep_until(deadline: Option<Instant>) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::{Mode, Root, SourceConfig, types};
 
@@ -415,6 +417,59 @@ mod tests {
         assert!(second.recv().await.is_some(), "the subscription again");
         assert!(first.recv().await.is_none(), "the stream before is closed");
         assert_eq!(client.status().await.unwrap().types.len(), 1);
+        client.stop().await;
+        running.await.unwrap();
+    }
+
+    /// A control plane that pushes without end, and counts what is taken.
+    struct Flood(Arc<AtomicUsize>);
+
+    impl Connect for Flood {
+        fn open(&self, _: &'static str, outgoing: mpsc::Receiver<Bytes>) -> Events {
+            let taken = self.0.clone();
+            let events = futures_util::stream::unfold(outgoing, move |mut outgoing| {
+                let taken = taken.clone();
+                async move {
+                    // Nothing before the first request.
+                    if taken.load(Ordering::SeqCst) == 0 {
+                        outgoing.recv().await?;
+                    }
+                    taken.fetch_add(1, Ordering::SeqCst);
+                    let cluster = crate::tests::res("a", "1");
+                    let message = crate::tests::delta(&types::CLUSTER, "n", &[cluster], &[]);
+                    Some((StreamEvent::Message(message), outgoing))
+                }
+            });
+            Box::pin(events)
+        }
+    }
+
+    #[tokio::test]
+    async fn the_next_response_of_a_stream_is_not_read_before_the_last_one_is_applied() {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let (entered, mut checks) = mpsc::unbounded_channel();
+        let (resume, gate) = std::sync::mpsc::channel::<()>();
+        let gate = parking_lot::Mutex::new(gate);
+        let (client, driver) = Client::builder(&Default::default())
+            .ads(SourceConfig::aggregated(Mode::Delta), Flood(taken.clone()))
+            .interpreter(move |_: &str, _: &str, _: &Bytes| {
+                entered.send(()).unwrap();
+                drop(gate.lock().recv());
+                Ok(Vec::new())
+            })
+            .root(Root::new(&types::CLUSTER))
+            .build();
+        let running = tokio::spawn(driver.run());
+        checks.recv().await.unwrap();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(taken.load(Ordering::SeqCst), 1, "the first is still being checked");
+        resume.send(()).unwrap();
+        while taken.load(Ordering::SeqCst) == 1 {
+            tokio::task::yield_now().await;
+        }
+        drop(resume);
         client.stop().await;
         running.await.unwrap();
     }

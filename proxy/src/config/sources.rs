@@ -211,4 +211,60 @@ mod tests {
         assert!(google.contains("only envoy_grpc"), "{google}");
         assert!(refused("{self: {}}").contains("self"));
     }
+
+    #[test]
+    fn keys_tell_sources_apart_and_the_bootstrap_from_all() {
+        let sources = Sources::new(vec!["agent".into()], true);
+        let file = compile("{path_config_source: {path: /a.yaml}}").expect("a source");
+        let ads = compile("{ads: {}}").expect("a source");
+        let configs = [
+            None,
+            Some(&ads),
+            Some(&file),
+            Some(&grpc("agent", false)),
+            Some(&grpc("agent", true)),
+        ];
+        let keys = configs.map(|config| sources.key_of("name", config));
+        for (at, key) in keys.iter().enumerate() {
+            let again = sources.key_of("name", configs[at]);
+            assert!(
+                keys.iter()
+                    .enumerate()
+                    .all(|(other, known)| (*known == again) == (other == at)),
+                "{key:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_single_stream_of_its_own_is_refused_with_its_place() {
+        let service = "{envoy_grpc: {cluster_name: a}}";
+        let of = |api_type: &str, services: &str| {
+            format!(
+                "{{api_config_source: {{api_type: {api_type}, transport_api_version: V3, grpc_services: [{services}]}}}}"
+            )
+        };
+        let cases = [
+            (
+                of("AGGREGATED_GRPC", service),
+                "api_config_source.api_type: aggregated streams are what `ads` is for",
+            ),
+            (
+                of("AGGREGATED_DELTA_GRPC", service),
+                "api_config_source.api_type: aggregated streams are what `ads` is for",
+            ),
+            (
+                of("REST", service),
+                "api_config_source.api_type: only GRPC and DELTA_GRPC are supported",
+            ),
+            (
+                of("GRPC", &format!("{service}, {service}")),
+                "api_config_source.grpc_services: exactly one is needed",
+            ),
+        ];
+        for (text, reason) in cases {
+            let refused = compile(&text).expect_err("refused").to_string();
+            assert!(refused.starts_with(reason), "{text}: {refused}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ const RULES: &str = include_str!("rules.txt");
 #[test]
 fn every_rule_has_its_conversation() {
     let sources = [
+        include_str!("../driver.rs"),
         include_str!("delta.rs"),
         include_str!("files.rs"),
         include_str!("pacing.rs"),
@@ -379,4 +380,43 @@ fn a_listener_is_published_when_its_routes_and_secrets_are_there() {
     assert_eq!(script.has("lds"), ["l=1"]);
     script.receive(sotw(&ROUTE, "2", "r2", &[res("other", "x")]));
     assert_eq!(script.has("lds"), ["l=2"]);
+}
+
+#[test]
+fn an_unsolicited_response_before_the_first_request_is_ignored_and_not_answered() {
+    for mode in [Mode::Sotw, Mode::Delta] {
+        let mut script = Script::new(mode);
+        let id = script.engine.streams_to_open(script.now.instant)[0].id;
+        script.engine.on_connected(id, script.now);
+        script.streams.push(id);
+        script.deliver(
+            id,
+            match mode {
+                Mode::Sotw => sotw(&CLUSTER, "1", "c1", &[res("a", "1")]),
+                Mode::Delta => delta(&CLUSTER, "c1", &[res("a", "1")], &[]),
+            },
+        );
+        assert!(script.published.is_empty(), "{mode:?}");
+        let first = match mode {
+            Mode::Sotw => "cds v= n= [] node",
+            Mode::Delta => "cds n= +[] -[] {} node",
+        };
+        assert_eq!(script.sent()[0], first);
+    }
+}
+
+/// Every reconnect to a control plane that is away fails for the reason that is known, and servers end streams as a matter of course.
+#[test]
+fn a_failure_is_news_once_and_the_usual_end_of_an_open_stream_is_none() {
+    let mut script = Script::new(Mode::Delta);
+    script.connect();
+    let id = script.streams[0];
+    let mut is_news = |reason: &str, usual| script.engine.note_failure(id, reason.to_owned(), usual);
+    assert!(is_news("refused", true), "it never was open");
+    assert!(!is_news("refused", true), "it is known");
+    assert!(is_news("no route", false), "another reason");
+    script.engine.on_accepted(id);
+    let mut is_news = |reason: &str, usual| script.engine.note_failure(id, reason.to_owned(), usual);
+    assert!(!is_news("age", true), "the usual end");
+    assert!(is_news("broken", false), "a failure after all");
 }

@@ -203,7 +203,10 @@ fn what_is_applied_of_a_refused_response_has_its_version() {
     let versions = |script: &Script| {
         let status = script.engine.status().types;
         let clusters = status.into_iter().find(|status| *status.ty == CLUSTER).unwrap();
-        (clusters.applied_version.to_string(), clusters.running_version.to_string())
+        (
+            clusters.applied_version.to_string(),
+            clusters.running_version.to_string(),
+        )
     };
     script.receive(sotw(&CLUSTER, "1", "c1", &[res("a", "1"), res("b", "BAD")]));
     assert_eq!(versions(&script), ("1".to_owned(), String::new()));
