@@ -1,5 +1,6 @@
 //! The program as a process of its own: modes, signals, flags, and how it ends when something is wrong.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -197,5 +198,39 @@ async fn the_local_address_is_of_the_version_that_the_flag_says() {
         let (_, address) = line.unwrap_or_else(|| panic!("{answer}")).split_once(':').unwrap();
         let address: std::net::IpAddr = address.trim().parse().unwrap();
         assert_eq!(address.is_ipv6(), is_v6, "{answer}");
+    }
+}
+
+/// `remora demo --serve`: both sidecars stay, under load, until somebody ends them.
+#[tokio::test]
+async fn the_served_demo_answers_until_it_is_told_to_end() {
+    for end in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let mut demo = Command::new(env!("CARGO_BIN_EXE_remora-under-test"))
+            .args(["demo", "--serve"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = rustix::process::Pid::from_child(&demo);
+        let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+        let mut addresses = Vec::new();
+        while addresses.len() < 4 {
+            let line = lines.next().expect("addresses").unwrap();
+            let words = line.split([' ', ',']).map(|word| word.trim_start_matches("http://"));
+            addresses.extend(words.filter_map(|word| word.parse::<std::net::SocketAddr>().ok()));
+        }
+        let [http, _tcp, client, server] = addresses[..] else {
+            panic!("{addresses:?}");
+        };
+        for admin in [client, server] {
+            assert_eq!(ask_admin(admin, "GET", "/ready").await.text(), "LIVE\n");
+        }
+        let answer = Http1::connect(http).await.unwrap().get("echo", "/", "").await;
+        assert_eq!(answer.status, 200, "{}", answer.render());
+        rustix::process::kill_process(pid, end).unwrap();
+        let said = lines.map_while(Result::ok).filter(|line| !line.is_empty());
+        let last = said.last().unwrap_or_default();
+        assert!(last.starts_with("requests ") && last.contains("failed 0"), "{last}");
+        assert!(demo.wait().unwrap().success());
     }
 }

@@ -454,7 +454,7 @@ mod tests {
             .ads(SourceConfig::aggregated(Mode::Delta), Flood(taken.clone()))
             .interpreter(move |_: &str, _: &str, _: &Bytes| {
                 entered.send(()).unwrap();
-                drop(gate.lock().recv());
+                let _ = gate.lock().recv();
                 Ok(Vec::new())
             })
             .root(Root::new(&types::CLUSTER))

@@ -12,7 +12,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use remora_proto::pb::envoy::config::core::v3 as pb;
 
-pub use layers::{RuntimeLayer, RuntimeLayers, RuntimeValue, fault};
+pub use layers::{REJECT_FRAGMENTS, RuntimeLayer, RuntimeLayers, RuntimeValue, fault};
 
 use super::Compiled;
 use super::route::{Fraction, Under};
@@ -121,6 +121,12 @@ impl Switch {
             default: own.map_or(default, |own| own.value),
             key: value.and_then(|value| Key::named(&value.runtime_key)),
         }
+    }
+
+    /// A runtime feature of Envoy's own, which no field names.
+    pub fn feature(name: &str, default: bool) -> Self {
+        let key = Key::named(name);
+        Self { default, key }
     }
 
     pub fn is_on(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 use control_plane_mock::NothingMatched;
 use control_plane_mock::pki::PkiError;
@@ -105,6 +106,7 @@ pub async fn scenes(settings: &Settings, observe: &mut dyn FnMut(Event<'_>)) -> 
 /// The mesh does not come up, or signals cannot be listened to.
 pub async fn serve(settings: &Settings, observe: &mut dyn FnMut(Event<'_>)) -> Result<Counts, DemoError> {
     let (tour, load) = begin(settings, observe).await?;
+    let mut terminated = signal(SignalKind::terminate())?;
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
     loop {
@@ -113,6 +115,7 @@ pub async fn serve(settings: &Settings, observe: &mut dyn FnMut(Event<'_>)) -> R
                 result?;
                 break;
             }
+            _ = terminated.recv() => break,
             () = clock::sleep(PROGRESS) => observe(Event::Progress(&tour.tally.counts())),
         }
     }

@@ -131,6 +131,19 @@ pub struct RouteCell {
     pub weighted: Option<u32>,
     /// How often a route was looked for (`%ROUTE_RESOLUTION_COUNT%`).
     pub selections: u32,
+    /// See [`clear`](Self::clear).
+    pub is_stale: bool,
+}
+
+impl RouteCell {
+    /// A filter has changed what routes match on: the route is selected again before anything else asks for it (Envoy: `clearRouteCache`).
+    pub fn clear(&mut self) {
+        self.virtual_host = None;
+        self.route = None;
+        self.virtual_cluster = None;
+        self.weighted = None;
+        self.is_stale = true;
+    }
 }
 
 /// Dynamic metadata: what filters say of a stream, by namespace. Lives in [`Exchange::extensions`].

@@ -113,6 +113,7 @@ impl<S: TryService> Filtered<S> {
             if exchange.filters_off & FilterList::bit(from + index) != 0 {
                 continue;
             }
+            select_route::select_again(exchange);
             match stage {
                 Stage::Filter(filter) => {
                     let flow = filter.request_headers(exchange);
@@ -127,12 +128,7 @@ impl<S: TryService> Filtered<S> {
     }
 
     async fn route(&self, exchange: &mut Exchange) -> Result<Response, Failure> {
-        // A filter that changed what routes match on has cleared the cell.
-        if exchange.route.route.is_none()
-            && let Some(table) = exchange.route.table.clone()
-        {
-            select_route::select(exchange, &table);
-        }
+        select_route::select_again(exchange);
         if self.filters.phases().request_body {
             body::filter_request(&self.filters, exchange);
         }

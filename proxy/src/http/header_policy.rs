@@ -21,6 +21,7 @@ pub use layer::{HeaderPolicyLayer, Policed};
 pub use route::{auto_host, finalize_request, finalize_response};
 
 use super::exchange::Exchange;
+use crate::config::live::Switch;
 use crate::http::codec::h1::parse::is_hop_by_hop;
 use crate::runtime::io::Address;
 use remote::{Found, RemoteRule};
@@ -29,6 +30,7 @@ use remote::{Found, RemoteRule};
 pub struct HeaderPolicy {
     pub(in crate::http) remote: RemoteRule,
     pub(in crate::http) path: path::PathPolicy,
+    pub(in crate::http) reject_fragments: Switch,
     pub(in crate::http) host: HostPolicy,
     pub(in crate::http) request_id: request_id::RequestIdPolicy,
     /// `tracing`; `None`: ids are not marked.
@@ -122,12 +124,19 @@ const EDGE_REMOVED: &[&str] = &[
 ];
 
 impl HeaderPolicy {
+    fn target(&self, exchange: &mut Exchange) -> Verdict {
+        match self.fragment(exchange) {
+            Verdict::Continue => self.path.apply(exchange),
+            verdict => verdict,
+        }
+    }
+
     /// Applies to a request before it is routed, in Envoy's order (spec C.4).
     pub fn request(&self, exchange: &mut Exchange) -> Verdict {
         if exchange.redirected.is_some() {
             // The client's own request went through it; what an internal redirect made of it is ours.
             self.host.apply(exchange);
-            return self.path.apply(exchange);
+            return self.target(exchange);
         }
         let is_upgrade = exchange.upgrade.is_some();
         let headers = exchange.request.headers_mut();
@@ -137,7 +146,7 @@ impl HeaderPolicy {
             sanitize_referer(headers);
         }
         self.host.apply(exchange);
-        let verdict = self.path.apply(exchange);
+        let verdict = self.target(exchange);
         if verdict != Verdict::Continue {
             return verdict;
         }

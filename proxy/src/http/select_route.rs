@@ -156,7 +156,17 @@ impl Drop for ActiveUpgrade {
     }
 }
 
-/// Selects again, from the stream's own table: after a filter changed what routes match on.
+/// Selects again, from the stream's own table, if a filter has changed what routes match on. Whoever comes next in the chain must find the new
+/// route: what it configures for that filter may be what denies the request.
+pub fn select_again(exchange: &mut Exchange) {
+    if std::mem::take(&mut exchange.route.is_stale)
+        && let Some(table) = exchange.route.table.clone()
+    {
+        select(exchange, &table);
+    }
+}
+
+/// Finds the route of a request in `table`.
 pub fn select(exchange: &mut Exchange, table: &Arc<RouteTable>) {
     let (virtual_host, route) = table.select(&RequestView::of(exchange));
     exchange.route.selections += 1;

@@ -1,7 +1,7 @@
 //! Runtime values: what the layers of the bootstrap and an operator say over the defaults of a configuration.
 
 use super::{bootstrap, cluster, listener};
-use crate::harness::{Case, World, admin, get};
+use crate::harness::{Case, World, admin, get, raw};
 
 /// Over the defaults of everything below, which are the other way round.
 const LAYERS: &str = r#"layered_runtime:
@@ -23,6 +23,7 @@ const LAYERS: &str = r#"layered_runtime:
       parity.limit: 100
       parity.enforce: 0
       fault.http.abort.grpc_status: 5
+      envoy.reloadable_features.http_reject_path_with_fragment: false
   - name: over
     static_layer: {parity.twice: 100, parity.code: 403}
   - {name: operator, admin_layer: {}}
@@ -155,6 +156,23 @@ fn cases() -> Vec<Case> {
             .logs(0),
         get("the first connection", 404, "/missing", "").on("limited"),
     ];
+    cases.extend([
+        raw(
+            "a fragment is left out",
+            200,
+            "GET /unset#x HTTP/1.1\nhost: parity.test\n\n",
+        ),
+        raw(
+            "a fragment and a query",
+            200,
+            "GET /unset?a=b#x HTTP/1.1\nhost: parity.test\n\n",
+        ),
+        raw(
+            "a fragment does not hide a path",
+            403,
+            "GET /forbidden#x HTTP/1.1\nhost: parity.test\n\n",
+        ),
+    ]);
     let set = |name, query| admin(name, 200, "POST", query, all);
     cases.extend([
         set(

@@ -92,6 +92,46 @@ route_config:
     - {match: {prefix: /}, route: {cluster: a}}
 "#;
 
+/// A filter that has the route forgotten, before filters that the route configures.
+const CLEARING: &str = r#"          http_filters:
+          - name: clear
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config
+              clear_route_cache: true
+          - name: rbac
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC}
+          - name: fault
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault}
+          - name: cors
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}
+"#;
+
+const CLEARED: &str = r#"
+route_config:
+  name: routes
+  virtual_hosts:
+  - name: all
+    domains: ["*"]
+    routes:
+    - match: {prefix: /denied}
+      typed_per_filter_config: {rbac: {"@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute, rbac: {rules: {}}}}
+      route: {cluster: a}
+    - match: {prefix: /teapot}
+      typed_per_filter_config: {fault: {"@type": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, abort: {http_status: 418, percentage: {numerator: 100}}}}
+      route: {cluster: a}
+    - match: {prefix: /cors}
+      typed_per_filter_config: {cors: {"@type": type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy, allow_origin_string_match: [{exact: "http://o.test"}]}}
+      route: {cluster: a}
+    - match: {prefix: /weighted}
+      route:
+        weighted_clusters:
+          clusters:
+          - name: a
+            weight: 1
+            typed_per_filter_config: {rbac: {"@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute, rbac: {rules: {}}}}
+    - {match: {prefix: /open}, route: {cluster: a}}
+"#;
+
 const PRESERVE: &str = r#"http_protocol_options: {header_key_format: {stateful_formatter: {name: preserve, typed_config: {"@type": type.googleapis.com/envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig}}}}"#;
 
 pub fn world() -> World {
@@ -101,6 +141,7 @@ pub fn world() -> World {
     let proper_routes = "\nroute_config:\n  name: routes\n  virtual_hosts:\n  - {name: all, domains: [\"*\"], routes: [{match: {prefix: /}, route: {cluster: proper}}]}\n";
     let listeners = [
         listener("http", SWITCHED).replace("          http_filters:\n", FILTERS),
+        listener("cleared", CLEARED).replace("          http_filters:\n", CLEARING),
         listener("plain", PLAIN),
         listener("drop", &underscores("DROP_HEADER")),
         listener("reject", &underscores("REJECT_REQUEST")),
@@ -162,6 +203,24 @@ fn cases() -> Vec<Case> {
         get("on by its configuration", 410, "/moved", ""),
         get("a filter that is not there", 200, "/optional", ""),
         get("on for an entry of a weighted cluster", 418, "/weighted", ""),
+        get("a route that was forgotten still denies", 403, "/denied", "").on("cleared"),
+        get("a route that was forgotten still aborts", 418, "/teapot", "").on("cleared"),
+        get(
+            "a route that was forgotten still has its origins",
+            200,
+            "/cors",
+            "origin: http://o.test\n",
+        )
+        .on("cleared"),
+        get(
+            "an entry of a route that was forgotten still denies",
+            403,
+            "/weighted",
+            "",
+        )
+        .on("cleared"),
+        get("a route that was forgotten is found again", 200, "/open", "").on("cleared"),
+        get("no route, and still none", 404, "/nowhere", "").on("cleared"),
         get("an underscore is dropped", 200, "/x", "x_y: 1\nx-z: 2\nx_y: 3\n").on("drop"),
         get("an underscore is refused", 400, "/x", "x_y: 1\n").on("reject"),
         get("no underscore", 200, "/x", "x-y: 1\n").on("reject"),

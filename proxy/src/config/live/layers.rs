@@ -181,7 +181,11 @@ const HONOURED: &[&str] = &[
     fault::DELAY_MS,
     fault::DELAY_PERCENT,
     fault::MAX_ACTIVE,
+    REJECT_FRAGMENTS,
 ];
+
+/// Whether a request whose path has a fragment is refused, rather than served without it. On by default.
+pub const REJECT_FRAGMENTS: &str = "envoy.reloadable_features.http_reject_path_with_fragment";
 
 /// The keys of the fault filter where its configuration names no others.
 pub mod fault {

@@ -215,7 +215,7 @@ impl Shared {
             query.apply(exchange);
         }
         if changes && self.config.clear_route_cache {
-            exchange.route.route = None;
+            exchange.route.clear();
         }
         tell(exchange, grant.metadata);
         if !grant.client.is_empty() {

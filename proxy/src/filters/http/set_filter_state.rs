@@ -47,7 +47,7 @@ impl Filter for SetFilterState {
             }
         }
         if self.clear_route {
-            exchange.route.route = None;
+            exchange.route.clear();
         }
         Flow::Continue
     }

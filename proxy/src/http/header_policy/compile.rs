@@ -14,6 +14,7 @@ use super::remote::{Detection, RemoteRule};
 use super::request_id::{RequestIdPolicy, Sampling};
 use super::xfcc::{Mode, Xfcc};
 use super::{HeaderPolicy, HostPolicy, ServerHeader, StripPort};
+use crate::config::live::{REJECT_FRAGMENTS, Switch};
 use crate::config::route::{Fraction, Under, each, header_name, optional, refuse, refuse_all};
 use crate::config::{BuildContext, Compiled, Problems, gather};
 
@@ -45,6 +46,7 @@ impl HeaderPolicy {
         Ok(Self {
             remote,
             path,
+            reject_fragments: Switch::feature(REJECT_FRAGMENTS, true),
             host,
             request_id,
             sampling: sampling.filter(|_| request_id.use_for_sampling),

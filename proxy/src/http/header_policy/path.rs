@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::StatusCode;
 use http::uri::PathAndQuery;
 
-use super::Verdict;
+use super::{HeaderPolicy, Verdict};
 use crate::http::exchange::Exchange;
 
 /// What is done to paths before anything looks at them.
@@ -30,6 +30,20 @@ pub enum EscapedSlashes {
 #[derive(Clone, Debug)]
 pub struct TargetWithFragment(pub bytes::Bytes);
 
+impl HeaderPolicy {
+    /// Fragments are for browsers: one that arrives is an error, or is left out.
+    pub(super) fn fragment(&self, exchange: &mut Exchange) -> Verdict {
+        if exchange.extensions.get::<TargetWithFragment>().is_none() {
+            return Verdict::Continue;
+        }
+        if self.reject_fragments.is_on() && exchange.request.uri().path_and_query().is_some() {
+            return reject();
+        }
+        exchange.extensions.remove::<TargetWithFragment>();
+        Verdict::Continue
+    }
+}
+
 pub(super) const FAILED: &str = "path_normalization_failed";
 pub(super) const ABSOLUTE: &str = "absolute_path_rejected";
 
@@ -38,9 +52,6 @@ impl PathPolicy {
         let Some(original) = exchange.request.uri().path_and_query() else {
             return Verdict::Continue;
         };
-        if exchange.extensions.get::<TargetWithFragment>().is_some() {
-            return reject();
-        }
         // As text: an absolute URI may have a query and no path.
         if !original.as_str().starts_with('/') {
             return Verdict::Reject {

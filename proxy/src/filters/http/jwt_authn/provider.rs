@@ -251,7 +251,7 @@ impl Provider {
             }
         }
         if self.clear_route {
-            exchange.route.route = None;
+            exchange.route.clear();
         }
     }
 
