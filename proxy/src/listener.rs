@@ -209,7 +209,7 @@ pub struct ConnectionInfo {
     pub alpn: Option<Arc<[u8]>>,
     pub tls: Option<Arc<PeerInfo>>,
     /// Who the peer said it is (`istio.metadata_exchange`).
-    pub workload: Option<Arc<crate::filters::http::peer_metadata::Peer>>,
+    pub workload: Option<crate::filters::network::metadata_exchange::Workload>,
     pub listener_name: Arc<str>,
     pub filter_chain_name: Arc<str>,
     pub direction: Direction,

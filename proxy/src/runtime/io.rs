@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -59,8 +60,46 @@ pub enum Io {
     Duplex(DuplexStream),
     /// Bytes already read (by protocol detection), then the stream.
     Prefixed(Box<Prefixed>),
+    /// What comes first is not the stream's.
+    Introduced(Box<Introduced>),
     /// Somebody keeps account of what passes.
     Metered(Box<Metered>),
+}
+
+/// Reads what a peer says before its stream begins.
+pub trait Introduction: Send {
+    /// Takes from the front of `received`, all that has come so far, what is not the stream's. True: what is left is. `ended`: no more will come.
+    fn take(&mut self, received: &mut BytesMut, ended: bool) -> bool;
+}
+
+/// See [`Io::Introduced`].
+pub struct Introduced {
+    inner: Io,
+    received: BytesMut,
+    /// `None`: it is over.
+    introduction: Option<Box<dyn Introduction>>,
+}
+
+impl Introduced {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let mut ended = false;
+        while let Some(introduction) = &mut self.introduction {
+            let mut space = [0; 1024];
+            let mut read = ReadBuf::new(&mut space);
+            std::task::ready!(Pin::new(&mut self.inner).poll_read(cx, &mut read))?;
+            ended = read.filled().is_empty();
+            self.received.extend_from_slice(read.filled());
+            if introduction.take(&mut self.received, ended) || ended {
+                self.introduction = None;
+            }
+        }
+        if self.received.is_empty() && !ended {
+            return Pin::new(&mut self.inner).poll_read(cx, buf);
+        }
+        let take = self.received.len().min(buf.remaining());
+        buf.put_slice(&self.received.split_to(take));
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// Keeps account of one connection: told of each read and write that is done anyway.
@@ -116,6 +155,15 @@ impl Io {
         Self::Prefixed(Box::new(Prefixed { prefix, inner }))
     }
 
+    /// Has `introduction` read what comes before the stream. Nobody waits for it: it is read when the stream is.
+    pub fn introduced(self, introduction: Box<dyn Introduction>) -> Self {
+        Self::Introduced(Box::new(Introduced {
+            inner: self,
+            received: BytesMut::new(),
+            introduction: Some(introduction),
+        }))
+    }
+
     /// Has `account` told of what passes.
     pub fn metered(self, account: Arc<dyn Account>) -> Self {
         Self::Metered(Box::new(Metered { inner: self, account }))
@@ -127,6 +175,7 @@ impl Io {
             Self::Tcp(stream) => Some(stream),
             Self::Tls(stream) => stream.get_ref().0.as_tcp(),
             Self::Prefixed(prefixed) => prefixed.inner.as_tcp(),
+            Self::Introduced(introduced) => introduced.inner.as_tcp(),
             Self::Metered(metered) => metered.inner.as_tcp(),
             _ => None,
         }
@@ -152,6 +201,7 @@ impl AsyncRead for Io {
                 buf.put_slice(&prefixed.prefix.split_to(take));
                 Poll::Ready(Ok(()))
             }
+            Self::Introduced(introduced) => introduced.poll_read(cx, buf),
             Self::Metered(metered) => metered.poll_read(cx, buf),
         }
     }
@@ -165,6 +215,7 @@ impl AsyncWrite for Io {
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
             Self::Duplex(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Prefixed(prefixed) => Pin::new(&mut prefixed.inner).poll_write(cx, buf),
+            Self::Introduced(introduced) => Pin::new(&mut introduced.inner).poll_write(cx, buf),
             Self::Metered(metered) => {
                 let result = Pin::new(&mut metered.inner).poll_write(cx, buf);
                 metered.wrote(result)
@@ -183,6 +234,7 @@ impl AsyncWrite for Io {
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
             Self::Duplex(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Prefixed(prefixed) => Pin::new(&mut prefixed.inner).poll_write_vectored(cx, bufs),
+            Self::Introduced(introduced) => Pin::new(&mut introduced.inner).poll_write_vectored(cx, bufs),
             Self::Metered(metered) => {
                 let result = Pin::new(&mut metered.inner).poll_write_vectored(cx, bufs);
                 metered.wrote(result)
@@ -197,6 +249,7 @@ impl AsyncWrite for Io {
             Self::Tls(stream) => stream.is_write_vectored(),
             Self::Duplex(stream) => stream.is_write_vectored(),
             Self::Prefixed(prefixed) => prefixed.inner.is_write_vectored(),
+            Self::Introduced(introduced) => introduced.inner.is_write_vectored(),
             Self::Metered(metered) => metered.inner.is_write_vectored(),
         }
     }
@@ -208,6 +261,7 @@ impl AsyncWrite for Io {
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
             Self::Duplex(stream) => Pin::new(stream).poll_flush(cx),
             Self::Prefixed(prefixed) => Pin::new(&mut prefixed.inner).poll_flush(cx),
+            Self::Introduced(introduced) => Pin::new(&mut introduced.inner).poll_flush(cx),
             Self::Metered(metered) => Pin::new(&mut metered.inner).poll_flush(cx),
         }
     }
@@ -219,6 +273,7 @@ impl AsyncWrite for Io {
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
             Self::Duplex(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Prefixed(prefixed) => Pin::new(&mut prefixed.inner).poll_shutdown(cx),
+            Self::Introduced(introduced) => Pin::new(&mut introduced.inner).poll_shutdown(cx),
             Self::Metered(metered) => {
                 metered.account.ended_by_us();
                 Pin::new(&mut metered.inner).poll_shutdown(cx)

@@ -13,8 +13,7 @@ use tokio::net::{TcpSocket, UnixStream};
 
 use crate::cluster::options::Eyeballs;
 use crate::cluster::{Cluster, Host, SocketOptions};
-use crate::filters::http::peer_metadata::Peer;
-use crate::filters::network::metadata_exchange::MetadataExchange;
+use crate::filters::network::metadata_exchange::{MetadataExchange, Workload};
 use crate::http::failure::Failure;
 use crate::listener::SocketState;
 use crate::listener::bind::{set_keepalive, set_options};
@@ -64,7 +63,7 @@ pub struct Connected {
     pub peer: Option<Arc<PeerInfo>>,
     pub local: Option<Address>,
     /// Who the host said it is (`istio.metadata_exchange`).
-    pub workload: Option<Arc<Peer>>,
+    pub workload: Option<Workload>,
 }
 
 impl Connected {

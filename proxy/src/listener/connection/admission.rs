@@ -64,7 +64,7 @@ pub(super) async fn close(
         "network filter closes a connection"
     );
     let logged = match &chain.terminal {
-        Terminal::Tcp(proxy) => Some(proxy.refuse(connection.clone())),
+        Terminal::Tcp(proxy) => Some(proxy.refuse(connection.clone()).watched(&chain.observers)),
         _ => None,
     };
     let mut journals: Vec<_> = logged.into_iter().chain(journal(state, connection)).collect();

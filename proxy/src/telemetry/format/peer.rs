@@ -28,7 +28,7 @@ impl PeerField {
             false => extensions
                 .get::<DownstreamPeer>()
                 .map(|peer| &peer.0)
-                .or(view.connection.workload.as_ref()),
+                .or_else(|| view.connection.workload.as_ref()?.peer()),
         };
         peer?.field(&self.name)
     }

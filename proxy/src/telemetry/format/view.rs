@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::HeaderMap;
 
 use crate::cluster::Cluster;
-use crate::filters::http::peer_metadata::Peer;
+use crate::filters::network::metadata_exchange::Workload;
 use crate::http::exchange::{ByteCounts, Exchange, Timing, Upstream};
 use crate::listener::ConnectionInfo;
 use crate::runtime::io::Address;
@@ -80,7 +80,7 @@ pub struct TcpRecord {
     pub start_time: SystemTime,
     pub cluster: Option<Arc<Cluster>>,
     /// Who the host said it is (`istio.metadata_exchange`).
-    pub workload: Option<Arc<Peer>>,
+    pub workload: Option<Workload>,
     /// A copy of the connection's, once something is added that only the record has.
     pub extensions: Option<Box<http::Extensions>>,
     /// `%CONNECTION_TERMINATION_DETAILS%`

@@ -97,10 +97,16 @@ impl Metrics {
         values
     }
 
-    /// As [`own_values`](Self::own_values), of a connection without requests.
-    pub fn no_values(&self) -> String {
-        let dimensions = self.changes.iter().map(|change| change.dimensions.len());
-        SEPARATOR.to_string().repeat(dimensions.sum())
+    /// As [`own_values`](Self::own_values), of a connection without requests: only what asks for none has a value.
+    pub fn values_of_connection(&self) -> String {
+        let mut values = String::new();
+        for (_, expression) in self.changes.iter().flat_map(|change| &change.dimensions) {
+            if let Expression::Literal(text) = expression {
+                values.push_str(text);
+            }
+            values.push(SEPARATOR);
+        }
+        values
     }
 
     /// A metric's labels after every change. `None`: it is dropped. `own`: see [`own_values`](Self::own_values).

@@ -7,6 +7,7 @@ use hashbrown::Equivalent;
 use crate::cluster::{Cluster, Host};
 use crate::filters::http::grpc_call::GrpcCall;
 use crate::filters::http::peer_metadata::{DownstreamPeer, Peer, UpstreamPeer};
+use crate::filters::network::metadata_exchange::Workload;
 use crate::http::exchange::{Exchange, FilterState};
 use crate::listener::Direction;
 use crate::route::view::is_grpc;
@@ -109,6 +110,15 @@ impl<'a> Facts<'a> {
         }
     }
 
+    /// Whether the peer of a proxied connection has said who it is, or will not.
+    pub fn are_known(record: &TcpRecord) -> bool {
+        let workload = match record.connection.direction {
+            Direction::Inbound => &record.connection.workload,
+            _ => &record.workload,
+        };
+        workload.as_ref().is_none_or(Workload::is_known)
+    }
+
     /// Of a proxied connection.
     pub fn of_tcp(record: &'a TcpRecord) -> Self {
         let connection = &record.connection;
@@ -118,6 +128,7 @@ impl<'a> Facts<'a> {
         } else {
             (&record.workload, &record.upstream.tls)
         };
+        let peer = peer.as_ref().and_then(Workload::peer);
         let first = |sans: fn(&PeerInfo) -> &Vec<String>| {
             let san = tls.as_ref().and_then(|tls| sans(tls).first());
             san.map_or("", String::as_str)
@@ -125,7 +136,7 @@ impl<'a> Facts<'a> {
         Self {
             inbound,
             tcp: true,
-            peer: peer.as_ref(),
+            peer,
             peer_principal: first(|tls| &tls.uri_sans),
             own_principal: first(|tls| &tls.local_uri_sans),
             cluster: record.cluster.as_ref(),

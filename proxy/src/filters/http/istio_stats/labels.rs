@@ -61,7 +61,10 @@ pub(super) fn of<'a>(facts: &'a Facts<'_>, own: &'a Peer) -> Vec<Label<'a>> {
             revision(&destination.canonical_revision),
         ),
         ("destination_service_name", known(&service_name)),
-        ("destination_service_namespace", known(&destination.namespace)),
+        (
+            "destination_service_namespace",
+            known(service_namespace(facts, destination)),
+        ),
         ("destination_cluster", known(&destination.cluster)),
     ];
     if facts.tcp {
@@ -76,6 +79,13 @@ pub(super) fn of<'a>(facts: &'a Facts<'_>, own: &'a Peer) -> Vec<Label<'a>> {
     labels.push(("response_flags", Cow::Owned(facts.flags.short())));
     labels.push(("connection_security_policy", Cow::Borrowed(security(facts))));
     labels
+}
+
+/// A client knows the namespace of a service by its cluster, whoever of it answers.
+fn service_namespace<'a>(facts: &'a Facts<'_>, destination: &'a Peer) -> &'a str {
+    let service = facts.cluster.filter(|_| !facts.inbound);
+    let service = service.and_then(|cluster| cluster.istio.service.as_ref());
+    or(service.map_or("", |service| &service.namespace), &destination.namespace)
 }
 
 fn or<'a>(text: &'a str, default: &'a str) -> &'a str {

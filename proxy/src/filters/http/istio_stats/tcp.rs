@@ -46,6 +46,22 @@ impl Watch for Reports {
     }
 
     fn look(&mut self, record: &TcpRecord) {
+        // Labels do not change any more once there are some.
+        if self.series.is_some() || Facts::are_known(record) {
+            self.report(record);
+        }
+    }
+
+    fn end(&mut self, record: &TcpRecord) {
+        self.report(record);
+        if let Some(series) = &self.series {
+            add(&series.closed, 1);
+        }
+    }
+}
+
+impl Reports {
+    fn report(&mut self, record: &TcpRecord) {
         let Self {
             stats,
             series,
@@ -62,20 +78,13 @@ impl Watch for Reports {
         add(&series.received, bytes.received.saturating_sub(*received));
         (*sent, *received) = (bytes.sent, bytes.received);
     }
-
-    fn end(&mut self, record: &TcpRecord) {
-        self.look(record);
-        if let Some(series) = &self.series {
-            add(&series.closed, 1);
-        }
-    }
 }
 
 impl Series {
     fn of(stats: &IstioStats, record: &TcpRecord) -> Self {
         let facts = Facts::of_tcp(record);
         let labels = super::labels::of(&facts, &stats.own);
-        let values = stats.metrics.no_values();
+        let values = stats.metrics.values_of_connection();
         let counter = |name: &str| {
             let labels = stats.metrics.labels(name, &labels, &values)?;
             Some(stats.group.counter(&format!("istio_{name}"), &labels))

@@ -241,7 +241,7 @@ fn a_connection_is_reported_while_it_lasts_and_when_it_ends() {
     assert_eq!(observer.watch().interval(), std::time::Duration::from_secs(5));
     let mut tcp = connection(None);
     tcp.direction = Direction::Inbound;
-    tcp.workload = Some(peer());
+    tcp.workload = Some(peer().into());
     let mut journal = TcpJournal::new(&Arc::from([]), Arc::new(tcp)).watched(&[observer]);
     journal.record.cluster = Some(Arc::new(tests::cluster("inbound|5432||", Some(service()))));
     let look = |journal: &mut TcpJournal, bytes: u64| {
