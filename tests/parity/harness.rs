@@ -473,6 +473,10 @@ async fn play(subject: &Subject, case: &Case, mirror: &Backend) -> (String, u16)
             }
         }
     }
+    if let Some(address) = subject.listeners.get(case.listener) {
+        // As a header's value: `x-forwarded-port`.
+        text = text.replace(&format!(": {}\n", address.port()), ": LISTENER\n");
+    }
     for line in log_lines(subject, case, before).await {
         let _ = writeln!(text, "log: {}", openssl::comparable(&line));
     }

@@ -100,9 +100,7 @@ impl<S: TryService> TryService for SelectRoute<S> {
         if exchange.route.route.is_none() {
             self.stats.no_route.inc();
         }
-        for log in self.start_logs.iter() {
-            log.log_start(exchange);
-        }
+        self.log_start(exchange);
         self.admit_upgrade(exchange)?;
         self.inner.try_call(exchange).await
     }
@@ -113,6 +111,18 @@ impl<S: TryService> TryService for SelectRoute<S> {
 }
 
 impl<S> SelectRoute<S> {
+    /// Where the request is to go is known by now; that it goes there is the router's to say.
+    fn log_start(&self, exchange: &mut Exchange) {
+        if self.start_logs.is_empty() {
+            return;
+        }
+        exchange.route.cluster = super::router::routed(&self.snapshot, exchange);
+        for log in self.start_logs.iter() {
+            log.log_start(exchange);
+        }
+        exchange.route.cluster = None;
+    }
+
     /// An upgrade that neither the route nor the connection manager allows is refused (`upgrade_failed`).
     fn admit_upgrade(&self, exchange: &mut Exchange) -> Result<(), Failure> {
         let Some(upgrade) = &exchange.upgrade else {

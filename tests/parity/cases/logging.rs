@@ -1,7 +1,7 @@
 //! Access logs: operators, JSON, filters; every listener has a log of its own kind.
 
 use super::{bootstrap, cluster};
-use crate::harness::{Case, World, get, raw};
+use crate::harness::{Case, World, get, named, raw};
 
 /// Operators whose values two proxies must agree on, a line of each.
 const OPERATORS: &[&str] = &[
@@ -115,6 +115,7 @@ const ROUTES: &str = r#"
               virtual_clusters: [{name: gets, headers: [{name: ":method", string_match: {exact: GET}}]}]
               routes:
               - {name: closed, match: {prefix: /closed}, route: {cluster: closed}}
+              - {name: chosen, match: {prefix: /chosen}, route: {cluster_header: x-cluster}}
               - {name: direct, match: {path: /direct}, direct_response: {status: 202, body: {inline_string: direct}}}
               - name: all
                 match: {prefix: /}
@@ -178,7 +179,7 @@ pub fn world() -> World {
             "log_format: {text_format_source: {inline_string: \"first %RESPONSE_CODE%\\n\"}}\n          - name: second\n            typed_config:\n              \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog\n              path: \"{{log}}\"\n              log_format: {text_format_source: {inline_string: \"second %REQ(:PATH)%\\n\"}}",
         ),
     ];
-    let began = "log_format: {text_format_source: {inline_string: \"%ACCESS_LOG_TYPE% %REQ(:PATH)% %RESPONSE_CODE% %ROUTE_NAME% %UPSTREAM_HOST%\\n\"}}";
+    let began = "log_format: {text_format_source: {inline_string: \"%ACCESS_LOG_TYPE% %REQ(:PATH)% %RESPONSE_CODE% %ROUTE_NAME% %UPSTREAM_HOST% %UPSTREAM_CLUSTER% %CLUSTER_METADATA(of:text)%\\n\"}}";
     let begins = logger("begins", "", began);
     listeners.push(begins.replace(
         "          generate_request_id: false\n",
@@ -279,6 +280,16 @@ fn cases() -> Vec<Case> {
     cases.push(get("a line at the beginning", 200, "/x", "").on("begins").logs(2));
     cases.push(
         get("a line at the beginning, no route", 503, "/closed", "")
+            .on("begins")
+            .logs(2),
+    );
+    for (cluster, status) in [("a", 200), ("nobody", 503)] {
+        let name = named(format!("a line at the beginning, to {cluster}"));
+        let headers = format!("x-cluster: {cluster}\n");
+        cases.push(get(name, status, "/chosen", &headers).on("begins").logs(2));
+    }
+    cases.push(
+        get("a line at the beginning, no cluster", 503, "/chosen", "")
             .on("begins")
             .logs(2),
     );
