@@ -5,6 +5,7 @@ pub mod authz;
 pub mod balancing;
 pub mod codec;
 pub mod failures;
+pub mod families;
 pub mod fields;
 pub mod filters;
 pub mod headers;

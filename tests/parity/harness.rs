@@ -407,7 +407,12 @@ fn listeners(answer: &Answer) -> HashMap<String, SocketAddr> {
     let statuses = json["listener_statuses"].as_array().cloned().unwrap_or_default();
     let parsed = statuses.iter().filter_map(|status| {
         let address = &status["local_address"]["socket_address"];
-        let text = format!("{}:{}", address["address"].as_str()?, address["port_value"]);
+        // Who listens on all addresses is called by IPv4.
+        let ip = match address["address"].as_str()? {
+            "::" => "127.0.0.1",
+            ip => ip,
+        };
+        let text = format!("{ip}:{}", address["port_value"]);
         Some((status["name"].as_str().unwrap().to_owned(), text.parse().unwrap()))
     });
     parsed.collect()

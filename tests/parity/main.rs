@@ -35,8 +35,8 @@ macro_rules! worlds {
 
 worlds!(
     routing, headers, codec, failures, retries, http2, filters, authz, admin, mirroring, redirects, replies, matching,
-    mutations, logging, messages, fields, paths, timeouts, balancing, outliers, tokens, switches, zones, tcp, tls,
-    runtime,
+    mutations, logging, messages, families, fields, paths, timeouts, balancing, outliers, tokens, switches, zones, tcp,
+    tls, runtime,
 );
 
 #[tokio::test]
@@ -75,6 +75,7 @@ fn worlds() -> Vec<World> {
         cases::mutations::world(),
         cases::logging::world(),
         cases::messages::world(),
+        cases::families::world(),
         cases::fields::world(),
         cases::paths::world(),
         cases::timeouts::world(),

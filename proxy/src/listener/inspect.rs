@@ -14,7 +14,7 @@ use super::detect::{Detection, client_hello, http as http_detect};
 use super::stats::InspectorStats;
 use super::{ListenerFilterKind, ListenerSettings};
 use crate::filters::listener::proxy_protocol::{Outcome, ProxyProtocol};
-use crate::runtime::io::{Address, Io};
+use crate::runtime::io::{Address, Io, unmapped};
 
 /// What the listener filters found out.
 #[derive(Debug, Default)]
@@ -116,7 +116,7 @@ impl Inspection {
     fn original_destination(&mut self) {
         let Some(stream) = self.io.as_tcp() else { return };
         let socket = SockRef::from(stream);
-        let original = match stream.local_addr() {
+        let original = match stream.local_addr().map(unmapped) {
             Ok(SocketAddr::V4(_)) => socket.original_dst_v4(),
             Ok(SocketAddr::V6(_)) => socket.original_dst_v6(),
             Err(_) => return,
