@@ -18,7 +18,7 @@ use crate::tcp::{self, Kind, Plain};
 pub struct World {
     pub name: &'static str,
     /// A bootstrap. `{{a}}` and `{{b}}` are ports of backends, `{{authz}}` that of an authorization service, `{{closed}}` a port nobody
-    /// listens on, `{{echo}}`, `{{greet}}`, `{{say}}`, `{{peer}}` and `{{tunnel}}` backends without HTTP, `{{log}}` the access log's path, and (of a [`Pair`])
+    /// listens on, `{{echo}}`, `{{greet}}`, `{{say}}`, `{{peer}}`, `{{break}}` and `{{tunnel}}` backends without HTTP, `{{log}}` the access log's path, and (of a [`Pair`])
     /// `{{directory}}` where it is.
     pub yaml: String,
     pub cases: Vec<Case>,
@@ -161,7 +161,7 @@ enum Keep {
 /// What both proxies stand in front of.
 struct Backends {
     http: [Backend; 2],
-    plain: [Plain; 5],
+    plain: [Plain; 6],
     authz: AuthzService,
     /// Bound and not listening: nobody else can take the port, and connections to it are refused.
     refusing: tokio::net::TcpSocket,
@@ -179,6 +179,7 @@ impl Backends {
                 Plain::start(Kind::Tunnel).await,
                 Plain::start(Kind::Say).await,
                 Plain::start(Kind::Peer).await,
+                Plain::start(Kind::Break).await,
             ],
             authz: AuthzService::start().await,
             refusing,
@@ -196,7 +197,7 @@ impl Backends {
     }
 
     /// By the names that configurations call them.
-    fn ports(&self) -> [(&'static str, u16); 9] {
+    fn ports(&self) -> [(&'static str, u16); 10] {
         [
             ("a", self.http[0].port()),
             ("b", self.http[1].port()),
@@ -206,6 +207,7 @@ impl Backends {
             ("tunnel", self.plain[2].port),
             ("say", self.plain[3].port),
             ("peer", self.plain[4].port),
+            ("break", self.plain[5].port),
             ("authz", self.authz.port()),
         ]
     }

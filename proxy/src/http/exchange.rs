@@ -83,6 +83,8 @@ pub struct Exchange {
     pub counted: bool,
     /// What internal redirects led here; `None`: the client's own request.
     pub redirected: Option<Box<Redirected>>,
+    /// Its lines in the access log while it is not over, if there are such.
+    pub periodic: Option<Box<super::access_log::Periodic>>,
     /// The response's headers, kept only if an access log asks for them (`AccessLog::needs_response_headers`).
     pub logged_response: Option<Box<http::HeaderMap>>,
     /// The response's trailers, kept only if an access log asks for them.
@@ -131,6 +133,8 @@ pub struct RouteCell {
     pub weighted: Option<u32>,
     /// How often a route was looked for (`%ROUTE_RESOLUTION_COUNT%`).
     pub selections: u32,
+    /// How long that took, if somebody asks ([`time_selections`](super::select_route::time_selections)).
+    pub resolution: Option<Duration>,
 }
 
 /// Dynamic metadata: what filters say of a stream, by namespace. Lives in [`Exchange::extensions`].
@@ -311,6 +315,7 @@ impl Exchange {
             redirect: None,
             counted: false,
             redirected: None,
+            periodic: None,
             logged_response: None,
             logged_trailers: None,
         }

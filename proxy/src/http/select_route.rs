@@ -1,6 +1,7 @@
 //! The route-selection stage: fills the route cell, from one table for the whole stream.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tower::Layer;
 
@@ -11,9 +12,10 @@ use super::pipeline::{HcmStats, Settings};
 use super::service::{Response, TryService};
 use super::upgrade::UpgradeKind;
 use crate::route::{Action, RequestView, RouteTable};
-use crate::runtime::wake;
+use crate::runtime::{clock, wake};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::format::LogType;
 
 /// `route_specifier`
 #[derive(Clone)]
@@ -41,7 +43,7 @@ impl SelectRouteLayer {
             stats: settings.stats.clone(),
             upgrades: settings.upgrades.clone(),
             header_policy: settings.header_policy.clone(),
-            start_logs: match settings.logs_new_requests {
+            start_logs: match settings.log_options.on_new_request {
                 true => settings.access_logs.clone(),
                 false => Arc::default(),
             },
@@ -118,7 +120,7 @@ impl<S> SelectRoute<S> {
         }
         exchange.route.cluster = super::router::routed(&self.snapshot, exchange);
         for log in self.start_logs.iter() {
-            log.log_start(exchange);
+            log.log_as(LogType::DownstreamStart, exchange);
         }
         exchange.route.cluster = None;
     }
@@ -165,10 +167,23 @@ impl Drop for ActiveUpgrade {
     }
 }
 
+/// Some log wants to know how long the selection of routes takes.
+static TIMED: AtomicBool = AtomicBool::new(false);
+
+/// Has every selection timed from now on: a format that prints it was compiled.
+pub fn time_selections() {
+    TIMED.store(true, Ordering::Relaxed);
+}
+
 /// Selects again, from the stream's own table: after a filter changed what routes match on.
 pub fn select(exchange: &mut Exchange, table: &Arc<RouteTable>) {
+    let began = TIMED.load(Ordering::Relaxed).then(clock::now);
     let (virtual_host, route) = table.select(&RequestView::of(exchange));
     exchange.route.selections += 1;
+    if let Some(began) = began {
+        let spent = clock::now().saturating_duration_since(began);
+        *exchange.route.resolution.get_or_insert_default() += spent;
+    }
     if let Some(patience) = route.as_ref().and_then(|route| route.forward()?.idle_timeout) {
         exchange.stream_idle = Some(patience);
         wake::be_patient(patience);

@@ -146,6 +146,24 @@ impl Io {
         }
     }
 
+    /// Whether TLS is spoken over it.
+    pub fn is_tls(&self) -> bool {
+        match self {
+            Self::Tls(_) => true,
+            Self::Prefixed(prefixed) => prefixed.inner.is_tls(),
+            Self::Metered(metered) => metered.inner.is_tls(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Duplex(_) => false,
+        }
+    }
+
+    /// Has a TCP connection reset when it is dropped.
+    pub fn reset_on_close(&self) {
+        if let Some(stream) = self.as_tcp() {
+            // A connection that is gone cannot be reset, and need not be.
+            let _ = stream.set_zero_linger();
+        }
+    }
+
     pub fn local_address(&self) -> Option<Address> {
         Some(Address::Ip(self.as_tcp()?.local_addr().ok()?))
     }

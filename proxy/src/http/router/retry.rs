@@ -94,6 +94,10 @@ pub(super) async fn run(
         Source::Stream(stream) => Some(stream.clone()),
         Source::Whole(_) => None,
     };
+    if let (Some(periodic), Some(stream)) = (&mut exchange.periodic, &stream) {
+        let stream = stream.clone();
+        periodic.count(move || stream.received());
+    }
     let request_ended = stream.is_none().then_some(exchange.started);
     let mut timeout = RouteTimeout {
         limit: limits.route,
