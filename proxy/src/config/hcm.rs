@@ -392,3 +392,39 @@ fn upgrades(value: &pbh::HttpConnectionManager) -> Compiled<Vec<String>> {
     }
     Ok(allowed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(fields: &str) -> Result<LogOptions, String> {
+        const NAME: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+        let yaml = format!("{{stat_prefix: s, {fields}}}");
+        let encoded = remora_proto::json::encode_text(&yaml, NAME, &Default::default()).expect("it fits");
+        let value = pbh::HttpConnectionManager::decode(encoded.bytes.as_slice()).expect("a message");
+        log_options(&value).map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn the_older_fields_of_access_logs_stand_alone() {
+        let meanwhile = |millis| LogOptions {
+            interval: Some(Duration::from_millis(millis)),
+            ..LogOptions::default()
+        };
+        assert_eq!(options("access_log_flush_interval: 0.2s"), Ok(meanwhile(200)));
+        let newer = "access_log_options: {access_log_flush_interval: 1s}";
+        assert_eq!(options(newer), Ok(meanwhile(1000)));
+        for older in ["flush_access_log_on_new_request: true", "access_log_flush_interval: 1s"] {
+            let refused = options(&format!("{newer}, {older}")).unwrap_err();
+            assert!(
+                refused.contains("cannot be combined with access_log_options"),
+                "{refused}"
+            );
+        }
+        let short = options("access_log_options: {access_log_flush_interval: 0.0005s}").unwrap_err();
+        assert_eq!(
+            short,
+            "access_log_options.access_log_flush_interval: must be at least 1 ms"
+        );
+    }
+}
