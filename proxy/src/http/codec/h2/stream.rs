@@ -359,17 +359,22 @@ impl Sender {
         }
         exchange.bytes.sent = pump.sent();
         exchange.logged_trailers = pump.trailers.take();
-        sent.map_err(|error| match error {
-            PumpError::Reset(reason) => gone(Ok(reason)),
-            PumpError::Connection(error) => downstream_failure(&error),
-            PumpError::Body(error) => {
-                pump.reset(Reason::INTERNAL_ERROR);
-                match error {
-                    BodyError::Failed(failure) => failure,
-                    BodyError::Other(_) => Failure::LocalReset,
-                }
+        sent.map_err(|error| unsent(&mut pump, error))
+    }
+}
+
+/// What it means for a stream that its body was not sent in full.
+fn unsent(pump: &mut Pump, error: PumpError) -> Failure {
+    match error {
+        PumpError::Reset(reason) => gone(Ok(reason)),
+        PumpError::Connection(error) => downstream_failure(&error),
+        PumpError::Body(error) => {
+            pump.reset(Reason::INTERNAL_ERROR);
+            match error {
+                BodyError::Failed(failure) => failure,
+                BodyError::Other(_) => Failure::LocalReset,
             }
-        })
+        }
     }
 }
 
