@@ -9,7 +9,7 @@ use http::Method;
 use remora::http::codec::h1::H1Options;
 use remora::http::codec::h1::decode::{BodyDecoder, Decoded};
 use remora::http::codec::h1::parse;
-use remora::listener::detect::{client_hello as hello, http as detection, proxy_protocol as proxy};
+use remora::listener::detect::{client_hello as hello, fingerprint, http as detection, proxy_protocol as proxy};
 use remora::telemetry::format::Format;
 use remora_proto::json::{Options, encode_text, to_json};
 use remora_proto::ledger::Report;
@@ -148,6 +148,7 @@ pub fn client_hello(data: &[u8]) {
     }
     hello::parse(data, 16 * 1024);
     hello::parse(data, 8);
+    fingerprint::Wanted { ja3: true, ja4: true }.take(data);
 }
 
 pub fn http_detection(data: &[u8]) {

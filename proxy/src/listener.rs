@@ -140,10 +140,19 @@ pub struct ListenerFilter {
     pub disabled: Option<PortPredicate>,
 }
 
+/// `tls_inspector`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsInspection {
+    /// Bytes that a ClientHello may have.
+    pub max_hello: usize,
+    pub close_on_error: bool,
+    pub fingerprints: detect::fingerprint::Wanted,
+}
+
 /// The listener filters that exist so far.
 #[derive(Clone)]
 pub enum ListenerFilterKind {
-    TlsInspector { max_hello: usize, close_on_error: bool },
+    TlsInspector(TlsInspection),
     HttpInspector,
     OriginalDst,
     OriginalSrc(OriginalSrc),

@@ -5,6 +5,8 @@ pub mod authz;
 pub mod balancing;
 pub mod codec;
 pub mod failures;
+pub mod families;
+pub mod fields;
 pub mod filters;
 pub mod headers;
 pub mod http2;

@@ -18,7 +18,7 @@ use crate::tcp::{self, Kind, Plain};
 pub struct World {
     pub name: &'static str,
     /// A bootstrap. `{{a}}` and `{{b}}` are ports of backends, `{{authz}}` that of an authorization service, `{{closed}}` a port nobody
-    /// listens on, `{{echo}}`, `{{greet}}`, `{{say}}`, `{{peer}}` and `{{tunnel}}` backends without HTTP, `{{log}}` the access log's path, and (of a [`Pair`])
+    /// listens on, `{{echo}}`, `{{greet}}`, `{{say}}`, `{{peer}}`, `{{break}}` and `{{tunnel}}` backends without HTTP, `{{log}}` the access log's path, and (of a [`Pair`])
     /// `{{directory}}` where it is.
     pub yaml: String,
     pub cases: Vec<Case>,
@@ -161,7 +161,7 @@ enum Keep {
 /// What both proxies stand in front of.
 struct Backends {
     http: [Backend; 2],
-    plain: [Plain; 5],
+    plain: [Plain; 6],
     authz: AuthzService,
     /// Bound and not listening: nobody else can take the port, and connections to it are refused.
     refusing: tokio::net::TcpSocket,
@@ -179,6 +179,7 @@ impl Backends {
                 Plain::start(Kind::Tunnel).await,
                 Plain::start(Kind::Say).await,
                 Plain::start(Kind::Peer).await,
+                Plain::start(Kind::Break).await,
             ],
             authz: AuthzService::start().await,
             refusing,
@@ -196,7 +197,7 @@ impl Backends {
     }
 
     /// By the names that configurations call them.
-    fn ports(&self) -> [(&'static str, u16); 9] {
+    fn ports(&self) -> [(&'static str, u16); 10] {
         [
             ("a", self.http[0].port()),
             ("b", self.http[1].port()),
@@ -206,6 +207,7 @@ impl Backends {
             ("tunnel", self.plain[2].port),
             ("say", self.plain[3].port),
             ("peer", self.plain[4].port),
+            ("break", self.plain[5].port),
             ("authz", self.authz.port()),
         ]
     }
@@ -407,7 +409,12 @@ fn listeners(answer: &Answer) -> HashMap<String, SocketAddr> {
     let statuses = json["listener_statuses"].as_array().cloned().unwrap_or_default();
     let parsed = statuses.iter().filter_map(|status| {
         let address = &status["local_address"]["socket_address"];
-        let text = format!("{}:{}", address["address"].as_str()?, address["port_value"]);
+        // Who listens on all addresses is called by IPv4.
+        let ip = match address["address"].as_str()? {
+            "::" => "127.0.0.1",
+            ip => ip,
+        };
+        let text = format!("{ip}:{}", address["port_value"]);
         Some((status["name"].as_str().unwrap().to_owned(), text.parse().unwrap()))
     });
     parsed.collect()
@@ -472,6 +479,10 @@ async fn play(subject: &Subject, case: &Case, mirror: &Backend) -> (String, u16)
                 let _ = writeln!(text, "| {masked}");
             }
         }
+    }
+    if let Some(address) = subject.listeners.get(case.listener) {
+        // As a header's value: `x-forwarded-port`.
+        text = text.replace(&format!(": {}\n", address.port()), ": LISTENER\n");
     }
     for line in log_lines(subject, case, before).await {
         let _ = writeln!(text, "log: {}", openssl::comparable(&line));

@@ -8,6 +8,7 @@
 
 mod cases;
 mod conversations;
+mod coverage;
 mod differences;
 mod distributions;
 mod eyeballs;
@@ -34,7 +35,8 @@ macro_rules! worlds {
 
 worlds!(
     routing, headers, codec, failures, retries, http2, filters, authz, admin, mirroring, redirects, replies, matching,
-    mutations, logging, messages, paths, timeouts, balancing, outliers, tokens, switches, zones, tcp, tls, runtime,
+    mutations, logging, messages, families, fields, paths, timeouts, balancing, outliers, tokens, switches, zones, tcp,
+    tls, runtime,
 );
 
 #[tokio::test]
@@ -50,9 +52,9 @@ async fn tls_upstream() {
     harness::compare_with(world, servers).await;
 }
 
-#[test]
-fn no_two_cases_share_a_name_and_there_are_enough() {
-    let worlds: Vec<World> = vec![
+/// All worlds there are.
+fn worlds() -> Vec<World> {
+    vec![
         cases::routing::world(),
         cases::headers::world(),
         cases::codec::world(),
@@ -73,6 +75,8 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::mutations::world(),
         cases::logging::world(),
         cases::messages::world(),
+        cases::families::world(),
+        cases::fields::world(),
         cases::paths::world(),
         cases::timeouts::world(),
         cases::tokens::world(),
@@ -81,7 +85,17 @@ fn no_two_cases_share_a_name_and_there_are_enough() {
         cases::tcp::world(),
         cases::tls::world(),
         cases::tls_upstream::world().0,
-    ];
+    ]
+}
+
+#[test]
+fn every_honoured_field_of_managers_and_routes_is_set_in_a_world() {
+    coverage::is_complete(&worlds());
+}
+
+#[test]
+fn no_two_cases_share_a_name_and_there_are_enough() {
+    let worlds = worlds();
     let mut names: Vec<String> = worlds
         .iter()
         .flat_map(|world| world.cases.iter().map(|case| format!("{}/{}", world.name, case.name)))

@@ -22,6 +22,8 @@ pub enum Step {
     Half,
     /// Reads until the other side ends.
     End,
+    /// Resets the connection; the last step.
+    Reset,
     /// What another connection gets meanwhile, to its end.
     Another,
 }
@@ -53,6 +55,7 @@ pub async fn play(address: SocketAddr, steps: &[Step]) -> (String, usize) {
             Step::Half => {
                 let _ = stream.shutdown().await;
             }
+            Step::Reset => stream.set_zero_linger().unwrap(),
             Step::End => {
                 let ended = within("the end", stream.read_to_end(&mut got)).await;
                 let ended = ended.map(|_| "closed").map_err(|error| error.kind());
@@ -126,6 +129,8 @@ pub enum Kind {
     Say,
     /// Says where the connection comes from, and ends.
     Peer,
+    /// Resets its connection when something comes.
+    Break,
     /// Takes CONNECT and POST as tunnels: shows the request in the tunnel, ids masked, then echoes. Refuses where the request has `x-refuse`,
     /// answers with headers, and trailers where there can be some, where it has `x-tell`.
     Tunnel,
@@ -146,6 +151,7 @@ impl Plain {
                         Kind::Say => say(stream, "direct").await,
                         Kind::Peer => say(stream, &peer.ip().to_string()).await,
                         Kind::Tunnel => tunnel(stream).await,
+                        Kind::Break => broken(stream).await,
                     };
                 }));
             }
@@ -171,6 +177,11 @@ async fn say(mut stream: TcpStream, text: &str) -> std::io::Result<()> {
     stream.write_all(text.as_bytes()).await?;
     stream.shutdown().await?;
     tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.map(|_| ())
+}
+
+async fn broken(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.read_u8().await?;
+    stream.set_zero_linger()
 }
 
 async fn tunnel(mut stream: TcpStream) -> std::io::Result<()> {

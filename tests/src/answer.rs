@@ -100,7 +100,7 @@ fn masked<'a>(name: &str, value: &'a str) -> &'a str {
 /// The time that a retry has left, in whole seconds begun: what the first try took differs from run to run.
 fn rounded(name: &str, value: &str) -> String {
     match value.parse::<u64>() {
-        Ok(millis) if name == "x-envoy-expected-rq-timeout-ms" && millis > 1000 => {
+        Ok(millis) if name.eq_ignore_ascii_case("x-envoy-expected-rq-timeout-ms") && millis > 1000 => {
             millis.next_multiple_of(1000).to_string()
         }
         _ => value.to_owned(),

@@ -11,6 +11,7 @@ use remora_proto::pb::envoy::extensions::filters::network::http_connection_manag
 use super::route::{Under, duration, each, optional, refuse};
 use super::{BuildContext, Compiled, Problems, gather, header_case};
 use crate::filters::http::{self as filters, FilterContext, FilterList, Stage};
+use crate::http::access_log::LogOptions;
 use crate::http::codec::Underscores;
 use crate::http::codec::h1::H1Options;
 use crate::http::codec::h1::server::Timeouts;
@@ -43,6 +44,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         let local_reply = optional("local_reply_config", value.local_reply_config.as_ref(), LocalReply::compile);
         let filters = http_filters(&value, cx);
         let timeouts = timeouts(&value);
+        let log_options = log_options(&value);
         let access_logs = AccessLog::compile_all(&value.access_log, cx);
         let h1 = h1_options(&value);
         let h2 = h2_options(&value);
@@ -78,11 +80,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         header_policy: Arc::new(header_policy),
         local_reply: local_reply.map(Arc::new),
         access_logs: access_logs.into(),
-        logs_new_requests: logs_new_requests(&value),
-        logs_tunnels: value
-            .access_log_options
-            .as_ref()
-            .is_some_and(|options| options.flush_log_on_tunnel_successfully_established),
+        log_options,
         upgrades,
         suppress_envoy_headers: router.suppress_envoy_headers,
         max_stream_duration,
@@ -214,10 +212,40 @@ fn routes(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> Compiled<Rou
     }
 }
 
-#[allow(deprecated, reason = "the older field still counts")]
-fn logs_new_requests(value: &pbh::HttpConnectionManager) -> bool {
-    let options = value.access_log_options.as_ref();
-    value.flush_access_log_on_new_request || options.is_some_and(|options| options.flush_access_log_on_new_request)
+#[allow(deprecated, reason = "the older fields still count")]
+fn log_options(value: &pbh::HttpConnectionManager) -> Compiled<LogOptions> {
+    let interval = |path: &str, interval| {
+        let interval = duration(path, interval)?;
+        let short = interval.is_some_and(|interval| interval < Duration::from_millis(1));
+        refuse(path, short, "must be at least 1 ms")?;
+        Ok(interval)
+    };
+    let Some(options) = &value.access_log_options else {
+        return Ok(LogOptions {
+            on_new_request: value.flush_access_log_on_new_request,
+            on_tunnel: false,
+            interval: interval("access_log_flush_interval", value.access_log_flush_interval.as_ref())?,
+        });
+    };
+    let both = "cannot be combined with access_log_options";
+    refuse(
+        "flush_access_log_on_new_request",
+        value.flush_access_log_on_new_request,
+        both,
+    )?;
+    refuse(
+        "access_log_flush_interval",
+        value.access_log_flush_interval.is_some(),
+        both,
+    )?;
+    Ok(LogOptions {
+        on_new_request: options.flush_access_log_on_new_request,
+        on_tunnel: options.flush_log_on_tunnel_successfully_established,
+        interval: interval(
+            "access_log_options.access_log_flush_interval",
+            options.access_log_flush_interval.as_ref(),
+        )?,
+    })
 }
 
 fn max_stream_duration(value: &pbh::HttpConnectionManager) -> Compiled<Option<Duration>> {
@@ -366,4 +394,40 @@ fn upgrades(value: &pbh::HttpConnectionManager) -> Compiled<Vec<String>> {
         }
     }
     Ok(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(fields: &str) -> Result<LogOptions, String> {
+        const NAME: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+        let yaml = format!("{{stat_prefix: s, {fields}}}");
+        let encoded = remora_proto::json::encode_text(&yaml, NAME, &Default::default()).expect("it fits");
+        let value = pbh::HttpConnectionManager::decode(encoded.bytes.as_slice()).expect("a message");
+        log_options(&value).map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn the_older_fields_of_access_logs_stand_alone() {
+        let meanwhile = |millis| LogOptions {
+            interval: Some(Duration::from_millis(millis)),
+            ..LogOptions::default()
+        };
+        assert_eq!(options("access_log_flush_interval: 0.2s"), Ok(meanwhile(200)));
+        let newer = "access_log_options: {access_log_flush_interval: 1s}";
+        assert_eq!(options(newer), Ok(meanwhile(1000)));
+        for older in ["flush_access_log_on_new_request: true", "access_log_flush_interval: 1s"] {
+            let refused = options(&format!("{newer}, {older}")).unwrap_err();
+            assert!(
+                refused.contains("cannot be combined with access_log_options"),
+                "{refused}"
+            );
+        }
+        let short = options("access_log_options: {access_log_flush_interval: 0.0005s}").unwrap_err();
+        assert_eq!(
+            short,
+            "access_log_options.access_log_flush_interval: must be at least 1 ms"
+        );
+    }
 }

@@ -40,7 +40,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ListenerConfig> {
     let mut chains = None;
     let mut addresses = Vec::new();
     let mut access_logs = Vec::new();
-    let logs = AccessLog::compile_all(&config.access_log, cx);
+    let logs = AccessLog::compile_all(&config.access_log, cx).and_then(own_logs);
     collect(logs.map(|compiled| access_logs = compiled));
     collect(settings::compile(&config, cx).map(|compiled| settings = Some(compiled)));
     collect(chains::compile(&config, bytes, cx).map(|compiled| chains = Some(compiled)));
@@ -64,6 +64,17 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ListenerConfig> {
         access_logs: access_logs.into(),
         settings,
     })
+}
+
+/// What is written when a connection ends knows of it what its filters said, not how it came to its end.
+fn own_logs(logs: Vec<AccessLog>) -> Compiled<Vec<AccessLog>> {
+    let refused = logs.iter().any(AccessLog::needs_close);
+    refuse(
+        "access_log",
+        refused,
+        "how a connection was closed is known to the logs of tcp_proxy and of connection managers only",
+    )?;
+    Ok(logs)
 }
 
 /// `listener.<address>.`, or the `stat_prefix` in the address's place.

@@ -39,6 +39,8 @@ pub struct Closing {
     /// `%RESPONSE_CODE_DETAILS%`
     pub details: &'static str,
     pub flags: ResponseFlags,
+    /// `%DOWNSTREAM_LOCAL_CLOSE_REASON%`
+    pub reason: &'static str,
     /// It stays open, and silent, for so long.
     pub delay: Duration,
     /// Kept until it is closed.

@@ -260,9 +260,7 @@ fn network(value: &CidrRange) -> Compiled<IpNet> {
 }
 
 fn contains(network: &IpNet, address: &Address) -> bool {
-    address
-        .ip()
-        .is_some_and(|address| network.contains(&address.ip().to_canonical()))
+    address.ip().is_some_and(|address| network.contains(&address.ip()))
 }
 
 fn path(value: &PathMatcher) -> Compiled<StringMatcher> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 
+use super::access_log::LogOptions;
 use super::codec::{h1, h2};
 use super::header_policy::HeaderPolicy;
 use super::pipeline::{CodecStats, HcmStats, ListenerHttpStats, Pipeline, pipeline};
@@ -43,10 +44,7 @@ pub struct Settings {
     /// `local_reply_config`
     pub local_reply: Option<Arc<LocalReply>>,
     pub access_logs: Arc<[AccessLog]>,
-    /// `flush_access_log_on_new_request`
-    pub logs_new_requests: bool,
-    /// `flush_log_on_tunnel_successfully_established`
-    pub logs_tunnels: bool,
+    pub log_options: LogOptions,
     /// `upgrade_configs` that are on: lower-case upgrade types, `connect` among them.
     pub upgrades: Vec<String>,
     pub suppress_envoy_headers: bool,

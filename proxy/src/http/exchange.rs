@@ -83,6 +83,8 @@ pub struct Exchange {
     pub counted: bool,
     /// What internal redirects led here; `None`: the client's own request.
     pub redirected: Option<Box<Redirected>>,
+    /// Its lines in the access log while it is not over, if there are such.
+    pub periodic: Option<Box<super::access_log::Periodic>>,
     /// The response's headers, kept only if an access log asks for them (`AccessLog::needs_response_headers`).
     pub logged_response: Option<Box<http::HeaderMap>>,
     /// The response's trailers, kept only if an access log asks for them.
@@ -133,6 +135,8 @@ pub struct RouteCell {
     pub selections: u32,
     /// See [`clear`](Self::clear).
     pub is_stale: bool,
+    /// How long that took, if somebody asks ([`time_selections`](super::select_route::time_selections)).
+    pub resolution: Option<Duration>,
 }
 
 impl RouteCell {
@@ -324,6 +328,7 @@ impl Exchange {
             redirect: None,
             counted: false,
             redirected: None,
+            periodic: None,
             logged_response: None,
             logged_trailers: None,
         }

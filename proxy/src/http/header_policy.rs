@@ -225,10 +225,7 @@ impl HeaderPolicy {
 
     fn is_internal(&self, address: Option<&Address>) -> bool {
         match address {
-            Some(Address::Ip(address)) => self
-                .internal_ranges
-                .iter()
-                .any(|range| range.contains(&address.ip().to_canonical())),
+            Some(Address::Ip(address)) => self.internal_ranges.iter().any(|range| range.contains(&address.ip())),
             Some(Address::Pipe(_)) => self.internal_unix_sockets,
             _ => false,
         }

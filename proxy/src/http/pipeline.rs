@@ -34,7 +34,7 @@ pub type Pipeline = super::access_log::AccessLogs<
 pub fn pipeline(settings: &Settings, router: Router) -> Pipeline {
     ServiceBuilder::new()
         // Outermost, so that every request that was read is logged, whatever became of it.
-        .layer(AccessLogLayer::new(&settings.access_logs, settings.logs_tunnels))
+        .layer(AccessLogLayer::new(settings))
         // Counts what the client sees: failures are responses by now.
         .layer(StatsLayer::new(
             &settings.stats,

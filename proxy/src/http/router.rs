@@ -90,7 +90,7 @@ impl TryService for Router {
     fn finish(&self, exchange: &mut Exchange) {
         let Some(cluster) = exchange.route.cluster.take() else {
             // A filter answered: logs and metrics still name where the request would have gone.
-            exchange.route.cluster = self.routed(exchange);
+            exchange.route.cluster = routed(&self.snapshot, exchange);
             return;
         };
         if let (Some(_), Some(end)) = (exchange.response_code, exchange.timing.end) {
@@ -131,7 +131,10 @@ impl Router {
                 .count_response(response.status().as_u16(), exchange.internal, canary);
             let code = response.status().as_u16();
             exchange.route.count(|stats| stats.codes.inc(code));
-        } else if let Err(failure) = &result {
+        } else if let Err(failure) = &result
+            // The connection manager answers that one.
+            && !matches!(failure, Failure::StreamDuration { .. })
+        {
             count_failure(&cluster.stats, failure, exchange);
             if failure.is_answered() {
                 exchange.route.count(|stats| {
@@ -162,11 +165,6 @@ impl Router {
         Ok(response)
     }
 
-    fn routed(&self, exchange: &Exchange) -> Option<Arc<Cluster>> {
-        let forward = exchange.route.route.as_ref()?.forward()?;
-        self.snapshot.load().cluster(&choose(exchange, forward).1?.cluster)
-    }
-
     fn choose_cluster(&self, exchange: &mut Exchange, forward: &Forward) -> Result<Arc<Cluster>, Failure> {
         let missing = Failure::ClusterNotFound(forward.cluster_not_found);
         let hashed = hashed(exchange, forward);
@@ -189,6 +187,12 @@ impl Router {
         exchange.route.cluster = Some(cluster.clone());
         Ok(cluster)
     }
+}
+
+/// The cluster that the selected route leads to.
+pub(super) fn routed(snapshot: &SnapshotCell, exchange: &Exchange) -> Option<Arc<Cluster>> {
+    let forward = exchange.route.route.as_ref()?.forward()?;
+    snapshot.load().cluster(&choose(exchange, forward).1?.cluster)
 }
 
 /// The request's hash and the cluster that it chooses; the same each time it is asked, for filters that must know before the router does.

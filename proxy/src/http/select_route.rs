@@ -1,6 +1,7 @@
 //! The route-selection stage: fills the route cell, from one table for the whole stream.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tower::Layer;
 
@@ -12,9 +13,10 @@ use super::service::{Response, TryService};
 use super::upgrade::UpgradeKind;
 use crate::config::sources::ResourceKey;
 use crate::route::{Action, RequestView, RouteTable};
-use crate::runtime::wake;
+use crate::runtime::{clock, wake};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::format::LogType;
 
 /// `route_specifier`
 #[derive(Clone)]
@@ -42,7 +44,7 @@ impl SelectRouteLayer {
             stats: settings.stats.clone(),
             upgrades: settings.upgrades.clone(),
             header_policy: settings.header_policy.clone(),
-            start_logs: match settings.logs_new_requests {
+            start_logs: match settings.log_options.on_new_request {
                 true => settings.access_logs.clone(),
                 false => Arc::default(),
             },
@@ -101,9 +103,7 @@ impl<S: TryService> TryService for SelectRoute<S> {
         if exchange.route.route.is_none() {
             self.stats.no_route.inc();
         }
-        for log in self.start_logs.iter() {
-            log.log_start(exchange);
-        }
+        self.log_start(exchange);
         self.admit_upgrade(exchange)?;
         self.inner.try_call(exchange).await
     }
@@ -114,6 +114,18 @@ impl<S: TryService> TryService for SelectRoute<S> {
 }
 
 impl<S> SelectRoute<S> {
+    /// Where the request is to go is known by now; that it goes there is the router's to say.
+    fn log_start(&self, exchange: &mut Exchange) {
+        if self.start_logs.is_empty() {
+            return;
+        }
+        exchange.route.cluster = super::router::routed(&self.snapshot, exchange);
+        for log in self.start_logs.iter() {
+            log.log_as(LogType::DownstreamStart, exchange);
+        }
+        exchange.route.cluster = None;
+    }
+
     /// An upgrade that neither the route nor the connection manager allows is refused (`upgrade_failed`).
     fn admit_upgrade(&self, exchange: &mut Exchange) -> Result<(), Failure> {
         let Some(upgrade) = &exchange.upgrade else {
@@ -166,10 +178,23 @@ pub fn select_again(exchange: &mut Exchange) {
     }
 }
 
+/// Some log wants to know how long the selection of routes takes.
+static TIMED: AtomicBool = AtomicBool::new(false);
+
+/// Has every selection timed from now on: a format that prints it was compiled.
+pub fn time_selections() {
+    TIMED.store(true, Ordering::Relaxed);
+}
+
 /// Finds the route of a request in `table`.
 pub fn select(exchange: &mut Exchange, table: &Arc<RouteTable>) {
+    let began = TIMED.load(Ordering::Relaxed).then(clock::now);
     let (virtual_host, route) = table.select(&RequestView::of(exchange));
     exchange.route.selections += 1;
+    if let Some(began) = began {
+        let spent = clock::now().saturating_duration_since(began);
+        *exchange.route.resolution.get_or_insert_default() += spent;
+    }
     if let Some(patience) = route.as_ref().and_then(|route| route.forward()?.idle_timeout) {
         exchange.stream_idle = Some(patience);
         wake::be_patient(patience);

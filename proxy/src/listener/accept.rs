@@ -115,7 +115,7 @@ impl Socket {
                 let (stream, remote) = listener.accept().await?;
                 let local = stream.local_addr()?;
                 stream.set_nodelay(true)?;
-                Ok((Io::Tcp(stream), local.into(), remote.into()))
+                Ok((Io::Tcp(stream), Address::accepted(local), Address::accepted(remote)))
             }
             Self::Unix(listener) => {
                 let (stream, remote) = listener.accept().await?;

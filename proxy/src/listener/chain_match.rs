@@ -260,8 +260,7 @@ impl Node {
     }
 
     fn net(&self, ip: Option<IpAddr>) -> Option<&Self> {
-        // An IPv4 client of a dual-stack socket is an IPv4 client.
-        let ip = ip?.to_canonical();
+        let ip = ip?;
         let found = self.nets.iter().find(|(net, _)| net.contains(&ip));
         found.map(|(_, node)| node)
     }
@@ -305,7 +304,7 @@ impl Target<'_> {
             return SourceType::SameIpOrLoopback;
         };
         let same = self.destination.is_some_and(|local| local.ip() == source.ip());
-        match same || source.ip().to_canonical().is_loopback() {
+        match same || source.ip().is_loopback() {
             true => SourceType::SameIpOrLoopback,
             false => SourceType::External,
         }

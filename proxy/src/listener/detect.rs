@@ -1,6 +1,7 @@
 //! Protocol detection over the first bytes of a connection: pure parsers that ask for more until they know.
 
 pub mod client_hello;
+pub mod fingerprint;
 pub mod http;
 pub mod proxy_protocol;
 

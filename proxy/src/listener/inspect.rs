@@ -12,9 +12,9 @@ use tokio::io::AsyncReadExt;
 
 use super::detect::{Detection, client_hello, http as http_detect};
 use super::stats::InspectorStats;
-use super::{ListenerFilterKind, ListenerSettings};
+use super::{ListenerFilterKind, ListenerSettings, TlsInspection};
 use crate::filters::listener::proxy_protocol::{Outcome, ProxyProtocol};
-use crate::runtime::io::{Address, Io};
+use crate::runtime::io::{Address, Io, unmapped};
 
 /// What the listener filters found out.
 #[derive(Debug, Default)]
@@ -82,12 +82,7 @@ impl Inspection {
             }
             match &filter.kind {
                 ListenerFilterKind::OriginalDst => self.original_destination(),
-                ListenerFilterKind::TlsInspector {
-                    max_hello,
-                    close_on_error,
-                } => {
-                    self.tls(*max_hello, *close_on_error, stats).await?;
-                }
+                ListenerFilterKind::TlsInspector(inspection) => self.tls(*inspection, stats).await?,
                 ListenerFilterKind::HttpInspector => self.http(stats).await?,
                 ListenerFilterKind::ProxyProtocol(filter) => self.proxy_protocol(filter).await?,
                 ListenerFilterKind::LocalRateLimit(filter) if filter.admits() => {}
@@ -116,7 +111,7 @@ impl Inspection {
     fn original_destination(&mut self) {
         let Some(stream) = self.io.as_tcp() else { return };
         let socket = SockRef::from(stream);
-        let original = match stream.local_addr() {
+        let original = match stream.local_addr().map(unmapped) {
             Ok(SocketAddr::V4(_)) => socket.original_dst_v4(),
             Ok(SocketAddr::V6(_)) => socket.original_dst_v6(),
             Err(_) => return,
@@ -124,8 +119,9 @@ impl Inspection {
         self.findings.original_destination = original.ok().and_then(|address| address.as_socket());
     }
 
-    async fn tls(&mut self, limit: usize, close_on_error: bool, stats: &InspectorStats) -> Result<(), Refusal> {
+    async fn tls(&mut self, inspection: TlsInspection, stats: &InspectorStats) -> Result<(), Refusal> {
         let stats = &stats.tls;
+        let limit = inspection.max_hello;
         let hello = match self.detect(|bytes| client_hello::parse(bytes, limit)).await? {
             Detection::Found(hello) => hello,
             Detection::Broken(reason) => {
@@ -134,7 +130,11 @@ impl Inspection {
                     return Err(Refusal::Filter);
                 }
                 stats.tls_not_found.inc();
-                return if close_on_error { Err(Refusal::Filter) } else { Ok(()) };
+                return if inspection.close_on_error {
+                    Err(Refusal::Filter)
+                } else {
+                    Ok(())
+                };
             }
             Detection::No | Detection::NeedMore => {
                 stats.tls_not_found.inc();
@@ -147,6 +147,12 @@ impl Inspection {
         };
         found(hello.server_name.is_some(), &stats.sni_found, &stats.sni_not_found);
         found(!hello.alpn.is_empty(), &stats.alpn_found, &stats.alpn_not_found);
+        if inspection.fingerprints.any()
+            && let Detection::Found(message) = client_hello::message(&self.seen, limit)
+        {
+            let taken = inspection.fingerprints.take(&message);
+            taken.map(|taken| self.findings.extensions.insert(taken));
+        }
         self.findings.transport_protocol = "tls";
         self.findings.server_name = hello.server_name;
         self.findings.alpn = hello.alpn;

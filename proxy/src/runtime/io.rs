@@ -1,6 +1,6 @@
 //! Addresses and byte streams, whatever they are made of.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -27,11 +27,25 @@ pub struct Internal {
 }
 
 impl Address {
+    /// Either end of an accepted connection. A listener of both families gets to know IPv4 clients by mapped addresses (RFC 4291, 2.5.5.2); here
+    /// they are what they are.
+    pub fn accepted(address: SocketAddr) -> Self {
+        Self::Ip(unmapped(address))
+    }
+
     pub fn ip(&self) -> Option<SocketAddr> {
         match self {
             Self::Ip(address) => Some(*address),
             _ => None,
         }
+    }
+}
+
+/// The IPv4 address that is mapped; any other as it is, with its scope.
+pub fn unmapped(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(IpAddr::V4(ip), address.port()),
+        IpAddr::V6(_) => address,
     }
 }
 
@@ -178,6 +192,24 @@ impl Io {
             Self::Introduced(introduced) => introduced.inner.as_tcp(),
             Self::Metered(metered) => metered.inner.as_tcp(),
             _ => None,
+        }
+    }
+
+    /// Whether TLS is spoken over it.
+    pub fn is_tls(&self) -> bool {
+        match self {
+            Self::Tls(_) => true,
+            Self::Prefixed(prefixed) => prefixed.inner.is_tls(),
+            Self::Metered(metered) => metered.inner.is_tls(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Duplex(_) => false,
+        }
+    }
+
+    /// Has a TCP connection reset when it is dropped.
+    pub fn reset_on_close(&self) {
+        if let Some(stream) = self.as_tcp() {
+            // A connection that is gone cannot be reset, and need not be.
+            let _ = stream.set_zero_linger();
         }
     }
 

@@ -5,6 +5,7 @@
 mod clusters;
 mod config;
 mod early;
+mod end;
 mod lease;
 mod tlvs;
 mod tunneling;
@@ -35,6 +36,7 @@ use crate::telemetry::format::{LogType, TcpRecord};
 pub use clusters::CLUSTER_KEY;
 use clusters::Clusters;
 use early::Early;
+use end::{Over, unopened};
 use lease::{Bytes, Lease};
 use tlvs::AddedTlvs;
 use tunneling::{Driver, TunnelEnd, Tunneling, keep_trailers};
@@ -148,6 +150,7 @@ impl TcpProxy {
         let Some(cluster) = self.snapshot.load().cluster(chosen.name) else {
             self.stats.downstream_cx_no_route.inc();
             record.flags.set(ResponseFlags::NO_CLUSTER_FOUND);
+            record.close.downstream_reason = unopened::NO_CLUSTER;
             return Err(());
         };
         record.cluster = Some(cluster.clone());
@@ -169,6 +172,7 @@ impl TcpProxy {
             }
             let Ok(host) = cluster.pick(&context) else {
                 record.flags.set(ResponseFlags::NO_HEALTHY_UPSTREAM);
+                record.close.downstream_reason = unopened::NO_HOST;
                 return Err(());
             };
             record.upstream.attempts += 1;
@@ -187,6 +191,7 @@ impl TcpProxy {
                     record.upstream.attempts -= 1;
                     record.upstream.host = None;
                     record.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
+                    record.close.downstream_reason = unopened::OVERFLOW;
                     return Err(());
                 }
                 Err(Failure::ConnectFailure(reason)) => record.upstream.failure_reason = reason,
@@ -194,6 +199,7 @@ impl TcpProxy {
             }
         }
         cluster.stats.upstream_cx_connect_attempts_exceeded.inc();
+        record.close.downstream_reason = unopened::NOT_CONNECTED;
         record
             .flags
             .set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
@@ -208,7 +214,7 @@ impl TcpProxy {
         }
     }
 
-    async fn tunnel(&self, mut io: Io, upstream: Upstream, mut drain: DrainSignal, journal: &mut TcpJournal) {
+    async fn tunnel(&self, mut io: Io, upstream: Upstream, drain: DrainSignal, journal: &mut TcpJournal) {
         let Upstream {
             io: mut upstream,
             lease,
@@ -217,6 +223,28 @@ impl TcpProxy {
         } = upstream;
         let asks = self.leaves_when_asked.then(|| drain.clone());
         let meter = Bytes::new(&self.stats, &lease, asks);
+        let over = self
+            .carry((&mut io, &mut upstream), &meter, driver, drain, journal)
+            .await;
+        if over.is_by_host() {
+            lease.ends_by_host();
+        }
+        over.tell(&io, &upstream);
+        journal.record.flags.set(over.flags());
+        journal.record.close = over.close();
+        meter.report(&mut journal.record.bytes);
+        keep_trailers(&mut journal.record, trailers);
+    }
+
+    /// Carries bytes both ways until that is over.
+    async fn carry(
+        &self,
+        (io, upstream): (&mut Io, &mut Io),
+        meter: &Bytes<'_>,
+        mut driver: Option<Driver>,
+        mut drain: DrainSignal,
+        journal: &mut TcpJournal,
+    ) -> Over {
         let over = async {
             match self.max_duration {
                 Some(limit) => clock::sleep(limit.mul_f64(1.0 + fastrand::f64() * self.duration_jitter / 100.0)).await,
@@ -227,49 +255,48 @@ impl TcpProxy {
             idle: self.idle(&journal.record.connection),
             buffer: journal.record.connection.buffer_limit,
         };
-        let mut copying = std::pin::pin!(both_ways(&mut io, &mut upstream, limits, &meter));
-        let (mut over, mut driver) = (std::pin::pin!(over), driver);
+        let tls = (io.is_tls(), upstream.is_tls());
+        let mut copying = std::pin::pin!(both_ways(io, upstream, limits, meter));
+        let mut over = std::pin::pin!(over);
         let mut copied = false;
         let interval = journal.watches.iter().map(|watch| watch.interval()).min();
         let mut due = interval.map(|interval| clock::now() + interval);
-        let flag = loop {
+        let accepted = journal.record.connection.accepted_at;
+        let mut line = self.log_options.interval.map(|interval| accepted + interval);
+        loop {
             tokio::select! {
                 biased;
                 ended = &mut copying, if !copied => {
                     copied = true;
                     // A tunnel within HTTP may still hold bytes of ours; an error takes them along.
                     if driver.is_none() || !matches!(ended, Ended::Both(_)) {
-                        break self.ended(ended, &lease);
+                        return self.ended(ended, tls);
                     }
                 }
                 end = driven(&mut driver) => match end {
-                    TunnelEnd::Delivered if copied => break None,
+                    TunnelEnd::Delivered if copied => return Over::Delivered,
                     TunnelEnd::Delivered => driver = None,
                     // It has an end that the copy would take for a proper one.
-                    TunnelEnd::Broken => break Some(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION),
+                    TunnelEnd::Broken => return Over::Failed(Side::Upstream),
                 },
                 // TCP has no way to ask a peer to leave: its connections live until the drain time is over.
-                () = drain.reached(DrainPhase::Closed) => break None,
+                () = drain.reached(DrainPhase::Closed) => return Over::Drained,
                 () = &mut over => {
                     self.stats.max_downstream_connection_duration.inc();
-                    break Some(ResponseFlags::DURATION_TIMEOUT);
+                    return Over::Lasted;
                 }
                 () = until(due) => {
                     meter.report(&mut journal.record.bytes);
                     journal.look();
                     due = interval.map(|interval| clock::now() + interval);
                 }
-                () = self.log_options.tick() => {
+                () = until(line) => {
                     meter.report(&mut journal.record.bytes);
                     journal.log(LogType::TcpPeriodic);
+                    line = self.log_options.interval.map(|interval| clock::now() + interval);
                 }
             }
-        };
-        if let Some(flag) = flag {
-            journal.record.flags.set(flag);
         }
-        meter.report(&mut journal.record.bytes);
-        keep_trailers(&mut journal.record, trailers);
     }
 
     /// What a filter before has said, else what is configured.
@@ -280,31 +307,25 @@ impl TcpProxy {
         })
     }
 
-    fn ended(&self, ended: Ended, lease: &Lease) -> Option<ResponseFlags> {
+    /// `tls`: whether either side speaks it, downstream first.
+    fn ended(&self, ended: Ended, tls: (bool, bool)) -> Over {
         match ended {
-            Ended::Both(last) => {
-                if last == Side::Upstream {
-                    lease.ends_by_host();
-                }
-                None
-            }
+            Ended::Both(last) => Over::Finished(last),
             Ended::Idle => {
                 self.stats.idle_timeout.inc();
-                None
+                Over::Idle
             }
             Ended::Left => {
                 self.stats.downstream_cx_drain_close.inc();
-                None
+                Over::Left
             }
             Ended::Error(side, error) => {
                 tracing::debug!(?side, %error, "a proxied connection ends");
-                if side == Side::Upstream {
-                    lease.ends_by_host();
-                }
-                Some(match side {
-                    Side::Downstream => ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,
-                    Side::Upstream => ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
-                })
+                let is_tls = match side {
+                    Side::Downstream => tls.0,
+                    Side::Upstream => tls.1,
+                };
+                Over::failed(side, &error, is_tls)
             }
         }
     }
@@ -412,16 +433,6 @@ impl Backoff {
             .saturating_mul(1 << failed.saturating_sub(1).min(16))
             .min(self.max);
         ceiling.mul_f64(fastrand::f64())
-    }
-}
-
-impl LogOptions {
-    /// Completes when it is time for a periodic line; never if there are none.
-    async fn tick(&self) {
-        match self.interval {
-            Some(interval) => clock::sleep(interval).await,
-            None => std::future::pending().await,
-        }
     }
 }
 

@@ -18,7 +18,7 @@ use remora_proto::pb::envoy::extensions::access_loggers::{file::v3 as pbf, strea
 pub use filter::Filter;
 pub use sink::{FilesystemStats, Sink, Sinks};
 
-use super::format::{self, Format, JsonFormat, LogType, LogView, TcpRecord};
+use super::format::{self, Close, Format, JsonFormat, LogType, LogView, TcpRecord};
 use crate::config::route::{Under, data_source, each, optional, refuse};
 use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::filters::network::{Observer, Watch};
@@ -57,6 +57,7 @@ impl TcpJournal {
             termination: "".into(),
             details: "",
             downstream_failure: None,
+            close: Close::default(),
             log_type: LogType::TcpConnectionEnd,
         };
         Box::new(Self {
@@ -174,23 +175,20 @@ impl AccessLog {
         self.format.needs_upstream_meter()
     }
 
+    /// Whether it prints how a connection was closed.
+    pub fn needs_close(&self) -> bool {
+        self.format.needs_close()
+    }
+
     /// Logs a finished stream.
     pub fn log(&self, exchange: &Exchange) {
         self.log_view(&LogView::of(exchange));
     }
 
-    /// Logs a stream that has just begun (`flush_access_log_on_new_request`).
-    pub fn log_start(&self, exchange: &Exchange) {
+    /// Logs a stream before its end.
+    pub fn log_as(&self, kind: LogType, exchange: &Exchange) {
         self.log_view(&LogView {
-            log_type: LogType::DownstreamStart,
-            ..LogView::of(exchange)
-        });
-    }
-
-    /// Logs a stream that has just become a tunnel.
-    pub fn log_tunnel(&self, exchange: &Exchange) {
-        self.log_view(&LogView {
-            log_type: LogType::DownstreamTunnelSuccessfullyEstablished,
+            log_type: kind,
             ..LogView::of(exchange)
         });
     }
@@ -253,6 +251,13 @@ impl LineFormat {
         match self {
             Self::Text(format) => format.needs_trailers(),
             Self::Json(format) => format.needs_trailers(),
+        }
+    }
+
+    pub fn needs_close(&self) -> bool {
+        match self {
+            Self::Text(format) => format.needs_close(),
+            Self::Json(format) => format.needs_close(),
         }
     }
 

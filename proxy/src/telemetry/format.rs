@@ -12,7 +12,7 @@ mod view;
 
 pub use grpc::{grpc_of_http, grpc_sent, grpc_status};
 pub use json::JsonFormat;
-pub use view::{LogType, LogView, TcpRecord};
+pub use view::{Close, CloseType, LogType, LogView, TcpRecord};
 
 use crate::config::{Compiled, Problems};
 use operator::Operator;
@@ -68,6 +68,10 @@ impl Format {
 
     pub fn needs_trailers(&self) -> bool {
         self.operators().any(Operator::needs_trailers)
+    }
+
+    pub fn needs_close(&self) -> bool {
+        self.operators().any(Operator::needs_close)
     }
 
     pub fn needs_upstream_meter(&self) -> bool {

@@ -32,6 +32,8 @@ route_config:
       route: {cluster: a}
     - {name: traced, match: {prefix: /traced}, tracing: {}, route: {cluster: a}}
     - {name: untraced, match: {prefix: /untraced}, tracing: {random_sampling: {numerator: 0}}, route: {cluster: a}}
+    - {name: deaf, match: {prefix: /deaf}, tracing: {client_sampling: {numerator: 0}, random_sampling: {numerator: 0}}, route: {cluster: a}}
+    - {name: none, match: {prefix: /none}, tracing: {overall_sampling: {numerator: 0}}, route: {cluster: a}}
     - {name: direct, match: {prefix: /direct}, direct_response: {status: 200, body: {inline_string: ok}}}
     - {name: all, match: {prefix: /}, route: {cluster: a}}
 "#;
@@ -46,6 +48,8 @@ macro_rules! own_ids {
             get(concat!($listener, ": both ask"), 200, "/", "x-envoy-force-trace: 1\nx-client-trace-id: 1\n").on($listener),
             get(concat!($listener, ": a route's own fractions"), 200, "/traced", "").on($listener),
             get(concat!($listener, ": a route that wants none"), 200, "/untraced", "").on($listener),
+            get(concat!($listener, ": a route that is deaf to clients"), 200, "/deaf", "x-client-trace-id: 1\n").on($listener),
+            get(concat!($listener, ": a route that allows none"), 200, "/none", "x-envoy-force-trace: 1\n").on($listener),
         )*]
     };
 }

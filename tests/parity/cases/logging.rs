@@ -1,7 +1,7 @@
 //! Access logs: operators, JSON, filters; every listener has a log of its own kind.
 
 use super::{bootstrap, cluster};
-use crate::harness::{Case, World, get, raw};
+use crate::harness::{Case, Wire, World, get, named, raw};
 
 /// Operators whose values two proxies must agree on, a line of each.
 const OPERATORS: &[&str] = &[
@@ -33,6 +33,7 @@ const OPERATORS: &[&str] = &[
     "%DOWNSTREAM_PEER_FINGERPRINT_1% %DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256% %DOWNSTREAM_PEER_CHAIN_SERIALS% %DOWNSTREAM_PEER_ISSUER_SERIAL%",
     "%DOWNSTREAM_PEER_CERT_V_START% %DOWNSTREAM_PEER_CERT_V_END(%Y)% %DOWNSTREAM_LOCAL_IP_SAN% %DOWNSTREAM_TLS_GROUP% %UPSTREAM_TLS_GROUP%",
     "%UPSTREAM_PEER_CERT% %UPSTREAM_PEER_CERT_V_START% %UPSTREAM_PEER_IP_SAN% %UPSTREAM_LOCAL_IP_SAN% %UPSTREAM_SERVER_NAME%",
+    "%DOWNSTREAM_DETECTED_CLOSE_TYPE% %UPSTREAM_DETECTED_CLOSE_TYPE% %DOWNSTREAM_LOCAL_CLOSE_REASON% %UPSTREAM_LOCAL_CLOSE_REASON%",
     "%START_TIME_LOCAL(%Y-%m %z)% %EMIT_TIME_LOCAL(%Y-%m %Z)%",
     "100%% %START_TIME(%m)% %START_TIME(%Y-%m)% %ENVIRONMENT(PARITY_NONE)% %LOCAL_REPLY_BODY%",
 ];
@@ -115,6 +116,7 @@ const ROUTES: &str = r#"
               virtual_clusters: [{name: gets, headers: [{name: ":method", string_match: {exact: GET}}]}]
               routes:
               - {name: closed, match: {prefix: /closed}, route: {cluster: closed}}
+              - {name: chosen, match: {prefix: /chosen}, route: {cluster_header: x-cluster}}
               - {name: direct, match: {path: /direct}, direct_response: {status: 202, body: {inline_string: direct}}}
               - name: all
                 match: {prefix: /}
@@ -152,6 +154,57 @@ fn logger(name: &str, filter: &str, format: &str) -> String {
     )
 }
 
+/// Logs with lines of streams that are not over; the second by the older field.
+fn periodic() -> Vec<String> {
+    const FIELDS: &str = "%ACCESS_LOG_TYPE% %REQ(:PATH)% %PROTOCOL% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% \
+         %BYTES_RECEIVED% %BYTES_SENT% %UPSTREAM_HOST% %UPSTREAM_CLUSTER% %ROUTE_NAME% %RESP(X-BACKEND)% %UPSTREAM_REQUEST_ATTEMPT_COUNT%";
+    let format = format!("log_format: {{text_format_source: {{inline_string: \"{FIELDS}\\n\"}}}}");
+    let with = |name: &str, filter: &str, options: &str| {
+        logger(name, filter, &format).replace(
+            "          generate_request_id: false\n",
+            &format!(
+                "          generate_request_id: false\n          stream_idle_timeout: 1.1s\n          {options}\n"
+            ),
+        )
+    };
+    vec![
+        with(
+            "periodic",
+            "",
+            "access_log_options: {access_log_flush_interval: 0.4s, flush_access_log_on_new_request: true}",
+        ),
+        with(
+            "older",
+            "log_type_filter: {types: [DownstreamPeriodic]}",
+            "access_log_flush_interval: 0.4s",
+        ),
+    ]
+}
+
+/// Streams that take a second, whoever is waited for.
+fn slow() -> Vec<Case> {
+    let h2 = |name, plan: &'static str| Case {
+        wire: Wire::Http2 {
+            method: "GET",
+            host: "parity.test",
+            path: "/x",
+            headers: vec![("x-do", plan)],
+            body: b"",
+            trailers: Vec::new(),
+        },
+        ..get(name, 200, "/x", "")
+    };
+    let halting = "POST /x HTTP/1.1\nhost: parity.test\ncontent-length: 10\n\nhello";
+    let cases = vec![
+        get("an answer that comes late", 200, "/x", "x-do: delay=1000\n"),
+        get("an answer that halts", 200, "/x", "x-do: stall\n"),
+        raw("a request that halts", 408, halting),
+        h2("over HTTP/2, an answer that comes late", "delay=1000"),
+        h2("over HTTP/2, an answer that halts", "stall"),
+    ];
+    cases.into_iter().map(|case| case.on("periodic").logs(4)).collect()
+}
+
 pub fn world() -> World {
     let operators = OPERATORS.join(" | ").replace('"', "\\\"");
     let mut listeners = vec![
@@ -178,12 +231,13 @@ pub fn world() -> World {
             "log_format: {text_format_source: {inline_string: \"first %RESPONSE_CODE%\\n\"}}\n          - name: second\n            typed_config:\n              \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog\n              path: \"{{log}}\"\n              log_format: {text_format_source: {inline_string: \"second %REQ(:PATH)%\\n\"}}",
         ),
     ];
-    let began = "log_format: {text_format_source: {inline_string: \"%ACCESS_LOG_TYPE% %REQ(:PATH)% %RESPONSE_CODE% %ROUTE_NAME% %UPSTREAM_HOST%\\n\"}}";
+    let began = "log_format: {text_format_source: {inline_string: \"%ACCESS_LOG_TYPE% %REQ(:PATH)% %RESPONSE_CODE% %ROUTE_NAME% %UPSTREAM_HOST% %UPSTREAM_CLUSTER% %CLUSTER_METADATA(of:text)%\\n\"}}";
     let begins = logger("begins", "", began);
     listeners.push(begins.replace(
         "          generate_request_id: false\n",
         "          generate_request_id: false\n          access_log_options: {flush_access_log_on_new_request: true}\n",
     ));
+    listeners.extend(periodic());
     for (name, filter) in FILTERS {
         let format = "log_format: {text_format_source: {inline_string: \"%REQ(:PATH)% %RESPONSE_CODE%\\n\"}}";
         listeners.push(logger(name, filter, format));
@@ -280,6 +334,22 @@ fn cases() -> Vec<Case> {
     cases.push(
         get("a line at the beginning, no route", 503, "/closed", "")
             .on("begins")
+            .logs(2),
+    );
+    for (cluster, status) in [("a", 200), ("nobody", 503)] {
+        let name = named(format!("a line at the beginning, to {cluster}"));
+        let headers = format!("x-cluster: {cluster}\n");
+        cases.push(get(name, status, "/chosen", &headers).on("begins").logs(2));
+    }
+    cases.push(
+        get("a line at the beginning, no cluster", 503, "/chosen", "")
+            .on("begins")
+            .logs(2),
+    );
+    cases.extend(slow());
+    cases.push(
+        get("only lines meanwhile", 200, "/x", "x-do: delay=1000\n")
+            .on("older")
             .logs(2),
     );
     cases.push(get("two logs", 200, "/x", "").on("twice").logs(2));

@@ -1,11 +1,12 @@
 //! Connections without HTTP: `tcp_proxy` and what stands before it, listener filters, filter-chain match.
 
+mod hellos;
 mod listeners;
 mod trees;
 
 use super::bootstrap;
 use crate::harness::{Case, Wire, World};
-use crate::tcp::Step::{self, Another, End, Half, Hello, Read, Send};
+use crate::tcp::Step::{self, Another, End, Half, Hello, Read, Reset, Send};
 use crate::tcp::hello;
 
 fn case(name: &'static str, listener: &'static str, count: u16, steps: &'static [Step]) -> Case {
@@ -29,10 +30,19 @@ pub fn world() -> World {
     World {
         name: "tcp",
         yaml: RUNTIME.to_owned() + &bootstrap(&listeners::listeners(), &listeners::clusters()),
-        cases: [streams(), hosts(), tunnels(), trees(), headers(), tlvs(), chains()]
-            .into_iter()
-            .flatten()
-            .collect(),
+        cases: [
+            streams(),
+            hosts(),
+            tunnels(),
+            trees(),
+            headers(),
+            tlvs(),
+            chains(),
+            hellos::cases(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
         stats: &[
             "tcp.",
             // Its rules are looked at when it is accepted, not at its first byte.
@@ -85,6 +95,8 @@ fn streams() -> Vec<Case> {
         case("server first", "greet", 11, &[Read(6), Send(b"world"), Half, End]),
         case("refused", "closed", 0, &[End]),
         case("refused three times", "thrice", 0, &[End]),
+        case("reset by the client", "echo", 5, &[Send(b"hello"), Read(5), Reset]),
+        case("reset by the host", "break", 0, &[Send(b"hello"), End]),
         case("no host", "empty", 0, &[End]),
         case("breaker open", "full", 0, &[End]),
         case("no cluster", "missing", 0, &[End]),
@@ -92,6 +104,16 @@ fn streams() -> Vec<Case> {
         case("idle", "idle", 5, &[Send(b"hello"), Read(5), End]),
         case("too long", "lasting", 5, &[Send(b"hello"), Read(5), End]),
         logs(3, case("logged at the start", "logged", 5, TALK)),
+        logs(3, case("logged meanwhile", "told", 5, &[Send(b"hello"), Read(5), End])),
+        logs(
+            3,
+            case(
+                "logged meanwhile, the older field",
+                "told as before",
+                5,
+                &[Send(b"hello"), Read(5), End],
+            ),
+        ),
         case("connected late", "late", 11, TALK),
         case("allowed", "allowed", 5, TALK),
         case("denied", "denied", 0, &[Send(b"hello"), End]),

@@ -15,10 +15,9 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         always_set_request_id_in_response forward_client_cert_details set_current_client_cert_details proxy_100_continue
         upgrade_configs normalize_path merge_slashes path_with_escaped_slashes_action request_id_extension
         strip_matching_host_port strip_any_host_port strip_trailing_host_dot append_x_forwarded_port rds route_config
-        local_reply_config access_log_options flush_access_log_on_new_request;
+        local_reply_config access_log_options flush_access_log_on_new_request access_log_flush_interval;
         codec_type = OnlyValues(
             &[Allowed::Name("AUTO"), Allowed::Name("HTTP1"), Allowed::Name("HTTP2")], "HTTP/3 is not supported"),
-        access_log_flush_interval = Refused("a line is written at the beginning and the end of a request only"),
         stream_error_on_invalid_http_message = OnlyDefault("an invalid message ends its connection"),
         http1_safe_max_connection_duration = OnlyDefault("connections of any protocol end by draining"),
         append_local_overload = OnlyDefault("there is no overload manager"),
@@ -31,8 +30,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         http3_protocol_options = Refused("HTTP/3 is not supported"),
     ),
     message!("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.HcmAccessLogOptions":
-        flush_access_log_on_new_request flush_log_on_tunnel_successfully_established;
-        access_log_flush_interval = Refused("a line is written at the beginning and the end of a request or tunnel only"),
+        access_log_flush_interval flush_access_log_on_new_request flush_log_on_tunnel_successfully_established
     ),
     message!("envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig": mappers body_format),
     message!("envoy.extensions.filters.network.http_connection_manager.v3.ResponseMapper":

@@ -53,10 +53,9 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.extensions.filters.listener.original_dst.v3.OriginalDst":),
     message!("envoy.extensions.filters.listener.http_inspector.v3.HttpInspector":),
     message!("envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector":
-        close_connection_on_client_hello_parsing_errors max_client_hello_size;
+        close_connection_on_client_hello_parsing_errors max_client_hello_size enable_ja3_fingerprinting
+        enable_ja4_fingerprinting;
         initial_read_buffer_size = Harmless("only tunes how a ClientHello is read"),
-        enable_ja3_fingerprinting = OnlyDefault("fingerprints are not taken"),
-        enable_ja4_fingerprinting = OnlyDefault("fingerprints are not taken"),
     ),
     message!("envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol":
         rules allow_requests_without_proxy_protocol pass_through_tlvs disallowed_versions stat_prefix tlv_location

@@ -19,9 +19,10 @@ use crate::config::route::{Under, each, optional};
 use crate::filters::listener::{local_ratelimit, original_src, proxy_protocol};
 use crate::listener::balance::Balance;
 use crate::listener::detect::client_hello::MAX_CLIENT_HELLO;
+use crate::listener::detect::fingerprint::Wanted;
 use crate::listener::{
     AddressOptions, Direction, Keepalive, ListenerFilter, ListenerFilterKind, ListenerSettings, PortPredicate,
-    SocketOption, SocketState,
+    SocketOption, SocketState, TlsInspection,
 };
 
 const PREFIX: &str = "type.googleapis.com/envoy.extensions.filters.listener.";
@@ -221,10 +222,15 @@ fn listener_filter_kind(config: &PbFilter, cx: &BuildContext) -> Compiled<Listen
                 .max_client_hello_size
                 .as_ref()
                 .map(|wrapped| wrapped.value as usize);
-            ListenerFilterKind::TlsInspector {
+            let is_set = |value: &Option<BoolValue>| value.as_ref().is_some_and(|wrapped| wrapped.value);
+            ListenerFilterKind::TlsInspector(TlsInspection {
                 max_hello: max.unwrap_or(MAX_CLIENT_HELLO).min(MAX_CLIENT_HELLO),
                 close_on_error: inspector.close_connection_on_client_hello_parsing_errors,
-            }
+                fingerprints: Wanted {
+                    ja3: is_set(&inspector.enable_ja3_fingerprinting),
+                    ja4: is_set(&inspector.enable_ja4_fingerprinting),
+                },
+            })
         }
         _ if any.type_url == proxy_protocol::TYPE_URL => {
             let filter = proxy_protocol::compile(&any.value, cx).map_err(|problems| problems.under("typed_config"));

@@ -65,6 +65,7 @@ impl NetworkFilter for ConnectionLimit {
         // It counts until it is closed: while it is made to wait, it keeps others out too.
         Verdict::Close(Closing {
             delay: shared.delay,
+            reason: "over_connection_limit",
             held: Some(held),
             ..Closing::default()
         })

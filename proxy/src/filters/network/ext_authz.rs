@@ -134,6 +134,7 @@ impl Shared {
         Verdict::Close(Closing {
             details,
             flags: ResponseFlags::UNAUTHORIZED_EXTERNAL_SERVICE,
+            reason: "ext_authz_close",
             ..Closing::default()
         })
     }

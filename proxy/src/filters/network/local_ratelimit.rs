@@ -113,6 +113,7 @@ impl NetworkFilter for LocalRateLimit {
         self.stats.rate_limited.inc();
         Verdict::Close(Closing {
             flags: ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED,
+            reason: "local_ratelimit_close_over_limit",
             ..Closing::default()
         })
     }

@@ -93,6 +93,7 @@ impl NetworkFilter for Rbac {
         Verdict::Close(Closing {
             termination: decision.denial_details(),
             delay: self.delay,
+            reason: "rbac_deny_close",
             ..Closing::default()
         })
     }

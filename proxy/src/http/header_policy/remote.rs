@@ -161,7 +161,7 @@ fn last_address(headers: &HeaderMap, skip: u32) -> Option<(IpAddr, bool)> {
 }
 
 fn first_untrusted(headers: &HeaderMap, peer: Option<IpAddr>, ranges: &[IpNet]) -> Option<IpAddr> {
-    let is_trusted = |ip: &IpAddr| ranges.iter().any(|range| range.contains(&ip.to_canonical()));
+    let is_trusted = |ip: &IpAddr| ranges.iter().any(|range| range.contains(ip));
     if !peer.is_some_and(|peer| is_trusted(&peer)) {
         return None;
     }

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::pick;
 use crate::cluster::{ActiveRequest, Cluster, Host};
+use crate::http::access_log;
 use crate::http::body::Body;
-use crate::http::codec::{Head, InterimStatus};
+use crate::http::codec::h1::OriginalNames;
+use crate::http::codec::{Head, Interim, InterimStatus, SendError, UpstreamMeter};
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
 use crate::http::outcome::Outcome;
@@ -107,17 +109,14 @@ pub(super) async fn run(
     let sent_at = clock::now();
     let _ = sent.at.set(sent_at);
     exchange.timing.first_upstream_tx = Some(sent_at.saturating_duration_since(exchange.started));
-    let head = Head {
-        method: exchange.request.method(),
-        uri: exchange.request.uri(),
-        headers: exchange.request.headers(),
-        interim: exchange.interim.as_deref(),
-        names: exchange.request.extensions().get(),
-        meter: exchange.upstream.meter.as_ref(),
-    };
     let result = match raw {
         true => lease.tunnel(body),
-        false => lease.send(head, body).await,
+        // Boxed: it is rare, and holds a request.
+        false if exchange.periodic.is_some() => Box::pin(send_and_log(exchange, lease, body)).await,
+        false => {
+            let (interim, meter) = (exchange.interim.as_deref(), exchange.upstream.meter.as_ref());
+            lease.send(head(&exchange.request, interim, meter), body).await
+        }
     };
     let now = clock::now();
     match result {
@@ -143,6 +142,36 @@ pub(super) async fn run(
             Err(error.failure)
         }
     }
+}
+
+fn head<'a, B>(
+    request: &'a http::Request<B>,
+    interim: Option<&'a Interim>,
+    meter: Option<&'a Arc<UpstreamMeter>>,
+) -> Head<'a> {
+    Head {
+        method: request.method(),
+        uri: request.uri(),
+        headers: request.headers(),
+        interim,
+        names: request.extensions().get(),
+        meter,
+    }
+}
+
+/// Sends the request; lines of it that come due before its answer are written.
+async fn send_and_log(exchange: &mut Exchange, lease: Lease, body: Body) -> Result<Response, SendError> {
+    // Of its own: the log reads the exchange meanwhile.
+    let mut request = http::Request::new(());
+    *request.method_mut() = exchange.request.method().clone();
+    *request.uri_mut() = exchange.request.uri().clone();
+    *request.headers_mut() = exchange.request.headers().clone();
+    if let Some(names) = exchange.request.extensions().get::<OriginalNames>() {
+        request.extensions_mut().insert(names.clone());
+    }
+    let (interim, meter) = (exchange.interim.clone(), exchange.upstream.meter.clone());
+    let sending = lease.send(head(&request, interim.as_deref(), meter.as_ref()), body);
+    access_log::during(exchange, sending).await
 }
 
 /// What is known of the connection that the attempt goes over.

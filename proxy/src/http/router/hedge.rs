@@ -11,6 +11,7 @@ use super::deadline::{RouteTimeout, bounded};
 use super::limits::Limits;
 use super::retry::{Run, Source};
 use crate::cluster::ActiveRequest;
+use crate::http::access_log;
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
@@ -57,7 +58,8 @@ pub(super) async fn race(
                     .filter_map(|sent| limits.of_attempt(sent, request_ended));
                 ends.min_by_key(|(end, _)| *end)
             };
-            bounded(next(&mut racers, &mut pause), timeout, earliest).await
+            let next = access_log::during(exchange, next(&mut racers, &mut pause));
+            bounded(next, timeout, earliest).await
         };
         match event {
             Ok(Event::Due) => {

@@ -183,16 +183,25 @@ fn source(exchange: &mut Exchange, may_retry: bool, cluster: &Arc<Cluster>) -> S
     match body {
         Body::Empty => Source::Whole(Bytes::new()),
         Body::Full(bytes) => Source::Whole(bytes),
-        body if exchange.upgrade.is_some() => Source::Stream(RequestStream::new(body, None, cluster)),
+        body if exchange.upgrade.is_some() => counted(exchange, RequestStream::new(body, None, cluster)),
         body => {
             let route = exchange.route.route.as_ref();
             // Where nothing else is configured, the listener's limit for what a connection holds.
             let limit = route
                 .and_then(|route| route.request_buffer_limit)
                 .unwrap_or(exchange.connection.buffer_limit as u64);
-            Source::Stream(RequestStream::new(body, may_retry.then_some(limit), cluster))
+            counted(exchange, RequestStream::new(body, may_retry.then_some(limit), cluster))
         }
     }
+}
+
+/// Lines of the log that come due meanwhile tell how much of it is here.
+fn counted(exchange: &mut Exchange, stream: RequestStream) -> Source {
+    if let Some(periodic) = &mut exchange.periodic {
+        let stream = stream.clone();
+        periodic.count(move || stream.received());
+    }
+    Source::Stream(stream)
 }
 
 pub(super) struct Run<'a> {

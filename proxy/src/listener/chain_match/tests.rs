@@ -115,7 +115,7 @@ fn the_longest_prefix_wins_and_binds() {
         ("10.1.0.1:1", "raw_buffer", "none"),
         ("[2001:db8::1]:1", "raw_buffer", "six"),
         ("[2001:db9::1]:1", "raw_buffer", "rest"),
-        ("[::ffff:10.2.0.1]:1", "raw_buffer", "wide"),
+        ("[::ffff:10.2.0.1]:1", "raw_buffer", "rest"),
         ("192.0.2.7:1", "tls", "rest"),
     ] {
         assert_eq!(

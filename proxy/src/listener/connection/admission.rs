@@ -72,6 +72,7 @@ pub(super) async fn close(
         journal.record.termination = closing.termination.clone().into();
         journal.record.details = closing.details;
         journal.record.flags.set(closing.flags);
+        journal.record.close.downstream_reason = closing.reason;
     }
     clock::sleep(closing.delay).await;
 }

@@ -16,8 +16,8 @@ pub const MAX_CLIENT_HELLO: usize = 16 * 1024;
 
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
-const SERVER_NAME: u16 = 0;
-const ALPN: u16 = 16;
+pub(super) const SERVER_NAME: u16 = 0;
+pub(super) const ALPN: u16 = 16;
 
 /// Reads the first handshake message, however many records it is cut into; `limit` bounds it in bytes.
 pub fn parse(bytes: &[u8], limit: usize) -> Detection<ClientHello> {
@@ -34,7 +34,7 @@ pub fn parse(bytes: &[u8], limit: usize) -> Detection<ClientHello> {
 }
 
 /// The body of the ClientHello, put together from its records.
-fn message(bytes: &[u8], limit: usize) -> Detection<Vec<u8>> {
+pub fn message(bytes: &[u8], limit: usize) -> Detection<Vec<u8>> {
     let mut message: Vec<u8> = Vec::new();
     let mut rest = bytes;
     loop {
@@ -112,26 +112,26 @@ fn server_name(body: &mut Reader<'_>) -> Option<Option<String>> {
 }
 
 /// Takes length-prefixed pieces off the front.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(super) fn u16(&mut self) -> Option<u16> {
         let bytes = self.take(2)?;
         Some(u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
-    fn vector8(&mut self) -> Option<&'a [u8]> {
+    pub(super) fn vector8(&mut self) -> Option<&'a [u8]> {
         let length = self.take(1)?[0];
         self.take(usize::from(length))
     }
 
-    fn vector16(&mut self) -> Option<&'a [u8]> {
+    pub(super) fn vector16(&mut self) -> Option<&'a [u8]> {
         let length = self.u16()?;
         self.take(usize::from(length))
     }

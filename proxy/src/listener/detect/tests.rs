@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::{Detection, client_hello, proxy_protocol};
+use super::{Detection, client_hello, fingerprint, proxy_protocol};
 use crate::listener::detect::http;
 
 /// A ClientHello as rustls writes it.
@@ -152,6 +152,7 @@ proptest! {
         let (mut known_http, mut known_proxy) = (None, None);
         for end in 0..=bytes.len() {
             let _ = client_hello::parse(&bytes[..end], 16 * 1024);
+            let _ = fingerprint::Wanted { ja3: true, ja4: true }.take(&bytes[..end]);
             match (http::parse(&bytes[..end]), &known_http) {
                 (Detection::NeedMore, None) => {}
                 (now, None) => known_http = Some(now),

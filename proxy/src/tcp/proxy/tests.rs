@@ -279,3 +279,35 @@ fn what_it_cannot_do_is_refused_by_path() {
         "weighted_clusters.clusters"
     );
 }
+
+/// Either side's reset reaches the other one, which would take what came so far for all there is.
+#[tokio::test]
+async fn a_reset_is_passed_on() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxied = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let cx = context(&[("c", &[listener.local_addr().unwrap()])]);
+    let (drain, _) = Drain::new();
+    for by_client in [true, false] {
+        let client = tokio::net::TcpStream::connect(proxied.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (accepted, _) = proxied.accept().await.unwrap();
+        let info = Arc::new(crate::testing::connection(None));
+        let serving = spawn(
+            "test",
+            proxy(&cx, to("c")).serve(Io::Tcp(accepted), info, drain.signal(), &[]),
+        );
+        let (host, _) = listener.accept().await.unwrap();
+        let (mut gone, mut left) = if by_client { (client, host) } else { (host, client) };
+        gone.write_all(b"x").await.unwrap();
+        left.read_u8().await.unwrap();
+        Io::Tcp(gone).reset_on_close();
+        let error = left.read_u8().await.unwrap_err();
+        assert_eq!(
+            error.kind(),
+            std::io::ErrorKind::ConnectionReset,
+            "by the client: {by_client}"
+        );
+        serving.await.unwrap();
+    }
+}

@@ -38,6 +38,11 @@ impl JsonFormat {
         self.fields.iter().any(|(_, node)| node.any(&Format::needs_trailers))
     }
 
+    pub fn needs_close(&self) -> bool {
+        let any = |(_, node): &(String, Node)| node.any(&Format::needs_close);
+        self.fields.iter().any(any)
+    }
+
     pub fn needs_upstream_meter(&self) -> bool {
         let any = |(_, node): &(String, Node)| node.any(&Format::needs_upstream_meter);
         self.fields.iter().any(any)

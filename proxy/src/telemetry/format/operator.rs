@@ -240,6 +240,15 @@ impl Operator {
         }
     }
 
+    /// Whether it prints how a connection was closed.
+    pub(super) fn needs_close(&self) -> bool {
+        match &self.what {
+            What::Simple(simple) => matches!(simple, Simple::Closing(_)),
+            What::Coalesce(operators) => operators.iter().any(Self::needs_close),
+            _ => false,
+        }
+    }
+
     /// Whether it prints what the upstream connection carried, which is not counted otherwise.
     pub(super) fn needs_upstream_meter(&self) -> bool {
         match &self.what {

@@ -1,5 +1,6 @@
 //! Operators without parameters, in one table.
 
+mod close;
 mod more;
 mod tls;
 mod wire;
@@ -17,6 +18,8 @@ pub(super) enum Simple {
     Text(fn(&LogView<'_>, &mut Vec<u8>) -> bool),
     /// A number that is counted from the response's headers or trailers.
     OfResponse(fn(&LogView<'_>) -> Option<u64>),
+    /// How a connection was closed.
+    Closing(fn(&LogView<'_>) -> Option<&'static str>),
     /// A number that [`UpstreamMeter`](crate::http::codec::UpstreamMeter) counts.
     Metered(fn(&LogView<'_>) -> Option<u64>),
 }
@@ -30,6 +33,7 @@ pub(super) type ValidityOf = fn(&LogView<'_>) -> Option<std::time::SystemTime>;
 pub(super) fn find(name: &str) -> Option<Simple> {
     TABLE
         .iter()
+        .chain(close::TABLE)
         .chain(more::TABLE)
         .chain(tls::TABLE)
         .chain(wire::TABLE)
@@ -39,7 +43,7 @@ pub(super) fn find(name: &str) -> Option<Simple> {
 
 impl Simple {
     pub(super) fn is_number(self) -> bool {
-        !matches!(self, Self::Text(_))
+        !matches!(self, Self::Text(_) | Self::Closing(_))
     }
 
     pub(super) fn needs_response(self) -> bool {
@@ -52,6 +56,7 @@ impl Simple {
                 of(view).is_some_and(|value| number(out, value))
             }
             Self::Text(write) => write(view, out),
+            Self::Closing(of) => put(out, of(view).map(str::as_bytes)),
         }
     }
 }

@@ -189,14 +189,7 @@ fn every_operator_of_envoy_is_there_or_refused_with_a_reason() {
     let expected = [
         "CEL",
         "DOWNSTREAM_CX_RTT",
-        "DOWNSTREAM_DETECTED_CLOSE_TYPE",
-        "DOWNSTREAM_LOCAL_CLOSE_REASON",
         "DOWNSTREAM_TLS_SESSION_ID",
-        "ROUTE_RESOLUTION_TIME_US",
-        "TLS_JA3_FINGERPRINT",
-        "TLS_JA4_FINGERPRINT",
-        "UPSTREAM_DETECTED_CLOSE_TYPE",
-        "UPSTREAM_LOCAL_CLOSE_REASON",
         "UPSTREAM_TLS_SESSION_ID",
     ];
     assert_eq!(refused, expected);

@@ -32,6 +32,7 @@ pub struct LogView<'a> {
     pub details: &'a str,
     /// Why the handshake with the client failed; only for connections without HTTP.
     pub downstream_failure: Option<&'a str>,
+    pub close: Close,
     pub remote: &'a Address,
     pub response: Option<&'a HeaderMap>,
     pub trailers: Option<&'a HeaderMap>,
@@ -50,6 +51,7 @@ pub enum LogType {
     TcpPeriodic = 2,
     TcpConnectionEnd = 3,
     DownstreamStart = 4,
+    DownstreamPeriodic = 5,
     DownstreamEnd = 6,
     DownstreamTunnelSuccessfullyEstablished = 13,
     TcpConnectionStart = 14,
@@ -63,9 +65,39 @@ impl LogType {
             Self::TcpPeriodic => "TcpPeriodic",
             Self::TcpConnectionEnd => "TcpConnectionEnd",
             Self::DownstreamStart => "DownstreamStart",
+            Self::DownstreamPeriodic => "DownstreamPeriodic",
             Self::DownstreamEnd => "DownstreamEnd",
             Self::DownstreamTunnelSuccessfullyEstablished => "DownstreamTunnelSuccessfullyEstablished",
             Self::TcpConnectionStart => "TcpConnectionStart",
+        }
+    }
+}
+
+/// How the ends of a connection were closed, and why by us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Close {
+    pub downstream: CloseType,
+    pub upstream: CloseType,
+    /// Empty: it was not us, or there was no reason but the other end's.
+    pub downstream_reason: &'static str,
+    pub upstream_reason: &'static str,
+}
+
+/// `%DOWNSTREAM_DETECTED_CLOSE_TYPE%`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CloseType {
+    #[default]
+    Normal,
+    LocalReset,
+    RemoteReset,
+}
+
+impl CloseType {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::LocalReset => "LocalReset",
+            Self::RemoteReset => "RemoteReset",
         }
     }
 }
@@ -89,6 +121,7 @@ pub struct TcpRecord {
     pub details: &'static str,
     /// `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`
     pub downstream_failure: Option<String>,
+    pub close: Close,
     /// Of the line at its end.
     pub log_type: LogType,
 }
@@ -116,6 +149,7 @@ impl<'a> LogView<'a> {
             termination: "",
             details: &exchange.details,
             downstream_failure: None,
+            close: Close::default(),
             remote: exchange.remote.as_ref().unwrap_or(&exchange.connection.remote),
             response: exchange.logged_response.as_deref(),
             trailers: exchange.logged_trailers.as_deref(),
@@ -140,6 +174,7 @@ impl<'a> LogView<'a> {
             termination: "",
             details: "",
             downstream_failure: None,
+            close: Close::default(),
             remote: &connection.remote,
             response: None,
             trailers: None,
@@ -163,6 +198,7 @@ impl<'a> LogView<'a> {
             termination: &record.termination,
             details: record.details,
             downstream_failure: record.downstream_failure.as_deref(),
+            close: record.close,
             remote: &record.connection.remote,
             response: None,
             trailers: None,

@@ -15,9 +15,14 @@ const LOG: &str = "%ACCESS_LOG_TYPE% flags=%RESPONSE_FLAGS% ended=%CONNECTION_TE
                    other=%FILTER_STATE(envoy.network.proxy_protocol.tlv:FIELD:other)% hint=%DYNAMIC_METADATA(envoy.common)% \
                    shadow=%DYNAMIC_METADATA(envoy.filters.network.rbac)%";
 
-fn log() -> String {
+/// Only known to the log of the proxy.
+const CLOSE: &str = " \
+                   close=%DOWNSTREAM_DETECTED_CLOSE_TYPE%,%UPSTREAM_DETECTED_CLOSE_TYPE% \
+                   why=%DOWNSTREAM_LOCAL_CLOSE_REASON%,%UPSTREAM_LOCAL_CLOSE_REASON%";
+
+fn log(close: &str) -> String {
     format!(
-        r#"access_log: [{{name: envoy.access_loggers.file, typed_config: {{"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: "{{{{log}}}}", log_format: {{text_format_source: {{inline_string: "{LOG}\n"}}}}}}}}]"#
+        r#"access_log: [{{name: envoy.access_loggers.file, typed_config: {{"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: "{{{{log}}}}", log_format: {{text_format_source: {{inline_string: "{LOG}{close}\n"}}}}}}}}]"#
     )
 }
 
@@ -31,7 +36,7 @@ pub(super) fn filter(kind: &str, fields: &str) -> String {
 }
 
 fn proxy(stat_prefix: &str, fields: &str) -> String {
-    let fields = format!("stat_prefix: {stat_prefix}, {}, {fields}", log());
+    let fields = format!("stat_prefix: {stat_prefix}, {}, {fields}", log(CLOSE));
     filter("network.tcp_proxy.v3.TcpProxy", &fields)
 }
 
@@ -98,6 +103,7 @@ pub(super) fn clusters() -> Vec<String> {
         cluster("forbidden", &["{{echo}}"], ""),
         cluster("greet", &["{{greet}}"], ""),
         cluster("closed", &["{{closed}}"], ""),
+        cluster("break", &["{{break}}"], ""),
         many("ring", "lb_policy: RING_HASH"),
         many("maglev", "lb_policy: MAGLEV"),
         many("subsets", "lb_subset_config: {subset_selectors: [{keys: [number]}]}"),
@@ -137,6 +143,7 @@ pub(super) fn listeners() -> Vec<String> {
     all.extend(tunnels());
     all.extend(filtered());
     all.extend(inspecting());
+    all.push(super::hellos::listener());
     all.extend(super::trees::listeners());
     all.extend(stating());
     all
@@ -154,6 +161,7 @@ fn proxies() -> Vec<String> {
         plain("narrow", "cluster: echo"),
         plain("closed", "cluster: closed"),
         plain("thrice", patient),
+        plain("break", "cluster: break"),
         plain("empty", "cluster: empty"),
         plain("full", "cluster: full"),
         plain("missing", "cluster: missing"),
@@ -161,6 +169,14 @@ fn proxies() -> Vec<String> {
         plain("idle", "cluster: echo, idle_timeout: 0.3s"),
         plain("lasting", "cluster: echo, max_downstream_connection_duration: 0.3s"),
         plain("logged", logged),
+        plain(
+            "told",
+            "cluster: echo, max_downstream_connection_duration: 1s, access_log_options: {access_log_flush_interval: 0.4s}",
+        ),
+        plain(
+            "told as before",
+            "cluster: echo, max_downstream_connection_duration: 1s, access_log_flush_interval: 0.4s",
+        ),
         plain("late", late),
         plain("header1", "cluster: header1"),
         plain("header2", "cluster: header2"),
@@ -406,7 +422,7 @@ fn matching() -> String {
 fn nowhere() -> String {
     listener(
         "nowhere",
-        &log(),
+        &log(""),
         &[("destination_port: 1", &[proxy("nowhere", "cluster: echo")])],
     )
 }

@@ -103,7 +103,7 @@ impl Input {
     /// `None`: it cannot be known here.
     pub fn known<'a>(&self, subject: &Subject<'a>) -> Option<Known<'a>> {
         Some(match self {
-            Self::Address(end) => Known::Short(Short::of(end.of(subject)?.ip().to_canonical())),
+            Self::Address(end) => Known::Short(Short::of(end.of(subject)?.ip())),
             Self::Port(end) => Known::Short(Short::of(end.of(subject)?.port())),
             Self::ServerName => text(subject.connection.sni.as_deref()),
             Self::FilterState(key) => {
@@ -127,7 +127,7 @@ impl Input {
     /// The address, if it is one.
     pub fn address(&self, subject: &Subject<'_>) -> Option<IpAddr> {
         match self {
-            Self::Address(end) => Some(end.of(subject)?.ip().to_canonical()),
+            Self::Address(end) => Some(end.of(subject)?.ip()),
             _ => None,
         }
     }

@@ -19,7 +19,7 @@ pub enum HeaderCase {
 /// In a message's extensions: how its names were spelled, where that is to be kept.
 #[derive(Clone, Debug, Default)]
 pub struct OriginalNames {
-    /// Those that were not in lower case, first come first.
+    /// First come first.
     names: Vec<Bytes>,
     proper_others: bool,
 }
@@ -30,9 +30,8 @@ impl OriginalNames {
         let HeaderCase::Preserve { proper_others } = case else {
             return None;
         };
-        let is_spelled = |name: &Bytes| name.iter().any(u8::is_ascii_uppercase);
         Some(Self {
-            names: names.filter(is_spelled).collect(),
+            names: names.collect(),
             proper_others,
         })
     }
@@ -96,13 +95,13 @@ mod tests {
 
     #[test]
     fn what_came_spelled_leaves_so() {
-        let names = ["X-b3-TRACE_id", "other"].map(|name| Bytes::from_static(name.as_bytes()));
+        let names = ["X-b3-TRACE_id", "x-"].map(|name| Bytes::from_static(name.as_bytes()));
         for (proper_others, host) in [(false, "host"), (true, "Host")] {
             let case = HeaderCase::Preserve { proper_others };
             let own = OriginalNames::of(case, names.clone().into_iter()).expect("kept");
             let head = spelled(Some(&own), HeaderCase::Proper);
             assert!(
-                head.contains(&format!("\r\n{host}: x\r\nX-b3-TRACE_id: a: b\r\n")),
+                head.contains(&format!("\r\n{host}: x\r\nX-b3-TRACE_id: a: b\r\nx-: \r\n")),
                 "{head}"
             );
         }

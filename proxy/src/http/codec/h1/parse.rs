@@ -172,10 +172,11 @@ fn read_response(
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     let head_len = match config.parse_response_with_uninit_headers(&mut parsed, buffer, slots) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) if buffer.len() >= options.max_head_bytes => {
-            return Err(Failure::ProtocolError("http1.response_headers_too_large"));
+        Ok(httparse::Status::Complete(length)) if length > options.max_head_bytes => {
+            return Err(RESPONSE_HEAD_TOO_LARGE);
         }
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) if buffer.len() >= options.max_head_bytes => return Err(RESPONSE_HEAD_TOO_LARGE),
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(TOO_MANY_RESPONSE_HEADERS),
         Err(_) => return Err(BROKEN_RESPONSE),
@@ -428,4 +429,5 @@ const TOO_MANY_HEADERS: Failure = Failure::BadRequest {
     status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
 };
 const TOO_MANY_RESPONSE_HEADERS: Failure = Failure::ProtocolError("http1.too_many_headers");
+const RESPONSE_HEAD_TOO_LARGE: Failure = Failure::ProtocolError("http1.response_headers_too_large");
 const BROKEN_RESPONSE: Failure = Failure::ProtocolError("http1.codec_error");

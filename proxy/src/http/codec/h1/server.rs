@@ -344,7 +344,7 @@ impl<S: Service> Driver<S> {
             _ => b"HTTP/1.1 100 Continue\r\n\r\n",
         };
         self.out.extend_from_slice(head);
-        self.flush(&mut Body::Empty).await.is_ok()
+        self.flush(&mut Body::Empty, None).await.is_ok()
     }
 
     fn request_body(&self) -> Body {

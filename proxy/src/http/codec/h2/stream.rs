@@ -19,6 +19,7 @@ use super::options::HeaderLimits;
 use super::patience::{self, Patience, Progress};
 use super::pump::{Pump, PumpError};
 use super::server::{ActiveStream, Cut, tell};
+use crate::http::access_log;
 use crate::http::body::{Body, BodyError};
 use crate::http::cut;
 use crate::http::exchange::{Exchange, Protocol, Reset};
@@ -334,10 +335,17 @@ impl Sender {
             }
             let moved = self.meter.as_ref().map(|meter| meter.last_moved());
             let since = progress.since(pump.sent()).max(moved.unwrap_or(exchange.started));
-            let Some(deadline) = patience::after(since, self.stream_idle) else {
+            exchange.bytes.sent = pump.sent();
+            let line = access_log::write_due(exchange);
+            let idle = patience::after(since, self.stream_idle);
+            let Some(deadline) = line.into_iter().chain(idle).min() else {
                 return Poll::Pending;
             };
             if !self.patience.is_over(deadline, cx) {
+                return Poll::Pending;
+            }
+            if idle != Some(deadline) {
+                cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
             let request_complete = self.request_over();
@@ -351,17 +359,22 @@ impl Sender {
         }
         exchange.bytes.sent = pump.sent();
         exchange.logged_trailers = pump.trailers.take();
-        sent.map_err(|error| match error {
-            PumpError::Reset(reason) => gone(Ok(reason)),
-            PumpError::Connection(error) => downstream_failure(&error),
-            PumpError::Body(error) => {
-                pump.reset(Reason::INTERNAL_ERROR);
-                match error {
-                    BodyError::Failed(failure) => failure,
-                    BodyError::Other(_) => Failure::LocalReset,
-                }
+        sent.map_err(|error| unsent(&mut pump, error))
+    }
+}
+
+/// What it means for a stream that its body was not sent in full.
+fn unsent(pump: &mut Pump, error: PumpError) -> Failure {
+    match error {
+        PumpError::Reset(reason) => gone(Ok(reason)),
+        PumpError::Connection(error) => downstream_failure(&error),
+        PumpError::Body(error) => {
+            pump.reset(Reason::INTERNAL_ERROR);
+            match error {
+                BodyError::Failed(failure) => failure,
+                BodyError::Other(_) => Failure::LocalReset,
             }
-        })
+        }
     }
 }
 

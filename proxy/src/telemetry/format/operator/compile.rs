@@ -13,6 +13,9 @@ impl What {
         if let Some(reason) = refused(name) {
             return Err(format!("%{name}% is not supported: {reason}"));
         }
+        if name == "ROUTE_RESOLUTION_TIME_US" {
+            crate::http::select_route::time_selections();
+        }
         if let Some(simple) = simple::find(name) {
             return match parameter {
                 None | Some("") => Ok(Self::Simple(simple)),
@@ -218,12 +221,6 @@ fn refused(name: &str) -> Option<&'static str> {
         "CEL" => "CEL expressions are not supported",
         "DOWNSTREAM_TLS_SESSION_ID" | "UPSTREAM_TLS_SESSION_ID" => "the TLS library does not tell a session's id",
         "DOWNSTREAM_CX_RTT" => "the kernel is not asked for round-trip times",
-        "ROUTE_RESOLUTION_TIME_US" => "the choice of a route is not timed",
-        "DOWNSTREAM_DETECTED_CLOSE_TYPE"
-        | "UPSTREAM_DETECTED_CLOSE_TYPE"
-        | "DOWNSTREAM_LOCAL_CLOSE_REASON"
-        | "UPSTREAM_LOCAL_CLOSE_REASON" => "how a connection was closed is not recorded",
-        "TLS_JA3_FINGERPRINT" | "TLS_JA4_FINGERPRINT" => "fingerprints of a ClientHello are not taken",
         _ => return None,
     })
 }

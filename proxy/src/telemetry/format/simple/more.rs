@@ -15,6 +15,7 @@ pub(super) const TABLE: &[(&str, Simple)] = &[
         "ROUTE_RESOLUTION_COUNT",
         Number(|v| Some(u64::from(v.exchange.map_or(0, |exchange| exchange.route.selections)))),
     ),
+    ("ROUTE_RESOLUTION_TIME_US", Number(resolution)),
     (
         "DOWNSTREAM_DIRECT_LOCAL_ADDRESS",
         Text(|v, out| address(out, Some(v.connection.direct_local()))),
@@ -62,6 +63,12 @@ pub(super) const TABLE: &[(&str, Simple)] = &[
     // What filters of other builds set.
     ("CUSTOM_FLAGS", Text(|_, _| true)),
 ];
+
+/// Microseconds; none where no route was looked for.
+fn resolution(view: &LogView<'_>) -> Option<u64> {
+    let spent = view.exchange?.route.resolution?;
+    Some(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX))
+}
 
 /// An answer without a body prints as nothing, not as missing.
 fn local_reply(view: &LogView<'_>, out: &mut Vec<u8>) -> bool {

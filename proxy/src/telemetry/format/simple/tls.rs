@@ -6,12 +6,35 @@ use std::time::{Duration, SystemTime};
 use super::{LogView, Simple, ValidityOf, millis, put};
 use Simple::{Number, Text};
 
+use crate::listener::detect::fingerprint::Fingerprints;
 use crate::tls::PeerInfo;
 use crate::tls::x509::{CertificateFacts, hex};
 
 pub(super) const TABLE: &[(&str, Simple)] = &[
     // Of a stream's connection, whose handshake was over before the stream began: no time at all.
     ("DOWNSTREAM_HANDSHAKE_DURATION", Number(handshake)),
+    (
+        "TLS_JA3_FINGERPRINT",
+        Text(|v, out| {
+            put(
+                out,
+                fingerprints(v)
+                    .and_then(|taken| taken.ja3.as_deref())
+                    .map(str::as_bytes),
+            )
+        }),
+    ),
+    (
+        "TLS_JA4_FINGERPRINT",
+        Text(|v, out| {
+            put(
+                out,
+                fingerprints(v)
+                    .and_then(|taken| taken.ja4.as_deref())
+                    .map(str::as_bytes),
+            )
+        }),
+    ),
     (
         "DOWNSTREAM_PEER_URI_SAN",
         Text(|v, out| list(out, down(v).map(|tls| tls.uri_sans.as_slice()))),
@@ -159,6 +182,10 @@ pub(super) const TABLE: &[(&str, Simple)] = &[
         Text(|v, out| certificates(out, v, 0..usize::MAX, serial)),
     ),
 ];
+
+fn fingerprints<'a>(view: &LogView<'a>) -> Option<&'a Fingerprints> {
+    view.connection.extensions.get()
+}
 
 /// `…_V_START` and `…_V_END` operators.
 pub(in super::super) fn validity_of(name: &str) -> Option<ValidityOf> {

@@ -11,6 +11,7 @@ use http::{Method, StatusCode, Version};
 use http_body::{Body as _, Frame};
 
 use super::{Driver, poll_deadline, record_cut};
+use crate::http::access_log;
 use crate::http::body::{Body, BodyError};
 use crate::http::codec::h1::decode::{BodyDecoder, Decoded};
 use crate::http::codec::h1::encode::{self, Framing};
@@ -103,7 +104,7 @@ impl<S: Service> Driver<S> {
             if framing == Framing::Chunked {
                 encode::last_chunk(&mut self.out, None);
             }
-            return self.flush(body).await;
+            return self.flush(body, Some(exchange)).await;
         }
         let mut ended = false;
         loop {
@@ -115,21 +116,22 @@ impl<S: Service> Driver<S> {
                 Poll::Pending if !out_is_empty => Poll::Ready(Step::Flush),
                 Poll::Pending => {
                     let since = *waiting_since.get_or_insert_with(clock::now);
+                    self.poll_lines(cx, exchange);
                     self.poll_cut(cx, since, stream_idle)
                 }
             });
             match frame.await {
-                Step::Flush => self.flush(body).await?,
+                Step::Flush => self.flush(body, Some(exchange)).await?,
                 Step::Cut(failure) => return Err(failure),
                 Step::Frame(Some(Ok(frame))) => {
                     ended |= self.encode_frame(exchange, frame, framing);
                     if self.out.len() >= MAX_READ {
-                        self.flush(body).await?;
+                        self.flush(body, Some(exchange)).await?;
                     }
                 }
                 Step::Frame(Some(Err(error))) => {
                     // What came is passed on, then the connection is cut: the client must see the truncation.
-                    let _ = self.flush(&mut Body::Empty).await;
+                    let _ = self.flush(&mut Body::Empty, None).await;
                     return Err(match error {
                         BodyError::Failed(failure) => failure,
                         BodyError::Other(_) => Failure::LocalReset,
@@ -139,7 +141,7 @@ impl<S: Service> Driver<S> {
                     if framing == Framing::Chunked && !ended {
                         encode::last_chunk(&mut self.out, None);
                     }
-                    return self.flush(body).await;
+                    return self.flush(body, Some(exchange)).await;
                 }
             }
         }
@@ -163,6 +165,15 @@ impl<S: Service> Driver<S> {
                     encode::last_chunk(&mut self.out, self.options.enable_trailers.then_some(&trailers));
                 }
                 true
+            }
+        }
+    }
+
+    /// Writes the line of the access log that is due, and asks to be woken for the next.
+    fn poll_lines(&mut self, cx: &mut Context<'_>, exchange: &mut Exchange) {
+        while let Some(due) = access_log::write_due(exchange) {
+            if !poll_deadline(self.timer.as_mut(), Some(due), cx) {
+                return;
             }
         }
     }
@@ -191,7 +202,7 @@ impl<S: Service> Driver<S> {
     }
 
     /// Writes `out`; the request side of `body` goes on meanwhile, or two peers that only write would wait for ever.
-    pub(super) async fn flush(&mut self, body: &mut Body) -> Result<(), Failure> {
+    pub(super) async fn flush(&mut self, body: &mut Body, mut exchange: Option<&mut Exchange>) -> Result<(), Failure> {
         let mut blocked_since = None;
         let mut written = 0;
         let result = poll_fn(|cx| {
@@ -200,6 +211,9 @@ impl<S: Service> Driver<S> {
             drop(conn);
             if result.is_pending() {
                 body.poll_progress(cx);
+                if let Some(exchange) = &mut exchange {
+                    self.poll_lines(cx, exchange);
+                }
                 if self.leave.poll_over_when_busy(cx) {
                     return Poll::Ready(Err(Failure::DrainOver));
                 }
