@@ -20,8 +20,10 @@ use crate::runtime::clock;
 /// What is known of an attempt while it runs.
 #[derive(Default)]
 pub(super) struct Attempt {
-    /// It failed on a connection that another request had used before, and got no byte of an answer.
+    /// It failed with a connection that another request had used before, and got no byte of an answer.
     pub died_unnoticed: bool,
+    /// The upstream says that it never looked at the request.
+    pub unseen: bool,
 }
 
 /// When a request was sent, and where to; set once, read by the timers of the same task.
@@ -135,7 +137,9 @@ pub(super) async fn run(
             Ok(response)
         }
         Err(error) => {
-            attempt.died_unnoticed = reused && error.body.is_some() && error.failure == Failure::ConnectionTermination;
+            let is_over = matches!(error.failure, Failure::ConnectionTermination | Failure::RemoteRefused);
+            attempt.died_unnoticed = reused && error.body.is_some() && is_over;
+            attempt.unseen = error.failure == Failure::RemoteRefused;
             let is_the_clients = matches!(error.failure, Failure::DownstreamDisconnect | Failure::DownstreamReset);
             if !is_the_clients && !attempt.died_unnoticed {
                 cluster.observe_failure(&host, &error.failure, now);
