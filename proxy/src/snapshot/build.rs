@@ -3,14 +3,17 @@
 //! In: static resources once, then changes in a safe order (what is referred to comes before what refers). Out: one publication per batch; what did not
 //! change is shared with the one before. Runs on a blocking thread: nothing here may be waited for by a worker.
 
+mod clusters;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use remora_proto::wire;
 use remora_xds::{Change, ResourceType, types};
 
+use super::slot::Assignment;
 use super::{ClusterSlot, Snapshot};
+use crate::cluster::host::HostRegistry;
 use crate::config::{BuildContext, Compiled, Problems, cluster, listener};
 use crate::listener::ListenerConfig;
 use crate::route::RouteTable;
@@ -22,9 +25,11 @@ pub struct Builder {
     context: Arc<BuildContext>,
     snapshot: Snapshot,
     /// The newest endpoint assignments by name, also of clusters that are not here (yet).
-    assignments: HashMap<Arc<str>, Bytes>,
+    assignments: HashMap<Arc<str>, Assignment>,
     /// Assignments whose name is not their cluster's: service name → clusters.
     service_names: HashMap<String, Vec<Arc<str>>>,
+    /// Clusters whose hosts have not all had their first check; what stands under their names serves until then.
+    warming: HashMap<Arc<str>, Arc<ClusterSlot>>,
     /// Static listeners that wait for what they refer to.
     waiting: HashMap<Arc<str>, Arc<ListenerConfig>>,
     /// Clusters in the snapshot that is being built.
@@ -50,6 +55,7 @@ impl Builder {
             snapshot: Snapshot::default(),
             assignments: HashMap::new(),
             service_names: HashMap::new(),
+            warming: HashMap::new(),
             waiting: HashMap::new(),
         }
     }
@@ -57,6 +63,11 @@ impl Builder {
     /// Where delivered secrets go.
     pub fn secrets(&self) -> Arc<crate::tls::SecretStore> {
         self.context.secrets.clone()
+    }
+
+    /// Where clusters say that they are warm.
+    pub fn hosts(&self) -> Arc<HostRegistry> {
+        self.context.hosts.clone()
     }
 
     pub fn snapshot(&self) -> &Snapshot {
@@ -72,7 +83,7 @@ impl Builder {
         if self.snapshot.clusters.get(&needs.name).is_some() {
             return Err(Problems::one("name", format!("duplicate cluster '{}'", needs.name)));
         }
-        self.put_cluster(Arc::from(needs.name.as_str()), bytes, needs.eager);
+        self.put_static(&Arc::from(needs.name.as_str()), bytes, needs.eager);
         Ok(needs)
     }
 
@@ -157,88 +168,6 @@ impl Builder {
         snapshot
     }
 
-    fn set_assignment(&mut self, name: &Arc<str>, bytes: Option<Bytes>) -> Compiled<()> {
-        // A removed assignment stays with its cluster until the cluster goes (spec A.7).
-        let Some(bytes) = bytes else {
-            self.assignments.remove(name);
-            return Ok(());
-        };
-        self.assignments.insert(name.clone(), bytes.clone());
-        if let Some(slot) = self.snapshot.clusters.get(name)
-            && service_name(&slot.config).is_none_or(|service| service == &**name)
-        {
-            slot.set_endpoints(bytes.clone())?;
-        }
-        for cluster in self.service_names.get(&**name).into_iter().flatten() {
-            if let Some(slot) = self.snapshot.clusters.get(cluster) {
-                slot.set_endpoints(bytes.clone())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn set_cluster(&mut self, name: &Arc<str>, bytes: Option<Bytes>) -> Compiled<()> {
-        self.forget_service_name(name);
-        match bytes {
-            None => {
-                if self.snapshot.clusters.remove(name).is_some() {
-                    self.stats.cluster_removed.inc();
-                    self.clusters -= 1;
-                }
-            }
-            Some(bytes) => {
-                let eager = cluster::needs(&bytes)?.eager;
-                self.put_cluster(name.clone(), bytes, eager);
-            }
-        }
-        Ok(())
-    }
-
-    fn put_cluster(&mut self, name: Arc<str>, bytes: Bytes, eager: bool) {
-        let service = service_name(&bytes)
-            .filter(|service| *service != &*name)
-            .map(str::to_owned);
-        let assignment = self.assignments.get(service.as_deref().unwrap_or(&name)).cloned();
-        let slot = ClusterSlot::new(name.clone(), bytes, self.context.clone());
-        if let Some(assignment) = assignment {
-            // An unbuilt slot takes any bytes.
-            let _ = slot.set_endpoints(assignment);
-        }
-        // Nobody sends it requests, and others follow its hosts.
-        let is_local = self.context.hosts.local().is_some_and(|local| local.name() == &*name);
-        if eager || is_local {
-            let built = slot.cluster();
-            let previous = self.snapshot.clusters.get(&name).and_then(|previous| previous.built());
-            if let (Some(built), Some(previous)) = (built, previous) {
-                built.inherit(previous);
-            }
-        }
-        if let Some(service) = service {
-            self.service_names.entry(service).or_default().push(name.clone());
-        }
-        if self.snapshot.clusters.insert(name, Arc::new(slot)).is_some() {
-            self.stats.cluster_modified.inc();
-        } else {
-            self.stats.cluster_added.inc();
-            self.clusters += 1;
-        }
-    }
-
-    fn forget_service_name(&mut self, name: &str) {
-        let Some(slot) = self.snapshot.clusters.get(name) else {
-            return;
-        };
-        let Some(service) = service_name(&slot.config) else {
-            return;
-        };
-        if let Some(clusters) = self.service_names.get_mut(service) {
-            clusters.retain(|cluster| &**cluster != name);
-            if clusters.is_empty() {
-                self.service_names.remove(service);
-            }
-        }
-    }
-
     fn set_routes(&mut self, name: &Arc<str>, bytes: Option<Bytes>) -> Compiled<()> {
         match bytes {
             None => {
@@ -268,12 +197,3 @@ impl Builder {
 
 /// Owner names of static listeners whose references are pinned start with this.
 pub const LISTENER_OWNER: &str = "listener/";
-
-/// `Cluster.eds_cluster_config.service_name`, if it is set.
-fn service_name(cluster: &[u8]) -> Option<&str> {
-    const EDS_CLUSTER_CONFIG: u32 = 3;
-    const SERVICE_NAME: u32 = 2;
-    let config = wire::bytes_field(cluster, EDS_CLUSTER_CONFIG).ok()??;
-    let name = wire::bytes_field(config, SERVICE_NAME).ok()??;
-    std::str::from_utf8(name).ok().filter(|name| !name.is_empty())
-}

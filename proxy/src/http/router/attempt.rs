@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::pick;
 use crate::cluster::{ActiveRequest, Cluster, Host};
 use crate::http::body::Body;
-use crate::http::codec::{Head, InterimStatus};
+use crate::http::codec::{Head, InterimStatus, SendError};
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
 use crate::http::outcome::Outcome;
@@ -24,6 +24,14 @@ pub(super) struct Attempt {
     pub died_unnoticed: bool,
     /// The upstream says that it never looked at the request.
     pub unseen: bool,
+}
+
+impl Attempt {
+    fn note_loss(&mut self, reused: bool, error: &SendError) {
+        self.unseen = error.failure == Failure::RemoteRefused;
+        let is_over = self.unseen || error.failure == Failure::ConnectionTermination;
+        self.died_unnoticed = reused && error.body.is_some() && is_over;
+    }
 }
 
 /// When a request was sent, and where to; set once, read by the timers of the same task.
@@ -137,9 +145,7 @@ pub(super) async fn run(
             Ok(response)
         }
         Err(error) => {
-            let is_over = matches!(error.failure, Failure::ConnectionTermination | Failure::RemoteRefused);
-            attempt.died_unnoticed = reused && error.body.is_some() && is_over;
-            attempt.unseen = error.failure == Failure::RemoteRefused;
+            attempt.note_loss(reused, &error);
             let is_the_clients = matches!(error.failure, Failure::DownstreamDisconnect | Failure::DownstreamReset);
             if !is_the_clients && !attempt.died_unnoticed {
                 cluster.observe_failure(&host, &error.failure, now);
