@@ -22,8 +22,10 @@ pub mod options;
 pub mod outlier;
 pub mod pick;
 pub mod priority;
+mod registry;
 pub mod slow_start;
 pub mod stats;
+mod warmth;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -82,6 +84,7 @@ pub struct Cluster {
     pub(crate) retired: std::sync::atomic::AtomicBool,
     pub(crate) members: Members,
     pub(crate) names: discovery::Names,
+    pub(crate) warmth: warmth::Warmth,
     pub(crate) destinations: lb::original_dst::Destinations,
 }
 
@@ -145,10 +148,29 @@ impl Cluster {
     /// # Errors
     /// Nothing changes if the assignment cannot be used; never happens after [`config::endpoint::check`](crate::config::endpoint::check).
     pub fn update_endpoints(&self, assignment: &[u8]) -> Compiled<()> {
+        self.update_endpoints_of(assignment, crate::runtime::clock::now())
+    }
+
+    /// As [`Self::update_endpoints`], for an assignment that came at `arrived`. One that is too old by now (`endpoint_stale_after`) leaves no
+    /// endpoint.
+    ///
+    /// # Errors
+    /// As [`Self::update_endpoints`].
+    pub fn update_endpoints_of(&self, assignment: &[u8], arrived: Instant) -> Compiled<()> {
         let parsed = crate::config::endpoint::decode(assignment)?;
         let endpoints = crate::config::endpoint::compile(&parsed, &self.transport)?;
-        self.set_endpoints(endpoints, crate::runtime::clock::now());
+        let now = crate::runtime::clock::now();
+        self.set_endpoints_of(endpoints, arrived, now);
+        self.expire(now);
+        self.note_endpoints();
         Ok(())
+    }
+
+    fn expire(&self, now: Instant) {
+        if self.members.expire(now) {
+            self.stats.assignment_stale.inc();
+            self.set_endpoints(crate::config::endpoint::Endpoints::default(), now);
+        }
     }
 
     /// The hosts now, whatever their health, in the order of their priorities.
@@ -167,10 +189,7 @@ impl Cluster {
 
     /// Does what is due at `now`: ejections end, statistics are judged, starting hosts gain weight, unused destinations go.
     pub fn tick(&self, now: Instant, random: &mut dyn FnMut() -> u64) {
-        if self.members.expire(now) {
-            self.stats.assignment_stale.inc();
-            self.set_endpoints(crate::config::endpoint::Endpoints::default(), now);
-        }
+        self.expire(now);
         let mut changed = self.members.advance(self, now);
         if let Some(detector) = &self.outlier {
             let hosts = self.all_hosts();

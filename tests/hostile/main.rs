@@ -12,6 +12,7 @@ mod frames;
 mod grid;
 mod limits;
 mod races;
+mod reused;
 mod slow;
 mod smuggling;
 mod tcp;

@@ -26,18 +26,18 @@ route_config:
 
 const NO_ERROR: u32 = 0;
 
-fn goaway(last: u32, code: u32) -> Vec<u8> {
+pub fn goaway(last: u32, code: u32) -> Vec<u8> {
     frame(GOAWAY, 0, 0, &[last.to_be_bytes(), code.to_be_bytes()].concat())
 }
 
 /// The head of a 200 on a stream.
-fn ok(stream: u32, flags: u8) -> Vec<u8> {
+pub fn ok(stream: u32, flags: u8) -> Vec<u8> {
     // `:status: 200` is entry 8 of the static table (RFC 7541).
     frame(HEADERS, END_HEADERS | flags, stream, &[0x88])
 }
 
 /// Connections that the proxy opens, one after the other, their preface read and our SETTINGS sent.
-async fn upstream() -> (SocketAddr, mpsc::Receiver<Peer>) {
+pub async fn upstream() -> (SocketAddr, mpsc::Receiver<Peer>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, receiver) = mpsc::channel(16);
@@ -63,7 +63,7 @@ async fn proxy(upstream: SocketAddr, manager: &str, fields: &str) -> (Sidecar, S
 }
 
 /// The next HEADERS frame; everything before it is passed over.
-async fn next_head(peer: &mut Peer) -> Frame {
+pub async fn next_head(peer: &mut Peer) -> Frame {
     next(peer, HEADERS).await
 }
 

@@ -23,6 +23,7 @@ mod sources;
 mod storm;
 mod transport;
 mod upstream;
+mod warming;
 
 use std::net::SocketAddr;
 

@@ -234,3 +234,30 @@ async fn the_served_demo_answers_until_it_is_told_to_end() {
         assert!(demo.wait().unwrap().success());
     }
 }
+
+/// While the proxy stands still a request comes, and then the end of the connection that it would go over. The proxy finds both at once, the
+/// request first; and it is one that may not be sent twice.
+#[tokio::test]
+async fn a_request_does_not_go_over_a_connection_that_was_closed_before() {
+    for cluster in ["", "    http2_protocol_options: {}"] {
+        let directory = tempfile::tempdir().unwrap();
+        let backend = Backend::start("app").await;
+        let address = backend.address();
+        let yaml = bootstrap(0, backend.port(), "", cluster);
+        let running = start(directory.path(), &yaml, &[]).await;
+        let mut client = client(&running).await;
+        assert_eq!(client.get("app", "/", "").await.status, 200);
+        let mut watcher = Http1::connect(address).await.unwrap();
+        signal(&running, rustix::process::Signal::STOP);
+        client
+            .send("POST / HTTP/1.1\r\nhost: app\r\ncontent-length: 2\r\n\r\nhi")
+            .await;
+        drop(backend);
+        // All connections of the backend end together.
+        assert_eq!(watcher.rest().await, b"");
+        let backend = Backend::at("app", address).await;
+        signal(&running, rustix::process::Signal::CONT);
+        assert_eq!(client.response("POST").await.status, 200, "{cluster}");
+        assert_eq!(backend.requests(), 1);
+    }
+}

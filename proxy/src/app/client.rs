@@ -127,7 +127,13 @@ pub fn client(
         builder = builder.pin(owner, references);
     }
     let (handle, driver) = builder.build();
-    stats.show(handle.stats().clone(), meaning.routes.clone(), bootstrap.ads.is_some());
+    let hosts = context.hosts.clone();
+    stats.show(
+        handle.stats().clone(),
+        meaning.routes.clone(),
+        hosts,
+        bootstrap.ads.is_some(),
+    );
     Some((handle, driver))
 }
 

@@ -38,6 +38,14 @@ impl Awaited {
     }
 }
 
+/// What came of one batch of changes, or of clusters that have become warm.
+struct Done {
+    /// Changes of the control plane, and clusters that were warm.
+    changes: usize,
+    applied: Applied,
+    generation: Result<u64, String>,
+}
+
 /// Runs until the client stops. The proxy is live once nothing is awaited any more.
 pub(super) async fn follow(
     handle: ClientHandle,
@@ -51,33 +59,45 @@ pub(super) async fn follow(
         return;
     };
     let mut files = SecretFiles::new(builder.secrets());
-    while updates.changed().await {
+    let hosts = builder.hosts();
+    // The first listeners come after the first clusters: until those are warm, listeners are held.
+    let (mut is_live, mut held) = (false, false);
+    loop {
+        let has_news = tokio::select! {
+            goes_on = updates.changed() => match goes_on {
+                true => true,
+                false => return,
+            },
+            () = hosts.warmed() => false,
+        };
         let started = clock::now();
         // Sorting and compiling a push must not hold up admin and health checks.
         let built = tokio::task::spawn_blocking(move || {
-            let update = updates.take();
-            awaited.note(&update);
-            let changes = update.changes.len();
-            let applied = builder.apply(update.changes);
-            // What one change breaks is contained in `apply`; nothing of that may end the following of the control plane.
-            let generation = contained(|| builder.publish().generation);
-            ((builder, updates, awaited), changes, applied, generation)
+            let update = has_news.then(|| updates.take());
+            let done = build(&mut builder, &mut awaited, update);
+            (builder, updates, awaited, done)
         })
         .await;
-        let Ok((kept, changes, applied, generation)) = built else {
+        let Ok((kept, rest, still_awaited, done)) = built else {
             tracing::error!("the runtime ends: no more configuration is followed");
             return;
         };
-        (builder, updates, awaited) = kept;
+        (builder, updates, awaited) = (kept, rest, still_awaited);
         files.follow();
-        for line in &applied.unusable {
+        for line in &done.applied.unusable {
             notes.unusable(line.clone());
         }
-        let applied = contained(|| apply_listeners(&builder, &manager, &applied)).and(generation);
-        match applied {
-            Ok(generation) if changes > 0 => notes.published(Publication {
+        let waits = !is_live && builder.is_cold();
+        held |= done.applied.listeners;
+        let applied = match held && !waits {
+            true => contained(|| apply_listeners(&builder, &manager)),
+            false => Ok(()),
+        };
+        held &= waits;
+        match applied.and(done.generation) {
+            Ok(generation) if done.changes > 0 => notes.published(Publication {
                 generation,
-                changes,
+                changes: done.changes,
                 build: clock::now().saturating_duration_since(started),
             }),
             Ok(_) => {}
@@ -87,16 +107,31 @@ pub(super) async fn follow(
             }
         }
         control.note_change();
-        if awaited.is_over() {
+        if awaited.is_over() && !waits {
+            is_live = true;
             control.set_live();
         }
     }
 }
 
-fn apply_listeners(builder: &Builder, manager: &ListenerManager, applied: &Applied) {
-    if !applied.listeners {
-        return;
+fn build(builder: &mut Builder, awaited: &mut Awaited, update: Option<Update>) -> Done {
+    let (mut changes, mut applied) = (0, Applied::default());
+    if let Some(update) = update {
+        awaited.note(&update);
+        changes = update.changes.len();
+        applied = builder.apply(update.changes);
     }
+    changes += builder.take_warm();
+    // What one change breaks is contained in `apply`; nothing of that may end the following of the control plane.
+    let generation = contained(|| builder.publish().generation);
+    Done {
+        changes,
+        applied,
+        generation,
+    }
+}
+
+fn apply_listeners(builder: &Builder, manager: &ListenerManager) {
     let listeners = builder
         .snapshot()
         .listeners

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use remora_xds::stats::{ControlPlaneStats, TypeStats};
 use remora_xds::{ResourceType, types};
 
+use crate::cluster::host::HostRegistry;
 use crate::telemetry::histogram::Histogram;
 use crate::telemetry::stats::{StatGroup, Value};
 
@@ -84,19 +85,25 @@ impl Durations {
 struct Shown {
     stats: Arc<remora_xds::Stats>,
     routes: Arc<RouteScopes>,
+    hosts: Arc<HostRegistry>,
     ads: bool,
 }
 
 impl XdsStats {
     /// What to show, once there is a client. `ads`: the bootstrap has an `ads_config`.
-    pub fn show(&self, stats: Arc<remora_xds::Stats>, routes: Arc<RouteScopes>, ads: bool) {
+    pub fn show(&self, stats: Arc<remora_xds::Stats>, routes: Arc<RouteScopes>, hosts: Arc<HostRegistry>, ads: bool) {
         let durations = self.durations.clone();
         stats.observe(move |ty, name, took| {
             let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             durations.of(ty, name.unwrap_or_default()).record(millis);
         });
         // There is one client in a process; a second would be a bug of the caller, and the first counts.
-        let _ = self.shown.set(Shown { stats, routes, ads });
+        let _ = self.shown.set(Shown {
+            stats,
+            routes,
+            hosts,
+            ads,
+        });
     }
 }
 
@@ -105,10 +112,14 @@ impl StatGroup for XdsStats {
         let types = self.shown.get().map(|shown| shown.stats.types()).unwrap_or_default();
         let warming = |ty: ResourceType| {
             let found = types.iter().find(|stats| stats.ty == ty);
-            Value::Gauge(found.map_or(0, |stats| stats.warming.value()))
+            found.map_or(0, |stats| stats.warming.value())
         };
-        visit("cluster_manager.warming_clusters", warming(&types::CLUSTER));
-        visit("listener_manager.total_listeners_warming", warming(&types::LISTENER));
+        // Those that wait for what they refer to, and those that wait for the first checks of their hosts.
+        let checking = self.shown.get().map_or(0, |shown| shown.hosts.warming());
+        let clusters = Value::Gauge(warming(&types::CLUSTER) + checking);
+        visit("cluster_manager.warming_clusters", clusters);
+        let listeners = Value::Gauge(warming(&types::LISTENER));
+        visit("listener_manager.total_listeners_warming", listeners);
         let Some(shown) = self.shown.get() else { return };
         if shown.ads {
             control_plane("", &shown.stats.control_plane, visit);

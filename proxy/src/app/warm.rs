@@ -1,4 +1,4 @@
-//! What a start waits for before it accepts: the names of static clusters (`wait_for_warm_on_init`).
+//! What a start waits for before it accepts: the names of static clusters (`wait_for_warm_on_init`), and the first checks of their hosts.
 
 use std::sync::Arc;
 
@@ -19,14 +19,14 @@ pub(super) struct Warming {
 }
 
 impl Warming {
-    /// Starts the listeners, or takes their addresses for as long as names have to be asked for.
+    /// Starts the listeners, or takes their addresses for as long as clusters are waited for.
     ///
     /// # Errors
     /// An address that cannot be had.
     pub(super) fn begin(snapshot: &Snapshot, manager: &Arc<ListenerManager>) -> Result<Self, StartError> {
         let built = snapshot.clusters.iter().filter_map(|(_, slot)| slot.built());
         let warming = Self {
-            clusters: built.filter(|cluster| cluster.waits_for_names()).cloned().collect(),
+            clusters: built.filter(|cluster| !cluster.is_warm()).cloned().collect(),
             listeners: snapshot
                 .listeners
                 .iter()
@@ -53,12 +53,12 @@ impl Warming {
         self.clusters.is_empty()
     }
 
-    /// Waits until every name was asked for, answered or not; then the listeners accept.
+    /// Waits until every name was asked for and every host checked, whatever came of it; then the listeners accept.
     pub(super) async fn finish(self) {
         if self.is_over() {
             return;
         }
-        join_all(self.clusters.iter().map(|cluster| cluster.names_asked())).await;
+        join_all(self.clusters.iter().map(|cluster| cluster.warm())).await;
         let applied = self.manager.apply(self.listeners, OnBindError::ApplyOthers);
         for error in applied.err().into_iter().flatten() {
             tracing::error!(%error, "listener not started");

@@ -184,7 +184,6 @@ type Answered = Option<Vec<Vec<Address>>>;
 #[derive(Default)]
 pub(crate) struct Names {
     known: Mutex<Known>,
-    all_asked: tokio::sync::Notify,
 }
 
 #[derive(Default)]
@@ -225,22 +224,13 @@ impl Cluster {
         config.waits_for_names && (known.asked.len() < config.templates.len() || known.asked.contains(&false))
     }
 
-    /// Completes when all names of the cluster were asked for, answered or not. Cancel safe.
-    pub(crate) async fn names_asked(&self) {
-        loop {
-            let asked = self.names.all_asked.notified();
-            tokio::pin!(asked);
-            // From here on no news is missed.
-            asked.as_mut().enable();
-            if !self.waits_for_names() {
-                return;
-            }
-            asked.await;
-        }
-    }
-
     /// What a name resolves to now, `None` where it could not be resolved; the cluster gets the hosts of all names.
     fn take_answer(&self, config: &DnsConfig, index: usize, hosts: Answered) {
+        self.note_answer(config, index, hosts);
+        self.is_warm();
+    }
+
+    fn note_answer(&self, config: &DnsConfig, index: usize, hosts: Answered) {
         let mut known = self.names.known.lock();
         known.lists.resize(config.templates.len(), None);
         known.asked.resize(config.templates.len(), false);
@@ -248,9 +238,6 @@ impl Cluster {
             *asked = true;
         }
         let all_asked = known.asked.iter().all(|asked| *asked);
-        if all_asked {
-            self.names.all_asked.notify_waiters();
-        }
         let Some(list) = known.lists.get_mut(index) else {
             return;
         };
@@ -285,6 +272,7 @@ fn again(host: &Host) -> Endpoint {
         draining: has(HealthFlag::EdsStatusDraining),
         host: Host {
             address: host.address.clone(),
+            logical: host.logical.clone(),
             additional_addresses: host.additional_addresses.clone(),
             hostname: host.hostname.clone(),
             locality: host.locality.clone(),
@@ -303,7 +291,12 @@ fn again(host: &Host) -> Endpoint {
 fn merge(config: &DnsConfig, lists: &[Answered]) -> Endpoints {
     let hosts = |(template, list): (&Template, &Answered)| -> Vec<Endpoint> {
         let list = list.iter().flatten();
-        list.filter_map(|addresses| template.at_first(addresses)).collect()
+        let at_first = |addresses: &Vec<Address>| {
+            let mut endpoint = template.at_first(addresses)?;
+            endpoint.host.logical = config.is_logical.then(|| template.location.name()).flatten();
+            Some(endpoint)
+        };
+        list.filter_map(at_first).collect()
     };
     Endpoints {
         hosts: config.templates.iter().zip(lists).flat_map(hosts).collect(),
@@ -341,6 +334,10 @@ async fn hosts_of(
         Location::Name(name, port) => (name, *port),
     };
     let answer = look_up(name, config.family, resolver).await?;
+    if config.is_logical && answer.addresses.is_empty() {
+        // The one host stays where it was; as in Envoy this is no answer.
+        return Err(ResolveError::new(format!("{name} has no addresses")));
+    }
     let at = |ip: IpAddr| Address::Ip((ip, port).into());
     let addresses: Vec<Address> = answer.addresses.into_iter().map(at).collect();
     let hosts = match config.is_logical {

@@ -123,10 +123,18 @@ pub enum Outcome {
     PassiveFailure,
 }
 
+impl Outcome {
+    fn is_pass(self) -> bool {
+        matches!(self, Self::Success | Self::Degraded)
+    }
+}
+
 /// One host's consecutive results.
 #[derive(Default)]
 pub struct Checker {
     checked: bool,
+    /// The last result speaks for another health than the host has, which takes more of them.
+    pending: bool,
     successes: u32,
     failures: u32,
 }
@@ -165,7 +173,13 @@ impl Checker {
                 }
             }
         }
+        self.pending = !changed && outcome.is_pass() == state.has(HealthFlag::FailedActiveHc);
         changed
+    }
+
+    /// Time to the next check after one that found this.
+    fn rest(&self, check: &HealthCheck, outcome: Outcome, had_traffic: bool, random: u64) -> Duration {
+        check.next_interval(outcome.is_pass(), self.pending, had_traffic, random)
     }
 
     fn fail(&mut self, state: &HostState, timeout: bool) -> bool {
@@ -176,11 +190,12 @@ impl Checker {
 }
 
 impl HealthCheck {
-    /// Time to the next check, as Envoy's `HealthCheckerImplBase::interval`.
-    pub fn next_interval(&self, healthy: bool, changed: bool, had_traffic: bool, random: u64) -> Duration {
-        let base = match (had_traffic, healthy, changed) {
-            (false, false, _) => self.no_traffic_interval,
-            (false, true, _) => self.no_traffic_healthy_interval,
+    /// Time to the next check, as Envoy's `HealthCheckerImplBase::interval`: by what the last one found. The edge intervals are for results that
+    /// would change the host's health and are not enough yet (`pending`).
+    pub fn next_interval(&self, passed: bool, pending: bool, had_traffic: bool, random: u64) -> Duration {
+        let base = match (had_traffic, passed, pending) {
+            (false, true, false) => self.no_traffic_healthy_interval,
+            (false, _, _) => self.no_traffic_interval,
             (true, true, true) => self.healthy_edge_interval,
             (true, true, false) => self.interval,
             (true, false, true) => self.unhealthy_edge_interval,
@@ -260,12 +275,12 @@ async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, epoch: u32, i
             checker.checked = true;
         }
         let first = !checker.checked;
-        let changed = settle(&strong, &host, check, (outcome, status), first, || {
+        settle(&strong, &host, check, (outcome, status), first, || {
             checker.on(check, &state, outcome)
         });
-        let healthy = !state.has(HealthFlag::FailedActiveHc);
+        strong.is_warm();
         let had_traffic = strong.stats.upstream_cx_total.value() > 0;
-        let rest = check.next_interval(healthy, changed, had_traffic, fastrand::u64(..));
+        let rest = checker.rest(check, outcome, had_traffic, fastrand::u64(..));
         drop(strong);
         was_lost = tokio::select! {
             () = clock::sleep(rest) => false,
@@ -274,7 +289,7 @@ async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, epoch: u32, i
     }
 }
 
-/// Counts and logs what was found, has `take` put it into the flags, and lets the cluster know; true if that changed the host's health.
+/// Counts and logs what was found, has `take` put it into the flags, and lets the cluster know.
 fn settle(
     cluster: &Cluster,
     host: &Host,
@@ -282,7 +297,7 @@ fn settle(
     (outcome, status): (Outcome, u16),
     first: bool,
     take: impl FnOnce() -> bool,
-) -> bool {
+) {
     let stats = &cluster.stats.health_check;
     let flags = || [HealthFlag::FailedActiveHc, HealthFlag::DegradedActiveHc].map(|flag| host.state.has(flag));
     let [was_failed, was_degraded] = flags();
@@ -311,7 +326,6 @@ fn settle(
         log.write(&checked, clock::now());
     }
     apply(cluster, host, outcome, changed);
-    changed
 }
 
 impl Cluster {
@@ -354,8 +368,7 @@ fn still_there(cluster: &Weak<Cluster>, state: &Arc<HostState>) -> Option<(Arc<C
 
 fn apply(cluster: &Cluster, host: &Host, outcome: Outcome, mut changed: bool) {
     let now = clock::now();
-    let passed = matches!(outcome, Outcome::Success | Outcome::Degraded);
-    if passed && !host.state.has(HealthFlag::FailedActiveHc) {
+    if outcome.is_pass() && !host.state.has(HealthFlag::FailedActiveHc) {
         let detector = cluster.outlier.as_ref();
         changed |= detector.is_some_and(|detector| detector.on_health_check_passed(host, now));
         if changed {

@@ -98,30 +98,37 @@ impl Cluster {
         self.members.changed.clone()
     }
 
-    /// Replaces all endpoints: an identity diff by address.
+    /// Replaces all endpoints: an identity diff by what hosts are known by.
     pub fn set_endpoints(&self, endpoints: Endpoints, now: Instant) {
+        self.set_endpoints_of(endpoints, now, now);
+    }
+
+    /// As [`Self::set_endpoints`], for endpoints that came at `arrived`: their age counts from there.
+    pub(super) fn set_endpoints_of(&self, endpoints: Endpoints, arrived: Instant, now: Instant) {
         let states = self.registry.states(
             &self.name,
-            endpoints.hosts.iter().map(|endpoint| &endpoint.host.address),
+            endpoints.hosts.iter().map(|endpoint| endpoint.host.known_by()),
         );
         let mut list = self.members.list.lock();
         let old: HashMap<Address, Arc<Host>> = list
             .hosts
             .iter()
-            .map(|host| (host.address.clone(), host.clone()))
+            .map(|host| (host.known_by().clone(), host.clone()))
             .collect();
         let mut hosts: Vec<Arc<Host>> = Vec::with_capacity(states.len());
         let mut seen: HashMap<Address, ()> = HashMap::with_capacity(states.len());
         let mut changed = false;
         for (endpoint, state) in endpoints.hosts.into_iter().zip(states) {
             // The same address again: the first wins.
-            if seen.insert(endpoint.host.address.clone(), ()).is_some() {
+            if seen.insert(endpoint.host.known_by().clone(), ()).is_some() {
                 continue;
             }
             let mut host = endpoint.host;
             host.state = state;
-            let known = old.get(&host.address);
+            let known = old.get(host.known_by());
             let starts_anew = known.is_some_and(|known| self.starts_anew(known, &host));
+            // Another version of the cluster, which goes on until this one is warm.
+            let serves = known.is_none() && host.state.is_member();
             if known.is_none() {
                 host.state.joined();
             }
@@ -130,7 +137,7 @@ impl Cluster {
             }
             if known.is_none() || starts_anew {
                 changed = true;
-                self.welcome(&host, now);
+                self.welcome(&host, serves, now);
             }
             if known.is_some_and(|known| known.socket_id() != host.socket_id()) {
                 // What was opened through the other socket serves nobody any more.
@@ -153,7 +160,7 @@ impl Cluster {
             });
         }
         for host in &list.hosts {
-            if seen.contains_key(&host.address) {
+            if seen.contains_key(host.known_by()) {
                 continue;
             }
             if self.keeps_removed(host) {
@@ -164,10 +171,7 @@ impl Cluster {
             changed = true;
             host.state.left();
         }
-        *self.members.stale_at.lock() = endpoints.policy.stale_after.and_then(|time| now.checked_add(time));
-        if endpoints.policy.stale_after.is_some() {
-            self.stats.assignment_timeout_received.inc();
-        }
+        self.note_age(&endpoints.policy, arrived);
         if changed {
             self.members_changed(&hosts);
         }
@@ -177,6 +181,14 @@ impl Cluster {
         drop(list);
         // Somebody may have asked for a sort and left it to us.
         self.refresh_if_stale(now);
+    }
+
+    /// When endpoints that came at `arrived` are stale, if ever.
+    fn note_age(&self, policy: &AssignmentPolicy, arrived: Instant) {
+        *self.members.stale_at.lock() = policy.stale_after.and_then(|time| arrived.checked_add(time));
+        if policy.stale_after.is_some() {
+            self.stats.assignment_timeout_received.inc();
+        }
     }
 
     /// Sorts the hosts anew after a change of health. Never waits: if somebody else sorts already, that one goes round again.
@@ -200,7 +212,8 @@ impl Cluster {
     /// Discovery dropped the host, health checks still find it well: it stays until they do not.
     fn keeps_removed(&self, host: &Host) -> bool {
         let failed = host.state.has(HealthFlag::FailedActiveHc) || host.state.has(HealthFlag::FailedEdsHealth);
-        let kept = !self.health_checks.is_empty() && !self.ignore_health_on_host_removal && !failed;
+        let is_checked = !self.health_checks.is_empty() && !host.refuses_checks();
+        let kept = is_checked && !self.ignore_health_on_host_removal && !failed;
         kept || planted(Bug::RemovedHostStays)
     }
 
@@ -269,15 +282,16 @@ impl Cluster {
         !self.health_checks.is_empty() && known.is_checked_unlike(host)
     }
 
-    /// A host that was not here before: unhealthy until its first check where there are checks, else starting slowly.
-    fn welcome(&self, host: &Host, now: Instant) {
+    /// A host that was not here before: unhealthy until its first check where there are checks, else starting slowly. One that already serves
+    /// another version of this cluster stays what it is there.
+    fn welcome(&self, host: &Host, serves: bool, now: Instant) {
         if self.outlier.is_none() {
             host.state.set(HealthFlag::FailedOutlierCheck, false);
             host.state.set(HealthFlag::DegradedOutlierDetection, false);
         }
         let is_checked = !self.health_checks.is_empty() && !host.refuses_checks();
         // A state that another configuration of this cluster knows already keeps what it knows.
-        if is_checked && !host.state.is_checked() {
+        if is_checked && !host.state.is_checked() && !serves {
             host.state.set(HealthFlag::FailedActiveHc, true);
             host.state
                 .set(HealthFlag::PendingActiveHc, self.lb.ignore_new_hosts_until_first_hc);

@@ -181,6 +181,7 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         retired: Default::default(),
         members: Default::default(),
         names: Default::default(),
+        warmth: Default::default(),
         destinations: Default::default(),
         transport,
         stats,

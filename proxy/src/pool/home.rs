@@ -78,9 +78,9 @@ impl ConnectionHome {
         }
     }
 
-    /// A request goes over it.
-    pub fn count_request(&self) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+    /// A request goes over it; whether it is the first.
+    pub fn count_request(&self) -> bool {
+        self.requests.fetch_add(1, Ordering::Relaxed) == 0
     }
 
     fn close(&self, how: Closed) {

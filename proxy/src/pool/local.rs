@@ -73,10 +73,10 @@ pub(super) fn take(key: &PoolKey) -> Option<Lease> {
             connection.can_take_stream() && home.is_usable()
         };
         let (connection, home) = pool.shared.iter().find(|entry| has_room(entry))?;
-        home.count_request();
+        let is_first = home.count_request();
         Some(Lease::H2 {
             connection: connection.clone(),
-            reused: true,
+            reused: !is_first,
             origin: home.origin.clone(),
         })
     })

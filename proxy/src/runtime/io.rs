@@ -200,6 +200,7 @@ impl Io {
         match self {
             Self::Tls(_) => true,
             Self::Prefixed(prefixed) => prefixed.inner.is_tls(),
+            Self::Introduced(introduced) => introduced.inner.is_tls(),
             Self::Metered(metered) => metered.inner.is_tls(),
             Self::Tcp(_) | Self::Unix(_) | Self::Duplex(_) => false,
         }

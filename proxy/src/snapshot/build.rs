@@ -3,14 +3,17 @@
 //! In: static resources once, then changes in a safe order (what is referred to comes before what refers). Out: one publication per batch; what did not
 //! change is shared with the one before. Runs on a blocking thread: nothing here may be waited for by a worker.
 
+mod clusters;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use remora_proto::wire;
-use remora_xds::{Change, ResourceType, Source, types};
+use remora_xds::{Change, ResourceType, types};
 
+use super::slot::Assignment;
 use super::{ClusterSlot, Snapshot};
+use crate::cluster::host::HostRegistry;
 use crate::config::sources::ResourceKey;
 use crate::config::{BuildContext, Compiled, Problems, cluster, listener};
 use crate::listener::ListenerConfig;
@@ -23,9 +26,11 @@ pub struct Builder {
     context: Arc<BuildContext>,
     snapshot: Snapshot,
     /// The newest endpoint assignments, also of clusters that are not here (yet).
-    assignments: HashMap<ResourceKey, Bytes>,
+    assignments: HashMap<ResourceKey, Assignment>,
     /// The clusters of assignments that do not come over ADS under their cluster's own name.
     assigned: HashMap<ResourceKey, Vec<Arc<str>>>,
+    /// Clusters whose hosts have not all had their first check; what stands under their names serves until then.
+    warming: HashMap<Arc<str>, Arc<ClusterSlot>>,
     /// Static listeners that wait for what they refer to.
     waiting: HashMap<Arc<str>, Arc<ListenerConfig>>,
     /// Clusters in the snapshot that is being built.
@@ -51,6 +56,7 @@ impl Builder {
             snapshot: Snapshot::default(),
             assignments: HashMap::new(),
             assigned: HashMap::new(),
+            warming: HashMap::new(),
             waiting: HashMap::new(),
         }
     }
@@ -58,6 +64,11 @@ impl Builder {
     /// Where delivered secrets go.
     pub fn secrets(&self) -> Arc<crate::tls::SecretStore> {
         self.context.secrets.clone()
+    }
+
+    /// Where clusters say that they are warm.
+    pub fn hosts(&self) -> Arc<HostRegistry> {
+        self.context.hosts.clone()
     }
 
     pub fn snapshot(&self) -> &Snapshot {
@@ -73,7 +84,7 @@ impl Builder {
         if self.snapshot.clusters.get(&needs.name).is_some() {
             return Err(Problems::one("name", format!("duplicate cluster '{}'", needs.name)));
         }
-        self.put_cluster(Arc::from(needs.name.as_str()), bytes, &needs);
+        self.put_static(&Arc::from(needs.name.as_str()), bytes, &needs);
         Ok(needs)
     }
 
@@ -110,13 +121,11 @@ impl Builder {
         let mut applied = Applied::default();
         for change in changes {
             let bytes = change.resource.map(|resource| resource.bytes.clone());
-            let (ty, key) = (
-                change.ty,
-                ResourceKey {
-                    source: Some(change.source),
-                    name: change.name,
-                },
-            );
+            let ty = change.ty;
+            let key = ResourceKey {
+                source: Some(change.source),
+                name: change.name,
+            };
             let name = &key.name;
             let result = match contained(|| self.apply_one(ty, &key, bytes, &mut applied.listeners)) {
                 Ok(result) => result.map_err(|problems| problems.to_string()),
@@ -169,89 +178,6 @@ impl Builder {
         snapshot
     }
 
-    fn set_assignment(&mut self, key: &ResourceKey, bytes: Option<Bytes>) -> Compiled<()> {
-        // A removed assignment stays with its cluster until the cluster goes (spec A.7).
-        let Some(bytes) = bytes else {
-            self.assignments.remove(key);
-            return Ok(());
-        };
-        self.assignments.insert(key.clone(), bytes.clone());
-        let own = self.snapshot.clusters.get(&key.name);
-        if let Some(slot) = own.filter(|slot| is_own(key) && names_own(&key.name, &slot.config)) {
-            slot.set_endpoints(bytes.clone())?;
-        }
-        for cluster in self.assigned.get(key).into_iter().flatten() {
-            if let Some(slot) = self.snapshot.clusters.get(cluster) {
-                slot.set_endpoints(bytes.clone())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn set_cluster(&mut self, name: &Arc<str>, bytes: Option<Bytes>) -> Compiled<()> {
-        self.forget_assigned(name);
-        match bytes {
-            None => {
-                if self.snapshot.clusters.remove(name).is_some() {
-                    self.stats.cluster_removed.inc();
-                    self.clusters -= 1;
-                }
-            }
-            Some(bytes) => {
-                let needs = cluster::needs(&bytes)?;
-                self.put_cluster(name.clone(), bytes, &needs);
-            }
-        }
-        Ok(())
-    }
-
-    fn put_cluster(&mut self, name: Arc<str>, bytes: Bytes, needs: &cluster::ClusterNeeds) {
-        let eds = needs.eds.as_ref();
-        let key = eds.map(|(assigned, source)| self.context.sources.key_of(assigned, Some(source)));
-        let assignment = key.as_ref().and_then(|key| self.assignments.get(key)).cloned();
-        let slot = ClusterSlot::new(name.clone(), bytes, self.context.clone());
-        if let Some(assignment) = assignment {
-            // An unbuilt slot takes any bytes.
-            let _ = slot.set_endpoints(assignment);
-        }
-        // Nobody sends it requests, and others follow its hosts.
-        let is_local = self.context.hosts.local().is_some_and(|local| local.name() == &*name);
-        if needs.eager || is_local {
-            let built = slot.cluster();
-            let previous = self.snapshot.clusters.get(&name).and_then(|previous| previous.built());
-            if let (Some(built), Some(previous)) = (built, previous) {
-                built.inherit(previous);
-            }
-        }
-        if let Some(key) = key.filter(|key| !is_own(key) || key.name != name) {
-            self.assigned.entry(key).or_default().push(name.clone());
-        }
-        if self.snapshot.clusters.insert(name, Arc::new(slot)).is_some() {
-            self.stats.cluster_modified.inc();
-        } else {
-            self.stats.cluster_added.inc();
-            self.clusters += 1;
-        }
-    }
-
-    fn forget_assigned(&mut self, name: &str) {
-        let slot = self.snapshot.clusters.get(name);
-        let Some(slot) = slot.filter(|slot| !names_own(name, &slot.config)) else {
-            return;
-        };
-        let needs = cluster::needs(&slot.config).ok();
-        let Some((assigned, source)) = needs.and_then(|needs| needs.eds) else {
-            return;
-        };
-        let key = self.context.sources.key_of(&assigned, Some(&source));
-        if let Some(clusters) = self.assigned.get_mut(&key) {
-            clusters.retain(|cluster| &**cluster != name);
-            if clusters.is_empty() {
-                self.assigned.remove(&key);
-            }
-        }
-    }
-
     fn set_routes(&mut self, key: &ResourceKey, bytes: Option<Bytes>) -> Compiled<()> {
         match bytes {
             None => {
@@ -281,24 +207,3 @@ impl Builder {
 
 /// Owner names of static listeners whose references are pinned start with this.
 pub const LISTENER_OWNER: &str = "listener/";
-
-/// Whether an assignment is of the cluster that is called as it is, if that one says nothing else.
-fn is_own(key: &ResourceKey) -> bool {
-    key.source.as_deref() == Some(&Source::Ads)
-}
-
-/// Whether the cluster `name` wants the assignment of that name, over ADS.
-fn names_own(name: &str, cluster: &[u8]) -> bool {
-    // `Cluster.eds_cluster_config`, its `service_name` and `eds_config`, and `ads` of that.
-    const EDS_CLUSTER_CONFIG: u32 = 3;
-    const EDS_CONFIG: u32 = 1;
-    const SERVICE_NAME: u32 = 2;
-    const ADS: u32 = 3;
-    fn field(message: Option<&[u8]>, number: u32) -> Option<&[u8]> {
-        wire::bytes_field(message?, number).ok().flatten()
-    }
-    let config = field(Some(cluster), EDS_CLUSTER_CONFIG);
-    let service = field(config, SERVICE_NAME).unwrap_or_default();
-    let is_ads = field(field(config, EDS_CONFIG), ADS).is_some();
-    is_ads && (service.is_empty() || service == name.as_bytes())
-}

@@ -1,21 +1,43 @@
 //! A cluster as it arrived: bytes now, the runtime form when first used (D5).
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::cluster::Cluster;
+use crate::config::sources::ResourceKey;
 use crate::config::{BuildContext, Compiled};
+use crate::runtime::clock;
 
 /// One named cluster of a snapshot. Its configuration never changes (a changed one is another slot), its endpoints do.
 pub struct ClusterSlot {
     pub name: Arc<str>,
     pub config: Bytes,
+    /// Its endpoint assignment, if that does not come over ADS under its own name.
+    pub assigned: Option<Box<ResourceKey>>,
     context: Arc<BuildContext>,
     /// The newest endpoint assignment. Held while building, so that a cluster is never seen without it.
-    endpoints: Mutex<Option<Bytes>>,
+    endpoints: Mutex<Option<Assignment>>,
     built: OnceLock<Arc<Cluster>>,
+}
+
+/// An encoded `ClusterLoadAssignment`, and when it came: that is when its time begins (`endpoint_stale_after`), whenever it is first used.
+#[derive(Clone)]
+pub struct Assignment {
+    pub bytes: Bytes,
+    pub arrived: Instant,
+}
+
+impl Assignment {
+    /// One that comes now.
+    pub fn new(bytes: Bytes) -> Self {
+        Self {
+            bytes,
+            arrived: clock::now(),
+        }
+    }
 }
 
 impl ClusterSlot {
@@ -24,6 +46,7 @@ impl ClusterSlot {
         Self {
             name,
             config,
+            assigned: None,
             context,
             endpoints: Mutex::default(),
             built: OnceLock::new(),
@@ -45,16 +68,18 @@ impl ClusterSlot {
 
     /// The endpoint assignment as it arrived.
     pub fn endpoints(&self) -> Option<Bytes> {
-        self.endpoints.lock().clone()
+        let endpoints = self.endpoints.lock();
+        endpoints.as_ref().map(|assignment| assignment.bytes.clone())
     }
 
-    /// Replaces the endpoints by an encoded `ClusterLoadAssignment`; equal bytes change nothing, but make endpoints young again that age.
+    /// Replaces the endpoints; equal bytes change nothing, but make endpoints young again that age.
     ///
     /// # Errors
     /// The assignment cannot be used; the old one stays. Never after [`config::endpoint::check`](crate::config::endpoint::check).
-    pub fn set_endpoints(&self, assignment: Bytes) -> Compiled<()> {
+    pub fn set_endpoints(&self, assignment: Assignment) -> Compiled<()> {
         let mut endpoints = self.endpoints.lock();
-        if endpoints.as_ref() == Some(&assignment) && !crate::config::endpoint::age(&assignment) {
+        let is_same = endpoints.as_ref().is_some_and(|known| known.bytes == assignment.bytes);
+        if is_same && !crate::config::endpoint::age(&assignment.bytes) {
             if let Some(cluster) = self.built.get() {
                 cluster.stats.update_attempt.inc();
                 cluster.stats.update_success.inc();
@@ -105,8 +130,8 @@ impl Drop for ClusterSlot {
     }
 }
 
-fn update(cluster: &Cluster, assignment: &[u8]) -> Compiled<()> {
-    cluster.update_endpoints(assignment)?;
+fn update(cluster: &Cluster, assignment: &Assignment) -> Compiled<()> {
+    cluster.update_endpoints_of(&assignment.bytes, assignment.arrived)?;
     cluster.stats.update_attempt.inc();
     cluster.stats.update_success.inc();
     Ok(())

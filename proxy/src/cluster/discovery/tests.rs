@@ -84,7 +84,20 @@ fn config(kind: i32, names: &[&str]) -> pb::Cluster {
 }
 
 fn build(config: &pb::Cluster) -> Arc<Cluster> {
-    let built = crate::config::cluster::compile(&config.encode_to_vec(), &BuildContext::default());
+    build_in(config, &BuildContext::default())
+}
+
+/// The next version of a cluster.
+fn built_with(config: &pb::Cluster, old: &Cluster) -> Arc<Cluster> {
+    let context = BuildContext {
+        hosts: old.registry.clone(),
+        ..BuildContext::default()
+    };
+    build_in(config, &context)
+}
+
+fn build_in(config: &pb::Cluster, context: &BuildContext) -> Arc<Cluster> {
+    let built = crate::config::cluster::compile(&config.encode_to_vec(), context);
     Arc::new(built.unwrap_or_else(|problems| panic!("{problems}")))
 }
 
@@ -172,6 +185,40 @@ async fn a_logical_cluster_has_one_host_with_every_address() {
         (addresses(&cluster), others()),
         (vec!["10.0.0.1:80".to_owned()], vec!["10.0.0.3:80".to_owned()])
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logical_host_moves_and_stays_who_it_is() {
+    let cluster = build(&config(2, &["a.test"]));
+    let resolver = Arc::new(Scripted::default());
+    let answer = |addresses: Vec<IpAddr>| resolver.answers.lock().insert(("a.test", false), Ok(addresses));
+    answer(vec![v4(1), v4(2)]);
+    crate::runtime::spawn::spawn("test", run(Arc::downgrade(&cluster), resolver.clone()));
+    pass(1).await;
+    let host = cluster.all_hosts()[0].clone();
+    let stats = &cluster.stats;
+    let changes = stats.membership_change.value();
+    answer(vec![v4(2), v4(1)]);
+    pass(5).await;
+    // New connections go there; the old ones belong to the same host.
+    let moved = cluster.all_hosts()[0].clone();
+    assert_eq!(addresses(&cluster), ["10.0.0.2:80"]);
+    assert_eq!(moved.additional_addresses.first(), Some(&host.address));
+    assert!(Arc::ptr_eq(&moved.state, &host.state) && host.state.is_member());
+    assert_eq!(host.state.drain_epoch(), 0);
+    // A name that has no address now keeps the one that it had.
+    answer(vec![]);
+    pass(5).await;
+    assert_eq!(addresses(&cluster), ["10.0.0.2:80"]);
+    assert_eq!((stats.update_success.value(), stats.update_failure.value()), (2, 1));
+    assert_eq!(stats.membership_change.value(), changes);
+    // Another configuration of the cluster, which asks anew, has the same host.
+    let next = built_with(&config(2, &["a.test"]), &cluster);
+    answer(vec![v4(3)]);
+    crate::runtime::spawn::spawn("test", run(Arc::downgrade(&next), resolver.clone()));
+    pass(1).await;
+    assert_eq!(addresses(&next), ["10.0.0.3:80"]);
+    assert!(Arc::ptr_eq(&next.all_hosts()[0].state, &host.state));
 }
 
 /// As Envoy warms a changed cluster beside the old one.

@@ -114,6 +114,38 @@ fn the_interval_follows_health_and_traffic() {
     );
 }
 
+/// The example in Envoy's source, and the other way round.
+#[test]
+fn edge_intervals_are_for_changes_that_are_not_complete() {
+    let seconds = |seconds| Some(PbDuration { seconds, nanos: 0 });
+    let edged = core::HealthCheck {
+        interval: seconds(1),
+        unhealthy_interval: seconds(2),
+        healthy_edge_interval: seconds(3),
+        unhealthy_edge_interval: seconds(4),
+        no_traffic_interval: seconds(5),
+        no_traffic_healthy_interval: seconds(6),
+        ..check(http())
+    };
+    let cluster = cluster(edged, 1);
+    let (check, host) = (&cluster.health_checks[0], &cluster.all_hosts()[0]);
+    let mut checker = Checker::default();
+    let mut after = |outcome, had_traffic| {
+        checker.on(check, &host.state, outcome);
+        checker.rest(check, outcome, had_traffic, 0).as_secs()
+    };
+    use Outcome::{Degraded, Failure, Success, Timeout};
+    assert_eq!(after(Success, true), 1, "the first one is enough");
+    let falls_ill = [Timeout, Timeout, Timeout].map(|outcome| after(outcome, true));
+    assert_eq!(falls_ill, [4, 2, 2]);
+    let gets_well = [Success, Success, Success, Success].map(|outcome| after(outcome, true));
+    assert_eq!(gets_well, [3, 3, 1, 1]);
+    let degraded = [Degraded, Success, Failure].map(|outcome| after(outcome, true));
+    assert_eq!(degraded, [1, 1, 2]);
+    let without_traffic = [Success, Success, Success, Success, Timeout, Timeout].map(|outcome| after(outcome, false));
+    assert_eq!(without_traffic, [5, 5, 6, 6, 5, 5]);
+}
+
 #[tokio::test]
 async fn an_http_check_asks_as_envoy_does() {
     for (status, expected) in [("200 OK", Outcome::Success), ("404 Not Found", Outcome::Failure)] {

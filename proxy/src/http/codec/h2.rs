@@ -9,6 +9,7 @@
 //!
 //! Above this file an upgrade has one form, HTTP/1's (`GET` + `upgrade`, answered by 101): extended CONNECT (RFC 8441) is translated here, both ways.
 
+mod bell;
 mod body;
 pub mod client;
 mod coalesce;

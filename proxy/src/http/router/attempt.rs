@@ -22,8 +22,18 @@ use crate::runtime::clock;
 /// What is known of an attempt while it runs.
 #[derive(Default)]
 pub(super) struct Attempt {
-    /// It failed on a connection that another request had used before, and got no byte of an answer.
+    /// It failed with a connection that another request had used before, and got no byte of an answer.
     pub died_unnoticed: bool,
+    /// The upstream says that it never looked at the request.
+    pub unseen: bool,
+}
+
+impl Attempt {
+    fn note_loss(&mut self, reused: bool, error: &SendError) {
+        self.unseen = error.failure == Failure::RemoteRefused;
+        let is_over = self.unseen || error.failure == Failure::ConnectionTermination;
+        self.died_unnoticed = reused && error.body.is_some() && is_over;
+    }
 }
 
 /// When a request was sent, and where to; set once, read by the timers of the same task.
@@ -134,7 +144,7 @@ pub(super) async fn run(
             Ok(response)
         }
         Err(error) => {
-            attempt.died_unnoticed = reused && error.body.is_some() && error.failure == Failure::ConnectionTermination;
+            attempt.note_loss(reused, &error);
             let is_the_clients = matches!(error.failure, Failure::DownstreamDisconnect | Failure::DownstreamReset);
             if !is_the_clients && !attempt.died_unnoticed {
                 cluster.observe_failure(&host, &error.failure, now);

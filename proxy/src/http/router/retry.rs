@@ -251,7 +251,7 @@ impl Run<'_> {
                 }
             };
             // A pooled connection that died before the request arrived is not the upstream's answer.
-            let safe = exchange.request.method().is_idempotent();
+            let safe = attempt.unseen || exchange.request.method().is_idempotent();
             if attempt.died_unnoticed && safe && unnoticed_deaths < 3 && outcome.is_err() && source_is_whole(source) {
                 unnoticed_deaths += 1;
                 exchange.upstream.attempts -= 1;

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use prost::Message;
 use remora_proto::pb::envoy::config::cluster::v3 as pb;
 use remora_proto::pb::envoy::config::core::v3 as core;
@@ -50,21 +52,27 @@ fn port(cluster: &Cluster) -> u16 {
 #[test]
 fn endpoints_reach_the_cluster_before_and_after_it_is_built() {
     let slot = slot();
-    slot.set_endpoints(assignment(1)).expect("a good assignment");
+    slot.set_endpoints(Assignment::new(assignment(1)))
+        .expect("a good assignment");
     assert!(slot.built().is_none());
     let cluster = slot.cluster().expect("a good cluster");
     assert_eq!(port(&cluster), 1);
-    slot.set_endpoints(assignment(2)).expect("a good assignment");
+    slot.set_endpoints(Assignment::new(assignment(2)))
+        .expect("a good assignment");
     assert_eq!(port(&cluster), 2);
     assert!(Arc::ptr_eq(&cluster, &slot.cluster().expect("built")));
-    assert!(slot.set_endpoints(Bytes::from_static(b"\xff")).is_err());
+    assert!(
+        slot.set_endpoints(Assignment::new(Bytes::from_static(b"\xff")))
+            .is_err()
+    );
     assert_eq!(slot.endpoints(), Some(assignment(2)));
 }
 
 #[test]
 fn many_threads_build_one_cluster() {
     let slot = slot();
-    slot.set_endpoints(assignment(1)).expect("a good assignment");
+    slot.set_endpoints(Assignment::new(assignment(1)))
+        .expect("a good assignment");
     let clusters: Vec<_> = std::thread::scope(|scope| {
         let build = || {
             let cluster = slot.cluster().expect("a good cluster");
@@ -86,25 +94,49 @@ fn an_unused_slot_is_small() {
     assert!(size_of::<ClusterSlot>() <= 160, "{}", size_of::<ClusterSlot>());
 }
 
+/// Stale after a minute.
+fn aging() -> Bytes {
+    let mut assignment = epb::ClusterLoadAssignment::decode(assignment(1)).expect("an assignment");
+    assignment.policy = Some(epb::cluster_load_assignment::Policy {
+        endpoint_stale_after: Some(remora_proto::pb::google::protobuf::Duration { seconds: 60, nanos: 0 }),
+        ..Default::default()
+    });
+    assignment.encode_to_vec().into()
+}
+
+#[test]
+fn endpoints_age_from_their_arrival_and_not_from_their_first_use() {
+    let came = |ago| {
+        let now = clock::now();
+        let arrived = now.checked_sub(Duration::from_secs(ago)).expect("the clock is older");
+        let slot = slot();
+        let bytes = aging();
+        slot.set_endpoints(Assignment { bytes, arrived })
+            .expect("a good assignment");
+        (slot.cluster().expect("a good cluster"), now)
+    };
+    let (cluster, now) = came(20);
+    assert_eq!(cluster.next_tick(), Some(now + Duration::from_secs(40)));
+    assert_eq!(port(&cluster), 1);
+    let (cluster, _) = came(61);
+    assert!(cluster.pick(&PickContext::default()).is_err());
+    assert_eq!(cluster.stats.assignment_stale.value(), 1);
+}
+
 #[test]
 fn endpoints_that_age_are_young_again_when_they_are_sent_again() {
-    let aging: Bytes = {
-        let mut assignment = epb::ClusterLoadAssignment::decode(assignment(1)).expect("an assignment");
-        assignment.policy = Some(epb::cluster_load_assignment::Policy {
-            endpoint_stale_after: Some(remora_proto::pb::google::protobuf::Duration { seconds: 60, nanos: 0 }),
-            ..Default::default()
-        });
-        assignment.encode_to_vec().into()
-    };
+    let aging = aging();
     let slot = slot();
-    slot.set_endpoints(aging.clone()).expect("a good assignment");
+    slot.set_endpoints(Assignment::new(aging.clone()))
+        .expect("a good assignment");
     let cluster = slot.cluster().expect("a good cluster");
     let first = cluster.next_tick().expect("they will be stale");
-    slot.set_endpoints(aging.clone()).expect("a good assignment");
+    slot.set_endpoints(Assignment::new(aging.clone()))
+        .expect("a good assignment");
     assert!(cluster.next_tick().expect("they will be stale") > first);
     let late = cluster.next_tick().expect("due");
     cluster.tick(late, &mut || 0);
     assert!(cluster.pick(&PickContext::default()).is_err());
-    slot.set_endpoints(aging).expect("a good assignment");
+    slot.set_endpoints(Assignment::new(aging)).expect("a good assignment");
     assert_eq!(port(&cluster), 1);
 }

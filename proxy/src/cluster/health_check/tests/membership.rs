@@ -88,3 +88,47 @@ async fn a_host_that_turns_checks_off_is_asked_no_more_until_it_turns_them_on() 
     }
     running.abort();
 }
+
+fn remove_all(cluster: &Cluster) {
+    let nothing = epb::ClusterLoadAssignment {
+        cluster_name: "checked".to_owned(),
+        ..Default::default()
+    };
+    let updated = cluster.update_endpoints(&nothing.encode_to_vec());
+    updated.unwrap_or_else(|problems| panic!("{problems}"));
+}
+
+#[test]
+fn a_removed_host_stays_until_checks_fail_it() {
+    let cluster = built(&config(check(http()), 1));
+    let host = cluster.all_hosts()[0].clone();
+    let check = &cluster.health_checks[0];
+    let mut checker = Checker::default();
+    let mut found = |outcome| {
+        settle(&cluster, &host, check, (outcome, 0), false, || {
+            checker.on(check, &host.state, outcome)
+        });
+        cluster.stats.membership_total.value()
+    };
+    assert_eq!(found(Outcome::Success), 1);
+    remove_all(&cluster);
+    assert_eq!(host.state.flags_text(), "/pending_dynamic_removal");
+    let picked = cluster.pick(&crate::cluster::PickContext::default());
+    assert!(Arc::ptr_eq(&picked.expect("it serves").state, &host.state));
+    assert_eq!(found(Outcome::Success), 1);
+    assert_eq!(found(Outcome::Timeout), 1, "one of two that it takes");
+    assert_eq!(found(Outcome::Timeout), 0);
+    assert!(!host.state.is_member() && cluster.all_hosts().is_empty());
+}
+
+#[test]
+fn a_removed_host_that_nobody_checks_goes_at_once() {
+    let config = config(check(http()), 1);
+    let cluster = built(&config);
+    let host = cluster.all_hosts()[0].clone();
+    assign(&cluster, &config, disabled());
+    assert_eq!(cluster.stats.membership_total.value(), 1);
+    remove_all(&cluster);
+    assert_eq!(cluster.stats.membership_total.value(), 0);
+    assert!(!host.state.is_member());
+}

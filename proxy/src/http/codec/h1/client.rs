@@ -142,7 +142,9 @@ impl ClientConnection {
             Ok(response) => Ok(self.into_response(response, pump)),
             Err(failure) => {
                 self.discard();
-                Err(SendError { failure, body: replay })
+                // An interim response shows that the request has arrived.
+                let body = replay.filter(|_| interim.is_none());
+                Err(SendError { failure, body })
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Upstream connections: a handle that many requests share, and the task that moves its frames.
 
+mod driver;
 mod held;
 
 use std::future::{Future, poll_fn};
@@ -10,12 +11,14 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use h2::client::{Connection, ResponseFuture, SendRequest};
+use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream};
 use http::header::UPGRADE;
 use http::{Method, Request, Response, StatusCode};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::bell::{Bell, Rope};
 use super::body::{RecvBody, upstream_failure};
 use super::coalesce::{Coalesced, Load};
 use super::headers;
@@ -29,6 +32,7 @@ use crate::http::failure::Failure;
 use crate::http::upgrade::{self, Translated};
 use crate::runtime::io::Io;
 use crate::runtime::spawn::spawn;
+use driver::{Driver, Line};
 use held::ActiveStream;
 pub use held::Outcome;
 pub(super) use held::UpstreamStream;
@@ -78,6 +82,10 @@ struct Shared {
     /// Told when the peer's SETTINGS are there, or will never be.
     settled: Notify,
     hooks: Option<Arc<dyn ClientHooks>>,
+    /// Rung when the peer has said something that nobody has read.
+    rope: Arc<Rope>,
+    /// Gone with the task.
+    line: Mutex<Option<Line>>,
 }
 
 impl ClientConnection {
@@ -101,9 +109,14 @@ impl ClientConnection {
         hooks: Option<Arc<dyn ClientHooks>>,
     ) -> Result<Self, Failure> {
         let load = Arc::<Load>::default();
-        let io = Coalesced::new(io, load.clone(), Watch::client(options.floods));
+        let bell = Bell::new();
+        let rope = bell.rope();
+        let io = Coalesced::new(io, load.clone(), Watch::client(options.floods)).ringing(bell);
         let handshake = options.client_builder().handshake::<_, Bytes>(io).await;
         let (sender, mut connection) = handshake.map_err(|error| upstream_failure(&error))?;
+        let keepalive = options
+            .keepalive
+            .and_then(|keepalive| Keepalive::new(connection.ping_pong(), Some(keepalive)));
         let shared = Arc::new(Shared {
             options: options.clone(),
             load,
@@ -113,12 +126,10 @@ impl ClientConnection {
             driver: AtomicWaker::new(),
             settled: Notify::new(),
             hooks,
+            rope,
+            line: Mutex::new(Some(Line::new(connection))),
         });
-        let keepalive = options
-            .keepalive
-            .and_then(|keepalive| Keepalive::new(connection.ping_pong(), Some(keepalive)));
         let driver = Driver {
-            connection,
             keepalive,
             max_age: options.max_connection_duration.map(Timer::after),
             settled: false,
@@ -128,8 +139,9 @@ impl ClientConnection {
         Ok(Self { sender, shared })
     }
 
-    /// Whether it still takes streams: false after a GOAWAY, when it is too old, closing or closed.
+    /// Whether it still takes streams: false after a GOAWAY, when it is too old, closing or closed, as far as the socket can tell.
     pub fn is_available(&self) -> bool {
+        self.shared.hear();
         if self.shared.unavailable.load(Ordering::Relaxed) {
             return false;
         }
@@ -260,10 +272,21 @@ impl ClientConnection {
         let head_only = head.method == Method::HEAD;
         let end = body.is_empty();
         let head = Request::from_parts(head, ());
-        let (response, mut stream) = sender
-            .send_request(head, end)
-            .map_err(|error| lost(upstream_failure(&error)))?;
+        let (response, mut stream) = match sender.send_request(head, end) {
+            Ok(stream) => stream,
+            Err(error) => {
+                return Err(SendError {
+                    failure: upstream_failure(&error),
+                    body: Some(body),
+                });
+            }
+        };
         self.count_opened();
+        let replay = match &body {
+            Body::Empty => Some(Body::Empty),
+            Body::Full(bytes) => Some(Body::Full(bytes.clone())),
+            _ => None,
+        };
         let mut pump = None;
         if let Body::Full(bytes) = &mut body
             && bytes.len() <= AT_ONCE
@@ -278,6 +301,7 @@ impl ClientConnection {
         Ok(Waiting {
             response,
             pump,
+            replay,
             active: ActiveStream::new(&self.shared),
             translated,
             head_only,
@@ -293,6 +317,8 @@ fn lost(failure: Failure) -> SendError {
 struct Waiting {
     response: ResponseFuture,
     pump: Option<Pump>,
+    /// The body, where all of it is still there.
+    replay: Option<Body>,
     active: ActiveStream,
     translated: Option<Translated>,
     head_only: bool,
@@ -331,7 +357,9 @@ impl Waiting {
             Poll::Ready(Err(error)) => {
                 let failure = upstream_failure(&error);
                 self.active.outcome = Outcome::of(&error, &failure);
-                Poll::Ready(Err(lost(failure)))
+                // A reset is an answer to this request. The end of the connection is none, where not even an interim response has come.
+                let body = self.replay.take().filter(|_| !error.is_reset() && interim.is_none());
+                Poll::Ready(Err(SendError { failure, body }))
             }
             Poll::Pending => Poll::Pending,
         }
@@ -342,57 +370,5 @@ impl Waiting {
 async fn finish_pump(mut pump: Pump) {
     if let Err(PumpError::Body(_)) = poll_fn(|cx| pump.poll(cx)).await {
         pump.reset(Reason::CANCEL);
-    }
-}
-
-/// The task of a connection.
-struct Driver {
-    connection: Connection<Coalesced, Bytes>,
-    keepalive: Option<Keepalive>,
-    max_age: Option<Timer>,
-    settled: bool,
-    shared: Arc<Shared>,
-}
-
-impl Future for Driver {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        let end = match pin!(&mut this.connection).poll(cx) {
-            Poll::Ready(Ok(())) => None,
-            Poll::Ready(Err(error)) => Some(upstream_failure(&error)),
-            Poll::Pending => {
-                if !this.settled && this.connection.max_concurrent_send_streams() != H2Options::UNSETTLED {
-                    this.settled = true;
-                    this.shared.settled.notify_waiters();
-                }
-                this.shared.driver.register(cx.waker());
-                if this.max_age.as_mut().is_some_and(|timer| timer.poll(cx).is_ready()) {
-                    this.max_age = None;
-                    this.shared.unavailable.store(true, Ordering::Relaxed);
-                }
-                let dead = this
-                    .keepalive
-                    .as_mut()
-                    .is_some_and(|keepalive| keepalive.poll(cx).is_ready());
-                if dead {
-                    if let Some(hooks) = &this.shared.hooks {
-                        hooks.ping_unanswered();
-                    }
-                    Some(Failure::ConnectionTermination)
-                } else if this.shared.cut.load(Ordering::Relaxed) {
-                    Some(Failure::LocalReset)
-                } else {
-                    return Poll::Pending;
-                }
-            }
-        };
-        this.shared.unavailable.store(true, Ordering::Relaxed);
-        this.shared.settled.notify_waiters();
-        if let Some(hooks) = &this.shared.hooks {
-            hooks.closed(end);
-        }
-        Poll::Ready(())
     }
 }

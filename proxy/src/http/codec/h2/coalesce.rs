@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use super::bell::Bell;
 use super::watch::{Flood, Watch};
 use crate::runtime::io::Io;
 use crate::runtime::{clock, wake};
@@ -34,6 +35,8 @@ pub(super) struct Load {
     pub(super) streams: AtomicU32,
     /// Whatever is written now must go: nobody will ask again.
     pub(super) hurry: AtomicBool,
+    /// Who polls wants to know what has come; what is held to be written waits for the task.
+    pub(super) only_reads: AtomicBool,
     /// The peer sends frames that it may not send so many of: nothing more is read.
     pub(super) flood: OnceLock<Flood>,
     /// The peer owes the rest of a header block, since then.
@@ -93,6 +96,7 @@ pub(super) struct Coalesced {
     /// `None` when it is dropped.
     io: Option<Io>,
     load: Arc<Load>,
+    bell: Option<Bell>,
     watch: Watch,
     /// The peer has closed, or the connection broke.
     ended: bool,
@@ -109,6 +113,7 @@ impl Coalesced {
         Self {
             io: Some(io),
             load,
+            bell: None,
             watch,
             ended: false,
             held: Vec::new(),
@@ -116,6 +121,12 @@ impl Coalesced {
             seen: 0,
             waited: 0,
         }
+    }
+
+    /// Has `bell` rung for what comes.
+    pub(super) fn ringing(mut self, bell: Bell) -> Self {
+        self.bell = Some(bell);
+        self
     }
 
     /// Whether the next turn may bring more to write.
@@ -192,7 +203,11 @@ impl AsyncRead for Coalesced {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        let read = ready!(this.io()?.poll_read(cx, buf));
+        let io = this.io.as_mut().map(Pin::new).ok_or(io::ErrorKind::NotConnected)?;
+        let read = ready!(match &this.bell {
+            Some(bell) => bell.listen(cx, |cx| io.poll_read(cx, buf)),
+            None => io.poll_read(cx, buf),
+        });
         let fresh = buf.filled().get(before..).unwrap_or_default();
         this.ended |= fresh.is_empty() || read.is_err();
         read?;
@@ -239,6 +254,9 @@ impl AsyncWrite for Coalesced {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.held.is_empty() {
+            if this.load.only_reads.load(Ordering::Relaxed) {
+                return Poll::Pending;
+            }
             if this.worth_waiting() {
                 this.seen = this.held.len();
                 this.waited += 1;
