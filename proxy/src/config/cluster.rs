@@ -154,7 +154,7 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         socket: plan.socket,
         preconnect: plan.preconnect,
         pool_per_downstream_connection: config.connection_pool_per_downstream_connection,
-        breakers: Breakers::new(limits.default, limits.high, limits.per_host, stats.clone()),
+        breakers: Breakers::new(limits.default, limits.high, limits.per_host, &stats),
         hosts: Default::default(),
         lb: LbConfig {
             local: (cx.hosts.local())
