@@ -14,6 +14,7 @@ mod eyeballs;
 mod harness;
 mod loads;
 mod openssl;
+mod peer_names;
 mod sockets;
 mod tcp;
 mod updates;

@@ -333,6 +333,7 @@ mod tests {
             source: None,
             downstream: 0,
         }
+            name: 0,
     }
 
     #[test]

@@ -140,9 +140,5 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig":
         http_protocol_options http2_protocol_options
     ),
-    message!("envoy.config.core.v3.UpstreamHttpProtocolOptions":;
-        auto_sni = OnlyDefaultAlways("the SNI is the transport socket's"),
-        auto_san_validation = OnlyDefaultAlways("certificates are not held against the request's authority"),
-        override_auto_sni_header = RefusedAlways("the SNI is the transport socket's"),
-    ),
+    message!("envoy.config.core.v3.UpstreamHttpProtocolOptions": auto_sni auto_san_validation override_auto_sni_header),
 ];

@@ -13,7 +13,7 @@ use crate::http::failure::Failure;
 use crate::http::outcome::Outcome;
 use crate::http::service::Response;
 use crate::pool::alpn::UpstreamAlpn;
-use crate::pool::{self, Client, Lease};
+use crate::pool::{self, Asked, Client, Lease};
 use crate::route::{Forward, RetryPolicy};
 use crate::runtime::clock;
 
@@ -78,13 +78,8 @@ pub(super) async fn run(
     let _ = sent.host.set(host.clone());
     exchange.upstream.host = Some(host.clone());
     crate::http::header_policy::auto_host(exchange, forward, &host);
-    let alpn = exchange.extensions.get::<UpstreamAlpn>();
-    let client = Client::of(&exchange.connection);
     let raw = forward.terminates(&exchange.request);
-    let leased = match raw {
-        true => pool::raw(cluster, &host, forward.high_priority, client.source).await,
-        false => pool::lease(cluster, &host, forward.high_priority, exchange.protocol, alpn, client).await,
-    };
+    let leased = lease(exchange, forward, cluster, &host, raw).await;
     let (lease, waited) = match leased {
         Ok(leased) => leased,
         Err(failure) => {
@@ -149,6 +144,29 @@ pub(super) async fn run(
 fn connected(exchange: &mut Exchange, lease: &Lease, raw: bool, waited: Duration) {
     let origin = lease.origin();
     exchange.upstream.protocol = (!raw).then_some(lease.protocol());
+/// A connection for the attempt, and how long it was waited for. The future borrows nothing but what it needs of the exchange, whose body may not
+/// be looked at from two threads.
+fn lease<'a>(
+    exchange: &'a Exchange,
+    forward: &'a Forward,
+    cluster: &'a Arc<Cluster>,
+    host: &'a Arc<Host>,
+    raw: bool,
+) -> impl Future<Output = Result<(Lease, Duration), Failure>> + Send + 'a {
+    let asked = Asked {
+        alpn: exchange.extensions.get::<UpstreamAlpn>(),
+        name: exchange.upstream.name.as_ref(),
+    };
+    let client = Client::of(&exchange.connection);
+    let (protocol, is_high) = (exchange.protocol, forward.high_priority);
+    async move {
+        match raw {
+            true => pool::raw(cluster, host, is_high, asked.name, client.source).await,
+            false => pool::lease(cluster, host, is_high, protocol, asked, client).await,
+        }
+    }
+}
+
     exchange.upstream.tls.clone_from(&origin.tls);
     exchange.upstream.local.clone_from(&origin.local);
     exchange.upstream.connection_ids.push(origin.id);
