@@ -134,7 +134,7 @@ async fn exchange(cluster: &Arc<Cluster>, request: Request<Bytes>) -> Result<Ans
     let sent = lease.send(head, Body::from(body)).await;
     let mut response = sent.map_err(|error| observed(error.failure))?;
     let now = clock::now();
-    let outcome = Outcome::of(&parts.headers, &response);
+    let outcome = Outcome::of(&parts.headers, &response, cluster.http.error_matcher.as_ref());
     cluster.observe_headers(&host, outcome.status, response.headers(), now);
     cluster.observe_response(&host, outcome, now);
     match outcome.success {

@@ -123,7 +123,11 @@ pub(super) async fn run(
             let service_time = now.saturating_duration_since(sent_at);
             cluster.observe_time(&host, service_time, now);
             exchange.upstream.service_time = Some(service_time);
-            let outcome = Outcome::of(exchange.request.headers(), &response);
+            let outcome = Outcome::of(
+                exchange.request.headers(),
+                &response,
+                cluster.http.error_matcher.as_ref(),
+            );
             cluster.observe_headers(&host, outcome.status, response.headers(), now);
             exchange.timing.first_upstream_rx = Some(now.saturating_duration_since(exchange.started));
             exchange.active = Some(guard.answered(&host, outcome, now));
@@ -140,10 +144,6 @@ pub(super) async fn run(
     }
 }
 
-/// What is known of the connection that the attempt goes over.
-fn connected(exchange: &mut Exchange, lease: &Lease, raw: bool, waited: Duration) {
-    let origin = lease.origin();
-    exchange.upstream.protocol = (!raw).then_some(lease.protocol());
 /// A connection for the attempt, and how long it was waited for. The future borrows nothing but what it needs of the exchange, whose body may not
 /// be looked at from two threads.
 fn lease<'a>(
@@ -167,6 +167,10 @@ fn lease<'a>(
     }
 }
 
+/// What is known of the connection that the attempt goes over.
+fn connected(exchange: &mut Exchange, lease: &Lease, raw: bool, waited: Duration) {
+    let origin = lease.origin();
+    exchange.upstream.protocol = (!raw).then_some(lease.protocol());
     exchange.upstream.tls.clone_from(&origin.tls);
     exchange.upstream.local.clone_from(&origin.local);
     exchange.upstream.connection_ids.push(origin.id);
