@@ -8,6 +8,7 @@ mod connect;
 pub(crate) mod home;
 mod local;
 pub mod name;
+pub(crate) mod place;
 mod preconnect;
 mod room;
 

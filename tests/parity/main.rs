@@ -11,6 +11,7 @@ mod conversations;
 mod differences;
 mod distributions;
 mod eyeballs;
+mod failing;
 mod harness;
 mod loads;
 mod openssl;

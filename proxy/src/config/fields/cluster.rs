@@ -12,8 +12,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         upstream_bind_config common_lb_config metadata upstream_connection_options ring_hash_lb_config
         maglev_lb_config original_dst_lb_config least_request_lb_config round_robin_lb_config filters lb_subset_config
         ignore_health_on_host_removal preconnect_policy typed_dns_resolver_config dns_resolution_config
-        dns_resolvers use_tcp_for_dns_lookups wait_for_warm_on_init connection_pool_per_downstream_connection;
-        close_connections_on_host_health_failure = OnlyDefault("connections of a host that failed are kept"),
+        dns_resolvers use_tcp_for_dns_lookups wait_for_warm_on_init connection_pool_per_downstream_connection
+        close_connections_on_host_health_failure;
         track_timeout_budgets = OnlyDefault("timeout budgets are not tracked"),
         lrs_report_endpoint_metrics = Harmless("loads are not reported: lrs_server is refused"),
         transport_socket_matcher = RefusedAlways("match trees are not supported"),
