@@ -71,6 +71,8 @@ pub struct Cluster {
     pub health_checks: Vec<health_check::HealthCheck>,
     /// `ignore_health_on_host_removal`: what discovery drops goes at once, even if health checks find it well.
     pub ignore_health_on_host_removal: bool,
+    /// `close_connections_on_host_health_failure`, of connections without HTTP.
+    pub closes_on_host_failure: bool,
     /// `cluster.metadata`, for access logs and subset matching.
     pub metadata: Option<Arc<remora_proto::pb::envoy::config::core::v3::Metadata>>,
     /// What Istio's own filters read of `metadata`.

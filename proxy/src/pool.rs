@@ -7,6 +7,8 @@ pub mod alpn;
 mod connect;
 pub(crate) mod home;
 mod local;
+pub mod name;
+pub(crate) mod place;
 mod preconnect;
 mod room;
 
@@ -39,6 +41,8 @@ pub struct PoolKey {
     pub protocol: Wanted,
     /// [`Alpn::id`](alpn::Alpn::id) of what the request wants offered; 0: what the transport socket says.
     pub alpn: u64,
+    /// [`PeerName::id`](name::PeerName::id) where the request names its upstream; 0: nothing but the cluster says who that is.
+    pub name: u64,
     /// `original_src`: the client's own address is the connection's source.
     pub source: Option<OriginalSource>,
     /// `connection_pool_per_downstream_connection`: whose requests it is for; 0: everybody's.
@@ -59,6 +63,45 @@ impl Client {
         Self {
             source: connection.extensions.get().copied(),
             connection: connection.id,
+        }
+    }
+}
+
+/// What a request wants of the TLS handshake otherwise than the transport socket says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked<'a> {
+    /// Replaces the list of protocols, unless the cluster keeps its own.
+    pub alpn: Option<&'a alpn::UpstreamAlpn>,
+    pub name: Option<&'a Arc<PeerName>>,
+}
+
+/// What of it matters for one host.
+#[derive(Clone, Copy, Debug, Default)]
+struct Offer<'a> {
+    alpn: Option<&'a Arc<alpn::Alpn>>,
+    name: Option<&'a Arc<PeerName>>,
+}
+
+/// An [`Offer`] for a task of its own.
+struct KeptOffer {
+    alpn: Option<Arc<alpn::Alpn>>,
+    name: Option<Arc<PeerName>>,
+}
+
+impl Offer<'_> {
+    fn keep(&self) -> KeptOffer {
+        KeptOffer {
+            alpn: self.alpn.cloned(),
+            name: self.name.cloned(),
+        }
+    }
+}
+
+impl KeptOffer {
+    fn lend(&self) -> Offer<'_> {
+        Offer {
+            alpn: self.alpn.as_ref(),
+            name: self.name.as_ref(),
         }
     }
 }
@@ -95,10 +138,11 @@ pub struct Origin {
     pub id: u64,
     pub tls: Option<Arc<PeerInfo>>,
     pub local: Option<Address>,
+    /// Under which name it was made: its pool's key is good for as long as that lives.
+    _name: Option<Arc<PeerName>>,
 }
 
-/// A connection to `host`: an idle or shareable one, else a new one; and how long it was waited for. `alpn` replaces the ALPN list of the
-/// host's TLS context, unless the cluster keeps its own.
+/// A connection to `host`: an idle or shareable one, else a new one; and how long it was waited for.
 ///
 /// # Errors
 /// Connect failure or timeout, or a circuit breaker's overflow; counted in the cluster's stats.
@@ -110,22 +154,22 @@ pub async fn lease(
     host: &Arc<Host>,
     high_priority: bool,
     downstream: Protocol,
-    alpn: Option<&alpn::UpstreamAlpn>,
+    asked: Asked<'_>,
     client: Client,
 ) -> Result<(Lease, Duration), Failure> {
-    let (mut key, list) = key_of(cluster, host, high_priority, downstream, alpn, client.source);
+    let (mut key, offer) = key_of(cluster, host, high_priority, downstream, asked, client.source);
     if cluster.pool_per_downstream_connection {
         key.downstream = client.connection;
     }
     if cluster.preconnect.is_some() {
-        preconnect::predict(cluster, key, downstream, alpn);
+        preconnect::predict(cluster, key, downstream, asked);
     }
     if let Some(lease) = local::take(&key) {
-        preconnect::keep_ahead(&key, cluster, host, list);
+        preconnect::keep_ahead(&key, cluster, host, offer);
         return Ok((lease, Duration::ZERO));
     }
     let started = clock::now();
-    let lease = Box::pin(connect::connect(key, cluster, host, list)).await?;
+    let lease = Box::pin(connect::connect(key, cluster, host, offer)).await?;
     Ok((lease, clock::now().saturating_duration_since(started)))
 }
 
@@ -134,14 +178,16 @@ fn key_of<'a>(
     host: &Host,
     high_priority: bool,
     downstream: Protocol,
-    alpn: Option<&'a alpn::UpstreamAlpn>,
+    asked: Asked<'a>,
     source: Option<OriginalSource>,
-) -> (PoolKey, Option<&'a Arc<alpn::Alpn>>) {
+) -> (PoolKey, Offer<'a>) {
     let protocol = connect::wanted(cluster, host, downstream);
-    let alpn = alpn
+    let alpn = asked
+        .alpn
         .filter(|_| host.tls.is_some() && !cluster.istio.keeps_alpn)
         .and_then(|lists| lists.of(protocol, downstream))
         .or_else(|| alpn::unasked(host, protocol));
+    let name = asked.name.filter(|_| host.tls.is_some());
     let key = PoolKey {
         cluster: cluster.id,
         host: host.state.id,
@@ -149,10 +195,11 @@ fn key_of<'a>(
         high_priority,
         protocol,
         alpn: alpn.map_or(0, |list| list.id()),
+        name: name.map_or(0, |name| name.id()),
         source,
         downstream: 0,
     };
-    (key, alpn)
+    (key, Offer { alpn, name })
 }
 
 /// A connection to `host` that nobody used before and nobody will after, for whatever its holder sends over it.
@@ -163,21 +210,34 @@ pub async fn raw(
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
     high_priority: bool,
+    name: Option<&Arc<PeerName>>,
     source: Option<OriginalSource>,
 ) -> Result<(Lease, Duration), Failure> {
-    let key = PoolKey {
+    let name = name.filter(|_| host.tls.is_some());
+    let key = raw_key(cluster, host, high_priority, name, source);
+    let started = clock::now();
+    let lease = Box::pin(connect::connect(key, cluster, host, Offer { alpn: None, name })).await?;
+    Ok((lease, clock::now().saturating_duration_since(started)))
+}
+
+fn raw_key(
+    cluster: &Cluster,
+    host: &Host,
+    high_priority: bool,
+    name: Option<&Arc<PeerName>>,
+    source: Option<OriginalSource>,
+) -> PoolKey {
+    PoolKey {
         cluster: cluster.id,
         host: host.state.id,
         socket: host.socket_id(),
         high_priority,
         protocol: Wanted::Raw,
         alpn: 0,
+        name: name.map_or(0, |name| name.id()),
         source,
         downstream: 0,
-    };
-    let started = clock::now();
-    let lease = Box::pin(connect::connect(key, cluster, host, None)).await?;
-    Ok((lease, clock::now().saturating_duration_since(started)))
+    }
 }
 
 impl Lease {
@@ -245,6 +305,7 @@ fn metered(head: Head<'_>, meter: &UpstreamMeter, sent: Result<Response, SendErr
 }
 
 pub use local::SWEEP_INTERVAL;
+pub use name::PeerName;
 pub use preconnect::Preconnect;
 
 /// Closes what is idle for too long, dead, or belongs to a host that is gone, on this thread. Run by each worker once a second.

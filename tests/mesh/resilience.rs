@@ -3,8 +3,15 @@
 use std::time::Duration;
 
 use control_plane_mock::resources::{Limits, Variant, cluster_static, listener_tcp, prefix};
+use prost::{Message, Name};
+use remora::runtime::spawn::spawn;
 use remora_proto::pb::envoy::config::route::v3::HedgePolicy;
+use remora_proto::pb::envoy::config::route::v3::retry_policy::{RetryPriority, retry_priority};
+use remora_proto::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
+use remora_proto::pb::google::protobuf::Any;
 use remora_tests::{Backend, Http1, Http2, Mesh, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::{One, Refusing, all_to_a, cluster, everything};
 
@@ -32,6 +39,57 @@ async fn a_connect_failure_is_retried_on_another_host() {
         assert_eq!(one.get("/", "").await.status, 200);
     }
     assert!(one.sidecar.stat("cluster.a.upstream_rq_retry").await > 0);
+}
+
+/// A pooled connection that the host ends when the next request comes is no attempt of that request: the host is as well as before.
+#[tokio::test]
+async fn a_connection_that_died_unnoticed_does_not_count_against_its_priority() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let first = spawn("forgetful backend", async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut asked).await.unwrap() > 0, "a whole request");
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nfirst";
+            stream.write_all(answer).await.unwrap();
+            // The next one is read, and then there is no answer.
+            assert!(stream.read_u8().await.is_ok(), "a second request");
+        }
+    });
+    let second = Backend::start("second").await;
+    let both = cluster_static("a", [("127.0.0.1", port), ("127.0.0.1", second.port())]).edit(|cluster| {
+        let assignment = cluster.load_assignment.as_mut().unwrap();
+        let mut later = assignment.endpoints[0].clone();
+        later.lb_endpoints.remove(0);
+        later.priority = 1;
+        assignment.endpoints[0].lb_endpoints.truncate(1);
+        assignment.endpoints.push(later);
+    });
+    let route = prefix("/").cluster("a").retry("5xx", 1).edit_action(|action| {
+        let turning = PreviousPrioritiesConfig { update_frequency: 1 };
+        let config_type = retry_priority::ConfigType::TypedConfig(Any {
+            type_url: PreviousPrioritiesConfig::type_url(),
+            value: turning.encode_to_vec(),
+        });
+        action.retry_policy.as_mut().unwrap().retry_priority = Some(RetryPriority {
+            name: "envoy.retry_priorities.previous_priorities".to_owned(),
+            config_type: Some(config_type),
+        });
+    });
+    let one = One::start([both], everything().with_route(route)).await;
+    let mut client = one.client().await;
+    for round in 0..2 {
+        let answer = client.get("m", "/", "").await;
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (200, "first"),
+            "request {round}"
+        );
+    }
+    assert_eq!(second.requests(), 0);
+    first.abort();
 }
 
 #[tokio::test]

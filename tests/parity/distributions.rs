@@ -164,6 +164,27 @@ fn divisions() -> Vec<Division> {
             ),
             [100.0 / 2.4, 140.0 / 2.4],
         ),
+        // No locality has a weight, or only one that is down: they are as one.
+        exact(
+            "weightless",
+            zoned(
+                "weightless",
+                &[zone("a", &[a("")], 0), zone("b", &[b("")], 0)],
+                WEIGHTED,
+            ),
+            [50.0, 50.0],
+        ),
+        exact(
+            "left",
+            zoned(
+                "left",
+                &[zone("a", &[a("")], 0), zone("b", &[b("")], 0), zone("c", &sick(1), 9)],
+                WEIGHTED,
+            ),
+            [50.0, 50.0],
+        ),
+        // A period of 20,003 turns.
+        exact("long", pair("long", [5_001, 15_002], ""), [25.0, 75.0]),
         // A draining host does not count among those that could be up.
         exact(
             "excluded",

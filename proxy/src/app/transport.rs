@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::select;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, Uri};
 use http_body_util::BodyExt;
 use tokio::sync::Mutex;
 use tonic::Status;
@@ -21,9 +21,10 @@ use crate::http::body::{Body, BodyError};
 use crate::http::codec::h2::client::{ClientConnection, ClientHooks};
 use crate::http::codec::h2::{H2Options, KeepaliveOptions};
 use crate::http::failure::Failure;
+use crate::pool::PeerName;
 use crate::runtime::clock;
 use crate::snapshot::SnapshotCell;
-use crate::tcp::connect::connect;
+use crate::tcp::connect::{Overrides, connect_with};
 
 /// PINGs that find a half-open connection, where the cluster has no `connection_keepalive`: Envoy sends none then, and its silence means
 /// stale configuration for ever.
@@ -60,7 +61,7 @@ impl ClusterTransport {
         let (connection, counted) = match found.cloned() {
             Some(found) => found,
             None => {
-                let opened = self.open().await?;
+                let opened = self.open(request.headers(), request.uri()).await?;
                 connections.push(opened.clone());
                 opened
             }
@@ -81,7 +82,8 @@ impl ClusterTransport {
         })
     }
 
-    async fn open(&self) -> Result<(ClientConnection, Arc<Counted>), BoxError> {
+    /// All requests go to one service: what the first calls its upstream, they all do.
+    async fn open(&self, headers: &HeaderMap, uri: &Uri) -> Result<(ClientConnection, Arc<Counted>), BoxError> {
         let cluster = self.snapshot.load().cluster(&self.cluster);
         let cluster = cluster.ok_or_else(|| unavailable(format!("there is no cluster '{}'", self.cluster)))?;
         let host = cluster.pick(&PickContext::default());
@@ -93,7 +95,13 @@ impl ClusterTransport {
                 .to_owned();
             unavailable(format!("cluster '{}', {}: {reason}", self.cluster, host.address))
         };
-        let connected = match connect(&cluster, &host).await {
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let name = PeerName::of(&cluster.http, headers, authority.as_bytes());
+        let mut overrides = Overrides::default();
+        if let Some(name) = &name {
+            name.ask(&cluster.http, &mut overrides);
+        }
+        let connected = match connect_with(&cluster, &host, overrides).await {
             Ok(connected) => connected,
             Err(failure) => {
                 cluster.stats.upstream_cx_total.inc();

@@ -1,13 +1,19 @@
 //! Circuit breakers per priority, counted across workers, released by guards.
 //!
 //! A [`Permit`] belongs to what it counts (a connection, a stream, a wait, a retry) and lives exactly as long (D11). Counts are checked
-//! and taken in one atomic step, so that a limit is never overshot.
+//! and taken in one atomic step: a limit is never overshot, and nobody is refused below it. Gauges are made of the counts when they are read.
+
+mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::bugs::{Bug, planted};
-use super::stats::{BreakerStats, ClusterStats};
+use super::stats::ClusterStats;
+use crate::runtime::clock;
+use crate::telemetry::stats::Value;
+use window::Window;
 
 /// `envoy.config.core.v3.RoutingPriority`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -51,6 +57,8 @@ pub struct RetryBudget {
     pub percent: f64,
     /// Envoy's default: 3.
     pub min_retry_concurrency: u32,
+    /// Requests that began within it count, instead of those that run.
+    pub interval: Option<Duration>,
 }
 
 /// A cluster's thresholds and counts. Cloning shares.
@@ -74,28 +82,30 @@ pub enum Resource {
 
 const RESOURCES: usize = 5;
 
-struct Limits {
+/// Thresholds and counts of one priority.
+#[derive(Default)]
+pub struct Limits {
     thresholds: Thresholds,
     used: [AtomicU32; RESOURCES],
-    stats: Arc<ClusterStats>,
-    high: bool,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self::new(Thresholds::default(), Arc::default(), false)
-    }
+    /// Of a retry budget with an interval.
+    window: Option<Window>,
 }
 
 impl Breakers {
-    pub fn new(default: Thresholds, high: Thresholds, per_host: [Option<u32>; 2], stats: Arc<ClusterStats>) -> Self {
-        Self {
-            priorities: [
-                Arc::new(Limits::new(default, stats.clone(), false)),
-                Arc::new(Limits::new(high, stats, true)),
-            ],
-            per_host,
+    /// The cluster's stats show these from now on.
+    pub fn new(default: Thresholds, high: Thresholds, per_host: [Option<u32>; 2], stats: &ClusterStats) -> Self {
+        let priorities = [default, high].map(|thresholds| {
+            let interval = thresholds.retry_budget.and_then(|budget| budget.interval);
+            Arc::new(Limits {
+                window: interval.map(|interval| Window::new(interval, clock::now())),
+                thresholds,
+                used: Default::default(),
+            })
+        });
+        for (shown, limits) in stats.breakers.iter().zip(&priorities) {
+            shown.store(Some(limits.clone()));
         }
+        Self { priorities, per_host }
     }
 
     /// Admits a stream; `None` is an overflow (`upstream_rq_active_overflow`, 503 `UO`).
@@ -143,6 +153,11 @@ impl Breakers {
         self.limits(priority).limit(resource)
     }
 
+    /// Whether nothing more of `resource` is admitted now.
+    pub fn is_full(&self, priority: RoutingPriority, resource: Resource) -> bool {
+        self.in_use(priority, resource) >= self.limit(priority, resource)
+    }
+
     pub fn thresholds(&self, priority: RoutingPriority) -> &Thresholds {
         &self.limits(priority).thresholds
     }
@@ -153,25 +168,6 @@ impl Breakers {
 }
 
 impl Limits {
-    fn new(thresholds: Thresholds, stats: Arc<ClusterStats>, high: bool) -> Self {
-        let limits = Self {
-            thresholds,
-            used: Default::default(),
-            stats,
-            high,
-        };
-        for resource in [
-            Resource::Connection,
-            Resource::Pending,
-            Resource::Request,
-            Resource::Retry,
-            Resource::ConnectionPool,
-        ] {
-            limits.publish(resource, 0);
-        }
-        limits
-    }
-
     fn limit(&self, resource: Resource) -> u32 {
         match resource {
             Resource::Connection => self.thresholds.max_connections,
@@ -182,35 +178,33 @@ impl Limits {
                 None => self.thresholds.max_retries,
                 Some(budget) => {
                     let used = |resource: Resource| self.used[resource as usize].load(Ordering::Relaxed);
-                    let requests = used(Resource::Request) + used(Resource::Pending);
-                    let share = budget.percent / 100.0 * f64::from(requests);
+                    let requests = match &self.window {
+                        Some(window) => window.sum(clock::now()),
+                        None => u64::from(used(Resource::Request)) + u64::from(used(Resource::Pending)),
+                    };
+                    let share = budget.percent / 100.0 * requests as f64;
                     (share as u32).max(budget.min_retry_concurrency)
                 }
             },
         }
     }
 
-    /// Brings the gauges of `resource` up to date.
-    fn publish(&self, resource: Resource, used: u32) {
-        let stats: &BreakerStats = match self.high {
-            true => &self.stats.breakers_high,
-            false => &self.stats.breakers_default,
-        };
-        let limit = self.limit(resource);
-        let (open, remaining) = match resource {
-            Resource::Connection => (&stats.cx_open, &stats.remaining_cx),
-            Resource::Pending => (&stats.rq_pending_open, &stats.remaining_pending),
-            Resource::Request => (&stats.rq_open, &stats.remaining_rq),
-            Resource::Retry => (&stats.rq_retry_open, &stats.remaining_retries),
-            Resource::ConnectionPool => (&stats.cx_pool_open, &stats.remaining_cx_pools),
-        };
-        let full = u64::from(used >= limit);
-        // A store that changes nothing would still take the cache line from the other workers.
-        if open.value() != full {
-            open.set(full);
-        }
-        if self.thresholds.track_remaining {
-            remaining.set(u64::from(limit.saturating_sub(used)));
+    /// The gauges under `circuit_breakers.<priority>.`; what remains is told with `track_remaining` alone: a zero would mean that nothing does.
+    pub fn visit(&self, visit: &mut dyn FnMut(&str, Value<'_>)) {
+        let gauges = [
+            (Resource::Connection, "cx_open", "remaining_cx"),
+            (Resource::ConnectionPool, "cx_pool_open", "remaining_cx_pools"),
+            (Resource::Pending, "rq_pending_open", "remaining_pending"),
+            (Resource::Request, "rq_open", "remaining_rq"),
+            (Resource::Retry, "rq_retry_open", "remaining_retries"),
+        ];
+        for (resource, open, remaining) in gauges {
+            let used = self.used[resource as usize].load(Ordering::Relaxed);
+            let limit = self.limit(resource);
+            visit(open, Value::Gauge(u64::from(used >= limit)));
+            if self.thresholds.track_remaining {
+                visit(remaining, Value::Gauge(u64::from(limit.saturating_sub(used))));
+            }
         }
     }
 }
@@ -224,13 +218,13 @@ pub struct Permit {
 impl Permit {
     fn take(limits: &Arc<Limits>, resource: Resource) -> Option<Self> {
         let limit = limits.limit(resource);
-        let used = &limits.used[resource as usize];
-        let before = used.fetch_add(1, Ordering::Relaxed);
-        if before >= limit {
-            used.fetch_sub(1, Ordering::Relaxed);
-            return None;
+        let more = |used: u32| (used < limit).then(|| used + 1);
+        limits.used[resource as usize]
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .ok()?;
+        if let (Resource::Request, Some(window)) = (resource, &limits.window) {
+            window.note(clock::now());
         }
-        limits.publish(resource, before + 1);
         Some(Self {
             limits: limits.clone(),
             resource,
@@ -238,8 +232,7 @@ impl Permit {
     }
 
     fn force(limits: &Arc<Limits>, resource: Resource) -> Self {
-        let before = limits.used[resource as usize].fetch_add(1, Ordering::Relaxed);
-        limits.publish(resource, before + 1);
+        limits.used[resource as usize].fetch_add(1, Ordering::Relaxed);
         Self {
             limits: limits.clone(),
             resource,
@@ -252,34 +245,50 @@ impl Drop for Permit {
         if planted(Bug::PermitLeaks) {
             return;
         }
-        let before = self.limits.used[self.resource as usize].fetch_sub(1, Ordering::Relaxed);
-        self.limits.publish(self.resource, before - 1);
+        self.limits.used[self.resource as usize].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::stats::StatGroup;
+
+    /// A gauge under `circuit_breakers.default.`, if it is shown.
+    fn gauge(stats: &ClusterStats, wanted: &str) -> Option<u64> {
+        let mut found = None;
+        stats.visit(&mut |name, value| {
+            if let (Some(rest), Value::Gauge(value)) = (name.strip_prefix("circuit_breakers.default."), value)
+                && rest == wanted
+            {
+                found = Some(value);
+            }
+        });
+        found
+    }
+
+    fn requests(stats: &ClusterStats) -> (Option<u64>, Option<u64>) {
+        (gauge(stats, "rq_open"), gauge(stats, "remaining_rq"))
+    }
 
     #[test]
     fn a_limit_holds_and_a_permit_gives_back() {
-        let stats = Arc::new(ClusterStats::default());
+        let stats = ClusterStats::default();
         let thresholds = Thresholds {
             max_requests: 2,
             track_remaining: true,
             ..Thresholds::default()
         };
-        let breakers = Breakers::new(thresholds, Thresholds::default(), [None; 2], stats.clone());
-        let gauges = &stats.breakers_default;
-        assert_eq!((gauges.rq_open.value(), gauges.remaining_rq.value()), (0, 2));
+        let breakers = Breakers::new(thresholds, Thresholds::default(), [None; 2], &stats);
+        assert_eq!(requests(&stats), (Some(0), Some(2)));
         let first = breakers.try_request(RoutingPriority::Default);
         let second = breakers.try_request(RoutingPriority::Default);
         assert!(first.is_some() && second.is_some());
-        assert_eq!((gauges.rq_open.value(), gauges.remaining_rq.value()), (1, 0));
+        assert_eq!(requests(&stats), (Some(1), Some(0)));
         assert!(breakers.try_request(RoutingPriority::Default).is_none());
         assert!(breakers.try_request(RoutingPriority::High).is_some());
         drop(first);
-        assert_eq!((gauges.rq_open.value(), gauges.remaining_rq.value()), (0, 1));
+        assert_eq!(requests(&stats), (Some(0), Some(1)));
         assert!(breakers.try_request(RoutingPriority::Default).is_some());
         drop(second);
         assert_eq!(breakers.in_use(RoutingPriority::Default, Resource::Request), 0);
@@ -287,13 +296,14 @@ mod tests {
 
     #[test]
     fn a_limit_of_zero_is_open_from_the_start() {
-        let stats = Arc::new(ClusterStats::default());
+        let stats = ClusterStats::default();
         let thresholds = Thresholds {
             max_connections: 0,
             ..Thresholds::default()
         };
-        let breakers = Breakers::new(thresholds, Thresholds::default(), [None; 2], stats.clone());
-        assert_eq!(stats.breakers_default.cx_open.value(), 1);
+        let breakers = Breakers::new(thresholds, Thresholds::default(), [None; 2], &stats);
+        assert_eq!(gauge(&stats, "cx_open"), Some(1));
+        assert_eq!(gauge(&stats, "remaining_cx"), None);
         assert!(breakers.try_connection(RoutingPriority::Default).is_none());
         let forced = breakers.force_connection(RoutingPriority::Default);
         assert_eq!(breakers.in_use(RoutingPriority::Default, Resource::Connection), 1);
@@ -302,15 +312,37 @@ mod tests {
     }
 
     #[test]
+    fn a_retry_budget_may_remember_requests_that_are_over() {
+        let budget = |interval: Option<Duration>| {
+            let thresholds = Thresholds {
+                retry_budget: Some(RetryBudget {
+                    percent: 20.0,
+                    min_retry_concurrency: 0,
+                    interval,
+                }),
+                ..Thresholds::default()
+            };
+            let breakers = Breakers::new(thresholds, Thresholds::default(), [None; 2], &ClusterStats::default());
+            for _ in 0..10 {
+                drop(breakers.try_request(RoutingPriority::Default));
+            }
+            breakers.limit(RoutingPriority::Default, Resource::Retry)
+        };
+        assert_eq!(budget(Some(Duration::from_secs(3600))), 2);
+        assert_eq!(budget(None), 0);
+    }
+
+    #[test]
     fn a_retry_budget_follows_the_requests() {
         let thresholds = Thresholds {
             retry_budget: Some(RetryBudget {
                 percent: 20.0,
                 min_retry_concurrency: 1,
+                interval: None,
             }),
             ..Thresholds::default()
         };
-        let breakers = Breakers::new(thresholds, Thresholds::default(), [None; 2], Arc::default());
+        let breakers = Breakers::new(thresholds, Thresholds::default(), [None; 2], &ClusterStats::default());
         let retry = || breakers.try_retry(RoutingPriority::Default);
         let held = retry();
         assert!(held.is_some() && retry().is_none());
@@ -321,5 +353,49 @@ mod tests {
         assert!(second.is_some() && retry().is_none());
         drop(requests);
         assert!(retry().is_none());
+    }
+
+    #[test]
+    fn two_that_want_the_last_unit_are_not_both_refused() {
+        let stats = ClusterStats::default();
+        let thresholds = Thresholds {
+            max_requests: 1,
+            track_remaining: true,
+            ..Thresholds::default()
+        };
+        let breakers = Breakers::new(thresholds, Thresholds::default(), [None; 2], &stats);
+        let take = || breakers.try_request(RoutingPriority::Default);
+        let (begun, ended, had) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    let permit = take();
+                    let granted = u32::from(permit.is_some());
+                    had.fetch_add(granted, Ordering::SeqCst);
+                    drop(permit);
+                    // Once more, so that it moves until the unit is free again.
+                    had.fetch_add(granted, Ordering::SeqCst);
+                    ended.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+            let mut refused_both = 0;
+            for _ in 0..100_000 {
+                let had_before = had.load(Ordering::SeqCst);
+                if take().is_some() {
+                    continue;
+                }
+                // The other one's attempts that were under way are over.
+                let under_way = begun.load(Ordering::SeqCst);
+                while ended.load(Ordering::SeqCst) < under_way {
+                    std::hint::spin_loop();
+                }
+                refused_both += u32::from(had.load(Ordering::SeqCst) == had_before);
+            }
+            over.store(true, Ordering::SeqCst);
+            assert_eq!(refused_both, 0);
+        });
+        assert_eq!(requests(&stats), (Some(0), Some(1)));
     }
 }

@@ -1,14 +1,16 @@
 //! Why a host gets the load that it gets: what `/clusters` shows.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Cluster;
 use super::breaker::{Resource, RoutingPriority};
-use super::host::{Health, Host};
+use super::host::{Health, Host, HostState};
 use super::lb::Policy;
 use super::lb::zone::Zones;
+use super::priority::{Priority, PrioritySet};
 use crate::runtime::clock;
 
 /// One host as the balancer sees it now.
@@ -25,6 +27,10 @@ pub struct HostExplanation {
     pub fails_in_panic: bool,
     /// Pooled connections to it, and how many it may have (`per_host_thresholds`), where that is limited.
     pub connections: Option<(u32, u32)>,
+    /// A locality without a weight may get nothing though it could (`locality_weighted_lb_config`).
+    pub passed_over: bool,
+    /// Of subsets (`lb_subset_config`): whether a request finds the host in one of them, or without any.
+    pub in_subset: Option<bool>,
     /// Of 10,000 requests for its priority so many go to its locality; `None` where zones do not count.
     pub zone_share: Option<u64>,
     /// Milliseconds, where peak EWMA goes by them and there is an answer yet.
@@ -99,11 +105,18 @@ impl Cluster {
     /// Every host, by priority.
     pub fn explain(&self) -> Vec<HostExplanation> {
         let set = self.hosts.load_full();
+        let passed_over = self.passed_over(&set);
+        let in_subsets = self.lb.subset.as_ref().zip(set.subsets.as_ref());
+        let in_subsets = in_subsets.and_then(|(config, subsets)| subsets.findable(config));
         let explain = |host: Arc<Host>| {
             let index = host.priority as usize;
             let load = |loads: &[u32]| loads.get(index).copied().unwrap_or(0);
             let outlier = &host.state.outlier;
             HostExplanation {
+                passed_over: passed_over.contains(&Arc::as_ptr(&host.state)),
+                in_subset: in_subsets
+                    .as_ref()
+                    .map(|hosts| hosts.contains(&Arc::as_ptr(&host.state))),
                 health: host.state.health(),
                 flags: host.state.flags_text(),
                 priority_load: (load(&set.loads.healthy), load(&set.loads.degraded)),
@@ -129,6 +142,29 @@ impl Cluster {
             }
         };
         self.all_hosts().into_iter().map(explain).collect()
+    }
+}
+
+impl Cluster {
+    /// Hosts that could be used and that no turn comes to, for the weights of their localities.
+    fn passed_over(&self, set: &PrioritySet) -> HashSet<*const HostState> {
+        if !self.lb.locality_weighted || self.lb.subset.is_some() {
+            return HashSet::new();
+        }
+        let of = |priority: &Priority| {
+            let groups = [
+                (Health::Healthy, &priority.healthy),
+                (Health::Degraded, &priority.degraded),
+            ];
+            let left_out = groups.map(|(health, group)| {
+                let reached: HashSet<_> = group.reached().map(|host| Arc::as_ptr(&host.state)).collect();
+                let hosts = priority.hosts.iter().map(|host| &host.state);
+                let usable = hosts.filter(|state| state.health() == health).map(Arc::as_ptr);
+                usable.filter(|state| !reached.contains(state)).collect::<Vec<_>>()
+            });
+            left_out.into_iter().flatten().collect::<Vec<_>>()
+        };
+        set.priorities.iter().flat_map(of).collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! A host: one endpoint of a cluster as configured now, and its state, which outlives the configuration.
 
+mod drains;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -9,6 +11,7 @@ use crate::config::identity::Identity;
 use crate::runtime::io::Address;
 use crate::tcp::proxy_header::ProxyHeader;
 use crate::tls::{UpstreamSocket, UpstreamTls};
+use drains::Drains;
 
 pub use super::registry::HostRegistry;
 
@@ -179,8 +182,7 @@ pub struct HostState {
     /// Goes up when active checks of the host begin anew, or end.
     pub(super) check_epoch: AtomicU32,
     pub(super) ramp: super::slow_start::Ramp,
-    /// See [`HostState::drain_epoch`].
-    pub(super) epoch: AtomicU32,
+    drains: Drains,
 }
 
 impl HostState {
@@ -234,16 +236,6 @@ impl HostState {
     /// Whether some cluster's endpoints still contain this host. When not, pools finish what runs and open nothing new.
     pub fn is_member(&self) -> bool {
         self.members.load(Ordering::Relaxed) != 0
-    }
-
-    /// Goes up each time all pooled connections to the host have to go (ejection, failed health check). A pool notes the epoch
-    /// when it connects and lets a connection of an older epoch finish its streams, then closes it.
-    pub fn drain_epoch(&self) -> u32 {
-        self.epoch.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn drain_connections(&self) {
-        self.epoch.fetch_add(1, Ordering::Relaxed);
     }
 
     /// One more cluster has this host.

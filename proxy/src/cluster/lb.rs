@@ -81,12 +81,24 @@ impl Policy {
     }
 }
 
+/// What one pick goes by.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Turn {
+    pub hash: Option<u64>,
+    /// Counts re-selections of one pick.
+    pub attempt: u32,
+    /// The clock's when unset.
+    pub now: Option<Instant>,
+    /// Requests under way at all hosts of the cluster, for policies of hashes.
+    pub active: u64,
+}
+
 /// The hosts of one priority and health class, ready to be picked from.
 #[derive(Default)]
 pub struct Group {
     pools: Vec<Pool>,
     /// Order in which `pools` take turns; empty when there is one.
-    order: Vec<u32>,
+    order: edf::Order,
     cursor: AtomicUsize,
 }
 
@@ -118,13 +130,18 @@ impl Group {
             let hosts = hosts.into_iter().filter(|host| share(host) > 0.0).collect();
             return Self {
                 pools: vec![Pool::build(hosts, lb, position, share)],
-                order: Vec::new(),
+                order: edf::Order::default(),
                 cursor: AtomicUsize::new(position),
             };
         }
         let weights: Vec<f64> = localities.iter().map(|share| share.weight).collect();
+        let order = edf::Order::new(&weights);
+        if order.is_empty() {
+            // No locality that is left has a weight: Envoy has no schedule of localities then, and all hosts take turns.
+            return Self::flat(hosts, lb, Some(position));
+        }
         Self {
-            order: edf::order(&weights),
+            order,
             pools: localities
                 .into_iter()
                 .map(|share| Pool::build(share.hosts, lb, position, |_| 1.0))
@@ -138,36 +155,29 @@ impl Group {
         let position = position.unwrap_or_else(start);
         Self {
             pools: vec![Pool::build(hosts, lb, position, |_| 1.0)],
-            order: Vec::new(),
+            order: edf::Order::default(),
             cursor: AtomicUsize::new(position),
         }
     }
 
-    /// A host for one request. `attempt` counts re-selections of one pick, `random` gives random words; `now` is the clock's when it is `None`.
-    pub fn pick(
-        &self,
-        hash: Option<u64>,
-        attempt: u32,
-        now: Option<Instant>,
-        random: &mut dyn FnMut() -> u64,
-    ) -> Option<&Arc<Host>> {
-        let pool = match self.order.len() {
-            0 => self.pools.first()?,
-            length => {
-                let turn = self.cursor.fetch_add(1, Ordering::Relaxed) % length;
-                self.pools.get(self.order[turn] as usize)?
-            }
+    /// A host for one request; `random` gives random words.
+    pub fn pick(&self, turn: Turn, random: &mut dyn FnMut() -> u64) -> Option<&Arc<Host>> {
+        let pool = match self.order.is_empty() {
+            true => self.pools.first()?,
+            false => self
+                .pools
+                .get(self.order.at(self.cursor.fetch_add(1, Ordering::Relaxed))?)?,
         };
-        pool.pick(hash, attempt, now, random)
+        pool.pick(turn, random)
     }
 
     /// The host that [`Group::pick`] will come to after `ahead` others, where turns are taken; a random one where chance decides anyway.
     pub fn peek(&self, ahead: usize, random: &mut dyn FnMut() -> u64) -> Option<&Arc<Host>> {
-        match self.order.len() {
-            0 => self.pools.first()?.peek(ahead, random),
-            length => {
-                let turn = (self.cursor.load(Ordering::Relaxed) + ahead) % length;
-                self.pools.get(self.order[turn] as usize)?.peek(0, random)
+        match self.order.is_empty() {
+            true => self.pools.first()?.peek(ahead, random),
+            false => {
+                let turn = self.cursor.load(Ordering::Relaxed).wrapping_add(ahead);
+                self.pools.get(self.order.at(turn)?)?.peek(0, random)
             }
         }
     }
@@ -182,6 +192,13 @@ impl Group {
 
     pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
         self.pools.iter().flat_map(|pool| pool.hosts.iter())
+    }
+
+    /// Those that turns come to: a locality without a weight may be passed over.
+    pub fn reached(&self) -> impl Iterator<Item = &Arc<Host>> {
+        let has_turns = |(index, _): &(usize, &Pool)| self.order.is_empty() || self.order.has(*index);
+        let pools = self.pools.iter().enumerate().filter(has_turns);
+        pools.flat_map(|(_, pool)| pool.hosts.iter())
     }
 
     pub fn is_empty(&self) -> bool {
@@ -204,11 +221,11 @@ struct Pool {
 /// A policy with what it precomputed for these hosts.
 enum Method {
     Rotate,
-    /// Weighted: indices of hosts in earliest-deadline-first order.
-    Ordered(Vec<u32>),
+    /// Weighted: hosts in earliest-deadline-first order.
+    Ordered(edf::Order),
     LeastRequest(LeastRequest),
     /// With the weights that the order was made of.
-    LeastRequestOrdered(LeastRequest, Vec<u32>, Vec<f64>),
+    LeastRequestOrdered(LeastRequest, edf::Order, Vec<f64>),
     Random,
     PeakEwma(PeakEwma),
     Hash(hash::Table),
@@ -225,10 +242,10 @@ impl Pool {
         let equal = weights.windows(2).all(|pair| pair[0] == pair[1]);
         let method = match (&lb.policy, equal) {
             (Policy::RoundRobin, true) => Method::Rotate,
-            (Policy::RoundRobin, false) => Method::Ordered(edf::order(&weights)),
+            (Policy::RoundRobin, false) => Method::Ordered(edf::Order::new(&weights)),
             (Policy::LeastRequest(config), true) => Method::LeastRequest(*config),
             (Policy::LeastRequest(config), false) => {
-                Method::LeastRequestOrdered(*config, edf::order(&weights), weights)
+                Method::LeastRequestOrdered(*config, edf::Order::new(&weights), weights)
             }
             (Policy::Random, _) => Method::Random,
             (Policy::PeakEwma(config), _) => Method::PeakEwma(*config),
@@ -243,13 +260,7 @@ impl Pool {
         }
     }
 
-    fn pick(
-        &self,
-        hash: Option<u64>,
-        attempt: u32,
-        now: Option<Instant>,
-        random: &mut dyn FnMut() -> u64,
-    ) -> Option<&Arc<Host>> {
+    fn pick(&self, turn: Turn, random: &mut dyn FnMut() -> u64) -> Option<&Arc<Host>> {
         let count = self.hosts.len();
         if count <= 1 {
             return self.hosts.first();
@@ -262,8 +273,11 @@ impl Pool {
                 config.pick_weighted(&self.hosts, weights, || self.next_of(order), random)
             }
             Method::Random => (random() % count as u64) as usize,
-            Method::PeakEwma(config) => config.pick(&self.hosts, now.unwrap_or_else(clock::now), random),
-            Method::Hash(table) => table.pick(hash.unwrap_or_else(random), attempt, &self.hosts)?,
+            Method::PeakEwma(config) => config.pick(&self.hosts, turn.now.unwrap_or_else(clock::now), random),
+            Method::Hash(table) => {
+                let hash = turn.hash.unwrap_or_else(random);
+                table.pick(hash, turn.attempt, &self.hosts, turn.active)?
+            }
         };
         if planted(Bug::Starves) && index + 1 == count {
             return self.hosts.first();
@@ -275,16 +289,15 @@ impl Pool {
         let turn = self.cursor.load(Ordering::Relaxed).wrapping_add(ahead);
         let index = match &self.method {
             Method::Rotate => turn % self.hosts.len().max(1),
-            Method::Ordered(order) => *order.get(turn % order.len().max(1))? as usize,
+            Method::Ordered(order) => order.at(turn)?,
             Method::Random => (random() % self.hosts.len().max(1) as u64) as usize,
             _ => return None,
         };
         self.hosts.get(index)
     }
 
-    fn next_of(&self, order: &[u32]) -> usize {
-        let turn = self.cursor.fetch_add(1, Ordering::Relaxed) % order.len().max(1);
-        order.get(turn).map_or(0, |index| *index as usize)
+    fn next_of(&self, order: &edf::Order) -> usize {
+        order.at(self.cursor.fetch_add(1, Ordering::Relaxed)).unwrap_or(0)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::outlier::ErrorMatcher;
 use crate::http::codec::h1::{H1Options, HeaderCase};
 use crate::http::codec::h2::{FloodLimits, H2Options, KeepaliveOptions};
 use crate::listener::SocketOption;
@@ -41,6 +42,8 @@ pub struct HttpOptions {
     pub auto_san_validation: bool,
     /// The header that `auto_sni` reads instead of the authority.
     pub override_auto_sni_header: Option<http::HeaderName>,
+    /// `outlier_detection.error_matcher`
+    pub error_matcher: Option<ErrorMatcher>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +82,7 @@ impl Default for HttpOptions {
             auto_sni: false,
             auto_san_validation: false,
             override_auto_sni_header: None,
+            error_matcher: None,
         }
     }
 }

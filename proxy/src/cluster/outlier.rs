@@ -4,6 +4,7 @@
 //! sort its hosts anew. Time and randomness come in; counting is atomic, only an ejection takes the detector's lock.
 
 mod degraded;
+mod errors;
 pub mod events;
 mod kinds;
 mod sweep;
@@ -17,6 +18,7 @@ use parking_lot::Mutex;
 use super::bugs::{Bug, planted};
 use super::host::{HealthFlag, Host};
 use super::stats::ClusterStats;
+pub use errors::ErrorMatcher;
 use events::{Event, EventLog, Evidence};
 pub use kinds::EjectionType;
 

@@ -11,7 +11,7 @@ use remora_proto::pb::envoy::config::core::v3::Metadata;
 
 use super::bugs::{Bug, planted};
 use super::lb::zone::Zones;
-use super::lb::{Policy, original_dst, subset};
+use super::lb::{Policy, Turn, original_dst, subset};
 use super::priority::{Loads, PrioritySet};
 use super::{Cluster, Host};
 use crate::http::failure::Failure;
@@ -123,6 +123,10 @@ impl Cluster {
         let turned = context.retry.as_ref().and_then(|retry| turned_loads(hosts, retry));
         let loads = turned.as_ref().unwrap_or(&hosts.loads);
         let selections = context.retry.as_ref().map_or(0, |retry| retry.selections);
+        let active = match &self.lb.policy {
+            Policy::RingHash(_) | Policy::Maglev(_) => self.stats.upstream_rq_active.value(),
+            _ => 0,
+        };
         let mut attempt = 0;
         loop {
             let draw = match (&self.lb.policy, context.hash) {
@@ -139,7 +143,13 @@ impl Cluster {
             } else if let (Zones::On(routes), 0) = (&hosts.zones, choice.priority) {
                 group = routes.group(group, choice.degraded, &self.lb, &self.stats, random)?;
             }
-            let host = group.pick(context.hash, attempt, context.now, random)?;
+            let turn = Turn {
+                hash: context.hash,
+                attempt,
+                now: context.now,
+                active,
+            };
+            let host = group.pick(turn, random)?;
             let refused = context.retry.as_ref().is_some_and(|retry| (retry.refuses)(host));
             if attempt == selections || !refused || planted(Bug::RetryStays) {
                 return Some(host.clone());

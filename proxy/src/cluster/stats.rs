@@ -6,6 +6,9 @@
 use std::ops::Deref;
 use std::sync::OnceLock;
 
+use arc_swap::ArcSwapOption;
+
+use super::breaker::Limits;
 use crate::telemetry::stats::{Counter, Histogram, StatGroup, Value};
 
 crate::stat_group! {
@@ -42,18 +45,6 @@ crate::stat_group! {
             membership_total, max_host_weight, lb_subsets_active, version,
         }
         histograms: { upstream_rq_time, upstream_cx_connect_ms, upstream_cx_length_ms, upstream_rq_per_cx }
-    }
-}
-
-crate::stat_group! {
-    /// `circuit_breakers.<priority>.`
-    pub struct BreakerStats {
-        counters: {}
-        gauges: {
-            cx_open, cx_pool_open, rq_pending_open, rq_open, rq_retry_open,
-            remaining_cx, remaining_cx_pools, remaining_pending, remaining_rq, remaining_retries,
-        }
-        histograms: {}
     }
 }
 
@@ -112,8 +103,8 @@ pub struct ClusterStats {
     pub canary: ResponseCodes,
     /// `retry.upstream_rq_*`: answers that were not passed on because another attempt followed.
     pub retry: ResponseCodes,
-    pub breakers_default: BreakerStats,
-    pub breakers_high: BreakerStats,
+    /// `circuit_breakers.default.` and `circuit_breakers.high.`, of the cluster's newest configuration.
+    pub breakers: [ArcSwapOption<Limits>; 2],
     pub outlier: OutlierStats,
     pub health_check: HealthCheckStats,
     http2: OnceLock<Box<Http2Stats>>,
@@ -176,8 +167,14 @@ impl StatGroup for ClusterStats {
                 visit(name, Value::Histogram(time));
             }
         }
-        breakers("circuit_breakers.default.", &self.breakers_default, visit);
-        breakers("circuit_breakers.high.", &self.breakers_high, visit);
+        for (prefix, breakers) in ["circuit_breakers.default.", "circuit_breakers.high."]
+            .iter()
+            .zip(&self.breakers)
+        {
+            if let Some(limits) = &*breakers.load() {
+                limits.visit(&mut |name, value| visit(&format!("{prefix}{name}"), value));
+            }
+        }
         under("outlier_detection.", &self.outlier, visit);
         under("health_check.", &self.health_check, visit);
         if let Some(http2) = self.http2.get() {
@@ -210,16 +207,6 @@ impl StatGroup for ClusterStats {
             codes.reset();
         }
     }
-}
-
-/// What remains is told with `track_remaining` alone: a zero would mean that nothing does.
-fn breakers(prefix: &str, group: &BreakerStats, visit: &mut dyn FnMut(&str, Value<'_>)) {
-    under(prefix, group, &mut |name, value| {
-        let is_tracked = !matches!(value, Value::UnwrittenGauge);
-        if is_tracked || !name[prefix.len()..].starts_with("remaining_") {
-            visit(name, value);
-        }
-    });
 }
 
 fn under(prefix: &str, group: &dyn StatGroup, visit: &mut dyn FnMut(&str, Value<'_>)) {
@@ -303,6 +290,7 @@ impl ResponseCodes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::breaker::{Breakers, Thresholds};
 
     #[test]
     fn responses_are_named_by_code_class_and_origin() {
@@ -311,7 +299,12 @@ mod tests {
         stats.count_response(503, false, true);
         stats.count_response(999, false, false);
         stats.outlier.ejections_active.set(7);
-        stats.breakers_high.remaining_rq.set(3);
+        let thresholds = Thresholds {
+            max_requests: 3,
+            track_remaining: true,
+            ..Thresholds::default()
+        };
+        let _breakers = Breakers::new(Thresholds::default(), thresholds, [None; 2], &stats);
         let mut seen = std::collections::BTreeMap::new();
         stats.visit(&mut |name, value| {
             if let Value::Counter(value) | Value::Gauge(value) = value {

@@ -154,7 +154,7 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         socket: plan.socket,
         preconnect: plan.preconnect,
         pool_per_downstream_connection: config.connection_pool_per_downstream_connection,
-        breakers: Breakers::new(limits.default, limits.high, limits.per_host, stats.clone()),
+        breakers: Breakers::new(limits.default, limits.high, limits.per_host, &stats),
         hosts: Default::default(),
         lb: LbConfig {
             local: (cx.hosts.local())
@@ -175,6 +175,7 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         metadata: config.metadata.clone().map(Arc::new),
         metadata_exchange,
         ignore_health_on_host_removal: config.ignore_health_on_host_removal,
+        closes_on_host_failure: config.close_connections_on_host_health_failure,
         registry: cx.hosts.clone(),
         enrolled: Default::default(),
         follows: Default::default(),

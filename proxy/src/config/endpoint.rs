@@ -3,6 +3,7 @@
 //! An endpoint becomes a [`Template`], and a template with an address a host: at once where the address is one, after
 //! each answer where it is a DNS name.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -175,6 +176,7 @@ pub fn templates(
         let _inline = refuse("named_endpoints", has_named, "not supported");
         let groups = each("endpoints", &assignment.endpoints, |group| locality(group, transport));
     }
+    check_sums(assignment, &groups)?;
     let mut policy = policy;
     let mut all = Vec::new();
     for (group, templates) in assignment.endpoints.iter().zip(groups) {
@@ -187,6 +189,31 @@ pub fn templates(
         all.extend(templates);
     }
     Ok((all, policy))
+}
+
+/// Weights add up within 32 bits: those of the endpoints of one locality, and those of the localities of one priority.
+fn check_sums(assignment: &pb::ClusterLoadAssignment, groups: &[Vec<Template>]) -> Compiled<()> {
+    const LIMIT: u64 = u32::MAX as u64;
+    let mut localities: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut hosts: HashMap<(u32, Option<&Locality>), u64> = HashMap::new();
+    let mut problems = Problems::default();
+    for (index, (group, templates)) in assignment.endpoints.iter().zip(groups).enumerate() {
+        let weight = group.load_balancing_weight.as_ref().map_or(0, |weight| weight.value);
+        let locality = localities.entry(group.priority).or_default();
+        *locality += u64::from(weight);
+        let name = templates.first().map(|template| &*template.locality);
+        let host = hosts.entry((group.priority, name)).or_default();
+        *host += templates.iter().map(|template| u64::from(template.weight)).sum::<u64>();
+        for (field, sum) in [("load_balancing_weight", *locality), ("lb_endpoints", *host)] {
+            if sum > LIMIT {
+                let path = format!("endpoints[{index}].{field}");
+                problems
+                    .0
+                    .extend(Problems::one(path, format!("weights add up to more than {LIMIT}")).0);
+            }
+        }
+    }
+    problems.into_result()
 }
 
 fn policy(policy: Option<&pb::cluster_load_assignment::Policy>) -> Compiled<AssignmentPolicy> {

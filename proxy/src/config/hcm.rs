@@ -68,6 +68,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
             ..h2
         },
         timeouts,
+        age_jitter: age_jitter(&value),
         stats: cx.stats.group(&format!("http.{}.", value.stat_prefix)),
         codec_stats: CodecStats {
             http1: cx.stats.group("http1."),
@@ -329,6 +330,13 @@ fn max_age(value: &pbh::HttpConnectionManager) -> Compiled<Option<Duration>> {
     )
 }
 
+/// `common_http_protocol_options.max_connection_duration_jitter`, in percent.
+fn age_jitter(value: &pbh::HttpConnectionManager) -> f64 {
+    let common = value.common_http_protocol_options.as_ref();
+    let jitter = common.and_then(|common| common.max_connection_duration_jitter.as_ref());
+    jitter.map_or(0.0, |percent| percent.value)
+}
+
 fn keepalive(settings: Option<&pbc::KeepaliveSettings>) -> Compiled<Option<KeepaliveOptions>> {
     let Some(settings) = settings else { return Ok(None) };
     let interval = limit("interval", settings.interval.as_ref(), None)?;
@@ -429,5 +437,26 @@ mod tests {
             short,
             "access_log_options.access_log_flush_interval: must be at least 1 ms"
         );
+    }
+
+    #[test]
+    fn connections_may_become_older_by_chance() {
+        let settings = |common: &str| {
+            let yaml = format!(
+                r#"{{stat_prefix: m, route_config: {{}}, common_http_protocol_options: {{{common}}}, http_filters: [{{name: r, typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]}}"#
+            );
+            let name = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+            let encoded = remora_proto::json::encode_text(&yaml, name, &Default::default()).unwrap();
+            let manager = compile(&encoded.bytes, &BuildContext::default());
+            let manager = manager.unwrap_or_else(|problems| panic!("{problems}"));
+            [0.0, 0.5].map(|random| manager.settings.max_age(random).map(|age| age.as_secs()))
+        };
+        let jitter = "max_connection_duration_jitter: {value: 40}";
+        assert_eq!(settings("max_connection_duration: 100s"), [Some(100), Some(100)]);
+        assert_eq!(
+            settings(&format!("max_connection_duration: 100s, {jitter}")),
+            [Some(100), Some(120)]
+        );
+        assert_eq!(settings(jitter), [None, None]);
     }
 }

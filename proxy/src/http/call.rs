@@ -16,7 +16,7 @@ use super::exchange::Protocol;
 use super::failure::Failure;
 use super::outcome::{self, Outcome};
 use crate::cluster::{ActiveRequest, Cluster, PickContext};
-use crate::pool;
+use crate::pool::{self, Asked, PeerName};
 use crate::runtime::clock;
 use crate::snapshot::SnapshotCell;
 
@@ -110,7 +110,14 @@ async fn exchange(cluster: &Arc<Cluster>, request: Request<Bytes>) -> Result<Ans
         cluster.observe_failure(&host, &failure, clock::now());
         failed(failure)
     };
-    let (lease, _) = pool::lease(cluster, &host, false, Protocol::Http11, None, pool::Client::default())
+    let authority = request.headers().get(http::header::HOST).map(HeaderValue::as_bytes);
+    let authority = authority.or(request.uri().authority().map(|authority| authority.as_str().as_bytes()));
+    let name = PeerName::of(&cluster.http, request.headers(), authority.unwrap_or_default());
+    let asked = Asked {
+        alpn: None,
+        name: name.as_ref(),
+    };
+    let (lease, _) = pool::lease(cluster, &host, false, Protocol::Http11, asked, pool::Client::default())
         .await
         .map_err(observed)?;
     let _active = ActiveRequest::start(cluster, &host);
@@ -127,7 +134,7 @@ async fn exchange(cluster: &Arc<Cluster>, request: Request<Bytes>) -> Result<Ans
     let sent = lease.send(head, Body::from(body)).await;
     let mut response = sent.map_err(|error| observed(error.failure))?;
     let now = clock::now();
-    let outcome = Outcome::of(&parts.headers, &response);
+    let outcome = Outcome::of(&parts.headers, &response, cluster.http.error_matcher.as_ref());
     cluster.observe_headers(&host, outcome.status, response.headers(), now);
     cluster.observe_response(&host, outcome, now);
     match outcome.success {

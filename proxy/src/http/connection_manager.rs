@@ -1,6 +1,7 @@
 //! The compiled `HttpConnectionManager`: settings, the pipeline made from them, codec detection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
@@ -34,6 +35,8 @@ pub struct Settings {
     pub h1: h1::H1Options,
     pub h2: h2::H2Options,
     pub timeouts: h1::server::Timeouts,
+    /// `max_connection_duration_jitter`, percent: so much older a connection may become, by chance.
+    pub age_jitter: f64,
     pub stats: Arc<HcmStats>,
     pub codec_stats: CodecStats,
     pub listener_stats: Arc<ListenerHttpStats>,
@@ -49,7 +52,15 @@ pub struct Settings {
     pub upgrades: Vec<String>,
     pub suppress_envoy_headers: bool,
     /// `common_http_protocol_options.max_stream_duration`
-    pub max_stream_duration: Option<std::time::Duration>,
+    pub max_stream_duration: Option<Duration>,
+}
+
+impl Settings {
+    /// How old a connection may become, for a random number in `0.0..1.0`.
+    pub fn max_age(&self, random: f64) -> Option<Duration> {
+        let age = self.timeouts.max_age?;
+        Some(age.mul_f64(1.0 + random * self.age_jitter / 100.0))
+    }
 }
 
 /// A connection manager in use; shared by the connections of its filter chain.

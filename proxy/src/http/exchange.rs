@@ -209,6 +209,8 @@ pub struct Upstream {
     /// Those that there was a connection to, each once.
     pub reached: smallvec::SmallVec<[Arc<Host>; 1]>,
     pub attempts: u32,
+    /// What the request calls its upstream, where that matters for connections.
+    pub name: Option<Arc<crate::pool::PeerName>>,
     pub local: Option<crate::runtime::io::Address>,
     pub tls: Option<Arc<crate::tls::PeerInfo>>,
     pub protocol: Option<Protocol>,

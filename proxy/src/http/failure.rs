@@ -360,26 +360,13 @@ impl Failure {
         }
     }
 
-    /// The body of the answer. After a retry Envoy says so in it.
+    /// The body of the answer. After a retry Envoy says so in it. What the transport said is for the log alone.
     pub fn body_text(&self, attempts: u32) -> Cow<'static, str> {
         let body = self.row().body;
-        let retried = attempts > 1 && body.starts_with(RESET_BODY);
-        // Clients are told of TLS errors; that a connection was refused is for the log alone.
-        let told = self
-            .transport_reason()
-            .filter(|reason| !reason.starts_with("delayed connect error"));
-        if !retried && told.is_none() {
-            return Cow::Borrowed(body);
+        match attempts > 1 && body.starts_with(RESET_BODY) {
+            true => Cow::Owned(body.replacen("reset reason:", "retried and the latest reset reason:", 1)),
+            false => Cow::Borrowed(body),
         }
-        let mut text = body.to_owned();
-        if retried {
-            text = text.replacen("reset reason:", "retried and the latest reset reason:", 1);
-        }
-        if let Some(reason) = told {
-            text.push_str(", transport failure reason: ");
-            text.push_str(reason);
-        }
-        Cow::Owned(text)
     }
 
     /// A request that its cluster drops: some of them, or all.

@@ -11,22 +11,27 @@ use http_body::{Frame, SizeHint};
 use super::body::{Body, BodyError};
 use super::service::Response;
 use crate::cluster::HostState;
+use crate::cluster::outlier::ErrorMatcher;
 use crate::route::view::is_grpc;
 
 /// What the head of a response tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// The HTTP status, or what the gRPC status in the head stands for.
+    /// The HTTP status, or what the gRPC status in the head stands for, or what the cluster takes the answer for.
     pub status: u16,
     /// `None`: only the trailers will tell.
     pub success: Option<bool>,
 }
 
 impl Outcome {
-    pub fn of(request: &HeaderMap, response: &Response) -> Self {
+    pub fn of(request: &HeaderMap, response: &Response, errors: Option<&ErrorMatcher>) -> Self {
         let status = response.status().as_u16();
+        let counted = errors.map_or(status, |errors| errors.status(response.status(), response.headers()));
         if !is_grpc(request) {
-            return Self::from(status);
+            return Self {
+                status: counted,
+                ..Self::from(status)
+            };
         }
         let mapped = http_status(response.headers());
         let success = match (status >= 500, response.body().is_empty()) {
@@ -35,7 +40,7 @@ impl Outcome {
             (false, false) => None,
         };
         Self {
-            status: mapped.unwrap_or(status),
+            status: mapped.unwrap_or(counted),
             success,
         }
     }
@@ -148,7 +153,7 @@ mod tests {
         if let Some(grpc) = grpc {
             *response.headers_mut() = map(&[("grpc-status", grpc)]);
         }
-        Outcome::of(&map(request), &response)
+        Outcome::of(&map(request), &response, None)
     }
 
     #[test]

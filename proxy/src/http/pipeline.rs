@@ -70,12 +70,24 @@ impl ConnectionManager {
         match codec {
             CodecType::Http2 => {
                 open.speaks_http2();
-                Box::pin(h2::server::serve(io, service, connection, &self.settings.h2, drain)).await;
+                let jittered;
+                let options = match self.settings.age_jitter > 0.0 {
+                    true => {
+                        jittered = h2::H2Options {
+                            max_connection_duration: self.settings.max_age(fastrand::f64()),
+                            ..self.settings.h2.clone()
+                        };
+                        &jittered
+                    }
+                    false => &self.settings.h2,
+                };
+                Box::pin(h2::server::serve(io, service, connection, options, drain)).await;
             }
             CodecType::Http1 | CodecType::Auto => {
                 open.speaks_http1();
                 let options = self.settings.h1.clone();
-                let timeouts = self.settings.timeouts.clone();
+                let mut timeouts = self.settings.timeouts.clone();
+                timeouts.max_age = self.settings.max_age(fastrand::f64());
                 Box::pin(h1::server::serve(io, service, connection, options, timeouts, drain)).await;
             }
         }

@@ -28,6 +28,7 @@ use super::service::{Response, TryService};
 use super::upgrade::UpgradeKind;
 use crate::cluster::lb::Policy;
 use crate::cluster::{Cluster, ClusterStats};
+use crate::pool::PeerName;
 use crate::route::clusters::Chosen;
 use crate::route::hash::Hashed;
 use crate::route::{Action, Forward, RequestView, Route};
@@ -119,6 +120,7 @@ impl Router {
             .and_then(|host| host.virtual_cluster(&RequestView::of(exchange)).cloned());
         let cluster = self.choose_cluster(exchange, forward)?;
         crate::http::header_policy::finalize_request(exchange, route, forward);
+        exchange.upstream.name = peer_name(&cluster, exchange);
         if let Some(failure) = cluster.drops(fastrand::u64(..)) {
             count_failure(&cluster.stats, &failure, exchange);
             return Err(failure);
@@ -207,6 +209,12 @@ fn hashed(exchange: &Exchange, forward: &Forward) -> Hashed {
     }
     let view = RequestView::of(exchange);
     crate::route::hash::hash(&forward.hash_policies, &view, exchange.remote_address())
+}
+
+/// What the request calls its upstream: by the host that the route has given it, before the chosen endpoint gives it another.
+fn peer_name(cluster: &Cluster, exchange: &Exchange) -> Option<Arc<PeerName>> {
+    let authority = exchange.authority.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
+    PeerName::of(&cluster.http, exchange.headers(), authority)
 }
 
 /// A failure that the router answers counts as the response code it becomes.

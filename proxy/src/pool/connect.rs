@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
-use super::alpn::Alpn;
 use super::home::{ConnectionHome, H1Home, H2Home, count_destroyed};
 use super::room::{self, Slot};
-use super::{Lease, Origin, PoolKey, Wanted, local, preconnect};
+use super::{KeptOffer, Lease, Offer, Origin, PoolKey, Wanted, local, preconnect};
 use crate::cluster::breaker::Permit;
 use crate::cluster::{Cluster, Host, UpstreamProtocol};
 use crate::http::codec::h1::client::Closed;
@@ -35,10 +34,10 @@ pub(super) async fn connect(
     key: PoolKey,
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
-    alpn: Option<&Arc<Alpn>>,
+    offer: Offer<'_>,
 ) -> Result<Lease, Failure> {
     let mut cancelled = Cancelled(Some(cluster));
-    let result = find(key, cluster, host, alpn).await;
+    let result = find(key, cluster, host, offer).await;
     cancelled.0 = None;
     result
 }
@@ -55,12 +54,7 @@ impl Drop for Cancelled<'_> {
 }
 
 /// A new connection, or one that others give back; HTTP/2 requests that come together share it.
-async fn find(
-    key: PoolKey,
-    cluster: &Arc<Cluster>,
-    host: &Arc<Host>,
-    alpn: Option<&Arc<Alpn>>,
-) -> Result<Lease, Failure> {
+async fn find(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, offer: Offer<'_>) -> Result<Lease, Failure> {
     let Some(permit) = cluster.breakers.try_pending(room::priority(&key)) else {
         cluster.stats.upstream_rq_pending_overflow.inc();
         return Err(Failure::Overflow);
@@ -75,15 +69,15 @@ async fn find(
             && let Some(slot) = room::claim(&key, cluster, host)?
         {
             if room::is_exclusive(&key) {
-                preconnect::keep_ahead(&key, cluster, host, alpn);
-                return own(key, cluster, host, alpn, slot).await;
+                preconnect::keep_ahead(&key, cluster, host, offer);
+                return own(key, cluster, host, offer, slot).await;
             }
-            let mut connecting = start(key, cluster, host, alpn.cloned(), slot, None);
+            let mut connecting = start(key, cluster, host, offer.keep(), slot, None);
             up(&mut connecting, cluster).await?;
         } else {
             let turn = room::wait(&key, waited);
             waited = true;
-            preconnect::keep_ahead(&key, cluster, host, alpn);
+            preconnect::keep_ahead(&key, cluster, host, offer);
             if let Some(idle) = turn.comes().await
                 && let Some(lease) = local::reuse(idle)
             {
@@ -91,14 +85,14 @@ async fn find(
             }
         }
         if let Some(lease) = local::take(&key) {
-            preconnect::keep_ahead(&key, cluster, host, alpn);
+            preconnect::keep_ahead(&key, cluster, host, offer);
             return Ok(lease);
         }
     }
 }
 
 /// One connection that no request waits for; false if there can be none now.
-pub(super) fn ahead(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, alpn: Option<&Arc<Alpn>>) -> bool {
+pub(super) fn ahead(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, offer: Offer<'_>) -> bool {
     // Shared connections come one after the other: what the first can carry is not known before it is up.
     if !room::is_exclusive(&key) && local::connecting(&key).is_some() {
         return false;
@@ -108,14 +102,14 @@ pub(super) fn ahead(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, alpn
     };
     let ahead = room::Ahead::new(key);
     if room::is_exclusive(&key) {
-        let (cluster, host, alpn) = (cluster.clone(), host.clone(), alpn.cloned());
+        let (cluster, host, offer) = (cluster.clone(), host.clone(), offer.keep());
         spawn("upstream preconnect", async move {
-            let opened = shared(key, &cluster, &host, alpn.as_ref(), slot, Some(ahead)).await;
+            let opened = shared(key, &cluster, &host, offer.lend(), slot, Some(ahead)).await;
             // Counted; nobody waits for it.
             drop(opened);
         });
     } else {
-        start(key, cluster, host, alpn.cloned(), slot, Some(ahead));
+        start(key, cluster, host, offer.keep(), slot, Some(ahead));
     }
     true
 }
@@ -169,16 +163,16 @@ async fn own(
     key: PoolKey,
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
-    alpn: Option<&Arc<Alpn>>,
+    offer: Offer<'_>,
     slot: Slot,
 ) -> Result<Lease, Failure> {
-    let dialled = dial(&key, cluster, host, alpn).await;
+    let dialled = dial(&key, cluster, host, offer).await;
     let connected = dialled.inspect_err(|failure| count_failed(key.protocol, cluster, failure))?;
     if connected.alpn() == Some(b"h2") && key.protocol == Wanted::Auto {
-        share(key, cluster, host, slot, connected).await?;
+        share(key, cluster, host, slot, connected, offer).await?;
         return local::take(&key).ok_or(Failure::ConnectFailure(None));
     }
-    Ok(lease_h1(key, cluster, host, slot, connected))
+    Ok(lease_h1(key, cluster, host, slot, connected, offer))
 }
 
 /// Connects in a task of its own: the request that started it may be cancelled, those that joined it may not suffer.
@@ -186,7 +180,7 @@ fn start(
     key: PoolKey,
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
-    alpn: Option<Arc<Alpn>>,
+    offer: KeptOffer,
     slot: Slot,
     ahead: Option<room::Ahead>,
 ) -> local::Connecting {
@@ -194,7 +188,7 @@ fn start(
     local::set_connecting(&key, connecting.clone());
     let (cluster, host) = (cluster.clone(), host.clone());
     spawn("upstream connect", async move {
-        let result = shared(key, &cluster, &host, alpn.as_ref(), slot, ahead).await;
+        let result = shared(key, &cluster, &host, offer.lend(), slot, ahead).await;
         // Nobody may be left to hear.
         let _ = done.send(Some(result));
     });
@@ -205,20 +199,20 @@ async fn shared(
     key: PoolKey,
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
-    alpn: Option<&Arc<Alpn>>,
+    offer: Offer<'_>,
     slot: Slot,
     ahead: Option<room::Ahead>,
 ) -> Result<(), Failure> {
-    let dialled = dial(&key, cluster, host, alpn).await;
+    let dialled = dial(&key, cluster, host, offer).await;
     let connected = dialled.inspect_err(|failure| count_failed_connection(key.protocol, cluster, failure))?;
     // From here on it counts as what it is: idle, or shared.
     drop(ahead);
     let speaks_h2 = key.protocol == Wanted::Http2 || connected.alpn() == Some(b"h2");
     if speaks_h2 {
-        return share(key, cluster, host, slot, connected).await;
+        return share(key, cluster, host, slot, connected, offer).await;
     }
     local::set_speaks_http1(&key);
-    let Lease::H1 { connection, .. } = lease_h1(key, cluster, host, slot, connected) else {
+    let Lease::H1 { connection, .. } = lease_h1(key, cluster, host, slot, connected, offer) else {
         return Ok(());
     };
     if let Some(home) = connection.home.clone() {
@@ -234,8 +228,9 @@ async fn share(
     host: &Arc<Host>,
     slot: Slot,
     connected: Connected,
+    offer: Offer<'_>,
 ) -> Result<(), Failure> {
-    let home = ConnectionHome::open(key, cluster, host, origin(&connected), slot);
+    let home = ConnectionHome::open(key, cluster, host, origin(&connected, offer), slot);
     cluster.stats.upstream_cx_http2_total.inc();
     let hooks = Arc::new(H2Home(home.clone()));
     let options = cluster.http.h2_options();
@@ -245,11 +240,18 @@ async fn share(
     Ok(())
 }
 
-fn lease_h1(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, slot: Slot, connected: Connected) -> Lease {
+fn lease_h1(
+    key: PoolKey,
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    slot: Slot,
+    connected: Connected,
+    offer: Offer<'_>,
+) -> Lease {
     if key.protocol != Wanted::Raw {
         cluster.stats.upstream_cx_http1_total.inc();
     }
-    let home = ConnectionHome::open(key, cluster, host, origin(&connected), slot);
+    let home = ConnectionHome::open(key, cluster, host, origin(&connected, offer), slot);
     let origin = home.origin.clone();
     home.count_request();
     let io = connected.io.metered(home.clone());
@@ -264,11 +266,12 @@ fn lease_h1(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, slot: Slot, 
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-fn origin(connected: &Connected) -> Origin {
+fn origin(connected: &Connected, offer: Offer<'_>) -> Origin {
     Origin {
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         tls: connected.peer.clone(),
         local: connected.local.clone(),
+        _name: offer.name.cloned(),
     }
 }
 
@@ -296,18 +299,16 @@ fn count_failed_connection(wanted: Wanted, cluster: &Cluster, failure: &Failure)
     );
 }
 
-async fn dial(
-    key: &PoolKey,
-    cluster: &Arc<Cluster>,
-    host: &Arc<Host>,
-    alpn: Option<&Arc<Alpn>>,
-) -> Result<Connected, Failure> {
+async fn dial(key: &PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, offer: Offer<'_>) -> Result<Connected, Failure> {
     let started = clock::now();
-    let overrides = Overrides {
-        alpn: alpn.map(|list| list.protocols()),
+    let mut overrides = Overrides {
+        alpn: offer.alpn.map(|list| list.protocols()),
         source: key.source,
         ..Overrides::default()
     };
+    if let Some(name) = offer.name {
+        name.ask(&cluster.http, &mut overrides);
+    }
     let result = connect_with(cluster, host, overrides).await;
     match &result {
         Ok(_) => cluster

@@ -6,8 +6,7 @@
 
 use std::sync::Arc;
 
-use super::alpn::{Alpn, UpstreamAlpn};
-use super::{PoolKey, connect, local, room};
+use super::{Asked, Offer, PoolKey, connect, local, room};
 use crate::cluster::host::Health;
 use crate::cluster::{Cluster, Host};
 use crate::http::exchange::Protocol;
@@ -48,7 +47,7 @@ impl Load {
 }
 
 /// A stream is about to go to a host that was picked: the hosts after it may need connections.
-pub(super) fn predict(cluster: &Arc<Cluster>, picked: PoolKey, downstream: Protocol, alpn: Option<&UpstreamAlpn>) {
+pub(super) fn predict(cluster: &Arc<Cluster>, picked: PoolKey, downstream: Protocol, asked: Asked<'_>) {
     let Some(policy) = cluster.preconnect.filter(|policy| policy.predictive > 0.0) else {
         return;
     };
@@ -63,7 +62,7 @@ pub(super) fn predict(cluster: &Arc<Cluster>, picked: PoolKey, downstream: Proto
         let Some(host) = cluster.peek(ahead, &mut || fastrand::u64(..)) else {
             return;
         };
-        let (key, alpn) = super::key_of(cluster, &host, picked.high_priority, downstream, alpn, picked.source);
+        let (key, offer) = super::key_of(cluster, &host, picked.high_priority, downstream, asked, picked.source);
         let key = PoolKey {
             downstream: picked.downstream,
             ..key
@@ -71,14 +70,14 @@ pub(super) fn predict(cluster: &Arc<Cluster>, picked: PoolKey, downstream: Proto
         if host.state.health() != Health::Healthy || !load(&key).is_short(policy.predictive, 1) {
             return;
         }
-        if !connect::ahead(key, cluster, &host, alpn) {
+        if !connect::ahead(key, cluster, &host, offer) {
             return;
         }
     }
 }
 
 /// A stream has come to the pool: are there connections for the next ones?
-pub(super) fn keep_ahead(key: &PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, alpn: Option<&Arc<Alpn>>) {
+pub(super) fn keep_ahead(key: &PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, offer: Offer<'_>) {
     let Some(policy) = cluster.preconnect.filter(|policy| policy.per_upstream > 1.0) else {
         return;
     };
@@ -87,7 +86,7 @@ pub(super) fn keep_ahead(key: &PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>
         if host.state.health() != Health::Healthy || !load(key).is_short(policy.per_upstream, 0) {
             return;
         }
-        if !connect::ahead(*key, cluster, host, alpn) {
+        if !connect::ahead(*key, cluster, host, offer) {
             return;
         }
     }

@@ -33,8 +33,8 @@ struct Room {
     /// Of them, those on their way that no request asked for.
     ahead: u32,
     waiting: VecDeque<Ticket>,
-    /// The `max_connection_pools` breaker's.
-    _permit: Permit,
+    /// The `max_connection_pools` breaker's; connections without HTTP are no matter of its.
+    _permit: Option<Permit>,
 }
 
 /// `None`: look again.
@@ -136,7 +136,10 @@ fn enter(key: &PoolKey, cluster: &Cluster) -> Result<u32, Failure> {
                     connections: 0,
                     ahead: 0,
                     waiting: VecDeque::new(),
-                    _permit: cluster.breakers.try_pool(priority)?,
+                    _permit: match key.protocol {
+                        Wanted::Raw => None,
+                        _ => Some(cluster.breakers.try_pool(priority)?),
+                    },
                 });
                 Some(0)
             }
@@ -330,6 +333,7 @@ mod tests {
             high_priority: false,
             protocol: Wanted::Http1,
             alpn: 0,
+            name: 0,
             source: None,
             downstream: 0,
         }

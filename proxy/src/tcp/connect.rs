@@ -80,11 +80,6 @@ impl Connected {
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.
-pub async fn connect(cluster: &Cluster, host: &Host) -> Result<Connected, Failure> {
-    connect_with(cluster, host, Overrides::default()).await
-}
-
-/// As [`connect`], with what this connection wants otherwise.
 pub async fn connect_with(cluster: &Cluster, host: &Host, overrides: Overrides<'_>) -> Result<Connected, Failure> {
     if host.unusable {
         let reason = "the host's transport socket is not supported";
@@ -107,7 +102,7 @@ pub async fn connect_with(cluster: &Cluster, host: &Host, overrides: Overrides<'
 /// Connects to an address on a cluster's behalf: its socket options, its source addresses, its filters.
 ///
 /// # Errors
-/// As [`connect`].
+/// As [`connect_with`].
 pub async fn reach(
     cluster: &Cluster,
     target: &Target<'_>,
@@ -174,7 +169,7 @@ pub async fn open(
         };
         let handshake = Box::pin(tls.connect(io, overrides.alpn, overrides.sni.or(host_sni)));
         let done = handshake.await.and_then(|done| match overrides.san {
-            Some(name) => done.names(name),
+            Some(name) => tls.check_name(done, name),
             None => Ok(done),
         });
         tls.record(&done);

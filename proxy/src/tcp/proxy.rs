@@ -7,21 +7,19 @@ mod config;
 mod early;
 mod end;
 mod lease;
+mod straight;
 mod tlvs;
 mod tunneling;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use tokio::sync::oneshot;
 
-use super::connect::{Connected, Overrides, connect_with};
 use super::copy::{Ended, Limits, Side, both_ways};
-use super::proxy_header::{PassedTlvs, Proxied};
-use crate::cluster::breaker::RoutingPriority;
-use crate::cluster::{Cluster, Host, PickContext};
+use crate::cluster::PickContext;
+use crate::cluster::breaker::{Resource, RoutingPriority};
 use crate::filters::network::Observer;
 use crate::http::exchange::FilterState;
 use crate::http::failure::Failure;
@@ -38,6 +36,7 @@ use clusters::Clusters;
 use early::Early;
 use end::{Over, unopened};
 use lease::{Bytes, Lease};
+use straight::straight;
 use tlvs::AddedTlvs;
 use tunneling::{Driver, TunnelEnd, Tunneling, keep_trailers};
 
@@ -166,9 +165,17 @@ impl TcpProxy {
             metadata_match: chosen.metadata_match,
             ..PickContext::default()
         };
+        let mut reached_out = false;
         while record.upstream.attempts < self.max_connect_attempts {
             if let (Some(backoff), 1..) = (&self.backoff, record.upstream.attempts) {
                 clock::sleep(backoff.pause(record.upstream.attempts)).await;
+            }
+            if cluster.breakers.is_full(RoutingPriority::Default, Resource::Connection) {
+                cluster.stats.upstream_cx_overflow.inc();
+                record.upstream.host = None;
+                record.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
+                record.close.downstream_reason = unopened::OVERFLOW;
+                return Err(());
             }
             let Ok(host) = cluster.pick(&context) else {
                 record.flags.set(ResponseFlags::NO_HEALTHY_UPSTREAM);
@@ -186,23 +193,22 @@ impl TcpProxy {
             };
             match attempt {
                 Ok(upstream) => return Ok((io, upstream)),
-                Err(Failure::Overflow) => {
-                    // Envoy finds that out before it chooses a host.
-                    record.upstream.attempts -= 1;
-                    record.upstream.host = None;
-                    record.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
-                    record.close.downstream_reason = unopened::OVERFLOW;
-                    return Err(());
+                // Nobody else may wait for a connection: an attempt that did not come to the host.
+                Err(Failure::Overflow) => record.upstream.host = None,
+                Err(failure) => {
+                    reached_out = true;
+                    if let Failure::ConnectFailure(reason) = failure {
+                        record.upstream.failure_reason = reason;
+                    }
                 }
-                Err(Failure::ConnectFailure(reason)) => record.upstream.failure_reason = reason,
-                Err(_) => {}
             }
         }
         cluster.stats.upstream_cx_connect_attempts_exceeded.inc();
         record.close.downstream_reason = unopened::NOT_CONNECTED;
-        record
-            .flags
-            .set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+        if reached_out {
+            record.flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+        }
+        record.flags.set(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         Err(())
     }
 
@@ -224,7 +230,7 @@ impl TcpProxy {
         let asks = self.leaves_when_asked.then(|| drain.clone());
         let meter = Bytes::new(&self.stats, &lease, asks);
         let over = self
-            .carry((&mut io, &mut upstream), &meter, driver, drain, journal)
+            .carry((&mut io, &mut upstream), (&lease, &meter), driver, drain, journal)
             .await;
         if over.is_by_host() {
             lease.ends_by_host();
@@ -240,7 +246,7 @@ impl TcpProxy {
     async fn carry(
         &self,
         (io, upstream): (&mut Io, &mut Io),
-        meter: &Bytes<'_>,
+        (lease, meter): (&Lease, &Bytes<'_>),
         mut driver: Option<Driver>,
         mut drain: DrainSignal,
         journal: &mut TcpJournal,
@@ -281,6 +287,7 @@ impl TcpProxy {
                 },
                 // TCP has no way to ask a peer to leave: its connections live until the drain time is over.
                 () = drain.reached(DrainPhase::Closed) => return Over::Drained,
+                () = lease.host_fails() => return Over::HostFailed,
                 () = &mut over => {
                     self.stats.max_downstream_connection_duration.inc();
                     return Over::Lasted;
@@ -355,74 +362,6 @@ fn state<'a>(connection: &'a ConnectionInfo, key: &str) -> Option<&'a str> {
 
 fn is_set(connection: &ConnectionInfo, key: &str) -> bool {
     state(connection, key) == Some("true")
-}
-
-/// One attempt at a connection of our own.
-async fn straight(
-    cluster: &Arc<Cluster>,
-    host: &Arc<Host>,
-    tlvs: Option<&AddedTlvs>,
-    record: &mut TcpRecord,
-) -> Result<Upstream, Failure> {
-    let Some(permit) = cluster.breakers.try_connection(RoutingPriority::Default) else {
-        cluster.stats.upstream_cx_overflow.inc();
-        return Err(Failure::Overflow);
-    };
-    let lease = Lease::connection(cluster, host, permit);
-    let connection = record.connection.clone();
-    let added = tlvs
-        .filter(|_| host.proxy_header.is_some())
-        .map(|tlvs| tlvs.merge(record));
-    let passed = connection
-        .extensions
-        .get::<PassedTlvs>()
-        .map_or(&[][..], |passed| &passed.0);
-    let proxied = Proxied {
-        source: connection.remote.ip(),
-        destination: connection.local.ip(),
-        tlvs: added.as_deref().unwrap_or(passed),
-    };
-    let overrides = Overrides {
-        source: connection.extensions.get().copied(),
-        proxied: Some(&proxied),
-        ..Overrides::default()
-    };
-    let connected = connect_with(cluster, host, overrides).await;
-    match connected {
-        Ok(Connected {
-            io,
-            peer,
-            local,
-            workload,
-        }) => {
-            let took = clock::now().saturating_duration_since(lease.started);
-            cluster
-                .stats
-                .upstream_cx_connect_ms
-                .record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-            record.upstream.local = local;
-            record.upstream.tls = peer;
-            record.workload = workload;
-            cluster.observe_connected(host, true);
-            lease.established();
-            Ok(Upstream {
-                io,
-                lease,
-                driver: None,
-                trailers: None,
-            })
-        }
-        Err(failure) => {
-            cluster.stats.upstream_cx_connect_fail.inc();
-            host.state.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
-            match failure {
-                Failure::ConnectTimeout => cluster.stats.upstream_cx_connect_timeout.inc(),
-                _ => lease.ends_by_host(),
-            }
-            cluster.observe_failure(host, &failure, clock::now());
-            Err(failure)
-        }
-    }
 }
 
 impl Backoff {

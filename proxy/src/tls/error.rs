@@ -138,8 +138,13 @@ fn is_ours(error: &rustls::OtherError) -> bool {
     error.0.is::<SanMismatch>() || error.0.is::<NoTrustBundle>() || error.0.is::<Refused>()
 }
 
-/// The reason for a name that is not among these of the peer's certificate.
-pub fn san_mismatch(names: Vec<String>) -> String {
-    let words = SanMismatch(names);
+/// The reason for a certificate that has not the name that a request wants.
+pub fn not_named() -> String {
+    let words = verify_words(&CertificateError::NotValidForName);
     openssl(125, &format!("CERTIFICATE_VERIFY_FAILED:verify cert failed: {words}"))
+}
+
+/// The reason where there is nothing to verify a certificate by, and it has to be.
+pub fn unverified() -> String {
+    openssl(125, "CERTIFICATE_VERIFY_FAILED")
 }

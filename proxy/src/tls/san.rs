@@ -104,6 +104,12 @@ pub fn names_host(facts: &CertificateFacts, host: &str) -> bool {
     any_names_host(&facts.dns_sans, host)
 }
 
+/// Whether the certificate has this very name, of whatever kind; DNS names may have wildcards.
+pub fn is_named(facts: &CertificateFacts, name: &str) -> bool {
+    let others = [&facts.uri_sans, &facts.email_sans, &facts.ip_sans];
+    names_host(facts, name) || others.into_iter().flatten().any(|other| other == name)
+}
+
 /// As [`names_host`], over the names alone.
 pub fn any_names_host(dns_sans: &[String], host: &str) -> bool {
     dns_sans.iter().any(|name| dns_matches(host, name))

@@ -17,6 +17,7 @@ use super::report::CertificateReport;
 use super::secret::Rebuild;
 use super::stats::{ClientSocketStats, Expirations, SslStats};
 use super::verifier::PeerVerifier;
+use super::verify::Unnamed;
 use super::x509::CertificateFacts;
 use super::{Handshaken, TlsError, error, peer, san, signed};
 use crate::config::route::{Under, refuse};
@@ -43,6 +44,7 @@ struct Counts {
 struct Built {
     config: Arc<ClientConfig>,
     local: Option<Arc<CertificateFacts>>,
+    unnamed: Unnamed,
 }
 
 impl UpstreamTls {
@@ -150,6 +152,7 @@ impl UpstreamTls {
 
     fn build(&self, material: Material) -> Compiled<Built> {
         let params = &self.common.params;
+        let unnamed = material.policy.unnamed();
         let internal = |error: rustls::Error| Problems::one("common_tls_context.tls_params", error.to_string());
         let verifier = PeerVerifier {
             policy: material.policy,
@@ -173,24 +176,35 @@ impl UpstreamTls {
         Ok(Built {
             config: Arc::new(config),
             local: material.local,
+            unnamed,
         })
     }
-}
 
-impl Handshaken {
-    /// `auto_san_validation`: checks that the peer's certificate names `host`. For after the handshake, before any byte of ours.
+    /// `auto_san_validation`: checks that the peer's certificate has the name `host`. For after the handshake, before any byte of ours.
     ///
     /// # Errors
-    /// [`TlsError::Verify`] when it does not.
-    pub fn names(self, host: &str) -> Result<Self, TlsError> {
-        match san::any_names_host(&self.peer.dns_sans, host) {
-            true => Ok(self),
-            false => {
-                let names = self.peer.certificate.as_deref().map(CertificateFacts::names);
-                let reason = error::san_mismatch(names.unwrap_or_default());
-                Err(TlsError::Verify(VerifyFailure::San, reason))
-            }
+    /// [`TlsError::Verify`] when it does not, [`TlsError::Handshake`] where there is nothing to verify a name by.
+    pub fn check_name(&self, done: Handshaken, host: &str) -> Result<Handshaken, TlsError> {
+        let unnamed = self
+            .built
+            .load()
+            .as_ref()
+            .map_or(Unnamed::NobodyIsNamed, |built| built.unnamed);
+        if unnamed == Unnamed::NobodyIsNamed {
+            return Err(TlsError::Handshake(error::unverified()));
         }
+        let leaf = done.peer.certificate.as_deref();
+        let facts = leaf.and_then(CertificateFacts::parse);
+        if facts.is_some_and(|facts| san::is_named(&facts, host)) {
+            return Ok(done);
+        }
+        if unnamed == Unnamed::Counted {
+            if let Some(counts) = self.stats.get() {
+                counts.ssl.fail_verify_san.inc();
+            }
+            return Ok(done);
+        }
+        Err(TlsError::Verify(VerifyFailure::San, error::not_named()))
     }
 }
 

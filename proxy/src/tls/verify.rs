@@ -53,6 +53,16 @@ pub struct ValidationSecret {
     pub trust: Option<Arc<Trust>>,
 }
 
+/// See [`Policy::unnamed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unnamed {
+    Refused,
+    /// `ACCEPT_UNTRUSTED`
+    Counted,
+    /// There is nothing to verify a name by: to Envoy's TLS library, which is asked to all the same, nobody has any.
+    NobodyIsNamed,
+}
+
 /// What the peer is checked as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -215,6 +225,16 @@ impl Policy {
     /// A peer has to show who it is, whether or not it is asked to: names or pins are configured, and nobody is let in untrusted.
     pub fn names_peers(&self) -> bool {
         !self.accept_untrusted && (!self.sans.is_empty() || self.pins())
+    }
+
+    /// What becomes of a peer whose certificate has not the name that a request wants.
+    pub fn unnamed(&self) -> Unnamed {
+        let verifies = self.anchors().next().is_some() || !self.sans.is_empty() || self.pins();
+        match (verifies, self.accept_untrusted) {
+            (false, _) => Unnamed::NobodyIsNamed,
+            (true, true) => Unnamed::Counted,
+            (true, false) => Unnamed::Refused,
+        }
     }
 
     /// Checks a presented chain.

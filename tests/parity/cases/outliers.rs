@@ -16,6 +16,8 @@ route_config:
     - {name: capped, match: {prefix: /capped}, route: {cluster: capped}}
     - {name: degraded, match: {prefix: /degraded}, route: {cluster: degraded}}
     - {name: retried, match: {prefix: /retried}, route: {cluster: retried, retry_policy: {retry_on: retriable-4xx, num_retries: 2, retry_back_off: {base_interval: 0.001s}}}}
+    - {name: told, match: {prefix: /told}, route: {cluster: told}}
+    - {name: told grpc, match: {prefix: /rpc}, route: {cluster: told grpc}}
     - {name: full, match: {prefix: /full}, route: {cluster: full}}
     - {name: followed, match: {prefix: /followed}, route: {cluster: followed, internal_redirect_policy: {}}}
 "#;
@@ -34,6 +36,16 @@ pub fn world() -> World {
             &["{{a}}"],
             "outlier_detection: {detect_degraded_hosts: true, max_ejection_percent: 0, interval: 300s}",
         ),
+        cluster(
+            "told",
+            &["{{a}}"],
+            &format!("{alone}{}", errors("http_protocol_options: {}")),
+        ),
+        cluster(
+            "told grpc",
+            &["{{b}}"],
+            &format!("{alone}{}", errors("http2_protocol_options: {}")),
+        ),
         cluster("retried", &["{{a}}"], ""),
         cluster("followed", &["{{a}}"], ""),
         cluster(
@@ -50,12 +62,25 @@ pub fn world() -> World {
             "cluster.grpc.outlier",
             "cluster.grpc1.outlier",
             "cluster.capped.outlier",
+            "cluster.told.outlier",
+            "cluster.told grpc.outlier",
             "cluster.degraded.outlier",
             "cluster.degraded.membership",
             "cluster.full.upstream_rq_active_overflow",
             "cluster.full.upstream_rq_pending_overflow",
         ],
     }
+}
+
+/// 429 is an error, and so is what says so itself; nothing else is.
+fn errors(protocol: &str) -> String {
+    format!(
+        r#"typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    explicit_http_config: {{{protocol}}}
+    outlier_detection: {{error_matcher: {{or_match: {{rules: [{{http_response_headers_match: {{headers: [{{name: ":status", string_match: {{exact: "429"}}}}]}}}}, {{http_response_headers_match: {{headers: [{{name: x-bad, present_match: true}}]}}}}]}}}}}}"#
+    )
 }
 
 /// A gRPC call; the body is one empty message.
@@ -127,6 +152,34 @@ fn cases() -> Vec<Case> {
         "x-do: status=302,header=location:http://parity.test/retried\n",
     ));
     cases.push(hosts("degraded, retried and followed: the hosts"));
+    for (name, status, told) in [
+        ("an error that is none 1", 503, "status=503"),
+        ("an error that is none 2", 503, "status=503"),
+        ("an error that is none 3", 503, "status=503"),
+        ("too many 1", 429, "status=429"),
+        ("it is well in between", 503, "status=503"),
+        ("too many 2", 429, "status=429"),
+        ("says that it is bad", 200, "header=x-bad:1"),
+        ("bad enough", 503, ""),
+    ] {
+        cases.push(get(name, status, "/told", &format!("x-do: {told}\n")));
+    }
+    cases.push(hosts("told: the hosts"));
+    cases.push(call(
+        "of gRPC, well but bad 1",
+        200,
+        "/rpc",
+        "header=x-bad:1,header=grpc-status:0",
+    ));
+    cases.push(call(
+        "of gRPC, well but bad 2",
+        200,
+        "/rpc",
+        "header=x-bad:1,header=grpc-status:0",
+    ));
+    cases.push(call("of gRPC, ill but not bad 1", 200, "/rpc", unavailable));
+    cases.push(call("of gRPC, ill but not bad 2", 200, "/rpc", unavailable));
+    cases.push(hosts("told of gRPC: the hosts"));
     cases.push(get("no request more", 503, "/full", ""));
     cases
 }

@@ -135,6 +135,20 @@ fn verdict(host: &HostExplanation) -> (bool, String) {
     let priority = host.host.priority;
     let (healthy, degraded) = host.priority_load;
     match host.health {
+        _ if host.in_subset == Some(false) => (
+            false,
+            format!(
+                "{}, but in no subset that a request could ask for (lb_subset_config)",
+                host.flags
+            ),
+        ),
+        _ if host.passed_over => (
+            false,
+            format!(
+                "{}, but its locality has no weight (locality_weighted_lb_config)",
+                host.flags
+            ),
+        ),
         _ if host.panic && healthy + degraded == 0 => (
             false,
             format!("priority {priority} is in panic, and other priorities take all load"),
@@ -191,10 +205,11 @@ fn limits(cluster: &ClusterView, host: &HostExplanation) -> (bool, String) {
     let mut admitted = true;
     let mut text = String::new();
     let open = cluster.breakers.iter().filter(|breaker| breaker.is_open());
-    for breaker in open.filter(|breaker| breaker.priority == "default") {
+    for breaker in open {
+        let is_default = breaker.priority == "default";
         let effect = match breaker.name {
             "max_requests" => {
-                admitted = false;
+                admitted &= !is_default;
                 "requests are turned away"
             }
             "max_pending_requests" => "requests that find no free connection are turned away",
@@ -202,7 +217,8 @@ fn limits(cluster: &ClusterView, host: &HostExplanation) -> (bool, String) {
             "max_connection_pools" => "hosts without a connection get none",
             _ => "nothing is retried",
         };
-        text += &format!("; {effect}: {} is reached ({})", breaker.name, breaker.limit);
+        let of = if is_default { "" } else { "of high priority, " };
+        text += &format!("; {of}{effect}: {} is reached ({})", breaker.name, breaker.limit);
     }
     if let Some((used, limit)) = host.connections.filter(|(used, limit)| used >= limit) {
         text += &format!("; it has {used} of its {limit} connections");
@@ -367,5 +383,61 @@ mod tests {
         host.state.cx_claimed.store(1, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(cluster.explain()[0].connections, Some((1, 1)));
         assert_eq!(cluster.explain()[1].connections, Some((0, 1)));
+    }
+
+    fn compiled(yaml: &str) -> Cluster {
+        let name = "envoy.config.cluster.v3.Cluster";
+        let encoded = remora_proto::json::encode_text(yaml, name, &Default::default()).unwrap();
+        let cx = crate::config::BuildContext::default();
+        crate::config::cluster::compile(&encoded.bytes, &cx).unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    #[test]
+    fn a_host_may_be_passed_over() {
+        let zone = |last: u8, weight: &str| {
+            format!(
+                "{{locality: {{zone: z{last}}}, {weight}lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 10.0.0.{last}, \
+                 port_value: 80}}}}}}}}]}}"
+            )
+        };
+        let weighted = "load_balancing_weight: 3, ";
+        let of = |zones: [String; 2]| {
+            compiled(&format!(
+                "{{name: c, common_lb_config: {{locality_weighted_lb_config: {{}}}}, load_assignment: {{cluster_name: c, endpoints: [{}]}}}}",
+                zones.join(", ")
+            ))
+        };
+        let cluster = of([zone(1, ""), zone(2, weighted)]);
+        let [first, second] = &cluster.explain()[..] else {
+            panic!("two hosts");
+        };
+        let (chosen, why) = verdict(first);
+        assert!(!chosen && why.contains("its locality has no weight"), "{why}");
+        assert!(verdict(second).0);
+        let nobody_is = of([zone(1, ""), zone(2, "")]);
+        assert!(nobody_is.explain().iter().all(|host| verdict(host).0));
+    }
+
+    #[test]
+    fn a_host_may_be_in_no_subset() {
+        let endpoint = |last: u8, more: &str| {
+            format!("{{endpoint: {{address: {{socket_address: {{address: 10.0.0.{last}, port_value: 80}}}}}}{more}}}")
+        };
+        let endpoints = [
+            endpoint(1, ""),
+            endpoint(2, ", metadata: {filter_metadata: {envoy.lb: {version: one}}}"),
+        ];
+        let of = |fallback: &str| {
+            let cluster = compiled(&format!(
+                "{{name: c, lb_subset_config: {{fallback_policy: {fallback}, subset_selectors: [{{keys: [version]}}]}}, load_assignment: \
+                 {{cluster_name: c, endpoints: [{{lb_endpoints: [{}]}}]}}}}",
+                endpoints.join(", ")
+            ));
+            cluster.explain().iter().map(verdict).collect::<Vec<_>>()
+        };
+        let verdicts = of("NO_FALLBACK");
+        assert!(!verdicts[0].0 && verdicts[0].1.contains("in no subset"), "{verdicts:?}");
+        assert!(verdicts[1].0, "{verdicts:?}");
+        assert!(of("ANY_ENDPOINT").iter().all(|(chosen, _)| *chosen));
     }
 }

@@ -89,6 +89,17 @@ async fn explanations_know_the_breakers() {
     drop(permits);
     let page = world.tree("/clusters?explain&format=json&filter=backend").await;
     assert_eq!(page["clusters"][0]["hosts"][0]["chosen"], true);
+    let _permits: Vec<_> = (0..1024)
+        .map(|_| backend.breakers.try_request(RoutingPriority::High).unwrap())
+        .collect();
+    let page = world.tree("/clusters?explain&format=json&filter=backend").await;
+    let host = &page["clusters"][0]["hosts"][0];
+    let why = host["why"].as_str().unwrap();
+    assert!(
+        why.ends_with("; of high priority, requests are turned away: max_requests is reached (1024)"),
+        "{host}"
+    );
+    assert_eq!(host["chosen"], true);
 }
 
 #[tokio::test]

@@ -84,16 +84,17 @@ impl Table {
         }
     }
 
-    /// Index of the host for `hash`; re-selections go on to others.
-    pub fn pick(&self, hash: u64, attempt: u32, hosts: &[Arc<Host>]) -> Option<usize> {
+    /// Index of the host for `hash`; re-selections go on to others. `total` requests are under way in the whole cluster: a bound is a share of
+    /// these, whether or not their hosts are among these ones.
+    pub fn pick(&self, hash: u64, attempt: u32, hosts: &[Arc<Host>], total: u64) -> Option<usize> {
         let hash = match planted(Bug::Reshuffles) {
             true => hash.rotate_left(hosts.len() as u32),
             false => hash,
         };
         let index = self.look_up(hash, attempt)?;
-        match self.shares.is_empty() || !self.is_overloaded(index, hosts) {
+        match self.shares.is_empty() || self.overload(index, total, hosts) <= 1.0 {
             true => Some(index),
-            false => self.bounded(hash, index, hosts),
+            false => self.bounded(hash, index, hosts, total),
         }
     }
 
@@ -116,8 +117,7 @@ impl Table {
     }
 
     /// The hash's own order of the hosts, as Envoy shuffles them: the first one under its bound, the least overloaded if none is.
-    fn bounded(&self, hash: u64, own: usize, hosts: &[Arc<Host>]) -> Option<usize> {
-        let total = hosts.iter().map(active).sum();
+    fn bounded(&self, hash: u64, own: usize, hosts: &[Arc<Host>], total: u64) -> Option<usize> {
         let mut best = (self.overload(own, total, hosts), own);
         // Large clusters alone allocate here, and only for a host that has too much to do.
         let mut order: SmallVec<[u32; 128]> = (0..hosts.len() as u32).collect();
@@ -140,15 +140,10 @@ impl Table {
         Some(best.1)
     }
 
-    fn is_overloaded(&self, index: usize, hosts: &[Arc<Host>]) -> bool {
-        let total = hosts.iter().map(active).sum();
-        self.overload(index, total, hosts) > 1.0
-    }
-
     /// Active requests over what the host may have of `total`: its share, times the factor, rounded up twice. Envoy's `hostOverloadFactor`.
-    fn overload(&self, index: usize, total: u32, hosts: &[Arc<Host>]) -> f64 {
+    fn overload(&self, index: usize, total: u64, hosts: &[Arc<Host>]) -> f64 {
         let share = self.shares.get(index).copied().unwrap_or(0.0);
-        let slots = (u64::from(total) + 1) * u64::from(self.balance_factor);
+        let slots = (total + 1).saturating_mul(u64::from(self.balance_factor));
         let own = (slots.div_ceil(100) as f64 * share).ceil().max(1.0);
         hosts.get(index).map_or(f64::MAX, |host| f64::from(active(host)) / own)
     }

@@ -3,7 +3,7 @@
 //! Each subset is a [`PrioritySet`] of its own, with its own loads and panic, made anew with the cluster's hosts. A request's criteria are
 //! held against the selectors: equal key sets, then a look-up by the hash of the values; nothing is copied.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use remora_proto::pb::envoy::config::core::v3::Metadata;
@@ -11,7 +11,7 @@ use remora_proto::pb::google::protobuf::value::Kind;
 use remora_proto::pb::google::protobuf::{Struct, Value};
 
 use super::LbConfig;
-use crate::cluster::host::Host;
+use crate::cluster::host::{Host, HostState};
 use crate::cluster::pick::PickContext;
 use crate::cluster::priority::{AssignmentPolicy, PrioritySet};
 use crate::cluster::stats::ClusterStats;
@@ -138,6 +138,27 @@ impl Subsets {
             .lb_subsets_removed
             .add(previous.map_or(0, |previous| missing(previous, Some(self))));
         stats.lb_subsets_active.set(self.all().count() as u64);
+    }
+
+    /// The hosts that some request can find; `None` where every request that finds no subset may go to anybody.
+    pub fn findable(&self, config: &SubsetConfig) -> Option<HashSet<*const HostState>> {
+        let goes_anywhere = |selector: &Selector| matches!(selector.fallback, SelectorFallback::One(Fallback::Any));
+        let in_panic = config.panic_mode_any && config.fallback != Fallback::None;
+        if config.fallback == Fallback::Any || in_panic || config.selectors.iter().any(goes_anywhere) {
+            return None;
+        }
+        let mut found: HashSet<*const HostState> = HashSet::new();
+        let mut add = |host: &Arc<Host>| {
+            found.insert(Arc::as_ptr(&host.state));
+        };
+        for (_, _, subset) in self.all() {
+            match &subset.hosts {
+                Members::One(host) => add(host),
+                Members::Many(set) => set.hosts().for_each(&mut add),
+            }
+        }
+        self.default.iter().flat_map(PrioritySet::hosts).for_each(&mut add);
+        Some(found)
     }
 
     fn all(&self) -> impl Iterator<Item = (usize, u64, &Subset)> {

@@ -14,7 +14,7 @@ fn host(index: u8, weight: u32, zone: &str) -> Arc<Host> {
 
 fn sequence(group: &Group, picks: usize) -> Vec<u32> {
     let mut rng = fastrand::Rng::with_seed(7);
-    let mut pick = || group.pick(None, 0, None, &mut || rng.u64(..)).expect("a host").weight;
+    let mut pick = || group.pick(Turn::default(), &mut || rng.u64(..)).expect("a host").weight;
     (0..picks).map(|_| pick()).collect()
 }
 
@@ -55,8 +55,41 @@ fn localities_take_their_weighted_turns() {
 }
 
 #[test]
+fn localities_without_a_weight_are_one_pool() {
+    let hosts = [host(1, 1, "a"), host(2, 1, "b"), host(3, 1, "c")];
+    let weights = |of: [u32; 3]| AssignmentPolicy {
+        locality_weights: hosts
+            .iter()
+            .zip(of)
+            .map(|(host, weight)| ((0, host.locality.clone()), weight))
+            .collect(),
+        ..AssignmentPolicy::default()
+    };
+    let lb = LbConfig {
+        locality_weighted: true,
+        ..LbConfig::default()
+    };
+    let counts = |usable: &[Arc<Host>], policy: &AssignmentPolicy| {
+        let group = Group::build(usable.to_vec(), &hosts, policy, &lb, Some(0));
+        let mut counts = [0; 3];
+        for _ in 0..60 {
+            let picked = group.pick(Turn::default(), &mut || 0).expect("a host");
+            counts[hosts
+                .iter()
+                .position(|host| Arc::ptr_eq(host, picked))
+                .expect("one of them")] += 1;
+        }
+        counts
+    };
+    assert_eq!(counts(&hosts, &weights([0, 0, 0])), [20, 20, 20]);
+    // The one that has a weight is down.
+    assert_eq!(counts(&hosts[..2], &weights([0, 0, 5])), [30, 30, 0]);
+    assert_eq!(counts(&hosts, &weights([0, 0, 5])), [0, 0, 60]);
+}
+
+#[test]
 fn an_empty_group_has_no_host() {
     let group = build(&[], &AssignmentPolicy::default(), &LbConfig::default());
-    assert!(group.pick(None, 0, None, &mut || 0).is_none());
-    assert!(Group::default().pick(None, 0, None, &mut || 0).is_none() && group.is_empty());
+    assert!(group.pick(Turn::default(), &mut || 0).is_none());
+    assert!(Group::default().pick(Turn::default(), &mut || 0).is_none() && group.is_empty());
 }

@@ -4,7 +4,7 @@ use remora_proto::pb::envoy::config::cluster::v3 as pb;
 use remora_proto::pb::envoy::config::core::v3::RoutingPriority;
 
 use crate::cluster::breaker::{RetryBudget, Thresholds};
-use crate::config::route::{Under, refuse, refuse_all};
+use crate::config::route::{Under, duration, refuse_all};
 
 /// Thresholds of both priorities, and connections per host.
 #[derive(Default)]
@@ -78,10 +78,11 @@ fn thresholds(config: &pb::circuit_breakers::Thresholds) -> crate::config::Compi
 }
 
 fn retry_budget(config: &pb::circuit_breakers::thresholds::RetryBudget) -> crate::config::Compiled<RetryBudget> {
-    refuse("budget_interval", config.budget_interval.is_some(), "not supported")?;
+    let interval = duration("budget_interval", config.budget_interval.as_ref())?;
     Ok(RetryBudget {
         percent: config.budget_percent.as_ref().map_or(20.0, |percent| percent.value),
         min_retry_concurrency: config.min_retry_concurrency.as_ref().map_or(3, |value| value.value),
+        interval: interval.filter(|interval| !interval.is_zero()),
     })
 }
 

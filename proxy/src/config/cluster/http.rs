@@ -8,6 +8,7 @@ use upstream::http_protocol_options::UpstreamProtocolOptions;
 use upstream::http_protocol_options::explicit_http_config::ProtocolConfig;
 
 use crate::cluster::options::{HttpOptions, UpstreamProtocol};
+use crate::cluster::outlier::ErrorMatcher;
 use crate::config::route::{Under, duration, header_name, refuse};
 use crate::config::{Compiled, Problems};
 
@@ -48,7 +49,14 @@ fn typed(value: &upstream::HttpProtocolOptions, options: &mut HttpOptions) -> Co
         value.header_validation_config.is_some(),
         "not supported",
     )?;
-    refuse("outlier_detection", value.outlier_detection.is_some(), "not supported")?;
+    if let Some(predicate) = value
+        .outlier_detection
+        .as_ref()
+        .and_then(|detection| detection.error_matcher.as_ref())
+    {
+        let matcher = ErrorMatcher::compile(predicate).under("outlier_detection.error_matcher")?;
+        options.error_matcher = Some(matcher);
+    }
     refuse(
         "request_mirror_policies",
         !value.request_mirror_policies.is_empty(),
@@ -134,11 +142,7 @@ fn both(
 }
 
 fn common(value: &core::HttpProtocolOptions, options: &mut HttpOptions) -> Compiled<()> {
-    refuse(
-        "max_connection_duration_jitter",
-        value.max_connection_duration_jitter.is_some(),
-        "not supported",
-    )?;
+    // `max_connection_duration_jitter` is for connections of clients: Envoy has none for its own.
     if let Some(idle) = duration("idle_timeout", value.idle_timeout.as_ref())? {
         // Zero switches it off.
         options.idle_timeout = Some(idle).filter(|idle| !idle.is_zero());

@@ -262,3 +262,32 @@ proptest::proptest! {
         let _ = crate::config::endpoint::check(&bytes);
     }
 }
+
+#[test]
+fn weights_add_up_within_32_bits() {
+    let check = |zones: &[(u32, u32, u32)]| {
+        let zone = |(priority, weight, host): &(u32, u32, u32)| {
+            format!(
+                "{{locality: {{zone: z{weight}}}, priority: {priority}, load_balancing_weight: {weight}, lb_endpoints: [{{load_balancing_weight: \
+                 {host}, endpoint: {{address: {{socket_address: {{address: 10.0.0.1, port_value: 80}}}}}}}}]}}"
+            )
+        };
+        let zones: Vec<String> = zones.iter().map(zone).collect();
+        let yaml = format!("{{cluster_name: c, endpoints: [{}]}}", zones.join(", "));
+        let name = "envoy.config.endpoint.v3.ClusterLoadAssignment";
+        let encoded = remora_proto::json::encode_text(&yaml, name, &Default::default()).expect("an assignment");
+        crate::config::endpoint::check(&encoded.bytes).map_err(|problems| problems.to_string())
+    };
+    assert_eq!(
+        check(&[(0, u32::MAX - 1, 1), (0, 1, u32::MAX), (1, u32::MAX, 1)]),
+        Ok(())
+    );
+    let localities = check(&[(0, u32::MAX, 1), (0, 1, 1)]).expect_err("the localities");
+    assert!(
+        localities.starts_with("endpoints[1].load_balancing_weight: weights add up to more than 4294967295"),
+        "{localities}"
+    );
+    // The same locality twice is one.
+    let hosts = check(&[(0, 1, 1), (0, 1, u32::MAX)]).expect_err("the hosts");
+    assert!(hosts.starts_with("endpoints[1].lb_endpoints: weights"), "{hosts}");
+}

@@ -12,8 +12,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         upstream_bind_config common_lb_config metadata upstream_connection_options ring_hash_lb_config
         maglev_lb_config original_dst_lb_config least_request_lb_config round_robin_lb_config filters lb_subset_config
         ignore_health_on_host_removal preconnect_policy typed_dns_resolver_config dns_resolution_config
-        dns_resolvers use_tcp_for_dns_lookups wait_for_warm_on_init connection_pool_per_downstream_connection;
-        close_connections_on_host_health_failure = OnlyDefault("connections of a host that failed are kept"),
+        dns_resolvers use_tcp_for_dns_lookups wait_for_warm_on_init connection_pool_per_downstream_connection
+        close_connections_on_host_health_failure;
         track_timeout_budgets = OnlyDefault("timeout budgets are not tracked"),
         lrs_report_endpoint_metrics = Harmless("loads are not reported: lrs_server is refused"),
         transport_socket_matcher = RefusedAlways("match trees are not supported"),
@@ -130,7 +130,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         priority max_connections max_pending_requests max_requests max_retries retry_budget track_remaining
         max_connection_pools
     ),
-    message!("envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget": budget_percent min_retry_concurrency),
+    message!("envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget": budget_percent min_retry_concurrency budget_interval),
     message!("envoy.config.cluster.v3.OutlierDetection":
         consecutive_5xx interval base_ejection_time max_ejection_percent enforcing_consecutive_5xx enforcing_success_rate
         success_rate_minimum_hosts success_rate_request_volume success_rate_stdev_factor consecutive_gateway_failure

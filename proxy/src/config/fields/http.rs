@@ -89,7 +89,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.config.core.v3.HttpProtocolOptions":
         idle_timeout max_connection_duration max_headers_count max_response_headers_kb max_requests_per_connection max_stream_duration
-        headers_with_underscores_action
+        headers_with_underscores_action max_connection_duration_jitter
     ),
     message!("envoy.config.core.v3.Http1ProtocolOptions":
         accept_http_10 enable_trailers header_key_format;
@@ -125,10 +125,21 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.extensions.upstreams.http.v3.HttpProtocolOptions":
         common_http_protocol_options upstream_http_protocol_options explicit_http_config use_downstream_protocol_config
-        auto_config;
+        auto_config outlier_detection;
         http_filters = RefusedAlways("upstream HTTP filters are not supported"),
         header_validation_config = RefusedAlways("header validators are not supported"),
     ),
+    message!("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.OutlierDetection": error_matcher),
+    message!("envoy.config.common.matcher.v3.MatchPredicate":
+        or_match and_match not_match any_match http_response_headers_match;
+        http_request_headers_match = Refused("nothing but the head of an answer is looked at, as in Envoy"),
+        http_request_trailers_match = Refused("nothing but the head of an answer is looked at, as in Envoy"),
+        http_response_trailers_match = Refused("nothing but the head of an answer is looked at, as in Envoy"),
+        http_request_generic_body_match = Refused("nothing but the head of an answer is looked at, as in Envoy"),
+        http_response_generic_body_match = Refused("nothing but the head of an answer is looked at, as in Envoy"),
+    ),
+    message!("envoy.config.common.matcher.v3.MatchPredicate.MatchSet": rules),
+    message!("envoy.config.common.matcher.v3.HttpHeadersMatch": headers),
     message!("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig":
         http_protocol_options http2_protocol_options
     ),
@@ -138,9 +149,5 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig":
         http_protocol_options http2_protocol_options
     ),
-    message!("envoy.config.core.v3.UpstreamHttpProtocolOptions":;
-        auto_sni = OnlyDefaultAlways("the SNI is the transport socket's"),
-        auto_san_validation = OnlyDefaultAlways("certificates are not held against the request's authority"),
-        override_auto_sni_header = RefusedAlways("the SNI is the transport socket's"),
-    ),
+    message!("envoy.config.core.v3.UpstreamHttpProtocolOptions": auto_sni auto_san_validation override_auto_sni_header),
 ];

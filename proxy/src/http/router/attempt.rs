@@ -15,7 +15,7 @@ use crate::http::failure::Failure;
 use crate::http::outcome::Outcome;
 use crate::http::service::Response;
 use crate::pool::alpn::UpstreamAlpn;
-use crate::pool::{self, Client, Lease};
+use crate::pool::{self, Asked, Client, Lease};
 use crate::route::{Forward, RetryPolicy};
 use crate::runtime::clock;
 
@@ -90,13 +90,8 @@ pub(super) async fn run(
     let _ = sent.host.set(host.clone());
     exchange.upstream.host = Some(host.clone());
     crate::http::header_policy::auto_host(exchange, forward, &host);
-    let alpn = exchange.extensions.get::<UpstreamAlpn>();
-    let client = Client::of(&exchange.connection);
     let raw = forward.terminates(&exchange.request);
-    let leased = match raw {
-        true => pool::raw(cluster, &host, forward.high_priority, client.source).await,
-        false => pool::lease(cluster, &host, forward.high_priority, exchange.protocol, alpn, client).await,
-    };
+    let leased = lease(exchange, forward, cluster, &host, raw).await;
     let (lease, waited) = match leased {
         Ok(leased) => leased,
         Err(failure) => {
@@ -137,7 +132,11 @@ pub(super) async fn run(
             let service_time = now.saturating_duration_since(sent_at);
             cluster.observe_time(&host, service_time, now);
             exchange.upstream.service_time = Some(service_time);
-            let outcome = Outcome::of(exchange.request.headers(), &response);
+            let outcome = Outcome::of(
+                exchange.request.headers(),
+                &response,
+                cluster.http.error_matcher.as_ref(),
+            );
             cluster.observe_headers(&host, outcome.status, response.headers(), now);
             exchange.timing.first_upstream_rx = Some(now.saturating_duration_since(exchange.started));
             exchange.active = Some(guard.answered(&host, outcome, now));
@@ -182,6 +181,29 @@ async fn send_and_log(exchange: &mut Exchange, lease: Lease, body: Body) -> Resu
     let (interim, meter) = (exchange.interim.clone(), exchange.upstream.meter.clone());
     let sending = lease.send(head(&request, interim.as_deref(), meter.as_ref()), body);
     access_log::during(exchange, sending).await
+}
+
+/// A connection for the attempt, and how long it was waited for. The future borrows nothing but what it needs of the exchange, whose body may not
+/// be looked at from two threads.
+fn lease<'a>(
+    exchange: &'a Exchange,
+    forward: &'a Forward,
+    cluster: &'a Arc<Cluster>,
+    host: &'a Arc<Host>,
+    raw: bool,
+) -> impl Future<Output = Result<(Lease, Duration), Failure>> + Send + 'a {
+    let asked = Asked {
+        alpn: exchange.extensions.get::<UpstreamAlpn>(),
+        name: exchange.upstream.name.as_ref(),
+    };
+    let client = Client::of(&exchange.connection);
+    let (protocol, is_high) = (exchange.protocol, forward.high_priority);
+    async move {
+        match raw {
+            true => pool::raw(cluster, host, is_high, asked.name, client.source).await,
+            false => pool::lease(cluster, host, is_high, protocol, asked, client).await,
+        }
+    }
 }
 
 /// What is known of the connection that the attempt goes over.

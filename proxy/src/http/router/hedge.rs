@@ -105,6 +105,7 @@ fn start<'a>(
     copy.started = exchange.started;
     copy.hash = exchange.hash;
     copy.upstream.attempts = exchange.upstream.attempts;
+    copy.upstream.name.clone_from(&exchange.upstream.name);
     copy.upstream.attempted.clone_from(&exchange.upstream.attempted);
     if let Some(alpn) = exchange.extensions.get::<UpstreamAlpn>() {
         copy.extensions.insert(alpn.clone());

@@ -11,7 +11,7 @@ use super::deadline::{RouteTimeout, bounded};
 use super::envoy_headers::EXPECTED_TIMEOUT;
 use super::limits::Limits;
 use super::retry::Source;
-use super::{CANARY, Router, count_failure};
+use super::{CANARY, Router, count_failure, peer_name};
 use crate::cluster::breaker::RoutingPriority;
 use crate::cluster::{ActiveRequest, Cluster};
 use crate::http::body::Body;
@@ -50,6 +50,7 @@ pub(super) fn start(router: &Router, exchange: &Exchange, forward: &Forward, lim
             limits.route.filter(|_| !router.suppress_envoy_headers),
         );
         readdress(&mut copy, mirror);
+        copy.upstream.name = peer_name(&cluster, &copy);
         let timeout = RouteTimeout {
             limit: limits.route,
             request_ended: ended.then_some(copy.started),

@@ -255,6 +255,9 @@ impl Run<'_> {
             if attempt.died_unnoticed && safe && unnoticed_deaths < 3 && outcome.is_err() && source_is_whole(source) {
                 unnoticed_deaths += 1;
                 exchange.upstream.attempts -= 1;
+                if self.policy.is_some() {
+                    exchange.upstream.attempted.pop();
+                }
                 continue;
             }
             if !source.is_replayable() {

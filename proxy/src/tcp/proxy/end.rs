@@ -22,6 +22,8 @@ pub(super) enum Over {
     Left,
     /// The time to drain is over.
     Drained,
+    /// Its host is unhealthy, and its cluster wants it closed (`close_connections_on_host_health_failure`).
+    HostFailed,
     /// A side has reset its connection.
     Reset(Side),
     /// A side failed in another way.
@@ -76,7 +78,7 @@ impl Over {
                 upstream: CloseType::RemoteReset,
                 ..Close::default()
             },
-            Self::Finished(_) | Self::Delivered | Self::Failed(_) => Close::default(),
+            Self::Finished(_) | Self::Delivered | Self::HostFailed | Self::Failed(_) => Close::default(),
         }
     }
 

@@ -1,15 +1,15 @@
 //! One upstream connection in the books, and the bytes that pass.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::TcpStats;
-use crate::cluster::breaker::Permit;
 use crate::cluster::{ActiveRequest, Cluster, Host};
 use crate::http::codec::h1::client::Closed;
 use crate::http::exchange::ByteCounts;
 use crate::pool::home::count_destroyed;
+use crate::pool::place::{Place, Queued};
 use crate::runtime::clock;
 use crate::runtime::drain::DrainSignal;
 use crate::tcp::copy::{Meter, Side};
@@ -31,36 +31,49 @@ enum Kind {
 /// A connection of our own: a request waits for it, and has it for as long as it stands.
 struct Connection {
     host: Arc<Host>,
-    request: OnceLock<ActiveRequest>,
+    /// Until it stands.
+    queued: Option<Queued>,
+    request: Option<ActiveRequest>,
+    /// [`HostState::drain_epoch`](crate::cluster::HostState::drain_epoch) when it was wanted.
+    epoch: u32,
     /// The host has ended it; else we did.
     by_host: AtomicBool,
-    _permit: Permit,
+    _place: Place,
 }
 
 impl Lease {
-    pub(super) fn connection(cluster: &Arc<Cluster>, host: &Arc<Host>, permit: Permit) -> Self {
+    pub(super) fn connection(queued: Queued, place: Place, cluster: &Arc<Cluster>, host: &Arc<Host>) -> Self {
         cluster.stats.upstream_cx_total.inc();
         cluster.stats.upstream_cx_active.inc();
-        cluster.stats.upstream_rq_pending_total.inc();
-        cluster.stats.upstream_rq_pending_active.inc();
         host.state.cx_total.fetch_add(1, Ordering::Relaxed);
         host.state.cx_active.fetch_add(1, Ordering::Relaxed);
         let connection = Connection {
             host: host.clone(),
-            request: OnceLock::new(),
+            queued: Some(queued),
+            request: None,
+            epoch: host.state.drain_epoch(),
             by_host: AtomicBool::new(false),
-            _permit: permit,
+            _place: place,
         };
         Self::new(cluster, Kind::Connection(Box::new(connection)))
     }
 
     /// The connection stands: a TCP tunnel is one request to Envoy's books too.
-    pub(super) fn established(&self) {
-        if let Kind::Connection(connection) = &self.kind {
-            let request = ActiveRequest::start(&self.cluster, &connection.host);
-            if connection.request.set(request).is_ok() {
-                self.cluster.stats.upstream_rq_pending_active.dec();
+    pub(super) fn established(&mut self) {
+        if let Kind::Connection(connection) = &mut self.kind {
+            connection.request = Some(ActiveRequest::start(&self.cluster, &connection.host));
+            connection.queued = None;
+        }
+    }
+
+    /// Completes when the host is found to be ill, where connections are closed then (`close_connections_on_host_health_failure`). Those that
+    /// belong to a pool of HTTP are not: they take no more requests.
+    pub(super) async fn host_fails(&self) {
+        match &self.kind {
+            Kind::Connection(connection) if self.cluster.closes_on_host_failure => {
+                connection.host.state.failed_since(connection.epoch).await;
             }
+            _ => std::future::pending().await,
         }
     }
 
@@ -92,9 +105,8 @@ impl Drop for Lease {
         };
         let stats = &self.cluster.stats;
         stats.upstream_cx_active.dec();
-        let active = connection.request.get().is_some();
+        let active = connection.request.is_some();
         if !active {
-            stats.upstream_rq_pending_active.dec();
             stats.upstream_rq_pending_failure_eject.inc();
         }
         let remote = connection.by_host.load(Ordering::Relaxed);

@@ -30,7 +30,7 @@ use crate::http::header_policy::compile::uuid_config;
 use crate::http::header_policy::mutations::Mutations;
 use crate::http::header_policy::request_id::generate;
 use crate::http::upgrade::reader_body;
-use crate::pool;
+use crate::pool::{self, Asked};
 use crate::runtime::io::Io;
 use crate::telemetry::access_log::known_formatter;
 use crate::telemetry::format::{Format, LogView, TcpRecord};
@@ -125,7 +125,7 @@ impl Tunneling {
         let headers = self.headers(record)?;
         let client = pool::Client::of(&record.connection);
         let (ours, theirs) = tokio::io::duplex(BUFFER);
-        let (lease, _) = pool::lease(cluster, host, false, Protocol::Http11, None, client).await?;
+        let (lease, _) = pool::lease(cluster, host, false, Protocol::Http11, Asked::default(), client).await?;
         record.upstream.local = lease.origin().local.clone();
         record.upstream.tls = lease.origin().tls.clone();
         record.upstream.protocol = Some(lease.protocol());

@@ -109,6 +109,10 @@ pub(super) fn clusters() -> Vec<String> {
         many("subsets", "lb_subset_config: {subset_selectors: [{keys: [number]}]}"),
         cluster("empty", &[], ""),
         cluster("full", &["{{echo}}"], FULL),
+        limited("unqueued", "thresholds: [{max_pending_requests: 0}]"),
+        limited("unpooled", "thresholds: [{max_connection_pools: 0}]"),
+        limited("single", "thresholds: [{max_connections: 1}]"),
+        limited("lonely", "per_host_thresholds: [{max_connections: 0}]"),
         cluster("tunnel", &["{{tunnel}}"], ""),
         cluster("tunnel2", &["{{tunnel}}"], HTTP2),
         cluster("header1", &["{{echo}}"], &with_header("{version: V1}")),
@@ -119,6 +123,10 @@ pub(super) fn clusters() -> Vec<String> {
             &with_header("{version: V2, pass_through_tlvs: {}}"),
         ),
     ]
+}
+
+fn limited(name: &str, thresholds: &str) -> String {
+    cluster(name, &["{{echo}}"], &format!("circuit_breakers: {{{thresholds}}}"))
 }
 
 /// The echo as eight hosts, of which each says its number.
@@ -164,6 +172,10 @@ fn proxies() -> Vec<String> {
         plain("break", "cluster: break"),
         plain("empty", "cluster: empty"),
         plain("full", "cluster: full"),
+        plain("unqueued", "cluster: unqueued, max_connect_attempts: 2"),
+        plain("unpooled", "cluster: unpooled"),
+        plain("single", "cluster: single"),
+        plain("lonely", "cluster: lonely"),
         plain("missing", "cluster: missing"),
         plain("weighted", weighted),
         plain("idle", "cluster: echo, idle_timeout: 0.3s"),

@@ -26,7 +26,7 @@ fn choices(table: &Table, hosts: &[Arc<Host>]) -> String {
     let choice = |key: u32| {
         let hash = xxh64(format!("k{key}").as_bytes(), 0);
         table
-            .pick(hash, 0, hosts)
+            .pick(hash, 0, hosts, 0)
             .map_or("-".to_owned(), |index| index.to_string())
     };
     (0..40).map(choice).collect()
@@ -105,8 +105,8 @@ fn few_keys_move_when_a_host_leaves() {
     let moved = (0..10_000)
         .filter(|_| {
             let hash = rng.u64(..);
-            let old = before.pick(hash, 0, &all);
-            old != Some(9) && old != after.pick(hash, 0, &all[..9])
+            let old = before.pick(hash, 0, &all, 0);
+            old != Some(9) && old != after.pick(hash, 0, &all[..9], 0)
         })
         .count();
     assert!(moved < 1000, "{moved}");
@@ -125,8 +125,8 @@ fn a_bound_sends_on_what_is_over_it() {
         },
     };
     let table = Table::ring(&config, &hosts, &[1.0; 4]);
-    for _ in 0..400 {
-        let index = table.pick(42, 0, &hosts).expect("there are hosts");
+    for total in 0..400 {
+        let index = table.pick(42, 0, &hosts, total).expect("there are hosts");
         hosts[index].state.rq_active.fetch_add(1, Ordering::Relaxed);
     }
     // One key only, yet nobody holds more than 1.25 times the average, rounded up, and the one that came when he was at it.
@@ -135,6 +135,20 @@ fn a_bound_sends_on_what_is_over_it() {
         "{:?}",
         hosts.iter().map(active).collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn a_bound_is_a_share_of_what_the_whole_cluster_has_to_do() {
+    let hosts = hosts(2);
+    let table = Table {
+        slots: Slots::Maglev(vec![0]),
+        shares: vec![0.5, 0.5],
+        balance_factor: 100,
+    };
+    // Four of its own; of the ten that run, six are at hosts of another priority.
+    hosts[0].state.rq_active.store(4, Ordering::Relaxed);
+    assert_eq!(table.pick(0, 0, &hosts, 10), Some(0));
+    assert_eq!(table.pick(0, 0, &hosts, 4), Some(1));
 }
 
 #[test]

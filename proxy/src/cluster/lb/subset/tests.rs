@@ -1,6 +1,7 @@
 use remora_proto::pb::google::protobuf::ListValue;
 
 use super::*;
+use crate::cluster::lb::Turn;
 use crate::runtime::io::Address;
 
 fn text(value: &str) -> Value {
@@ -84,7 +85,7 @@ impl World {
             };
             let picked = search.pick(&context, &mut |set| {
                 let choice = set.choose(&set.loads, rng.u64(..))?;
-                choice.group.pick(None, 0, None, &mut || rng.u64(..)).cloned()
+                choice.group.pick(Turn::default(), &mut || rng.u64(..)).cloned()
             });
             ports.extend(picked.and_then(|host| Some(host.address.ip()?.port())));
         }
