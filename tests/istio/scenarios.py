@@ -55,6 +55,7 @@ metadata: {{name: {name}, labels: {{topology.kubernetes.io/region: {region}, top
 ORDERS = [("http", 80, 8080), ("grpc", 9090, 9090), ("tcp-db", 5432, 5432)]
 WEB = [("http", 80, 8080)]
 PLAIN = [("http-legacy", 80, 8080), ("auto", 8081, 8081), ("mysql", 3306, 3306)]
+GREETER = [("tcp-greeting", 3306, 3306)]
 SHOP = "---\n".join([
     node("n1", "r1", "z1"), node("n2", "r1", "z2"), node("n3", "r2", "z1"),
     service("orders", "10.96.0.10", ORDERS),
@@ -63,6 +64,9 @@ SHOP = "---\n".join([
     service("web", "10.96.0.11", WEB), pod("web-1", "web", "10.244.0.7"), slice_("web", WEB, [("web-1", "10.244.0.7", "n1")]),
     service("legacy", "10.96.0.12", PLAIN), pod("legacy-1", "legacy", "10.244.0.8", mtls=False),
     slice_("legacy", PLAIN, [("legacy-1", "10.244.0.8", "n3")]),
+    # Whoever connects is greeted before they have said anything.
+    service("greeter", "10.96.0.16", GREETER, selector="orders"),
+    slice_("greeter", GREETER, [("orders-v1", "10.244.0.5", "n1"), ("orders-v2", "10.244.0.6", "n2")]),
     service("orders-headless", "", [("tcp-peer", 7000, 7000)], headless=True, selector="orders"),
     slice_("orders-headless", [("tcp-peer", 7000, 7000)], [("orders-v1", "10.244.0.5", "n1"), ("orders-v2", "10.244.0.6", "n2")]),
 ])

@@ -105,16 +105,12 @@ pub async fn scenes(settings: &Settings, observe: &mut dyn FnMut(Event<'_>)) -> 
 /// # Errors
 /// The mesh does not come up, or signals cannot be listened to.
 pub async fn serve(settings: &Settings, observe: &mut dyn FnMut(Event<'_>)) -> Result<Counts, DemoError> {
+    // Before anybody is told that it serves.
+    let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let (tour, load) = begin(settings, observe).await?;
-    let mut terminated = signal(SignalKind::terminate())?;
-    let interrupted = tokio::signal::ctrl_c();
-    tokio::pin!(interrupted);
     loop {
         tokio::select! {
-            result = &mut interrupted => {
-                result?;
-                break;
-            }
+            _ = interrupted.recv() => break,
             _ = terminated.recv() => break,
             () = clock::sleep(PROGRESS) => observe(Event::Progress(&tour.tally.counts())),
         }

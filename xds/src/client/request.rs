@@ -152,7 +152,8 @@ pub(crate) fn reason(failures: &[Failure]) -> String {
         let line = format!("{separator}{name}: {}", failure.reason);
         if message.len() + line.len() > MAX_REASON - REST {
             let room = (MAX_REASON - REST).saturating_sub(message.len());
-            message.push_str(&line[..line.floor_char_boundary(room)]);
+            let cut = (0..=room).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
+            message.push_str(&line[..cut]);
             match failures.len() - at - 1 {
                 0 => message.push_str(" (cut)"),
                 more => message.push_str(&format!(" (cut; {more} more resources refused)")),

@@ -36,8 +36,8 @@ pub(super) struct RemoteKeys {
     retries: u32,
     backoff: Backoff,
     held: ArcSwapOption<Held>,
-    /// Held while somebody fetches.
-    fetching: tokio::sync::Mutex<()>,
+    /// Held by whoever fetches. When the last fetch failed, if it did.
+    fetching: tokio::sync::Mutex<Option<Instant>>,
     stats: Arc<JwtStats>,
 }
 
@@ -105,16 +105,18 @@ impl RemoteKeys {
         self.held.load().as_ref().is_some_and(|held| now < held.until)
     }
 
-    /// Fetches the keys, unless somebody else has done so in the meantime.
+    /// Fetches the keys, unless somebody else has done so in the meantime, or has failed: whoever waited for a fetch shares what became of it.
     pub async fn refresh(&self) {
-        let _only = self.fetching.lock().await;
-        if !self.is_fresh(clock::now()) {
-            self.fetch().await;
+        let arrived = clock::now();
+        let mut failed = self.fetching.lock().await;
+        if !self.is_fresh(clock::now()) && failed.is_none_or(|at| at < arrived) {
+            self.fetch(&mut failed).await;
         }
     }
 
-    /// Whether the keys came.
-    async fn fetch(&self) -> bool {
+    /// Whether the keys came; else when it was clear that they would not.
+    async fn fetch(&self, failed: &mut Option<Instant>) -> bool {
+        *failed = None;
         let fetched = self.attempts().await;
         match fetched {
             Ok(keys) => {
@@ -129,6 +131,7 @@ impl RemoteKeys {
                 if !self.is_fresh(clock::now()) {
                     self.held.store(None);
                 }
+                *failed = Some(clock::now());
                 false
             }
         }
@@ -175,9 +178,9 @@ impl RemoteKeys {
 
 async fn keep_fresh(keys: Weak<RemoteKeys>, again: Duration) {
     while let Some(keys) = keys.upgrade() {
-        let only = keys.fetching.lock().await;
-        let came = keys.fetch().await;
-        drop(only);
+        let mut failed = keys.fetching.lock().await;
+        let came = keys.fetch(&mut failed).await;
+        drop(failed);
         let pause = match came {
             true => keys.lifetime.checked_sub(AHEAD).unwrap_or(keys.lifetime),
             false => again,
@@ -240,5 +243,34 @@ impl Backoff {
     fn pause(&self, failed: u32) -> Duration {
         let ceiling = self.base.saturating_mul(1 << (failed - 1).min(16)).min(self.max);
         ceiling.mul_f64(fastrand::f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+    use remora_proto::pb::envoy::config::core::v3 as core;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_fetch_shares_its_failure_and_who_comes_later_has_one_of_its_own() {
+        let value = pb::RemoteJwks {
+            http_uri: Some(core::HttpUri {
+                uri: "http://keys.test/".to_owned(),
+                timeout: Some(remora_proto::pb::google::protobuf::Duration { seconds: 1, nanos: 0 }),
+                http_upstream_type: Some(HttpUpstreamType::Cluster("nowhere".to_owned())),
+            }),
+            // So that there is a pause between two attempts.
+            retry_policy: Some(core::RetryPolicy::default()),
+            ..pb::RemoteJwks::default()
+        };
+        let stats = Arc::new(JwtStats::default());
+        let keys = RemoteKeys::compile(&value, &Arc::default(), &stats).unwrap();
+        join_all((0..10).map(|_| keys.refresh())).await;
+        assert_eq!(stats.jwks_fetch_failed.value(), 1);
+        clock::sleep(Duration::from_millis(1)).await;
+        keys.refresh().await;
+        assert_eq!(stats.jwks_fetch_failed.value(), 2);
     }
 }
