@@ -134,6 +134,7 @@ impl Proxy {
                 control.clone(),
                 notes,
                 awaited,
+                !warming.is_over(),
             );
             (handle, follow)
         });

@@ -172,6 +172,8 @@ impl Cluster {
         if self.members.expire(now) {
             self.stats.assignment_stale.inc();
             self.set_endpoints(crate::config::endpoint::Endpoints::default(), now);
+            // Nobody is left whose first check could be waited for.
+            self.is_warm();
         }
     }
 

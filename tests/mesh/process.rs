@@ -235,6 +235,15 @@ async fn the_served_demo_answers_until_it_is_told_to_end() {
     }
 }
 
+fn stands_still(running: &Program) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", running.process.id())).unwrap();
+    tasks.flatten().all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // Behind the name, which may have any character in it.
+        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+    })
+}
+
 /// While the proxy stands still a request comes, and then the end of the connection that it would go over. The proxy finds both at once, the
 /// request first; and it is one that may not be sent twice.
 #[tokio::test]
@@ -249,6 +258,10 @@ async fn a_request_does_not_go_over_a_connection_that_was_closed_before() {
         assert_eq!(client.get("app", "/", "").await.status, 200);
         let mut watcher = Http1::connect(address).await.unwrap();
         signal(&running, rustix::process::Signal::STOP);
+        until("every thread stands still", async || {
+            stands_still(&running).then_some(())
+        })
+        .await;
         client
             .send("POST / HTTP/1.1\r\nhost: app\r\ncontent-length: 2\r\n\r\nhi")
             .await;

@@ -41,6 +41,34 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig.http2_protocol_options",
         "tests/mesh/mtls.rs: it needs ALPN",
     ),
+    (
+        "envoy.config.core.v3.UpstreamHttpProtocolOptions.auto_sni",
+        "tests/parity/peer_names.rs: it needs TLS",
+    ),
+    (
+        "envoy.config.core.v3.UpstreamHttpProtocolOptions.auto_san_validation",
+        "tests/parity/peer_names.rs: it needs TLS",
+    ),
+    (
+        "envoy.config.core.v3.UpstreamHttpProtocolOptions.override_auto_sni_header",
+        "tests/parity/peer_names.rs: it needs TLS",
+    ),
+    (
+        "envoy.config.core.v3.HttpProtocolOptions.max_connection_duration_jitter",
+        "config/hcm.rs: chance cannot be compared",
+    ),
+    (
+        "envoy.config.common.matcher.v3.MatchPredicate.and_match",
+        "cluster/outlier/errors.rs: every combination",
+    ),
+    (
+        "envoy.config.common.matcher.v3.MatchPredicate.not_match",
+        "cluster/outlier/errors.rs: every combination",
+    ),
+    (
+        "envoy.config.common.matcher.v3.MatchPredicate.any_match",
+        "cluster/outlier/errors.rs: every combination",
+    ),
 ];
 
 /// A message of the page, and its fields: honoured or not.

@@ -392,6 +392,10 @@ async fn start_remora(directory: &TempDir, text: impl Fn(&Path) -> String) -> Su
     let remora = Sidecar::start(&text(&log))
         .await
         .unwrap_or_else(|error| panic!("Remora does not start: {error}"));
+    until("Remora is ready", async || {
+        (remora.admin("GET", "/ready").await.status == 200).then_some(())
+    })
+    .await;
     let admin = remora.admin_address();
     let listeners = listeners(&remora.admin("GET", "/listeners?format=json").await);
     Subject {

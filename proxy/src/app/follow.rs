@@ -46,7 +46,8 @@ struct Done {
     generation: Result<u64, String>,
 }
 
-/// Runs until the client stops. The proxy is live once nothing is awaited any more.
+/// Runs until the client stops. The proxy is live once nothing is awaited any more. `held`: static listeners are to be started, as soon as the
+/// clusters are warm that they wait for.
 pub(super) async fn follow(
     handle: ClientHandle,
     mut builder: Builder,
@@ -54,6 +55,7 @@ pub(super) async fn follow(
     control: Arc<ProxyControl>,
     notes: Arc<Notes>,
     mut awaited: Awaited,
+    mut held: bool,
 ) {
     let Ok(mut updates) = handle.updates().await else {
         return;
@@ -61,7 +63,7 @@ pub(super) async fn follow(
     let mut files = SecretFiles::new(builder.secrets());
     let hosts = builder.hosts();
     // The first listeners come after the first clusters: until those are warm, listeners are held.
-    let (mut is_live, mut held) = (false, false);
+    let mut is_live = false;
     loop {
         let has_news = tokio::select! {
             goes_on = updates.changed() => match goes_on {
@@ -123,7 +125,10 @@ fn build(builder: &mut Builder, awaited: &mut Awaited, update: Option<Update>) -
     }
     changes += builder.take_warm();
     // What one change breaks is contained in `apply`; nothing of that may end the following of the control plane.
-    let generation = contained(|| builder.publish().generation);
+    let generation = match changes {
+        0 => Ok(builder.snapshot().generation),
+        _ => contained(|| builder.publish().generation),
+    };
     Done {
         changes,
         applied,

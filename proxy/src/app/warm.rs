@@ -74,10 +74,8 @@ pub(super) fn go_on(
 ) -> Option<tokio::task::JoinHandle<()>> {
     let control = control.clone();
     match follow {
-        Some(follow) => Some(spawn("configuration", async move {
-            warming.finish().await;
-            follow.await;
-        })),
+        // What is waited for may need secrets of the control plane: who follows it starts the listeners, too.
+        Some(follow) => Some(spawn("configuration", follow)),
         None if warming.is_over() => {
             control.set_live();
             None

@@ -245,6 +245,20 @@ pub async fn run(cluster: Weak<Cluster>) {
     }
 }
 
+/// Waits for the secrets that checks are made with: without them the first would only say that they are missing. Not for ever: Envoy's clusters
+/// wait for theirs no longer than this (`initial_fetch_timeout` when unset).
+async fn secrets(host: &Host, check: &HealthCheck) {
+    const PATIENCE: Duration = Duration::from_secs(15);
+    const PAUSE: Duration = Duration::from_millis(50);
+    let own = host.socket();
+    let socket = check.transport.as_ref().unwrap_or(&own);
+    let Some(tls) = &socket.tls else { return };
+    let began = clock::now();
+    while !tls.is_ready() && clock::now().saturating_duration_since(began) < PATIENCE {
+        clock::sleep(PAUSE).await;
+    }
+}
+
 async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, epoch: u32, index: usize) {
     let mut checker = Checker::default();
     let mut kept = Kept::default();
@@ -257,6 +271,9 @@ async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, epoch: u32, i
             return;
         };
         let stats = &strong.stats.health_check;
+        if !checker.checked {
+            secrets(&host, check).await;
+        }
         if !checker.checked && !check.initial_jitter.is_zero() {
             let most = check.initial_jitter.as_millis() as u64;
             clock::sleep(Duration::from_millis(fastrand::u64(..=most))).await;

@@ -143,7 +143,8 @@ impl Store {
             last_nack: None,
             last_push: PushCost::default(),
         };
-        let Some(table) = self.tables_of(ty).find(|table| *table.source == *source) else {
+        let place = self.places.get(ty.url).and_then(|places| places.get(source));
+        let Some(table) = place.map(|place| &self.tables[*place as usize]) else {
             return status;
         };
         for (name, entry) in &table.entries {

@@ -48,6 +48,20 @@ impl SentAt {
         self.at.get().copied()
     }
 
+    /// Sent a moment ago: a connection that was dead by then says so within a round trip. One that ends later may have ended by the request.
+    pub fn is_young(&self) -> bool {
+        const MOMENT: Duration = Duration::from_secs(1);
+        self.get()
+            .is_none_or(|at| clock::now().saturating_duration_since(at) < MOMENT)
+    }
+
+    /// The connection ended, and the request with it.
+    pub fn lost(&self, cluster: &Cluster, failure: &Failure) {
+        if let Some(host) = self.host.get() {
+            cluster.observe_failure(host, failure, clock::now());
+        }
+    }
+
     /// The attempt took longer than it may.
     pub fn timed_out(&self, cluster: &Cluster, failure: &Failure) {
         match failure {

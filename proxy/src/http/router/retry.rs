@@ -251,14 +251,18 @@ impl Run<'_> {
                 }
             };
             // A pooled connection that died before the request arrived is not the upstream's answer.
-            let safe = attempt.unseen || exchange.request.method().is_idempotent();
-            if attempt.died_unnoticed && safe && unnoticed_deaths < 3 && outcome.is_err() && source_is_whole(source) {
+            let is_stale = attempt.unseen || (exchange.request.method().is_idempotent() && sent.is_young());
+            if attempt.died_unnoticed && is_stale && unnoticed_deaths < 3 && outcome.is_err() && source_is_whole(source)
+            {
                 unnoticed_deaths += 1;
                 exchange.upstream.attempts -= 1;
                 if self.policy.is_some() {
                     exchange.upstream.attempted.pop();
                 }
                 continue;
+            }
+            if let (true, Err(failure)) = (attempt.died_unnoticed, &outcome) {
+                sent.lost(self.cluster, failure);
             }
             if !source.is_replayable() {
                 return outcome;

@@ -11,7 +11,7 @@ use remora_xds::Source;
 use super::{Builder, ClusterSlot};
 use crate::config::cluster::ClusterNeeds;
 use crate::config::sources::ResourceKey;
-use crate::config::{Compiled, cluster};
+use crate::config::{Compiled, Problems, cluster};
 use crate::snapshot::slot::Assignment;
 
 impl Builder {
@@ -23,13 +23,14 @@ impl Builder {
         };
         let assignment = Assignment::new(bytes);
         self.assignments.insert(key.clone(), assignment.clone());
-        let others = self.assigned.get(key).into_iter().flatten();
-        for cluster in others.chain([&key.name]) {
+        let own = Some(&key.name).filter(|name| is_own(key, name));
+        let mut problems = Problems::default();
+        for cluster in self.assigned.get(key).into_iter().flatten().chain(own) {
             for slot in self.slots(cluster).filter(|slot| wants(slot, key)) {
-                slot.set_endpoints(assignment.clone())?;
+                problems.keep(slot.set_endpoints(assignment.clone()));
             }
         }
-        Ok(())
+        problems.into_result()
     }
 
     pub(super) fn set_cluster(&mut self, name: &Arc<str>, bytes: Option<Bytes>) -> Compiled<()> {

@@ -26,7 +26,9 @@ pub(super) async fn straight(
 ) -> Result<Upstream, Failure> {
     let connection = record.connection.clone();
     let source: Option<OriginalSource> = connection.extensions.get().copied();
-    let (queued, place) = place(cluster, host, source).await?;
+    // Nobody watches the client meanwhile: it must not hold its place in line for ever.
+    let waiting = tokio::time::timeout(cluster.connect_timeout, place(cluster, host, source));
+    let (queued, place) = waiting.await.map_err(|_| Failure::ConnectTimeout)??;
     let mut lease = Lease::connection(queued, place, cluster, host);
     let added = tlvs
         .filter(|_| host.proxy_header.is_some())
