@@ -1,7 +1,7 @@
 //! Hosts that leave as they should: announced, finished, ended. No request notices. And listeners that ask their connections to leave.
 
 use control_plane_mock::resources::{Variant, cluster_eds, endpoints};
-use remora_tests::{Backend, Http1, Load, Sidecar, until};
+use remora_tests::{Backend, Http1, Load, Sidecar, static_http, until};
 
 use super::{One, all_to_a};
 
@@ -96,30 +96,14 @@ async fn leaving(strategy: &str) -> usize {
 }
 
 fn with_listener(backend: &Backend, fields: &str) -> String {
-    format!(
-        r#"admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
-static_resources:
-  listeners:
-  - name: http
-    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
-    {fields}
-    filter_chains:
-    - filters:
-      - name: http
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: http
-          http_filters:
-          - name: router
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-          route_config: {{virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: a}}}}]}}]}}
-  clusters:
-  - name: a
+    let cluster = format!(
+        r#"  - name: a
     type: STATIC
     load_assignment: {{cluster_name: a, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]}}
 "#,
         backend.port()
-    )
+    );
+    static_http(fields, &cluster)
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use remora::runtime::spawn::spawn;
-use remora_tests::{Backend, Http1, Sidecar, until};
+use remora_tests::{Backend, Sidecar, static_http, until};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 
@@ -33,24 +33,8 @@ async fn name_server(gate: watch::Receiver<bool>, asked: Arc<AtomicUsize>) -> So
 }
 
 fn bootstrap(backend: &Backend, names: SocketAddr, fields: &str) -> String {
-    format!(
-        r#"admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
-static_resources:
-  listeners:
-  - name: http
-    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
-    filter_chains:
-    - filters:
-      - name: http
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: http
-          http_filters:
-          - name: router
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-          route_config: {{virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: a}}}}]}}]}}
-  clusters:
-  - name: a
+    let cluster = format!(
+        r#"  - name: a
     type: STRICT_DNS
     dns_lookup_family: V4_ONLY
     {fields}
@@ -63,13 +47,8 @@ static_resources:
 "#,
         names.port(),
         backend.port()
-    )
-}
-
-async fn first_answer(sidecar: &Sidecar) -> u16 {
-    let address = sidecar.listener("http").await;
-    let mut client = Http1::connect(address).await.unwrap();
-    client.get("mesh.test", "/", "").await.status
+    );
+    static_http("", &cluster)
 }
 
 #[tokio::test]
@@ -85,7 +64,7 @@ async fn nobody_is_served_before_the_names_are_known() {
         "it waits for the name"
     );
     open.send(true).unwrap();
-    assert_eq!(first_answer(&sidecar).await, 200);
+    assert_eq!(sidecar.first_answer().await, 200);
     until("it is ready", async || {
         (sidecar.admin("GET", "/ready").await.status == 200).then_some(())
     })
@@ -104,7 +83,7 @@ async fn who_does_not_want_to_wait_does_not() {
     let hasty = bootstrap(&backend, names, "wait_for_warm_on_init: false");
     let sidecar = Sidecar::start(&hasty).await.unwrap();
     assert_eq!(sidecar.admin("GET", "/ready").await.status, 200);
-    assert_eq!(first_answer(&sidecar).await, 503, "the name is not known yet");
+    assert_eq!(sidecar.first_answer().await, 503, "the name is not known yet");
     open.send(true).unwrap();
-    until("a host", async || (first_answer(&sidecar).await == 200).then_some(())).await;
+    until("a host", async || (sidecar.first_answer().await == 200).then_some(())).await;
 }

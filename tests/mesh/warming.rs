@@ -8,7 +8,7 @@ use control_plane_mock::resources::{
 use remora::runtime::spawn::spawn;
 use remora_proto::pb::envoy::config::core::v3 as core;
 use remora_proto::pb::google::protobuf::{Duration, UInt32Value};
-use remora_tests::{Backend, Http1, Load, Mesh, Sidecar, until};
+use remora_tests::{Backend, Load, Mesh, Sidecar, static_http, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -206,9 +206,7 @@ async fn the_first_listeners_wait_for_the_checks_of_the_first_clusters() {
     assert!(sidecar.proxy.control.manager.addresses("http").is_empty());
     assert_eq!(sidecar.admin("GET", "/ready").await.status, 503);
     doctor.comes();
-    let address = sidecar.listener("http").await;
-    let mut client = Http1::connect(address).await.unwrap();
-    assert_eq!(client.get("mesh.test", "/", "").await.status, 200);
+    assert_eq!(sidecar.first_answer().await, 200);
     until("readiness", async || {
         (sidecar.admin("GET", "/ready").await.status == 200).then_some(())
     })
@@ -218,24 +216,8 @@ async fn the_first_listeners_wait_for_the_checks_of_the_first_clusters() {
 #[tokio::test]
 async fn the_static_listeners_wait_for_the_checks_of_static_clusters() {
     let (a, doctor) = (Backend::start("a").await, Doctor::new().await);
-    let bootstrap = format!(
-        r#"admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
-static_resources:
-  listeners:
-  - name: http
-    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
-    filter_chains:
-    - filters:
-      - name: http
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: http
-          http_filters:
-          - name: router
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-          route_config: {{virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: a}}}}]}}]}}
-  clusters:
-  - name: a
+    let cluster = format!(
+        r#"  - name: a
     type: STATIC
     common_lb_config: {{healthy_panic_threshold: {{value: 0}}}}
     health_checks:
@@ -250,12 +232,10 @@ static_resources:
         doctor.address.port(),
         a.port()
     );
-    let sidecar = Sidecar::start(&bootstrap).await.unwrap();
+    let sidecar = Sidecar::start(&static_http("", &cluster)).await.unwrap();
     assert_eq!(sidecar.admin("GET", "/ready").await.status, 503);
     doctor.comes();
-    let address = sidecar.listener("http").await;
-    let mut client = Http1::connect(address).await.unwrap();
-    assert_eq!(client.get("mesh.test", "/", "").await.status, 200);
+    assert_eq!(sidecar.first_answer().await, 200);
     until("readiness", async || {
         (sidecar.admin("GET", "/ready").await.status == 200).then_some(())
     })
@@ -306,7 +286,5 @@ async fn the_first_listeners_wait_for_the_checks_of_hosts_that_eds_names() {
     .await;
     assert!(sidecar.proxy.control.manager.addresses("http").is_empty());
     doctor.comes();
-    let address = sidecar.listener("http").await;
-    let mut client = Http1::connect(address).await.unwrap();
-    assert_eq!(client.get("mesh.test", "/", "").await.status, 200);
+    assert_eq!(sidecar.first_answer().await, 200);
 }

@@ -23,6 +23,7 @@ mod mesh;
 mod program;
 mod sidecar;
 pub mod sources;
+mod static_http;
 mod wait;
 
 pub use answer::{Answer, Ending};
@@ -35,4 +36,5 @@ pub use load::Load;
 pub use mesh::Mesh;
 pub use program::Program;
 pub use sidecar::{Sidecar, admin as ask_admin};
+pub use static_http::static_http;
 pub use wait::{PATIENCE, until, within};

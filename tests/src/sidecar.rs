@@ -58,6 +58,12 @@ impl Sidecar {
         .await
     }
 
+    /// What a first request to the listener `http` is answered with, as soon as that listens.
+    pub async fn first_answer(&self) -> u16 {
+        let mut client = Http1::connect(self.listener("http").await).await.unwrap();
+        client.get("mesh.test", "/", "").await.status
+    }
+
     /// Where the admin server listens.
     pub fn admin_address(&self) -> SocketAddr {
         self.proxy.admin.as_ref().and_then(|address| address.ip()).unwrap()

@@ -108,7 +108,9 @@ pub(super) async fn follow(
                 notes.unusable(format!("a whole push: {panic}"));
             }
         }
-        control.note_change();
+        if done.changes > 0 {
+            control.note_change();
+        }
         if awaited.is_over() && !waits {
             is_live = true;
             control.set_live();

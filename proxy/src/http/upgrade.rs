@@ -4,13 +4,13 @@
 //! tunnel. HTTP/2 says the same as extended CONNECT with `:protocol`, answered by 200 (RFC 8441); [`from_extended_connect`] and its three
 //! siblings translate.
 
-pub(crate) mod sha1;
 mod tunnel;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{Extensions, HeaderMap, Method, StatusCode, Version, request, response};
+use sha1::{Digest, Sha1};
 
 pub use tunnel::{TunnelEnd, TunnelReason, TunnelWriter, reader_body, split_tunnel, tunnel};
 
@@ -153,7 +153,7 @@ fn websocket_accept(key: &[u8]) -> HeaderValue {
     const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
     let mut text = key.to_vec();
     text.extend_from_slice(GUID);
-    let accept = STANDARD.encode(sha1::digest(&text));
+    let accept = STANDARD.encode(Sha1::digest(&text));
     HeaderValue::from_str(&accept).expect("base64 is visible ASCII")
 }
 

@@ -88,8 +88,9 @@ impl Order {
         match &self.0 {
             Turns::Period(period) => Some(*period.get(turn % period.len().max(1))? as usize),
             Turns::Line { ends, stride } => {
-                let length = u128::from(*ends.last()?);
-                let point = (turn as u128 % length * u128::from(*stride) % length) as u64;
+                let length = *ends.last()?;
+                let turn = u128::from(turn as u64 % length);
+                let point = (turn * u128::from(*stride) % u128::from(length)) as u64;
                 Some(ends.partition_point(|end| *end <= point))
             }
         }

@@ -3,10 +3,9 @@
 //! JA3 is the MD5 of five lists in decimal; JA4 a few counts in plain text and two SHA-256, cut. What a client offers at random (GREASE, RFC 8701) is
 //! left out where Envoy leaves it out: groups and signature schemes keep it.
 
-mod md5;
-
 use std::sync::Arc;
 
+use md5::Md5;
 use sha2::{Digest, Sha256};
 
 use super::client_hello::{ALPN, Reader, SERVER_NAME};
@@ -104,7 +103,7 @@ impl<'a> Offer<'a> {
             ),
         ]
         .join(",");
-        crate::tls::x509::hex(&md5::digest(text.as_bytes()))
+        crate::tls::x509::hex(&Md5::digest(text))
     }
 
     fn ja4(&self) -> String {

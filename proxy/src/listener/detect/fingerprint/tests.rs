@@ -25,7 +25,7 @@ fn taken(extensions: &[(u16, &[u8])]) -> (String, String) {
 fn what_is_offered_at_random_does_not_count_but_in_groups() {
     let groups: &[u8] = &[0, 4, 0x1a, 0x1a, 0, 29];
     let (ja3, ja4) = taken(&[(0x3a3a, &[]), (GROUPS, groups), (POINT_FORMATS, &[1, 0])]);
-    assert_eq!(ja3, crate::tls::x509::hex(&md5::digest(b"771,4865,10-11,6682-29,0")));
+    assert_eq!(ja3, crate::tls::x509::hex(&Md5::digest(b"771,4865,10-11,6682-29,0")));
     let sha = |text: &str| crate::tls::x509::hex(&Sha256::digest(text)[..6]);
     assert_eq!(ja4, format!("t12i010200_{}_{}", sha("1301"), sha("000a,000b")));
 }

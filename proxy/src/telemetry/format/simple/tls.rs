@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
+use sha1::{Digest, Sha1};
+
 use super::{LogView, Simple, ValidityOf, millis, put};
 use Simple::{Number, Text};
 
@@ -237,7 +239,7 @@ fn certificates(
 }
 
 fn sha1(der: &[u8]) -> Option<String> {
-    Some(hex(&crate::http::upgrade::sha1::digest(der)))
+    Some(hex(&Sha1::digest(der)))
 }
 
 fn sha256(der: &[u8]) -> Option<String> {
