@@ -348,7 +348,9 @@ fn start_log(options: &Options, bootstrap: &Bootstrap) -> Result<(), String> {
 
 #[allow(clippy::print_stderr, reason = "the last words of a process that does not start")]
 fn fail(message: &str) -> ExitCode {
-    tracing::error!("{message}");
+    if Logging::current().is_file() {
+        tracing::error!("{message}");
+    }
     eprintln!("remora: {message}");
     ExitCode::FAILURE
 }

@@ -117,15 +117,22 @@ impl Sources {
         if let Some((name, _)) = known.iter().find(|(_, known)| known == config) {
             return name.clone();
         }
-        let cluster = &config.cluster_name;
-        let others = known.iter().filter(|(_, known)| known.cluster_name == *cluster).count();
-        let name: Arc<str> = match others {
-            0 => cluster.clone(),
-            others => format!("{cluster} ({})", others + 1).into(),
-        };
+        // What nobody names any more makes room: a control plane may tell new ones without end.
+        known.retain(|(name, _)| Arc::strong_count(name) > 1);
+        let name = free_name(&known, &config.cluster_name);
         known.push((name.clone(), config.clone()));
         name
     }
+}
+
+/// The cluster's own name, or the first of `cluster (2)`, `cluster (3)` … that no other configuration has.
+fn free_name(known: &[(Arc<str>, AdsConfig)], cluster: &str) -> Arc<str> {
+    let taken = |name: &str| known.iter().any(|(known, _)| &**known == name);
+    if !taken(cluster) {
+        return cluster.into();
+    }
+    let mut numbered = (2_u64..).map(|number| format!("{cluster} ({number})"));
+    numbered.find(|name| !taken(name)).unwrap_or_default().into()
 }
 
 /// Why such a file is not read.
@@ -167,6 +174,23 @@ mod tests {
         assert_eq!(names, [named("agent"), named("agent (2)"), named("agent")]);
         assert!(sources.find("agent (2)").expect("known").delta);
         assert!(!sources.find("agent").expect("known").delta);
+    }
+
+    #[test]
+    fn what_nobody_names_any_more_is_forgotten() {
+        let sources = Sources::new(vec!["agent".into()], false);
+        let numbered = |seconds: u64| {
+            let mut config = grpc("agent", false);
+            if let source::Source::Grpc(grpc) = &mut config.source {
+                grpc.authority = seconds.to_string();
+            }
+            sources.resolve(&config).expect("a source")
+        };
+        let kept = numbered(0);
+        (1..100).for_each(|seconds| drop(numbered(seconds)));
+        assert_eq!(sources.known.lock().len(), 2);
+        assert_eq!(kept, Source::Named("agent".into()));
+        assert_eq!(numbered(100), Source::Named("agent (2)".into()));
     }
 
     #[test]

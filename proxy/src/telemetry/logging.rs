@@ -270,6 +270,11 @@ impl Logging {
         CURRENT.get().cloned().unwrap_or_else(detached)
     }
 
+    /// Whether lines go into a file, and not where the process's last words go anyway.
+    pub fn is_file(&self) -> bool {
+        matches!(self.0.sink, Sink::File { .. })
+    }
+
     /// A subscriber that writes here.
     pub fn subscriber(&self) -> impl Subscriber + Send + Sync + 'static {
         tracing_subscriber::registry().with(EnvoyLayer(self.0.clone()))
