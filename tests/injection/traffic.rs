@@ -357,7 +357,7 @@ fn connections_that_are_over_block_no_other_destination() {
     });
     assert_eq!(greeted, count / AT_ONCE * AT_ONCE);
     let waiting = world.server.run(|| async {
-        let text = std::fs::read_to_string("/proc/net/sockstat").unwrap();
+        let text = std::fs::read_to_string("/proc/thread-self/net/sockstat").unwrap();
         let tcp = text
             .lines()
             .find_map(|line| line.strip_prefix("TCP: "))
