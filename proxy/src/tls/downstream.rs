@@ -2,12 +2,19 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use pb::downstream_tls_context::SessionTicketKeysType;
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{Acceptor, ClientHello, NoClientAuth, NoServerSessionStorage, ServerConfig};
-use rustls::{DistinguishedName, HandshakeKind};
+use rustls::server::{
+    Acceptor, ClientHello, NoClientAuth, NoServerSessionStorage, ProducesTickets, ServerConfig,
+    ServerSessionMemoryCache, StoresServerSessions,
+};
+use rustls::{
+    CipherSuite, DistinguishedName, HandshakeKind, NamedGroup, SupportedCipherSuite, SupportedProtocolVersion,
+};
 use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
 use super::context::{Common, Material};
@@ -33,21 +40,39 @@ pub struct DownstreamTls {
     stats: OnceLock<Arc<ServerSocketStats>>,
 }
 
-/// One rustls configuration per ALPN answer, all with the same tickets and certificates.
+/// What all handshakes between two rotations share: rustls configurations by what a client asks for, each made when first needed.
 struct Built {
-    /// For clients that offer no ALPN, or none that we speak: the handshake completes without, as in Envoy.
-    without_alpn: InOrder,
-    by_alpn: Vec<(Vec<u8>, InOrder)>,
+    recipe: Recipe,
+    configs: ArcSwap<Vec<(Shape, Arc<ServerConfig>)>>,
     keys: Arc<Keys>,
 }
 
-/// The same configuration for either side's preference of cipher suites.
-struct InOrder {
-    /// TLS 1.3, where BoringSSL always leaves the choice to clients.
-    clients: Arc<ServerConfig>,
-    /// TLS 1.2: ours, unless `prefer_client_ciphers` says otherwise.
-    configured: Arc<ServerConfig>,
+/// What rustls would not choose as BoringSSL does, chosen for it. The default is right for TLS 1.2 clients without ALPN.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Shape {
+    /// Our name for the connection's protocol. None for clients that offer no ALPN, or none that we speak: the handshake completes without, as in
+    /// Envoy.
+    alpn: Option<Vec<u8>>,
+    /// The client's order of suites counts.
+    in_clients_order: bool,
+    /// All suites, where those of equal preference are in another order than ours.
+    suites: Vec<CipherSuite>,
+    /// The only group: our first that the client has, where rustls would choose the client's first that we have.
+    group: Option<NamedGroup>,
 }
+
+/// How to make a rustls configuration: all have the same tickets, sessions and certificates.
+struct Recipe {
+    provider: Arc<CryptoProvider>,
+    versions: Vec<&'static SupportedProtocolVersion>,
+    verifier: Arc<dyn ClientCertVerifier>,
+    keys: Arc<Keys>,
+    ticketer: Option<Arc<dyn ProducesTickets>>,
+    sessions: Arc<dyn StoresServerSessions>,
+}
+
+/// How many configurations a context keeps for the sake of unusual clients; who comes after that is served in our own order.
+const MOST_SHAPES: usize = 64;
 
 impl DownstreamTls {
     /// # Errors
@@ -122,18 +147,8 @@ impl DownstreamTls {
             if self.require_sni && hello.server_name().is_none() {
                 return Err(TlsError::Handshake("SNI required:TLS_error_end".to_owned()));
             }
-            let offered: Vec<&[u8]> = hello.alpn().map(Iterator::collect).unwrap_or_default();
-            let chosen = built
-                .by_alpn
-                .iter()
-                .find(|(name, _)| offered.contains(&name.as_slice()));
-            let config = chosen.map_or(&built.without_alpn, |(_, config)| config);
-            let config = if self.offers_tls13(&hello) {
-                &config.clients
-            } else {
-                &config.configured
-            };
-            (config.clone(), built.keys.choose(&hello).map(|entry| &entry.leaf))
+            let config = built.config(self.shape(&hello)).map_err(error::from_rustls)?;
+            (config, built.keys.choose(&hello).map(|entry| &entry.leaf))
         };
         let (stream, signature) = signed::noting(start.into_stream(config)).await;
         let stream = stream.map_err(error::from_io)?;
@@ -149,77 +164,133 @@ impl DownstreamTls {
         })
     }
 
-    /// Whether TLS 1.3 is what will be agreed on: only who can speak it names its suites.
-    fn offers_tls13(&self, hello: &ClientHello<'_>) -> bool {
-        let speaks = self.common.params.versions.contains(&&rustls::version::TLS13);
-        speaks && hello.cipher_suites().iter().any(|suite| params::is_tls13(*suite))
+    /// What BoringSSL would choose for this client where it is left to its own order.
+    fn shape(&self, hello: &ClientHello<'_>) -> Shape {
+        let params = &self.common.params;
+        let offered: Vec<&[u8]> = hello.alpn().map(Iterator::collect).unwrap_or_default();
+        let alpn = self.common.alpn.iter().find(|name| offered.contains(&name.as_slice()));
+        let groups = hello.named_groups().unwrap_or_default();
+        let ours = || params.provider.kx_groups.iter().map(|group| group.name());
+        let wanted = ours().find(|group| groups.contains(group));
+        let rustls = groups.iter().copied().find(|group| ours().any(|own| own == *group));
+        // TLS 1.3, where BoringSSL always leaves the choice to clients: only who can speak it names its suites.
+        let speaks = params.versions.contains(&&rustls::version::TLS13);
+        let is_tls13 = speaks && hello.cipher_suites().iter().any(|suite| params::is_tls13(*suite));
+        let in_clients_order = is_tls13 || self.prefer_client_ciphers;
+        Shape {
+            alpn: alpn.cloned(),
+            in_clients_order,
+            suites: match in_clients_order {
+                true => Vec::new(),
+                false => params.reordered(hello.cipher_suites()),
+            },
+            group: wanted.filter(|_| wanted != rustls),
+        }
     }
 
     fn build(&self, material: Material) -> Compiled<Built> {
         let params = &self.common.params;
         let internal = |error: rustls::Error| Problems::one("common_tls_context.tls_params", error.to_string());
         let keys = Arc::new(material.keys);
-        let verifier: Arc<dyn ClientCertVerifier> =
-            match self.require_client_certificate || self.common.has_validation() {
-                false => Arc::new(NoClientAuth),
-                true => {
-                    let hints = match self.common.suppresses_client_ca_list() {
-                        true => Vec::new(),
-                        false => {
-                            let names = material.policy.anchors().flat_map(|trust| &trust.anchors);
-                            let names = names.map(|anchor| DistinguishedName::in_sequence(&anchor.subject));
-                            names.collect()
-                        }
-                    };
-                    // Where Envoy has names or pins to match, a client without a certificate matches none of them.
-                    let mandatory = self.require_client_certificate || material.policy.names_peers();
-                    Arc::new(PeerVerifier {
-                        policy: material.policy,
-                        algorithms: params.provider.signature_verification_algorithms,
-                        mandatory,
-                        hints,
-                        sni_is_san: false,
-                    })
-                }
-            };
-        let mut config = ServerConfig::builder_with_provider(params.provider.clone())
-            .with_protocol_versions(&params.versions)
-            .map_err(internal)?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(keys.clone());
-        config.ignore_client_order = !self.prefer_client_ciphers;
-        if self.tickets {
-            // A new ticketer per build: a session from before a rotation is not resumed, its peer is verified again.
-            config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(internal)?;
-        }
-        if !self.sessions || self.tickets {
-            config.session_storage = Arc::new(NoServerSessionStorage {});
-        }
-        // TLS 1.3 has no session ids: without tickets nothing is resumed, as in Envoy.
-        if !self.tickets {
-            config.send_tls13_tickets = 0;
-        }
-        let with_alpn = |name: &Vec<u8>| {
-            let mut config = config.clone();
-            config.alpn_protocols = vec![name.clone()];
-            (name.clone(), InOrder::new(config))
+        let verifier: Arc<dyn ClientCertVerifier> = match material.policy.asks_clients() {
+            false => Arc::new(NoClientAuth),
+            true => {
+                let hints = match self.common.suppresses_client_ca_list() {
+                    true => Vec::new(),
+                    false => {
+                        let names = material.policy.anchors().flat_map(|trust| &trust.anchors);
+                        let names = names.map(|anchor| DistinguishedName::in_sequence(&anchor.subject));
+                        names.collect()
+                    }
+                };
+                // Where Envoy has names or pins to match, a client without a certificate matches none of them.
+                let mandatory = self.require_client_certificate || material.policy.names_peers();
+                Arc::new(PeerVerifier {
+                    policy: material.policy,
+                    algorithms: params.provider.signature_verification_algorithms,
+                    mandatory,
+                    hints,
+                    sni_is_san: false,
+                })
+            }
         };
+        let recipe = Recipe {
+            provider: params.provider.clone(),
+            versions: params.versions.clone(),
+            verifier,
+            keys: keys.clone(),
+            // A new ticketer per build: a session from before a rotation is not resumed, its peer is verified again.
+            ticketer: match self.tickets {
+                true => Some(Ticketer::new().map_err(internal)?),
+                false => None,
+            },
+            sessions: match self.sessions {
+                true => ServerSessionMemoryCache::new(SESSIONS),
+                false => Arc::new(NoServerSessionStorage {}),
+            },
+        };
+        // What cannot be made is refused now, and not at the first handshake.
+        recipe.make(&Shape::default()).map_err(internal)?;
         Ok(Built {
-            by_alpn: self.common.alpn.iter().map(with_alpn).collect(),
-            without_alpn: InOrder::new(config),
+            recipe,
+            configs: ArcSwap::default(),
             keys,
         })
     }
 }
 
-impl InOrder {
-    fn new(configured: ServerConfig) -> Self {
-        let mut clients = configured.clone();
-        clients.ignore_client_order = false;
-        Self {
-            clients: Arc::new(clients),
-            configured: Arc::new(configured),
+/// Sessions that TLS 1.2 clients without tickets may resume, of one context between two rotations; BoringSSL keeps 20,480 of its own.
+const SESSIONS: usize = 256;
+
+impl Built {
+    fn config(&self, shape: Shape) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let configs = self.configs.load();
+        if let Some((_, config)) = configs.iter().find(|(known, _)| *known == shape) {
+            return Ok(config.clone());
         }
+        let shape = match configs.len() < MOST_SHAPES {
+            true => shape,
+            false => Shape {
+                suites: Vec::new(),
+                group: None,
+                ..shape
+            },
+        };
+        let config = Arc::new(self.recipe.make(&shape)?);
+        self.configs.rcu(|configs| {
+            let mut configs = Vec::clone(configs);
+            if !configs.iter().any(|(known, _)| *known == shape) {
+                configs.push((shape.clone(), config.clone()));
+            }
+            configs
+        });
+        Ok(config)
+    }
+}
+
+impl Recipe {
+    fn make(&self, shape: &Shape) -> Result<ServerConfig, rustls::Error> {
+        let mut provider = self.provider.clone();
+        if shape.group.is_some() || !shape.suites.is_empty() {
+            let own = Arc::make_mut(&mut provider);
+            let place = |suite: &SupportedCipherSuite| shape.suites.iter().position(|known| *known == suite.suite());
+            own.cipher_suites.sort_by_key(place);
+            own.kx_groups
+                .retain(|group| shape.group.is_none_or(|only| only == group.name()));
+        }
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&self.versions)?
+            .with_client_cert_verifier(self.verifier.clone())
+            .with_cert_resolver(self.keys.clone());
+        config.ignore_client_order = !shape.in_clients_order;
+        config.alpn_protocols.extend(shape.alpn.clone());
+        config.session_storage = self.sessions.clone();
+        match &self.ticketer {
+            Some(ticketer) => config.ticketer = ticketer.clone(),
+            // TLS 1.3 has no session ids: without tickets nothing is resumed, as in Envoy.
+            None => config.send_tls13_tickets = 0,
+        }
+        Ok(config)
     }
 }
 

@@ -28,6 +28,11 @@ pub struct NoTrustBundle;
 #[error("{}", verify_words(.0))]
 pub struct Refused(pub CertificateError);
 
+/// A peer signs with a key whose certificate does not let it.
+#[derive(Debug, thiserror::Error)]
+#[error("key usage bit incorrect")]
+pub struct MayNotSign;
+
 /// A reason of ours as rustls carries it; the peer hears `certificate_unknown`, as from Envoy.
 pub fn other(error: impl std::error::Error + Send + Sync + 'static) -> CertificateError {
     CertificateError::Other(rustls::OtherError(std::sync::Arc::new(error)))
@@ -36,12 +41,16 @@ pub fn other(error: impl std::error::Error + Send + Sync + 'static) -> Certifica
 /// The error of a handshake, out of what tokio-rustls reports.
 pub fn from_io(error: std::io::Error) -> TlsError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
-        Some(inner) => from_rustls(inner),
+        Some(inner) => told(inner),
         None => TlsError::Io(error),
     }
 }
 
-fn from_rustls(error: &Error) -> TlsError {
+pub fn from_rustls(error: Error) -> TlsError {
+    told(&error)
+}
+
+fn told(error: &Error) -> TlsError {
     match error {
         Error::NoCertificatesPresented => TlsError::Verify(
             VerifyFailure::NoCertificate,
@@ -50,6 +59,9 @@ fn from_rustls(error: &Error) -> TlsError {
                 "PEER_DID_NOT_RETURN_A_CERTIFICATE:peer did not provide required client certificate",
             ),
         ),
+        Error::InvalidCertificate(CertificateError::Other(other)) if other.0.is::<MayNotSign>() => {
+            TlsError::Handshake(openssl(287, "KEY_USAGE_BIT_INCORRECT"))
+        }
         Error::InvalidCertificate(cause) => {
             let failure = match cause {
                 CertificateError::NotValidForName => VerifyFailure::San,

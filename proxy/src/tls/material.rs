@@ -85,9 +85,15 @@ impl Certificate {
             let staple = optional("ocsp_staple", config.ocsp_staple.as_ref(), read);
         }
         let (chain, leaf) = chain;
+        let may_sign = CertificateFacts::may_sign(&chain[0]);
         let mut certified = CertifiedKey::from_der(chain, key, &default_provider())
             .map_err(|error| Problems::one("private_key", error.to_string()))?;
         certified.ocsp = staple;
+        // BoringSSL looks at this of keys that could do something else too.
+        if certified.key.algorithm() == rustls::SignatureAlgorithm::ECDSA && !may_sign {
+            let reason = "failed to load certificate chain: the leaf's key usage lacks digitalSignature";
+            return Err(Problems::one("certificate_chain", reason));
+        }
         Ok(Self {
             key: Arc::new(certified),
             leaf: Arc::new(leaf),

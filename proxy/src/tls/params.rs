@@ -5,7 +5,7 @@ use std::sync::Arc;
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3::TlsParameters;
 use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use rustls::{CipherSuite, SupportedCipherSuite, SupportedProtocolVersion, version};
+use rustls::{CipherSuite, SupportedProtocolVersion, version};
 
 use crate::config::{Compiled, Problems};
 
@@ -21,6 +21,8 @@ pub enum Side {
 pub struct Params {
     pub provider: Arc<CryptoProvider>,
     pub versions: Vec<&'static SupportedProtocolVersion>,
+    /// Suites of TLS 1.2 of equal preference (`[A|B]`): among them the client's order counts.
+    pub tied: Vec<Vec<CipherSuite>>,
     /// Names in the configuration that BoringSSL knows and we cannot speak (RSA key exchange, CBC, P-521): left out.
     pub skipped: Vec<String>,
 }
@@ -40,7 +42,13 @@ impl Params {
         let versions = versions(config, side)?;
         let mut skipped = Vec::new();
         let mut provider = default_provider();
-        provider.cipher_suites = cipher_suites(&config.cipher_suites, fips, &mut skipped)?;
+        let ranks = ranks(&config.cipher_suites, fips, &mut skipped)?;
+        let supported = |suite: &CipherSuite| ALL_CIPHER_SUITES.iter().find(|known| known.suite() == *suite);
+        // BoringSSL never configures TLS 1.3 suites by name; its order with AES hardware is this one.
+        let tls13 = TLS13_NAMES.iter().map(|(_, suite)| suite);
+        let tls13 = tls13.filter(|suite| !fips || !CHACHA.contains(suite));
+        let wanted = tls13.chain(ranks.iter().flatten());
+        provider.cipher_suites = wanted.filter_map(supported).copied().collect();
         provider.kx_groups = groups(&config.ecdh_curves, fips, &mut skipped)?;
         let has_tls12 = provider.cipher_suites.iter().any(|suite| suite.tls13().is_none());
         let only_tls12 = versions == [&version::TLS12];
@@ -53,8 +61,35 @@ impl Params {
         Ok(Self {
             provider: Arc::new(provider),
             versions,
+            tied: ranks.into_iter().filter(|rank| rank.len() > 1).collect(),
             skipped,
         })
+    }
+}
+
+impl Params {
+    /// All suites for a client that has `offered` these, in this order: among those of equal preference the client's order counts. Empty where
+    /// that changes nothing.
+    pub fn reordered(&self, offered: &[CipherSuite]) -> Vec<CipherSuite> {
+        let place = |suite: &CipherSuite| offered.iter().position(|known| known == suite).unwrap_or(offered.len());
+        let mut is_other = false;
+        let mut suites: Vec<CipherSuite> = self.provider.cipher_suites.iter().map(|suite| suite.suite()).collect();
+        for rank in &self.tied {
+            let mut wanted = rank.clone();
+            wanted.sort_by_key(place);
+            if wanted == *rank {
+                continue;
+            }
+            is_other = true;
+            let slots: Vec<usize> = (0..suites.len()).filter(|slot| rank.contains(&suites[*slot])).collect();
+            for (slot, suite) in slots.into_iter().zip(wanted) {
+                suites[slot] = suite;
+            }
+        }
+        match is_other {
+            true => suites,
+            false => Vec::new(),
+        }
     }
 }
 
@@ -126,32 +161,35 @@ fn versions(config: &TlsParameters, side: Side) -> Compiled<Vec<&'static Support
     Ok(chosen)
 }
 
-fn cipher_suites(names: &[String], fips: bool, skipped: &mut Vec<String>) -> Compiled<Vec<SupportedCipherSuite>> {
-    // BoringSSL never configures TLS 1.3 suites by name; its order with AES hardware is this one.
-    let mut wanted: Vec<CipherSuite> = TLS13_NAMES.iter().map(|(_, suite)| *suite).collect();
+/// Suites of TLS 1.2 in the order of preference; those of one rank are tied.
+fn ranks(names: &[String], fips: bool, skipped: &mut Vec<String>) -> Compiled<Vec<Vec<CipherSuite>>> {
+    let mut ranks: Vec<Vec<CipherSuite>> = Vec::new();
     if names.is_empty() {
-        wanted.extend(DEFAULT_TLS12);
+        ranks.extend(DEFAULT_TLS12.iter().map(|rank| rank.to_vec()));
     }
     for (index, entry) in names.iter().enumerate() {
         // `[A|B]` is a group of equal preference, `A:B` a list.
-        for name in entry.split(['[', ']', '|', ':']).filter(|name| !name.is_empty()) {
-            if let Some((_, suite)) = TLS12_NAMES.iter().find(|(known, _)| *known == name) {
-                wanted.push(*suite);
-            } else if BORINGSSL_ONLY.contains(&name) {
-                skipped.push(name.to_owned());
-            } else {
-                return Err(Problems::one(
-                    format!("cipher_suites[{index}]"),
-                    format!("unknown cipher suite {name}"),
-                ));
+        for group in entry.split(':') {
+            let mut rank = Vec::new();
+            for name in group.split(['[', ']', '|']).filter(|name| !name.is_empty()) {
+                if let Some((_, suite)) = TLS12_NAMES.iter().find(|(known, _)| *known == name) {
+                    rank.push(*suite);
+                } else if BORINGSSL_ONLY.contains(&name) {
+                    skipped.push(name.to_owned());
+                } else {
+                    return Err(Problems::one(
+                        format!("cipher_suites[{index}]"),
+                        format!("unknown cipher suite {name}"),
+                    ));
+                }
             }
+            ranks.push(rank);
         }
     }
-    if fips {
-        wanted.retain(|suite| !CHACHA.contains(suite));
+    for rank in &mut ranks {
+        rank.retain(|suite| !fips || !CHACHA.contains(suite));
     }
-    let supported = |suite: &CipherSuite| ALL_CIPHER_SUITES.iter().find(|known| known.suite() == *suite);
-    Ok(wanted.iter().filter_map(supported).copied().collect())
+    Ok(ranks)
 }
 
 fn groups(names: &[String], fips: bool, skipped: &mut Vec<String>) -> Compiled<Vec<&'static dyn SupportedKxGroup>> {
@@ -218,13 +256,17 @@ const TLS12_NAMES: &[(&str, CipherSuite)] = &[
 ];
 
 /// Envoy's default list, without the RSA key exchange that rustls does not have.
-const DEFAULT_TLS12: [CipherSuite; 6] = [
-    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-    CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-    CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-    CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-    CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+const DEFAULT_TLS12: [&[CipherSuite]; 4] = [
+    &[
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    ],
+    &[
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    ],
+    &[CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384],
+    &[CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384],
 ];
 
 const CHACHA: [CipherSuite; 3] = [

@@ -86,7 +86,8 @@ pub fn trust_for<'a>(domains: &'a [TrustDomain], leaf: &CertificateDer<'_>) -> R
         .ok_or_else(|| error::other(error::NoTrustBundle))
 }
 
-/// No CA, and not allowed to sign certificates or revocation lists (X509-SVID, section 4).
+/// No CA, and not allowed to sign certificates or revocation lists (X509-SVID, section 4); one that does not say what it may do (key usage) is
+/// none to Envoy either.
 fn is_leaf(leaf: &CertificateDer<'_>) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(leaf) else {
         return false;
@@ -94,8 +95,7 @@ fn is_leaf(leaf: &CertificateDer<'_>) -> bool {
     let is_ca = matches!(certificate.basic_constraints(), Ok(Some(constraints)) if constraints.value.ca);
     let signs = match certificate.key_usage() {
         Ok(Some(usage)) => usage.value.key_cert_sign() || usage.value.crl_sign(),
-        Ok(None) => false,
-        Err(_) => true,
+        Ok(None) | Err(_) => true,
     };
     !is_ca && !signs
 }

@@ -1,6 +1,7 @@
 //! Handshakes in memory, both sides ours or one side a plain rustls peer.
 
 mod agreed;
+mod beside;
 mod pki;
 mod rotation;
 
@@ -16,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use super::error::VerifyFailure;
 use super::*;
 use crate::config::BuildContext;
+use crate::runtime::clock;
 use pki::{Authority, Issued, Wish, inline};
 
 const CLIENT: &str = "spiffe://td/ns/a/sa/client";

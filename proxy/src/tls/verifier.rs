@@ -69,6 +69,7 @@ impl ServerCertVerifier for PeerVerifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         signed::note(signed.scheme);
+        may_sign(certificate)?;
         verify_tls12_signature(message, certificate, signed, &self.algorithms)
     }
 
@@ -79,6 +80,7 @@ impl ServerCertVerifier for PeerVerifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         signed::note(signed.scheme);
+        may_sign(certificate)?;
         verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
 
@@ -113,6 +115,7 @@ impl ClientCertVerifier for PeerVerifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         signed::note(signed.scheme);
+        may_sign(certificate)?;
         verify_tls12_signature(message, certificate, signed, &self.algorithms)
     }
 
@@ -123,11 +126,19 @@ impl ClientCertVerifier for PeerVerifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         signed::note(signed.scheme);
+        may_sign(certificate)?;
         verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         in_order(&self.algorithms)
+    }
+}
+
+fn may_sign(certificate: &CertificateDer<'_>) -> Result<(), Error> {
+    match CertificateFacts::may_sign(certificate) {
+        true => Ok(()),
+        false => Err(error::other(error::MayNotSign).into()),
     }
 }
 

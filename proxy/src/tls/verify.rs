@@ -26,6 +26,8 @@ pub struct Trust {
     pub anchors: Vec<TrustAnchor<'static>>,
     /// For `/certs`.
     pub path: String,
+    /// `system_root_certs`
+    pub is_system: bool,
     /// When the first one expires, in seconds since the epoch.
     pub not_after: i64,
 }
@@ -84,7 +86,8 @@ impl Trust {
             (None, Some(_)) => &system,
             (None, None) => return Ok(None),
         };
-        let trust = Self::read(source).map_err(|problems| problems.under("trusted_ca"))?;
+        let mut trust = Self::read(source).map_err(|problems| problems.under("trusted_ca"))?;
+        trust.is_system = context.trusted_ca.is_none();
         Ok(Some(Arc::new(trust)))
     }
 
@@ -109,6 +112,7 @@ impl Trust {
             roots,
             anchors,
             path: material::describe(Some(source)),
+            is_system: false,
         })
     }
 }
@@ -120,7 +124,7 @@ impl ValidationSecret {
             let _fields = Policy::check_fields(Some(&config));
         }
         // The same checks as the contexts that will merge it, so that a bad secret is refused where it arrives.
-        Policy::compile(
+        Policy::merged(
             None,
             Some(&Self {
                 config: config.clone(),
@@ -137,10 +141,22 @@ impl ValidationSecret {
 
 impl Policy {
     /// Merges an inline context with one out of a secret as `combined_validation_context` does: the secret's fields win, lists add up.
+    ///
+    /// # Errors
+    /// What is wrong with a field, or with all of them together, by path.
     pub fn compile(
         inline: Option<&pb::CertificateValidationContext>,
         secret: Option<&ValidationSecret>,
     ) -> Compiled<Self> {
+        let policy = Self::merged(inline, secret)?;
+        if policy.anchors().next().is_none() && !policy.crls.is_empty() {
+            return Err(Problems::one("crl", "failed to load CRL without trusted CA"));
+        }
+        Ok(policy)
+    }
+
+    /// As [`compile`](Self::compile), of a secret alone too, whose anchors may be another one's.
+    fn merged(inline: Option<&pb::CertificateValidationContext>, secret: Option<&ValidationSecret>) -> Compiled<Self> {
         let mut policy = Self::default();
         let mut problems = Problems::default();
         for config in inline.into_iter().chain(secret.map(|secret| &secret.config)) {
@@ -222,9 +238,16 @@ impl Policy {
         domains.chain(trust)
     }
 
-    /// A peer has to show who it is, whether or not it is asked to: names or pins are configured, and nobody is let in untrusted.
+    /// A peer has to show who it is, whether or not it is asked to: names, pins or trust domains are configured, and nobody is let in untrusted.
     pub fn names_peers(&self) -> bool {
-        !self.accept_untrusted && (!self.sans.is_empty() || self.pins())
+        !self.domains.is_empty() || (!self.accept_untrusted && (!self.sans.is_empty() || self.pins()))
+    }
+
+    /// Whether a server asks clients for certificates: only where it has something of its own to verify them by, as Envoy. What nobody has
+    /// verified is nobody's identity.
+    pub fn asks_clients(&self) -> bool {
+        let own_anchors = self.anchors().any(|trust| !trust.is_system);
+        self.accept_untrusted || own_anchors || !self.sans.is_empty() || self.pins()
     }
 
     /// What becomes of a peer whose certificate has not the name that a request wants.
@@ -308,6 +331,7 @@ impl Policy {
                     now,
                     algorithms,
                     allow_expired: self.allow_expired,
+                    max_depth: self.max_depth,
                 };
                 walk.check(leaf, role)
             }
@@ -350,7 +374,8 @@ impl Policy {
             revocation,
             None,
         )?;
-        let depth = path.intermediate_certificates().count();
+        // The anchor counts, the leaf does not (`X509_VERIFY_PARAM_set_depth`, as BoringSSL reads it).
+        let depth = path.intermediate_certificates().count() + 1;
         match self.max_depth {
             Some(limit) if depth > limit as usize => Err(webpki::Error::MaximumPathDepthExceeded),
             _ => Ok(()),

@@ -16,6 +16,8 @@ pub struct Walk<'a> {
     pub now: UnixTime,
     pub algorithms: &'a WebPkiSupportedAlgorithms,
     pub allow_expired: bool,
+    /// `max_verify_depth`: certificates above the leaf, the anchor among them.
+    pub max_depth: Option<u32>,
 }
 
 /// As deep as webpki goes.
@@ -39,6 +41,9 @@ impl Walk<'_> {
 
     fn step(&self, der: &CertificateDer<'_>, depth: usize) -> Result<(), CertificateError> {
         check_validity(der, self.now, self.allow_expired)?;
+        if self.max_depth.is_some_and(|limit| depth + 1 > limit as usize) {
+            return Err(CertificateError::UnknownIssuer);
+        }
         let certificate = parse(der)?;
         if matches!(certificate.name_constraints(), Ok(Some(_)) | Err(_)) {
             return Err(CertificateError::UnknownIssuer);

@@ -52,6 +52,17 @@ impl CertificateFacts {
         Some(facts)
     }
 
+    /// Whether a certificate's key may sign handshakes: it has no key usage, or one with `digitalSignature` (RFC 5280, 4.2.1.3).
+    pub fn may_sign(der: &[u8]) -> bool {
+        let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+            return false;
+        };
+        match certificate.key_usage() {
+            Ok(usage) => usage.is_none_or(|usage| usage.value.digital_signature()),
+            Err(_) => false,
+        }
+    }
+
     /// All names that a certificate has, in its order.
     pub fn names(der: &[u8]) -> Vec<String> {
         let Ok((_, certificate)) = X509Certificate::from_der(der) else {

@@ -156,8 +156,8 @@ impl ProxyProtocol {
     pub fn store(&self, header: Header, extensions: &mut http::Extensions) {
         let mut fields = BTreeMap::new();
         for rule in &self.rules {
-            // The last one of a type wins, as in Envoy.
-            for (_, value) in header.tlvs.iter().filter(|(kind, _)| *kind == rule.tlv_type) {
+            // The first one of a type wins, as in Envoy.
+            if let Some((_, value)) = header.tlvs.iter().find(|(kind, _)| *kind == rule.tlv_type) {
                 let text = match rule.base64 {
                     true => base64::engine::general_purpose::STANDARD.encode(value),
                     false => sanitized(value),

@@ -24,7 +24,8 @@ pub enum Version {
 }
 
 const V1: &[u8] = b"PROXY ";
-const V1_MAX: usize = 107;
+/// The longest line, with its end: 107 bytes by the specification, one more in Envoy.
+const V1_MAX: usize = 108;
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Looks at the start of a stream.
@@ -101,9 +102,17 @@ fn v1(bytes: &[u8]) -> Detection<Header> {
         (fits && digits).then(|| Some(SocketAddr::new(ip, port.parse().ok()?)))?
     };
     match (address(source, source_port), address(destination, destination_port)) {
-        (Some(source), Some(destination)) => header(Some((source, destination))),
+        (Some(source), Some(destination)) if is_unicast(&source) && is_unicast(&destination) => {
+            header(Some((source, destination)))
+        }
         _ => Detection::Broken("malformed PROXY address"),
     }
+}
+
+/// What a connection can come from and go to.
+fn is_unicast(address: &SocketAddr) -> bool {
+    let ip = address.ip();
+    !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 fn v2(bytes: &[u8]) -> Detection<Header> {
@@ -135,11 +144,18 @@ fn v2(bytes: &[u8]) -> Detection<Header> {
         let destination = SocketAddr::new(ip(body.get(size..2 * size)?)?, port(2 * size + 2)?);
         Some((source, destination))
     };
+    let of = |pair: Option<(SocketAddr, SocketAddr)>, size: usize| match pair {
+        None => Detection::Broken("short PROXY address"),
+        Some((source, destination)) if is_unicast(&source) && is_unicast(&destination) => {
+            header(Some((source, destination)), size)
+        }
+        Some(_) => Detection::Broken("no unicast PROXY address"),
+    };
     match (command & 0xf, family) {
-        (0, _) | (1, 0x00) => header(None, body.len()),
-        (1, 0x11) => pair(4, v4).map_or(Detection::Broken("short PROXY address"), |pair| header(Some(pair), 12)),
-        (1, 0x21) => pair(16, v6).map_or(Detection::Broken("short PROXY address"), |pair| header(Some(pair), 36)),
-        (1, 0x31) => header(None, body.len()),
+        (0, _) => header(None, body.len()),
+        // Datagrams too: their addresses are as good.
+        (1, 0x11 | 0x12) => of(pair(4, v4), 12),
+        (1, 0x21 | 0x22) => of(pair(16, v6), 36),
         (1, _) => Detection::Broken("unsupported PROXY family"),
         _ => Detection::Broken("unsupported PROXY command"),
     }

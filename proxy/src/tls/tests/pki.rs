@@ -21,6 +21,8 @@ pub struct Wish {
     pub expired: bool,
     pub client_only: bool,
     pub is_ca: bool,
+    /// Its key usage; none of that when empty.
+    pub usages: Vec<KeyUsagePurpose>,
 }
 
 pub struct Issued {
@@ -119,6 +121,7 @@ fn leaf_params(wish: &Wish) -> CertificateParams {
     if wish.client_only {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     }
+    params.key_usages.clone_from(&wish.usages);
     if wish.is_ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
