@@ -126,6 +126,9 @@ impl Cluster {
             let mut host = endpoint.host;
             host.state = state;
             let known = old.get(host.known_by());
+            if planted(Bug::JoinerLeftOut) && known.is_none() && !old.is_empty() {
+                continue;
+            }
             let starts_anew = known.is_some_and(|known| self.starts_anew(known, &host));
             // Another version of the cluster, which goes on until this one is warm.
             let serves = known.is_none() && host.state.is_member();
