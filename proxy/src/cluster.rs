@@ -9,7 +9,7 @@
 
 mod active;
 pub mod breaker;
-mod bugs;
+pub(crate) mod bugs;
 pub mod discovery;
 pub mod explain;
 pub mod health_check;
@@ -120,7 +120,9 @@ impl Cluster {
 
     /// The host took so long to answer, or has not answered for so long.
     pub fn observe_time(&self, host: &Host, time: Duration, now: Instant) {
-        if let Policy::PeakEwma(policy) = &self.lb.policy {
+        if let Policy::PeakEwma(policy) = &self.lb.policy
+            && !planted(Bug::TimeIgnored)
+        {
             policy.observe(&host.state.rtt, time, now);
         }
     }
@@ -248,7 +250,7 @@ fn local_failure(failure: &Failure) -> Option<LocalFailure> {
         Failure::ConnectTimeout => Some(LocalFailure::ConnectTimeout),
         Failure::ConnectionTermination | Failure::RemoteReset | Failure::ProtocolError(_) => Some(LocalFailure::Reset),
         Failure::ResponseTimeout | Failure::PerTryTimeout | Failure::PerTryIdleTimeout => {
-            Some(LocalFailure::RequestTimeout)
+            (!planted(Bug::TimeoutForgiven)).then_some(LocalFailure::RequestTimeout)
         }
         _ => None,
     }

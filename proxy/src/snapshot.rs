@@ -9,7 +9,7 @@ pub mod slot;
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 pub use sharded::ShardedMap;
 pub use slot::ClusterSlot;
@@ -28,6 +28,8 @@ pub struct Snapshot {
     /// Few next to clusters: a mesh has one for each port.
     pub routes: Arc<HashMap<ResourceKey, Arc<RouteTable>>>,
     pub clusters: ShardedMap<Arc<ClusterSlot>>,
+    /// Names of clusters whose newest version warms: what stands under them in `clusters`, if anything, is an older one.
+    pub warming: Arc<HashSet<Arc<str>>>,
 }
 
 impl Snapshot {

@@ -56,6 +56,24 @@ fn named(name: &str, weights: [u32; 2], fields: &str, cx: &BuildContext) -> Arc<
     build(&text, cx)
 }
 
+/// Three priorities with a host each: the first fails, the second is degraded, and of the last it is said how it is; if that is not well, nobody is.
+fn spilling(name: &str, last: &str) -> String {
+    let level = |priority: u32, health: &str| {
+        format!(
+            "{{priority: {priority}, lb_endpoints: [{{health_status: {health}, endpoint: {{address: {{socket_address: {{address: \
+             10.0.0.{priority}, port_value: 80}}}}}}}}]}}"
+        )
+    };
+    let levels = match last {
+        "UNKNOWN" => [level(0, "UNHEALTHY"), level(1, "DEGRADED"), level(2, last)],
+        _ => [level(0, last), level(1, last), level(2, last)],
+    };
+    format!(
+        "{{name: {name}, type: STATIC, load_assignment: {{cluster_name: {name}, endpoints: [{}]}}}}",
+        levels.join(", ")
+    )
+}
+
 fn allocations(cluster: &Cluster, context: &PickContext<'_>) -> u64 {
     // The first look at the hosts gives the thread its place in line.
     assert!(cluster.pick(context).is_ok());
@@ -120,6 +138,18 @@ fn allocates_nothing() {
             "lb_subset_config: {subset_selectors: [{keys: [version]}]}",
             &plain,
         ),
+        named(
+            "bounded_ring",
+            [1, 1],
+            "lb_policy: RING_HASH, common_lb_config: {consistent_hashing_lb_config: {hash_balance_factor: 120}}",
+            &plain,
+        ),
+        build(&spilling("spilling", "UNKNOWN"), &plain),
+        build(&spilling("panic", "UNHEALTHY"), &plain),
+        build(
+            "{name: destinations, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED}",
+            &plain,
+        ),
         named("zones", [1, 1], "lb_policy: ROUND_ROBIN", &zoned),
     ];
     let labels = encode_text(
@@ -131,6 +161,7 @@ fn allocates_nothing() {
     let context = PickContext {
         hash: Some(12_345),
         metadata_match: Some(&labels),
+        original_destination: Some(([10, 0, 0, 9], 80).into()),
         ..PickContext::default()
     };
     for cluster in &cases {

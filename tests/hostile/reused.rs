@@ -19,6 +19,22 @@ route_config:
   - {name: all, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: a}}]}
 "#;
 
+/// Slow attempts are hedged, and nothing that happens here is retried by policy.
+const HEDGED: &str = r#"
+route_config:
+  name: routes
+  virtual_hosts:
+  - name: all
+    domains: ["*"]
+    routes:
+    - match: {prefix: /}
+      route:
+        cluster: a
+        timeout: 60s
+        retry_policy: {retry_on: retriable-4xx, per_try_timeout: 30s}
+        hedge_policy: {hedge_on_per_try_timeout: true}
+"#;
+
 const NO_ERROR: u32 = 0;
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: a.test\r\n\r\n";
@@ -26,8 +42,8 @@ const POST: &str = "POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 0\r\n\r\n
 /// Its body never ends, so nobody can have all of it.
 const STREAMED: &str = "PUT / HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfour\r\n";
 
-async fn proxy(upstream: SocketAddr, fields: &str) -> (Sidecar, SocketAddr) {
-    let sidecar = Sidecar::start(&bootstrap(MANAGER, &cluster("a", upstream.port(), fields)))
+async fn proxy(manager: &str, upstream: SocketAddr, fields: &str) -> (Sidecar, SocketAddr) {
+    let sidecar = Sidecar::start(&bootstrap(manager, &cluster("a", upstream.port(), fields)))
         .await
         .unwrap();
     let address = sidecar.listener("http").await;
@@ -53,7 +69,7 @@ enum End {
 /// The status of a second request that comes to this end, and whether it was sent again (and answered with 200 then).
 async fn over_http2(request: &'static str, end: End) -> (u16, bool) {
     let (upstream, mut connections) = upstream().await;
-    let (_sidecar, address) = proxy(upstream, HTTP2).await;
+    let (_sidecar, address) = proxy(MANAGER, upstream, HTTP2).await;
     let first = asking(address, GET);
     let mut connection = connections.recv().await.unwrap();
     let stream = next_head(&mut connection).await.stream;
@@ -108,9 +124,9 @@ async fn head_of(stream: &mut TcpStream) -> String {
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 /// As [`over_http2`]; the upstream says `last` and closes.
-async fn over_http1(request: &'static str, last: &str) -> (u16, bool) {
+async fn over_http1(manager: &str, request: &'static str, last: &str) -> (u16, bool) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (_sidecar, address) = proxy(listener.local_addr().unwrap(), "").await;
+    let (_sidecar, address) = proxy(manager, listener.local_addr().unwrap(), "").await;
     let first = asking(address, GET);
     let (mut connection, _) = within("a connection", listener.accept()).await.unwrap();
     head_of(&mut connection).await;
@@ -133,12 +149,14 @@ async fn over_http1(request: &'static str, last: &str) -> (u16, bool) {
 
 #[tokio::test]
 async fn what_is_sent_again_over_http1() {
-    assert_eq!(over_http1(GET, "").await, (200, true));
-    assert_eq!(over_http1(POST, "").await, (503, false));
-    assert_eq!(over_http1(STREAMED, "").await, (503, false));
-    // Half an answer, or word of one to come: the request has arrived.
-    let (status, again) = over_http1(GET, "HTTP/1.1 200").await;
-    assert!(status >= 500 && !again, "{status}");
-    let (status, again) = over_http1(GET, "HTTP/1.1 103 Early Hints\r\n\r\n").await;
-    assert!(status >= 500 && !again, "{status}");
+    for manager in [MANAGER, HEDGED] {
+        assert_eq!(over_http1(manager, GET, "").await, (200, true));
+        assert_eq!(over_http1(manager, POST, "").await, (503, false));
+        assert_eq!(over_http1(manager, STREAMED, "").await, (503, false));
+        // Half an answer, or word of one to come: the request has arrived.
+        let (status, again) = over_http1(manager, GET, "HTTP/1.1 200").await;
+        assert!(status >= 500 && !again, "{status}");
+        let (status, again) = over_http1(manager, GET, "HTTP/1.1 103 Early Hints\r\n\r\n").await;
+        assert!(status >= 500 && !again, "{status}");
+    }
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod config;
+mod failover;
 mod pod;
 mod rules;
 mod space;

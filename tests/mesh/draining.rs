@@ -1,16 +1,17 @@
 //! Hosts that leave as they should: announced, finished, ended. No request notices. And listeners that ask their connections to leave.
 
-use control_plane_mock::resources::{Variant, cluster_eds, endpoints};
+use control_plane_mock::resources::{Variant, cluster_eds, endpoint, endpoints, endpoints_of};
+use remora_proto::pb::envoy::config::core::v3::HealthStatus;
 use remora_tests::{Backend, Http1, Load, Sidecar, static_http, until};
 
 use super::{One, all_to_a};
 
-/// How often a host leaves and another comes, per protocol: `REMORA_DRAINS`, else 100.
-fn rounds() -> usize {
+/// How often a host leaves and another comes, per protocol: `REMORA_DRAINS`, else `default`.
+fn rounds(default: usize) -> usize {
     let asked = std::env::var("REMORA_DRAINS")
         .ok()
         .and_then(|rounds| rounds.parse().ok());
-    asked.unwrap_or(100)
+    asked.unwrap_or(default)
 }
 
 async fn members(one: &One, count: u64) {
@@ -37,7 +38,7 @@ async fn hosts_come_and_go(speaks_http2: bool) {
     assert_eq!(one.get("/", "").await.status, 200);
     let mut load = Load::on(one.address, "mesh.test");
     let mut total = 0;
-    let rounds = rounds();
+    let rounds = rounds(100);
     for round in 0..rounds {
         let leaving = round % 2;
         let staying = ("127.0.0.1", backends[1 - leaving].port());
@@ -56,6 +57,88 @@ async fn hosts_come_and_go(speaks_http2: bool) {
     let (failed, sent) = load.finish().await;
     assert!(failed.is_empty(), "at the end: {}", failed.join("\n"));
     assert!(total + sent > 4 * rounds as u64);
+}
+
+/// A request whose body is half there: it goes on for as long as its host lets it.
+async fn upload(one: &One) -> Http1 {
+    let mut client = Http1::connect(one.address).await.unwrap();
+    let head = "POST / HTTP/1.1\r\nhost: mesh.test\r\ncontent-length: 10\r\n\r\nhello";
+    client.send(head).await;
+    client
+}
+
+/// Under the same load, a host is said to drain: it gets nothing new from then on, what is on its way to it goes on and ends well, and when it
+/// has ended, another is named in its place.
+async fn hosts_are_told_to_drain(speaks_http2: bool) {
+    const UPLOADS: usize = 4;
+    let mut backends = [Backend::start("first").await, Backend::start("second").await];
+    let cluster = match speaks_http2 {
+        true => cluster_eds("a").http2(),
+        false => cluster_eds("a"),
+    };
+    let assignment = |backends: &[Backend; 2], draining: Option<usize>| {
+        let host = |index: usize| {
+            let health = match draining == Some(index) {
+                true => HealthStatus::Draining,
+                false => HealthStatus::Unknown,
+            };
+            endpoint("127.0.0.1", backends[index].port()).health(health)
+        };
+        endpoints_of("a").locality(0, "", [host(0), host(1)])
+    };
+    let first = assignment(&backends, None);
+    let one = One::start_with(Variant::Delta, [cluster], all_to_a(), |control| {
+        control.push_endpoints(first);
+    })
+    .await;
+    let healthy = async |count: u64| {
+        until("healthy members", async || {
+            (one.sidecar.stat("cluster.a.membership_healthy").await == count).then_some(())
+        })
+        .await;
+    };
+    assert_eq!(one.get("/", "").await.status, 200);
+    let mut load = Load::on(one.address, "mesh.test");
+    let (mut total, mut finished) = (0, 0);
+    let rounds = rounds(25);
+    for round in 0..rounds {
+        let leaving = round % 2;
+        let mut uploads = Vec::new();
+        for _ in 0..UPLOADS {
+            uploads.push(upload(&one).await);
+        }
+        load.more(4).await;
+        let draining = assignment(&backends, Some(leaving));
+        one.mesh.control_plane.push_endpoints(draining);
+        healthy(1).await;
+        let next = Load::on(one.address, "mesh.test");
+        let (failed, sent) = load.finish().await;
+        assert!(failed.is_empty(), "round {round}: {}", failed.join("\n"));
+        total += sent;
+        for mut client in uploads {
+            client.send("world").await;
+            let answer = client.response("POST").await;
+            assert_eq!(
+                (answer.status, answer.is_whole()),
+                (200, true),
+                "round {round}: {answer:?}"
+            );
+            finished += usize::from(answer.header("x-backend") == Some(backends[leaving].name()));
+        }
+        let before = backends[leaving].requests();
+        next.more(10).await;
+        assert_eq!(backends[leaving].requests(), before, "round {round}: it drains");
+        assert_eq!(one.sidecar.stat("cluster.a.membership_total").await, 2);
+        // Nothing is left at it: it may end, and its place be taken.
+        backends[leaving] = Backend::start(&format!("number {round}")).await;
+        one.mesh.control_plane.push_endpoints(assignment(&backends, None));
+        healthy(2).await;
+        load = next;
+    }
+    let (failed, sent) = load.finish().await;
+    assert!(failed.is_empty(), "at the end: {}", failed.join("\n"));
+    assert!(total + sent > 4 * rounds as u64);
+    assert!(finished > rounds / 4, "{finished} uploads ended at hosts that drained");
 }
 
 /// Asks the listeners to drain over an hour, and says of how many connections the next answer takes leave.
@@ -144,4 +227,14 @@ async fn hosts_that_drain_under_load_fail_nothing() {
 #[tokio::test]
 async fn hosts_that_drain_under_load_fail_nothing_over_http2() {
     hosts_come_and_go(true).await;
+}
+
+#[tokio::test]
+async fn hosts_that_are_told_to_drain_under_load_fail_nothing_and_finish_their_streams() {
+    hosts_are_told_to_drain(false).await;
+}
+
+#[tokio::test]
+async fn hosts_that_are_told_to_drain_under_load_fail_nothing_and_finish_their_streams_over_http2() {
+    hosts_are_told_to_drain(true).await;
 }

@@ -86,6 +86,29 @@ async fn warming(sidecar: &Sidecar, count: u64) {
     .await;
 }
 
+/// The clusters of the control plane as `/config_dump` shows them, each with its number of health checks: those in use, and those that warm.
+async fn dumped(sidecar: &Sidecar) -> [Vec<(String, usize)>; 2] {
+    let page = sidecar.admin("GET", "/config_dump").await.text();
+    let dump: serde_json::Value = serde_json::from_str(&page).unwrap();
+    let is_of_clusters =
+        |section: &&serde_json::Value| section["@type"] == "type.googleapis.com/envoy.admin.v3.ClustersConfigDump";
+    let section = dump["configs"].as_array().unwrap().iter().find(is_of_clusters).unwrap();
+    ["dynamic_active_clusters", "dynamic_warming_clusters"].map(|list| {
+        let entries = section[list].as_array().map(Vec::as_slice).unwrap_or_default();
+        let entry = |entry: &serde_json::Value| {
+            assert_ne!(entry["version_info"], "", "{entry}");
+            let checks = entry["cluster"]["health_checks"].as_array();
+            let name = entry["cluster"]["name"].as_str().unwrap().to_owned();
+            (name, checks.map_or(0, Vec::len))
+        };
+        entries.iter().map(entry).collect()
+    })
+}
+
+fn named(name: &str, checks: usize) -> (String, usize) {
+    (name.to_owned(), checks)
+}
+
 #[tokio::test]
 async fn checks_that_are_added_under_load_fail_nothing() {
     let (a, doctor) = (Backend::start("a").await, Doctor::new().await);
@@ -94,9 +117,11 @@ async fn checks_that_are_added_under_load_fail_nothing() {
     load.more(20).await;
     one.mesh.control_plane.push_cluster(doctor.checks(cluster(&a)));
     warming(&one.sidecar, 1).await;
+    assert_eq!(dumped(&one.sidecar).await, [vec![named("a", 0)], vec![named("a", 1)]]);
     load.more(100).await;
     doctor.comes();
     warming(&one.sidecar, 0).await;
+    assert_eq!(dumped(&one.sidecar).await, [vec![named("a", 1)], Vec::new()]);
     load.more(100).await;
     load.none_failed().await;
     assert_eq!(one.sidecar.stat("cluster.a.health_check.success").await, 1);
@@ -175,10 +200,13 @@ async fn a_new_cluster_is_there_when_its_hosts_were_checked() {
     one.mesh.control_plane.push_cluster(doctor.checks(cluster(&b)));
     warming(&one.sidecar, 1).await;
     assert_eq!(one.get("/b", "").await.status, 503);
+    assert_eq!(dumped(&one.sidecar).await, [vec![named("a", 0)], vec![named("b", 1)]]);
     assert_eq!(one.sidecar.stat("cluster_manager.active_clusters").await, active);
     doctor.comes();
     warming(&one.sidecar, 0).await;
     assert_eq!(one.get("/b", "").await.status, 200);
+    let [in_use, cold] = dumped(&one.sidecar).await;
+    assert_eq!((in_use.len(), cold.len()), (2, 0));
     assert_eq!(one.sidecar.stat("cluster_manager.active_clusters").await, active + 1);
     // One that warms and goes away is forgotten.
     doctor.leaves();

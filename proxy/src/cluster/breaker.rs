@@ -217,7 +217,10 @@ pub struct Permit {
 
 impl Permit {
     fn take(limits: &Arc<Limits>, resource: Resource) -> Option<Self> {
-        let limit = limits.limit(resource);
+        let limit = match planted(Bug::RetriesUnlimited) && resource == Resource::Retry {
+            true => u32::MAX,
+            false => limits.limit(resource),
+        };
         let more = |used: u32| (used < limit).then(|| used + 1);
         limits.used[resource as usize]
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)

@@ -26,6 +26,24 @@ pub(crate) enum Bug {
     LoadIsLost,
     /// Degraded hosts are as good as healthy ones.
     DegradedIsHealthy,
+    /// A host that does not answer in time is not blamed.
+    TimeoutForgiven,
+    /// A try that was not answered in time is the last.
+    TimeoutNotRetried,
+    /// Breakers do not limit retries.
+    RetriesUnlimited,
+    /// What subset a request asks for is not looked at.
+    SubsetIgnored,
+    /// Requests leave their zone without need.
+    ZonesIgnored,
+    /// Localities without a weight have their turns too.
+    LocalityWeightsIgnored,
+    /// Least request does not see what hosts are busy with.
+    ActiveIgnored,
+    /// How long hosts take is not noted.
+    TimeIgnored,
+    /// A host that joins later gets nothing.
+    JoinerLeftOut,
 }
 
 #[cfg(test)]

@@ -111,7 +111,8 @@ impl Group {
         lb: &LbConfig,
         position: Option<usize>,
     ) -> Self {
-        let by_locality = lb.locality_weighted && !policy.locality_weights.is_empty();
+        let by_locality =
+            lb.locality_weighted && !planted(Bug::LocalityWeightsIgnored) && !policy.locality_weights.is_empty();
         if !by_locality || hosts.is_empty() {
             return Self::flat(hosts, lb, position);
         }

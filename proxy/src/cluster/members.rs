@@ -119,13 +119,14 @@ impl Cluster {
         let mut seen: HashMap<Address, ()> = HashMap::with_capacity(states.len());
         let mut changed = false;
         for (endpoint, state) in endpoints.hosts.into_iter().zip(states) {
+            let mut host = endpoint.host;
+            let known = old.get(host.known_by());
+            let left_out = planted(Bug::JoinerLeftOut) && known.is_none() && !old.is_empty();
             // The same address again: the first wins.
-            if seen.insert(endpoint.host.known_by().clone(), ()).is_some() {
+            if left_out || seen.insert(host.known_by().clone(), ()).is_some() {
                 continue;
             }
-            let mut host = endpoint.host;
             host.state = state;
-            let known = old.get(host.known_by());
             let starts_anew = known.is_some_and(|known| self.starts_anew(known, &host));
             // Another version of the cluster, which goes on until this one is warm.
             let serves = known.is_none() && host.state.is_member();

@@ -75,7 +75,7 @@ impl Cluster {
             _ => {
                 let hosts = self.hosts.load();
                 match (&self.lb.subset, &hosts.subsets) {
-                    (Some(config), Some(subsets)) => subset::Search {
+                    (Some(config), Some(subsets)) if !planted(Bug::SubsetIgnored) => subset::Search {
                         config,
                         subsets,
                         everybody: &hosts,
@@ -140,7 +140,7 @@ impl Cluster {
                 if self.lb.fail_traffic_on_panic {
                     return None;
                 }
-            } else if let (Zones::On(routes), 0) = (&hosts.zones, choice.priority) {
+            } else if let (Zones::On(routes), 0, false) = (&hosts.zones, choice.priority, planted(Bug::ZonesIgnored)) {
                 group = routes.group(group, choice.degraded, &self.lb, &self.stats, random)?;
             }
             let turn = Turn {

@@ -1,5 +1,7 @@
+mod ailing;
 mod figures;
 mod simulation;
+mod world;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,7 +18,7 @@ use crate::runtime::clock;
 use crate::runtime::io::Address;
 
 /// One endpoint of a test's assignment.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct At {
     port: u16,
     priority: u32,

@@ -13,6 +13,9 @@ mod redirect;
 mod request_stream;
 mod retry;
 
+#[cfg(test)]
+pub(crate) use pick::refused as refuses_host;
+
 use std::sync::Arc;
 use std::time::Duration;
 

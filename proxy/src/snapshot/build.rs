@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use remora_xds::{Change, ResourceType, types};
+use remora_xds::{Change, Resource, ResourceType, types};
 
 use super::slot::Assignment;
 use super::{ClusterSlot, Snapshot};
@@ -120,14 +120,13 @@ impl Builder {
     pub fn apply(&mut self, changes: Vec<Change>) -> Applied {
         let mut applied = Applied::default();
         for change in changes {
-            let bytes = change.resource.map(|resource| resource.bytes.clone());
             let ty = change.ty;
             let key = ResourceKey {
                 source: Some(change.source),
                 name: change.name,
             };
             let name = &key.name;
-            let result = match contained(|| self.apply_one(ty, &key, bytes, &mut applied.listeners)) {
+            let result = match contained(|| self.apply_one(ty, &key, change.resource, &mut applied.listeners)) {
                 Ok(result) => result.map_err(|problems| problems.to_string()),
                 Err(panic) => Err(panic),
             };
@@ -144,15 +143,16 @@ impl Builder {
         &mut self,
         ty: ResourceType,
         key: &ResourceKey,
-        bytes: Option<Bytes>,
+        resource: Option<Arc<Resource>>,
         listeners: &mut bool,
     ) -> Compiled<()> {
+        let bytes = resource.as_ref().map(|resource| resource.bytes.clone());
         if *ty == types::SECRET {
             self.context.secrets.deliver(key, bytes.as_ref())
         } else if *ty == types::ASSIGNMENT {
             self.set_assignment(key, bytes)
         } else if *ty == types::CLUSTER {
-            self.set_cluster(&key.name, bytes)
+            self.set_cluster(&key.name, resource)
         } else if *ty == types::ROUTE {
             self.set_routes(key, bytes)
         } else if *ty == types::LISTENER {

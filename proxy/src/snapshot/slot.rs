@@ -17,6 +17,8 @@ pub struct ClusterSlot {
     pub config: Bytes,
     /// Its endpoint assignment, if that does not come over ADS under its own name.
     pub assigned: Option<Box<ResourceKey>>,
+    /// What the control plane sent; `None` for a cluster of the bootstrap.
+    pub resource: Option<Arc<remora_xds::Resource>>,
     context: Arc<BuildContext>,
     /// The newest endpoint assignment. Held while building, so that a cluster is never seen without it.
     endpoints: Mutex<Option<Assignment>>,
@@ -47,6 +49,7 @@ impl ClusterSlot {
             name,
             config,
             assigned: None,
+            resource: None,
             context,
             endpoints: Mutex::default(),
             built: OnceLock::new(),

@@ -133,6 +133,7 @@ fn clusters(state: &AdminState, dynamic: &Dynamic) -> Section {
     let fixed = fixed(state, Static::Clusters, &types::CLUSTER, |cluster, last_updated| {
         pb::clusters_config_dump::StaticCluster { cluster, last_updated }
     });
+    let dynamic = &with_warmth(state, dynamic);
     let lists = vec![
         List {
             field: "static_clusters",
@@ -161,6 +162,22 @@ fn clusters(state: &AdminState, dynamic: &Dynamic) -> Section {
         dynamic.version(&types::CLUSTER),
         lists,
     )
+}
+
+/// For the control plane's client a cluster is active when nothing it refers to is missing; its hosts may have to be checked yet.
+fn with_warmth(state: &AdminState, dynamic: &Dynamic) -> Dynamic {
+    let snapshot = state.snapshot.load_full();
+    let mut dump: Vec<DumpEntry> = dynamic.of(&types::CLUSTER).cloned().collect();
+    for entry in dump.iter_mut().filter(|entry| snapshot.warming.contains(&entry.name)) {
+        let served = snapshot.clusters.get(&entry.name);
+        let newest = entry.warming.take().or(entry.active.take());
+        entry.warming = newest;
+        entry.active = served.and_then(|slot| slot.resource.clone());
+    }
+    Dynamic {
+        dump,
+        status: dynamic.status.clone(),
+    }
 }
 
 fn cluster(of: Option<&Resource>, entry: &DumpEntry) -> pb::clusters_config_dump::DynamicCluster {

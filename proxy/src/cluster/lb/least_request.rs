@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::cluster::bugs::{Bug, planted};
 use crate::cluster::host::Host;
 
 /// `LeastRequest`.
@@ -80,6 +81,9 @@ impl LeastRequest {
 const TURNS: usize = 8;
 
 fn active(host: &Arc<Host>) -> u32 {
+    if planted(Bug::ActiveIgnored) {
+        return 0;
+    }
     host.state.rq_active.load(Ordering::Relaxed)
 }
 

@@ -34,6 +34,12 @@ impl Attempt {
         let is_over = self.unseen || error.failure == Failure::ConnectionTermination;
         self.died_unnoticed = reused && error.body.is_some() && is_over;
     }
+
+    /// Whether a request of this method that failed so is sent again without any policy: its pooled connection died before it arrived, which
+    /// is not the upstream's answer.
+    pub fn was_never_heard(&self, method: &http::Method, sent: &SentAt) -> bool {
+        self.died_unnoticed && (self.unseen || (method.is_idempotent() && sent.is_young()))
+    }
 }
 
 /// When a request was sent, and where to; set once, read by the timers of the same task.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::attempt::{self, Attempt, SentAt};
 use super::deadline::{RouteTimeout, bounded};
 use super::limits::Limits;
-use super::retry::{Run, Source};
+use super::retry::{Run, Source, UNNOTICED_DEATHS};
 use crate::cluster::ActiveRequest;
 use crate::http::access_log;
 use crate::http::body::Body;
@@ -25,11 +25,22 @@ struct Racer<'a> {
     sent: Arc<SentAt>,
     /// Its time is over: it was answered by another attempt, and is not again.
     is_slow: bool,
+    /// Why it was sent after another one, if it was: that one's time was over.
+    after_timeout: Option<bool>,
 }
 
 struct Finish {
+    attempt: Attempt,
     copy: Exchange,
     outcome: Result<Response, Failure>,
+}
+
+impl Racer<'_> {
+    /// Whether it is sent again as if it had never been. One whose time is over has others in its place.
+    fn was_never_heard(&self, finish: &Finish) -> bool {
+        let method = finish.copy.request.method();
+        !self.is_slow && finish.outcome.is_err() && finish.attempt.was_never_heard(method, &self.sent)
+    }
 }
 
 enum Event {
@@ -47,6 +58,7 @@ pub(super) async fn race(
     limits: &Limits,
 ) -> Result<Response, Failure> {
     let mut racers: Vec<Racer<'_>> = Vec::new();
+    let mut unnoticed_deaths = 0;
     let mut pause: Option<Pin<Box<tokio::time::Sleep>>> = None;
     racers.push(start(run, exchange, source, timeout, limits, None)?);
     loop {
@@ -69,6 +81,15 @@ pub(super) async fn race(
             }
             Ok(Event::Finished(index, finish)) => {
                 let racer = racers.swap_remove(index);
+                if unnoticed_deaths < UNNOTICED_DEATHS && source.is_whole() && racer.was_never_heard(&finish) {
+                    unnoticed_deaths += 1;
+                    exchange.upstream.attempts -= 1;
+                    racers.push(start(run, exchange, source, timeout, limits, racer.after_timeout)?);
+                    continue;
+                }
+                if let (true, Err(failure)) = (finish.attempt.died_unnoticed, &finish.outcome) {
+                    racer.sent.lost(run.cluster, failure);
+                }
                 let others = !racers.is_empty() || pause.is_some();
                 if let Some(result) = judge(run, exchange, &racer, *finish, others, &mut pause) {
                     return result;
@@ -118,13 +139,14 @@ fn start<'a>(
             let mut attempt = Attempt::default();
             let policy = policy.as_deref();
             let outcome = attempt::run(&mut attempt, &sent, &mut copy, forward, cluster, policy, body).await;
-            Finish { copy, outcome }
+            Finish { attempt, copy, outcome }
         }
     };
     Ok(Racer {
         future: Box::pin(future),
         sent,
         is_slow: false,
+        after_timeout,
     })
 }
 
@@ -152,7 +174,7 @@ fn judge(
     others: bool,
     pause: &mut Option<Pin<Box<tokio::time::Sleep>>>,
 ) -> Option<Result<Response, Failure>> {
-    let Finish { mut copy, outcome } = finish;
+    let Finish { mut copy, outcome, .. } = finish;
     exchange.upstream.attempted.clone_from(&copy.upstream.attempted);
     if run.wants_retry(&outcome, &racer.sent) {
         if !racer.is_slow

@@ -51,7 +51,7 @@ pub(super) fn pick(
 }
 
 /// Whether one of the host predicates wants another host than this for a retry.
-fn refused(policy: &RetryPolicy, attempted: &[Arc<Host>], host: &Host) -> bool {
+pub(crate) fn refused(policy: &RetryPolicy, attempted: &[Arc<Host>], host: &Host) -> bool {
     policy.host_predicates.iter().any(|predicate| match predicate {
         HostPredicate::PreviousHosts => attempted.iter().any(|before| Arc::ptr_eq(&before.state, &host.state)),
         HostPredicate::OmitCanaryHosts => is_canary(host),

@@ -48,6 +48,11 @@ impl Source {
         }
     }
 
+    /// All of the body is here.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self, Self::Whole(_))
+    }
+
     /// All of it again, for a request that goes elsewhere. `None`: it is not over, or partly gone.
     pub(super) fn whole(&self) -> Option<Body> {
         match self {
@@ -250,10 +255,8 @@ impl Run<'_> {
                     Err(failure)
                 }
             };
-            // A pooled connection that died before the request arrived is not the upstream's answer.
-            let is_stale = attempt.unseen || (exchange.request.method().is_idempotent() && sent.is_young());
-            if attempt.died_unnoticed && is_stale && unnoticed_deaths < 3 && outcome.is_err() && source_is_whole(source)
-            {
+            let was_never_heard = attempt.was_never_heard(exchange.request.method(), &sent);
+            if was_never_heard && unnoticed_deaths < UNNOTICED_DEATHS && outcome.is_err() && source.is_whole() {
                 unnoticed_deaths += 1;
                 exchange.upstream.attempts -= 1;
                 if self.policy.is_some() {
@@ -408,6 +411,5 @@ impl Drop for Abandoned {
     }
 }
 
-fn source_is_whole(source: &Source) -> bool {
-    matches!(source, Source::Whole(_))
-}
+/// How often a request is sent again after connections that died unnoticed.
+pub(super) const UNNOTICED_DEATHS: u32 = 3;

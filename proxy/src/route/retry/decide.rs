@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::{RetryOn, RetryPolicy};
+use crate::cluster::bugs::{Bug, planted};
 use crate::http::failure::Failure;
 use crate::route::view::RequestView;
 
@@ -102,6 +103,9 @@ impl RetryPolicy {
 
     /// Whether a failed attempt calls for a retry; `request_sent`: the upstream got at least a byte of it.
     pub fn retry_on_failure(&self, failure: &Failure, request_sent: bool) -> bool {
+        if planted(Bug::TimeoutNotRetried) && *failure == Failure::PerTryTimeout {
+            return false;
+        }
         let whatever = RetryOn::SERVER_ERROR | RetryOn::GATEWAY_ERROR | RetryOn::RESET;
         match failure {
             Failure::ConnectFailure(_) | Failure::ConnectTimeout => {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use remora_xds::Source;
+use remora_xds::{Resource, Source};
 
 use super::{Builder, ClusterSlot};
 use crate::config::cluster::ClusterNeeds;
@@ -33,13 +33,13 @@ impl Builder {
         problems.into_result()
     }
 
-    pub(super) fn set_cluster(&mut self, name: &Arc<str>, bytes: Option<Bytes>) -> Compiled<()> {
-        let bytes = match bytes {
+    pub(super) fn set_cluster(&mut self, name: &Arc<str>, resource: Option<Arc<Resource>>) -> Compiled<()> {
+        let needed = match resource {
             None => None,
-            Some(bytes) => Some((cluster::needs(&bytes)?, bytes)),
+            Some(resource) => Some((cluster::needs(&resource.bytes)?, resource)),
         };
         self.forget_assigned(name);
-        match bytes {
+        match needed {
             None => {
                 let warmed = self.warming.remove(name).is_some();
                 let served = self.snapshot.clusters.remove(name).is_some();
@@ -50,8 +50,8 @@ impl Builder {
                     self.stats.cluster_removed.inc();
                 }
             }
-            Some((needs, bytes)) => {
-                let slot = self.slot(name, bytes, &needs);
+            Some((needs, resource)) => {
+                let slot = self.slot(name, resource.bytes.clone(), Some(resource), &needs);
                 let has_checks = slot.built().is_some_and(|cluster| !cluster.health_checks.is_empty());
                 if has_checks && slot.built().is_some_and(|cluster| !cluster.is_warm()) {
                     self.warming.insert(name.clone(), slot);
@@ -69,7 +69,7 @@ impl Builder {
 
     /// A cluster of the bootstrap. What it waits for holds up the start.
     pub(super) fn put_static(&mut self, name: &Arc<str>, bytes: Bytes, needs: &ClusterNeeds) {
-        let slot = self.slot(name, bytes, needs);
+        let slot = self.slot(name, bytes, None, needs);
         self.install(slot);
         self.learn_assigned(name);
     }
@@ -96,16 +96,26 @@ impl Builder {
         warm.len()
     }
 
-    fn note_warming(&self) {
+    fn note_warming(&mut self) {
+        if !(self.warming.is_empty() && self.snapshot.warming.is_empty()) {
+            self.snapshot.warming = Arc::new(self.warming.keys().cloned().collect());
+        }
         self.context.hosts.set_warming(self.warming.len() as u64);
     }
 
     /// The cluster with its newest endpoints, and counted.
-    fn slot(&mut self, name: &Arc<str>, bytes: Bytes, needs: &ClusterNeeds) -> Arc<ClusterSlot> {
+    fn slot(
+        &mut self,
+        name: &Arc<str>,
+        bytes: Bytes,
+        resource: Option<Arc<Resource>>,
+        needs: &ClusterNeeds,
+    ) -> Arc<ClusterSlot> {
         let eds = needs.eds.as_ref();
         let key = eds.map(|(assigned, source)| self.context.sources.key_of(assigned, Some(source)));
         let assignment = key.as_ref().and_then(|key| self.assignments.get(key)).cloned();
         let mut slot = ClusterSlot::new(name.clone(), bytes, self.context.clone());
+        slot.resource = resource;
         slot.assigned = key.filter(|key| !is_own(key, name)).map(Box::new);
         if let Some(assignment) = assignment {
             // An unbuilt slot takes any bytes.
