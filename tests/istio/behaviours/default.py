@@ -36,7 +36,9 @@ def run(report, open_mesh):
     with open_mesh(kube, istio, config) as mesh:
         shop(mesh)
         mesh.pod("away", "away", "10.244.9.9", namespace="elsewhere", sidecar=False)
-        report.check("every sidecar becomes ready", True)
+        agents = {name: pod["log"].read_text(errors="replace") for name, pod in mesh.pods.items() if "agent" in pod}
+        report.check("every sidecar is ready, as its agent says too", all("Envoy proxy is ready" in told and mesh.ready(name) for name, told in agents.items()),
+                     lambda: {name: told[-600:] for name, told in agents.items()})
         report.equal("nothing that istiod sends is refused", mesh.rejected(), {})
         http(report, mesh)
         others(report, mesh)
@@ -179,23 +181,30 @@ def questions(report, mesh):
     report.equal("pilot-agent request answers server_info", info.get("state"), "LIVE")
     out = mesh.request("web-1", "POST", "logging?level=warning")
     report.check("pilot-agent request changes log levels", "active loggers" in out, out)
+    lines = mesh.request("web-1", "POST", "logging").strip().splitlines()
+    levels = dict(match.groups() for match in (re.fullmatch(r"  (\w+): (\w+)", line) for line in lines[1:]) if match)
+    report.check("its list of loggers is one that istioctl proxy-config log reads", lines and lines[0] == "active loggers:" and len(levels) == len(lines) - 1
+                 and levels.get("rbac") == "warning", lines)
+    # As `istioctl proxy-config` asks for them, in the pod.
     saved, hosts = mesh.dir / "dump.json", mesh.dir / "clusters.json"
-    saved.write_text(mesh.admin("web-1", "/config_dump?include_eds"))
-    hosts.write_text(mesh.admin("web-1", "/clusters?format=json"))
+    saved.write_text(mesh.request("web-1", "GET", "config_dump?include_eds=true"))
+    hosts.write_text(mesh.request("web-1", "GET", "clusters?format=json"))
     table = {
-        "clusters": ("cluster", "orders.shop.svc.cluster.local", "SERVICE FQDN"),
-        "listeners": ("listener", "15001", "ADDRESSES"),
-        "routes": ("route", "orders", "VHOST NAME"),
-        "endpoints": ("endpoint", "10.244.0.5:8080", "ENDPOINT"),
-        "secrets": ("secret", "ROOTCA", "RESOURCE NAME"),
-        "bootstrap": ("bootstrap", "xds-grpc", ""),
+        "cluster": ("orders.shop.svc.cluster.local", "SERVICE FQDN"),
+        "listener": ("15001", "ADDRESSES"),
+        "route": ("orders", "VHOST NAME"),
+        "endpoint": ("10.244.0.5:8080", "ENDPOINT"),
+        "eds": ("10.244.0.5:8080", "LOCALITY"),
+        "secret": ("ROOTCA", "RESOURCE NAME"),
+        "bootstrap": ("xds-grpc", ""),
+        "all": ("orders.shop.svc.cluster.local", "SERVICE FQDN"),
     }
-    for name, (word, mark, title) in table.items():
+    for word, (mark, title) in table.items():
         file = hosts if word == "endpoint" else saved
         out = mesh.istioctl("proxy-config", word, "-f", file)
-        report.check(f"istioctl proxy-config reads the {name} of a saved dump", mark in out and title in out, out)
+        report.check(f"istioctl proxy-config {word} reads what the agent asks for", mark in out and title in out, out)
         out = mesh.istioctl("proxy-config", word, "-f", file, "-o", "json")
-        report.check(f"istioctl proxy-config prints the {name} as JSON", parses(out), out)
+        report.check(f"istioctl proxy-config {word} prints it as JSON", parses(out) and mark.partition(":")[0] in out, out)
 
 
 def parses(text):
