@@ -45,6 +45,7 @@ def run(report, open_mesh):
         logs(report, mesh)
         metrics(report, mesh)
         questions(report, mesh)
+        ending(report, mesh)
 
 
 def http(report, mesh):
@@ -68,8 +69,15 @@ def http(report, mesh):
     report.check("a service without sidecars gets plaintext", answer.status == 200 and "x-forwarded-client-cert" not in headers_of(answer.body), answer)
     answer = mesh.curl("legacy-1", "http://10.244.0.5:8080/")
     report.check("a client without a sidecar is served (PERMISSIVE)", answer.status == 200 and "x-forwarded-client-cert" not in headers_of(answer.body), answer)
-    answer = mesh.curl("orders-v1", "http://10.96.0.10/", "-H", "host: orders")
-    report.equal("a pod can call its own service", answer.status, 200)
+    own = [mesh.curl("orders-v1", "http://10.96.0.10/", "-H", "host: orders") for _ in range(20)]
+    report.equal("a pod can call its own service, and be the one that answers",
+                 ({answer.status for answer in own}, {facts_of(answer.body).get("ServiceVersion") for answer in own}), ({200}, {"v1", "v2"}))
+    answer = mesh.curl("orders-v1", "http://10.244.0.5:8080/")
+    report.equal("a pod can call itself by its own address", (answer.status, facts_of(answer.body).get("ServiceVersion")), (200, "v1"))
+    answer = mesh.curl("legacy-1", "http://10.244.0.5:8081/", "-H", "user-agent: no-service")
+    report.equal("a port of no service is passed on to the application, from 127.0.0.6", (answer.status, facts_of(answer.body).get("IP")), (200, "127.0.0.6"))
+    lines = eventually(lambda: [line for line in mesh.access_log("orders-v1") if "no-service" in line], "its line")
+    report.check("that is InboundPassthroughCluster's doing", " InboundPassthroughCluster 127.0.0.6:" in lines[-1], lines[-1])
     answer = mesh.curl("web-1", "http://away:8080/")
     report.equal("what is not in the mesh is passed through", answer.status, 200)
     answer = mesh.curl("web-1", "http://10.244.0.8/")
@@ -160,6 +168,9 @@ def metrics(report, mesh):
     report.check("plaintext is told from mutual TLS", find(server, "istio_requests_total", connection_security_policy="none"))
     report.check("what is passed through is counted as such", find(client, "istio_requests_total", destination_service_name="PassthroughCluster"),
                  lambda: [has for name, has, _ in client if name == "istio_requests_total"])
+    report.check("what comes for no service is counted as such", find(server, "istio_requests_total", reporter="destination",
+                                                                      destination_service_name="InboundPassthroughCluster"),
+                 lambda: [has for name, has, _ in server if name == "istio_requests_total"])
     tcp = dict(request_protocol="tcp", source_workload="web", destination_workload="orders", destination_service_name="orders",
                source_principal=f"{PRINCIPAL}web", destination_principal=f"{PRINCIPAL}orders")
     for name in ("opened", "closed"):
@@ -205,6 +216,19 @@ def questions(report, mesh):
         report.check(f"istioctl proxy-config {word} reads what the agent asks for", mark in out and title in out, out)
         out = mesh.istioctl("proxy-config", word, "-f", file, "-o", "json")
         report.check(f"istioctl proxy-config {word} prints it as JSON", parses(out) and mark.partition(":")[0] in out, out)
+
+
+def ending(report, mesh):
+    """What the agent asks for at a pod's end, one by one."""
+    answer = mesh.request("orders-v2", "POST", "drain_listeners?inboundonly&graceful").strip()
+    report.equal("listeners are drained when the agent asks for it", answer, "OK")
+    report.equal("a sidecar that drains still lets its pod out", mesh.curl("orders-v2", "http://legacy/").status, 200)
+    report.check("and others in, asking them to go", mesh.curl("legacy-1", "http://10.244.0.6:8080/").headers.get("connection") == "close")
+    mesh.request("orders-v2", "POST", "quitquitquit")
+    agent = mesh.pods["orders-v2"]["agent"]
+    eventually(lambda: agent.poll() is not None, "the agent's end")
+    told = mesh.pods["orders-v2"]["log"].read_text(errors="replace")
+    report.check("/quitquitquit ends the proxy, and the agent sees an end in order", "Envoy exited normally" in told, told[-1500:])
 
 
 def parses(text):

@@ -78,6 +78,7 @@ fn assignment(slot: &ClusterSlot) -> Bytes {
     let configured = delivered.or_else(inline);
     let configured = configured.and_then(|bytes| eds::ClusterLoadAssignment::decode(bytes).ok());
     let configured = configured.unwrap_or_default();
+    let finds_hosts = slot.built().is_some_and(|cluster| cluster.finds_hosts());
     let mut shown = match slot.built() {
         Some(cluster) => current(cluster),
         None => configured.clone(),
@@ -148,7 +149,8 @@ fn current(cluster: &Cluster) -> eds::ClusterLoadAssignment {
         let same = |group: &eds::LocalityLbEndpoints| {
             group.priority == host.priority && group.locality.as_ref() == Some(&locality)
         };
-        let index = match groups.iter().rposition(same) {
+        // Hosts that clients name come one by one.
+        let index = match groups.iter().rposition(same).filter(|_| !cluster.finds_hosts()) {
             Some(index) => index,
             None => {
                 groups.push(eds::LocalityLbEndpoints {
