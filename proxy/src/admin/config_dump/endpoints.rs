@@ -105,7 +105,8 @@ fn assignment(slot: &ClusterSlot) -> Bytes {
             .iter()
             .find(same)
             .and_then(|other| other.load_balancing_weight);
-        group.load_balancing_weight = Some(weight.filter(|_| has_weights).unwrap_or_default());
+        let weight = weight.filter(|_| has_weights).unwrap_or_default();
+        group.load_balancing_weight = Some(weight).filter(|_| !finds_hosts);
         for host in &mut group.lb_endpoints {
             complete(host, &configured);
         }

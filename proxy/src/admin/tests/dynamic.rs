@@ -136,8 +136,8 @@ async fn endpoints_are_the_hosts_of_now_or_what_arrived_with_envoys_defaults() {
         assert_eq!(config["policy"], json!({"overprovisioning_factor": 140}));
         let group = &config["endpoints"][0];
         assert_eq!(
-            (&group["locality"], &group["load_balancing_weight"]),
-            (&json!({}), &0.into())
+            (&group["locality"]["zone"], &group["load_balancing_weight"]),
+            (&json!("z"), &json!(0))
         );
         let host = &group["lb_endpoints"][0];
         assert_eq!(
