@@ -139,11 +139,9 @@ async fn endpoints_are_the_hosts_of_now_or_what_arrived_with_envoys_defaults() {
             (&group["locality"]["zone"], &group["load_balancing_weight"]),
             (&json!("z"), &json!(0))
         );
-        let host = &group["lb_endpoints"][0];
-        assert_eq!(
-            (&host["load_balancing_weight"], &host["endpoint"]["health_check_config"]),
-            (&1.into(), &json!({}))
-        );
+        let weights = [0, 1].map(|index| &group["lb_endpoints"][index]["load_balancing_weight"]);
+        assert_eq!(weights, [&json!(3), &json!(1)]);
+        assert_eq!(group["lb_endpoints"][1]["endpoint"]["health_check_config"], json!({}));
     }
     let (status, _) = world.get("/config_dump?resource=static_endpoint_configs").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
