@@ -199,7 +199,7 @@ impl Cluster {
         let mut changed = self.members.advance(self, now);
         if let Some(detector) = &self.outlier {
             let hosts = self.all_hosts();
-            if matches!(self.lb.policy, Policy::OriginalDst(_)) {
+            if self.finds_hosts() {
                 detector.set_hosts(hosts.iter(), now);
             }
             changed |= detector.tick(&hosts, now, random);
@@ -220,11 +220,16 @@ impl Cluster {
         self.retired.load(Ordering::Relaxed)
     }
 
+    /// Whether its hosts are the original destinations of connections.
+    pub fn finds_hosts(&self) -> bool {
+        matches!(self.lb.policy, Policy::OriginalDst(_))
+    }
+
     /// Whether the cluster has to be enrolled for maintenance.
     pub fn needs_maintenance(&self) -> bool {
         self.outlier.is_some()
             || self.lb.slow_start.is_some()
-            || matches!(self.lb.policy, Policy::OriginalDst(_))
+            || self.finds_hosts()
             || self.discovery.is_dns()
             || !self.health_checks.is_empty()
             || self.next_tick().is_some()

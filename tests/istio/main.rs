@@ -23,7 +23,7 @@ const PROGRAMS: [&str; 8] = [
     "sysctl",
 ];
 /// What has to hold at least: a suite that lost its scenarios must not pass.
-const BEHAVIOURS: usize = 275;
+const BEHAVIOURS: usize = 375;
 
 #[test]
 fn a_real_istio_works_with_remora_in_envoys_place() {

@@ -287,14 +287,18 @@ class Mesh:
         whole.write_text(yaml)
         whole.rename(self.dir / "istio" / "all.yaml")
 
+    def rejected_by(self, *names):
+        """What these pods' proxies refused, as they tell it."""
+        found = {}
+        for name in names:
+            for key, value in self.stats(name, "(lds|cds|rds|update)[^:]*update_rejected").items():
+                if value != "0":
+                    found[f"{name} {key}"] = value
+        return found
+
     def rejected(self):
         """What proxies refused, as they and istiod tell it."""
-        found = {}
-        for name, pod in self.pods.items():
-            if "agent" in pod:
-                for key, value in self.stats(name, "(lds|cds|rds|update)[^:]*update_rejected").items():
-                    if value != "0":
-                        found[f"{name} {key}"] = value
+        found = self.rejected_by(*(name for name, pod in self.pods.items() if "agent" in pod))
         lines = (self.dir / "istiod.log").read_text(errors="replace").splitlines()
         found.update({line: "" for line in lines if "ACK ERROR" in line})
         return found

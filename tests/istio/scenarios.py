@@ -451,6 +451,91 @@ EDGE = [("http", 80, 80), ("https", 443, 443), ("mutual", 8443, 8443), ("pass", 
 EDGE_SHOP = "---\n".join([SHOP, service("edge", "10.96.0.13", EDGE), pod("edge-1", "edge", "10.244.0.9"),
                           slice_("edge", EDGE, [("edge-1", "10.244.0.9", "n1")])])
 
+# Policies that are tried before they count, authorization services of every setting, tokens of every algorithm at a gateway, and faults.
+DRY_LOG = "dry=%DYNAMIC_METADATA(envoy.filters.http.rbac:istio_dry_run_deny_shadow_engine_result)% " \
+    "by=%DYNAMIC_METADATA(envoy.filters.http.rbac:istio_dry_run_deny_shadow_effective_policy_id)%"
+PROVIDERS = {
+    # Nobody listens on the last port.
+    "grpc-whole": "envoyExtAuthzGrpc: {service: authz.shop.svc.cluster.local, port: 9000, timeout: 5s, includeRequestBodyInCheck: {maxRequestBytes: 16}}",
+    "grpc-part": "envoyExtAuthzGrpc: {service: authz.shop.svc.cluster.local, port: 9000, timeout: 5s, "
+                 "includeRequestBodyInCheck: {maxRequestBytes: 16, allowPartialMessage: true}}",
+    "grpc-packed": "envoyExtAuthzGrpc: {service: authz.shop.svc.cluster.local, port: 9000, timeout: 5s, "
+                   "includeRequestBodyInCheck: {maxRequestBytes: 16, allowPartialMessage: true, packAsBytes: true}}",
+    "http-whole": "envoyExtAuthzHttp: {service: authz.shop.svc.cluster.local, port: 8000, timeout: 5s, includeRequestHeadersInCheck: [x-ext-authz], "
+                  "includeRequestBodyInCheck: {maxRequestBytes: 16}}",
+    "http-part": "envoyExtAuthzHttp: {service: authz.shop.svc.cluster.local, port: 8000, timeout: 5s, includeRequestHeadersInCheck: [x-ext-authz], "
+                 "includeRequestBodyInCheck: {maxRequestBytes: 16, allowPartialMessage: true}}",
+    "grpc-open": "envoyExtAuthzGrpc: {service: authz.shop.svc.cluster.local, port: 9001, timeout: 1s, failOpen: true}",
+    "grpc-closed": 'envoyExtAuthzGrpc: {service: authz.shop.svc.cluster.local, port: 9001, timeout: 1s, failOpen: false, statusOnError: "503"}',
+    "http-open": "envoyExtAuthzHttp: {service: authz.shop.svc.cluster.local, port: 9001, timeout: 1s, failOpen: true}",
+    "http-closed": 'envoyExtAuthzHttp: {service: authz.shop.svc.cluster.local, port: 9001, timeout: 1s, failOpen: false, statusOnError: "502"}',
+}
+POLICIES_MESH = MESH + f"""accessLogFormat: "[%START_TIME%] \\"%REQ(:METHOD)% %REQ(:PATH)%\\" %RESPONSE_CODE% %RESPONSE_FLAGS% {DRY_LOG}\\n"
+extensionProviders:
+""" + "".join(f"- name: {name}\n  {provider}\n" for name, provider in PROVIDERS.items())
+
+
+def policy(name, app, spec, is_dry=False):
+    annotations = ', annotations: {istio.io/dry-run: "true"}' if is_dry else ""
+    return f"""apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: {name}, namespace: shop{annotations}}}
+spec: {{selector: {{matchLabels: {{app: {app}}}}}, {spec}}}
+"""
+
+
+def policies(local):
+    """`local`: a set of keys that a rule holds; of others the proxy knows where they are."""
+    providers = [policy(name, "orders", f'action: CUSTOM, provider: {{name: {name}}}, rules: [{{to: [{{operation: {{paths: ["/{name}*"]}}}}]}}]')
+                 for name in PROVIDERS]
+    return "---\n".join([
+        policy("dry-deny", "orders", 'action: DENY, rules: [{to: [{operation: {paths: ["/dry*"]}}]}]', True),
+        policy("dry-allow", "orders", 'action: ALLOW, rules: [{to: [{operation: {methods: [GET]}}]}]', True),
+        policy("dry-tcp", "web", 'action: DENY, rules: [{to: [{operation: {ports: ["5432"]}}]}]', True),
+        *providers,
+        f"""apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: edge, namespace: shop}}
+spec:
+  selector: {{app: edge}}
+  servers: [{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: [shop.test]}}]
+""", """apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: edge, namespace: shop}
+spec:
+  hosts: [shop.test]
+  gateways: [edge]
+  http:
+  - match: [{uri: {prefix: /private/abort}}]
+    fault: {abort: {percentage: {value: 100}, httpStatus: 418}}
+    route: [{destination: {host: orders.shop.svc.cluster.local, port: {number: 80}}}]
+  - match: [{uri: {prefix: /private/delay}}]
+    fault: {delay: {percentage: {value: 100}, fixedDelay: 0.4s}}
+    route: [{destination: {host: orders.shop.svc.cluster.local, port: {number: 80}}}]
+  - match: [{uri: {prefix: /private/mine}, headers: {"@request.auth.claims.groups": {exact: canary}}}]
+    route: [{destination: {host: orders.shop.svc.cluster.local, port: {number: 80}, subset: v2}}]
+  - route: [{destination: {host: orders.shop.svc.cluster.local, port: {number: 80}, subset: v1}}]
+""", SUBSETS, f"""apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {{name: edge, namespace: shop}}
+spec:
+  selector: {{matchLabels: {{app: edge}}}}
+  jwtRules:
+  - {{issuer: "https://local.test", audiences: [shop], jwks: '{local}'}}
+  - {{issuer: "https://remote.test", audiences: [shop], jwksUri: "http://keys.shop.svc.cluster.local:8000/jwks.json"}}
+  - {{issuer: "https://lost.test", audiences: [shop], jwksUri: "http://keys.shop.svc.cluster.local:8000/gone.json"}}
+""", policy("edge", "edge", 'action: DENY, rules: [{from: [{source: {notRequestPrincipals: ["*"]}}], to: [{operation: {paths: ["/private*"]}}]}]'),
+    ])
+
+
+KEYS = [("http", 8000, 8000)]
+POLICED_SHOP = "---\n".join([
+    SHOP, service("authz", "10.96.0.14", [*AUTHZ, ("tcp-dead", 9001, 9001)]), pod("authz-1", "authz", "10.244.0.14", mtls=False),
+    slice_("authz", [*AUTHZ, ("tcp-dead", 9001, 9001)], [("authz-1", "10.244.0.14", "n1")]),
+    service("keys", "10.96.0.18", KEYS), pod("keys-1", "keys", "10.244.0.18", mtls=False), slice_("keys", KEYS, [("keys-1", "10.244.0.18", "n1")]),
+    service("edge", "10.96.0.13", [("http", 80, 80)]), pod("edge-1", "edge", "10.244.0.9"), slice_("edge", [("http", 80, 80)], [("edge-1", "10.244.0.9", "n1")]),
+])
+
 # A service whose only pod is reached through a tunnel, if at all.
 BEYOND = [("http", 80, 8080)]
 TUNNELLED_SHOP = "---\n".join([SHOP, service("beyond", "10.96.0.15", BEYOND), pod("beyond-1", "beyond", "10.244.0.16", mtls=False, tunnel=True),

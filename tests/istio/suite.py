@@ -8,7 +8,7 @@ import sys
 
 from mesh import Mesh
 from report import Report
-from behaviours import default, egress, load, mixed, others, security, strict_canary, tolerated, traffic
+from behaviours import default, egress, load, mixed, others, policies, security, strict_canary, tolerated, traffic
 
 SCENARIOS = {
     "default": default.run,
@@ -20,6 +20,7 @@ SCENARIOS = {
     "tproxy": others.tproxy,
     "mixed": mixed.run,
     "security": security.run,
+    "policies": policies.run,
     "telemetry": tolerated.telemetry,
     "hbone": tolerated.hbone,
     "load": load.run,

@@ -204,14 +204,16 @@ impl Policy {
 
 /// The keys under which a set of rules tells what it says, in dynamic metadata.
 pub(super) struct Told {
+    kind: &'static str,
     policy: String,
     result: String,
 }
 
 impl Told {
     /// `kind`: `shadow` or `enforced`.
-    pub fn new(prefix: &str, kind: &str) -> Self {
+    pub fn new(prefix: &str, kind: &'static str) -> Self {
         Self {
+            kind,
             policy: format!("{prefix}{kind}_effective_policy_id"),
             result: format!("{prefix}{kind}_engine_result"),
         }
@@ -223,7 +225,14 @@ impl Told {
             metadata.set_text(namespace, self.policy.clone(), policy);
         }
         metadata.set_text(namespace, self.result.clone(), decision.as_str());
+        note(self.kind, decision);
     }
+}
+
+/// Tells the logger of the rules what was decided, in Envoy's words.
+pub(super) fn note(kind: &str, decision: &Decision<'_>) {
+    let policy = decision.policy.unwrap_or("none");
+    tracing::debug!(target: "rbac", "{kind} {}, matched policy {policy}", decision.as_str());
 }
 
 /// What a LOG action asks of the access log's filters.

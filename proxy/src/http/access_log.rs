@@ -71,15 +71,16 @@ impl<S: Service> Service for AccessLogs<S> {
             exchange.upstream.meter = Some(Arc::default());
         }
         if let Some(interval) = self.interval {
-            exchange.periodic = Some(Box::new(Periodic {
-                logs: self.logs.clone(),
-                interval,
-                due: exchange.started + interval,
-                received: None,
-            }));
+            let logs = self.logs.clone();
+            let write = move |exchange: &mut Exchange| {
+                logs.iter()
+                    .for_each(|log| log.log_as(LogType::DownstreamPeriodic, exchange));
+            };
+            Periodic::add(exchange, interval, Arc::new(write));
         }
         let response = self.inner.call(exchange).await;
-        if self.keeps_headers {
+        // A filter that reads them at the end has left a place for them.
+        if self.keeps_headers || exchange.logged_response.is_some() {
             exchange.logged_response = Some(Box::new(response.headers().clone()));
         }
         response
@@ -100,38 +101,54 @@ impl<S: Service> Service for AccessLogs<S> {
     }
 }
 
-/// The lines of a stream that is not over: at the latest when its next byte moves, and while its answer or the room for it is waited for. A filter
-/// that waits for something else has the stream to itself; a line that comes due meanwhile is written behind that.
+/// What is told of a stream that is not over, as the lines of its log are: at the latest when its next byte moves, and while its answer or the room
+/// for it is waited for. A filter that waits for something else has the stream to itself; what comes due meanwhile is told behind that.
+#[derive(Default)]
 pub struct Periodic {
-    logs: Arc<[AccessLog]>,
-    interval: Duration,
-    due: Instant,
+    reports: Vec<Report>,
     received: Option<Box<dyn Fn() -> u64 + Send + Sync>>,
 }
 
+/// Tells of the stream.
+pub type Tell = Arc<dyn Fn(&mut Exchange) + Send + Sync>;
+
+struct Report {
+    tell: Tell,
+    interval: Duration,
+    due: Instant,
+}
+
 impl Periodic {
+    /// Tells of the stream from now on each time that `interval` is over.
+    pub fn add(exchange: &mut Exchange, interval: Duration, tell: Tell) {
+        let due = clock::now() + interval;
+        let periodic = exchange.periodic.get_or_insert_default();
+        periodic.reports.push(Report { tell, interval, due });
+    }
+
     /// Where to ask how much of the request's body is here.
     pub fn count(&mut self, received: impl Fn() -> u64 + Send + Sync + 'static) {
         self.received = Some(Box::new(received));
     }
+
+    /// The next one that is due.
+    fn take_due(&mut self, now: Instant) -> Option<Tell> {
+        let report = self.reports.iter_mut().find(|report| report.due <= now)?;
+        report.due = now + report.interval;
+        Some(report.tell.clone())
+    }
 }
 
-/// Writes the line that is due, if there is one, and says when the next one will be; `None`: never.
+/// Tells what is due, if anything is, and says when something will be next; `None`: never.
 pub fn write_due(exchange: &mut Exchange) -> Option<Instant> {
-    let periodic = exchange.periodic.as_mut()?;
     let now = clock::now();
-    if now < periodic.due {
-        return Some(periodic.due);
+    while let Some(tell) = exchange.periodic.as_mut()?.take_due(now) {
+        let received = exchange.periodic.as_ref()?.received.as_ref().map(|received| received());
+        exchange.bytes.received = exchange.bytes.received.max(received.unwrap_or(0));
+        tell(exchange);
     }
-    let due = now + periodic.interval;
-    periodic.due = due;
-    if let Some(received) = &periodic.received {
-        exchange.bytes.received = exchange.bytes.received.max(received());
-    }
-    let logs = periodic.logs.clone();
-    logs.iter()
-        .for_each(|log| log.log_as(LogType::DownstreamPeriodic, exchange));
-    Some(due)
+    let reports = &exchange.periodic.as_ref()?.reports;
+    reports.iter().map(|report| report.due).min()
 }
 
 /// Waits for `future`, and writes the lines that come due meanwhile.

@@ -85,7 +85,7 @@ pub struct Exchange {
     pub redirected: Option<Box<Redirected>>,
     /// Its lines in the access log while it is not over, if there are such.
     pub periodic: Option<Box<super::access_log::Periodic>>,
-    /// The response's headers, kept only if an access log asks for them (`AccessLog::needs_response_headers`).
+    /// The response's headers, kept only if an access log asks for them (`AccessLog::needs_response_headers`), or a filter left a place for them.
     pub logged_response: Option<Box<http::HeaderMap>>,
     /// The response's trailers, kept only if an access log asks for them.
     pub logged_trailers: Option<Box<http::HeaderMap>>,

@@ -68,6 +68,11 @@ impl ResponseFlags {
         self.bits & flag.bits == flag.bits
     }
 
+    /// The set as a number, with Envoy's numbering of flags.
+    pub fn bits(self) -> u64 {
+        self.bits
+    }
+
     pub fn is_empty(self) -> bool {
         self.bits == 0
     }

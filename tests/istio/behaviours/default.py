@@ -36,13 +36,16 @@ def run(report, open_mesh):
     with open_mesh(kube, istio, config) as mesh:
         shop(mesh)
         mesh.pod("away", "away", "10.244.9.9", namespace="elsewhere", sidecar=False)
-        report.check("every sidecar becomes ready", True)
+        agents = {name: pod["log"].read_text(errors="replace") for name, pod in mesh.pods.items() if "agent" in pod}
+        report.check("every sidecar is ready, as its agent says too", all("Envoy proxy is ready" in told and mesh.ready(name) for name, told in agents.items()),
+                     lambda: {name: told[-600:] for name, told in agents.items()})
         report.equal("nothing that istiod sends is refused", mesh.rejected(), {})
         http(report, mesh)
         others(report, mesh)
         logs(report, mesh)
         metrics(report, mesh)
         questions(report, mesh)
+        ending(report, mesh)
 
 
 def http(report, mesh):
@@ -66,8 +69,15 @@ def http(report, mesh):
     report.check("a service without sidecars gets plaintext", answer.status == 200 and "x-forwarded-client-cert" not in headers_of(answer.body), answer)
     answer = mesh.curl("legacy-1", "http://10.244.0.5:8080/")
     report.check("a client without a sidecar is served (PERMISSIVE)", answer.status == 200 and "x-forwarded-client-cert" not in headers_of(answer.body), answer)
-    answer = mesh.curl("orders-v1", "http://10.96.0.10/", "-H", "host: orders")
-    report.equal("a pod can call its own service", answer.status, 200)
+    own = [mesh.curl("orders-v1", "http://10.96.0.10/", "-H", "host: orders") for _ in range(20)]
+    report.equal("a pod can call its own service, and be the one that answers",
+                 ({answer.status for answer in own}, {facts_of(answer.body).get("ServiceVersion") for answer in own}), ({200}, {"v1", "v2"}))
+    answer = mesh.curl("orders-v1", "http://10.244.0.5:8080/")
+    report.equal("a pod can call itself by its own address", (answer.status, facts_of(answer.body).get("ServiceVersion")), (200, "v1"))
+    answer = mesh.curl("legacy-1", "http://10.244.0.5:8081/", "-H", "user-agent: no-service")
+    report.equal("a port of no service is passed on to the application, from 127.0.0.6", (answer.status, facts_of(answer.body).get("IP")), (200, "127.0.0.6"))
+    lines = eventually(lambda: [line for line in mesh.access_log("orders-v1") if "no-service" in line], "its line")
+    report.check("that is InboundPassthroughCluster's doing", " InboundPassthroughCluster 127.0.0.6:" in lines[-1], lines[-1])
     answer = mesh.curl("web-1", "http://away:8080/")
     report.equal("what is not in the mesh is passed through", answer.status, 200)
     answer = mesh.curl("web-1", "http://10.244.0.8/")
@@ -158,6 +168,9 @@ def metrics(report, mesh):
     report.check("plaintext is told from mutual TLS", find(server, "istio_requests_total", connection_security_policy="none"))
     report.check("what is passed through is counted as such", find(client, "istio_requests_total", destination_service_name="PassthroughCluster"),
                  lambda: [has for name, has, _ in client if name == "istio_requests_total"])
+    report.check("what comes for no service is counted as such", find(server, "istio_requests_total", reporter="destination",
+                                                                      destination_service_name="InboundPassthroughCluster"),
+                 lambda: [has for name, has, _ in server if name == "istio_requests_total"])
     tcp = dict(request_protocol="tcp", source_workload="web", destination_workload="orders", destination_service_name="orders",
                source_principal=f"{PRINCIPAL}web", destination_principal=f"{PRINCIPAL}orders")
     for name in ("opened", "closed"):
@@ -179,23 +192,43 @@ def questions(report, mesh):
     report.equal("pilot-agent request answers server_info", info.get("state"), "LIVE")
     out = mesh.request("web-1", "POST", "logging?level=warning")
     report.check("pilot-agent request changes log levels", "active loggers" in out, out)
+    lines = mesh.request("web-1", "POST", "logging").strip().splitlines()
+    levels = dict(match.groups() for match in (re.fullmatch(r"  (\w+): (\w+)", line) for line in lines[1:]) if match)
+    report.check("its list of loggers is one that istioctl proxy-config log reads", lines and lines[0] == "active loggers:" and len(levels) == len(lines) - 1
+                 and levels.get("rbac") == "warning", lines)
+    # As `istioctl proxy-config` asks for them, in the pod.
     saved, hosts = mesh.dir / "dump.json", mesh.dir / "clusters.json"
-    saved.write_text(mesh.admin("web-1", "/config_dump?include_eds"))
-    hosts.write_text(mesh.admin("web-1", "/clusters?format=json"))
+    saved.write_text(mesh.request("web-1", "GET", "config_dump?include_eds=true"))
+    hosts.write_text(mesh.request("web-1", "GET", "clusters?format=json"))
     table = {
-        "clusters": ("cluster", "orders.shop.svc.cluster.local", "SERVICE FQDN"),
-        "listeners": ("listener", "15001", "ADDRESSES"),
-        "routes": ("route", "orders", "VHOST NAME"),
-        "endpoints": ("endpoint", "10.244.0.5:8080", "ENDPOINT"),
-        "secrets": ("secret", "ROOTCA", "RESOURCE NAME"),
-        "bootstrap": ("bootstrap", "xds-grpc", ""),
+        "cluster": ("orders.shop.svc.cluster.local", "SERVICE FQDN"),
+        "listener": ("15001", "ADDRESSES"),
+        "route": ("orders", "VHOST NAME"),
+        "endpoint": ("10.244.0.5:8080", "ENDPOINT"),
+        "eds": ("10.244.0.5:8080", "LOCALITY"),
+        "secret": ("ROOTCA", "RESOURCE NAME"),
+        "bootstrap": ("xds-grpc", ""),
+        "all": ("orders.shop.svc.cluster.local", "SERVICE FQDN"),
     }
-    for name, (word, mark, title) in table.items():
+    for word, (mark, title) in table.items():
         file = hosts if word == "endpoint" else saved
         out = mesh.istioctl("proxy-config", word, "-f", file)
-        report.check(f"istioctl proxy-config reads the {name} of a saved dump", mark in out and title in out, out)
+        report.check(f"istioctl proxy-config {word} reads what the agent asks for", mark in out and title in out, out)
         out = mesh.istioctl("proxy-config", word, "-f", file, "-o", "json")
-        report.check(f"istioctl proxy-config prints the {name} as JSON", parses(out), out)
+        report.check(f"istioctl proxy-config {word} prints it as JSON", parses(out) and mark.partition(":")[0] in out, out)
+
+
+def ending(report, mesh):
+    """What the agent asks for at a pod's end, one by one."""
+    answer = mesh.request("orders-v2", "POST", "drain_listeners?inboundonly&graceful").strip()
+    report.equal("listeners are drained when the agent asks for it", answer, "OK")
+    report.equal("a sidecar that drains still lets its pod out", mesh.curl("orders-v2", "http://legacy/").status, 200)
+    report.check("and others in, asking them to go", mesh.curl("legacy-1", "http://10.244.0.6:8080/").headers.get("connection") == "close")
+    mesh.request("orders-v2", "POST", "quitquitquit")
+    agent = mesh.pods["orders-v2"]["agent"]
+    eventually(lambda: agent.poll() is not None, "the agent's end")
+    told = mesh.pods["orders-v2"]["log"].read_text(errors="replace")
+    report.check("/quitquitquit ends the proxy, and the agent sees an end in order", "Envoy exited normally" in told, told[-1500:])
 
 
 def parses(text):

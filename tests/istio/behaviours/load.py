@@ -63,14 +63,16 @@ def run(report, open_mesh):
 
 
 def pushes(report, mesh):
+    seen = []
+
     def change():
         for turn in range(1, 51):
             mesh.set_istio(NO_RETRIES % (turn, turn))
             # Each arrives on its own: istiod would put changes that come together into one push.
-            eventually(lambda: f"X-Turn:{turn}\n" in mesh.curl("web-1", "http://orders/").body, f"push {turn}")
-        report.check("50 pushes take effect, one after the other", True)
+            seen.append(eventually(lambda: f"X-Turn:{turn}\n" in mesh.curl("web-1", "http://orders/").body and turn, f"push {turn}"))
 
     during(report, mesh, "routes are pushed 50 times", change)
+    report.equal("50 pushes take effect, one after the other", seen, list(range(1, 51)))
 
 
 def endpoints(report, mesh):

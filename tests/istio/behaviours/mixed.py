@@ -57,28 +57,53 @@ def answer_of(mesh, client, version, options):
 
 # What differs between any two proxies, of the same kind too.
 OWN = {"lastUpdated", "versionInfo", "version", "id", "serialNumber", "stats"}
+# Where Remora's answer is not Envoy's, and why.
+ACCEPTED = {
+    # Who the proxy is: each names its own program and build, and lists the extensions that it has.
+    "bootstrap": {"userAgentName", "userAgentBuildVersion", "extensions", "binaryPath"},
+    # Each pod has a certificate of its own.
+    "secret": {"inlineBytes", "certificateChain", "data", "Serial Number", "serial_number", "valid_from", "expire_time"},
+}
+WORDS = ("cluster", "listener", "route", "endpoint", "eds", "secret", "ecds", "bootstrap")
 
 
-def strip(value):
+def strip(value, accepted=()):
     if isinstance(value, dict):
-        return {key: strip(inner) for key, inner in sorted(value.items()) if key not in OWN}
+        return {key: strip(inner, accepted) for key, inner in sorted(value.items()) if key not in OWN and key not in accepted}
     if isinstance(value, list):
-        return sorted((strip(inner) for inner in value), key=lambda inner: json.dumps(inner, sort_keys=True))
+        return sorted((strip(inner, accepted) for inner in value), key=lambda inner: json.dumps(inner, sort_keys=True))
     return value
 
 
 def same_dumps(report, mesh):
-    for word in ("cluster", "listener", "route", "endpoint"):
-        found = []
+    for word in WORDS:
+        found, shown = [], []
         for name in ("web-1", "web-2"):
             file = mesh.dir / f"{name}-{word}.json"
-            page = "/clusters?format=json" if word == "endpoint" else "/config_dump"
+            page = {"endpoint": "clusters?format=json", "eds": "config_dump?include_eds=true"}.get(word, "config_dump")
             for server in SERVERS.values() if word == "endpoint" else ():
                 mesh.echo(name, f"tcp://{server}:7000")  # A host that the client named is forgotten, seconds after it was used last.
-            file.write_text(mesh.admin(name, page).replace(f"{name}.shop", "POD.shop"))
-            found.append(strip(json.loads(mesh.istioctl("proxy-config", word, "-f", file, "-o", "json") or "[]")))
-        report.check(f"istioctl proxy-config {word} -o json says the same of Remora as of Envoy", found[0] == found[1] and found[0],
-                     lambda: difference(found))
+            text = mesh.request(name, "GET", page)
+            file.write_text(as_pod(mesh, name, text) if word == "bootstrap" else text.replace(f"{name}.shop", "POD.shop"))
+            found.append(strip(json.loads(mesh.istioctl("proxy-config", word, "-f", file, "-o", "json").strip() or "[]"), ACCEPTED.get(word, ())))
+            # The table of bootstraps is the JSON once more.
+            table = {"secret": secrets, "bootstrap": lambda *_: ""}.get(word, lambda mesh, file: mesh.istioctl("proxy-config", word, "-f", file))
+            shown.append(table(mesh, file))
+        has_some = found[0] or word == "ecds"
+        report.check(f"istioctl proxy-config {word} -o json says the same of Remora as of Envoy", found[0] == found[1] and has_some, lambda: difference(found))
+        report.check(f"istioctl proxy-config {word} shows the same of both", sorted(shown[0].splitlines()) == sorted(shown[1].splitlines()),
+                     lambda: "\n".join(shown)[:3000])
+
+
+def as_pod(mesh, name, text):
+    """Without what tells two pods of one workload apart."""
+    return text.replace(name, "POD").replace(mesh.pods[name]["ip"], "IP")
+
+
+def secrets(mesh, file):
+    """The table of secrets: names, kinds and states; each certificate has its own number and times."""
+    lines = mesh.istioctl("proxy-config", "secret", "-f", file).splitlines()
+    return "\n".join(" ".join(line.split()[:4]) for line in lines)
 
 
 def difference(found):

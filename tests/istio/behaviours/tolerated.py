@@ -3,7 +3,7 @@
 import json
 
 from behaviours.default import PRINCIPAL, find, headers_of, shop
-from mesh import eventually
+from mesh import LabError, eventually
 from scenarios import SCENARIOS
 
 WARN = {"REMORA_UNSUPPORTED": "warn"}
@@ -29,6 +29,73 @@ def telemetry(report, open_mesh):
         report.check("telemetry: a disabled metric is not there", not any(name.startswith("istio_request_duration") for name in names), sorted(names))
         report.check("telemetry: others are", any(name.startswith("istio_request_bytes") for name in names), sorted(names))
         refused(report, mesh, "telemetry", {}, "tracing.provider: tracing is not supported")
+        dimensions(report, mesh, istio)
+
+
+# Labels of the client's and of the server's requests, and of its connections: expressions of every kind that Istio's documentation has.
+CLIENT = {
+    "destination_port": ("string(destination.port)", "80"),
+    "request_host": ("request.host", "orders"),
+    "mark": ("request.headers['x-mark']", "m"),
+    "nothing": ("request.headers['x-none']", "unknown"),
+    "details": ("response.code_details", "via_upstream"),
+    "protocol": ("request.protocol", "HTTP/1.1"),
+    "kind": ("response.headers['content-type']", "text/plain; charset=utf-8"),
+    "peer_app": ("filter_state.upstream_peer.app", "orders"),
+    "peer": ("has(filter_state.upstream_peer) ? filter_state.upstream_peer.namespace : filter_state['wasm.upstream_peer'].namespace", "shop"),
+    "from_node": ("xds.node.metadata['NAMESPACE'] + '/' + xds.node.metadata.LABELS.app", "shop/web"),
+    "over": ("upstream.tls_version", "TLSv1.3"),
+    "san": ("upstream.uri_san_peer_certificate", f"{PRINCIPAL}orders"),
+    "cluster": ("xds.cluster_name", "outbound|80||orders.shop.svc.cluster.local"),
+    "source_app": ("'fixed'", "fixed"),
+}
+SERVER = {
+    "mtls": ("connection.mtls", "true"),
+    "sni": ("connection.requested_server_name", "outbound_.80_._.orders.shop.svc.cluster.local"),
+    "san": ("connection.uri_san_peer_certificate", f"{PRINCIPAL}web"),
+    "peer_app": ("filter_state.downstream_peer.app", "web"),
+    "flags": ("response.flags", "0"),
+    "port": ("destination.port", "8080"),
+}
+CONNECTIONS = {
+    "san": ("connection.uri_san_peer_certificate", f"{PRINCIPAL}web"),
+    "peer_app": ("filter_state.downstream_peer.app", "web"),
+    "host": ("request.host", "unknown"),
+}
+
+
+def dimensions(report, mesh, istio):
+    def overrides(metric, mode, wanted):
+        tags = "".join(f"        {label}: {{value: {json.dumps(expression)}}}\n" for label, (expression, _) in wanted.items())
+        return f"    - match: {{metric: {metric}, mode: {mode}}}\n      tagOverrides:\n{tags}"
+
+    added = overrides("REQUEST_COUNT", "CLIENT", CLIENT) + overrides("REQUEST_COUNT", "SERVER", SERVER) + overrides("TCP_OPENED_CONNECTIONS", "SERVER", CONNECTIONS)
+    first = istio.index("    - match: {metric: REQUEST_COUNT, mode: CLIENT}")
+    last = istio.index("    - match: {metric: REQUEST_DURATION}")
+    mesh.set_istio(istio[:first] + added + istio[last:])
+
+    def labelled(pods, name, wanted):
+        """Sends, and looks whether something is counted with exactly these labels."""
+        mesh.curl("web-1", "http://orders/seen", "-H", "x-mark: m")
+        mesh.echo("web-1", "tcp://orders:5432")
+        labels = {label: value for label, (_, value) in wanted.items()}
+        return any(find(mesh.metrics(pod), name, **labels) for pod in pods)
+
+    servers = ("orders-v1", "orders-v2")
+    for what, pods, name, wanted in (("client's requests", ("web-1",), "istio_requests_total", CLIENT), ("server's requests", servers, "istio_requests_total", SERVER),
+                                     ("server's connections", servers, "istio_tcp_connections_opened_total", CONNECTIONS)):
+        try:
+            held = eventually(lambda: labelled(pods, name, wanted), what, 20)
+        except LabError:
+            held = False
+        report.check(f"telemetry: labels by expressions, of the {what}", held,
+                     lambda: [(pod, has) for pod in pods for found, has, _ in mesh.metrics(pod) if found == name][-6:])
+    report.equal("telemetry: none of them is refused", mesh.rejected_by("web-1", "orders-v1", "orders-v2"), {})
+    mesh.set_istio(istio.replace("request.url_path", "size(request.path)"))
+    lines = eventually(lambda: [line for line in mesh.rejected() if "ACK ERROR web-1." in line and "size" in line], "telemetry: a refusal")
+    report.check("telemetry: another expression is refused, with its path", all(
+        'metrics[0].dimensions["url_path"]: the expression "size(request.path)" is not supported' in line.replace("\\", "") for line in lines), lines)
+    report.equal("telemetry: what was there before goes on", mesh.curl("web-1", "http://orders/seen").status, 200)
 
 
 def hbone(report, open_mesh):

@@ -64,22 +64,78 @@ pub(super) fn section(state: &AdminState) -> Section {
     make_section("envoy.admin.v3.EndpointsConfigDump", String::new(), lists)
 }
 
-/// The encoded `ClusterLoadAssignment` of a cluster; never builds it.
+/// Hosts that a priority has more than it needs, in per cent, unless told otherwise.
+const OVERPROVISIONING: u32 = 140;
+
+/// The encoded `ClusterLoadAssignment` of a cluster; never builds it. As in Envoy, what is not configured has its default.
 fn assignment(slot: &ClusterSlot) -> Bytes {
-    if let Some(cluster) = slot.built() {
-        return current(cluster).encode_to_vec().into();
-    }
+    let delivered = slot.endpoints();
+    let has_weights = delivered.is_some();
     let inline = || {
         let bytes = wire::bytes_field(&slot.config, LOAD_ASSIGNMENT).ok().flatten()?;
         Some(slot.config.slice_ref(bytes))
     };
-    slot.endpoints().or_else(inline).unwrap_or_else(|| {
-        let empty = eds::ClusterLoadAssignment {
-            cluster_name: slot.name.to_string(),
-            ..eds::ClusterLoadAssignment::default()
+    let configured = delivered.or_else(inline);
+    let configured = configured.and_then(|bytes| eds::ClusterLoadAssignment::decode(bytes).ok());
+    let configured = configured.unwrap_or_default();
+    let finds_hosts = slot.built().is_some_and(|cluster| cluster.finds_hosts());
+    let mut shown = match slot.built() {
+        Some(cluster) => current(cluster),
+        None => configured.clone(),
+    };
+    shown.cluster_name = slot.name.to_string();
+    let factor = configured
+        .policy
+        .as_ref()
+        .and_then(|policy| policy.overprovisioning_factor);
+    shown.policy = Some(eds::cluster_load_assignment::Policy {
+        overprovisioning_factor: Some(factor.unwrap_or(UInt32Value {
+            value: OVERPROVISIONING,
+        })),
+        ..eds::cluster_load_assignment::Policy::default()
+    });
+    for group in &mut shown.endpoints {
+        group.locality.get_or_insert_default();
+        let same = |other: &&eds::LocalityLbEndpoints| {
+            other.priority == group.priority
+                && other.locality.clone().unwrap_or_default() == group.locality.clone().unwrap_or_default()
         };
-        empty.encode_to_vec().into()
-    })
+        let weight = configured
+            .endpoints
+            .iter()
+            .find(same)
+            .and_then(|other| other.load_balancing_weight);
+        let weight = weight.filter(|_| has_weights).unwrap_or_default();
+        group.load_balancing_weight = Some(weight).filter(|_| !finds_hosts);
+        for host in &mut group.lb_endpoints {
+            complete(host, &configured);
+        }
+    }
+    shown.encode_to_vec().into()
+}
+
+/// What Envoy says of every host.
+fn complete(host: &mut eds::LbEndpoint, configured: &eds::ClusterLoadAssignment) {
+    use core::HealthStatus;
+    host.load_balancing_weight.get_or_insert(UInt32Value { value: 1 });
+    host.health_status = match host.health_status() {
+        HealthStatus::Unknown | HealthStatus::Healthy => HealthStatus::Healthy,
+        HealthStatus::Degraded => HealthStatus::Degraded,
+        _ => HealthStatus::Unhealthy,
+    } as i32;
+    let Some(eds::lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &mut host.host_identifier else {
+        return;
+    };
+    if endpoint.health_check_config.is_none() {
+        let hosts = configured.endpoints.iter().flat_map(|group| &group.lb_endpoints);
+        let mut endpoints = hosts.filter_map(|host| match &host.host_identifier {
+            Some(eds::lb_endpoint::HostIdentifier::Endpoint(endpoint)) => Some(endpoint),
+            _ => None,
+        });
+        let same = endpoints.find(|other| other.address == endpoint.address);
+        let checked = same.and_then(|other| other.health_check_config.clone());
+        endpoint.health_check_config = Some(checked.unwrap_or_default());
+    }
 }
 
 /// The hosts of now, by priority and locality.
@@ -94,7 +150,8 @@ fn current(cluster: &Cluster) -> eds::ClusterLoadAssignment {
         let same = |group: &eds::LocalityLbEndpoints| {
             group.priority == host.priority && group.locality.as_ref() == Some(&locality)
         };
-        let index = match groups.iter().rposition(same) {
+        // Hosts that clients name come one by one.
+        let index = match groups.iter().rposition(same).filter(|_| !cluster.finds_hosts()) {
             Some(index) => index,
             None => {
                 groups.push(eds::LocalityLbEndpoints {

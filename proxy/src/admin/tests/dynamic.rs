@@ -114,7 +114,7 @@ fn listeners_show_their_routes_and_secrets_do_not_show_their_keys() {
 }
 
 #[tokio::test]
-async fn endpoints_are_the_hosts_of_now_or_what_arrived() {
+async fn endpoints_are_the_hosts_of_now_or_what_arrived_with_envoys_defaults() {
     let world = World::new();
     let ports = |dump: &serde_json::Value| -> Vec<(serde_json::Value, serde_json::Value)> {
         let config = &dump["configs"][0]["endpoint_config"];
@@ -125,14 +125,24 @@ async fn endpoints_are_the_hosts_of_now_or_what_arrived() {
             .collect()
     };
     let target = "/config_dump?include_eds&resource=static_endpoint_configs&name_regex=backend";
-    let unused = ports(&world.tree(target).await);
-    assert_eq!(unused, [(8080.into(), json!(null)), (8081.into(), "DRAINING".into())]);
+    let healths = [(8080.into(), "HEALTHY".into()), (8081.into(), "UNHEALTHY".into())];
+    let unused = world.tree(target).await;
+    assert_eq!(ports(&unused), healths);
     assert!(world.state.snapshot.load().cluster("backend").is_some());
-    let used = ports(&world.tree(target).await);
-    assert_eq!(
-        used,
-        [(8080.into(), "HEALTHY".into()), (8081.into(), "UNHEALTHY".into())]
-    );
+    let used = world.tree(target).await;
+    assert_eq!(ports(&used), healths);
+    for dump in [unused, used] {
+        let config = &dump["configs"][0]["endpoint_config"];
+        assert_eq!(config["policy"], json!({"overprovisioning_factor": 140}));
+        let group = &config["endpoints"][0];
+        assert_eq!(
+            (&group["locality"]["zone"], &group["load_balancing_weight"]),
+            (&json!("z"), &json!(0))
+        );
+        let weights = [0, 1].map(|index| &group["lb_endpoints"][index]["load_balancing_weight"]);
+        assert_eq!(weights, [&json!(3), &json!(1)]);
+        assert_eq!(group["lb_endpoints"][1]["endpoint"]["health_check_config"], json!({}));
+    }
     let (status, _) = world.get("/config_dump?resource=static_endpoint_configs").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
 }

@@ -73,6 +73,11 @@ impl GrpcCall {
         self.0.responses.load(Ordering::Relaxed)
     }
 
+    /// Whether the response has begun.
+    pub fn is_answered(&self) -> bool {
+        self.0.watches_response.load(Ordering::Relaxed)
+    }
+
     /// `grpc-status`, if the upstream sent one.
     pub fn status(&self) -> Option<u32> {
         Some(self.0.status.load(Ordering::Relaxed)).filter(|status| *status != NONE)

@@ -4,9 +4,12 @@
 //! prints as `istio_requests_total` and so on. The labels of a request are compared as they lie about; only a combination that this thread has
 //! not seen is formatted.
 
+mod attribute;
 mod config;
+mod expression;
 mod key;
 mod labels;
+mod messages;
 mod tcp;
 
 pub use tcp::TcpObserver;
@@ -23,12 +26,16 @@ use super::grpc_call::GrpcCall;
 use super::peer_metadata::Peer;
 use super::{Filter, FilterContext, Flow, Registration, Stage};
 use crate::config::{BuildContext, Compiled};
+use crate::http::access_log::Periodic;
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
+use crate::listener::Direction;
 use crate::telemetry::labelled::Labelled;
 use crate::telemetry::stats::{Counter, Histogram};
+use attribute::Subject;
 use config::Metrics;
 use key::{Facts, OwnedKey};
+use messages::{Messages, Told};
 
 pub const REGISTRATION: Registration = Registration {
     type_name: "stats.PluginConfig",
@@ -51,8 +58,12 @@ pub struct IstioStats {
     host_fallback: bool,
     own: Peer,
     group: Arc<Labelled>,
-    tcp_interval: Duration,
+    /// How often a connection without HTTP, or a gRPC call, is reported while it lasts.
+    interval: Duration,
 }
+
+/// The filter of HTTP.
+struct OfHttp(Arc<IstioStats>);
 
 /// One combination's metrics; `None`: dropped by configuration.
 struct Series {
@@ -60,8 +71,8 @@ struct Series {
     duration: Option<Arc<Histogram>>,
     request_bytes: Option<Arc<Histogram>>,
     response_bytes: Option<Arc<Histogram>>,
-    request_messages: Option<Arc<Counter>>,
-    response_messages: Option<Arc<Counter>>,
+    /// Of a gRPC call.
+    messages: Option<Messages>,
 }
 
 /// What a thread remembers of a combination. The peer is kept because keys compare it by address.
@@ -75,16 +86,23 @@ thread_local! {
 }
 
 fn compile(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage> {
-    IstioStats::compile(config, cx.name, cx.build).map(|filter| Stage::Filter(Arc::new(filter)))
+    IstioStats::compile(config, cx.name, cx.build).map(|filter| Stage::Filter(Arc::new(OfHttp(Arc::new(filter)))))
 }
 
-impl Filter for IstioStats {
+impl Filter for OfHttp {
     fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     fn request_headers(&self, exchange: &mut Exchange) -> Flow {
-        GrpcCall::watch_request(exchange);
+        if GrpcCall::watch_request(exchange).is_some() {
+            let stats = self.0.clone();
+            let tell = move |exchange: &mut Exchange| stats.tell_messages(exchange);
+            Periodic::add(exchange, self.0.interval, Arc::new(tell));
+        }
+        if self.0.metrics.needs_response() {
+            exchange.logged_response.get_or_insert_default();
+        }
         Flow::Continue
     }
 
@@ -94,21 +112,7 @@ impl Filter for IstioStats {
     }
 
     fn log(&self, exchange: &mut Exchange) {
-        let facts = Facts::of(exchange, self.host_fallback);
-        let extra = self.metrics.own_values(exchange);
-        let key = facts.key(self.id, &extra);
-        KNOWN.with_borrow_mut(|known| {
-            if let Some(known) = known.get(&key) {
-                return known.series.record(exchange);
-            }
-            let series = self.series(&facts, &extra);
-            series.record(exchange);
-            if known.len() >= REMEMBERED {
-                known.clear();
-            }
-            let peer = facts.peer.cloned();
-            known.insert(key.to_owned(), Known { series, _peer: peer });
-        });
+        self.0.finish(exchange);
     }
 }
 
@@ -119,8 +123,8 @@ impl IstioStats {
     /// What is wrong or not supported, by path.
     pub fn compile(config: &[u8], name: &str, build: &BuildContext) -> Compiled<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let config = config::compile(config)?;
         let node = &build.node;
+        let config = config::compile(config, node)?;
         let group = build.stats.group::<Labelled>(PREFIX);
         let version = node
             .metadata
@@ -140,8 +144,62 @@ impl IstioStats {
             host_fallback: config.host_fallback,
             own: Peer::of_node(node),
             group,
-            tcp_interval: config.tcp_interval,
+            interval: config.interval,
         })
+    }
+
+    /// Records a request that is over.
+    fn finish(&self, exchange: &Exchange) {
+        let facts = Facts::of(exchange, self.host_fallback);
+        let extra = self.metrics.own_values(|| Subject::of(exchange));
+        let key = facts.key(self.id, &extra);
+        KNOWN.with_borrow_mut(|known| {
+            if let Some(known) = known.get(&key) {
+                return known.series.record(exchange, self.id);
+            }
+            let series = self.series(&facts, &extra);
+            series.record(exchange, self.id);
+            if known.len() >= REMEMBERED {
+                known.clear();
+            }
+            let peer = facts.peer.cloned();
+            known.insert(key.to_owned(), Known { series, _peer: peer });
+        });
+    }
+
+    /// Reports the messages of a gRPC call that goes on, once its peer is known. Their labels do not change any more.
+    fn tell_messages(&self, exchange: &mut Exchange) {
+        let call = exchange.extensions.get::<GrpcCall>().cloned();
+        let Some(call) = call.filter(|call| exchange.connection.direction == Direction::Inbound || call.is_answered())
+        else {
+            return;
+        };
+        if exchange
+            .extensions
+            .get::<Told>()
+            .is_none_or(|told| !told.is_of(self.id))
+        {
+            let facts = Facts::of(exchange, self.host_fallback);
+            let extra = self.metrics.own_values(|| Subject::of(exchange));
+            let labels = labels::of(&facts, &self.own);
+            let told = Told::new(self.id, self.messages(&labels, &extra), exchange.extensions.remove());
+            exchange.extensions.insert(told);
+        }
+        if let Some(told) = exchange.extensions.get_mut::<Told>() {
+            told.tell(self.id, &call);
+        }
+    }
+
+    fn messages(&self, labels: &[labels::Label<'_>], extra: &str) -> Messages {
+        let ends = &labels[..labels::OF_ENDS.min(labels.len())];
+        let counter = |name: &str| {
+            let labels = self.metrics.labels(name, ends, extra)?;
+            Some(self.group.counter(&format!("istio_{name}"), &labels))
+        };
+        Messages {
+            requests: counter("request_messages_total"),
+            responses: counter("response_messages_total"),
+        }
     }
 
     /// The series of a combination; threads that meet the same labels share its metrics.
@@ -155,20 +213,19 @@ impl IstioStats {
             let labels = self.metrics.labels(name, &labels, extra)?;
             Some(self.group.histogram(&format!("istio_{name}"), &labels))
         };
-        let grpc = facts.grpc.is_some();
         Arc::new(Series {
             requests: counter("requests_total"),
             duration: histogram("request_duration_milliseconds"),
             request_bytes: histogram("request_bytes"),
             response_bytes: histogram("response_bytes"),
-            request_messages: grpc.then(|| counter("request_messages_total")).flatten(),
-            response_messages: grpc.then(|| counter("response_messages_total")).flatten(),
+            messages: facts.grpc.map(|_| self.messages(&labels, extra)),
         })
     }
 }
 
 impl Series {
-    fn record(&self, exchange: &Exchange) {
+    /// `filter`: whose.
+    fn record(&self, exchange: &Exchange, filter: u64) {
         let bytes = exchange.bytes;
         let took = exchange.timing.end.unwrap_or_else(|| exchange.elapsed());
         let count = |counter: &Option<Arc<Counter>>, by| {
@@ -186,8 +243,13 @@ impl Series {
         measure(&self.request_bytes, bytes.request_headers + bytes.received);
         measure(&self.response_bytes, bytes.response_headers + bytes.sent);
         if let Some(call) = exchange.extensions.get::<GrpcCall>() {
-            count(&self.request_messages, call.requests());
-            count(&self.response_messages, call.responses());
+            match exchange.extensions.get::<Told>().filter(|told| told.is_of(filter)) {
+                Some(told) => told.finish(filter, call),
+                None => self
+                    .messages
+                    .iter()
+                    .for_each(|messages| messages.add(call.requests(), call.responses())),
+            }
         }
     }
 }

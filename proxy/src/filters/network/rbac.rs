@@ -11,7 +11,7 @@ use remora_proto::pb::envoy::extensions::filters::network::rbac::v3 as pb;
 use super::{Closing, NetworkFilter, Verdict};
 use crate::config::listener::duration;
 use crate::config::{BuildContext, Compiled, Problems};
-use crate::filters::rbac::{Decider, Of, Subject, Told, hint, stat_name};
+use crate::filters::rbac::{Decider, Of, Subject, Told, hint, note, stat_name};
 use crate::listener::ConnectionInfo;
 use crate::telemetry::stats::Counter;
 
@@ -82,6 +82,7 @@ impl NetworkFilter for Rbac {
             return Verdict::Continue;
         };
         let decision = enforced.decide(&Subject::of_connection(connection));
+        note("enforced", &decision);
         if let Some(log) = decision.log {
             hint(&mut connection.extensions, log);
         }

@@ -8,14 +8,15 @@ use super::key::{Facts, Nowhere};
 use crate::cluster::Host;
 use crate::filters::http::peer_metadata::Peer;
 
-const UNKNOWN: &str = "unknown";
+/// What nobody knows of a peer. What we do not know of ourselves is empty, as in Istio.
+pub(super) const UNKNOWN: &str = "unknown";
 /// What a revision is when nobody says.
 const LATEST: &str = "latest";
 
 pub(super) type Label<'a> = (&'static str, Cow<'a, str>);
 
 /// The labels of a combination; `own` is who we are.
-pub(super) fn of<'a>(facts: &'a Facts<'_>, own: &'a Peer) -> Vec<Label<'a>> {
+pub(super) fn of<'a>(facts: &Facts<'_>, own: &Peer) -> Vec<Label<'a>> {
     let fallback = facts.host.and_then(|host| endpoint(host));
     let nobody = Peer::default();
     let peer = match facts.peer {
@@ -34,38 +35,37 @@ pub(super) fn of<'a>(facts: &'a Facts<'_>, own: &'a Peer) -> Vec<Label<'a>> {
         (facts.own_principal, facts.peer_principal)
     };
     let known = |text: &str| Cow::<str>::Owned(or(text, UNKNOWN).to_owned());
-    let revision = |text: &str| Cow::<str>::Owned(or(text, LATEST).to_owned());
     let (service, service_name) = service(facts, own);
+    let reporter = if facts.inbound { "destination" } else { "source" };
+    let source = Shown::new(source, facts.inbound);
+    let destination = Shown::new(destination, !facts.inbound);
     let mut labels = vec![
-        (
-            "reporter",
-            Cow::Borrowed(if facts.inbound { "destination" } else { "source" }),
-        ),
-        ("source_workload", known(&source.workload)),
-        ("source_canonical_service", known(&source.canonical_name)),
-        ("source_canonical_revision", revision(&source.canonical_revision)),
-        ("source_workload_namespace", known(&source.namespace)),
+        ("reporter", Cow::Borrowed(reporter)),
+        ("source_workload", source.show(|peer| &peer.workload)),
+        ("source_canonical_service", source.show(|peer| &peer.canonical_name)),
+        ("source_canonical_revision", source.revision()),
+        ("source_workload_namespace", source.show(|peer| &peer.namespace)),
         ("source_principal", known(from)),
-        ("source_app", known(&source.app)),
-        ("source_version", known(&source.version)),
-        ("source_cluster", known(&source.cluster)),
-        ("destination_workload", known(&destination.workload)),
-        ("destination_workload_namespace", known(&destination.namespace)),
+        ("source_app", source.show(|peer| &peer.app)),
+        ("source_version", source.show(|peer| &peer.version)),
+        ("source_cluster", source.show(|peer| &peer.cluster)),
+        ("destination_workload", destination.show(|peer| &peer.workload)),
+        (
+            "destination_workload_namespace",
+            destination.show(|peer| &peer.namespace),
+        ),
         ("destination_principal", known(to)),
-        ("destination_app", known(&destination.app)),
-        ("destination_version", known(&destination.version)),
-        ("destination_service", known(&service)),
-        ("destination_canonical_service", known(&destination.canonical_name)),
+        ("destination_app", destination.show(|peer| &peer.app)),
+        ("destination_version", destination.show(|peer| &peer.version)),
+        ("destination_service", service),
         (
-            "destination_canonical_revision",
-            revision(&destination.canonical_revision),
+            "destination_canonical_service",
+            destination.show(|peer| &peer.canonical_name),
         ),
-        ("destination_service_name", known(&service_name)),
-        (
-            "destination_service_namespace",
-            known(service_namespace(facts, destination)),
-        ),
-        ("destination_cluster", known(&destination.cluster)),
+        ("destination_canonical_revision", destination.revision()),
+        ("destination_service_name", service_name),
+        ("destination_service_namespace", service_namespace(facts, &destination)),
+        ("destination_cluster", destination.show(|peer| &peer.cluster)),
     ];
     if facts.tcp {
         labels.push(("request_protocol", Cow::Borrowed("tcp")));
@@ -81,11 +81,44 @@ pub(super) fn of<'a>(facts: &'a Facts<'_>, own: &'a Peer) -> Vec<Label<'a>> {
     labels
 }
 
+/// How many labels, from the first on, say who talks to whom: all that the numbers of gRPC messages have.
+pub(super) const OF_ENDS: usize = 20;
+
+/// One end's workload, as labels show it.
+struct Shown<'a> {
+    peer: &'a Peer,
+    is_other: bool,
+}
+
+impl<'a> Shown<'a> {
+    fn new(peer: &'a Peer, is_other: bool) -> Self {
+        Self { peer, is_other }
+    }
+
+    fn show(&self, of: impl Fn(&'a Peer) -> &'a str) -> Cow<'static, str> {
+        self.or(of(self.peer), UNKNOWN)
+    }
+
+    fn revision(&self) -> Cow<'static, str> {
+        self.or(&self.peer.canonical_revision, LATEST)
+    }
+
+    fn or(&self, text: &str, default: &'static str) -> Cow<'static, str> {
+        match text.is_empty() && self.is_other {
+            true => Cow::Borrowed(default),
+            false => Cow::Owned(text.to_owned()),
+        }
+    }
+}
+
 /// A client knows the namespace of a service by its cluster, whoever of it answers.
-fn service_namespace<'a>(facts: &'a Facts<'_>, destination: &'a Peer) -> &'a str {
+fn service_namespace(facts: &Facts<'_>, destination: &Shown<'_>) -> Cow<'static, str> {
     let service = facts.cluster.filter(|_| !facts.inbound);
     let service = service.and_then(|cluster| cluster.istio.service.as_ref());
-    or(service.map_or("", |service| &service.namespace), &destination.namespace)
+    match service.filter(|service| !service.namespace.is_empty()) {
+        Some(service) => Cow::Owned(service.namespace.as_str().to_owned()),
+        None => destination.show(|peer| &peer.namespace),
+    }
 }
 
 fn or<'a>(text: &'a str, default: &'a str) -> &'a str {
@@ -102,7 +135,7 @@ fn security(facts: &Facts<'_>) -> &'static str {
 }
 
 /// `destination_service` and `destination_service_name`.
-fn service<'a>(facts: &'a Facts<'_>, own: &'a Peer) -> (Cow<'a, str>, Cow<'a, str>) {
+fn service(facts: &Facts<'_>, own: &Peer) -> (Cow<'static, str>, Cow<'static, str>) {
     let authority = String::from_utf8_lossy(facts.authority);
     let (mut host, mut name) = (authority.clone(), authority);
     let cluster = facts.cluster.map_or("", |cluster| &*cluster.name);
@@ -118,17 +151,9 @@ fn service<'a>(facts: &'a Facts<'_>, own: &'a Peer) -> (Cow<'a, str>, Cow<'a, st
             }
         }
     }
-    if facts.inbound {
-        let or_own = |text: Cow<'a, str>| {
-            if text.is_empty() {
-                Cow::Borrowed(&*own.canonical_name)
-            } else {
-                text
-            }
-        };
-        return (or_own(host), or_own(name));
-    }
-    (host, name)
+    let default = if facts.inbound { &*own.canonical_name } else { UNKNOWN };
+    let shown = |text: Cow<'_, str>| Cow::Owned(or(&text, default).to_owned());
+    (shown(host), shown(name))
 }
 
 /// `spiffe://<trust domain>/ns/<namespace>/sa/<account>`

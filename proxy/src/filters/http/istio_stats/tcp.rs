@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::IstioStats;
+use super::attribute::Subject;
 use super::key::Facts;
 use crate::filters::network::{Observer, Watch};
 use crate::telemetry::format::TcpRecord;
@@ -42,7 +43,7 @@ impl Observer for TcpObserver {
 
 impl Watch for Reports {
     fn interval(&self) -> Duration {
-        self.stats.tcp_interval
+        self.stats.interval
     }
 
     fn look(&mut self, record: &TcpRecord) {
@@ -84,7 +85,7 @@ impl Series {
     fn of(stats: &IstioStats, record: &TcpRecord) -> Self {
         let facts = Facts::of_tcp(record);
         let labels = super::labels::of(&facts, &stats.own);
-        let values = stats.metrics.values_of_connection();
+        let values = stats.metrics.own_values(|| Subject::of_tcp(record));
         let counter = |name: &str| {
             let labels = stats.metrics.labels(name, &labels, &values)?;
             Some(stats.group.counter(&format!("istio_{name}"), &labels))

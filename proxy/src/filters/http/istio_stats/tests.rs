@@ -105,8 +105,8 @@ fn an_outbound_request_is_labelled_with_service_and_peer() {
         finish(&filter, &mut exchange, 200);
     }
     let line = "istio_requests_total{reporter=\"source\",source_workload=\"web-v1\",source_canonical_service=\"web\",\
-        source_canonical_revision=\"latest\",source_workload_namespace=\"shop\",source_principal=\"unknown\",\
-        source_app=\"web\",source_version=\"unknown\",source_cluster=\"Kubernetes\",destination_workload=\"cart-v2\",\
+        source_canonical_revision=\"\",source_workload_namespace=\"shop\",source_principal=\"unknown\",\
+        source_app=\"web\",source_version=\"\",source_cluster=\"Kubernetes\",destination_workload=\"cart-v2\",\
         destination_workload_namespace=\"shop\",destination_principal=\"spiffe://cluster.local/ns/shop/sa/cart\",\
         destination_app=\"unknown\",destination_version=\"unknown\",destination_service=\"cart.shop.svc.cluster.local\",\
         destination_canonical_service=\"cart\",destination_canonical_revision=\"latest\",destination_service_name=\"cart\",\
@@ -229,7 +229,295 @@ fn a_grpc_call_has_its_status_and_messages() {
         page.contains("request_protocol=\"grpc\",response_code=\"200\",grpc_response_status=\"5\""),
         "{page}"
     );
-    assert!(page.contains("istio_response_messages_total{"), "{page}");
+    let messages = page
+        .lines()
+        .find(|line| line.starts_with("istio_response_messages_total{"));
+    assert!(
+        messages.is_some_and(|line| line.ends_with("destination_cluster=\"unknown\"} 0")),
+        "{page}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_messages_of_a_long_call_are_counted_while_it_lasts() {
+    use crate::http::access_log::write_due;
+    use http_body_util::BodyExt;
+    let build = build();
+    let config = PluginConfig {
+        tcp_reporting_duration: Some(remora_proto::pb::google::protobuf::Duration { seconds: 2, nanos: 0 }),
+        ..PluginConfig::default()
+    };
+    let filter = tests::compile(REGISTRATION, &config, &build).expect("compiles");
+    let mut call = exchange("POST", "/s/M", &[("content-type", "application/grpc")]);
+    filter.request_headers(&mut call);
+    let count = |name: &str| {
+        let page = page(&build);
+        let line = page.lines().find(|line| line.starts_with(&format!("istio_{name}{{")));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+    };
+    let answer = |messages: usize| {
+        let data = bytes::Bytes::from([0, 0, 0, 0, 0].repeat(messages));
+        http::Response::new(Body::Trailers(Some(data), Box::default()))
+    };
+    tokio::time::advance(std::time::Duration::from_secs(3)).await;
+    assert!(write_due(&mut call).is_some());
+    assert_eq!(count("response_messages_total"), None, "the server is not known yet");
+    let mut response = answer(2);
+    filter.response_headers(&mut call, &mut response);
+    call.extensions.insert(UpstreamPeer(peer()));
+    response.into_body().collect().await.expect("a body");
+    assert!(write_due(&mut call).is_some());
+    assert_eq!(count("response_messages_total"), None, "it is not time yet");
+    tokio::time::advance(std::time::Duration::from_secs(3)).await;
+    assert!(write_due(&mut call).is_some());
+    assert_eq!(count("response_messages_total"), Some(2));
+    assert_eq!(count("requests_total"), None, "the call goes on");
+    finish(&filter, &mut call, 200);
+    assert_eq!(count("response_messages_total"), Some(2), "none is counted twice");
+    assert_eq!(count("requests_total"), Some(1));
+}
+
+#[test]
+fn a_drop_without_a_metric_drops_nothing() {
+    let build = build();
+    let config = PluginConfig {
+        metrics: vec![MetricConfig {
+            drop: true,
+            tags_to_remove: vec!["reporter".into()],
+            ..MetricConfig::default()
+        }],
+        ..PluginConfig::default()
+    };
+    let filter = tests::compile(REGISTRATION, &config, &build).expect("compiles");
+    finish(&filter, &mut exchange("GET", "/", &[]), 200);
+    let page = page(&build);
+    assert!(page.contains("istio_requests_total{reporter=\"source\""), "{page}");
+}
+
+/// What an expression says of an exchange; `None`: nothing.
+fn value(expression: &str, exchange: &Exchange) -> Option<String> {
+    let compiled = expression::Expression::compile(expression, &build().node);
+    let compiled = compiled.unwrap_or_else(|problems| panic!("{expression}: {problems}"));
+    let mut out = String::new();
+    compiled.write(&Subject::of(exchange), &mut out).then_some(out)
+}
+
+fn known_exchange() -> Exchange {
+    let tls = PeerInfo {
+        uri_sans: vec!["spiffe://cluster.local/ns/shop/sa/web".into(), "spiffe://second".into()],
+        dns_sans: vec!["shop.test".into()],
+        subject: Some("CN=me,O=org".into()),
+        certificate: Some(Arc::from(&b"x"[..])),
+        version: "TLSv1.3",
+        ..PeerInfo::default()
+    };
+    let mut connection = connection(Some(tls));
+    connection.direction = Direction::Inbound;
+    connection.sni = Some("shop.test".into());
+    let headers = [
+        ("host", "a.test"),
+        ("x-a", "1"),
+        ("x-a", "2"),
+        ("x-empty", ""),
+        ("user-agent", "ua"),
+    ];
+    let mut exchange = exchange_over(connection, "POST", "/p/q?x=1", &headers);
+    exchange.response_code = Some(http::StatusCode::CREATED);
+    exchange.details = "via upstream".into();
+    exchange.bytes.received = 4;
+    exchange.bytes.sent = 5;
+    exchange
+        .flags
+        .set(crate::telemetry::flags::ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+    exchange.logged_response = Some(Box::new(http::HeaderMap::from_iter([(
+        http::HeaderName::from_static("x-r"),
+        http::HeaderValue::from_static("rr"),
+    )])));
+    let mut state = crate::http::exchange::FilterState::default();
+    state.0.insert("my".into(), "MINE".into());
+    exchange.extensions.insert(state);
+    let mut known = (*peer()).clone();
+    known.labels = vec![("team".into(), "blue".into())];
+    exchange.extensions.insert(DownstreamPeer(Arc::new(known)));
+    exchange.route.cluster = Some(Arc::new(tests::cluster("inbound|80||", Some(service()))));
+    exchange
+}
+
+/// The values are those that Envoy prints with `%CEL(…)%` for the like.
+#[test]
+fn attributes_have_the_values_that_envoy_prints() {
+    let exchange = known_exchange();
+    for (expression, expected) in [
+        ("request.path", Some("/p/q?x=1")),
+        ("request.url_path", Some("/p/q")),
+        ("request.query", Some("x=1")),
+        ("request.host", Some("a.test")),
+        ("request.method", Some("POST")),
+        ("request.protocol", Some("HTTP/1.1")),
+        ("request.useragent", Some("ua")),
+        ("request.referer", None),
+        ("request.size", Some("4")),
+        ("request.headers['x-a']", Some("1,2")),
+        ("request.headers[\"X-A\"]", Some("1,2")),
+        ("request.headers['x-none']", None),
+        ("request.headers['x-empty']", Some("")),
+        ("request.headers[':method']", Some("POST")),
+        ("request.headers.host", Some("a.test")),
+        ("response.code", Some("201")),
+        ("response.code_details", Some("via_upstream")),
+        ("response.flags", Some("32")),
+        ("response.grpc_status", Some("2")),
+        ("response.size", Some("5")),
+        ("response.headers['x-r']", Some("rr")),
+        ("response.headers[':status']", Some("201")),
+        ("response.headers['none']", None),
+        ("response.trailers['t']", None),
+        ("connection.mtls", Some("true")),
+        ("connection.requested_server_name", Some("shop.test")),
+        ("connection.tls_version", Some("TLSv1.3")),
+        ("connection.subject_peer_certificate", Some("CN=me,O=org")),
+        ("connection.dns_san_peer_certificate", Some("shop.test")),
+        (
+            "connection.uri_san_peer_certificate",
+            Some("spiffe://cluster.local/ns/shop/sa/web"),
+        ),
+        ("connection.uri_san_local_certificate", None),
+        ("upstream.address", None),
+        ("upstream.tls_version", None),
+        ("xds.cluster_name", Some("inbound|80||")),
+        ("xds.route_name", None),
+        ("xds.listener_direction", Some("1")),
+        ("xds.node.metadata['NAMESPACE']", Some("shop")),
+        ("node.metadata.LABELS.app", Some("web")),
+        ("xds.node.metadata.LABELS", Some("CelMap value")),
+        ("xds.node.metadata['NONE']", None),
+        (
+            "xds.cluster_metadata.filter_metadata['istio']['services']",
+            Some("CelList value"),
+        ),
+        ("xds.cluster_metadata.filter_metadata.none.a", None),
+        ("filter_state.my", Some("MINE")),
+        ("filter_state['none']", None),
+        ("filter_state.downstream_peer.workload", Some("cart-v2")),
+        ("downstream_peer.namespace", Some("metadata")),
+        ("filter_state.downstream_peer.labels['team']", Some("blue")),
+        ("filter_state.downstream_peer.labels['none']", None),
+        ("filter_state.upstream_peer.app", None),
+    ] {
+        assert_eq!(value(expression, &exchange).as_deref(), expected, "{expression}");
+    }
+    let port = exchange.connection.local.ip().map(|address| address.port().to_string());
+    assert_eq!(value("string(destination.port)", &exchange), port);
+    assert_eq!(
+        value("destination.address", &exchange),
+        Some(exchange.connection.local.to_string())
+    );
+    assert_eq!(
+        value("source.address", &exchange),
+        Some(exchange.connection.remote.to_string())
+    );
+}
+
+#[test]
+fn expressions_join_and_choose() {
+    let exchange = known_exchange();
+    for (expression, expected) in [
+        ("'a b'", Some("a b")),
+        ("\"\"", Some("")),
+        ("404", Some("404")),
+        ("true", Some("true")),
+        ("request.host + ' ' + string(response.code)", Some("a.test 201")),
+        ("'a' + request.headers['x-none']", None),
+        (
+            "has(filter_state.downstream_peer) ? filter_state.downstream_peer.service : 'nobody'",
+            Some("cart"),
+        ),
+        (
+            "has(filter_state.upstream_peer) ? filter_state.upstream_peer.app : filter_state['wasm.upstream_peer'].app",
+            None,
+        ),
+        (
+            "has(request.headers.nope) ? request.headers.nope : 'default'",
+            Some("default"),
+        ),
+        (
+            "('x-a' in request.headers) ? request.headers['x-a'] : 'none'",
+            Some("1,2"),
+        ),
+        (
+            "'x-none' in request.headers ? 'a' : ('x-a' in request.headers ? 'b' : 'c')",
+            Some("b"),
+        ),
+        ("has(request.referer)", Some("false")),
+        ("(request.method)", Some("POST")),
+    ] {
+        assert_eq!(value(expression, &exchange).as_deref(), expected, "{expression}");
+    }
+}
+
+#[test]
+fn other_expressions_are_refused() {
+    let deep = format!("{}'a'{}", "(".repeat(64), ")".repeat(64));
+    for expression in [
+        "",
+        "request.size > 3",
+        "request.host == 'a'",
+        "'a' + response.code",
+        "nothing",
+        "request.nothing",
+        "request.duration",
+        "request.headers",
+        "request.headers[0]",
+        "request.host.x",
+        "filter_state.upstream_peer.color",
+        "xds.node",
+        "size(request.path)",
+        "request.path.contains('a')",
+        "'a",
+        "'a\\n'",
+        "has(request.headers['x-a'])",
+        "has(request.host) ? 'a'",
+        "request.host request.path",
+        "1 + 2",
+        &deep,
+    ] {
+        assert!(
+            expression::Expression::compile(expression, &build().node).is_err(),
+            "{expression}"
+        );
+    }
+}
+
+#[test]
+fn values_of_dimensions_are_kept_apart_and_missing_ones_are_unknown() {
+    let build = build();
+    let dimensions = [
+        ("a_code", "response.code"),
+        ("b_none", "request.headers['none']"),
+        ("c_empty", "request.headers['x-empty']"),
+        ("d_peer", "filter_state.downstream_peer.labels['team']"),
+        ("reporter", "'me'"),
+    ];
+    let config = PluginConfig {
+        metrics: vec![MetricConfig {
+            dimensions: dimensions
+                .iter()
+                .map(|(label, text)| ((*label).to_owned(), (*text).to_owned()))
+                .collect(),
+            ..MetricConfig::default()
+        }],
+        ..PluginConfig::default()
+    };
+    let filter = tests::compile(REGISTRATION, &config, &build).expect("compiles");
+    finish(&filter, &mut known_exchange(), 201);
+    let page = page(&build);
+    let line = page
+        .lines()
+        .find(|line| line.starts_with("istio_requests_total{"))
+        .unwrap_or_default();
+    assert!(line.starts_with("istio_requests_total{reporter=\"me\","), "{page}");
+    let own = ",a_code=\"201\",b_none=\"unknown\",c_empty=\"\",d_peer=\"blue\"} 1";
+    assert!(line.ends_with(own), "{line}");
 }
 
 #[test]

@@ -287,21 +287,16 @@ fn places(value: &pb::JwtProvider) -> Compiled<Vec<Place>> {
 impl Place {
     fn token(&self, view: &RequestView<'_>) -> Option<String> {
         let text = match self {
+            // Several headers are one, as in Envoy: a second token, or rubbish, is part of what is taken for the token and spoils it.
             Self::Header(name, prefix) => {
-                let mut values = view
-                    .headers
-                    .get_all(name)
-                    .iter()
-                    .filter_map(|value| value.to_str().ok());
-                values.find_map(|value| value.split_once(prefix.as_str()).map(|(_, rest)| rest))?
+                let value = crate::route::view::joined(view.headers, name)?;
+                let value = String::from_utf8_lossy(&value);
+                trimmed(value.split_once(prefix.as_str())?.1).to_owned()
             }
-            Self::Parameter(name) => view.query_parameter(name)?,
-            Self::Cookie(name) => std::str::from_utf8(view.cookie(name)?).ok()?,
+            Self::Parameter(name) => view.query_parameter(name)?.to_owned(),
+            Self::Cookie(name) => std::str::from_utf8(view.cookie(name)?).ok()?.to_owned(),
         };
-        // What follows a token in a header is not part of it.
-        let is_part = |char: char| char.is_ascii_alphanumeric() || "-_.=".contains(char);
-        let end = text.find(|char| !is_part(char)).unwrap_or(text.len());
-        Some(text[..end].to_owned()).filter(|text| !text.is_empty())
+        Some(text).filter(|text| !text.is_empty())
     }
 
     fn remove(&self, exchange: &mut Exchange) {
@@ -313,6 +308,15 @@ impl Place {
             // Cookies stay, as in Envoy.
             Self::Cookie(_) => {}
         }
+    }
+}
+
+/// What lies around a token in a header and cannot be part of it; if nothing can, all of it is taken for one.
+fn trimmed(text: &str) -> &str {
+    let is_foreign = |char: char| !char.is_ascii_alphanumeric() && !"-_.".contains(char);
+    match text.trim_matches(is_foreign) {
+        "" => text,
+        token => token,
     }
 }
 

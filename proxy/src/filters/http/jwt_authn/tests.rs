@@ -210,6 +210,37 @@ fn tokens_are_found_where_they_are_configured_to_be() {
     );
 }
 
+/// Each row is what Envoy makes of it.
+#[test]
+fn a_token_with_company_is_no_good_token() {
+    let filter = filter(&config(provider(&secret_set()), named()));
+    let good = format!("Bearer {}", hs256(GOOD));
+    let (comma, semicolon, blank, basic) = (
+        format!("{good},x"),
+        format!("{good};a"),
+        format!("{good} x"),
+        format!("Basic a, {good}"),
+    );
+    let rows: [(&[&str], bool); 9] = [
+        (&[&good], true),
+        (&[&good, "Bearer rubbish"], false),
+        (&["Bearer rubbish", &good], false),
+        (&[&good, &good], false),
+        (&[&comma], false),
+        (&[&semicolon], false),
+        (&[&blank], false),
+        (&[&basic], true),
+        (&["Basic a", &good, "Basic b"], false),
+    ];
+    for (values, passes) in rows {
+        let headers: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
+        let refusal = refused(&filter, &mut exchange("GET", "/", &headers));
+        assert_eq!(refusal.is_none(), passes, "{values:?}");
+    }
+    let mut in_query = exchange("GET", &format!("/?access_token={},x", hs256(GOOD)), &[]);
+    assert!(refused(&filter, &mut in_query).is_some());
+}
+
 #[test]
 fn public_keys_verify_and_are_not_taken_for_secrets() {
     let random = aws_lc_rs::rand::SystemRandom::new();

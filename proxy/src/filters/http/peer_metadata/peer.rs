@@ -119,6 +119,23 @@ impl Peer {
         labels
     }
 
+    /// The names that [`field`](Self::field) knows.
+    pub const FIELDS: &[&str] = &[
+        "namespace",
+        "cluster",
+        "service",
+        "revision",
+        "app",
+        "version",
+        "workload",
+        "type",
+        "name",
+        "identity",
+        "region",
+        "availability_zone",
+        "zone",
+    ];
+
     /// By the name that Istio's proxies give the field in the filter state; `None`: there is no such field, or nothing is known.
     pub fn field(&self, name: &str) -> Option<&str> {
         let value: &str = match name {
@@ -132,7 +149,8 @@ impl Peer {
             "type" => self.kind(),
             "name" => &self.name,
             "region" => &self.region,
-            "zone" => &self.zone,
+            "availability_zone" | "zone" => &self.zone,
+            "identity" => &self.identity,
             _ => "",
         };
         Some(value).filter(|value| !value.is_empty())
