@@ -73,6 +73,8 @@ pub struct Cluster {
     pub ignore_health_on_host_removal: bool,
     /// `close_connections_on_host_health_failure`, of connections without HTTP.
     pub closes_on_host_failure: bool,
+    /// Requests that are turned away while somebody works on what is behind (`upstream.maintenance_mode.<name>`).
+    pub maintenance: crate::config::live::Share,
     /// `cluster.metadata`, for access logs and subset matching.
     pub metadata: Option<Arc<remora_proto::pb::envoy::config::core::v3::Metadata>>,
     /// What Istio's own filters read of `metadata`.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use remora_tests::Backend;
 
 use super::child::Proxy;
-use super::frames::{self, *};
 use super::{bootstrap, cluster};
+use remora_tests::frames::{self, *};
 
 const MANAGER: &str = r#"
 codec_type: AUTO

@@ -5,8 +5,8 @@ use std::time::Duration;
 use remora::runtime::clock;
 use remora_tests::{Backend, Sidecar, until};
 
-use super::frames::*;
 use super::{bootstrap, cluster};
+use remora_tests::frames::*;
 
 const MANAGER: &str = r#"
 codec_type: HTTP2

@@ -8,7 +8,6 @@
 mod child;
 mod conformance;
 mod floods;
-mod frames;
 mod grid;
 mod limits;
 mod races;

@@ -8,8 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::frames::*;
 use super::{HTTP2, bootstrap, cluster};
+use remora_tests::frames::*;
 
 const MANAGER: &str = r#"
 codec_type: AUTO
@@ -171,7 +171,7 @@ async fn a_client_that_says_goodbye_gets_its_answers() {
             HEADERS,
             END_HEADERS | END_STREAM,
             1,
-            &super::frames::get("/once"),
+            &remora_tests::frames::get("/once"),
         ))
         .await;
     let mut server = connections.recv().await.unwrap();

@@ -8,9 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::frames::*;
 use super::races::{goaway, next_head, ok, upstream};
 use super::{HTTP2, bootstrap, cluster};
+use remora_tests::frames::*;
 
 const MANAGER: &str = r#"
 route_config:

@@ -17,9 +17,9 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::frames::{self, DATA, END_HEADERS, END_STREAM, HEADERS, Peer, frame};
 use super::grid::{GRID, STREAMS, Stream};
 use super::{bootstrap, cluster, program};
+use remora_tests::frames::{self, DATA, END_HEADERS, END_STREAM, HEADERS, Peer, frame};
 
 /// Every wait of the proxy is short, so that each connection ends by itself, whatever was left open on it.
 const MANAGER: &str = r#"

@@ -8,8 +8,8 @@ use remora_tests::{Answer, Backend, Ending, Http1, Sidecar, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::frames::*;
 use super::{HTTP2, bootstrap, cluster};
+use remora_tests::frames::*;
 
 const MANAGER: &str = r#"
 route_config:

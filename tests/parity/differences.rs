@@ -149,3 +149,51 @@ pub const DIFFERENCES: &[Difference] = &[
         "the bytes of a body that arrived before the connection failed are counted",
     ),
 ];
+
+/// Worlds without HTTP, and conversations with control planes.
+const OTHERS: &[&str] = &[
+    "tcp",
+    "tls",
+    "tls-upstream",
+    "xds-sotw",
+    "xds-delta",
+    "xds-sotw-own",
+    "xds-delta-own",
+];
+
+/// What HTTP is allowed to differ in, of all that is compared.
+const LIMIT: usize = 10;
+
+/// Asserts that HTTP differs on purpose in no more than it may, in nothing twice, and that all that is listed is compared.
+pub fn are_few(worlds: &[&str]) {
+    let world = |difference: &Difference| difference.case.split('/').next().unwrap_or_default();
+    let mut on_purpose = Vec::new();
+    let mut by_timing = Vec::new();
+    for difference in DIFFERENCES {
+        let name = world(difference);
+        let is_http = worlds.contains(&name) && !OTHERS.contains(&name);
+        assert!(
+            is_http || OTHERS.contains(&name),
+            "{}: there is no such world",
+            difference.case
+        );
+        let same = DIFFERENCES.iter().filter(|other| other.case == difference.case).count();
+        assert_eq!(same, 1, "{} is listed twice", difference.case);
+        match difference.why {
+            _ if !is_http => {}
+            Why::OnPurpose(_) => on_purpose.push(difference.case),
+            Why::Timing(_) => by_timing.push(difference.case),
+        }
+    }
+    assert!(
+        on_purpose.len() <= LIMIT,
+        "{} differences in HTTP: {on_purpose:?}",
+        on_purpose.len()
+    );
+    // Where Envoy is not equal to itself; no more of those either.
+    assert!(
+        by_timing.len() <= LIMIT,
+        "{} are matters of timing: {by_timing:?}",
+        by_timing.len()
+    );
+}

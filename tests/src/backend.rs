@@ -54,6 +54,8 @@ pub(crate) enum Step {
     Keys,
     /// `reset`: the connection (HTTP/1) or stream (HTTP/2, REFUSED_STREAM) ends before any answer.
     Reset,
+    /// `abort`: the stream (HTTP/2, INTERNAL_ERROR) or connection (HTTP/1) is reset before any answer.
+    Abort,
     /// `cut`: half of the body, then the end.
     Cut,
     /// `stall`: half of the body, then nothing.
@@ -213,6 +215,7 @@ impl Step {
             "delay" => Self::Delay(Duration::from_millis(value.parse().unwrap())),
             "hang" => Self::Hang,
             "reset" => Self::Reset,
+            "abort" => Self::Abort,
             "cut" => Self::Cut,
             "stall" => Self::Stall,
             "chunked" => Self::Chunked,

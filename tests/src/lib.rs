@@ -4,7 +4,7 @@
 //! assert on or compare. Everything binds 127.0.0.1 with a free port and ends when its owner is dropped.
 //!
 //! [`backend`] answers as the request tells it to, [`Http1`] and [`Http2`] are clients that hide nothing, [`Sidecar`] is a proxy in this
-//! process, [`External`] one in a process of its own (the real Envoy).
+//! process, [`External`] one in a process of its own (the real Envoy). [`frames`] writes HTTP/2 as no client would.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,6 +16,7 @@ pub mod answer;
 mod authz;
 pub mod backend;
 mod external;
+pub mod frames;
 pub mod http1;
 mod http2;
 mod load;

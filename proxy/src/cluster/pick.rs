@@ -114,6 +114,16 @@ impl Cluster {
         Some(Failure::DropOverload { all })
     }
 
+    /// Whether the request with this random number is one of those that maintenance turns away; counts it.
+    pub fn is_in_maintenance(&self, random: u64) -> bool {
+        let share = self.maintenance.now();
+        let turned_away = share.numerator > 0 && share.contains(random);
+        if turned_away {
+            self.stats.upstream_rq_maintenance_mode.inc();
+        }
+        turned_away
+    }
+
     fn pick_from(
         &self,
         hosts: &PrioritySet,

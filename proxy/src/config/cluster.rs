@@ -21,7 +21,8 @@ use remora_proto::pb::envoy::config::core::v3 as core;
 use remora_proto::type_url::full_name;
 
 use super::identity::Identity;
-use super::route::{Under, duration, each, refuse};
+use super::live::{MAINTENANCE_MODE, Share};
+use super::route::{Fraction, Under, duration, each, refuse};
 use super::source::ConfigSource;
 use super::tls::{SecretRef, secret_refs};
 use super::{BuildContext, Compiled, Problems, endpoint, gather};
@@ -176,6 +177,7 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         metadata_exchange,
         ignore_health_on_host_removal: config.ignore_health_on_host_removal,
         closes_on_host_failure: config.close_connections_on_host_health_failure,
+        maintenance: maintenance(&name),
         registry: cx.hosts.clone(),
         enrolled: Default::default(),
         follows: Default::default(),
@@ -194,6 +196,15 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         cluster.set_endpoints(endpoints, now);
     }
     Ok(cluster)
+}
+
+/// None, where no layer of the runtime says otherwise.
+fn maintenance(cluster: &str) -> Share {
+    let none = Fraction {
+        numerator: 0,
+        denominator: 100,
+    };
+    Share::new(none, &format!("{MAINTENANCE_MODE}{cluster}"))
 }
 
 /// All that can fail; touches nothing but the secrets of `cx`.

@@ -12,7 +12,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use remora_proto::pb::envoy::config::core::v3 as pb;
 
-pub use layers::{REJECT_FRAGMENTS, RuntimeLayer, RuntimeLayers, RuntimeValue, fault};
+pub use layers::{MAINTENANCE_MODE, REJECT_FRAGMENTS, RuntimeLayer, RuntimeLayers, RuntimeValue, fault};
 
 use super::Compiled;
 use super::route::{Fraction, Under};

@@ -65,7 +65,6 @@ pub enum Failure {
     PayloadTooLarge,
     /// The buffer for retries ran over while a retry was due.
     RetryBufferExceeded,
-    Overload,
     /// `per_try_idle_timeout` ran out.
     PerTryIdleTimeout,
     /// The answer was a redirect that is followed here: nobody gets it.
@@ -281,12 +280,6 @@ impl Failure {
                 "exceeded request buffer limit while retrying upstream",
             ),
             Self::InternalRedirect(status) => row(*status, none, "internal_redirect", ""),
-            Self::Overload => row(
-                S::SERVICE_UNAVAILABLE,
-                F::OVERLOAD_MANAGER_TERMINATED,
-                "overload",
-                "envoy overloaded",
-            ),
             // These have their rows above; named, so that a new failure cannot be forgotten in both.
             Self::RouteNotFound
             | Self::RouteConfigurationNotFound

@@ -124,7 +124,11 @@ impl Router {
         let cluster = self.choose_cluster(exchange, forward)?;
         crate::http::header_policy::finalize_request(exchange, route, forward);
         exchange.upstream.name = peer_name(&cluster, exchange);
-        if let Some(failure) = cluster.drops(fastrand::u64(..)) {
+        let turned_away = match cluster.is_in_maintenance(fastrand::u64(..)) {
+            true => Some(Failure::MaintenanceMode),
+            false => cluster.drops(fastrand::u64(..)),
+        };
+        if let Some(failure) = turned_away {
             count_failure(&cluster.stats, &failure, exchange);
             return Err(failure);
         }

@@ -47,6 +47,10 @@ async fn answer(stream: &mut TcpStream, request: &Request, plan: &[Step], shared
             Step::Delay(time) => clock::sleep(*time).await,
             Step::Hang => return std::future::pending().await,
             Step::Reset => return false,
+            Step::Abort => {
+                let _ = stream.set_zero_linger();
+                return false;
+            }
             Step::Raw(text) => {
                 let _ = stream.write_all(text.as_bytes()).await;
                 return false;

@@ -57,6 +57,7 @@ async fn exchange(request: http::Request<RecvStream>, mut respond: SendResponse<
                 std::future::pending::<()>().await;
             }
             Step::Reset => return respond.send_reset(Reason::REFUSED_STREAM),
+            Step::Abort => return respond.send_reset(Reason::INTERNAL_ERROR),
             Step::Early(status) => {
                 let interim = http::Response::builder()
                     .status(*status)

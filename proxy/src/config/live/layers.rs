@@ -145,7 +145,10 @@ fn limited(key: &str) -> Option<&str> {
 
 /// Whether Envoy reads this key of its own accord and we do not. Any other is read by what is configured with it.
 fn has_no_effect(key: &str) -> bool {
-    let known = HARMLESS.contains(&key) || HONOURED.contains(&key) || limited(key).is_some();
+    let known = HARMLESS.contains(&key)
+        || HONOURED.contains(&key)
+        || limited(key).is_some()
+        || key.starts_with(MAINTENANCE_MODE);
     !known && BUILT_IN.iter().any(|prefix| key.starts_with(prefix))
 }
 
@@ -183,6 +186,9 @@ const HONOURED: &[&str] = &[
     fault::MAX_ACTIVE,
     REJECT_FRAGMENTS,
 ];
+
+/// With a cluster's name behind it: the share of its requests that are answered by 503.
+pub const MAINTENANCE_MODE: &str = "upstream.maintenance_mode.";
 
 /// Whether a request whose path has a fragment is refused, rather than served without it. On by default.
 pub const REJECT_FRAGMENTS: &str = "envoy.reloadable_features.http_reject_path_with_fragment";

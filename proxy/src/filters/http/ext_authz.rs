@@ -22,7 +22,7 @@ use crate::config::Compiled;
 use crate::http::body::Body;
 use crate::http::exchange::{DynamicMetadata, Exchange};
 use crate::http::failure::Failure;
-use crate::http::respond::local_reply;
+use crate::http::respond::{local_reply, respond};
 use crate::http::router;
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::flags::ResponseFlags;
@@ -177,8 +177,7 @@ fn broken(exchange: &mut Exchange, failure: Failure) -> Flow {
 
 fn too_large(exchange: &mut Exchange) -> Flow {
     exchange.close_downstream = true;
-    let status = StatusCode::PAYLOAD_TOO_LARGE;
-    let response = local_reply(exchange, status, None, "Payload Too Large", "request_payload_too_large");
+    let response = respond(exchange, &Failure::PayloadTooLarge);
     Flow::Respond(Box::new(response))
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use remora_tests::within;
+use crate::within;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
