@@ -80,6 +80,13 @@ pub trait Filter: Send + Sync + 'static {
         Flow::Continue
     }
 
+    /// Whether the filter will change this response's body, told after its header phases by one that asked for body phases: where none will, the
+    /// body keeps its length and is not touched.
+    fn changes_response(&self, state: &Extensions) -> bool {
+        let _ = state;
+        true
+    }
+
     /// One chunk of the response body, which the filter may change.
     fn response_body(&self, state: &Extensions, chunk: &mut Bytes, end: bool) -> Flow {
         let _ = (state, chunk, end);

@@ -52,6 +52,7 @@ impl TryService for Router {
         self.stats.rq_total.inc();
         exchange.suppress_envoy_headers = self.suppress_envoy_headers;
         let Some(route) = exchange.route.route.clone() else {
+            self.stats.no_route.inc();
             return Err(Failure::RouteNotFound);
         };
         match &route.action {
@@ -97,7 +98,9 @@ impl TryService for Router {
             exchange.route.cluster = routed(&self.snapshot, exchange);
             return;
         };
-        if let (Some(_), Some(end)) = (exchange.response_code, exchange.timing.end) {
+        // Only of answers that came from a host, and whole.
+        let is_whole = exchange.reset.is_none() && exchange.details == "via_upstream";
+        if let (true, Some(end)) = (is_whole, exchange.timing.end) {
             let millis = end.as_millis() as u64;
             cluster.stats.record_time(millis, exchange.internal);
             exchange

@@ -100,9 +100,6 @@ impl<S: TryService> TryService for SelectRoute<S> {
         let by_route = tracing.map(|tracing| tracing.sampling);
         self.header_policy.mark(exchange.request.headers_mut(), by_route);
         exchange.route.table = Some(table);
-        if exchange.route.route.is_none() {
-            self.stats.no_route.inc();
-        }
         self.log_start(exchange);
         self.admit_upgrade(exchange)?;
         self.inner.try_call(exchange).await
@@ -134,6 +131,7 @@ impl<S> SelectRoute<S> {
         if *upgrade == UpgradeKind::Connect && exchange.route.route.is_none() {
             // What follows may be the tunnel's payload: it must not be read as a request.
             exchange.close_downstream = true;
+            self.stats.no_route.inc();
             return Err(Failure::RouteNotFound);
         }
         let kind = match upgrade {

@@ -133,7 +133,7 @@ impl Report {
                 // The key is not in a dump: what else there is can still be held against the tables.
                 fields::check(message, &bytes, options.unsupported)?
             } else {
-                super::resource(message, &bytes.clone().into(), cx, options.unsupported)?
+                without_absent_files(super::resource(message, &bytes.clone().into(), cx, options.unsupported))?
             };
             warnings.extend(unknown);
             warnings.extend(fields::tolerated(message, &bytes));
@@ -192,6 +192,22 @@ fn without_zero_weights(assignment: &mut Map<String, Value>) {
             locality.remove("load_balancing_weight");
         }
     }
+}
+
+/// Files of the proxy that the dump is of are not judged where they are not: certificates, and keys, whose names are not even told.
+fn without_absent_files(checked: Compiled<Vec<Warning>>) -> Compiled<Vec<Warning>> {
+    let Err(Problems(problems)) = checked else {
+        return checked;
+    };
+    let is_absent = |problem: &crate::config::Problem| {
+        problem.path.ends_with("filename") && problem.reason.starts_with("cannot read ")
+    };
+    let (absent, others): (Vec<_>, Vec<_>) = problems.into_iter().partition(is_absent);
+    if !others.is_empty() {
+        return Err(Problems(others));
+    }
+    let warning = |problem: crate::config::Problem| Warning::new(&problem.path, problem.reason + ": not judged");
+    Ok(absent.into_iter().map(warning).collect())
 }
 
 fn is_redacted(bytes: &[u8]) -> bool {

@@ -114,7 +114,7 @@ impl Filter for Compressor {
     }
 
     fn response_headers(&self, exchange: &mut Exchange, response: &mut http::Response<Body>) -> Flow {
-        if response.body().is_empty() || !self.may_compress(response) {
+        if !self.may_compress(response) {
             return Flow::Continue;
         }
         let encoding = self.library.encoding();
@@ -122,6 +122,7 @@ impl Filter for Compressor {
             .extensions
             .get::<Offer>()
             .is_some_and(|offer| offer.choose() == Some(encoding));
+        let chosen = chosen && !response.body().is_empty();
         let headers = response.headers_mut();
         if chosen && !headers.contains_key(TRANSFER_ENCODING) {
             let is_weak = headers.get(ETAG).is_some_and(|etag| etag.as_bytes().starts_with(b"W/"));
@@ -138,6 +139,12 @@ impl Filter for Compressor {
         // Also for clients that get it as it is: caches in between must know.
         vary(headers);
         Flow::Continue
+    }
+
+    fn changes_response(&self, state: &Extensions) -> bool {
+        state
+            .get::<Encoding>()
+            .is_some_and(|encoding| encoding.of == self.library.encoding())
     }
 
     fn response_body(&self, state: &Extensions, chunk: &mut bytes::Bytes, end: bool) -> Flow {

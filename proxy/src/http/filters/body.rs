@@ -25,13 +25,22 @@ pub(super) fn filter_request(filters: &Arc<FilterList>, exchange: &mut Exchange)
 
 pub(super) fn filter_response(filters: &Arc<FilterList>, exchange: &mut Exchange, response: &mut Response) {
     let inner = response.body_mut().take();
-    if inner.is_empty() {
+    if inner.is_empty() || !is_changed(filters, exchange) {
         *response.body_mut() = inner;
         return;
     }
     // A filter may change the length: the codec frames what comes.
     response.headers_mut().remove(http::header::CONTENT_LENGTH);
     *response.body_mut() = wrap(filters, exchange, inner, Direction::Response);
+}
+
+fn is_changed(filters: &FilterList, exchange: &Exchange) -> bool {
+    let stages = filters.stages().iter().enumerate();
+    let mut present = stages.filter(|(index, _)| exchange.filters_off & FilterList::bit(*index) == 0);
+    present.any(|(_, stage)| match stage {
+        Stage::Filter(filter) => filter.phases().response_body && filter.changes_response(&exchange.extensions),
+        Stage::Tower(_) => false,
+    })
 }
 
 fn wrap(filters: &Arc<FilterList>, exchange: &Exchange, inner: Body, direction: Direction) -> Body {
