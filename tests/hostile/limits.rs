@@ -312,7 +312,7 @@ async fn frames_that_mean_little_are_counted() {
                 let expected = if is_flood {
                     format!("POST /hang 0 DPE {details}")
                 } else {
-                    "POST /hang 0 DR,DC http2.remote_reset".to_owned()
+                    "POST /hang 0 DR http2.remote_reset".to_owned()
                 };
                 assert_eq!(lines[line], expected, "{count} of {details}");
                 line += 1;

@@ -21,6 +21,7 @@ pub mod redirects;
 pub mod replies;
 pub mod retries;
 pub mod routing;
+pub mod rows;
 pub mod runtime;
 pub mod source;
 pub mod switches;

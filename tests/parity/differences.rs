@@ -96,6 +96,18 @@ pub const DIFFERENCES: &[Difference] = &[
         "logging/wire, a retry",
         "Envoy counts the header bytes of an answer that it retries twice among those received, decompressed",
     ),
+    on_purpose(
+        "rows/a length twice, by default",
+        "an invalid message resets its stream, and others on its connection go on (RFC 9113, 8.1.1)",
+    ),
+    on_purpose(
+        "rows/a header of one hop",
+        "of a head that HTTP/2 forbids the log says that it broke the rules, not which",
+    ),
+    on_purpose(
+        "rows/a fragment over HTTP/2",
+        "the codec leaves a fragment out before anybody sees it: no route and no upstream is told of one",
+    ),
     timing(
         "redirects/too many",
         "the leg that was redirected is logged when its stream ends, which may be while the next case runs",

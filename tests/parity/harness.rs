@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use remora_tests::frames::{self, Peer};
 use remora_tests::{Answer, AuthzService, Backend, External, Http1, Http2, Sidecar, until};
 use tempfile::TempDir;
 
@@ -18,7 +19,7 @@ use crate::tcp::{self, Kind, Plain};
 pub struct World {
     pub name: &'static str,
     /// A bootstrap. `{{a}}` and `{{b}}` are ports of backends, `{{authz}}` that of an authorization service, `{{closed}}` a port nobody
-    /// listens on, `{{echo}}`, `{{greet}}`, `{{say}}`, `{{peer}}`, `{{break}}` and `{{tunnel}}` backends without HTTP, `{{log}}` the access log's path, and (of a [`Pair`])
+    /// listens on, `{{deaf}}` one where nobody is let in, `{{echo}}`, `{{greet}}`, `{{say}}`, `{{peer}}`, `{{break}}` and `{{tunnel}}` backends without HTTP, `{{log}}` the access log's path, and (of a [`Pair`])
     /// `{{directory}}` where it is.
     pub yaml: String,
     pub cases: Vec<Case>,
@@ -51,6 +52,8 @@ pub enum Wire {
     },
     /// A connection without HTTP; the case's status is the number of bytes that come back.
     Tcp(&'static [tcp::Step]),
+    /// HTTP/2 written by hand; the case's status is the number of frames that come back: heads, data, resets and goodbyes.
+    Frames(Vec<Written>),
     /// `openssl s_client` with these arguments; the case's status is the number of bytes that it receives.
     OpenSsl {
         arguments: Vec<String>,
@@ -62,6 +65,15 @@ pub enum Wire {
         path: &'static str,
         keep: fn(&str) -> bool,
     },
+}
+
+/// What a client of HTTP/2 does that no library lets it do.
+pub enum Written {
+    Bytes(Vec<u8>),
+    /// Waits so many milliseconds: what happens meanwhile happens behind the proxy.
+    Pause(u64),
+    /// Reads until a frame of this kind.
+    Until(u8),
 }
 
 /// A case of raw HTTP/1: `\n` stands for CRLF, `text` ends with its empty line and body.
@@ -163,6 +175,8 @@ struct Backends {
     http: [Backend; 2],
     plain: [Plain; 6],
     authz: AuthzService,
+    /// Takes no connection and refuses none: who knocks waits.
+    deaf: Deaf,
     /// Bound and not listening: nobody else can take the port, and connections to it are refused.
     refusing: tokio::net::TcpSocket,
 }
@@ -182,6 +196,7 @@ impl Backends {
                 Plain::start(Kind::Break).await,
             ],
             authz: AuthzService::start().await,
+            deaf: Deaf::start().await,
             refusing,
         }
     }
@@ -197,7 +212,7 @@ impl Backends {
     }
 
     /// By the names that configurations call them.
-    fn ports(&self) -> [(&'static str, u16); 10] {
+    fn ports(&self) -> [(&'static str, u16); 11] {
         [
             ("a", self.http[0].port()),
             ("b", self.http[1].port()),
@@ -209,7 +224,34 @@ impl Backends {
             ("peer", self.plain[4].port),
             ("break", self.plain[5].port),
             ("authz", self.authz.port()),
+            ("deaf", self.deaf.port),
         ]
+    }
+}
+
+/// A listener whose queue is full.
+struct Deaf {
+    port: u16,
+    _listener: tokio::net::TcpListener,
+    _queued: Vec<tokio::net::TcpStream>,
+}
+
+impl Deaf {
+    async fn start() -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queued = Vec::new();
+        let patience = std::time::Duration::from_millis(100);
+        while let Ok(Ok(stream)) = tokio::time::timeout(patience, tokio::net::TcpStream::connect(address)).await {
+            queued.push(stream);
+        }
+        Self {
+            port: address.port(),
+            _listener: listener,
+            _queued: queued,
+        }
     }
 }
 
@@ -317,6 +359,7 @@ pub async fn compare_with(world: World, servers: openssl::Servers) {
         let (ours, _) = play(&remora, case, &backends.http[1]).await;
         let (theirs, ours) = (masked(theirs), masked(ours));
         report.compare(&case_name, &theirs, &ours);
+        report.wrong.extend(crate::rows::contradiction(&case_name, &theirs));
         if status != case.status {
             report.wrong.push(format!(
                 "{case_name}: Envoy itself answers {status}, not {}:\n{theirs}",
@@ -462,6 +505,11 @@ async fn play(subject: &Subject, case: &Case, mirror: &Backend) -> (String, u16)
             status = u16::try_from(count).unwrap();
             text.push_str(&seen);
         }
+        Wire::Frames(written) => {
+            let (seen, count) = written_frames(listener(), written).await;
+            status = count;
+            text.push_str(&seen);
+        }
         Wire::OpenSsl { arguments, .. } => {
             let (seen, count) = openssl::play(listener(), arguments).await;
             status = u16::try_from(count).unwrap();
@@ -503,6 +551,54 @@ async fn play(subject: &Subject, case: &Case, mirror: &Backend) -> (String, u16)
         }
     }
     (text, status)
+}
+
+/// After so long nothing more is expected on a connection.
+const QUIET: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// What comes back, but for what a connection says of itself: settings, windows and pings.
+async fn written_frames(address: SocketAddr, written: &[Written]) -> (String, u16) {
+    let mut peer = Peer::connect(address).await;
+    let (mut text, mut count) = (String::new(), 0);
+    for step in written {
+        match step {
+            Written::Bytes(bytes) => drop(peer.send(bytes).await),
+            Written::Pause(millis) => tokio::time::sleep(std::time::Duration::from_millis(*millis)).await,
+            Written::Until(kind) => loop {
+                let frame = match tokio::time::timeout(QUIET, peer.next()).await {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => {
+                        text.push_str("ended\n");
+                        break;
+                    }
+                    Err(_) => {
+                        text.push_str("nothing more\n");
+                        break;
+                    }
+                };
+                let last = frame.kind == *kind;
+                let told = match frame.kind {
+                    frames::HEADERS => format!("{} bytes", if frame.payload.is_empty() { "no" } else { "some" }),
+                    frames::RST_STREAM | frames::GOAWAY => {
+                        format!("{:?}", frame.payload.get(..8).unwrap_or(&frame.payload))
+                    }
+                    frames::DATA => String::from_utf8_lossy(&frame.payload).into_owned(),
+                    _ if last => break,
+                    _ => continue,
+                };
+                count += 1;
+                let _ = writeln!(
+                    text,
+                    "frame {} on {}, flags {}: {told}",
+                    frame.kind, frame.stream, frame.flags
+                );
+                if last {
+                    break;
+                }
+            },
+        }
+    }
+    (text, count)
 }
 
 async fn seen(backend: &Backend, before: usize, count: usize) -> Vec<String> {

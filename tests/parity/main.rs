@@ -17,6 +17,7 @@ mod harness;
 mod loads;
 mod openssl;
 mod peer_names;
+mod rows;
 mod sockets;
 mod tcp;
 mod updates;
@@ -38,7 +39,7 @@ macro_rules! worlds {
 worlds!(
     routing, headers, codec, failures, retries, http2, filters, authz, admin, mirroring, redirects, replies, matching,
     mutations, logging, messages, families, fields, paths, timeouts, balancing, outliers, tokens, switches, zones, tcp,
-    tls, runtime,
+    tls, runtime, rows,
 );
 
 #[tokio::test]
@@ -69,6 +70,7 @@ fn worlds() -> Vec<World> {
         cases::outliers::world(),
         cases::zones::world(),
         cases::runtime::world(),
+        cases::rows::world(),
         cases::admin::world(),
         cases::mirroring::world(),
         cases::redirects::world(),
@@ -93,6 +95,17 @@ fn worlds() -> Vec<World> {
 #[test]
 fn every_honoured_field_of_managers_and_routes_is_set_in_a_world() {
     coverage::is_complete(&worlds());
+}
+
+#[test]
+fn every_failure_is_provoked_in_both() {
+    rows::are_complete(&worlds());
+}
+
+#[test]
+fn there_are_few_differences() {
+    let worlds = worlds();
+    differences::are_few(&worlds.iter().map(|world| world.name).collect::<Vec<_>>());
 }
 
 #[test]

@@ -103,14 +103,10 @@ impl Cluster {
         choice.group.peek(ahead, random).cloned()
     }
 
-    /// Whether the request with this random number is one of those that the endpoints' `drop_overloads` turn away; counts it, unless that is
-    /// all of them.
+    /// Whether the request with this random number is one of those that the endpoints' `drop_overloads` turn away.
     pub fn drops(&self, random: u64) -> Option<Failure> {
         let share = self.hosts.load().drop_overload.filter(|share| share.contains(random))?;
         let all = share.numerator >= share.denominator;
-        if !all {
-            self.stats.upstream_rq_drop_overload.inc();
-        }
         Some(Failure::DropOverload { all })
     }
 

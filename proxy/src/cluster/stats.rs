@@ -29,7 +29,7 @@ crate::stat_group! {
             upstream_rq_per_try_idle_timeout, upstream_rq_rx_reset, upstream_rq_tx_reset, upstream_rq_retry,
             upstream_rq_retry_backoff_exponential, upstream_rq_retry_backoff_ratelimited,
             upstream_rq_retry_limit_exceeded, upstream_rq_retry_success, upstream_rq_retry_overflow,
-            upstream_rq_drop_overload, upstream_rq_maintenance_mode, upstream_rq_completed,
+            upstream_rq_maintenance_mode, upstream_rq_completed,
             upstream_internal_redirect_failed_total, upstream_internal_redirect_succeeded_total,
             membership_change, retry_or_shadow_abandoned, update_attempt, update_success, update_failure,
             update_rejected, update_empty, update_no_rebuild, bind_errors, assignment_timeout_received,

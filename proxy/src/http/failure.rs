@@ -9,10 +9,8 @@ use crate::telemetry::flags::ResponseFlags;
 /// Everything that makes us answer in the upstream's place, or cut a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// No virtual host or no route matched.
+    /// No virtual host or no route matched, or the table has not come yet.
     RouteNotFound,
-    /// RDS has not delivered the table.
-    RouteConfigurationNotFound,
     ClusterNotFound(StatusCode),
     MaintenanceMode,
     NoHealthyUpstream,
@@ -37,7 +35,10 @@ pub enum Failure {
     /// The route's timeout ran out.
     ResponseTimeout,
     PerTryTimeout,
-    MaxStreamDuration,
+    /// `max_stream_duration` of the cluster ran out.
+    MaxStreamDuration {
+        request_complete: bool,
+    },
     /// `stream_idle_timeout`
     StreamIdleTimeout {
         request_complete: bool,
@@ -113,9 +114,6 @@ impl Failure {
         }
         Some(match self {
             Self::RouteNotFound => row(S::NOT_FOUND, F::NO_ROUTE_FOUND, "route_not_found", ""),
-            Self::RouteConfigurationNotFound => {
-                row(S::NOT_FOUND, F::NO_ROUTE_FOUND, "route_configuration_not_found", "")
-            }
             Self::ClusterNotFound(status) => row(*status, F::NO_CLUSTER_FOUND, "cluster_not_found", ""),
             Self::MaintenanceMode => row(
                 S::SERVICE_UNAVAILABLE,
@@ -190,8 +188,12 @@ impl Failure {
                 "upstream_per_try_idle_timeout",
                 "upstream request timeout",
             ),
-            Self::MaxStreamDuration => row(
-                S::REQUEST_TIMEOUT,
+            Self::MaxStreamDuration { request_complete } => row(
+                if *request_complete {
+                    S::GATEWAY_TIMEOUT
+                } else {
+                    S::REQUEST_TIMEOUT
+                },
                 F::UPSTREAM_MAX_STREAM_DURATION_REACHED,
                 "upstream_max_stream_duration_reached",
                 "upstream max stream duration reached",
@@ -249,7 +251,7 @@ impl Failure {
             )),
             Self::DownstreamReset => row(
                 S::SERVICE_UNAVAILABLE,
-                F::DOWNSTREAM_REMOTE_RESET | F::DOWNSTREAM_CONNECTION_TERMINATION,
+                F::DOWNSTREAM_REMOTE_RESET,
                 "http2.remote_reset",
                 "",
             ),
@@ -282,7 +284,6 @@ impl Failure {
             Self::InternalRedirect(status) => row(*status, none, "internal_redirect", ""),
             // These have their rows above; named, so that a new failure cannot be forgotten in both.
             Self::RouteNotFound
-            | Self::RouteConfigurationNotFound
             | Self::ClusterNotFound(_)
             | Self::MaintenanceMode
             | Self::NoHealthyUpstream
@@ -298,7 +299,7 @@ impl Failure {
             | Self::ResponseTimeout
             | Self::PerTryTimeout
             | Self::PerTryIdleTimeout
-            | Self::MaxStreamDuration
+            | Self::MaxStreamDuration { .. }
             | Self::StreamIdleTimeout { .. }
             | Self::RequestHeadersTimeout
             | Self::StreamDuration { .. }

@@ -88,7 +88,7 @@ impl<S: TryService> TryService for SelectRoute<S> {
         };
         let Some(table) = table else {
             self.stats.no_route.inc();
-            return Err(Failure::RouteConfigurationNotFound);
+            return Err(Failure::RouteNotFound);
         };
         if !exchange.internal {
             for name in &table.settings().internal_only_headers {

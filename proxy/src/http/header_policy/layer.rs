@@ -4,15 +4,14 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::StatusCode;
 use http::header::{CONTENT_TYPE, HOST, HeaderValue, LOCATION};
+use http::{HeaderMap, StatusCode};
 use tower::Layer;
 
 use super::{HeaderPolicy, Verdict, finalize_response, path};
-use crate::http::body::Body;
 use crate::http::exchange::Exchange;
 use crate::http::failure::Failure;
-use crate::http::respond::Local;
+use crate::http::respond::{Local, Reply};
 use crate::http::router::envoy_headers::{ATTEMPT_COUNT, attempt_count};
 use crate::http::service::{Response, Service};
 use crate::http::stats::HcmStats;
@@ -75,12 +74,12 @@ impl<S: Service> Service for Policed<S> {
                 // As Envoy: a request whose path or client is not acceptable is one all the same.
                 exchange.close_downstream |= !matches!(details, path::ABSOLUTE | super::DETECTION_REJECTED);
                 exchange.details = details.into();
-                empty(status)
+                answer(exchange, status, HeaderMap::new())
             }
             Verdict::Redirect { location, details } => {
                 self.stats.downstream_rq_redirected_with_normalized_path.inc();
                 exchange.details = details.into();
-                redirect(&location)
+                redirect(exchange, &location)
             }
         };
         let status = response.status();
@@ -146,21 +145,24 @@ fn fill_authority(exchange: &mut Exchange) {
     }
 }
 
-fn empty(status: StatusCode) -> Response {
-    let mut response = Response::new(Body::Empty);
-    *response.status_mut() = status;
-    response
+/// An answer of the policy's own, which is mapped and told to gRPC clients as all of ours are.
+fn answer(exchange: &mut Exchange, status: StatusCode, headers: HeaderMap) -> Response {
+    let reply = Reply {
+        status,
+        grpc: None,
+        body: b"",
+        headers,
+        content_type: None,
+    };
+    reply.into_response(exchange)
 }
 
-fn redirect(location: &str) -> Response {
-    let mut response = empty(StatusCode::TEMPORARY_REDIRECT);
-    match HeaderValue::from_str(location) {
-        Ok(location) => {
-            response.headers_mut().insert(LOCATION, location);
-            response
-        }
-        Err(_) => empty(Failure::RouteNotFound.row().status),
-    }
+fn redirect(exchange: &mut Exchange, location: &str) -> Response {
+    let (status, location) = match HeaderValue::from_str(location) {
+        Ok(location) => (StatusCode::TEMPORARY_REDIRECT, Some((LOCATION, location))),
+        Err(_) => (Failure::RouteNotFound.row().status, None),
+    };
+    answer(exchange, status, location.into_iter().collect())
 }
 
 thread_local! {

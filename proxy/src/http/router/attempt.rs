@@ -73,7 +73,7 @@ impl SentAt {
         match failure {
             Failure::PerTryTimeout => cluster.stats.upstream_rq_per_try_timeout.inc(),
             Failure::PerTryIdleTimeout => cluster.stats.upstream_rq_per_try_idle_timeout.inc(),
-            Failure::MaxStreamDuration => cluster.stats.upstream_rq_max_duration_reached.inc(),
+            Failure::MaxStreamDuration { .. } => cluster.stats.upstream_rq_max_duration_reached.inc(),
             _ => {}
         }
         self.slowed_down(cluster, failure);

@@ -109,11 +109,14 @@ impl Limits {
     pub fn of_attempt(&self, sent: &SentAt, request_ended: Option<Instant>) -> Option<(Instant, Failure)> {
         let sent = sent.get()?;
         let complete = request_ended.map(|ended| ended.max(sent));
+        let too_long = Failure::MaxStreamDuration {
+            request_complete: complete.is_some(),
+        };
         let end = |from: Option<Instant>, limit: Option<Duration>, failure| Some((from?.checked_add(limit?)?, failure));
         let ends = [
             end(complete, self.per_try, Failure::PerTryTimeout),
             end(complete, self.per_try_idle, Failure::PerTryIdleTimeout),
-            end(Some(sent), self.upstream_stream, Failure::MaxStreamDuration),
+            end(Some(sent), self.upstream_stream, too_long),
         ];
         ends.into_iter().flatten().min_by_key(|(end, _)| *end)
     }

@@ -123,6 +123,12 @@ impl RequestStream {
         self.0.lock().received
     }
 
+    /// Reads what has come while no attempt reads, as far as it may be kept.
+    pub fn read_ahead(&self, cx: &mut Context<'_>) {
+        let mut state = self.0.lock();
+        while state.kept.is_some() && matches!(state.poll_source(cx), Poll::Ready(Some(Ok(_)))) {}
+    }
+
     /// Gives up retries: what was kept is freed, nothing more is.
     pub fn stop_keeping(&self) {
         self.0.lock().kept = None;

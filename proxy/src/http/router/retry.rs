@@ -1,6 +1,7 @@
 //! The attempts of one request: the first, and those that the retry policy allows.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -79,7 +80,11 @@ pub(super) async fn run(
         RoutingPriority::Default
     };
     let Some(permit) = cluster.breakers.try_request(priority) else {
-        cluster.stats.upstream_rq_active_overflow.inc();
+        // Who could not even wait for a connection is counted as that.
+        match cluster.breakers.try_pending(priority) {
+            Some(_) => cluster.stats.upstream_rq_active_overflow.inc(),
+            None => cluster.stats.upstream_rq_pending_overflow.inc(),
+        }
         exchange.upstream.attempts += 1;
         return Err(Failure::Overflow);
     };
@@ -159,9 +164,12 @@ fn limit_body(
         *response.body_mut() = Body::Boxed(Box::pin(IdleBody::new(inner, limit)));
     }
     let sent = exchange.timing.first_upstream_tx.map(|after| exchange.started + after);
+    // Its answer has begun: the code does not count any more.
+    let too_long = Failure::MaxStreamDuration { request_complete: true };
     let of_attempt = limits
         .upstream_stream
-        .and_then(|limit| Some((sent?.checked_add(limit)?, Failure::MaxStreamDuration)));
+        .and_then(|limit| sent?.checked_add(limit))
+        .map(|end| (end, too_long));
     let ends = timeout.deadline().into_iter().chain(of_attempt);
     if let Some((deadline, failure)) = ends.min_by_key(|(end, _)| *end) {
         let timer = Box::pin(tokio::time::sleep_until(deadline.into()));
@@ -207,6 +215,31 @@ fn counted(exchange: &mut Exchange, stream: RequestStream) -> Source {
         periodic.count(move || stream.received());
     }
     Source::Stream(stream)
+}
+
+impl Source {
+    /// Waits for the next attempt, while what comes of the request is kept for it.
+    ///
+    /// # Errors
+    /// [`Failure::RetryBufferExceeded`] when more came than may be kept.
+    async fn pause(&self, wait: Duration) -> Result<(), Failure> {
+        let pause = clock::sleep(wait);
+        match self {
+            Self::Whole(_) => pause.await,
+            Self::Stream(stream) => {
+                let mut pause = std::pin::pin!(pause);
+                std::future::poll_fn(|cx| {
+                    stream.read_ahead(cx);
+                    match stream.is_kept() {
+                        true => pause.as_mut().poll(cx).map(Ok),
+                        false => Poll::Ready(Err(Failure::RetryBufferExceeded)),
+                    }
+                })
+                .await?;
+            }
+        }
+        Ok(())
+    }
 }
 
 pub(super) struct Run<'a> {
@@ -281,10 +314,12 @@ impl Run<'_> {
                 exchange.active.iter_mut().for_each(ActiveRequest::superseded);
             }
             drop(outcome);
-            let pause = clock::sleep(wait);
-            if let Err(failure) = bounded(pause, timeout, |_| None).await {
-                self.cluster.stats.upstream_rq_timeout.inc();
-                return Err(failure);
+            match bounded(source.pause(wait), timeout, |_| None).await {
+                Ok(kept) => kept?,
+                Err(failure) => {
+                    self.cluster.stats.upstream_rq_timeout.inc();
+                    return Err(failure);
+                }
             }
         }
     }

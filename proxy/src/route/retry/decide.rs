@@ -122,7 +122,7 @@ impl RetryPolicy {
             | Failure::ProtocolError(_)
             | Failure::PerTryTimeout
             | Failure::PerTryIdleTimeout
-            | Failure::MaxStreamDuration => {
+            | Failure::MaxStreamDuration { .. } => {
                 self.retry_on.any(whatever) || (self.retry_on.any(RetryOn::RESET_BEFORE_REQUEST) && !request_sent)
             }
             // Overflow of a circuit breaker is never retried; the rest is final or the client's own.

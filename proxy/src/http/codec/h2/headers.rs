@@ -37,7 +37,7 @@ pub(super) fn check_limits(headers: &HeaderMap, limits: HeaderLimits) -> Result<
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum();
     if bytes > limits.bytes as usize {
-        return Err("http2.headers_too_large");
+        return Err("http2.header_list_size_too_large");
     }
     Ok(bytes)
 }

@@ -68,35 +68,39 @@ pub(super) async fn run<S: Service>(
             checked = Err(UNDERSCORE);
         }
     }
+    let size = match checked {
+        Ok(size) => size,
+        Err(details) => {
+            if details != UNDERSCORE {
+                service.event(ConnectionEvent::HeaderOverflow);
+            }
+            // As Envoy: the stream is reset, and logged as a reset of which nothing was read.
+            respond.send_reset(Reason::INTERNAL_ERROR);
+            return tell(&*service, &connection, ResponseFlags::DOWNSTREAM_REMOTE_RESET, details);
+        }
+    };
     let pseudo = headers::pseudo_bytes(request.method(), request.uri());
     let (request, received) = receive(request, active.options().header_limits());
     let mut exchange = Exchange::new(request, connection, Protocol::Http2);
-    exchange.bytes.request_lines = (checked.unwrap_or_default() + pseudo) as u64;
+    exchange.bytes.request_lines = (size + pseudo) as u64;
     exchange.upgrade = received.upgrade;
     exchange.authority = authority(&exchange.request);
-    if let Err(details) = checked {
-        if details != UNDERSCORE {
-            service.event(ConnectionEvent::HeaderOverflow);
-        }
-        refuse(&mut exchange, &mut respond, details);
-    } else {
-        exchange.interim = service.proxies_interim().then(Arc::default);
-        if !service.proxies_interim() && exchange.headers().contains_key(EXPECT) {
-            answer_expectation(&*service, &mut exchange, &mut respond);
-        }
-        let sender = Sender {
-            head_only: exchange.request.method() == Method::HEAD,
-            translated: received.translated,
-            meter: received.meter.clone(),
-            stream_idle: active.options().stream_idle,
-            request_timeout: active.options().request_timeout,
-            patience: Patience::default(),
-            respond,
-        };
-        let end = sender.answer(&*service, &mut exchange).await;
-        if let Err(end) = end {
-            ended(&*service, &active, &mut exchange, &end);
-        }
+    exchange.interim = service.proxies_interim().then(Arc::default);
+    if !service.proxies_interim() && exchange.headers().contains_key(EXPECT) {
+        answer_expectation(&*service, &mut exchange, &mut respond);
+    }
+    let sender = Sender {
+        head_only: exchange.request.method() == Method::HEAD,
+        translated: received.translated,
+        meter: received.meter.clone(),
+        stream_idle: active.options().stream_idle,
+        request_timeout: active.options().request_timeout,
+        patience: Patience::default(),
+        respond,
+    };
+    let end = sender.answer(&*service, &mut exchange).await;
+    if let Err(end) = end {
+        ended(&*service, &active, &mut exchange, &end);
     }
     if let Some(meter) = &received.meter {
         exchange.bytes.received = meter.bytes();
@@ -147,14 +151,6 @@ fn authority(request: &Request<Body>) -> Option<HeaderValue> {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => request.headers().get(HOST).cloned(),
     }
-}
-
-/// A head over the limits: Envoy resets the stream and logs it without a response code, as a reset.
-fn refuse(exchange: &mut Exchange, respond: &mut SendResponse<Bytes>, details: &'static str) {
-    respond.send_reset(Reason::INTERNAL_ERROR);
-    exchange.flags.set(ResponseFlags::DOWNSTREAM_REMOTE_RESET);
-    exchange.reset = Some(Reset::ByClient);
-    exchange.details = Cow::Borrowed(details);
 }
 
 /// `expect: 100-continue` is answered here, and goes no further.
@@ -305,8 +301,9 @@ impl Sender {
         let mut stream = match self.respond.send_response(head, end) {
             Ok(stream) => stream,
             Err(error) => {
-                // The client has seen no code.
+                // The client has seen no code, and no headers.
                 exchange.response_code = None;
+                exchange.logged_response = None;
                 let reset = poll_fn(|cx| Poll::Ready(self.respond.poll_reset(cx))).await;
                 return Err(match reset {
                     Poll::Ready(Ok(reason)) => gone(Ok(reason)),

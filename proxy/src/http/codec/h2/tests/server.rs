@@ -307,7 +307,10 @@ async fn too_many_or_too_large_headers_reset_the_stream_and_are_logged() {
     let mut large = get("/");
     let value = HeaderValue::from_bytes(&[b'a'; 61 << 10]).unwrap();
     large.headers_mut().insert("x-large", value);
-    for (request, details) in [(many, "http2.too_many_headers"), (large, "http2.headers_too_large")] {
+    for (request, details) in [
+        (many, "http2.too_many_headers"),
+        (large, "http2.header_list_size_too_large"),
+    ] {
         let (response, _) = sender.send_request(request, true).unwrap();
         assert!(response.await.unwrap_err().is_reset());
         let finished = server.finished.recv().await.unwrap();
