@@ -38,6 +38,8 @@ use crate::types::{self, ResourceType};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Res {
     pub(crate) name: String,
+    /// What the payload calls itself, if not so.
+    own_name: Option<String>,
     pub(crate) needs: Vec<String>,
     pub(crate) content: String,
     pub(crate) version: String,
@@ -87,6 +89,13 @@ impl Res {
         self
     }
 
+    /// The payload has another name than its wrapper.
+    fn calling_itself(mut self, name: &str) -> Self {
+        self.own_name = Some(name.into());
+        self.wrapped = true;
+        self
+    }
+
     fn alias(mut self, alias: &str) -> Self {
         self.aliases.push(alias.into());
         self
@@ -100,7 +109,7 @@ impl Res {
 
     fn any(&self, ty: ResourceType) -> BytesMut {
         let (mut payload, mut any) = (BytesMut::new(), BytesMut::new());
-        wire::put_text(&mut payload, 1, &self.name);
+        wire::put_text(&mut payload, 1, self.own_name.as_ref().unwrap_or(&self.name));
         self.needs.iter().for_each(|need| wire::put_text(&mut payload, 2, need));
         wire::put_text(&mut payload, 3, &self.content);
         wire::put_text(

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::wire::{self, Reader, Value, WireError};
-use crate::types::{TypeInfo, WRAPPER_URL};
+use crate::types::{self, TypeInfo, WRAPPER_URL};
 
 /// One `DiscoveryResponse` or `DeltaDiscoveryResponse`.
 #[derive(Debug, Default)]
@@ -170,19 +170,38 @@ impl Received {
         Ok(())
     }
 
-    /// Takes the payload, with its own name unless a wrapper gave one.
+    /// Takes the payload. A wrapper's name is what was asked for: the payload has to have it too, but for clusters and listeners, which are called
+    /// what they call themselves (spec A.4).
     fn fill(&mut self, url: &str, value: Bytes, type_url: &str) {
-        if self.name.is_empty() {
-            match wire::string_field(&value, NAME_FIELD) {
-                Ok(name) => self.name = name.into(),
-                Err(error) => self.problem = Some(error.to_string()),
+        match wire::string_field(&value, NAME_FIELD) {
+            Ok(own) if self.name.is_empty() || (names_itself(type_url) && !own.is_empty()) => self.name = own.into(),
+            Ok(own) if !own.is_empty() && *own != *self.name => {
+                self.problem =
+                    unexpected(type_url).map(|kind| format!("Unexpected {kind} (expecting {}): {own}", self.name));
             }
+            Ok(_) => {}
+            Err(error) => self.problem = Some(error.to_string()),
         }
         if url != type_url {
             self.problem = Some(format!("type URL {url} does not match {type_url} of the response"));
         }
         self.payload = Some(value);
     }
+}
+
+fn names_itself(type_url: &str) -> bool {
+    type_url == types::CLUSTER.url || type_url == types::LISTENER.url
+}
+
+/// Envoy's word for a resource that has another name than the one it was asked for by.
+fn unexpected(type_url: &str) -> Option<&'static str> {
+    let kinds = [
+        (&types::ASSIGNMENT, "EDS cluster"),
+        (&types::ROUTE, "RDS configuration"),
+        (&types::SECRET, "SDS secret"),
+    ];
+    let found = kinds.iter().find(|(ty, _)| ty.url == type_url);
+    found.map(|(_, kind)| *kind)
 }
 
 /// Every named xDS resource has its name (or `cluster_name`) in field 1.

@@ -126,6 +126,26 @@ fn a_wrapped_resource_is_unwrapped() {
 }
 
 #[test]
+fn a_wrapped_resource_has_the_name_that_it_was_asked_for_by() {
+    let mut script = connected();
+    script.receive(sotw(&CLUSTER, "1", "c1", &[res("a", "x").needs("eds:e")]));
+    let stranger = res("e", "x").calling_itself("other");
+    assert_eq!(
+        script.receive(sotw(&ASSIGNMENT, "1", "e1", &[stranger])),
+        ["eds v= n=e1 [e] NACK e: Unexpected EDS cluster (expecting e): other"]
+    );
+    assert_eq!(script.has("eds"), [""; 0]);
+}
+
+#[test]
+fn a_wrapped_cluster_is_called_what_it_calls_itself() {
+    let mut script = connected();
+    let renamed = res("a", "x").calling_itself("b");
+    script.receive(sotw(&CLUSTER, "1", "c1", &[renamed]));
+    assert_eq!(script.has("cds"), ["b=x"]);
+}
+
+#[test]
 fn ttl_runs_out_and_deletes() {
     let mut script = connected();
     script.receive(sotw(&CLUSTER, "1", "c1", &[res("a", "x").ttl(10), res("b", "x")]));
