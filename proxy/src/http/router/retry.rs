@@ -79,16 +79,7 @@ pub(super) async fn run(
     } else {
         RoutingPriority::Default
     };
-    let Some(permit) = cluster.breakers.try_request(priority) else {
-        // Who could not even wait for a connection is counted as that.
-        match cluster.breakers.try_pending(priority) {
-            Some(_) => cluster.stats.upstream_rq_active_overflow.inc(),
-            None => cluster.stats.upstream_rq_pending_overflow.inc(),
-        }
-        exchange.upstream.attempts += 1;
-        return Err(Failure::Overflow);
-    };
-    exchange.permit = Some(permit);
+    admit(exchange, cluster, priority)?;
     let durations = (router.max_stream_duration, cluster.http.max_stream_duration);
     let limits = Limits::of(exchange, forward, policy.as_deref(), hinted, durations);
     if hinted {
@@ -146,6 +137,21 @@ pub(super) async fn run(
     let mut response = result?;
     limit_body(exchange, cluster, &mut response, &limits, &mut timeout);
     Ok(response)
+}
+
+/// Takes a place among the cluster's requests, for as long as the stream lasts.
+fn admit(exchange: &mut Exchange, cluster: &Cluster, priority: RoutingPriority) -> Result<(), Failure> {
+    let Some(permit) = cluster.breakers.try_request(priority) else {
+        // Who could not even wait for a connection is counted as that.
+        match cluster.breakers.try_pending(priority) {
+            Some(_) => cluster.stats.upstream_rq_active_overflow.inc(),
+            None => cluster.stats.upstream_rq_pending_overflow.inc(),
+        }
+        exchange.upstream.attempts += 1;
+        return Err(Failure::Overflow);
+    };
+    exchange.permit = Some(permit);
+    Ok(())
 }
 
 /// What is left of the time limits when the response begins goes with its body, and so does what its end tells of a gRPC host.
