@@ -5,7 +5,7 @@ mod tee;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -15,6 +15,7 @@ use tee::Tee;
 
 use crate::cluster::Cluster;
 use crate::http::body::{Body, BodyError};
+use crate::http::failure::Failure;
 use crate::runtime::clock;
 
 /// The one source of a streaming request body, shared by the attempts that read it.
@@ -123,8 +124,24 @@ impl RequestStream {
         self.0.lock().received
     }
 
+    /// Waits for the next attempt, while what comes of the request is kept for it.
+    ///
+    /// # Errors
+    /// [`Failure::RetryBufferExceeded`] when more came than may be kept.
+    pub async fn pause(&self, wait: Duration) -> Result<(), Failure> {
+        let mut pause = std::pin::pin!(clock::sleep(wait));
+        std::future::poll_fn(|cx| {
+            self.read_ahead(cx);
+            match self.is_kept() {
+                true => pause.as_mut().poll(cx).map(Ok),
+                false => Poll::Ready(Err(Failure::RetryBufferExceeded)),
+            }
+        })
+        .await
+    }
+
     /// Reads what has come while no attempt reads, as far as it may be kept.
-    pub fn read_ahead(&self, cx: &mut Context<'_>) {
+    fn read_ahead(&self, cx: &mut Context<'_>) {
         let mut state = self.0.lock();
         while state.kept.is_some() && matches!(state.poll_source(cx), Poll::Ready(Some(Ok(_)))) {}
     }

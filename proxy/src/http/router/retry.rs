@@ -1,7 +1,6 @@
 //! The attempts of one request: the first, and those that the retry policy allows.
 
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -224,27 +223,15 @@ fn counted(exchange: &mut Exchange, stream: RequestStream) -> Source {
 }
 
 impl Source {
-    /// Waits for the next attempt, while what comes of the request is kept for it.
-    ///
-    /// # Errors
-    /// [`Failure::RetryBufferExceeded`] when more came than may be kept.
+    /// Waits for the next attempt. As [`RequestStream::pause`].
     async fn pause(&self, wait: Duration) -> Result<(), Failure> {
-        let pause = clock::sleep(wait);
         match self {
-            Self::Whole(_) => pause.await,
-            Self::Stream(stream) => {
-                let mut pause = std::pin::pin!(pause);
-                std::future::poll_fn(|cx| {
-                    stream.read_ahead(cx);
-                    match stream.is_kept() {
-                        true => pause.as_mut().poll(cx).map(Ok),
-                        false => Poll::Ready(Err(Failure::RetryBufferExceeded)),
-                    }
-                })
-                .await?;
+            Self::Stream(stream) => stream.pause(wait).await,
+            Self::Whole(_) => {
+                clock::sleep(wait).await;
+                Ok(())
             }
         }
-        Ok(())
     }
 }
 
