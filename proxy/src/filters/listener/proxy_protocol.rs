@@ -156,8 +156,10 @@ impl ProxyProtocol {
     pub fn store(&self, header: Header, extensions: &mut http::Extensions) {
         let mut fields = BTreeMap::new();
         for rule in &self.rules {
-            // The first one of a type wins, as in Envoy.
-            if let Some((_, value)) = header.tlvs.iter().find(|(kind, _)| *kind == rule.tlv_type) {
+            // In metadata the first one of a type wins, in the filter state the last, as in Envoy.
+            let mut found = header.tlvs.iter().filter(|(kind, _)| *kind == rule.tlv_type);
+            let found = if self.as_state { found.next_back() } else { found.next() };
+            if let Some((_, value)) = found {
                 let text = match rule.base64 {
                     true => base64::engine::general_purpose::STANDARD.encode(value),
                     false => sanitized(value),
