@@ -3,7 +3,7 @@
 use control_plane_mock::resources::{Variant, hcm, listener_http};
 use remora_proto::pb::envoy::config::core::v3::HttpProtocolOptions;
 use remora_proto::pb::google::protobuf::Duration as PbDuration;
-use remora_tests::{Backend, Http2, until};
+use remora_tests::{Backend, Http1, Http2, Sidecar, until};
 
 use super::{One, all_to_a, cluster};
 
@@ -92,4 +92,72 @@ async fn the_admin_server_counts_itself() {
     assert!(stat("http.admin.downstream_cx_rx_bytes_total").await > 0);
     // Envoy loads it twice, too.
     assert_eq!(stat("runtime.load_success").await, 2);
+}
+
+/// A chain that refuses `/denied`, compresses, and routes to a host that nobody listens at.
+const CHAIN: &str = r#"admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
+static_resources:
+  listeners:
+  - name: http
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: http
+          http_filters:
+          - name: rbac
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC
+              rules: {action: DENY, policies: {denied: {permissions: [{url_path: {path: {exact: /denied}}}], principals: [{any: true}]}}}
+          - name: compressor
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.compressor.v3.Compressor
+              compressor_library:
+                name: gzip
+                typed_config: {"@type": type.googleapis.com/envoy.extensions.compression.gzip.compressor.v3.Gzip}
+          - name: router
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+              - {match: {path: /text}, direct_response: {status: 200, body: {inline_string: "some words that would be worth being compressed"}}}
+              - {match: {path: /away}, redirect: {path_redirect: /text}}
+              - {match: {path: /dead}, route: {cluster: dead}}
+  clusters:
+  - name: dead
+    connect_timeout: 1s
+    load_assignment: {cluster_name: dead, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 1}}}}]}]}
+"#;
+
+#[tokio::test]
+async fn only_what_came_to_the_router_and_to_a_host_counts_there() {
+    let sidecar = Sidecar::start(CHAIN).await.unwrap();
+    let mut client = Http1::connect(sidecar.listener("http").await).await.unwrap();
+    for (path, status) in [("/denied", 403), ("/nowhere", 404), ("/dead", 503)] {
+        assert_eq!(client.get("m", path, "").await.status, status, "{path}");
+    }
+    assert_eq!(sidecar.stat("http.http.no_route").await, 1);
+    let times = sidecar
+        .admin("GET", "/stats?filter=upstream_rq_time&usedonly")
+        .await
+        .text();
+    assert!(!times.contains("upstream_rq_time"), "{times}");
+}
+
+#[tokio::test]
+async fn a_body_that_no_filter_changes_keeps_its_length() {
+    let sidecar = Sidecar::start(CHAIN).await.unwrap();
+    let mut client = Http1::connect(sidecar.listener("http").await).await.unwrap();
+    let plain = client.get("m", "/text", "").await;
+    assert_eq!(plain.header("content-length"), Some("47"), "{}", plain.render());
+    assert_eq!(plain.header("vary"), Some("Accept-Encoding"));
+    let away = client.get("m", "/away", "").await;
+    assert_eq!((away.status, away.header("vary")), (301, Some("Accept-Encoding")));
+    let small = client.get("m", "/text", "accept-encoding: gzip\r\n").await;
+    assert_eq!(small.header("content-encoding"), Some("gzip"), "{}", small.render());
+    assert_eq!(small.header("content-length"), None);
 }

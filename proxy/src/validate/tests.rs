@@ -182,7 +182,9 @@ const DUMP: &str = r#"{"configs": [
        "transport_socket_matcher": {}}}]},
   {"@type": "type.googleapis.com/envoy.admin.v3.SecretsConfigDump", "dynamic_active_secrets": [
      {"name": "default", "secret": {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret", "name": "default",
-       "tls_certificate": {"certificate_chain": {"inline_string": "PEM"}, "private_key": {"inline_bytes": "W3JlZGFjdGVkXQ=="}}}}]}
+       "tls_certificate": {"certificate_chain": {"inline_string": "PEM"}, "private_key": {"inline_bytes": "W3JlZGFjdGVkXQ=="}}}},
+     {"name": "elsewhere", "secret": {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret", "name": "elsewhere",
+       "validation_context": {"trusted_ca": {"filename": "/var/run/nowhere/root.pem"}}}}]}
 ]}"#;
 
 #[test]
@@ -198,7 +200,9 @@ tolerated Cluster so-so
 refused   Cluster bad
     transport_socket_matcher: match trees are not supported
 accepted  Secret default
-2 accepted, 2 tolerated, 1 refused";
+tolerated Secret elsewhere
+    validation_context.trusted_ca.filename: cannot read /var/run/nowhere/root.pem: No such file or directory (os error 2): not judged
+2 accepted, 3 tolerated, 1 refused";
     assert_eq!(report.text, expected);
     assert!(!report.is_ok);
     assert!(dump::report("{}", &options(&["--config-yaml", "{}"])).is_err());

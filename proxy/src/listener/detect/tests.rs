@@ -109,6 +109,12 @@ fn proxy_headers_of_both_versions() {
         "PROXY TCP4 ::1 ::1 1 2\r\n",
         "PROXY TCP4 1.1.1.1 1.1.1.1 1\r\n",
         "PROXY TCP4 1.1.1.1 1.1.1.1 +1 2\r\n",
+        // What no connection comes from, nor goes to.
+        "PROXY TCP4 224.0.0.1 1.1.1.1 1 2\r\n",
+        "PROXY TCP4 0.0.0.0 1.1.1.1 1 2\r\n",
+        "PROXY TCP4 255.255.255.255 1.1.1.1 1 2\r\n",
+        "PROXY TCP4 1.1.1.1 224.0.0.1 1 2\r\n",
+        "PROXY TCP6 ff02::1 ::1 1 2\r\n",
     ] {
         assert!(matches!(parse(broken.as_bytes()), Detection::Broken(_)), "{broken}");
     }
@@ -120,7 +126,16 @@ fn proxy_headers_of_both_versions() {
         addresses: pair("192.0.2.1:1000", "198.51.100.1:443"),
         tlvs: Vec::new(),
     };
-    assert_eq!(parse(&v2), Detection::Found(expected));
+    assert_eq!(parse(&v2), Detection::Found(expected.clone()));
+    let (mut datagram, mut unix, mut unspecified, mut multicast) = (v2.clone(), v2.clone(), v2.clone(), v2.clone());
+    (datagram[13], unix[13], unspecified[13], multicast[16]) = (0x12, 0x31, 0, 239);
+    assert_eq!(parse(&datagram), Detection::Found(expected));
+    for refused in [unix, unspecified, multicast] {
+        assert!(matches!(parse(&refused), Detection::Broken(_)), "{refused:?}");
+    }
+    let line = |length: usize| format!("PROXY UNKNOWN {}\r\n", "x".repeat(length - 16));
+    assert!(matches!(parse(line(108).as_bytes()), Detection::Found(_)));
+    assert!(matches!(parse(line(109).as_bytes()), Detection::Broken(_)));
     for cut in 0..v2.len() {
         assert!(matches!(parse(&v2[..cut]), Detection::NeedMore), "{cut} bytes");
     }
