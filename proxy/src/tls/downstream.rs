@@ -192,7 +192,13 @@ impl DownstreamTls {
         let params = &self.common.params;
         let internal = |error: rustls::Error| Problems::one("common_tls_context.tls_params", error.to_string());
         let keys = Arc::new(material.keys);
-        let verifier: Arc<dyn ClientCertVerifier> = match material.policy.asks_clients() {
+        let asks = material.policy.asks_clients();
+        if self.require_client_certificate && !asks {
+            tracing::warn!(
+                "require_client_certificate: there is nothing to verify one by, so none is asked for, as by Envoy"
+            );
+        }
+        let verifier: Arc<dyn ClientCertVerifier> = match asks {
             false => Arc::new(NoClientAuth),
             true => {
                 let hints = match self.common.suppresses_client_ca_list() {

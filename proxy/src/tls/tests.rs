@@ -17,7 +17,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use super::error::VerifyFailure;
 use super::*;
 use crate::config::BuildContext;
-use crate::runtime::clock;
 use pki::{Authority, Issued, Wish, inline};
 
 const CLIENT: &str = "spiffe://td/ns/a/sa/client";

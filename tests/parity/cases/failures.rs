@@ -27,7 +27,7 @@ route_config:
 "#;
 
 /// The client's address must be in a header.
-const DETECTS: &str = r#"
+pub(super) const DETECTS: &str = r#"
 original_ip_detection_extensions:
 - name: header
   typed_config:

@@ -2,6 +2,7 @@
 
 use remora_tests::frames::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, frame, literal};
 
+use super::failures::DETECTS;
 use super::{bootstrap, cluster, listener};
 use crate::harness::{Case, Wire, World, get, named, raw};
 use crate::tcp::Step;
@@ -50,15 +51,6 @@ rds:
     resource_api_version: V3
     initial_fetch_timeout: 0.1s
     api_config_source: {api_type: GRPC, transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: nowhere}}]}
-"#;
-
-const DETECTS: &str = r#"
-original_ip_detection_extensions:
-- name: header
-  typed_config:
-    "@type": type.googleapis.com/envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHeaderConfig
-    header_name: x-address
-    reject_with_status: {code: Unauthorized}
 "#;
 
 const AUTHZ: &str = r#"          http_filters:

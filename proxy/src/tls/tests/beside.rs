@@ -1,7 +1,5 @@
 //! Where rustls and webpki would let in what Envoy does not, or choose otherwise.
 
-use std::time::Duration;
-
 use rcgen::KeyUsagePurpose;
 use remora_proto::pb::envoy::config::core::v3::TypedExtensionConfig;
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3::{
@@ -59,11 +57,11 @@ async fn meet(
         let (_, session) = stream.get_ref();
         let agreed = session.negotiated_cipher_suite()?.suite();
         let group = session.negotiated_key_exchange_group()?.name();
-        // Held until the server has judged the certificate.
-        clock::sleep(Duration::from_millis(50)).await;
-        Some((agreed, group))
+        Some((agreed, group, stream))
     };
-    tokio::join!(server.accept(Io::Duplex(near)), connect)
+    // The client stays until the server has judged its certificate.
+    let (told, client) = tokio::join!(server.accept(Io::Duplex(near)), connect);
+    (told, client.map(|(suite, group, _)| (suite, group)))
 }
 
 fn served() -> (Authority, Issued) {
