@@ -168,16 +168,18 @@ fn allocates_nothing() {
         assert_eq!(allocations(cluster, &context), 0, "{}", cluster.name);
         let attempted = [cluster.pick(&context).expect("a host")];
         let refuses = |host: &Host| Arc::ptr_eq(&host.state, &attempted[0].state);
-        let retry = PickContext {
-            retry: Some(RetryPick {
-                attempted: &attempted,
-                refuses: &refuses,
-                selections: 5,
-                update_frequency: None,
-            }),
-            ..context
-        };
-        assert_eq!(allocations(cluster, &retry), 0, "a retry of {}", cluster.name);
+        for update_frequency in [None, Some(1)] {
+            let retry = PickContext {
+                retry: Some(RetryPick {
+                    attempted: &attempted,
+                    refuses: &refuses,
+                    selections: 5,
+                    update_frequency,
+                }),
+                ..context
+            };
+            assert_eq!(allocations(cluster, &retry), 0, "a retry of {}", cluster.name);
+        }
     }
     let zones = cases.last().expect("the last one");
     assert!(zones.stats.lb_zone_routing_sampled.value() > 0, "zones count");

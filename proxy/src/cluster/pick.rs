@@ -12,7 +12,7 @@ use remora_proto::pb::envoy::config::core::v3::Metadata;
 use super::bugs::{Bug, planted};
 use super::lb::zone::Zones;
 use super::lb::{Policy, Turn, original_dst, subset};
-use super::priority::{Loads, PrioritySet};
+use super::priority::{Loads, PerPriority, PrioritySet};
 use super::{Cluster, Host};
 use crate::http::failure::Failure;
 
@@ -52,8 +52,8 @@ pub enum PickError {
 }
 
 impl Cluster {
-    /// A host for one request. Waits for nobody and allocates nothing, but for the first request to a new original destination and a retry
-    /// that turns to other priorities.
+    /// A host for one request. Waits for nobody and allocates nothing, but for the first request to a new original destination, which makes
+    /// its host, and a retry that turns to other priorities where there are more than eight.
     ///
     /// # Errors
     /// No host may be used.
@@ -181,7 +181,7 @@ impl Cluster {
 /// the update frequency; when nothing that could take load is left, all are forgotten.
 fn turned_loads(hosts: &PrioritySet, retry: &RetryPick<'_>) -> Option<Loads> {
     let frequency = retry.update_frequency? as usize;
-    let mut excluded = vec![false; hosts.priorities.len()];
+    let mut excluded = PerPriority::from_elem(false, hosts.priorities.len());
     let mut turned = None;
     for batch in retry.attempted.chunks_exact(frequency.max(1)) {
         for host in batch {

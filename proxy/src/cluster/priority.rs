@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::bugs::{Bug, planted};
 use super::host::{Health, HealthFlag, Host, Locality};
 use super::lb::subset::Subsets;
@@ -230,14 +232,17 @@ pub(super) fn is_excluded(host: &Host, lb: &LbConfig) -> bool {
         || (lb.ignore_new_hosts_until_first_hc && host.state.has(HealthFlag::PendingActiveHc))
 }
 
+/// One value a priority; no allocation for as many as are used in practice, since a retry that turns to other priorities makes its own.
+pub type PerPriority<T> = SmallVec<[T; 8]>;
+
 /// Percent of the load for each priority, and which are in panic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loads {
-    pub healthy: Vec<u32>,
-    pub degraded: Vec<u32>,
-    pub panic: Vec<bool>,
+    pub healthy: PerPriority<u32>,
+    pub degraded: PerPriority<u32>,
+    pub panic: PerPriority<bool>,
     /// Healthy and degraded availability of each priority, in percent, overprovisioned.
-    pub available: Vec<(u32, u32)>,
+    pub available: PerPriority<(u32, u32)>,
 }
 
 impl Loads {
@@ -247,7 +252,7 @@ impl Loads {
             0 => 0,
             _ => (u64::from(factor) * part / of).min(100) as u32,
         };
-        let (healthy, degraded): (Vec<u32>, Vec<u32>) = levels
+        let (healthy, degraded): (PerPriority<u32>, PerPriority<u32>) = levels
             .iter()
             .map(|level| {
                 let (counted, healthy, degraded) = level.shares(weighted);
@@ -274,7 +279,7 @@ impl Loads {
     /// Splits 100 among the priorities in order, healthy hosts of all of them before degraded ones.
     fn spread(healthy: &[u32], degraded: &[u32], total: u32) -> Self {
         let mut remaining = 100;
-        let mut split = |availability: &[u32]| -> Vec<u32> {
+        let mut split = |availability: &[u32]| -> PerPriority<u32> {
             let take = |available: &u32| {
                 let load = (available * 100).checked_div(total).unwrap_or(0).min(remaining);
                 remaining -= load;
@@ -285,8 +290,7 @@ impl Loads {
         let mut loads = Self {
             healthy: split(healthy),
             degraded: split(degraded),
-            panic: Vec::new(),
-            available: Vec::new(),
+            ..Self::default()
         };
         if total == 0 || planted(Bug::LoadIsLost) {
             return loads;
@@ -302,7 +306,7 @@ impl Loads {
 
     /// The load without some priorities, as Envoy's `PreviousPrioritiesRetryPriority` spreads it; `None` if the others cannot take any.
     pub fn without(&self, excluded: &[bool]) -> Option<Self> {
-        let kept = |degraded: bool| -> Vec<u32> {
+        let kept = |degraded: bool| -> PerPriority<u32> {
             let of = |(index, (healthy, sick)): (usize, &(u32, u32))| match excluded.get(index) {
                 Some(true) => 0,
                 _ if degraded => *sick,
