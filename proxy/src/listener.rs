@@ -223,6 +223,8 @@ pub struct ConnectionInfo {
     pub filter_chain_name: Arc<str>,
     pub direction: Direction,
     pub accepted_at: Instant,
+    /// When its TLS handshake had ended.
+    pub secured_at: Option<Instant>,
     /// Its listener's `per_connection_buffer_limit_bytes`.
     pub buffer_limit: usize,
     /// Dynamic metadata and filter state that listener and network filters leave; each stream starts with a copy.

@@ -24,7 +24,7 @@ use crate::http::service::Response;
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
 use crate::runtime::io::Address;
-use crate::tcp::connect::OriginalSource;
+use crate::tcp::connect::{ConnectTimes, OriginalSource};
 use crate::tls::PeerInfo;
 
 /// What two requests must have in common to share a connection. Compared field by field; ids are unique in the process.
@@ -138,6 +138,7 @@ pub struct Origin {
     pub id: u64,
     pub tls: Option<Arc<PeerInfo>>,
     pub local: Option<Address>,
+    pub times: Option<ConnectTimes>,
     /// Under which name it was made: its pool's key is good for as long as that lives.
     _name: Option<Arc<PeerName>>,
 }

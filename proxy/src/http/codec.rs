@@ -7,12 +7,14 @@ pub mod h1;
 pub mod h2;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{HeaderMap, Method, StatusCode, Uri};
 use parking_lot::Mutex;
 
 use super::body::Body;
 use super::failure::Failure;
+use crate::runtime::clock;
 
 /// A request head as a client connection reads it: the exchange keeps it, for retries and logs.
 #[derive(Clone, Copy)]
@@ -79,6 +81,9 @@ pub struct Metered {
     pub header_received: u64,
     pub wire_sent: u64,
     pub wire_received: u64,
+    /// When the first byte of the response's body went on to the client, and when its end did.
+    pub body_began: Option<Instant>,
+    pub body_ended: Option<Instant>,
 }
 
 impl UpstreamMeter {
@@ -88,6 +93,16 @@ impl UpstreamMeter {
 
     pub(crate) fn note(&self, count: impl FnOnce(&mut Metered)) {
         count(&mut self.0.lock());
+    }
+
+    /// A piece of the response's body goes on to the client.
+    pub(in crate::http) fn body_moves(&self) {
+        self.note(|counts| _ = counts.body_began.get_or_insert_with(clock::now));
+    }
+
+    /// Its end does.
+    pub(in crate::http) fn body_ends(&self) {
+        self.note(|counts| _ = counts.body_ended.get_or_insert_with(clock::now));
     }
 }
 

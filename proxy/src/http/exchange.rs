@@ -14,6 +14,7 @@ use crate::cluster::{Cluster, Host};
 use crate::listener::ConnectionInfo;
 use crate::route::{Route, RouteTable, VirtualHost};
 use crate::runtime::wake;
+use crate::tcp::connect::ConnectTimes;
 use crate::telemetry::flags::ResponseFlags;
 
 /// One request and all that is known of it.
@@ -216,12 +217,30 @@ pub struct Upstream {
     pub protocol: Option<Protocol>,
     /// Of the connections of all attempts, the last one's last.
     pub connection_ids: smallvec::SmallVec<[u64; 1]>,
+    /// When the connection was made, if it was for this request.
+    pub connected: Option<ConnectTimes>,
     /// Counts what the connection carries; only there when a log asks.
     pub meter: Option<Arc<super::codec::UpstreamMeter>>,
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`
     pub failure_reason: Option<String>,
     /// Until response headers; for `x-envoy-upstream-service-time` (milliseconds).
     pub service_time: Option<Duration>,
+}
+
+impl Upstream {
+    /// A piece of the response's body goes on to the client.
+    pub(in crate::http) fn body_moves(&self) {
+        if let Some(meter) = &self.meter {
+            meter.body_moves();
+        }
+    }
+
+    /// Its end does.
+    pub(in crate::http) fn body_ends(&self) {
+        if let Some(meter) = &self.meter {
+            meter.body_ends();
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,13 +287,18 @@ pub struct Timing {
     /// How long the request waited for a connection.
     pub pool_ready: Option<Duration>,
     pub first_upstream_tx: Option<Duration>,
-    pub last_upstream_tx: Option<Duration>,
     /// First byte of the upstream's response (`%RESPONSE_DURATION%`).
     pub first_upstream_rx: Option<Duration>,
-    pub last_upstream_rx: Option<Duration>,
     pub first_downstream_tx: Option<Duration>,
     /// All (`%DURATION%`).
     pub end: Option<Duration>,
+}
+
+impl Timing {
+    /// When the request was upstream in full: its bytes go on as they come.
+    pub fn last_upstream_tx(&self) -> Option<Duration> {
+        Some(self.request_end?.max(self.first_upstream_tx?))
+    }
 }
 
 impl RouteCell {

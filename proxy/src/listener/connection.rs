@@ -109,6 +109,7 @@ impl Arrival {
             filter_chain_name: chain.as_ref().map_or_else(|| Arc::from(""), |chain| chain.name.clone()),
             direction: state.settings.direction,
             accepted_at,
+            secured_at: None,
             buffer_limit: state.settings.buffer_limit,
             extensions: findings.extensions,
         };
@@ -289,6 +290,7 @@ async fn handshake(
         Ok(done) => {
             connection.alpn = done.peer.alpn.as_deref().map(Arc::from);
             connection.tls = Some(done.peer);
+            connection.secured_at = Some(clock::now());
             Ok(done.io)
         }
         Err(error) => {

@@ -271,6 +271,7 @@ fn origin(connected: &Connected, offer: Offer<'_>) -> Origin {
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         tls: connected.peer.clone(),
         local: connected.local.clone(),
+        times: Some(connected.times),
         _name: offer.name.cloned(),
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -64,6 +64,16 @@ pub struct Connected {
     pub local: Option<Address>,
     /// Who the host said it is (`istio.metadata_exchange`).
     pub workload: Option<Workload>,
+    pub times: ConnectTimes,
+}
+
+/// When a connection was made.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectTimes {
+    pub begun: Instant,
+    pub connected: Instant,
+    /// The end of its TLS handshake.
+    pub secured: Option<Instant>,
 }
 
 impl Connected {
@@ -118,7 +128,9 @@ pub async fn reach(
 
 /// Both ends tell each other who they are, where ALPN agreed on it.
 async fn introduce(exchange: &MetadataExchange, connected: Connected) -> Result<Connected, Failure> {
-    let Connected { io, peer, local, .. } = connected;
+    let Connected {
+        io, peer, local, times, ..
+    } = connected;
     let alpn = peer.as_ref().and_then(|peer| peer.alpn.as_deref());
     let (io, workload) = exchange
         .exchange(io, alpn)
@@ -129,6 +141,7 @@ async fn introduce(exchange: &MetadataExchange, connected: Connected) -> Result<
         peer,
         local,
         workload,
+        times,
     })
 }
 
@@ -141,11 +154,17 @@ pub async fn open(
 ) -> Result<Connected, Failure> {
     let connecting = async {
         let failed = |error: std::io::Error| Failure::ConnectFailure(Some(reason(&error)));
+        let begun = clock::now();
         let mut io = match target.others {
             [] => transport(target.address, options, overrides).await,
             others => race(target.address, others, options, overrides).await,
         }
         .map_err(failed)?;
+        let mut times = ConnectTimes {
+            begun,
+            connected: clock::now(),
+            secured: None,
+        };
         let local = io.local_address();
         if let Some(header) = target.header {
             let own = io
@@ -160,6 +179,7 @@ pub async fn open(
                 peer: None,
                 local,
                 workload: None,
+                times,
             });
         };
         let host_sni = if tls.auto_host_sni() && !target.hostname.is_empty() {
@@ -174,11 +194,13 @@ pub async fn open(
         });
         tls.record(&done);
         let done = done.map_err(|error| Failure::ConnectFailure(Some(error.to_string())))?;
+        times.secured = Some(clock::now());
         Ok(Connected {
             io: done.io,
             peer: Some(done.peer),
             local,
             workload: None,
+            times,
         })
     };
     match tokio::time::timeout(timeout, connecting).await {

@@ -49,6 +49,17 @@ const WIRE: &[&str] = &[
     "%UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT% %UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED%",
 ];
 
+/// Moments of a stream, from its beginning; whether there is one is compared, not when.
+const TIMES: &str = "head ~%COMMON_DURATION(DS_RX_BEG:DS_RX_HDR_END:us)% request ~%COMMON_DURATION(DS_RX_BEG:DS_RX_END:us)% \
+     connection ~%COMMON_DURATION(DS_CX_BEG:DS_RX_BEG:us)% ~%COMMON_DURATION(DS_RX_BEG:DS_CX_END:us)% ~%COMMON_DURATION(DS_CX_BEG:DS_HS_END:us)% \
+     up ~%COMMON_DURATION(DS_RX_BEG:US_TX_BEG:ns)% ~%COMMON_DURATION(DS_RX_BEG:US_TX_END)% back ~%COMMON_DURATION(DS_RX_BEG:US_RX_BEG)% \
+     ~%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)% ~%COMMON_DURATION(DS_RX_BEG:US_RX_END:us)% down ~%COMMON_DURATION(DS_RX_BEG:DS_TX_BEG:us)% \
+     ~%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)% other ~%COMMON_DURATION(DS_RX_BEG:of_a_filter:us)% ~%COMMON_DURATION(US_RX_BEG:DS_RX_BEG:us)% \
+     plain ~%REQUEST_DURATION% ~%REQUEST_TX_DURATION% ~%RESPONSE_DURATION% ~%RESPONSE_TX_DURATION% ~%DURATION%";
+
+/// The same of the upstream's connection, whose first request alone has them.
+const CONNECTED: &str = "~%COMMON_DURATION(DS_RX_BEG:US_CX_BEG:us)% ~%COMMON_DURATION(US_CX_BEG:US_CX_END:us)% ~%COMMON_DURATION(US_CX_BEG:US_HS_END:us)%";
+
 /// Filters, by the name of their listener.
 const FILTERS: &[(&str, &str)] = &[
     (
@@ -205,6 +216,39 @@ fn slow() -> Vec<Case> {
     cases.into_iter().map(|case| case.on("periodic").logs(4)).collect()
 }
 
+/// Streams whose moments are told.
+fn timed() -> Vec<Case> {
+    let h2 = |name, method, body: &'static [u8]| Case {
+        wire: Wire::Http2 {
+            method,
+            host: "parity.test",
+            path: "/x",
+            headers: Vec::new(),
+            body,
+            trailers: Vec::new(),
+        },
+        ..get(name, 200, "/x", "")
+    };
+    let post = |path: &str| format!("POST {path} HTTP/1.1\nhost: parity.test\ncontent-length: 5\n\nhello");
+    let chunks = "POST /x HTTP/1.1\nhost: parity.test\ntransfer-encoding: chunked\n\n5\nhello\n0\n\n";
+    let mut cases = vec![
+        get("moments of an answer", 200, "/x", ""),
+        get("moments of an answer without a body", 200, "/x", "x-do: body=0\n"),
+        get("moments of a direct answer", 202, "/direct", ""),
+        get("moments of a refused connection", 503, "/closed", ""),
+        get("moments of a retry", 503, "/x", "x-do: status=503|status=503\n"),
+        raw("moments of a body", 200, &post("/x")),
+        raw("moments of chunks", 200, chunks),
+        h2("moments over HTTP/2", "GET", b""),
+        h2("moments of a body over HTTP/2", "POST", b"hello"),
+    ];
+    cases = cases.into_iter().map(|case| case.on("times")).collect();
+    for name in ["a connection's moments", "those of the next"] {
+        cases.push(get(name, 200, "/chosen", "x-cluster: fresh\n").on("connected"));
+    }
+    cases
+}
+
 pub fn world() -> World {
     let operators = OPERATORS.join(" | ").replace('"', "\\\"");
     let mut listeners = vec![
@@ -238,6 +282,10 @@ pub fn world() -> World {
         "          generate_request_id: false\n          access_log_options: {flush_access_log_on_new_request: true}\n",
     ));
     listeners.extend(periodic());
+    for (name, format) in [("times", TIMES), ("connected", CONNECTED)] {
+        let format = format!("log_format: {{text_format_source: {{inline_string: \"{format}\\n\"}}}}");
+        listeners.push(logger(name, "", &format));
+    }
     for (name, filter) in FILTERS {
         let format = "log_format: {text_format_source: {inline_string: \"%REQ(:PATH)% %RESPONSE_CODE%\\n\"}}";
         listeners.push(logger(name, filter, format));
@@ -260,6 +308,7 @@ pub fn world() -> World {
             &[
                 cluster("a", &["{{a}}"], metadata),
                 cluster("closed", &["{{closed}}"], ""),
+                cluster("fresh", &["{{a}}"], "max_requests_per_connection: 1"),
             ],
         ),
         cases: cases(),
@@ -347,6 +396,7 @@ fn cases() -> Vec<Case> {
             .logs(2),
     );
     cases.extend(slow());
+    cases.extend(timed());
     cases.push(
         get("only lines meanwhile", 200, "/x", "x-do: delay=1000\n")
             .on("older")

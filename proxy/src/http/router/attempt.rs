@@ -232,6 +232,7 @@ fn connected(exchange: &mut Exchange, lease: &Lease, raw: bool, waited: Duration
     exchange.upstream.protocol = (!raw).then_some(lease.protocol());
     exchange.upstream.tls.clone_from(&origin.tls);
     exchange.upstream.local.clone_from(&origin.local);
+    exchange.upstream.connected = origin.times.filter(|_| !lease.reused());
     exchange.upstream.connection_ids.push(origin.id);
     exchange.timing.pool_ready = Some(waited);
 }

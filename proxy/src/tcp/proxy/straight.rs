@@ -54,6 +54,7 @@ pub(super) async fn straight(
             peer,
             local,
             workload,
+            times,
         }) => {
             let took = clock::now().saturating_duration_since(lease.started);
             cluster
@@ -62,6 +63,7 @@ pub(super) async fn straight(
                 .record(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
             record.upstream.local = local;
             record.upstream.tls = peer;
+            record.upstream.connected = Some(times);
             record.workload = workload;
             cluster.observe_connected(host, true);
             lease.established();

@@ -253,6 +253,7 @@ impl Operator {
     pub(super) fn needs_upstream_meter(&self) -> bool {
         match &self.what {
             What::Simple(simple) => matches!(simple, Simple::Metered(_)),
+            What::Duration { from, to, .. } => from.needs_upstream_meter() || to.needs_upstream_meter(),
             What::Coalesce(operators) => operators.iter().any(Self::needs_upstream_meter),
             _ => false,
         }
@@ -308,7 +309,9 @@ impl What {
                 true
             }),
             Self::Duration { from, to, nanos } => match (from.of(view), to.of(view)) {
-                (Some(from), Some(to)) if to >= from => simple::number(out, ((to - from).as_nanos() / nanos) as u64),
+                (Some(from), Some(to)) => to
+                    .checked_duration_since(from)
+                    .is_some_and(|took| simple::number(out, (took.as_nanos() / nanos) as u64)),
                 _ => false,
             },
         }

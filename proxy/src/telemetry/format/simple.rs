@@ -5,7 +5,7 @@ mod more;
 mod tls;
 mod wire;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::operator::put;
 use super::view::LogView;
@@ -94,7 +94,10 @@ const TABLE: &[(&str, Simple)] = &[
     ("BYTES_SENT", Number(|v| Some(v.bytes.sent))),
     ("DURATION", Number(|v| Some(millis(v.duration())))),
     ("REQUEST_DURATION", Number(|v| v.timing.request_end.map(millis))),
-    ("REQUEST_TX_DURATION", Number(|v| v.timing.last_upstream_tx.map(millis))),
+    (
+        "REQUEST_TX_DURATION",
+        Number(|v| v.timing.last_upstream_tx().map(millis)),
+    ),
     ("RESPONSE_DURATION", Number(|v| v.timing.first_upstream_rx.map(millis))),
     (
         "RESPONSE_TX_DURATION",
@@ -195,43 +198,73 @@ const TABLE: &[(&str, Simple)] = &[
 /// A moment of a stream, for `COMMON_DURATION`.
 #[derive(Clone, Copy)]
 pub(super) enum Point {
+    DownstreamConnected,
+    DownstreamSecured,
     DownstreamRxBegin,
     DownstreamRxEnd,
+    UpstreamConnectBegin,
+    UpstreamConnectEnd,
+    UpstreamSecured,
     UpstreamTxBegin,
     UpstreamTxEnd,
     UpstreamRxBegin,
+    UpstreamRxBodyBegin,
     UpstreamRxEnd,
     DownstreamTxBegin,
     DownstreamTxEnd,
+    /// What a filter would have to set, and none does; or what is not over when a line is written.
+    Unset,
 }
 
 impl Point {
-    pub(super) fn parse(name: &str) -> Result<Self, String> {
-        Ok(match name {
-            "DS_RX_BEG" => Self::DownstreamRxBegin,
+    pub(super) fn parse(name: &str) -> Self {
+        match name {
+            "DS_CX_BEG" => Self::DownstreamConnected,
+            "DS_HS_END" => Self::DownstreamSecured,
+            // The head of a request is complete when it is known that there is one.
+            "DS_RX_BEG" | "DS_RX_HDR_END" => Self::DownstreamRxBegin,
             "DS_RX_END" => Self::DownstreamRxEnd,
+            "US_CX_BEG" => Self::UpstreamConnectBegin,
+            "US_CX_END" => Self::UpstreamConnectEnd,
+            "US_HS_END" => Self::UpstreamSecured,
             "US_TX_BEG" => Self::UpstreamTxBegin,
             "US_TX_END" => Self::UpstreamTxEnd,
             "US_RX_BEG" => Self::UpstreamRxBegin,
+            "US_RX_BODY_BEG" => Self::UpstreamRxBodyBegin,
             "US_RX_END" => Self::UpstreamRxEnd,
             "DS_TX_BEG" => Self::DownstreamTxBegin,
             "DS_TX_END" => Self::DownstreamTxEnd,
-            other => return Err(format!("%COMMON_DURATION% does not know the time point {other}")),
-        })
+            _ => Self::Unset,
+        }
     }
 
-    pub(super) fn of(self, view: &LogView<'_>) -> Option<Duration> {
+    /// Whether it is only kept where a log asks for it.
+    pub(super) fn needs_upstream_meter(self) -> bool {
+        matches!(self, Self::UpstreamRxBodyBegin | Self::UpstreamRxEnd)
+    }
+
+    pub(super) fn of(self, view: &LogView<'_>) -> Option<Instant> {
         let timing = &view.timing;
-        match self {
+        let upstream = || view.upstream.connected;
+        let metered = || Some(view.upstream.meter.as_ref()?.read()).filter(|_| timing.first_upstream_rx.is_some());
+        let after = match self {
+            Self::DownstreamConnected => return Some(view.connection.accepted_at),
+            Self::DownstreamSecured => return view.connection.secured_at,
+            Self::UpstreamConnectBegin => return upstream().map(|times| times.begun),
+            Self::UpstreamConnectEnd => return upstream().map(|times| times.connected),
+            Self::UpstreamSecured => return upstream()?.secured,
+            Self::UpstreamRxBodyBegin => return metered()?.body_began,
+            Self::UpstreamRxEnd => return metered()?.body_ended,
+            Self::Unset => None,
             Self::DownstreamRxBegin => Some(Duration::ZERO),
             Self::DownstreamRxEnd => timing.request_end,
             Self::UpstreamTxBegin => timing.first_upstream_tx,
-            Self::UpstreamTxEnd => timing.last_upstream_tx,
+            Self::UpstreamTxEnd => timing.last_upstream_tx(),
             Self::UpstreamRxBegin => timing.first_upstream_rx,
-            Self::UpstreamRxEnd => timing.last_upstream_rx,
             Self::DownstreamTxBegin => timing.first_downstream_tx,
             Self::DownstreamTxEnd => timing.end,
-        }
+        };
+        Some(view.started + after?)
     }
 }
 

@@ -76,6 +76,7 @@ pub async fn serve<S: Service>(
         stream: Stream::new(io),
         body: BodyDecoder::length(0),
         received: 0,
+        received_all: None,
     }));
     let timer = Box::pin(tokio::time::sleep_until((clock::now() + FAR).into()));
     let mut driver = Driver {
@@ -105,6 +106,8 @@ struct Conn {
     body: BodyDecoder,
     /// Body bytes of the running request, decoded so far.
     received: u64,
+    /// When the last of them was.
+    received_all: Option<Instant>,
 }
 
 struct Driver<S> {
@@ -267,6 +270,7 @@ impl<S: Service> Driver<S> {
         {
             let mut conn = self.conn.lock();
             conn.received = 0;
+            conn.received_all = None;
             marks = (conn.stream.consumed() - head.wire_bytes as u64, conn.stream.sent);
             conn.body = if tunnel { BodyDecoder::UntilClose } else { head.body };
         }
@@ -326,6 +330,9 @@ impl<S: Service> Driver<S> {
         {
             let conn = self.conn.lock();
             exchange.bytes.received = exchange.bytes.received.max(conn.received);
+            if let Some(at) = conn.received_all {
+                exchange.timing.request_end = Some(at.saturating_duration_since(exchange.started));
+            }
             exchange.bytes.wire_received = conn.stream.consumed() - marks.0;
             exchange.bytes.wire_sent = conn.stream.sent - marks.1;
         }

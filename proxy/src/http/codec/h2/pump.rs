@@ -1,6 +1,7 @@
 //! Sends a body on a stream, as far as the peer's window allows: the next frame is taken when the last one is on its way.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use h2::{Reason, SendStream};
 use http_body::Body as _;
 
 use crate::http::body::{Body, BodyError};
+use crate::http::codec::UpstreamMeter;
 
 /// A body on its way out. At most one frame a stream waits here; an end or trailers never wait for a window.
 pub(super) struct Pump {
@@ -21,6 +23,7 @@ pub(super) struct Pump {
     /// Trailers that were sent, where a log may ask for them.
     pub(super) trailers: Option<Box<http::HeaderMap>>,
     keep_trailers: bool,
+    meter: Option<Arc<UpstreamMeter>>,
 }
 
 /// Why a body was not sent in full.
@@ -42,12 +45,19 @@ impl Pump {
             sent: 0,
             trailers: None,
             keep_trailers: false,
+            meter: None,
         }
     }
 
     /// Leaves the trailers in [`Self::trailers`].
     pub(super) fn keeping_trailers(mut self, keep: bool) -> Self {
         self.keep_trailers = keep;
+        self
+    }
+
+    /// Tells `meter` when the body moves and ends.
+    pub(super) fn metering(mut self, meter: Option<&Arc<UpstreamMeter>>) -> Self {
+        self.meter = meter.cloned();
         self
     }
 
@@ -73,6 +83,18 @@ impl Pump {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => return self.poll_reset(cx),
             };
+            if let Some(meter) = &self.meter {
+                match &frame {
+                    Some(Ok(frame)) if frame.is_data() => {
+                        meter.body_moves();
+                        if self.body.is_end_stream() {
+                            meter.body_ends();
+                        }
+                    }
+                    Some(Ok(_)) | None => meter.body_ends(),
+                    Some(Err(_)) => {}
+                }
+            }
             match frame {
                 None => return Poll::Ready(self.send(Bytes::new(), true)),
                 Some(Err(error)) => return Poll::Ready(Err(PumpError::Body(error))),

@@ -312,6 +312,7 @@ impl Sender {
             }
         };
         if end {
+            exchange.upstream.body_ends();
             return Ok(());
         }
         if let Body::Full(bytes) = &mut body
@@ -319,12 +320,16 @@ impl Sender {
             && has_room(&mut stream, bytes.len())
         {
             exchange.bytes.sent = bytes.len() as u64;
+            exchange.upstream.body_moves();
+            exchange.upstream.body_ends();
             let bytes = std::mem::take(bytes);
             return stream
                 .send_data(bytes, true)
                 .map_err(|error| downstream_failure(&error));
         }
-        let mut pump = Pump::new(stream, body).keeping_trailers(exchange.logged_response.is_some());
+        let mut pump = Pump::new(stream, body)
+            .keeping_trailers(exchange.logged_response.is_some())
+            .metering(exchange.upstream.meter.as_ref());
         let mut progress = Progress::new();
         let sent = poll_fn(|cx| {
             if let Poll::Ready(sent) = pump.poll(cx) {

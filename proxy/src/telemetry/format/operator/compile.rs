@@ -119,8 +119,10 @@ fn path(parameter: &str) -> Result<What, String> {
 
 fn common_duration(parameter: &str) -> Result<What, String> {
     let mut parts = parameter.split(':');
-    let mut point = || simple::Point::parse(parts.next().unwrap_or_default());
-    let (from, to) = (point()?, point()?);
+    let mut point = || parts.next().map(simple::Point::parse);
+    let (Some(from), Some(to)) = (point(), point()) else {
+        return Err("%COMMON_DURATION% needs two time points".to_owned());
+    };
     let nanos = match parts.next().unwrap_or("ms") {
         "ms" => 1_000_000,
         "us" => 1_000,

@@ -33,7 +33,11 @@ impl RequestBody {
         let mut conn = self.conn.lock();
         let conn = &mut *conn;
         loop {
-            match conn.body.decode(&mut conn.stream.read, self.max_headers) {
+            let decoded = conn.body.decode(&mut conn.stream.read, self.max_headers);
+            if conn.body.is_done() && decoded.is_ok() {
+                conn.received_all.get_or_insert_with(clock::now);
+            }
+            match decoded {
                 Ok(Decoded::Data(data)) => {
                     conn.received += data.len() as u64;
                     return Poll::Ready(Some(Ok(Frame::data(data))));

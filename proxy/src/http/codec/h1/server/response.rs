@@ -101,6 +101,7 @@ impl<S: Service> Driver<S> {
 
     async fn send_body(&mut self, exchange: &mut Exchange, body: &mut Body, framing: Framing) -> Result<(), Failure> {
         if matches!(framing, Framing::None | Framing::HeadChunked) || body.is_end_stream() {
+            exchange.upstream.body_ends();
             if framing == Framing::Chunked {
                 encode::last_chunk(&mut self.out, None);
             }
@@ -138,6 +139,7 @@ impl<S: Service> Driver<S> {
                     });
                 }
                 Step::Frame(None) => {
+                    exchange.upstream.body_ends();
                     if framing == Framing::Chunked && !ended {
                         encode::last_chunk(&mut self.out, None);
                     }
@@ -151,6 +153,7 @@ impl<S: Service> Driver<S> {
     fn encode_frame(&mut self, exchange: &mut Exchange, frame: Frame<Bytes>, framing: Framing) -> bool {
         match frame.into_data() {
             Ok(data) => {
+                exchange.upstream.body_moves();
                 exchange.bytes.sent += data.len() as u64;
                 match framing {
                     Framing::Chunked => encode::chunk(&mut self.out, &data),
@@ -160,6 +163,7 @@ impl<S: Service> Driver<S> {
             }
             Err(frame) => {
                 let trailers = frame.into_trailers().unwrap_or_default();
+                exchange.upstream.body_ends();
                 exchange.log_trailers(&trailers);
                 if framing == Framing::Chunked {
                     encode::last_chunk(&mut self.out, self.options.enable_trailers.then_some(&trailers));
