@@ -35,7 +35,7 @@ use bytes::Bytes;
 pub use notes::{Notes, Publication};
 pub use server::{Bound, router, serve, write_address_path};
 
-use crate::bootstrap::StatsMatcher;
+use crate::bootstrap::{Buckets, StatsMatcher};
 use crate::cli::Options;
 use crate::config::live::Values;
 use crate::route::strings::StringMatcher;
@@ -55,6 +55,8 @@ pub struct AdminState {
     pub tags: Arc<TagRules>,
     /// Which stats there are for a reader.
     pub stats_matcher: StatsMatcher,
+    /// Upper bounds of histograms that have their own.
+    pub buckets: Buckets,
     /// `stats_flush_on_admin`: whoever reads stats ends the intervals of histograms.
     pub flush_stats: bool,
     /// `admin.access_log`

@@ -251,6 +251,7 @@ fn admin_state(
         tags: Arc::new(bootstrap.stats.tags.clone()),
         access_logs,
         stats_matcher: bootstrap.stats.matcher.clone(),
+        buckets: bootstrap.stats.buckets.clone(),
         flush_stats: bootstrap.stats.flush == Flush::OnAdmin,
         allow_paths: bootstrap
             .admin

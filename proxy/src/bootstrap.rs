@@ -30,7 +30,7 @@ use crate::runtime::io::Address;
 use parts::{STATIC_RESOURCES, with_node, without};
 pub use parts::{static_resources, without_wrong};
 pub use read::origin;
-pub use stats::{Flush, StatsConfig, StatsMatcher};
+pub use stats::{Buckets, Flush, StatsConfig, StatsMatcher};
 
 pub use crate::config::source::{AdsConfig, ConfigSource, Source};
 

@@ -3,9 +3,9 @@
 use super::AdminState;
 use super::query::Query;
 use super::reply::{self, Reply};
-use crate::telemetry::labelled::is_labelled;
+use crate::telemetry::labelled::{is_labelled, plain};
 use crate::telemetry::prometheus::Options;
-use crate::telemetry::render::{self, HistogramMode, Kind, Selection};
+use crate::telemetry::render::{self, HistogramMode, Kind, Reading, Selection};
 
 pub(super) fn stats(state: &AdminState, query: &Query) -> Reply {
     page(state, query, query.get("format").unwrap_or("text")).unwrap_or_else(reply::bad_request)
@@ -38,6 +38,11 @@ fn page(state: &AdminState, query: &Query, format: &str) -> Result<Reply, String
     let mut readings = render::collect(&state.stats, &selection(query)?);
     // Metrics with labels of their own have another name in Envoy, which its users' patterns are made for; they are few, and always shown.
     readings.retain(|(name, _)| is_labelled(name) || state.stats_matcher.accepts(name));
+    for (name, reading) in &mut readings {
+        if let Reading::Histogram(recorded) = reading {
+            recorded.bounds = state.buckets.of(&plain(name)).cloned();
+        }
+    }
     match format {
         "text" => Ok(reply::ok(render::text(&readings, mode))),
         "html" | "active-html" => Ok(reply::html(html(query, &render::text(&readings, mode)))),

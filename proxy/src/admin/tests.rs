@@ -100,6 +100,7 @@ impl World {
             stats: context.stats.clone(),
             tags: Arc::new(TagRules::new(true)),
             stats_matcher: StatsMatcher::All,
+            buckets: Buckets::default(),
             flush_stats: false,
             access_logs: Arc::from([]),
             allow_paths: Vec::new(),

@@ -1,5 +1,6 @@
 //! `stats_config`: which stats exist for a reader, and which parts of their names are tags.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use remora_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
@@ -18,6 +19,36 @@ pub struct StatsConfig {
     pub flush: Flush,
     pub tags: TagRules,
     pub matcher: StatsMatcher,
+    pub buckets: Buckets,
+}
+
+/// `histogram_bucket_settings`: which histograms have upper bounds of their own; the first that matches counts.
+#[derive(Clone, Debug, Default)]
+pub struct Buckets(Vec<(StringMatcher, Arc<[f64]>)>);
+
+impl Buckets {
+    /// The bounds of the histogram of that name; `None`: Envoy's default.
+    pub fn of(&self, name: &str) -> Option<&Arc<[f64]>> {
+        let (_, bounds) = self.0.iter().find(|(matcher, _)| matcher.matches(name.as_bytes()))?;
+        Some(bounds)
+    }
+
+    fn compile(settings: &[pb::HistogramBucketSettings]) -> Compiled<Self> {
+        let compiled = each("histogram_bucket_settings", settings, |setting| {
+            let matcher = setting
+                .r#match
+                .as_ref()
+                .map(StringMatcher::compile)
+                .transpose()
+                .under("match")?;
+            let matcher = matcher.ok_or_else(|| Problems::one("match", "required"))?;
+            // Each is above zero and there once: the rules of the field say so.
+            let mut bounds = setting.buckets.clone();
+            bounds.sort_by(f64::total_cmp);
+            Ok((matcher, Arc::from(bounds)))
+        });
+        compiled.map(Self)
+    }
 }
 
 /// When the interval of a histogram ends.
@@ -116,12 +147,15 @@ impl StatsConfig {
             };
             problems.keep(added.under(&format!("stats_tags[{index}]")));
         }
+        let settings = config.map_or(&[][..], |config| &config.histogram_bucket_settings);
+        let buckets = problems.keep(Buckets::compile(settings));
         let matcher = config.and_then(|config| config.stats_matcher.as_ref());
         let matcher = problems.keep(optional("stats_matcher", matcher, StatsMatcher::compile));
         problems.into_result().map(|()| Self {
             flush: Flush::of(bootstrap),
             tags,
             matcher: matcher.flatten().unwrap_or_default(),
+            buckets: buckets.unwrap_or_default(),
         })
     }
 }

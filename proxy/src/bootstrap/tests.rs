@@ -39,6 +39,7 @@ stats_config:
   use_all_default_tags: false
   stats_tags: [{tag_name: cluster_name, regex: '^cluster\.((.+?(\..+?\.svc\.cluster\.local)?);\.)'}]
   stats_matcher: {inclusion_list: {patterns: [{prefix: cluster.xds-grpc}, {suffix: rbac.allowed}]}}
+  histogram_bucket_settings: [{match: {prefix: istiocustom}, buckets: [10, 1, 5.5]}, {match: {prefix: ""}, buckets: [7]}]
 application_log_config: {log_format: {json_format: {level: "%l", msg: "%j"}}}
 "#;
 
@@ -64,6 +65,9 @@ fn reads_what_a_mesh_writes() {
     assert!(bootstrap.warnings.is_empty(), "{:?}", bootstrap.warnings);
     assert!(bootstrap.stats.matcher.accepts("cluster.xds-grpc.upstream_cx_total"));
     assert!(!bootstrap.stats.matcher.accepts("cluster.agent.upstream_cx_total"));
+    let bounds = |name: &str| bootstrap.stats.buckets.of(name).map(|bounds| bounds.to_vec());
+    assert_eq!(bounds("istiocustom.istio_request_bytes"), Some(vec![1.0, 5.5, 10.0]));
+    assert_eq!(bounds("cluster.a.upstream_rq_time"), Some(vec![7.0]));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! In: whole numbers (milliseconds, bytes, counts). Out: quantiles and cumulative buckets, computed at scrape time. An unused histogram is an
 //! empty pointer; a used one holds only the decades of values that it has seen, 720 bytes each.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -104,6 +104,7 @@ impl Histogram {
                 .get()
                 .map(|decades| decades.flushed.lock().interval.clone())
                 .unwrap_or_default(),
+            bounds: None,
         }
     }
 
@@ -137,6 +138,14 @@ pub struct Recorded {
     pub total: Summary,
     /// Of the last whole flush interval.
     pub interval: Summary,
+    /// Upper bounds of its buckets, where they are not Envoy's default.
+    pub bounds: Option<Arc<[f64]>>,
+}
+
+impl Recorded {
+    pub fn bounds(&self) -> &[f64] {
+        self.bounds.as_deref().unwrap_or(&DEFAULT_BUCKETS)
+    }
 }
 
 /// The bins of a histogram at one moment, by lower bound.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::histogram::{DEFAULT_BUCKETS, QUANTILES, Summary};
+use super::histogram::{QUANTILES, Recorded};
 use super::number::general;
 use super::render::Reading;
 use super::tags::TagRules;
@@ -71,11 +71,12 @@ fn sample(page: &mut String, family: &str, labels: &str, reading: &Reading, opti
             page.push('\n');
         }
         Reading::Text(_) => *page += &format!("{family}{{{labels}}} 0\n"),
-        Reading::Histogram(recorded) => histogram(page, family, labels, &recorded.total, options),
+        Reading::Histogram(recorded) => histogram(page, family, labels, recorded, options),
     }
 }
 
-fn histogram(page: &mut String, family: &str, labels: &str, summary: &Summary, options: Options) {
+fn histogram(page: &mut String, family: &str, labels: &str, recorded: &Recorded, options: Options) {
+    let summary = &recorded.total;
     let comma = if labels.is_empty() { "" } else { "," };
     let count = summary.count();
     if options.summaries {
@@ -88,11 +89,11 @@ fn histogram(page: &mut String, family: &str, labels: &str, summary: &Summary, o
             );
         }
     } else {
-        for bound in DEFAULT_BUCKETS {
-            let below = summary.count_up_to(bound);
+        for bound in recorded.bounds() {
+            let below = summary.count_up_to(*bound);
             *page += &format!(
                 "{family}_bucket{{{labels}{comma}le=\"{}\"}} {below}\n",
-                general(bound, 32)
+                general(*bound, 32)
             );
         }
         *page += &format!("{family}_bucket{{{labels}{comma}le=\"+Inf\"}} {count}\n");

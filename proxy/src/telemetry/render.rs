@@ -3,7 +3,7 @@
 use regex::Regex;
 use serde_json::json;
 
-use super::histogram::{Bin, DEFAULT_BUCKETS, QUANTILES, Recorded, Summary};
+use super::histogram::{Bin, QUANTILES, Recorded, Summary};
 use super::labelled::plain;
 use super::number::general;
 use super::stats::{Stats, Value};
@@ -151,7 +151,7 @@ fn histogram_text(recorded: &Recorded, mode: HistogramMode) -> String {
 /// Bounds, and how many values the last interval and all time have in their buckets.
 fn buckets(recorded: &Recorded, cumulative: bool) -> impl Iterator<Item = (f64, u64, u64)> + '_ {
     let mut before = (0, 0);
-    DEFAULT_BUCKETS.iter().map(move |bound| {
+    recorded.bounds().iter().map(move |bound| {
         let below = (
             recorded.interval.count_up_to(*bound),
             recorded.total.count_up_to(*bound),

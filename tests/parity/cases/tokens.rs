@@ -71,7 +71,15 @@ fn cases() -> Vec<Case> {
     let good = |name, token| bearer(name, 200, "fetched", token);
     vec![
         get("nothing is asked for", 200, "/free", "").on("fetched"),
+        get(
+            "a claim's header where nothing is asked for",
+            200,
+            "/free",
+            "x-sub: root\n",
+        )
+        .on("fetched"),
         get("no token where none is needed", 200, "/maybe", "").on("fetched"),
+        get("a claim's header without a token", 200, "/maybe", "x-sub: root\n").on("fetched"),
         get("no token, nothing fetched", 401, "/x", "").on("fetched"),
         good("RS256", RS256),
         good("RS384", RS384),

@@ -50,7 +50,10 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         disk_layer = Refused("runtime values are not read from a directory"),
     ),
     message!("envoy.config.bootstrap.v3.RuntimeLayer.AdminLayer":),
-    message!("envoy.config.metrics.v3.StatsConfig": stats_tags use_all_default_tags stats_matcher),
+    message!("envoy.config.metrics.v3.StatsConfig": stats_tags use_all_default_tags stats_matcher histogram_bucket_settings),
+    message!("envoy.config.metrics.v3.HistogramBucketSettings": r#match buckets;
+        bins = Harmless("a histogram grows with the decades of values that it has seen"),
+    ),
     message!("envoy.config.metrics.v3.TagSpecifier": tag_name regex fixed_value),
     message!("envoy.config.metrics.v3.StatsMatcher": reject_all exclusion_list inclusion_list),
     message!("envoy.type.matcher.v3.ListStringMatcher": patterns),

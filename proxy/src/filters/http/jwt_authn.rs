@@ -207,6 +207,10 @@ impl JwtAuthn {
     }
 
     fn decide(&self, exchange: &mut Exchange) -> Flow {
+        // What we vouch for is never what a client sent, whether a token is asked for or not.
+        self.providers
+            .iter()
+            .for_each(|provider| provider.sanitize(exchange.request.headers_mut()));
         if self.bypass_preflight && is_preflight(exchange) {
             self.stats.cors_preflight_bypassed.inc();
             return Flow::Continue;
@@ -219,10 +223,6 @@ impl JwtAuthn {
             }
             Err(()) => return self.misconfigured(exchange),
         };
-        // What we vouch for is never what a client sent.
-        self.providers
-            .iter()
-            .for_each(|provider| provider.sanitize(exchange.request.headers_mut()));
         match requirement.check(self, exchange) {
             Ok(()) => {
                 self.stats.allowed.inc();
@@ -239,11 +239,11 @@ impl JwtAuthn {
             Refusal::AudienceNotAllowed => StatusCode::FORBIDDEN,
             _ => StatusCode::UNAUTHORIZED,
         };
-        let challenge = (status == StatusCode::UNAUTHORIZED).then(|| challenge(exchange, refusal));
+        let challenge = challenge(exchange, refusal);
         let details = format!("jwt_authn_access_denied{{{}}}", text.replace(' ', "_"));
-        let body = if self.strip_response { "" } else { text };
+        let body = if self.strip_response { "" } else { &*text };
         let mut response = local_reply(exchange, status, None, body, details);
-        if let Some(Ok(challenge)) = challenge
+        if let Ok(challenge) = challenge
             && !self.strip_response
         {
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);

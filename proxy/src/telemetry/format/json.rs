@@ -166,7 +166,10 @@ fn write_format(format: &Format, view: &LogView<'_>, out: &mut Vec<u8>) -> bool 
 pub(super) fn write_string(text: &[u8], out: &mut Vec<u8>) {
     use std::io::Write;
     out.push(b'"');
-    for character in String::from_utf8_lossy(text).chars() {
+    let Ok(text) = std::str::from_utf8(text) else {
+        return write_bytes(text, out);
+    };
+    for character in text.chars() {
         match character {
             '"' => out.extend_from_slice(b"\\\""),
             '\\' => out.extend_from_slice(b"\\\\"),
@@ -177,6 +180,18 @@ pub(super) fn write_string(text: &[u8], out: &mut Vec<u8>) {
                 let _ = write!(out, "\\u{:04x}", u32::from(control));
             }
             other => out.extend_from_slice(other.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    out.push(b'"');
+}
+
+/// The rest of a string that is no UTF-8, in Envoy's manner: a byte that is not plain is told by its number, and none is lost.
+fn write_bytes(text: &[u8], out: &mut Vec<u8>) {
+    use std::io::Write;
+    for byte in text {
+        match byte {
+            b' '..=b'~' if !matches!(byte, b'"' | b'\\') => out.push(*byte),
+            _ => _ = write!(out, "\\u{byte:04x}"),
         }
     }
     out.push(b'"');

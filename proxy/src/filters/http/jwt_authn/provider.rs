@@ -196,7 +196,7 @@ impl Provider {
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let (expires, not_before) = (token.time("exp")?, token.time("nbf")?);
+        let (expires, not_before) = (token.time("exp"), token.time("nbf"));
         if not_before.is_some_and(|start| now.saturating_add(self.skew) < start) {
             return Err(Refusal::NotYetValid);
         }
@@ -209,7 +209,7 @@ impl Provider {
         let (Some(limit), Some(end)) = (self.max_lifetime, expires) else {
             return Ok(());
         };
-        let start = token.time("iat")?.or(not_before).unwrap_or(now);
+        let start = token.time("iat").or(not_before).unwrap_or(now);
         if end.saturating_sub(start) > limit {
             return Err(Refusal::LivesTooLong);
         }
@@ -358,7 +358,12 @@ fn lookup<'a>(payload: &'a Map<String, Value>, path: &str) -> Option<&'a Value> 
 fn header_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
-        Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
+        Value::Bool(_) => Some(value.to_string()),
+        Value::Number(number) => Some(match number.as_f64() {
+            // As Envoy prints what is not whole.
+            Some(real) if real.fract() != 0.0 => format!("{real:.6}"),
+            _ => number.to_string(),
+        }),
         Value::Null => None,
         Value::Array(_) | Value::Object(_) => Some(URL_SAFE_NO_PAD.encode(value.to_string())),
     }

@@ -136,6 +136,73 @@ fn a_good_token_passes_and_its_claims_go_on() {
 }
 
 #[test]
+fn what_claims_would_say_is_never_a_clients_word() {
+    let own = pb::RequirementRule {
+        r#match: Some(RouteMatch {
+            path_specifier: Some(PathSpecifier::Prefix("/free".into())),
+            ..Default::default()
+        }),
+        requirement_type: None,
+    };
+    let mut config = config(provider(&secret_set()), named());
+    config.rules.insert(0, own);
+    config.rules[1].r#match.as_mut().expect("a match").path_specifier = Some(PathSpecifier::Prefix("/asked".into()));
+    let filter = filter(&config);
+    let preflight = [("origin", "o"), ("access-control-request-method", "GET")];
+    for (method, path, more) in [
+        ("OPTIONS", "/asked", &preflight[..]),
+        ("GET", "/free", &[]),
+        ("GET", "/nowhere", &[]),
+    ] {
+        let forged = [("host", "h"), ("x-sub", "root"), ("x-payload", "forged")];
+        let headers: Vec<_> = forged.iter().chain(more).copied().collect();
+        let mut request = exchange(method, path, &headers);
+        assert_eq!(refused(&filter, &mut request), None, "{path}");
+        let headers = request.headers();
+        assert!(
+            !headers.contains_key("x-sub") && !headers.contains_key("x-payload"),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn claims_are_what_the_standard_says_and_there_once() {
+    let filter = filter(&config(provider(&secret_set()), named()));
+    let with = |claim: &str| GOOD.replace("\"n\":3", claim);
+    let rows = [
+        (with(r#""iss":"https://other.test""#), "Jwt_payload_is_an_invalid_JSON"),
+        (with(r#""deep":[{"a":1,"a":2}]"#), "Jwt_payload_is_an_invalid_JSON"),
+        (
+            with(r#""exp":1e30"#),
+            "Jwt_payload_[exp]_field_is_not_a_positive_64_bit_integer",
+        ),
+        (
+            with(r#""nbf":-5"#),
+            "Jwt_payload_[nbf]_field_is_not_a_positive_64_bit_integer",
+        ),
+        (with(r#""iat":"x""#), "Jwt_payload_[iat]_field_is_not_an_integer"),
+        (with(r#""jti":1"#), "Jwt_payload_[jti]_field_is_not_a_string"),
+        (GOOD.replace("\"me\"", "1"), "Jwt_payload_[sub]_field_is_not_a_string"),
+        (
+            GOOD.replace("\"x\"]", "1]"),
+            "Jwt_payload_[aud]_field_is_not_a_string_or_string_list",
+        ),
+    ];
+    for (payload, words) in rows {
+        let details = format!("jwt_authn_access_denied{{{words}}}");
+        assert_eq!(
+            refused(&filter, &mut with_token(&hs256(&payload))),
+            Some((401, details)),
+            "{payload}"
+        );
+    }
+    let numbered = signed(r#"{"alg":"HS256","kid":1}"#, GOOD, |_| Vec::new());
+    let details = "jwt_authn_access_denied{Jwt_header_[kid]_field_is_not_a_string}".to_owned();
+    assert_eq!(refused(&filter, &mut with_token(&numbered)), Some((401, details)));
+}
+
+#[test]
 fn bad_tokens_are_refused_in_envoys_words() {
     let filter = filter(&config(provider(&secret_set()), named()));
     let cases = [

@@ -77,6 +77,7 @@ pub async fn serve<S: Service>(
         body: BodyDecoder::length(0),
         received: 0,
         received_all: None,
+        is_gone: false,
     }));
     let timer = Box::pin(tokio::time::sleep_until((clock::now() + FAR).into()));
     let mut driver = Driver {
@@ -108,6 +109,8 @@ struct Conn {
     received: u64,
     /// When the last of them was.
     received_all: Option<Instant>,
+    /// The client has gone before the request's end.
+    is_gone: bool,
 }
 
 struct Driver<S> {
@@ -320,6 +323,7 @@ impl<S: Service> Driver<S> {
                 self.respond(&mut exchange, response, &mut reply).await && reply.keep_alive
             }
             Err(failure) => {
+                exchange.response_code = None;
                 record_cut(&mut exchange, &failure);
                 false
             }
@@ -380,10 +384,15 @@ impl<S: Service> Driver<S> {
                 let version = Version::HTTP_11;
                 encode::response_head(&mut self.out, version, status, &headers, Framing::None, None);
             }
-            if let Poll::Ready(response) = polled {
-                return Poll::Ready(Ok(response));
-            }
             let mut conn = self.conn.lock();
+            if let Poll::Ready(response) = polled {
+                // An answer that is to say so has nobody to go to, and is none.
+                return Poll::Ready(if conn.is_gone {
+                    Err(Failure::DownstreamDisconnect)
+                } else {
+                    Ok(response)
+                });
+            }
             if self.leave.poll_over_when_busy(cx) {
                 return Poll::Ready(Err(Failure::DrainOver));
             }

@@ -17,9 +17,12 @@ use crate::runtime::drain::Drain;
 use crate::runtime::io::Io;
 use crate::testing;
 
+/// Of an exchange: its details, the bytes sent, the code.
+type Record = (String, u64, Option<u16>);
+
 /// Answers with the request's body; `/collect` reads all of it first, `/early` nothing.
 struct Echo {
-    finished: mpsc::Sender<(String, u64)>,
+    finished: mpsc::Sender<Record>,
 }
 
 impl Service for Echo {
@@ -36,7 +39,10 @@ impl Service for Echo {
             "/early" => Response::new(Body::from("early")),
             "/collect" => match http_body_util::BodyExt::collect(body).await {
                 Ok(whole) => Response::new(Body::from(whole.to_bytes())),
-                Err(error) => Response::new(Body::from(error.to_string())),
+                Err(error) => {
+                    exchange.response_code = Some(http::StatusCode::SERVICE_UNAVAILABLE);
+                    Response::new(Body::from(error.to_string()))
+                }
             },
             "/never" => std::future::pending().await,
             _ => Response::new(body),
@@ -44,7 +50,8 @@ impl Service for Echo {
     }
 
     fn finish(&self, exchange: &mut Exchange) {
-        let record = (exchange.details.to_string(), exchange.bytes.sent);
+        let code = exchange.response_code.map(|code| code.as_u16());
+        let record = (exchange.details.to_string(), exchange.bytes.sent, code);
         self.finished.try_send(record).expect("the test reads what it makes");
     }
 }
@@ -52,7 +59,7 @@ impl Service for Echo {
 /// A served connection: the client's end, what was finished, the drain.
 struct Served {
     client: DuplexStream,
-    finished: mpsc::Receiver<(String, u64)>,
+    finished: mpsc::Receiver<Record>,
     drain: Drain,
     task: tokio::task::JoinHandle<()>,
 }

@@ -73,6 +73,7 @@ impl RequestBody {
                 }
                 Ok(0) | Err(_) => {
                     self.ended = true;
+                    conn.is_gone = true;
                     return Poll::Ready(Some(Err(BodyError::Failed(Failure::DownstreamDisconnect))));
                 }
                 Ok(_) => conn.stream.last_activity = Some(clock::now()),

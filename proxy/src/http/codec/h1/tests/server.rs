@@ -145,6 +145,18 @@ async fn a_client_that_leaves_cancels_its_request() {
     served.task.await.expect("no panic");
 }
 
+/// Whatever is answered to the error of its body has nobody to go to.
+#[tokio::test]
+async fn a_client_that_leaves_in_its_upload_was_answered_nothing() {
+    let mut served = served(4096);
+    let part = b"POST /collect HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\nabc";
+    served.client.write_all(part).await.expect("open");
+    drop(served.client);
+    let record = served.finished.recv().await.expect("finished");
+    assert_eq!((record.0.as_str(), record.2), ("downstream_remote_disconnect", None));
+    served.task.await.expect("no panic");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_drain_answers_one_more_request_and_closes_what_stays_idle() {
     let get = b"GET /sized HTTP/1.1\r\nhost: x\r\n\r\n";
