@@ -53,10 +53,8 @@ impl Subject {
     async fn listener(&self, name: &str) -> SocketAddr {
         until("the listener", async || {
             let page = self.get("/listeners").await;
-            let found = page
-                .lines()
-                .find_map(|line| line.strip_prefix(&format!("{name}::"))?.parse().ok());
-            found
+            page.lines()
+                .find_map(|line| line.strip_prefix(&format!("{name}::"))?.parse().ok())
         })
         .await
     }
