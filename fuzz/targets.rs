@@ -9,6 +9,8 @@ use http::Method;
 use remora::http::codec::h1::H1Options;
 use remora::http::codec::h1::decode::{BodyDecoder, Decoded};
 use remora::http::codec::h1::parse;
+use remora::http::codec::h2::H2Options;
+use remora::http::codec::h2::wire::Machine;
 use remora::listener::detect::{client_hello as hello, fingerprint, http as detection, proxy_protocol as proxy};
 use remora::telemetry::format::Format;
 use remora_proto::json::{Options, encode_text, to_json};
@@ -22,6 +24,7 @@ pub const ALL: &[(&str, Target)] = &[
     ("h1_request", h1_request),
     ("h1_response", h1_response),
     ("h1_body", h1_body),
+    ("h2_connection", h2_connection),
     ("proxy_protocol", proxy_protocol),
     ("client_hello", client_hello),
     ("http_detection", http_detection),
@@ -63,6 +66,28 @@ pub fn h1_request(data: &[u8]) {
         }
         (Ok(None), Ok(None)) | (Err(_), Err(_)) => {}
         (one, other) => panic!("whole: {}, in pieces: {}", outcome(&one), outcome(&other)),
+    }
+}
+
+/// Frames of a peer, on a connection that has begun; and a peer that begins otherwise. The pieces change nothing, and no window loses a byte.
+pub fn h2_connection(data: &[u8]) {
+    const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let options = H2Options::default();
+    let begun = [HELLO, data].concat();
+    let roles: [(fn(&H2Options) -> Machine, &[u8]); 3] = [
+        (Machine::server, &begun),
+        (Machine::server, data),
+        (Machine::client, begun.get(24..).unwrap_or_default()),
+    ];
+    for (role, bytes) in roles {
+        let (mut whole, mut pieces) = (role(&options), role(&options));
+        whole.receive(bytes);
+        whole.check();
+        for byte in bytes {
+            pieces.receive(&[*byte]);
+            pieces.check();
+        }
+        assert_eq!(whole.output(), pieces.output());
     }
 }
 

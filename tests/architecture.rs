@@ -93,6 +93,19 @@ fn the_proxy_has_the_control_plane_for_the_demo_alone() {
     assert_eq!(proxy.features["demo"], ["dep:control-plane-mock"]);
 }
 
+/// Its own HTTP/2 codec is what the proxy speaks; the crate is its tests' peer.
+#[test]
+fn the_proxy_has_another_http2_codec_for_its_tests_alone() {
+    let metadata = metadata();
+    let packages = metadata.workspace_packages();
+    let proxy = packages
+        .iter()
+        .find(|package| package.name.as_str() == "remora")
+        .unwrap();
+    let mut codec = proxy.dependencies.iter().filter(|dependency| dependency.name == "h2");
+    assert!(codec.all(|dependency| dependency.kind == DependencyKind::Development));
+}
+
 #[test]
 fn one_version_of_each_http_crate_and_one_tls_provider() {
     // `cargo tree` tells what this platform links; metadata and the lock file also name what others, or other features, would need.

@@ -33,6 +33,9 @@ const CORPUS: &[&[u8]] = &[
       0123456789abcdef0123456789abcdef\x00\x00\x02\x13\x01\x01\x00\x00\x21\
       \x00\x00\x00\x0c\x00\x0a\x00\x00\x07a.b.com\x00\x10\x00\x0b\x00\x09\x08http/1.1\x00\x2b\x00\x02",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+    b"\0\0\x0d\x01\x05\0\0\0\x01\x82\x86\x84\x41\x08abcdefgh\0\0\x05\0\x08\0\0\0\x01\x02ab\0\0\0\0\x04\x08\0\0\0\0\x01\0\0\x01\0",
+    b"\0\0\x03\x01\x04\0\0\0\x03\x83\x86\x84\0\0\x03\0\0\0\0\0\x03abc\0\0\x04\x03\0\0\0\0\x03\0\0\0\x08\0\0\x08\x06\0\0\0\0\0abcdefgh",
+    b"\0\0\x01\x01\0\0\0\0\x05\x83\0\0\x02\x09\x04\0\0\0\x05\x86\x84\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\x10\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\0",
     b"%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)% %REQ(:METHOD?X:10)% %%REQ% %DURATION% %DYNAMIC_METADATA(a:b:c):5%",
     b"node: {id: a, cluster: b}\nstatic_resources:\n  clusters:\n  - &c\n    name: x\n    connect_timeout: 1.5s\n    type: STATIC\n  - *c\n",
     b"{\"admin\": {\"address\": {\"socket_address\": {\"address\": \"::1\", \"port_value\": 1}}}, \"node\": {\"metadata\": {\"a\": [1, null, {\"b\": true}]}}}",

@@ -303,10 +303,14 @@ pub(super) fn floods(value: &pbc::Http2ProtocolOptions) -> FloodLimits {
     let empty = value.max_consecutive_inbound_frames_with_empty_payload.as_ref();
     let priorities = value.max_inbound_priority_frames_per_stream.as_ref();
     let updates = value.max_inbound_window_update_frames_per_data_frame_sent.as_ref();
+    let outbound = value.max_outbound_frames.as_ref();
+    let controls = value.max_outbound_control_frames.as_ref();
     FloodLimits {
         empty_in_a_row: empty.map_or(default.empty_in_a_row, |limit| limit.value),
         priorities_per_stream: priorities.map_or(default.priorities_per_stream, |limit| limit.value),
         window_updates_per_data_frame: updates.map_or(default.window_updates_per_data_frame, |limit| limit.value),
+        outbound_frames: outbound.map_or(default.outbound_frames, |limit| limit.value),
+        outbound_control_frames: controls.map_or(default.outbound_control_frames, |limit| limit.value),
     }
 }
 

@@ -12,6 +12,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, SEC_WEBSOCKET_
 use http::{Extensions, HeaderMap, Method, StatusCode, Version, request, response};
 use sha1::{Digest, Sha1};
 
+use super::codec::h2::Protocol;
 pub use tunnel::{TunnelEnd, TunnelReason, TunnelWriter, reader_body, split_tunnel, tunnel};
 
 /// What a request wants to become.
@@ -35,7 +36,7 @@ impl UpgradeKind {
 
     fn read(method: &Method, headers: &HeaderMap, extensions: &Extensions) -> Option<Self> {
         if *method == Method::CONNECT {
-            return Some(match extensions.get::<h2::ext::Protocol>() {
+            return Some(match extensions.get::<Protocol>() {
                 Some(protocol) => Self::Upgrade(protocol.as_str().to_ascii_lowercase()),
                 None => Self::Connect,
             });
@@ -71,7 +72,7 @@ pub struct Translated {
 
 /// Downstream HTTP/2: turns extended CONNECT into HTTP/1's form, with a `sec-websocket-key` if an HTTP/1 server will want one. `None`: it is none.
 pub fn from_extended_connect(head: &mut request::Parts) -> Option<Translated> {
-    let protocol = head.extensions.remove::<h2::ext::Protocol>()?;
+    let protocol = head.extensions.remove::<Protocol>()?;
     let token = protocol.as_str().to_ascii_lowercase();
     let key = head.headers.get(SEC_WEBSOCKET_KEY).cloned();
     head.method = Method::GET;
@@ -109,7 +110,7 @@ pub fn to_extended_connect(head: &mut request::Parts) -> Option<Translated> {
     };
     if head.method != Method::CONNECT {
         head.method = Method::CONNECT;
-        head.extensions.insert(h2::ext::Protocol::from(token.as_str()));
+        head.extensions.insert(Protocol::from(token.as_str()));
     }
     head.headers.remove(CONNECTION);
     head.headers.remove(UPGRADE);
@@ -200,10 +201,7 @@ mod tests {
         let mut head = original.clone();
         let sent = to_extended_connect(&mut head).unwrap();
         assert_eq!(head.method, Method::CONNECT);
-        assert_eq!(
-            head.extensions.get::<h2::ext::Protocol>().unwrap().as_str(),
-            "websocket"
-        );
+        assert_eq!(head.extensions.get::<Protocol>().unwrap().as_str(), "websocket");
         assert!(!head.headers.contains_key(UPGRADE) && !head.headers.contains_key(CONNECTION));
         let received = from_extended_connect(&mut head).unwrap();
         assert_eq!(head.method, original.method);
@@ -222,7 +220,7 @@ mod tests {
     #[test]
     fn a_key_is_made_for_a_client_that_has_none() {
         let mut head = parts(Method::CONNECT, &[]);
-        head.extensions.insert(h2::ext::Protocol::from_static("websocket"));
+        head.extensions.insert(Protocol::from("websocket"));
         let translated = from_extended_connect(&mut head).unwrap();
         assert_eq!(head.headers[SEC_WEBSOCKET_KEY].len(), 24);
         let mut answer = response::Response::builder()

@@ -108,11 +108,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.core.v3.Http2ProtocolOptions":
         hpack_table_size max_concurrent_streams initial_stream_window_size initial_connection_window_size allow_connect
         connection_keepalive max_consecutive_inbound_frames_with_empty_payload max_inbound_priority_frames_per_stream
-        max_inbound_window_update_frames_per_data_frame_sent;
-        max_outbound_frames = Refused(
-            "frames do not queue up: a body is read as its peer's window opens, and a peer that takes no answers is read no further"),
-        max_outbound_control_frames = Refused(
-            "answers to PING and SETTINGS do not queue up: a peer that does not take them is read no further"),
+        max_inbound_window_update_frames_per_data_frame_sent max_outbound_frames max_outbound_control_frames;
         use_oghttp2_codec = Harmless("chooses one of Envoy's own codecs"),
         allow_metadata = OnlyDefault("METADATA frames are not supported"),
         stream_error_on_invalid_http_messaging = OnlyDefault("one of two names: use override_stream_error_on_invalid_http_message"),

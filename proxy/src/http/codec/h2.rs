@@ -1,4 +1,4 @@
-//! HTTP/2 over the `h2` crate: the server driver and upstream client connections.
+//! HTTP/2: the server driver and upstream client connections, over a codec of our own ([`wire`]).
 //!
 //! In: an [`Io`](crate::runtime::io::Io) on either side. Out: to the pipeline, [`Exchange`](crate::http::exchange::Exchange)s whose bodies are
 //! [`RecvBody`]s; to the pools, [`ClientConnection`]s that take requests and yield responses.
@@ -12,7 +12,6 @@
 mod bell;
 mod body;
 pub mod client;
-mod coalesce;
 mod headers;
 mod keepalive;
 mod options;
@@ -21,7 +20,7 @@ mod pump;
 mod resets;
 pub mod server;
 mod stream;
-mod watch;
+pub mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -29,3 +28,4 @@ mod tests;
 pub use body::RecvBody;
 pub use client::{ClientConnection, ClientHooks, Outcome};
 pub use options::{FloodLimits, H2Options, KeepaliveOptions};
+pub use wire::Protocol;

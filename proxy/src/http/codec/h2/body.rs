@@ -6,13 +6,11 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use http_body::{Frame, SizeHint};
 
 use super::client::{Outcome, UpstreamStream};
-use super::headers;
-use super::options::HeaderLimits;
+use super::wire::{By, Error, Reason, RecvStream, Trailers};
 use crate::http::body::BodyError;
 use crate::http::failure::Failure;
 use crate::runtime::clock;
@@ -20,19 +18,10 @@ use crate::runtime::clock;
 /// A received body. Each frame that is handed out reopens the sender's window by its size: who does not poll, pushes back.
 pub struct RecvBody {
     stream: RecvStream,
-    state: State,
-    /// From `content-length`: bytes still to come. The `h2` crate checks that it is kept.
+    is_done: bool,
+    /// From `content-length`: bytes still to come. The codec checks that it is kept.
     remaining: Option<u64>,
-    /// The trailers'.
-    limits: HeaderLimits,
     side: Side,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Data,
-    Trailers,
-    Done,
 }
 
 /// Whose body it is: how errors read, and what must live as long as it.
@@ -95,69 +84,53 @@ impl Meter {
 }
 
 impl RecvBody {
-    pub(super) fn downstream(stream: RecvStream, length: Option<u64>, limits: HeaderLimits, meter: Arc<Meter>) -> Self {
-        Self::new(stream, length, limits, Side::Downstream(meter))
+    pub(super) fn downstream(stream: RecvStream, length: Option<u64>, meter: Arc<Meter>) -> Self {
+        Self::new(stream, length, Side::Downstream(meter))
     }
 
-    pub(super) fn upstream(
-        stream: RecvStream,
-        length: Option<u64>,
-        limits: HeaderLimits,
-        upstream: UpstreamStream,
-    ) -> Self {
-        Self::new(stream, length, limits, Side::Upstream { held: upstream })
+    pub(super) fn upstream(stream: RecvStream, length: Option<u64>, upstream: UpstreamStream) -> Self {
+        Self::new(stream, length, Side::Upstream { held: upstream })
     }
 
-    fn new(stream: RecvStream, remaining: Option<u64>, limits: HeaderLimits, side: Side) -> Self {
+    fn new(stream: RecvStream, remaining: Option<u64>, side: Side) -> Self {
         Self {
             stream,
-            state: State::Data,
+            is_done: false,
             remaining,
-            limits,
             side,
         }
     }
 
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        while self.state == State::Data {
-            match ready!(self.stream.poll_data(cx)) {
-                Some(Ok(data)) if data.is_empty() => {}
-                Some(Ok(data)) => return Poll::Ready(Some(Ok(self.take(data)))),
-                Some(Err(error)) => return Poll::Ready(self.fail(&error)),
-                None => self.state = State::Trailers,
-            }
-        }
-        if self.state == State::Done {
+        if self.is_done {
             return Poll::Ready(None);
         }
-        match ready!(self.stream.poll_trailers(cx)) {
-            Ok(Some(trailers)) => Poll::Ready(Some(self.take_trailers(trailers))),
-            Ok(None) => {
-                self.end();
-                Poll::Ready(None)
-            }
-            Err(error) => Poll::Ready(self.fail(&error)),
-        }
+        Poll::Ready(match ready!(self.stream.poll_data(cx)) {
+            Some(Ok(data)) => Some(Ok(self.take(data))),
+            Some(Err(error)) => self.fail(error),
+            None => match self.stream.take_trailers() {
+                Some(trailers) => Some(self.take_trailers(*trailers)),
+                None => {
+                    self.end();
+                    None
+                }
+            },
+        })
     }
 
     pub fn is_end_stream(&self) -> bool {
-        match self.state {
-            State::Done => true,
-            State::Data | State::Trailers => self.stream.is_end_stream(),
-        }
+        self.is_done || self.stream.is_end_stream()
     }
 
     pub fn size_hint(&self) -> SizeHint {
-        match (self.state, self.remaining) {
-            (State::Done, _) => SizeHint::with_exact(0),
-            (_, Some(remaining)) => SizeHint::with_exact(remaining),
-            _ => SizeHint::default(),
+        match self.remaining {
+            _ if self.is_done => SizeHint::with_exact(0),
+            Some(remaining) => SizeHint::with_exact(remaining),
+            None => SizeHint::default(),
         }
     }
 
     fn take(&mut self, data: Bytes) -> Frame<Bytes> {
-        // An error means that the stream is over, and then nobody waits for the window.
-        let _ = self.stream.flow_control().release_capacity(data.len());
         let length = data.len() as u64;
         if let Some(remaining) = &mut self.remaining {
             *remaining = remaining.saturating_sub(length);
@@ -171,24 +144,21 @@ impl RecvBody {
         Frame::data(data)
     }
 
-    fn take_trailers(&mut self, trailers: HeaderMap) -> Result<Frame<Bytes>, BodyError> {
-        let Err(details) = headers::check_limits(&trailers, self.limits) else {
+    fn take_trailers(&mut self, trailers: Trailers) -> Result<Frame<Bytes>, BodyError> {
+        let Some(details) = trailers.over else {
             self.end();
-            return Ok(Frame::trailers(trailers));
+            return Ok(Frame::trailers(trailers.fields));
         };
         let failure = match &self.side {
             Side::Upstream { .. } => Failure::ProtocolError(details),
-            Side::Downstream(_) | Side::Over => Failure::BadRequest {
-                details,
-                status: StatusCode::BAD_REQUEST,
-            },
+            Side::Downstream(_) | Side::Over => bad_request(details),
         };
         self.over();
         Err(BodyError::Failed(failure))
     }
 
     fn end(&mut self) {
-        self.state = State::Done;
+        self.is_done = true;
         match &mut self.side {
             Side::Downstream(meter) => meter.end(),
             Side::Upstream { held } => held.ends(Outcome::Complete),
@@ -197,11 +167,10 @@ impl RecvBody {
         self.side = Side::Over;
     }
 
-    fn fail(&mut self, error: &h2::Error) -> Option<Result<Frame<Bytes>, BodyError>> {
-        // RFC 9113 8.1: a server that has answered in full may ask with NO_ERROR that the rest of the request is not sent.
+    fn fail(&mut self, error: Error) -> Option<Result<Frame<Bytes>, BodyError>> {
+        // All that was announced has come; RFC 9113 8.1: a server may then ask with NO_ERROR that the rest of the request is not sent.
         let upstream = matches!(self.side, Side::Upstream { .. });
-        let complete = self.remaining.is_none_or(|remaining| remaining == 0);
-        if upstream && complete && error.is_remote() && error.is_reset() && error.reason() == Some(Reason::NO_ERROR) {
+        if upstream && self.remaining == Some(0) && error == Error::Reset(Reason::NO_ERROR, By::Peer) {
             self.end();
             return None;
         }
@@ -218,42 +187,34 @@ impl RecvBody {
 
     /// An end that is no completion: the meter is not told.
     fn over(&mut self) {
-        self.state = State::Done;
+        self.is_done = true;
         self.side = Side::Over;
     }
 }
 
 /// What an error on an upstream stream means. A GOAWAY's error only reaches streams that the peer never looked at.
-pub(super) fn upstream_failure(error: &h2::Error) -> Failure {
-    let remote = error.is_remote();
-    if error.is_io() {
-        return Failure::ConnectionTermination;
+pub(super) fn upstream_failure(error: Error) -> Failure {
+    match error {
+        Error::Transport => Failure::ConnectionTermination,
+        Error::GoAway(_, By::Peer) | Error::Reset(Reason::REFUSED_STREAM, By::Peer) => Failure::RemoteRefused,
+        Error::Reset(_, By::Peer) => Failure::RemoteReset,
+        Error::Reset(_, By::Rules(details)) | Error::GoAway(_, By::Rules(details)) => Failure::ProtocolError(details),
+        Error::Reset(_, By::Us) | Error::GoAway(_, By::Us) => Failure::LocalReset,
     }
-    if error.is_go_away() && remote {
-        return Failure::RemoteRefused;
-    }
-    if error.is_reset() && remote {
-        return match error.reason() {
-            Some(Reason::REFUSED_STREAM) => Failure::RemoteRefused,
-            _ => Failure::RemoteReset,
-        };
-    }
-    if error.is_library() {
-        return Failure::ProtocolError("http2.violation.of.messaging.rule");
-    }
-    Failure::LocalReset
 }
 
 /// What an error on a downstream stream means.
-pub(super) fn downstream_failure(error: &h2::Error) -> Failure {
-    if error.is_library() {
-        return Failure::BadRequest {
-            details: "http2.violation.of.messaging.rule",
-            status: StatusCode::BAD_REQUEST,
-        };
+pub(super) fn downstream_failure(error: Error) -> Failure {
+    match error {
+        Error::Reset(_, By::Rules(details)) | Error::GoAway(_, By::Rules(details)) => bad_request(details),
+        Error::Reset(..) => Failure::DownstreamReset,
+        Error::GoAway(..) | Error::Transport => Failure::DownstreamDisconnect,
     }
-    if error.is_reset() {
-        return Failure::DownstreamReset;
+}
+
+fn bad_request(details: &'static str) -> Failure {
+    Failure::BadRequest {
+        details,
+        status: StatusCode::BAD_REQUEST,
     }
-    Failure::DownstreamDisconnect
 }

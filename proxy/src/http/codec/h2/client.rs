@@ -3,16 +3,13 @@
 mod driver;
 mod held;
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use h2::client::{ResponseFuture, SendRequest};
-use h2::{Reason, RecvStream};
 use http::header::UPGRADE;
 use http::{Method, Request, Response, StatusCode};
 use parking_lot::Mutex;
@@ -20,12 +17,11 @@ use tokio::sync::Notify;
 
 use super::bell::{Bell, Rope};
 use super::body::{RecvBody, upstream_failure};
-use super::coalesce::{Coalesced, Load};
 use super::headers;
 use super::keepalive::{Keepalive, Timer};
 use super::options::H2Options;
 use super::pump::{Pump, PumpError};
-use super::watch::Watch;
+use super::wire::{Connection, Message, Reason, RecvStream, ResponseFuture, SendRequest};
 use crate::http::body::{Body, BodyError};
 use crate::http::codec::{Interim, InterimStatus, SendError};
 use crate::http::failure::Failure;
@@ -37,13 +33,10 @@ use held::ActiveStream;
 pub use held::Outcome;
 pub(super) use held::UpstreamStream;
 
-/// A known body up to this size goes out with the head, whatever the window: it is in memory either way.
-const AT_ONCE: usize = 64 * 1024;
-
 /// A pooled upstream connection. Clones share it; when the last one and the last stream are gone, it closes.
 #[derive(Clone)]
 pub struct ClientConnection {
-    sender: SendRequest<Bytes>,
+    sender: SendRequest,
     shared: Arc<Shared>,
 }
 
@@ -71,7 +64,8 @@ pub trait ClientHooks: Send + Sync + 'static {
 
 struct Shared {
     options: H2Options,
-    load: Arc<Load>,
+    /// Those that have a place.
+    streams: AtomicU32,
     /// Streams opened so far.
     opened: AtomicU32,
     /// No new streams: GOAWAY, closed, or closing.
@@ -108,18 +102,15 @@ impl ClientConnection {
         options: &H2Options,
         hooks: Option<Arc<dyn ClientHooks>>,
     ) -> Result<Self, Failure> {
-        let load = Arc::<Load>::default();
         let bell = Bell::new();
         let rope = bell.rope();
-        let io = Coalesced::new(io, load.clone(), Watch::client(options.floods)).ringing(bell);
-        let handshake = options.client_builder().handshake::<_, Bytes>(io).await;
-        let (sender, mut connection) = handshake.map_err(|error| upstream_failure(&error))?;
+        let (sender, connection) = Connection::client(io, options, bell);
         let keepalive = options
             .keepalive
-            .and_then(|keepalive| Keepalive::new(connection.ping_pong(), Some(keepalive)));
+            .map(|keepalive| Keepalive::new(connection.ping(), keepalive));
         let shared = Arc::new(Shared {
             options: options.clone(),
-            load,
+            streams: AtomicU32::new(0),
             opened: AtomicU32::new(0),
             unavailable: AtomicBool::new(false),
             cut: AtomicBool::new(false),
@@ -145,21 +136,16 @@ impl ClientConnection {
         if self.shared.unavailable.load(Ordering::Relaxed) {
             return false;
         }
-        let mut context = Context::from_waker(Waker::noop());
-        let refused = matches!(self.sender.clone().poll_ready(&mut context), Poll::Ready(Err(_)));
-        if refused {
+        let takes_streams = self.sender.takes_streams();
+        if !takes_streams {
             self.retire();
         }
-        !refused
+        takes_streams
     }
 
     /// Whether the peer has said GOAWAY.
     pub fn was_asked_to_leave(&self) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        match self.sender.clone().poll_ready(&mut context) {
-            Poll::Ready(Err(error)) => error.is_go_away() && error.is_remote(),
-            _ => false,
-        }
+        self.sender.was_asked_to_leave()
     }
 
     /// Whether one more stream fits in the peer's limit and ours. Cheap: does not look for a GOAWAY, which [`Self::send`] reports with the request.
@@ -172,12 +158,13 @@ impl ClientConnection {
         if self.shared.unavailable.load(Ordering::Relaxed) {
             return 0;
         }
-        let peer = u32::try_from(self.sender.current_max_send_streams()).unwrap_or(u32::MAX);
+        // Until its SETTINGS come ours holds, as Envoy does.
+        let peer = self.sender.max_streams().unwrap_or(u32::MAX);
         peer.min(self.shared.options.max_concurrent_streams)
     }
 
     pub fn active_streams(&self) -> u32 {
-        self.shared.load.streams.load(Ordering::Relaxed)
+        self.shared.streams.load(Ordering::Relaxed)
     }
 
     /// The last stream that `max_requests_per_connection` allows is the last that the connection takes.
@@ -223,13 +210,13 @@ impl ClientConnection {
         }
         let mut waiting = self.start(request)?;
         let mut interim = None;
-        let (response, pump) = poll_fn(|cx| waiting.poll(cx, sink, &mut interim)).await?;
-        let (mut head, stream) = response.into_parts();
+        let (message, stream, pump) = poll_fn(|cx| waiting.poll(cx, sink, &mut interim)).await?;
+        let (mut head, ()) = message.head.into_parts();
         if let Some(status) = interim {
             head.extensions.insert(InterimStatus(status));
         }
-        if head.headers.len() > self.shared.options.max_headers_count {
-            return Err(lost(Failure::ProtocolError("http2.too_many_headers")));
+        if let Some(details) = message.over {
+            return Err(lost(Failure::ProtocolError(details)));
         }
         if let Some(translated) = &waiting.translated {
             upgrade::from_extended_connect_response(translated, &mut head);
@@ -241,7 +228,7 @@ impl ClientConnection {
         let length = headers::content_length(&head.headers).filter(|_| !waiting.head_only);
         let pump = pump.map(|pump| spawn("http2 request body", finish_pump(pump)));
         let upstream = UpstreamStream::new(pump, waiting.active);
-        let body = RecvBody::upstream(stream, length, self.shared.options.header_limits(), upstream);
+        let body = RecvBody::upstream(stream, length, upstream);
         Ok(Response::from_parts(head, Body::H2(Box::new(body))))
     }
 
@@ -249,7 +236,7 @@ impl ClientConnection {
     pub async fn settled(&self) {
         let mut settled = pin!(self.shared.settled.notified());
         settled.as_mut().enable();
-        let unsettled = self.sender.current_max_send_streams() == H2Options::UNSETTLED;
+        let unsettled = self.sender.max_streams().is_none();
         if unsettled && !self.shared.unavailable.load(Ordering::Relaxed) {
             settled.await;
         }
@@ -262,21 +249,19 @@ impl ClientConnection {
                 body: Some(request.into_body()),
             });
         }
-        let mut sender = self.sender.clone();
-        let (mut head, mut body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let translated = upgrade::to_extended_connect(&mut head);
-        if translated.is_some() && !sender.is_extended_connect_protocol_enabled() {
+        if translated.is_some() && !self.sender.takes_connect() {
             return Err(lost(Failure::UpgradeFailed));
         }
         headers::to_h2_request(&mut head).map_err(lost)?;
         let head_only = head.method == Method::HEAD;
         let end = body.is_empty();
-        let head = Request::from_parts(head, ());
-        let (response, mut stream) = match sender.send_request(head, end) {
+        let (response, stream) = match self.sender.send_request(&head, end) {
             Ok(stream) => stream,
             Err(error) => {
                 return Err(SendError {
-                    failure: upstream_failure(&error),
+                    failure: upstream_failure(error),
                     body: Some(body),
                 });
             }
@@ -287,17 +272,7 @@ impl ClientConnection {
             Body::Full(bytes) => Some(Body::Full(bytes.clone())),
             _ => None,
         };
-        let mut pump = None;
-        if let Body::Full(bytes) = &mut body
-            && bytes.len() <= AT_ONCE
-        {
-            let bytes = std::mem::take(bytes);
-            stream
-                .send_data(bytes, true)
-                .map_err(|error| lost(upstream_failure(&error)))?;
-        } else if !end {
-            pump = Some(Pump::new(stream, body));
-        }
+        let pump = (!end).then(|| Pump::new(stream, body));
         Ok(Waiting {
             response,
             pump,
@@ -330,7 +305,7 @@ impl Waiting {
         cx: &mut Context<'_>,
         sink: Option<&Interim>,
         interim: &mut Option<StatusCode>,
-    ) -> Poll<Result<(Response<RecvStream>, Option<Pump>), SendError>> {
+    ) -> Poll<Result<(Box<Message<Response<()>>>, RecvStream, Option<Pump>), SendError>> {
         if let Some(pump) = &mut self.pump
             && let Poll::Ready(done) = pump.poll(cx)
         {
@@ -345,18 +320,18 @@ impl Waiting {
             // Of a reset or a lost connection the response tells, and it may be there in full.
             self.pump = None;
         }
-        while let Poll::Ready(Some(Ok(head))) = self.response.poll_informational(cx) {
-            let (parts, ()) = head.into_parts();
-            interim.get_or_insert(parts.status);
+        if let Some(head) = self.response.take_interim() {
+            let (status, headers) = *head;
+            interim.get_or_insert(status);
             if let Some(sink) = sink {
-                sink.put(parts.status, parts.headers);
+                sink.put(status, headers);
             }
         }
-        match Pin::new(&mut self.response).poll(cx) {
-            Poll::Ready(Ok(response)) => Poll::Ready(Ok((response, self.pump.take()))),
+        match self.response.poll(cx) {
+            Poll::Ready(Ok((message, stream))) => Poll::Ready(Ok((message, stream, self.pump.take()))),
             Poll::Ready(Err(error)) => {
-                let failure = upstream_failure(&error);
-                self.active.outcome = Outcome::of(&error, &failure);
+                let failure = upstream_failure(error);
+                self.active.outcome = Outcome::of(error, &failure);
                 // A reset is an answer to this request. The end of the connection is none, where not even an interim response has come.
                 let body = self.replay.take().filter(|_| !error.is_reset() && interim.is_none());
                 Poll::Ready(Err(SendError { failure, body }))

@@ -3,44 +3,15 @@
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method, Request, Uri, Version, request};
+use http::{HeaderMap, Method, Uri, Version, request};
 
-use super::options::HeaderLimits;
+use super::wire::Protocol;
 use crate::http::failure::Failure;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-/// Why a request's head is none, although the `h2` crate takes it: response-code details.
-pub(super) fn malformed<B>(request: &Request<B>) -> Option<&'static str> {
-    const INVALID: &str = "http2.invalid.header.field";
-    let headers = request.headers();
-    let is_twice = |name: HeaderName| headers.get_all(name).iter().nth(1).is_some();
-    let has_user = |authority: &Authority| authority.as_str().contains('@');
-    if request.uri().authority().is_some_and(has_user) || is_twice(HOST) || is_twice(CONTENT_LENGTH) {
-        return Some(INVALID);
-    }
-    let target = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
-    let is_path = target.starts_with('/') || (target == "*" && *request.method() == Method::OPTIONS);
-    (!is_path && *request.method() != Method::CONNECT).then_some("http2.violation.of.messaging.rule")
-}
-
-/// The size of a header or trailer block that keeps the limits; otherwise the response-code details.
-pub(super) fn check_limits(headers: &HeaderMap, limits: HeaderLimits) -> Result<usize, &'static str> {
-    if headers.len() > limits.count {
-        return Err("http2.too_many_headers");
-    }
-    let bytes: usize = headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len())
-        .sum();
-    if bytes > limits.bytes as usize {
-        return Err("http2.header_list_size_too_large");
-    }
-    Ok(bytes)
-}
 
 /// Names and values of a request's pseudo headers.
 pub(super) fn pseudo_bytes(method: &Method, uri: &Uri) -> usize {
@@ -144,7 +115,7 @@ pub(super) fn to_h2_request(head: &mut request::Parts) -> Result<(), Failure> {
     if uri.authority.is_none() {
         return Err(UNSAYABLE);
     }
-    let plain_connect = head.method == Method::CONNECT && head.extensions.get::<h2::ext::Protocol>().is_none();
+    let plain_connect = head.method == Method::CONNECT && head.extensions.get::<Protocol>().is_none();
     if plain_connect {
         uri.scheme = None;
         uri.path_and_query = None;

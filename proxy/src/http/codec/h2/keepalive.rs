@@ -4,10 +4,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use h2::{Ping, PingPong};
 use tokio::time::Sleep;
 
 use super::options::KeepaliveOptions;
+use super::wire::Ping;
 use crate::runtime::clock;
 
 /// A timer that is made when it is needed and re-armed in place.
@@ -29,40 +29,36 @@ impl Timer {
 
 /// Sends a PING each interval and expects its answer in time.
 pub(super) struct Keepalive {
-    ping_pong: PingPong,
+    ping: Ping,
     timer: Timer,
     options: KeepaliveOptions,
     waiting: bool,
 }
 
 impl Keepalive {
-    pub(super) fn new(ping_pong: Option<PingPong>, options: Option<KeepaliveOptions>) -> Option<Self> {
-        let options = options?;
-        Some(Self {
-            ping_pong: ping_pong?,
+    pub(super) fn new(ping: Ping, options: KeepaliveOptions) -> Self {
+        Self {
+            ping,
             timer: Timer::after(options.interval),
             options,
             waiting: false,
-        })
+        }
     }
 
-    /// Ready when the peer did not answer in time, or the connection cannot PING any more.
+    /// Ready when the peer did not answer in time, or the connection cannot PING any more. To be polled behind the connection, which reads the answer.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.waiting {
-                match self.ping_pong.poll_pong(cx) {
-                    Poll::Ready(Ok(_)) => {
-                        self.waiting = false;
-                        self.timer.rearm(clock::now() + self.options.interval);
-                    }
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Pending => return self.timer.poll(cx),
+                if !self.ping.is_answered() {
+                    return self.timer.poll(cx);
                 }
+                self.waiting = false;
+                self.timer.rearm(clock::now() + self.options.interval);
             }
             if self.timer.poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            if self.ping_pong.send_ping(Ping::opaque()).is_err() {
+            if !self.ping.send() {
                 return Poll::Ready(());
             }
             self.waiting = true;

@@ -64,6 +64,10 @@ pub struct FloodLimits {
     pub priorities_per_stream: u32,
     /// `max_inbound_window_update_frames_per_data_frame_sent`
     pub window_updates_per_data_frame: u32,
+    /// `max_outbound_frames`: frames of any kind that wait for a peer that does not read.
+    pub outbound_frames: u32,
+    /// `max_outbound_control_frames`: SETTINGS, PING and RST_STREAM among them.
+    pub outbound_control_frames: u32,
 }
 
 impl Default for FloodLimits {
@@ -72,6 +76,8 @@ impl Default for FloodLimits {
             empty_in_a_row: 1,
             priorities_per_stream: 100,
             window_updates_per_data_frame: 10,
+            outbound_frames: 10_000,
+            outbound_control_frames: 1000,
         }
     }
 }
@@ -123,8 +129,8 @@ impl Default for H2Options {
 }
 
 impl H2Options {
-    /// What the `h2` crate enforces by itself, without a trace in our log: twice our limit, so that the blocks we are likely to see are refused by us.
-    fn hard_header_limit(&self) -> u32 {
+    /// What we say that we take, in the terms of RFC 9113 section 6.5.2, which counts more than Envoy does: twice as much.
+    pub(super) fn hard_header_limit(&self) -> u32 {
         self.max_header_list_size.saturating_mul(2)
     }
 
@@ -134,49 +140,5 @@ impl H2Options {
             count: self.max_headers_count,
             bytes: self.max_header_list_size,
         }
-    }
-
-    /// The `h2` crate takes many unread DATA frames of a few bytes for a flood, ends the connection with all its streams, and derives how many from
-    /// the connection's window: 128 of them if it is 64 KiB, as many as one read of the socket brings. Each costs what it is short of 256 bytes.
-    /// What the window alone admits, Envoy admits too.
-    fn data_frame_budget(&self) -> usize {
-        const AT_LEAST: usize = 4 << 20;
-        (self.initial_connection_window as usize / 2).max(AT_LEAST)
-    }
-
-    pub(super) fn server_builder(&self) -> h2::server::Builder {
-        let mut builder = h2::server::Builder::new();
-        builder
-            .max_concurrent_streams(self.max_concurrent_streams)
-            .initial_window_size(self.initial_stream_window)
-            .initial_connection_window_size(self.initial_connection_window)
-            .max_frame_size(self.max_frame_size)
-            .header_table_size(self.header_table_size)
-            .max_header_list_size(self.hard_header_limit())
-            .data_frame_budget(self.data_frame_budget())
-            .max_concurrent_reset_streams(self.max_concurrent_reset_streams)
-            .max_pending_accept_reset_streams(self.max_pending_accept_reset_streams);
-        if self.allow_connect {
-            builder.enable_connect_protocol();
-        }
-        builder
-    }
-
-    /// The limit of a client connection whose peer has not sent SETTINGS yet: no value that SETTINGS can set. Ours holds meanwhile, as Envoy does.
-    pub(super) const UNSETTLED: usize = usize::MAX - 1;
-
-    pub(super) fn client_builder(&self) -> h2::client::Builder {
-        let mut builder = h2::client::Builder::new();
-        builder
-            .enable_push(false)
-            .initial_max_send_streams(Self::UNSETTLED)
-            .initial_window_size(self.initial_stream_window)
-            .initial_connection_window_size(self.initial_connection_window)
-            .max_frame_size(self.max_frame_size)
-            .header_table_size(self.header_table_size)
-            .max_header_list_size(self.hard_header_limit())
-            .data_frame_budget(self.data_frame_budget())
-            .max_concurrent_reset_streams(self.max_concurrent_reset_streams);
-        builder
     }
 }

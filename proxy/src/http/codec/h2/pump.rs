@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
 use http_body::Body as _;
 
+use super::wire::{Error, Reason, SendStream};
 use crate::http::body::{Body, BodyError};
 use crate::http::codec::UpstreamMeter;
 
 /// A body on its way out. At most one frame a stream waits here; an end or trailers never wait for a window.
 pub(super) struct Pump {
-    stream: SendStream<Bytes>,
+    stream: SendStream,
     body: Body,
     /// What of the current frame is not sent yet.
     held: Bytes,
@@ -30,13 +30,12 @@ pub(super) struct Pump {
 pub(super) enum PumpError {
     /// The body failed; the stream has not been told yet.
     Body(BodyError),
-    /// The peer reset the stream.
-    Reset(Reason),
-    Connection(h2::Error),
+    /// The stream ended before.
+    Stream(Error),
 }
 
 impl Pump {
-    pub(super) fn new(stream: SendStream<Bytes>, body: Body) -> Self {
+    pub(super) fn new(stream: SendStream, body: Body) -> Self {
         Self {
             stream,
             body,
@@ -81,7 +80,7 @@ impl Pump {
             }
             let frame = match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
-                Poll::Pending => return self.poll_reset(cx),
+                Poll::Pending => return self.stream.poll_reset(cx).map(|error| Err(PumpError::Stream(error))),
             };
             if let Some(meter) = &self.meter {
                 match &frame {
@@ -96,20 +95,20 @@ impl Pump {
                 }
             }
             match frame {
-                None => return Poll::Ready(self.send(Bytes::new(), true)),
+                None => return self.poll_end(cx),
                 Some(Err(error)) => return Poll::Ready(Err(PumpError::Body(error))),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
                         self.last = self.body.is_end_stream();
                         if data.is_empty() && self.last {
-                            return Poll::Ready(self.send(data, true));
+                            return self.poll_end(cx);
                         }
                         self.held = data;
                     }
                     Err(frame) => {
                         let trailers = frame.into_trailers().unwrap_or_default();
-                        self.trailers = self.keep_trailers.then(|| Box::new(trailers.clone()));
-                        let done = self.stream.send_trailers(trailers).map_err(PumpError::Connection);
+                        let done = self.stream.send_trailers(&trailers).map_err(PumpError::Stream);
+                        self.trailers = self.keep_trailers.then(|| Box::new(trailers));
                         return Poll::Ready(done);
                     }
                 },
@@ -117,44 +116,20 @@ impl Pump {
         }
     }
 
-    fn send(&mut self, data: Bytes, last: bool) -> Result<(), PumpError> {
-        self.sent += data.len() as u64;
-        self.stream.send_data(data, last).map_err(PumpError::Connection)
+    /// Sends END_STREAM alone, which waits for nothing.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpError>> {
+        let sent = self.stream.poll_send(&mut Bytes::new(), true, cx);
+        sent.map_err(PumpError::Stream)
     }
 
     /// Sends all of the held frame, as the window allows.
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpError>> {
-        while !self.held.is_empty() {
-            self.stream.reserve_capacity(self.held.len());
-            let window = self.stream.capacity();
-            if window == 0 {
-                match self.stream.poll_capacity(cx) {
-                    Poll::Ready(Some(Ok(_))) => continue,
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(PumpError::Connection(error))),
-                    // The stream is closed: the reset says why.
-                    Poll::Ready(None) => {
-                        ready!(self.poll_reset(cx))?;
-                        return Poll::Ready(Err(PumpError::Reset(Reason::CANCEL)));
-                    }
-                    Poll::Pending => {
-                        self.body.poll_progress(cx);
-                        return self.poll_reset(cx);
-                    }
-                }
-            }
-            let part = self.held.split_to(window.min(self.held.len()));
-            let last = self.last && self.held.is_empty();
-            self.send(part, last)?;
+        let before = self.held.len();
+        let sent = self.stream.poll_send(&mut self.held, self.last, cx);
+        self.sent += (before - self.held.len()) as u64;
+        if sent.is_pending() {
+            self.body.poll_progress(cx);
         }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Never ready without an error.
-    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpError>> {
-        let error = match ready!(self.stream.poll_reset(cx)) {
-            Ok(reason) => PumpError::Reset(reason),
-            Err(error) => PumpError::Connection(error),
-        };
-        Poll::Ready(Err(error))
+        sent.map_err(PumpError::Stream)
     }
 }

@@ -3,22 +3,18 @@
 mod endings;
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use h2::server::{Connection, SendResponse};
-use h2::{Reason, RecvStream};
 use parking_lot::Mutex;
 
-use super::coalesce::{Closes, Coalesced, Load};
 use super::keepalive::{Keepalive, Timer};
 use super::options::H2Options;
 use super::resets::ResetBucket;
 use super::stream;
-use super::watch::Watch;
+use super::wire::{Connection, Incoming, Reason};
 use crate::http::service::{ConnectionEvent, Service};
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
@@ -41,29 +37,26 @@ pub async fn serve<S: Service>(
     options: &H2Options,
     mut drain: DrainSignal,
 ) {
-    let load = Arc::<Load>::default();
-    let _closes = Closes(load.clone());
-    let io = Coalesced::new(io, load.clone(), Watch::server(options.floods));
-    // Boxed: it is as large as the connection that comes out of it.
-    let handshake = Box::pin(options.server_builder().handshake::<_, Bytes>(io));
+    let mut h2 = Connection::server(io, options);
     let patience = options.idle_timeout.unwrap_or(Duration::MAX);
-    let h2 = tokio::select! {
+    tokio::select! {
         biased;
-        done = handshake => match done {
-            Ok(h2) => h2,
-            Err(error) => {
-                tracing::debug!(connection = connection.id, %error, "http2 handshake failed");
-                return;
-            }
+        is_there = poll_fn(|cx| h2.poll_handshake(cx)) => if !is_there {
+            tracing::debug!(connection = connection.id, "http2 handshake failed");
+            return;
         },
         () = closed(drain.clone()) => return,
         () = clock::sleep(patience) => return,
-    };
-    let mut driver = Driver::new(h2, service.clone(), connection, options, load.clone());
+    }
+    let mut driver = Driver::new(h2, service, connection, options);
     run(&mut driver, &mut drain).await;
-    let hangs_up = driver.hangs_up;
-    drop(driver);
-    if load.linger(options.delayed_close.filter(|_| !hangs_up)).await {
+    let Driver {
+        h2, service, hangs_up, ..
+    } = driver;
+    let (Some(io), Some(limit)) = (h2.into_io(), options.delayed_close.filter(|_| !hangs_up)) else {
+        return;
+    };
+    if endings::linger(io, limit).await {
         service.event(ConnectionEvent::DelayedClose);
     }
 }
@@ -103,7 +96,8 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(super) struct Shared {
     pub(super) options: H2Options,
     started: Instant,
-    load: Arc<Load>,
+    /// Those that have their tasks.
+    streams: AtomicU32,
     /// Milliseconds since `started` when a stream last ended.
     last_end: AtomicU64,
     flooded: AtomicBool,
@@ -126,7 +120,7 @@ pub(super) struct ActiveStream(Arc<Shared>);
 
 impl ActiveStream {
     fn new(shared: &Arc<Shared>) -> Self {
-        shared.load.streams.fetch_add(1, Ordering::Relaxed);
+        shared.streams.fetch_add(1, Ordering::Relaxed);
         Self(shared.clone())
     }
 
@@ -153,12 +147,12 @@ impl Drop for ActiveStream {
         self.0
             .last_end
             .store(u64::try_from(elapsed).unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.0.load.streams.fetch_sub(1, Ordering::Relaxed);
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 struct Driver<S> {
-    h2: Connection<Coalesced, Bytes>,
+    h2: Connection,
     service: Arc<S>,
     connection: Arc<ConnectionInfo>,
     shared: Arc<Shared>,
@@ -179,22 +173,12 @@ struct Driver<S> {
     closing: Option<Timer>,
     /// The client is not waited for at the end: it floods, or is not there.
     hangs_up: bool,
-    /// Requests that were written down although they never became streams.
-    told: u64,
 }
 
 impl<S: Service> Driver<S> {
-    fn new(
-        mut h2: Connection<Coalesced, Bytes>,
-        service: Arc<S>,
-        connection: Arc<ConnectionInfo>,
-        options: &H2Options,
-        load: Arc<Load>,
-    ) -> Self {
+    fn new(h2: Connection, service: Arc<S>, connection: Arc<ConnectionInfo>, options: &H2Options) -> Self {
         let now = clock::now();
-        let keepalive = options
-            .keepalive
-            .and_then(|keepalive| Keepalive::new(h2.ping_pong(), Some(keepalive)));
+        let keepalive = options.keepalive.map(|keepalive| Keepalive::new(h2.ping(), keepalive));
         Self {
             h2,
             service,
@@ -210,11 +194,10 @@ impl<S: Service> Driver<S> {
             ending: None,
             closing: None,
             hangs_up: false,
-            told: 0,
             shared: Arc::new(Shared {
                 options: options.clone(),
                 started: now,
-                load,
+                streams: AtomicU32::new(0),
                 last_end: AtomicU64::new(0),
                 flooded: AtomicBool::new(false),
                 cut: OnceLock::new(),
@@ -227,15 +210,16 @@ impl<S: Service> Driver<S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match self.h2.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    self.accept(request, respond);
+                Poll::Ready(Some(Ok(incoming))) => {
+                    self.accept(incoming);
                     // More streams may have come with this one, and only a pending poll asks to be woken for them.
                     continue;
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(connection = self.connection.id, %error, "http2 connection failed");
-                    self.failed(&error);
-                    return Poll::Ready(());
+                    self.failed(error);
+                    self.closing.get_or_insert_with(|| Timer::after(GRACE));
+                    continue;
                 }
                 Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => {}
@@ -247,8 +231,8 @@ impl<S: Service> Driver<S> {
                 self.shut(Reason::ENHANCE_YOUR_CALM);
                 continue;
             }
-            if self.closing.as_mut().is_some_and(|timer| timer.poll(cx).is_ready()) {
-                return Poll::Ready(());
+            if let Some(timer) = &mut self.closing {
+                return timer.poll(cx);
             }
             self.tell_malformed();
             let again = self.poll_idle(cx) | self.poll_max_age(cx) | self.poll_headers(cx) | self.poll_ending(cx);
@@ -269,20 +253,13 @@ impl<S: Service> Driver<S> {
         }
     }
 
-    fn accept(&mut self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-        let stream = respond.stream_id().as_u32();
-        let load = &self.shared.load;
-        load.accepted.store(stream, Ordering::Relaxed);
-        if load.any_malformed.load(Ordering::Relaxed) {
-            // It ends as a stream does that was taken up.
-            load.malformed.lock().retain(|other| *other != stream);
-        }
+    fn accept(&mut self, mut incoming: Incoming) {
         if self.late {
-            return respond.send_reset(Reason::REFUSED_STREAM);
+            return incoming.respond.send_reset(Reason::REFUSED_STREAM);
         }
         self.opened += 1;
         let active = ActiveStream::new(&self.shared);
-        let run = stream::run(self.service.clone(), self.connection.clone(), active, request, respond);
+        let run = stream::run(self.service.clone(), self.connection.clone(), active, incoming);
         // Boxed: a task's future is moved several times on its way in and out of the runtime, and this one is kilobytes.
         spawn("http2 stream", Box::pin(run));
         if self.leaving || self.shared.options.max_requests_per_connection == Some(self.opened) {
@@ -302,7 +279,7 @@ impl<S: Service> Driver<S> {
 
     /// Two-step GOAWAY; the connection ends when its streams have.
     fn drain(&mut self) {
-        if !self.draining {
+        if !self.draining && self.closing.is_none() {
             self.draining = true;
             self.idle = None;
             self.max_age = None;
@@ -324,12 +301,11 @@ impl<S: Service> Driver<S> {
     async fn abort(&mut self) {
         let _ = self.shared.cut.set(Cut::Local);
         self.hangs_up = true;
-        self.shared.load.hurry.store(true, Ordering::Relaxed);
         self.service.event(ConnectionEvent::GoawaySent);
         self.h2.abrupt_shutdown(Reason::NO_ERROR);
         // Once, for the GOAWAY: a peer that does not read is not waited for.
         poll_fn(|cx| {
-            let _ = self.h2.poll_closed(cx);
+            let _ = self.h2.poll_end(cx);
             Poll::Ready(())
         })
         .await;
@@ -342,7 +318,7 @@ impl<S: Service> Driver<S> {
         };
         while timer.poll(cx).is_ready() {
             let now = clock::now();
-            let active = self.shared.load.streams.load(Ordering::Relaxed) > 0;
+            let active = self.shared.streams.load(Ordering::Relaxed) > 0;
             let last_end = Duration::from_millis(self.shared.last_end.load(Ordering::Relaxed));
             let due = if active { now } else { self.shared.started + last_end } + timeout;
             if due <= now {

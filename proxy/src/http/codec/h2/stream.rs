@@ -7,18 +7,15 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
 use http::header::{COOKIE, EXPECT, HOST, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 
 use super::body::{Meter, RecvBody, downstream_failure};
 use super::headers;
-use super::options::HeaderLimits;
 use super::patience::{self, Patience, Progress};
 use super::pump::{Pump, PumpError};
 use super::server::{ActiveStream, Cut, tell};
+use super::wire::{Error, Incoming, Reason, RecvStream, SendResponse};
 use crate::http::access_log;
 use crate::http::body::{Body, BodyError};
 use crate::http::cut;
@@ -29,9 +26,6 @@ use crate::http::upgrade::{self, Translated, UpgradeKind};
 use crate::listener::ConnectionInfo;
 use crate::runtime::{clock, wake};
 use crate::telemetry::flags::ResponseFlags;
-
-/// A known body up to this size is handed to the codec with the head, whatever the window: it is in memory either way.
-const AT_ONCE: usize = 64 * 1024;
 
 /// A reset for a protocol error.
 const BROKE_RULES: Failure = Failure::BadRequest {
@@ -46,41 +40,33 @@ pub(super) async fn run<S: Service>(
     service: Arc<S>,
     connection: Arc<ConnectionInfo>,
     active: ActiveStream,
-    mut request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    incoming: Incoming,
 ) {
-    if let Some(details) = headers::malformed(&request) {
-        respond.send_reset(Reason::PROTOCOL_ERROR);
-        service.event(ConnectionEvent::ProtocolError);
-        return tell(
-            &*service,
-            &connection,
-            ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
-            details,
-        );
-    }
-    let mut checked = headers::check_limits(request.headers(), active.options().header_limits());
+    let Incoming {
+        message,
+        body,
+        mut respond,
+    } = incoming;
+    let (mut request, size) = (message.head, message.size);
+    let mut refused = message.over;
     match active.options().underscores.apply(request.headers_mut()) {
         Ok(0) => {}
         Ok(dropped) => service.event(ConnectionEvent::HeadersDropped(Protocol::Http2, dropped)),
         Err(()) => {
             service.event(ConnectionEvent::UnderscoreRejected(Protocol::Http2));
-            checked = Err(UNDERSCORE);
+            refused = Some(UNDERSCORE);
         }
     }
-    let size = match checked {
-        Ok(size) => size,
-        Err(details) => {
-            if details != UNDERSCORE {
-                service.event(ConnectionEvent::HeaderOverflow);
-            }
-            // As Envoy: the stream is reset, and logged as a reset of which nothing was read.
-            respond.send_reset(Reason::INTERNAL_ERROR);
-            return tell(&*service, &connection, ResponseFlags::DOWNSTREAM_REMOTE_RESET, details);
+    if let Some(details) = refused {
+        if details != UNDERSCORE {
+            service.event(ConnectionEvent::HeaderOverflow);
         }
-    };
+        // As Envoy: the stream is reset, and logged as a reset of which nothing was read.
+        respond.send_reset(Reason::INTERNAL_ERROR);
+        return tell(&*service, &connection, ResponseFlags::DOWNSTREAM_REMOTE_RESET, details);
+    }
     let pseudo = headers::pseudo_bytes(request.method(), request.uri());
-    let (request, received) = receive(request, active.options().header_limits());
+    let (request, received) = receive(request, body);
     let mut exchange = Exchange::new(request, connection, Protocol::Http2);
     exchange.bytes.request_lines = (size + pseudo) as u64;
     exchange.upgrade = received.upgrade;
@@ -119,8 +105,8 @@ struct Received {
     translated: Option<Translated>,
 }
 
-fn receive(request: Request<RecvStream>, limits: HeaderLimits) -> (Request<Body>, Received) {
-    let (mut head, stream) = request.into_parts();
+fn receive(request: Request<()>, stream: RecvStream) -> (Request<Body>, Received) {
+    let (mut head, ()) = request.into_parts();
     let upgrade = UpgradeKind::of_head(&head);
     let translated = upgrade.as_ref().and_then(|_| upgrade::from_extended_connect(&mut head));
     if head.uri.authority().is_some() {
@@ -135,7 +121,7 @@ fn receive(request: Request<RecvStream>, limits: HeaderLimits) -> (Request<Body>
     } else {
         let meter = Meter::new();
         let length = headers::content_length(&head.headers);
-        let body = RecvBody::downstream(stream, length, limits, meter.clone());
+        let body = RecvBody::downstream(stream, length, meter.clone());
         (Body::H2(Box::new(body)), Some(meter))
     };
     let received = Received {
@@ -154,7 +140,7 @@ fn authority(request: &Request<Body>) -> Option<HeaderValue> {
 }
 
 /// `expect: 100-continue` is answered here, and goes no further.
-fn answer_expectation<S: Service>(service: &S, exchange: &mut Exchange, respond: &mut SendResponse<Bytes>) {
+fn answer_expectation<S: Service>(service: &S, exchange: &mut Exchange, respond: &mut SendResponse) {
     let headers = exchange.request.headers_mut();
     let expects = headers
         .get(EXPECT)
@@ -165,13 +151,11 @@ fn answer_expectation<S: Service>(service: &S, exchange: &mut Exchange, respond:
     }
 }
 
-fn send_interim<S: Service>(service: &S, respond: &mut SendResponse<Bytes>, status: StatusCode, headers: HeaderMap) {
-    let mut head = Response::new(());
-    *head.status_mut() = status;
-    *head.headers_mut() = headers;
-    headers::strip_hop_by_hop(head.headers_mut());
+fn send_interim<S: Service>(service: &S, respond: &mut SendResponse, status: StatusCode, headers: HeaderMap) {
+    let mut headers = headers;
+    headers::strip_hop_by_hop(&mut headers);
     // A stream that is gone says so elsewhere.
-    if respond.send_informational(head).is_ok() {
+    if respond.send_informational(status, &headers).is_ok() {
         service.event(ConnectionEvent::Interim);
     }
 }
@@ -212,7 +196,7 @@ fn record(exchange: &mut Exchange, failure: &Failure) {
 
 /// The way back to the client.
 struct Sender {
-    respond: SendResponse<Bytes>,
+    respond: SendResponse,
     /// Tells whether the request has ended; `None`: it had no body.
     meter: Option<Arc<Meter>>,
     stream_idle: Option<Duration>,
@@ -281,7 +265,7 @@ impl Sender {
     }
 
     fn request_over(&self) -> bool {
-        self.meter.as_ref().is_none_or(|meter| meter.ended().is_some())
+        is_over(self.meter.as_deref())
     }
 
     async fn send(mut self, response: Response<Body>, exchange: &mut Exchange) -> Result<(), Failure> {
@@ -290,43 +274,24 @@ impl Sender {
             upgrade::to_extended_connect_response(translated, &mut head);
         }
         headers::strip_hop_by_hop(&mut head.headers);
-        head.version = Version::HTTP_2;
         if self.head_only {
             body = Body::Empty;
         }
         exchange.timing.first_downstream_tx = Some(exchange.elapsed());
         exchange.answered_early = !self.request_over();
         let end = body.is_empty();
-        let head = Response::from_parts(head, ());
-        let mut stream = match self.respond.send_response(head, end) {
-            Ok(stream) => stream,
-            Err(error) => {
-                // The client has seen no code, and no headers.
-                exchange.response_code = None;
-                exchange.logged_response = None;
-                let reset = poll_fn(|cx| Poll::Ready(self.respond.poll_reset(cx))).await;
-                return Err(match reset {
-                    Poll::Ready(Ok(reason)) => gone(Ok(reason)),
-                    _ => downstream_failure(&error),
-                });
-            }
-        };
+        if let Err(error) = self.respond.send_response(head.status, &head.headers, end) {
+            // The client has seen no code, and no headers.
+            exchange.response_code = None;
+            exchange.logged_response = None;
+            return Err(gone(error));
+        }
         if end {
             exchange.upstream.body_ends();
             return Ok(());
         }
-        if let Body::Full(bytes) = &mut body
-            && bytes.len() <= AT_ONCE
-            && has_room(&mut stream, bytes.len())
-        {
-            exchange.bytes.sent = bytes.len() as u64;
-            exchange.upstream.body_moves();
-            exchange.upstream.body_ends();
-            let bytes = std::mem::take(bytes);
-            return stream
-                .send_data(bytes, true)
-                .map_err(|error| downstream_failure(&error));
-        }
+        let stream = self.respond.into_stream();
+        let meter = self.meter;
         let mut pump = Pump::new(stream, body)
             .keeping_trailers(exchange.logged_response.is_some())
             .metering(exchange.upstream.meter.as_ref());
@@ -335,7 +300,7 @@ impl Sender {
             if let Poll::Ready(sent) = pump.poll(cx) {
                 return Poll::Ready(sent);
             }
-            let moved = self.meter.as_ref().map(|meter| meter.last_moved());
+            let moved = meter.as_ref().map(|meter| meter.last_moved());
             let since = progress.since(pump.sent()).max(moved.unwrap_or(exchange.started));
             exchange.bytes.sent = pump.sent();
             let line = access_log::write_due(exchange);
@@ -350,26 +315,26 @@ impl Sender {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let request_complete = self.request_over();
+            let request_complete = is_over(meter.as_deref());
             let failure = Failure::StreamIdleTimeout { request_complete };
             Poll::Ready(Err(PumpError::Body(BodyError::Failed(failure))))
         })
         .await;
-        if matches!(sent, Err(PumpError::Body(_))) {
-            // A reset takes back what is queued: what came is to go out first, as far as the client takes it.
-            tokio::task::yield_now().await;
-        }
         exchange.bytes.sent = pump.sent();
         exchange.logged_trailers = pump.trailers.take();
         sent.map_err(|error| unsent(&mut pump, error))
     }
 }
 
+/// Whether a request has ended; `None`: it had no body.
+fn is_over(meter: Option<&Meter>) -> bool {
+    meter.is_none_or(|meter| meter.ended().is_some())
+}
+
 /// What it means for a stream that its body was not sent in full.
 fn unsent(pump: &mut Pump, error: PumpError) -> Failure {
     match error {
-        PumpError::Reset(reason) => gone(Ok(reason)),
-        PumpError::Connection(error) => downstream_failure(&error),
+        PumpError::Stream(error) => gone(error),
         PumpError::Body(error) => {
             pump.reset(Reason::INTERNAL_ERROR);
             match error {
@@ -380,17 +345,11 @@ fn unsent(pump: &mut Pump, error: PumpError) -> Failure {
     }
 }
 
-/// Whether the client's window takes all of it now. What it does not take is waited for, and not for ever.
-fn has_room(stream: &mut SendStream<Bytes>, length: usize) -> bool {
-    stream.reserve_capacity(length);
-    stream.capacity() >= length
-}
-
-fn gone(reset: Result<Reason, h2::Error>) -> Failure {
-    match reset {
-        // By the client, or by the `h2` crate for a body or trailers that break the rules.
-        Ok(Reason::PROTOCOL_ERROR) => BROKE_RULES,
-        Ok(_) => Failure::DownstreamReset,
-        Err(error) => downstream_failure(&error),
+fn gone(error: Error) -> Failure {
+    match error.reason() {
+        // By the client, or by the codec for a body or trailers that break the rules.
+        Some(Reason::PROTOCOL_ERROR) => BROKE_RULES,
+        Some(_) => Failure::DownstreamReset,
+        None => downstream_failure(error),
     }
 }

@@ -6,40 +6,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
-use h2::client::Connection;
-
 use super::super::body::upstream_failure;
-use super::super::coalesce::Coalesced;
 use super::super::keepalive::{Keepalive, Timer};
-use super::super::options::H2Options;
+use super::super::wire::Connection;
 use super::Shared;
 use crate::http::failure::Failure;
 
 /// What is read from and written to.
 pub(super) struct Line {
-    connection: Connection<Coalesced, Bytes>,
+    connection: Connection,
     /// The task's; `None` before its first turn.
     waker: Option<Waker>,
-    /// How it ended, where the task has not heard of it.
-    ended: Option<Option<Failure>>,
 }
 
 impl Line {
-    pub(super) fn new(connection: Connection<Coalesced, Bytes>) -> Self {
+    pub(super) fn new(connection: Connection) -> Self {
         Self {
             connection,
             waker: None,
-            ended: None,
         }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Failure>> {
-        if let Some(end) = self.ended.take() {
-            return Poll::Ready(end);
-        }
-        let result = std::task::ready!(Pin::new(&mut self.connection).poll(cx));
-        Poll::Ready(result.err().map(|error| upstream_failure(&error)))
     }
 }
 
@@ -53,19 +38,13 @@ impl Shared {
         let Some(mut line) = self.line.try_lock() else {
             return;
         };
-        let Some(line) = line.as_mut().filter(|line| line.ended.is_none()) else {
-            return;
-        };
+        let Some(line) = line.as_mut() else { return };
         let Some(waker) = line.waker.clone() else {
             return;
         };
-        // What is kept back for one write stays so: the task comes for it in this turn.
-        self.load.only_reads.store(true, Ordering::Relaxed);
-        let heard = line.poll(&mut Context::from_waker(&waker));
-        self.load.only_reads.store(false, Ordering::Relaxed);
-        if let Poll::Ready(end) = heard {
+        // What is to be written waits for the task, which comes in this turn.
+        if line.connection.hear(&mut Context::from_waker(&waker)).is_ready() {
             self.unavailable.store(true, Ordering::Relaxed);
-            line.ended = Some(end);
         }
         waker.wake();
     }
@@ -88,9 +67,9 @@ impl Driver {
         if !line.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             line.waker = Some(cx.waker().clone());
         }
-        let end = line.poll(cx);
+        let end = line.connection.poll(cx).map(|end| end.err().map(upstream_failure));
         if end.is_pending() && !self.settled {
-            self.settled = line.connection.max_concurrent_send_streams() != H2Options::UNSETTLED;
+            self.settled = line.connection.is_settled();
             if self.settled {
                 self.shared.settled.notify_waiters();
             }

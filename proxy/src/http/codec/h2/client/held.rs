@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::task::JoinHandle;
 
+use super::super::wire::Error;
 use super::Shared;
 use crate::http::failure::Failure;
 
@@ -25,7 +26,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// What `error`, which means `failure`, says of its stream.
-    pub(in crate::http::codec::h2) fn of(error: &h2::Error, failure: &Failure) -> Self {
+    pub(in crate::http::codec::h2) fn of(error: Error, failure: &Failure) -> Self {
         match failure {
             Failure::RemoteReset => Self::Reset,
             Failure::RemoteRefused if error.is_reset() => Self::Refused,
@@ -74,7 +75,7 @@ pub(super) struct ActiveStream {
 
 impl ActiveStream {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        shared.load.streams.fetch_add(1, Ordering::Relaxed);
+        shared.streams.fetch_add(1, Ordering::Relaxed);
         if let Some(hooks) = &shared.hooks {
             hooks.stream_began();
         }
@@ -87,7 +88,7 @@ impl ActiveStream {
 
 impl Drop for ActiveStream {
     fn drop(&mut self) {
-        self.shared.load.streams.fetch_sub(1, Ordering::Relaxed);
+        self.shared.streams.fetch_sub(1, Ordering::Relaxed);
         if let Some(hooks) = &self.shared.hooks {
             hooks.stream_ended(self.outcome);
         }

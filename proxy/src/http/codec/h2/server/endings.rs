@@ -6,24 +6,51 @@ use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::time::Duration;
 
-use h2::Reason;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::super::wire::{Error, Reason};
 use super::{Cut, Driver, Timer};
 use crate::http::codec::unread_request;
 use crate::http::exchange::{Exchange, Protocol, Reset};
 use crate::http::service::{ConnectionEvent, Service};
 use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
+use crate::runtime::io::Io;
 use crate::telemetry::flags::ResponseFlags;
+
+/// So much is read of what comes behind the end, in bytes.
+const ENOUGH: usize = 256 * 1024;
+
+/// Says that no more will come, and reads what the peer still sends, for a while: closing over unread bytes would reset the connection, and take back
+/// what the peer has not read yet. Returns whether the peer had not closed by the end of it.
+pub(super) async fn linger(mut io: Io, limit: Duration) -> bool {
+    let rest = async {
+        let _ = io.shutdown().await;
+        let mut nobody = vec![0; 4096];
+        let mut room = ENOUGH;
+        while room > 0 {
+            match io.read(&mut nobody).await {
+                Ok(count) if count > 0 => room = room.saturating_sub(count),
+                _ => return,
+            }
+        }
+        // It sends on and on: it is not read any more, and has until then to read what we have said.
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = rest => false,
+        () = clock::sleep(limit) => true,
+    }
+}
 
 impl<S: Service> Driver<S> {
     /// The connection failed: what its streams are told, and the statistics.
-    pub(super) fn failed(&mut self, error: &h2::Error) {
+    pub(super) fn failed(&mut self, error: Error) {
         /// Envoy's for all that its codec does not name.
         const BROKEN: &str = "codec_error:The_user_callback_function_failed";
-        let details = match self.shared.load.flood.get() {
-            Some(flood) => *flood,
-            None if error.is_io() => return,
+        let details = match self.h2.flood() {
+            Some(flood) => flood,
+            None if error == Error::Transport => return,
             None if error.is_remote() || self.shared.cut.get().is_some() => {
                 let _ = self.shared.cut.set(Cut::Local);
                 return;
@@ -35,31 +62,20 @@ impl<S: Service> Driver<S> {
         self.service.event(ConnectionEvent::ProtocolError);
         self.tell_malformed();
         // Requests that the client had begun, and nobody has seen.
-        let load = &self.shared.load;
-        let begun = load.begun.load(Ordering::Relaxed);
-        let known = u64::from(self.opened) + self.told + load.refused.load(Ordering::Relaxed);
-        for _ in known..begun {
+        for _ in 0..self.h2.unseen() {
             self.tell(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, details);
         }
     }
 
     /// Requests that were reset for what their heads were leave a line in the log.
     pub(super) fn tell_malformed(&mut self) {
-        let load = &self.shared.load;
-        if !load.any_malformed.load(Ordering::Relaxed) {
-            return;
-        }
-        load.any_malformed.store(false, Ordering::Relaxed);
-        let streams = std::mem::take(&mut *load.malformed.lock());
-        for _ in streams {
+        for details in self.h2.take_malformed() {
             self.service.event(ConnectionEvent::ProtocolError);
-            let details = "http2.violation.of.messaging.rule";
             self.tell(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, details);
         }
     }
 
-    fn tell(&mut self, flags: ResponseFlags, details: &'static str) {
-        self.told += 1;
+    fn tell(&self, flags: ResponseFlags, details: &'static str) {
         tell(&*self.service, &self.connection, flags, details);
     }
 
@@ -68,7 +84,7 @@ impl<S: Service> Driver<S> {
         let Some(limit) = self.shared.options.request_headers.filter(|_| !self.late) else {
             return false;
         };
-        let Some(since) = *self.shared.load.block_since.lock() else {
+        let Some(since) = self.h2.block_since() else {
             self.headers = None;
             return false;
         };
@@ -95,7 +111,7 @@ impl<S: Service> Driver<S> {
         const AGAIN: Duration = Duration::from_secs(1);
         let Some(timer) = &mut self.ending else { return false };
         while timer.poll(cx).is_ready() {
-            if self.shared.load.streams.load(Ordering::Relaxed) == 0 {
+            if self.shared.streams.load(Ordering::Relaxed) == 0 {
                 self.ending = None;
                 self.shut(Reason::NO_ERROR);
                 return true;
