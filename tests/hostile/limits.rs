@@ -321,6 +321,36 @@ async fn frames_that_mean_little_are_counted() {
     }
 }
 
+/// Answers that pile up before they can be written: Envoy's limit on them, and its words.
+#[tokio::test]
+async fn answers_that_wait_are_counted() {
+    let scene = Scene::with(&format!(
+        "{MANAGER}http2_protocol_options: {{max_outbound_control_frames: 4}}\n"
+    ))
+    .await;
+    let ping = frame(PING, 0, 0, &[1; 8]);
+    for (line, count) in [4, 5].into_iter().enumerate() {
+        let mut hang = post("/hang");
+        literal(&mut hang, "x-do", "hang");
+        let mut peer = scene.connect().await;
+        assert!(peer.send(&frame(HEADERS, END_HEADERS, 1, &hang)).await);
+        until("the request", async || {
+            (scene.backend.requests() == line as u64 + 1).then_some(())
+        })
+        .await;
+        // So little comes in one piece.
+        assert!(peer.send(&ping.repeat(count)).await);
+        if count == 4 {
+            assert!(peer.send(&frame(RST_STREAM, 0, 1, &8u32.to_be_bytes())).await);
+        }
+        let expected = [
+            "POST /hang 0 DR http2.remote_reset",
+            "POST /hang 0 DPE codec_error:Too_many_control_frames_in_the_outbound_queue.",
+        ];
+        assert_eq!(scene.log(line + 1).await[line], expected[line]);
+    }
+}
+
 /// A client that never answers the PING of a goodbye does not keep its connection for ever.
 #[tokio::test]
 async fn a_goodbye_without_an_answer_ends() {

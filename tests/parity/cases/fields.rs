@@ -30,6 +30,8 @@ http2_protocol_options:
   max_consecutive_inbound_frames_with_empty_payload: 2
   max_inbound_priority_frames_per_stream: 10
   max_inbound_window_update_frames_per_data_frame_sent: 2
+  max_outbound_frames: 5000
+  max_outbound_control_frames: 500
 "#;
 
 const ROUTES: &str = r#"

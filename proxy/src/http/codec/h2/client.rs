@@ -305,7 +305,7 @@ impl Waiting {
         cx: &mut Context<'_>,
         sink: Option<&Interim>,
         interim: &mut Option<StatusCode>,
-    ) -> Poll<Result<(Box<Message<Response<()>>>, RecvStream, Option<Pump>), SendError>> {
+    ) -> Poll<Result<(Message<Response<()>>, RecvStream, Option<Pump>), SendError>> {
         if let Some(pump) = &mut self.pump
             && let Poll::Ready(done) = pump.poll(cx)
         {

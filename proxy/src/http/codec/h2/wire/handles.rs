@@ -40,7 +40,7 @@ impl Drop for Handle {
 
 /// A request that a client has sent.
 pub struct Incoming {
-    pub message: Box<Message<Request<()>>>,
+    pub message: Message<Request<()>>,
     pub body: RecvStream,
     pub respond: SendResponse,
 }
@@ -270,8 +270,7 @@ impl ResponseFuture {
     }
 
     /// Not to be called again when it was ready.
-    #[allow(clippy::type_complexity)]
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Box<Message<Response<()>>>, RecvStream), Error>> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Message<Response<()>>, RecvStream), Error>> {
         let Some(body) = &self.0 else { return Poll::Pending };
         let mut machine = body.0.machine.lock();
         let Some(stream) = machine.streams.get_mut(&body.0.id) else {

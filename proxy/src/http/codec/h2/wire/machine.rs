@@ -362,12 +362,16 @@ impl Machine {
 
     /// Envoy's limits on what waits for a peer that does not read.
     pub(super) fn check_output(&mut self) {
-        /// Envoy's words for both.
-        const FRAMES: &str = "http2.outbound_frames_flood";
         let floods = &self.limits.floods;
-        let (frames, controls) = (self.out.frames(), self.out.controls());
-        if self.end.is_none() && (frames > floods.outbound_frames || controls > floods.outbound_control_frames) {
-            self.break_off(Broken::Flood(FRAMES));
+        let details = if self.out.controls() > floods.outbound_control_frames {
+            "codec_error:Too_many_control_frames_in_the_outbound_queue."
+        } else if self.out.frames() > floods.outbound_frames {
+            "codec_error:Too_many_frames_in_the_outbound_queue."
+        } else {
+            return;
+        };
+        if self.end.is_none() {
+            self.break_off(Broken::Flood(details));
         }
     }
 

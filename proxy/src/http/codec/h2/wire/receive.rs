@@ -160,8 +160,11 @@ impl Machine {
         let result = self.stream_data(id, data, length, last);
         match result {
             Ok(()) => {
-                self.give_back(length - data.len());
-                self.give_back_to(id, length - data.len());
+                let padding = length - data.len();
+                if padding > 0 {
+                    self.give_back(padding);
+                    self.give_back_to(id, padding);
+                }
                 Ok(())
             }
             Err(unwanted) => {

@@ -31,8 +31,8 @@ pub struct Trailers {
 }
 
 pub(super) enum Received {
-    Request(Box<Message<Request<()>>>),
-    Response(Box<Message<Response<()>>>),
+    Request(Message<Request<()>>),
+    Response(Message<Response<()>>),
 }
 
 pub(super) struct Stream {

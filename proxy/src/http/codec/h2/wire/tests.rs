@@ -175,7 +175,7 @@ fn ask(sender: &SendRequest, method: &str, end: bool) -> (ResponseFuture, SendSt
     sender.send_request(&request(method), end).unwrap()
 }
 
-fn answer(response: &mut ResponseFuture) -> Poll<Result<(Box<Message<Response<()>>>, RecvStream), Error>> {
+fn answer(response: &mut ResponseFuture) -> Poll<Result<(Message<Response<()>>, RecvStream), Error>> {
     now(|cx| response.poll(cx))
 }
 

@@ -151,7 +151,7 @@ impl Machine {
         let stream = self.open(id, if whole.end_stream { Half::Over } else { Half::Body });
         stream.length_left = length;
         stream.is_pending = true;
-        stream.head = Some(Received::Request(Box::new(message)));
+        stream.head = Some(Received::Request(message));
         self.pending.push_back(id);
         Ok(())
     }
@@ -184,7 +184,7 @@ impl Machine {
         }
         stream.length_left = length;
         stream.recv = if whole.end_stream { Half::Over } else { Half::Body };
-        stream.head = Some(Received::Response(Box::new(message)));
+        stream.head = Some(Received::Response(message));
         self.settle(id);
         Ok(())
     }
