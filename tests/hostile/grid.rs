@@ -256,7 +256,7 @@ pub const STREAMS: &[Stream] = &[
     trailing(&[("x", "y\n\nGET /smuggled-N HTTP/1.1\nhost: h\n\n")], false),
     trailing(&[("transfer-encoding", "chunked")], false),
     trailing(&[("content-length", "0")], true),
-    trailing(&[(":path", "/smuggled-N")], true),
+    trailing(&[(":path", "/smuggled-N")], false),
     trailing(&[("x", "y")], true),
     // As it should be.
     good(head!(), SMUGGLED),
