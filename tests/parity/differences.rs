@@ -104,10 +104,6 @@ pub const DIFFERENCES: &[Difference] = &[
         "rows/a header of one hop",
         "of a head that HTTP/2 forbids the log says that it broke the rules, not which",
     ),
-    on_purpose(
-        "rows/a fragment over HTTP/2",
-        "the codec leaves a fragment out before anybody sees it: no route and no upstream is told of one",
-    ),
     timing(
         "redirects/too many",
         "the leg that was redirected is logged when its stream ends, which may be while the next case runs",

@@ -51,7 +51,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.config.bootstrap.v3.RuntimeLayer.AdminLayer":),
     message!("envoy.config.metrics.v3.StatsConfig": stats_tags use_all_default_tags stats_matcher histogram_bucket_settings),
-    message!("envoy.config.metrics.v3.HistogramBucketSettings": r#match buckets;
+    message!("envoy.config.metrics.v3.HistogramBucketSettings": match buckets;
         bins = Harmless("a histogram grows with the decades of values that it has seen"),
     ),
     message!("envoy.config.metrics.v3.TagSpecifier": tag_name regex fixed_value),

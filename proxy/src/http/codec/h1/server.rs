@@ -1,5 +1,6 @@
 //! The server driver: reads heads, lets a service answer them, writes the answers, until either side has enough.
 
+mod deadline;
 mod leave;
 mod refuse;
 mod request_body;
@@ -8,7 +9,7 @@ mod response;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::{Method, Version};
@@ -32,6 +33,7 @@ use crate::runtime::drain::DrainSignal;
 use crate::runtime::io::Io;
 use crate::runtime::wake;
 use crate::telemetry::flags::ResponseFlags;
+use deadline::{FAR, poll_deadline};
 use leave::Leave;
 pub use refuse::RefusedHead;
 use refuse::UNDERSCORE;
@@ -97,9 +99,6 @@ pub async fn serve<S: Service>(
     };
     driver.run().await;
 }
-
-/// Longer than any connection lives; keeps "no timeout" from being a special case.
-const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The connection as shared with the body of the running request.
 struct Conn {
@@ -331,20 +330,23 @@ impl<S: Service> Driver<S> {
         if exchange.flags.contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR) {
             self.service.event(ConnectionEvent::ProtocolError);
         }
-        {
-            let conn = self.conn.lock();
-            exchange.bytes.received = exchange.bytes.received.max(conn.received);
-            if let Some(at) = conn.received_all {
-                exchange.timing.request_end = Some(at.saturating_duration_since(exchange.started));
-            }
-            exchange.bytes.wire_received = conn.stream.consumed() - marks.0;
-            exchange.bytes.wire_sent = conn.stream.sent - marks.1;
-        }
+        self.account(&mut exchange, marks);
         let end = exchange.elapsed();
         exchange.timing.end = Some(end);
         self.idle_since = exchange.started + end;
         self.service.finish(&mut exchange);
         keep && self.conn.lock().body.is_done()
+    }
+
+    /// What the request brought, and what its bytes on the wire were since the `marks`.
+    fn account(&self, exchange: &mut Exchange, marks: (u64, u64)) {
+        let conn = self.conn.lock();
+        exchange.bytes.received = exchange.bytes.received.max(conn.received);
+        if let Some(at) = conn.received_all {
+            exchange.timing.request_end = Some(at.saturating_duration_since(exchange.started));
+        }
+        exchange.bytes.wire_received = conn.stream.consumed() - marks.0;
+        exchange.bytes.wire_sent = conn.stream.sent - marks.1;
     }
 
     /// Answers an expectation. Says whether the client still listens.
@@ -434,22 +436,6 @@ impl<S: Service> Driver<S> {
         self.out.drain(..written);
         response
     }
-}
-
-/// Whether `deadline` has passed. The timer is only moved when it fires too early, so an unchanged far deadline is free.
-fn poll_deadline(mut timer: Pin<&mut tokio::time::Sleep>, deadline: Option<Instant>, cx: &mut Context<'_>) -> bool {
-    let Some(deadline) = deadline else { return false };
-    if timer.deadline() > deadline.into() {
-        timer.as_mut().reset(deadline.into());
-    }
-    while timer.as_mut().poll(cx).is_ready() {
-        if clock::now() >= deadline {
-            timer.as_mut().reset((clock::now() + FAR).into());
-            return true;
-        }
-        timer.as_mut().reset(deadline.into());
-    }
-    false
 }
 
 fn record_cut(exchange: &mut Exchange, failure: &Failure) {

@@ -168,12 +168,6 @@ impl RecvBody {
     }
 
     fn fail(&mut self, error: Error) -> Option<Result<Frame<Bytes>, BodyError>> {
-        // All that was announced has come; RFC 9113 8.1: a server may then ask with NO_ERROR that the rest of the request is not sent.
-        let upstream = matches!(self.side, Side::Upstream { .. });
-        if upstream && self.remaining == Some(0) && error == Error::Reset(Reason::NO_ERROR, By::Peer) {
-            self.end();
-            return None;
-        }
         let failure = match &self.side {
             Side::Upstream { .. } => upstream_failure(error),
             Side::Downstream(_) | Side::Over => downstream_failure(error),

@@ -21,6 +21,7 @@ use crate::http::body::{Body, BodyError};
 use crate::http::cut;
 use crate::http::exchange::{Exchange, Protocol, Reset};
 use crate::http::failure::Failure;
+use crate::http::header_policy::path::TargetWithFragment;
 use crate::http::service::{ConnectionEvent, Service};
 use crate::http::upgrade::{self, Translated, UpgradeKind};
 use crate::listener::ConnectionInfo;
@@ -68,6 +69,9 @@ pub(super) async fn run<S: Service>(
     let pseudo = headers::pseudo_bytes(request.method(), request.uri());
     let (request, received) = receive(request, body);
     let mut exchange = Exchange::new(request, connection, Protocol::Http2);
+    if let Some(target) = exchange.request.extensions_mut().remove::<TargetWithFragment>() {
+        exchange.extensions.insert(target);
+    }
     exchange.bytes.request_lines = (size + pseudo) as u64;
     exchange.upgrade = received.upgrade;
     exchange.authority = authority(&exchange.request);

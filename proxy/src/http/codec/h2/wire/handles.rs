@@ -167,8 +167,7 @@ impl RecvStream {
         let Some(stream) = machine.streams.get_mut(&id) else {
             return Poll::Ready(None);
         };
-        if !stream.body.is_empty() {
-            let data = Bytes::from(std::mem::take(&mut stream.body));
+        if let Some(data) = stream.read() {
             machine.give_back(data.len());
             machine.give_back_to(id, data.len());
             return Poll::Ready(Some(Ok(data)));
@@ -192,7 +191,7 @@ impl RecvStream {
     pub fn is_end_stream(&self) -> bool {
         let machine = self.0.machine.lock();
         let stream = machine.streams.get(&self.0.id);
-        stream.is_none_or(|stream| stream.recv == Half::Over && stream.body.is_empty() && stream.trailers.is_none())
+        stream.is_none_or(|stream| stream.recv == Half::Over && stream.unread() == 0 && stream.trailers.is_none())
     }
 }
 

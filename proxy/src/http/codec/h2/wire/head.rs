@@ -12,6 +12,7 @@ use super::Protocol;
 use super::error::{Broken, INVALID, Reason, VIOLATION};
 use super::hpack::{Decoder, Encoder, Field};
 use super::stream::Message;
+use crate::http::header_policy::path::TargetWithFragment;
 
 /// What RFC 9113 section 6.5.2 adds to each field's size, in bytes.
 const OVERHEAD: usize = 32;
@@ -266,10 +267,10 @@ impl Scratch {
 
 /// RFC 9113 section 8.2.2.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    match name.as_str() {
-        "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection" => true,
-        _ => false,
-    }
+    matches!(
+        name.as_str(),
+        "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection"
+    )
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
@@ -306,6 +307,7 @@ impl Decoded {
         if is_plain != self.scheme.is_none() || is_plain != self.path.is_none() {
             return Err(VIOLATION);
         }
+        let mut fragment = None;
         let mut parts = http::uri::Parts::default();
         if let Some(authority) = self.authority {
             let authority = Authority::from_maybe_shared(authority).map_err(|_| VIOLATION)?;
@@ -325,9 +327,14 @@ impl Decoded {
             if path.is_empty() || !(starts_well || is_connect) {
                 return Err(VIOLATION);
             }
+            // Which a URI leaves out.
+            fragment = path.contains(&b'#').then(|| TargetWithFragment(path.clone()));
             parts.path_and_query = Some(PathAndQuery::from_maybe_shared(path).map_err(|_| VIOLATION)?);
         }
         let mut request = Request::new(());
+        if let Some(target) = fragment {
+            request.extensions_mut().insert(target);
+        }
         *request.uri_mut() = Uri::from_parts(parts).map_err(|_| VIOLATION)?;
         *request.method_mut() = method;
         *request.version_mut() = Version::HTTP_2;
@@ -353,6 +360,9 @@ impl Decoded {
         let is_request = self.method.is_some() || self.scheme.is_some() || self.path.is_some();
         if is_request || self.authority.is_some() || self.protocol.is_some() {
             return Err(VIOLATION);
+        }
+        if self.is_twice {
+            return Err(INVALID);
         }
         let mut response = Response::new(());
         *response.status_mut() = self.status.ok_or(VIOLATION)?;

@@ -273,6 +273,13 @@ impl Machine {
         self.recent.push_back(id);
     }
 
+    /// Whether we have reset the stream, as far as we know: what was on its way then is no error. A client knows which streams it has opened, and
+    /// a server remembers the last that it has reset.
+    pub(super) fn is_gone(&self, id: u32) -> bool {
+        let may_be_forgotten = !self.is_server || self.recent.len() >= self.limits.recent.max(1);
+        self.recent.contains(&id) || (may_be_forgotten && !self.streams.contains_key(&id))
+    }
+
     /// After each change that may have ended a stream: counts it out, and forgets it when nobody refers to it.
     pub(super) fn settle(&mut self, id: u32) {
         let Some(stream) = self.streams.get_mut(&id) else {
@@ -293,7 +300,7 @@ impl Machine {
         if stream.handles > 0 || stream.is_pending {
             return;
         }
-        let (unread, had_turn) = (stream.body.len(), stream.has_turn);
+        let (unread, had_turn) = (stream.unread(), stream.has_turn);
         self.streams.remove(&id);
         if self.streams.is_empty() && self.streams.capacity() > 32 {
             self.streams = Streams::default();
@@ -341,7 +348,7 @@ impl Machine {
                 continue;
             };
             stream.is_queued = false;
-            if stream.writer.is_some() {
+            if std::mem::take(&mut stream.is_waiting) {
                 stream.has_turn = true;
                 stream.wake_writer();
                 turns -= 1;
@@ -388,7 +395,7 @@ impl Machine {
     pub fn check(&self) {
         let open = self.streams.values().filter(|stream| !stream.is_closed()).count();
         assert_eq!(self.active as usize, open, "open streams");
-        let unread: usize = self.streams.values().map(|stream| stream.body.len()).sum();
+        let unread: usize = self.streams.values().map(|stream| stream.unread()).sum();
         let window = self.recv_window + i64::from(self.unclaimed) + unread as i64;
         assert_eq!(window, i64::from(self.limits.connection_window), "bytes of the window");
         assert!((0..=frame::MAX_WINDOW).contains(&self.send_window) || self.end.is_some());

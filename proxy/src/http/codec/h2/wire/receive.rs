@@ -171,7 +171,7 @@ impl Machine {
                 self.give_back(length);
                 match unwanted {
                     Unwanted::Ignored => Ok(()),
-                    Unwanted::Wrong(_) if is_late || self.recent.contains(&id) => Ok(()),
+                    Unwanted::Wrong(_) if is_late || self.is_gone(id) => Ok(()),
                     Unwanted::Wrong(reason) => self.reset(id, reason, VIOLATION),
                 }
             }
@@ -279,9 +279,18 @@ impl Machine {
         let (settings, []) = payload.as_chunks::<6>() else {
             return Err(BAD_SIZE);
         };
+        let mut window = None;
         for [i0, i1, v0, v1, v2, v3] in settings {
             let value = u32::from_be_bytes([*v0, *v1, *v2, *v3]);
-            self.setting(u16::from_be_bytes([*i0, *i1]), value)?;
+            match u16::from_be_bytes([*i0, *i1]) {
+                frame::INITIAL_WINDOW_SIZE if i64::from(value) > MAX_WINDOW => return Err(TOO_MUCH),
+                // All streams are visited for it: once, however often it is said.
+                frame::INITIAL_WINDOW_SIZE => window = Some(value),
+                id => self.setting(id, value)?,
+            }
+        }
+        if let Some(window) = window {
+            self.peers_window(window)?;
         }
         self.peer.is_settled = true;
         self.out.settings_ack();
@@ -293,7 +302,6 @@ impl Machine {
             frame::HEADER_TABLE_SIZE => self.encoder.set_max_table_size(value as usize),
             frame::ENABLE_PUSH if value > u32::from(self.is_server) => return Err(BAD),
             frame::MAX_CONCURRENT_STREAMS => self.peer.streams = value,
-            frame::INITIAL_WINDOW_SIZE => return self.peers_window(value),
             frame::MAX_FRAME_SIZE => {
                 if !(DEFAULT_FRAME..1 << 24).contains(&(value as usize)) {
                     return Err(BAD);
@@ -314,12 +322,9 @@ impl Machine {
 
     /// Section 6.9.2: windows of open streams change with it, and may become negative.
     fn peers_window(&mut self, value: u32) -> Result<(), Broken> {
-        if i64::from(value) > MAX_WINDOW {
-            return Err(TOO_MUCH);
-        }
         let more = i64::from(value) - i64::from(self.peer.window);
         self.peer.window = value;
-        for stream in self.streams.values_mut() {
+        for stream in self.streams.values_mut().filter(|stream| !stream.is_closed()) {
             stream.send_window += more;
             if stream.send_window > MAX_WINDOW {
                 return Err(TOO_MUCH);

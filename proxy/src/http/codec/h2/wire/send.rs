@@ -102,7 +102,10 @@ impl Machine {
         cx: &Context<'_>,
     ) -> Poll<Result<(), Error>> {
         let had_turn = match self.sending(id) {
-            Ok(stream) => std::mem::take(&mut stream.has_turn),
+            Ok(stream) => {
+                stream.is_waiting = false;
+                std::mem::take(&mut stream.has_turn)
+            }
             Err(error) => return Poll::Ready(Err(error)),
         };
         let mut is_full = false;
@@ -146,9 +149,11 @@ impl Machine {
         };
         register(&mut stream.writer, cx);
         // Without a window of its own it waits for that, and is in nobody's way.
-        if stream.send_window > 0 && !stream.is_queued {
-            stream.is_queued = true;
-            self.blocked.push_back(id);
+        if stream.send_window > 0 {
+            stream.is_waiting = true;
+            if !std::mem::replace(&mut stream.is_queued, true) {
+                self.blocked.push_back(id);
+            }
         }
     }
 
@@ -218,7 +223,9 @@ impl Machine {
         stream.is_unread = true;
         stream.reader = None;
         stream.trailers = None;
-        let unread = std::mem::take(&mut stream.body).len();
+        let unread = stream.unread();
+        stream.front = Bytes::new();
+        stream.body = Vec::new();
         self.give_back(unread);
     }
 }

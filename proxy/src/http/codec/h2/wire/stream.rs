@@ -2,6 +2,7 @@
 
 use std::task::{Context, Waker};
 
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 
 use super::error::Error;
@@ -48,6 +49,8 @@ pub(super) struct Stream {
     pub(super) is_counted: bool,
     /// In the queue of those that wait for the connection's window or for room.
     pub(super) is_queued: bool,
+    /// It could not send when it last tried. Who is in the queue may have sent since.
+    pub(super) is_waiting: bool,
     /// Woken to send, and has not tried yet.
     pub(super) has_turn: bool,
     /// Nobody will read what comes.
@@ -62,7 +65,9 @@ pub(super) struct Stream {
     pub(super) length_left: Option<u64>,
     pub(super) head: Option<Received>,
     pub(super) interim: Option<Box<(StatusCode, HeaderMap)>>,
-    /// Data that nobody has read yet. Frames that come before anybody reads are one chunk.
+    /// Data that is handed on in parts.
+    pub(super) front: Bytes,
+    /// Data that came behind it, and that nobody has read yet. Small frames that come before anybody reads cost no more than their bytes.
     pub(super) body: Vec<u8>,
     pub(super) trailers: Option<Box<Trailers>>,
     pub(super) reader: Option<Waker>,
@@ -79,6 +84,7 @@ impl Stream {
             is_pending: false,
             is_counted: true,
             is_queued: false,
+            is_waiting: false,
             has_turn: false,
             is_unread: false,
             head_only: false,
@@ -88,11 +94,28 @@ impl Stream {
             length_left: None,
             head: None,
             interim: None,
+            front: Bytes::new(),
             body: Vec::new(),
             trailers: None,
             reader: None,
             writer: None,
         }
+    }
+
+    /// Bytes that nobody has read.
+    pub(super) fn unread(&self) -> usize {
+        self.front.len() + self.body.len()
+    }
+
+    /// The next of them; they go on in parts, so that what a slow reader holds is one part.
+    pub(super) fn read(&mut self) -> Option<Bytes> {
+        /// Bytes of one part: four frames of the usual size.
+        const PART: usize = 64 * 1024;
+        if self.front.is_empty() {
+            self.front = Bytes::from(std::mem::take(&mut self.body));
+        }
+        let part = self.front.len().min(PART);
+        (part > 0).then(|| self.front.split_to(part))
     }
 
     pub(super) fn is_closed(&self) -> bool {

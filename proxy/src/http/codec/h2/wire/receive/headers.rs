@@ -110,15 +110,11 @@ impl Machine {
     }
 
     /// What may have been on its way when we reset the stream is no error; otherwise section 5.1 names it.
-    fn block_of_the_gone(&mut self, id: u32) -> Result<(), Broken> {
-        if self.recent.contains(&id) {
+    fn block_of_the_gone(&self, id: u32) -> Result<(), Broken> {
+        if self.is_gone(id) {
             return Ok(());
         }
-        let may_be_forgotten = self.recent.front().is_some_and(|oldest| id < *oldest);
-        if self.is_server && !may_be_forgotten {
-            return Err(Broken::Rules(Reason::STREAM_CLOSED));
-        }
-        self.reset(id, Reason::STREAM_CLOSED, VIOLATION)
+        Err(Broken::Rules(Reason::STREAM_CLOSED))
     }
 
     fn request(&mut self, whole: &Whole, decoded: Decoded) -> Result<(), Broken> {
@@ -161,9 +157,14 @@ impl Machine {
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };
-        let length = decoded.content_length.filter(|_| !stream.head_only);
         let status = decoded.status.map_or(0, |status| status.as_u16());
-        let says_more = length.is_some_and(|length| length > 0) && !matches!(status, 204 | 304);
+        // RFC 9110 section 6.4.1: what these have no body, whatever they say of its length.
+        let length = match stream.head_only || matches!(status, 204 | 304) {
+            true => Some(0),
+            false => decoded.content_length,
+        };
+        let says_more = length.is_some_and(|length| length > 0)
+            || (status == 204 && decoded.content_length.is_some_and(|length| length > 0));
         let is_interim = (100..200).contains(&status);
         // Section 8.6: there is no 101; section 8.1: an interim response is no end.
         if (whole.end_stream && (says_more || is_interim)) || status == 101 {
