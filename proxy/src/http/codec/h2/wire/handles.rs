@@ -1,5 +1,6 @@
 //! What holds a stream, or a connection, from outside.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -38,6 +39,9 @@ impl Drop for Handle {
     }
 }
 
+/// So many requests that nobody has taken up have a place that stays.
+const KEPT: usize = 4;
+
 /// A request that a client has sent.
 pub struct Incoming {
     pub message: Message<Request<()>>,
@@ -49,8 +53,9 @@ pub struct Incoming {
 pub(super) fn accept(machine: &Shared) -> Option<Incoming> {
     let mut locked = machine.lock();
     let id = locked.pending.pop_front()?;
-    if locked.pending.is_empty() {
-        locked.pending = Default::default();
+    // A burst leaves no queue behind, and a request now and then does not make one anew.
+    if locked.pending.is_empty() && locked.pending.capacity() > KEPT {
+        locked.pending = VecDeque::new();
     }
     locked.counts.unseen = locked.counts.unseen.saturating_sub(1);
     let stream = locked.streams.get_mut(&id)?;
