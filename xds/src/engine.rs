@@ -11,16 +11,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use record::{Named, Records};
 pub use roots::Root;
 use roots::RootState;
 use view::State;
 
+use crate::bugs::{Bug, planted};
 use crate::client::message::Response;
 use crate::client::mux::{Mode, Mux, MuxConfig};
 use crate::client::request::Request;
-use crate::client::wire;
 use crate::stats::Stats;
 use crate::store::{Action, Interpreter, Now, Source, Store, SubscriptionChange};
 use crate::types::{self, ResourceType};
@@ -188,10 +188,10 @@ impl Engine {
         };
         let stream = &mut self.streams[at];
         let source = stream.source.clone();
-        let message = stream.typed(message);
-        let parsed = match stream.mux.mode() {
-            Mode::Sotw => Response::parse_sotw(&message),
-            Mode::Delta => Response::parse_delta(&message),
+        let parsed = match (&*source, stream.ty, stream.mux.mode()) {
+            (Source::Path(_), Some(ty), _) => Response::parse_file(&message, ty),
+            (_, _, Mode::Sotw) => Response::parse_sotw(&message),
+            (_, _, Mode::Delta) => Response::parse_delta(&message),
         };
         let response = parsed.map_err(|error| format!("not a discovery response: {error}"))?;
         let (size, version) = (response.size, response.version.clone());
@@ -249,9 +249,13 @@ impl Engine {
         let types: Vec<_> = stream.mux.types().collect();
         let names: Vec<_> = stream.mux.names().map(|(ty, name)| (ty, name.clone())).collect();
         types.into_iter().for_each(|ty| self.answered(ty));
-        names
-            .iter()
-            .for_each(|(ty, name)| self.store.give_up(ty, &source, name));
+        for (ty, name) in names.iter().filter(|_| !planted(Bug::WaitsForUnreadable)) {
+            self.store.give_up(ty, &source, name);
+        }
+        if planted(Bug::UnreadableFileEmpties) {
+            // What an empty file says.
+            let _ = self.on_message(id, Bytes::new(), now);
+        }
         self.advance(now);
     }
 
@@ -315,7 +319,7 @@ impl Engine {
                 self.stats.subscribed(change.ty, &change.name, &change.source);
             }
             self.streams[at].change(change);
-            if change.source.is_file() && change.action != Action::Unsubscribe {
+            if change.source.is_file() && change.action != Action::Unsubscribe && !planted(Bug::MissesReread) {
                 self.rereads.push(self.streams[at].id);
             }
             // ADS may fall silent, and is kept: a reconnect would cost every type.
@@ -414,16 +418,6 @@ impl Stream {
             Action::Unsubscribe => self.mux.unsubscribe(change.ty, &change.name),
             Action::Refresh => self.mux.refresh(change.ty, &change.name),
         }
-    }
-
-    /// A file need not say of which type its resources are, as in Envoy: whoever names it knows.
-    fn typed(&self, message: Bytes) -> Bytes {
-        let (Source::Path(_), Some(ty)) = (&*self.source, self.ty) else {
-            return message;
-        };
-        let mut typed = BytesMut::from(&message[..]);
-        wire::put_text(&mut typed, 4, ty.url);
-        typed.freeze()
     }
 
     fn count_failure(&self, stats: &Stats) {
