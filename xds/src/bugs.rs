@@ -60,6 +60,8 @@ pub(crate) enum Bug {
     UnreadableFileEmpties,
     /// A file is not read again when something more is wanted of it.
     MissesReread,
+    /// What a file says dies of its time to live.
+    FilesDie,
     /// Who waits for a file that cannot be read waits on.
     WaitsForUnreadable,
 }

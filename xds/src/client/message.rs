@@ -52,12 +52,16 @@ impl Response {
         Self::parse_of(message, None)
     }
 
-    /// Parses the content of a file. It need not say of which type its resources are, as in Envoy: whoever names it knows.
+    /// Parses the content of a file. It need not say of which type its resources are, as in Envoy: whoever names it knows. Nobody will send
+    /// a heartbeat for what is in it, so nothing of it is mortal, which is Envoy's view, too.
     ///
     /// # Errors
     /// The bytes are not a protobuf message of that shape.
     pub(crate) fn parse_file(message: &Bytes, ty: ResourceType) -> Result<Self, WireError> {
-        Self::parse_of(message, Some(ty))
+        let mut response = Self::parse_of(message, Some(ty))?;
+        let mortal = response.resources.iter_mut().filter(|_| !planted(Bug::FilesDie));
+        mortal.for_each(|received| received.ttl = None);
+        Ok(response)
     }
 
     fn parse_of(message: &Bytes, ty: Option<ResourceType>) -> Result<Self, WireError> {

@@ -52,6 +52,17 @@ fn a_file_need_not_tell_the_type_of_its_resources() {
     assert_eq!(script.has("cds"), ["a=1"]);
 }
 
+/// Nobody sends heartbeats for a file; Envoy 1.40 does not look at its times to live.
+#[test]
+fn a_time_to_live_in_a_file_means_nothing() {
+    let mut script = Script::with(SourceConfig::aggregated(Mode::Sotw), &[], 1);
+    script.engine.add_root(path_root(Path::new("/clusters")), script.now);
+    script.connect();
+    script.receive(sotw(&CLUSTER, "1", "", &[res("a", "1").ttl(10)]));
+    script.advance(10);
+    assert_eq!(script.has("cds"), ["a=1"]);
+}
+
 /// What is read while it is written ends somewhere. What ends between two fields is a message, and nobody could tell that it is not all.
 #[test]
 fn a_half_written_file_is_not_taken() {

@@ -148,6 +148,9 @@ impl Sim {
         if !flight.ty.full_state {
             flight.resources.retain(|_| self.rng.u32(0..4) > 0);
         }
+        if let Some(resource) = flight.resources.first_mut().filter(|_| self.rng.bool()) {
+            *resource = resource.clone().ttl(self.rng.u64(1..40));
+        }
         flight.twice = !flight.resources.is_empty() && self.rng.u32(0..16) == 0;
         let content = match how {
             0 => Content::Missing,
@@ -182,8 +185,11 @@ impl Sim {
             Content::Torn(bytes) => Ok(bytes.clone()),
             Content::Whole(flight) => {
                 let asked = |name: &str| ty.full_state || wanted.contains(&key(ty, name));
-                let judged: Judged<'_> = flight.judge(Mode::Sotw, asked, |_| None);
-                self.model.take(flight, &judged, ty.full_state);
+                // Nothing of a file is mortal.
+                let mut lasting = flight.clone();
+                lasting.resources.iter_mut().for_each(|resource| resource.ttl = None);
+                let judged: Judged<'_> = lasting.judge(Mode::Sotw, asked, |_| None);
+                self.model.take(&lasting, &judged, ty.full_state);
                 Ok(encoded(flight))
             }
         };

@@ -52,5 +52,6 @@ planted! {
     catches_half_of_a_file_taken_for_all: TakesHalfFiles,
     catches_an_unreadable_file_that_empties: UnreadableFileEmpties,
     catches_a_file_that_is_not_read_again: MissesReread,
+    catches_a_file_that_dies: FilesDie,
     catches_a_wait_for_a_file_that_cannot_be_read: WaitsForUnreadable,
 }
