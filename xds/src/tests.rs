@@ -10,6 +10,7 @@
 )]
 
 mod delta;
+mod edges;
 mod files;
 mod pacing;
 mod rules;
