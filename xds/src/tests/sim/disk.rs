@@ -151,7 +151,7 @@ impl Sim {
         if let Some(resource) = flight.resources.first_mut().filter(|_| self.rng.bool()) {
             *resource = resource.clone().ttl(self.rng.u64(1..40));
         }
-        flight.twice = !flight.resources.is_empty() && self.rng.u32(0..16) == 0;
+        flight.twice = self.repeats(Mode::Sotw, flight.ty, &flight.resources);
         let content = match how {
             0 => Content::Missing,
             1..=3 => Content::Torn(torn(&encoded(&flight), &mut self.rng)),

@@ -33,7 +33,7 @@ impl Sim {
         if self.rng.u32(0..12) == 0 {
             resources.clear();
         }
-        let twice = !resources.is_empty() && self.rng.u32(0..16) == 0;
+        let twice = self.repeats(self.server.mode, ty, &resources);
         self.send(id, ty, resources, removed, twice);
         if let (Some(version), Some(flight)) = (vouched, self.flights.get_mut(&id).and_then(VecDeque::back_mut)) {
             flight.version = version;
@@ -44,6 +44,7 @@ impl Sim {
     fn vouch(&mut self, id: StreamId, ty: ResourceType, resources: &mut [Res]) -> Option<String> {
         let accepted = self.server.accepted(id, ty);
         let vouches = self.rng.u32(0..3) == 0;
+        let wrongly = self.rng.u32(0..8) == 0;
         for resource in resources.iter_mut() {
             let mortal = self.rng.u32(0..3) == 0;
             let version = match self.server.mode {
@@ -52,15 +53,21 @@ impl Sim {
             };
             let known = self.model.good.contains_key(&key(ty, &resource.name));
             if let Some(version) = version.filter(|_| vouches && known && self.rng.bool()) {
-                let wrong = self.rng.u32(0..8) == 0;
-                let version = if wrong { "of nothing" } else { &version };
+                let version = if wrongly { "of nothing" } else { &version };
                 *resource = res(&resource.name, "").absent().version(version);
             }
             if mortal {
                 *resource = resource.clone().ttl(self.rng.u64(1..40));
             }
         }
-        accepted.filter(|_| resources.iter().any(|resource| resource.absent) && self.server.mode == Mode::Sotw)
+        let vouched = resources.iter().any(|resource| resource.absent) && !wrongly;
+        accepted.filter(|_| vouched && self.server.mode == Mode::Sotw)
+    }
+
+    /// Whether the first resource comes twice, which is wrong in all that a delta response says, and in a whole set.
+    pub(super) fn repeats(&mut self, mode: Mode, ty: ResourceType, resources: &[Res]) -> bool {
+        let is_wrong = mode == Mode::Delta || ty.full_state;
+        is_wrong && !resources.is_empty() && self.rng.u32(0..16) == 0
     }
 
     /// What nobody asked for must be ignored, without an answer.
