@@ -8,15 +8,23 @@ use super::{Flight, Sim, key};
 use crate::client::mux::Mode;
 use crate::client::wire::Reader;
 use crate::engine::StreamId;
-use crate::types::{CLUSTER, LISTENER, ResourceType, SECRET};
+use crate::types::{ASSIGNMENT, CLUSTER, LISTENER, ResourceType, SECRET};
 
-/// The files of roots, where those are files, and two of secrets: all whose names begin as the file is called.
-const PATHS: [&str; 4] = ["/cds", "/lds", "/file-0", "/file-1"];
+/// The files of roots, where those are files, and those of one resource each, which is called as its file is.
+const PATHS: [&str; 6] = [
+    "/cds",
+    "/lds",
+    "/file-eds-0",
+    "/file-eds-1",
+    "/file-sds-0",
+    "/file-sds-1",
+];
 
 fn type_of(path: &str) -> ResourceType {
     match path {
         "/cds" => &CLUSTER,
         "/lds" => &LISTENER,
+        path if path.starts_with("/file-eds") => &ASSIGNMENT,
         _ => &SECRET,
     }
 }
@@ -145,8 +153,8 @@ impl Sim {
         let mut flight = self.on_file(path);
         let how = self.rng.u32(0..10);
         self.spoil(&mut flight.resources);
-        if !flight.ty.full_state {
-            flight.resources.retain(|_| self.rng.u32(0..4) > 0);
+        if flight.resources.is_empty() && !flight.ty.full_state {
+            return;
         }
         if let Some(resource) = flight.resources.first_mut().filter(|_| self.rng.bool()) {
             *resource = resource.clone().ttl(self.rng.u64(1..40));

@@ -80,57 +80,56 @@ impl Server {
         self.counter += 1;
         let (parent, child) = ROOTS[rng.usize(0..2)];
         let name = format!("{parent}-{}", rng.u32(0..4));
-        let target = format!("{child}-{}", rng.u32(0..5));
         let content = format!("{}", self.counter);
-        let source = if self.aggregated { "" } else { "@plane" };
         match rng.u32(0..6) {
             0 => drop(self.of(parent).remove(&name)),
-            1 => self.change(child, &target, &content),
-            2 => {
-                let (secret, _) = secret(rng);
-                self.change("sds", &secret, &content);
+            1 | 2 => {
+                let ty = if rng.bool() { child } else { "sds" };
+                let (target, _) = self.target(ty, rng);
+                if let Some(known) = self.of(ty).get_mut(&target) {
+                    *known = res(&target, &content);
+                }
             }
             _ => {
-                let mut resource = res(&name, &content).needs(&format!("{child}:{target}{source}"));
-                self.have(child, &target, &content);
-                if rng.bool() {
-                    let (secret, file) = secret(rng);
-                    let source = file.map_or(source.to_owned(), |path| format!("@{path}"));
-                    resource = resource.needs(&format!("sds:{secret}{source}"));
-                    self.have("sds", &secret, &content);
+                let mut resource = res(&name, &content);
+                for ty in [child, "sds"].into_iter().take(1 + rng.usize(0..2)) {
+                    let (target, source) = self.target(ty, rng);
+                    resource = resource.needs(&format!("{ty}:{target}{source}"));
+                    let new = || res(&target, &content);
+                    self.of(ty).entry(target.clone()).or_insert_with(new);
                 }
                 self.of(parent).insert(name, resource);
             }
         }
     }
 
+    /// Something to refer to, of the control plane's or in a file of its own, and its source as references have it.
+    fn target(&self, ty: &str, rng: &mut fastrand::Rng) -> (String, String) {
+        if ty != "rds" && rng.u32(0..3) == 0 {
+            let name = format!("file-{ty}-{}", rng.u32(0..2));
+            let source = format!("@/{name}");
+            return (name, source);
+        }
+        let source = if self.aggregated { "" } else { "@plane" };
+        (format!("{ty}-{}", rng.u32(0..5)), source.to_owned())
+    }
+
     fn of(&mut self, ty: &'static str) -> &mut BTreeMap<String, Res> {
         self.resources.entry(ty).or_default()
-    }
-
-    fn have(&mut self, ty: &'static str, name: &str, content: &str) {
-        let new = || res(name, content);
-        self.of(ty).entry(name.to_owned()).or_insert_with(new);
-    }
-
-    fn change(&mut self, ty: &'static str, name: &str, content: &str) {
-        if let Some(known) = self.of(ty).get_mut(name) {
-            *known = res(name, content);
-        }
     }
 
     /// What the file at `path` should say.
     pub(super) fn on_file(&self, path: &str) -> Vec<Res> {
         let name = path.trim_start_matches('/');
-        let (ty, prefix) = match ROOTS.iter().find(|(root, _)| *root == name) {
-            Some((root, _)) => (*root, ""),
-            None => ("sds", name),
-        };
-        let resources = self.resources.get(ty).into_iter().flat_map(BTreeMap::values);
-        resources
-            .filter(|resource| resource.name.starts_with(prefix))
-            .cloned()
-            .collect()
+        let resources = |ty: &str| self.resources.get(ty).into_iter().flat_map(BTreeMap::values).cloned();
+        match ROOTS.iter().find(|(root, _)| *root == name) {
+            Some((root, _)) => resources(root).collect(),
+            None => CHILDREN
+                .iter()
+                .flat_map(|ty| resources(ty))
+                .filter(|resource| resource.name == name)
+                .collect(),
+        }
     }
 
     /// The same resources under other versions.
@@ -371,18 +370,6 @@ impl Server {
                 held.retain(|name, _| wanted.contains(&format!("{short} {name}")));
             }
         }
-    }
-}
-
-/// A secret of the control plane's, or of a file, with its path.
-fn secret(rng: &mut fastrand::Rng) -> (String, Option<String>) {
-    let number = rng.u32(0..4);
-    match rng.bool() {
-        true => (format!("sds-{number}"), None),
-        false => (
-            format!("file-{}-{}", number / 2, number % 2),
-            Some(format!("/file-{}", number / 2)),
-        ),
     }
 }
 
