@@ -118,13 +118,14 @@ fn from_any(any: &Bytes, type_url: &str, version: &Arc<str>) -> Received {
     received
 }
 
-/// A `Resource`: field 1 version, 2 payload, 3 name, 4 aliases, 6 TTL. `fallback` is the version of one that has none.
-fn from_wrapper(entry: &Bytes, type_url: &str, fallback: Option<&Arc<str>>) -> Received {
+/// A `Resource`: field 1 version, 2 payload, 3 name, 4 aliases, 6 TTL. In SotW everything is of the response's version, as in Envoy, whatever
+/// the wrapper says.
+fn from_wrapper(entry: &Bytes, type_url: &str, of_response: Option<&Arc<str>>) -> Received {
     let mut received = Received::plain(Arc::default());
     if let Err(error) = received.unwrap(entry, type_url) {
         received.problem = Some(error.to_string());
     }
-    if let (true, Some(version)) = (received.version.is_empty(), fallback) {
+    if let Some(version) = of_response {
         received.version = version.clone();
     }
     received

@@ -69,6 +69,28 @@ async fn a_rename_into_place_is_noticed() {
 }
 
 #[tokio::test]
+async fn what_is_moved_beside_a_file_is_noticed_only_where_the_directory_is_watched() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("cds.yaml"), "1").unwrap();
+    let source = |watched_directory| PathSource {
+        path: at("cds.yaml").to_str().unwrap().into(),
+        watched_directory,
+    };
+    let mut by_path = watch(&source(None));
+    let mut by_directory = watch(&source(Some(directory.path().to_str().unwrap().into())));
+    assert!(by_path.next().await.is_some() && by_directory.next().await.is_some());
+    // Both have heard of it by the time that one tells; and the file is another by then.
+    std::fs::write(at("cds.yaml"), "22").unwrap();
+    std::fs::write(at("new"), "").unwrap();
+    std::fs::rename(at("new"), at("other")).unwrap();
+    assert!(by_directory.next().await.is_some());
+    assert!(futures_util::poll!(by_path.next()).is_pending());
+    std::fs::rename(at("other"), at("cds.yaml")).unwrap();
+    assert!(by_path.next().await.is_some() && by_directory.next().await.is_some());
+}
+
+#[tokio::test]
 async fn a_swapped_symlink_of_the_watched_directory_is_noticed() {
     let root = tempfile::tempdir().unwrap();
     let at = |name: &str| root.path().join(name);
