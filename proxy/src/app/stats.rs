@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use remora_xds::stats::{ControlPlaneStats, TypeStats};
+use remora_xds::stats::TypeStats;
 use remora_xds::{ResourceType, types};
 
 use crate::cluster::host::HostRegistry;
+use crate::cluster::stats::control_plane;
+use crate::config::BuildContext;
 use crate::telemetry::histogram::Histogram;
 use crate::telemetry::stats::{StatGroup, Value};
 
@@ -90,8 +92,9 @@ struct Shown {
 }
 
 impl XdsStats {
-    /// What to show, once there is a client. `ads`: the bootstrap has an `ads_config`.
-    pub fn show(&self, stats: Arc<remora_xds::Stats>, routes: Arc<RouteScopes>, hosts: Arc<HostRegistry>, ads: bool) {
+    /// What to show, once there is a client that counts into `context.xds`. `ads`: the bootstrap has an `ads_config`.
+    pub fn show(&self, context: &BuildContext, routes: Arc<RouteScopes>, ads: bool) {
+        let stats = context.xds.clone();
         let durations = self.durations.clone();
         stats.observe(move |ty, name, took| {
             let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
@@ -101,7 +104,7 @@ impl XdsStats {
         let _ = self.shown.set(Shown {
             stats,
             routes,
-            hosts,
+            hosts: context.hosts.clone(),
             ads,
         });
     }
@@ -191,15 +194,6 @@ impl XdsStats {
             control_plane(prefix, &own, visit);
         }
     }
-}
-
-fn control_plane(prefix: &str, stats: &ControlPlaneStats, visit: &mut dyn FnMut(&str, Value<'_>)) {
-    let name = |name: &str| format!("{prefix}control_plane.{name}");
-    visit(&name("connected_state"), Value::Gauge(stats.connected_state.value()));
-    visit(&name("pending_requests"), Value::Gauge(stats.pending_requests.value()));
-    let enforced = Value::Counter(stats.rate_limit_enforced.value());
-    visit(&name("rate_limit_enforced"), enforced);
-    visit(&name("identifier"), Value::Text(stats.identifier()));
 }
 
 #[cfg(test)]

@@ -150,7 +150,7 @@ impl Builder {
         if *ty == types::SECRET {
             self.context.secrets.deliver(key, bytes.as_ref())
         } else if *ty == types::ASSIGNMENT {
-            self.set_assignment(key, bytes)
+            self.set_assignment(key, resource)
         } else if *ty == types::CLUSTER {
             self.set_cluster(&key.name, resource)
         } else if *ty == types::ROUTE {

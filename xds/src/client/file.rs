@@ -149,7 +149,11 @@ async fn next_moves(inotify: &AsyncFd<OwnedFd>, name: Option<&OsStr>) -> std::io
             // Too much happened to be told: anything may have.
             Ok(event) if event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW) => moved = true,
             Ok(event) if event.events().contains(inotify::ReadFlags::MOVED_TO) => {
-                let is_named = |name: &OsStr| event.file_name().is_some_and(|moved| moved.to_bytes() == name.as_bytes());
+                let is_named = |name: &OsStr| {
+                    event
+                        .file_name()
+                        .is_some_and(|moved| moved.to_bytes() == name.as_bytes())
+                };
                 moved |= name.is_none_or(is_named);
             }
             Ok(_) | Err(Errno::INTR) => {}

@@ -144,7 +144,13 @@ impl Received {
     }
 
     fn broken(problem: String) -> Self {
+        Self::refused(Arc::default(), problem)
+    }
+
+    /// What is wrong with the resource called `name`.
+    pub(crate) fn refused(name: Arc<str>, problem: String) -> Self {
         Self {
+            name,
             problem: Some(problem),
             ..Self::plain(Arc::default())
         }
@@ -203,6 +209,11 @@ fn unexpected(type_url: &str) -> Option<&'static str> {
     ];
     let found = kinds.iter().find(|(ty, _)| ty.url == type_url);
     found.map(|(_, kind)| *kind)
+}
+
+/// What messages call a resource of the type.
+pub(crate) fn kind_of(ty: &TypeInfo) -> &'static str {
+    unexpected(ty.url).unwrap_or("resource")
 }
 
 /// Every named xDS resource has its name (or `cluster_name`) in field 1.

@@ -283,7 +283,8 @@ impl Sim {
         let verdict = Verdict {
             nonce: &flight.nonce,
             version: &flight.version,
-            nack: flight.twice || flight.resources.iter().any(bad),
+            nack: (flight.twice && (self.server.mode == Mode::Delta || flight.ty.full_state))
+                || flight.resources.iter().any(bad),
         };
         // One name twice: a delta response is refused as a whole, of a SotW one the first copy counts.
         let (resources, removed) = match flight.twice && self.server.mode == Mode::Delta {
