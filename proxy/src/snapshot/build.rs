@@ -157,7 +157,7 @@ impl Builder {
             self.set_routes(key, bytes)
         } else if *ty == types::LISTENER {
             *listeners = true;
-            self.set_listener(&key.name, bytes)
+            self.set_listener(&key.name, resource)
         } else if *ty == types::PINNED {
             *listeners |= key
                 .name
@@ -191,13 +191,14 @@ impl Builder {
         Ok(())
     }
 
-    fn set_listener(&mut self, name: &Arc<str>, bytes: Option<Bytes>) -> Compiled<()> {
-        match bytes {
+    fn set_listener(&mut self, name: &Arc<str>, resource: Option<Arc<Resource>>) -> Compiled<()> {
+        match resource {
             None => {
                 self.snapshot.listeners.remove(name);
             }
-            Some(bytes) => {
-                let config = listener::compile(&bytes, &self.context)?;
+            Some(resource) => {
+                let mut config = listener::compile(&resource.bytes, &self.context)?;
+                config.resource = Some(resource);
                 self.snapshot.listeners.insert(name.clone(), Arc::new(config));
             }
         }
