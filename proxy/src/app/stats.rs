@@ -13,6 +13,7 @@ use crate::cluster::stats::control_plane;
 use crate::config::BuildContext;
 use crate::telemetry::histogram::Histogram;
 use crate::telemetry::stats::{StatGroup, Value};
+use crate::tls::SecretStore;
 
 /// Which connection managers have named which route configurations: a subscription's stats are called after both.
 #[derive(Default)]
@@ -88,6 +89,7 @@ struct Shown {
     stats: Arc<remora_xds::Stats>,
     routes: Arc<RouteScopes>,
     hosts: Arc<HostRegistry>,
+    secrets: Arc<SecretStore>,
     ads: bool,
 }
 
@@ -105,6 +107,7 @@ impl XdsStats {
             stats,
             routes,
             hosts: context.hosts.clone(),
+            secrets: context.secrets.clone(),
             ads,
         });
     }
@@ -137,9 +140,12 @@ impl StatGroup for XdsStats {
         let resources = shown.stats.resources();
         self.durations.retain(&resources);
         shown.routes.retain(&resources);
+        let failed = shown.secrets.failed_rotations();
         for (name, stats) in resources {
             if stats.ty == &types::SECRET {
                 self.subscription(&format!("sds.{name}."), &stats, &name, visit);
+                let failed = failed.get(&name).copied().unwrap_or_default();
+                visit(&format!("sds.{name}.key_rotation_failed"), Value::Counter(failed));
             }
             if stats.ty == &types::ROUTE {
                 for prefix in shown.routes.of(&name) {
@@ -160,6 +166,7 @@ impl StatGroup for XdsStats {
             .chain(resources)
             .for_each(|stats| stats.reset());
         shown.stats.control_plane.reset();
+        shown.secrets.reset_failed_rotations();
         self.durations.0.lock().clear();
     }
 }
