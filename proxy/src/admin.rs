@@ -87,6 +87,9 @@ pub trait Control: Send + Sync + 'static {
     /// The listeners that accept now and where they really listen, in the order of `/listeners`.
     fn listeners(&self) -> Vec<(Arc<str>, Vec<Address>)>;
 
+    /// What the control plane's listeners were made of that drain, the first to drain first.
+    fn draining_listeners(&self) -> Vec<Arc<remora_xds::Resource>>;
+
     /// `/drain_listeners`: starts what `how` says and returns.
     fn drain_listeners(&self, how: DrainListeners);
 

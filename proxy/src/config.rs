@@ -33,6 +33,8 @@ use crate::tls::SecretStore;
 #[derive(Clone, Default)]
 pub struct BuildContext {
     pub stats: Stats,
+    /// What the client of the control plane counts.
+    pub xds: Arc<remora_xds::Stats>,
     pub secrets: Arc<SecretStore>,
     /// Where resources that others name come from.
     pub sources: Arc<Sources>,

@@ -41,6 +41,8 @@ pub struct ListenerConfig {
     /// `access_log`: a line for each connection, however it ends.
     pub access_logs: Arc<[crate::telemetry::access_log::AccessLog]>,
     pub settings: ListenerSettings,
+    /// What the control plane sent; `None` for a listener of the bootstrap.
+    pub resource: Option<Arc<remora_xds::Resource>>,
 }
 
 /// What of a listener does not force a new socket when it changes.

@@ -314,6 +314,10 @@ async fn a_certificate_in_files_is_rotated_by_moving_new_ones_in_place() {
     place("cert.pem", &second.chain_pem);
     // Whoever comes now still gets a certificate that fits its key.
     assert!(shown(tls, root).await.is_some());
+    until("both files to have told of it", async || {
+        (sidecar.stat("sds.cert.key_rotation_failed").await == 2).then_some(())
+    })
+    .await;
     place("key.pem", &second.key_pem);
     until("the second certificate", async || {
         (shown(tls, root).await? == second.leaf_der).then_some(())

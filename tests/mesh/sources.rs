@@ -116,7 +116,11 @@ async fn endpoints_and_secrets_from_sources_of_their_own() {
     until("the counters", async || {
         let good = sidecar.stat("sds.cert.update_success").await >= 2;
         let back = sidecar.stat("control_plane.connected_state").await == 1;
-        (good && back && sidecar.stat("sds.cert.control_plane.connected_state").await == 1).then_some(())
+        let endpoints = sidecar.stat("cluster.a.update_success").await >= 1
+            && sidecar.stat("cluster.a.update_failure").await >= 1
+            && sidecar.stat("cluster.a.control_plane.connected_state").await == 1;
+        let secrets = sidecar.stat("sds.cert.control_plane.connected_state").await == 1;
+        (good && back && endpoints && secrets).then_some(())
     })
     .await;
 }

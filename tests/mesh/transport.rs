@@ -229,6 +229,16 @@ async fn keepalive_finds_a_connection_that_died_without_a_word() {
         plane.wait_ack("cds", &version).await.unwrap();
         assert!(hole.connections.load(Ordering::SeqCst) > 1, "over another connection");
         assert!(sidecar.stat("cluster_manager.cds.update_failure").await > 0);
+        for (name, value) in [
+            ("http2.keepalive_timeout", 1),
+            ("upstream_cx_destroy_local_with_active_rq", 1),
+            ("upstream_cx_destroy_remote", 0),
+            ("upstream_rq_pending_failure_eject", 1),
+            ("upstream_cx_total", 2),
+        ] {
+            let name = format!("cluster.xds_cluster.{name}");
+            assert_eq!(sidecar.stat(&name).await, value, "{name}");
+        }
         until("the cluster", async || {
             let page = sidecar.admin("GET", "/config_dump").await.text();
             page.contains("\"name\": \"b\"").then_some(())

@@ -129,10 +129,6 @@ pub const DIFFERENCES: &[Difference] = &[
         "a listener that drains keeps the routes it has; it is not subscribed to them until the end of the drain",
     ),
     on_purpose(
-        "xds-sotw/the same resource twice",
-        "a name twice in one response is a server's error whatever the type; the first copy is used",
-    ),
-    on_purpose(
         "xds-delta/the stream is reset",
         "the version of a good resource that came beside a bad one is known, and told; Envoy forgets all of a refused response",
     ),

@@ -20,6 +20,7 @@ mod peer_names;
 mod rows;
 mod sockets;
 mod tcp;
+mod told;
 mod updates;
 
 use harness::World;

@@ -5,6 +5,7 @@
 
 mod record;
 mod roots;
+mod stream;
 mod view;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +23,7 @@ use crate::client::message::Response;
 use crate::client::mux::{Mode, Mux, MuxConfig};
 use crate::client::request::Request;
 use crate::stats::Stats;
-use crate::store::{Action, Interpreter, Now, Source, Store, SubscriptionChange};
+use crate::store::{Action, Interpreter, Now, Source, Store};
 use crate::types::{self, ResourceType};
 
 /// How a source is spoken to.
@@ -193,7 +194,8 @@ impl Engine {
             (_, _, Mode::Sotw) => Response::parse_sotw(&message),
             (_, _, Mode::Delta) => Response::parse_delta(&message),
         };
-        let response = parsed.map_err(|error| format!("not a discovery response: {error}"))?;
+        let mut response = parsed.map_err(|error| format!("not a discovery response: {error}"))?;
+        let is_silent = stream.check_file(&mut response);
         let (size, version) = (response.size, response.version.clone());
         let Some(mut batch) = stream.mux.on_response(response, now.instant) else {
             tracing::debug!(version = &*version, "response of a type that nobody asked for");
@@ -208,7 +210,14 @@ impl Engine {
         let decoded = (self.clock)();
         let empty = batch.resources.is_empty() && batch.removed.is_empty() && batch.failures.is_empty();
         let no_op = empty && !batch.full && batch.present.is_empty();
-        let named = Named::of(&batch);
+        let unheard: Vec<_> = match is_silent {
+            true => stream.mux.names().map(|(_, name)| name.clone()).collect(),
+            false => Vec::new(),
+        };
+        let named = match is_silent {
+            true => Named::all(ty, &version, unheard.iter(), &source, &self.stats),
+            false => Named::of(&batch, &source, &self.stats),
+        };
         self.records.note_reports(&self.stats, &source, &mut batch);
         if source.is_file() {
             stream.state = State::Open;
@@ -229,6 +238,7 @@ impl Engine {
             now,
         );
         self.answered(ty);
+        unheard.iter().for_each(|name| self.store.give_up(ty, &source, name));
         self.advance(now);
         // What was applied may have closed streams, this one among them: places have moved.
         if let Some(stream) = self.stream(id) {
@@ -286,10 +296,12 @@ impl Engine {
     pub fn tick(&mut self, now: Now) {
         for at in 0..self.streams.len() {
             let source = self.streams[at].source.clone();
-            for (ty, name) in self.streams[at].mux.tick(now.instant) {
-                tracing::info!(ty = ty.short, name = &*name, "time to live is over");
-                self.store.expire(ty, &source, &name);
+            let expired = self.streams[at].mux.tick(now.instant);
+            for (ty, name) in &expired {
+                tracing::info!(ty = ty.short, name = &**name, "time to live is over");
+                self.store.expire(ty, &source, name);
             }
+            record::count_expired(&self.stats, &source, &expired, now);
         }
         self.store.tick(now.instant);
         self.advance(now);
@@ -319,7 +331,9 @@ impl Engine {
                 self.stats.subscribed(change.ty, &change.name, &change.source);
             }
             self.streams[at].change(change);
-            if change.source.is_file() && change.action != Action::Unsubscribe && !planted(Bug::MissesReread) {
+            // One that is new is read as soon as it is watched.
+            let is_watched = change.source.is_file() && self.streams[at].mux.is_connected();
+            if is_watched && change.action != Action::Unsubscribe && !planted(Bug::MissesReread) {
                 self.rereads.push(self.streams[at].id);
             }
             // ADS may fall silent, and is kept: a reconnect would cost every type.
@@ -327,6 +341,9 @@ impl Engine {
                 self.closed.push(self.streams[at].id);
                 let gone = self.streams.remove(at);
                 gone.mux.stats().connected_state.set(0);
+                if let Some(name) = &gone.name {
+                    self.stats.set_control_plane(change.ty, &gone.source, name, None);
+                }
                 if !self.streams.iter().any(|stream| stream.source == gone.source) {
                     self.records.forget(&gone.source);
                 }
@@ -386,6 +403,9 @@ impl Engine {
                 None => Some(self.stats.of(wanted)),
             };
             counters.iter().for_each(|own| own.set_control_plane(stats.clone()));
+            if let Some(name) = &name {
+                self.stats.set_control_plane(wanted, source, name, Some(&stats));
+            }
         }
         self.next_id += 1;
         let mux = Mux::new(config.mux, self.rng.fork(), stats);
@@ -398,44 +418,5 @@ impl Engine {
             state: State::default(),
         });
         Some(self.streams.len() - 1)
-    }
-}
-
-impl Stream {
-    fn path(&self) -> &'static str {
-        match (&*self.source, self.ty, self.mux.mode()) {
-            (Source::Path(_), ..) => "",
-            (_, Some(ty), Mode::Sotw) => ty.sotw_path,
-            (_, Some(ty), Mode::Delta) => ty.delta_path,
-            (_, None, Mode::Sotw) => ADS_SOTW,
-            (_, None, Mode::Delta) => ADS_DELTA,
-        }
-    }
-
-    fn change(&mut self, change: &SubscriptionChange) {
-        match change.action {
-            Action::Subscribe => self.mux.subscribe(change.ty, change.name.clone()),
-            Action::Unsubscribe => self.mux.unsubscribe(change.ty, &change.name),
-            Action::Refresh => self.mux.refresh(change.ty, &change.name),
-        }
-    }
-
-    fn count_failure(&self, stats: &Stats) {
-        let types = self.mux.types().map(|ty| stats.of(ty));
-        let named = self.mux.names().filter_map(|(ty, name)| {
-            let counted = ty.counted_by_name.then(|| stats.of_resource(ty, name));
-            counted.flatten()
-        });
-        for counters in types.chain(named) {
-            counters.update_failure.add(1);
-            counters.update_attempt.add(1);
-        }
-    }
-
-    /// A file gets no requests; saying them to nobody keeps the machine going.
-    fn drain_file(&mut self, now: Instant) {
-        if self.source.is_file() {
-            while self.mux.poll_transmit(now).is_some() {}
-        }
     }
 }

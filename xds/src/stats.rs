@@ -1,14 +1,18 @@
 //! Counters that anyone may read at any time.
 
+mod watched;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
-use crate::store::Source;
+pub use watched::Watching;
+
+use crate::store::{Resource, Source};
 use crate::types::ResourceType;
 
 /// A count or a gauge.
@@ -42,7 +46,11 @@ pub struct TypeStats {
     pub update_rejected: Cell,
     /// A response without resources that meant nothing.
     pub update_empty: Cell,
+    /// An update that changed nothing.
+    pub update_no_rebuild: Cell,
     pub init_fetch_timeout: Cell,
+    /// An owner that had changed went on with the version that was held, as no new one came in time.
+    pub use_cached: Cell,
     /// Entries of `resource_errors`. Not a statistic of Envoy's, which does not read them. Counted by type only.
     pub resource_errors: Cell,
     /// An update that changed something.
@@ -57,10 +65,21 @@ pub struct TypeStats {
     pub warming: Cell,
     version_text: Mutex<Arc<str>>,
     control_plane: Mutex<Option<Arc<ControlPlaneStats>>>,
+    observer: Option<Took>,
+}
+
+/// Told how long an accepted update took.
+struct Took(Box<dyn Fn(Duration) + Send + Sync>);
+
+impl fmt::Debug for Took {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Took")
+    }
 }
 
 impl TypeStats {
-    pub(crate) fn new(ty: ResourceType) -> Self {
+    /// Counters that start at zero; see [`Stats::watch`].
+    pub fn new(ty: ResourceType) -> Self {
         Self {
             ty,
             update_attempt: Cell::default(),
@@ -68,7 +87,9 @@ impl TypeStats {
             update_failure: Cell::default(),
             update_rejected: Cell::default(),
             update_empty: Cell::default(),
+            update_no_rebuild: Cell::default(),
             init_fetch_timeout: Cell::default(),
+            use_cached: Cell::default(),
             resource_errors: Cell::default(),
             config_reload: Cell::default(),
             config_reload_time_ms: Cell::default(),
@@ -77,6 +98,31 @@ impl TypeStats {
             warming: Cell::default(),
             version_text: Mutex::default(),
             control_plane: Mutex::default(),
+            observer: None,
+        }
+    }
+
+    /// Has `observe` called after each accepted update with the time that checking and publishing it took. It runs on the client's thread, which
+    /// waits for it.
+    #[must_use]
+    pub fn observed(self, observe: impl Fn(Duration) + Send + Sync + 'static) -> Self {
+        Self {
+            observer: Some(Took(Box::new(observe))),
+            ..self
+        }
+    }
+
+    /// An owner of the resource subscribes to it, which Envoy counts as an attempt.
+    pub fn subscribed(&self) {
+        self.update_attempt.add(1);
+    }
+
+    /// Counts an update that came before anybody watched, unless a newer one was counted.
+    pub fn catch_up(&self, resource: &Resource) {
+        let at = millis(resource.updated_at);
+        if self.update_time.value() < at {
+            self.update_attempt.add(1);
+            self.accepted(&resource.response, at);
         }
     }
 
@@ -93,7 +139,9 @@ impl TypeStats {
             &self.update_failure,
             &self.update_rejected,
             &self.update_empty,
+            &self.update_no_rebuild,
             &self.init_fetch_timeout,
+            &self.use_cached,
             &self.resource_errors,
             &self.config_reload,
         ];
@@ -118,6 +166,18 @@ impl TypeStats {
         self.version.set(xxhash_rust::xxh64::xxh64(version.as_bytes(), 0));
         *self.version_text.lock() = version.clone();
     }
+
+    pub(crate) fn took(&self, time: Duration) {
+        if let Some(Took(observe)) = &self.observer {
+            observe(time);
+        }
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn millis(at: SystemTime) -> u64 {
+    let millis = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    u64::try_from(millis).unwrap_or(u64::MAX)
 }
 
 /// `control_plane.*` of one source.
@@ -153,6 +213,7 @@ pub struct Stats {
     /// The ADS stream.
     pub control_plane: Arc<ControlPlaneStats>,
     resources: Mutex<BTreeMap<(&'static str, Arc<str>), Arc<TypeStats>>>,
+    watched: watched::Registry,
     observer: OnceLock<Observer>,
 }
 
@@ -196,6 +257,33 @@ impl Stats {
     pub fn of_resource(&self, ty: ResourceType, name: &str) -> Option<Arc<TypeStats>> {
         let resources = self.resources.lock();
         resources.get(&(ty.url, Arc::from(name))).cloned()
+    }
+
+    /// All counters of a resource: those of its name, and those that somebody has it counted into.
+    pub(crate) fn counters_of(&self, ty: ResourceType, source: &Source, name: &str) -> Vec<Arc<TypeStats>> {
+        let mut counters = self.watched.of(ty, source, name);
+        if ty.counted_by_name {
+            counters.extend(self.of_resource(ty, name));
+        }
+        counters
+    }
+
+    /// Whether any resource of a type is counted for itself.
+    pub(crate) fn counts_some(&self, ty: ResourceType) -> bool {
+        ty.counted_by_name || self.watched.has_any(ty)
+    }
+
+    /// A resource has, or no longer has, a stream that carries nothing else.
+    pub(crate) fn set_control_plane(
+        &self,
+        ty: ResourceType,
+        source: &Arc<Source>,
+        name: &Arc<str>,
+        stats: Option<&Arc<ControlPlaneStats>>,
+    ) {
+        if !ty.counted_by_name {
+            self.watched.set_control_plane(ty, source, name, stats);
+        }
     }
 
     /// The subscribed resources that are counted by name, in order of type and name.

@@ -23,7 +23,7 @@ pub use publish::{Change, Update, Updates};
 pub use resource::{ErrorState, Interpreter, Known, PathSource, Reference, Resource, Source, decodes};
 use table::{Entry, Key, Table, Target};
 
-use crate::stats::Stats;
+use crate::stats::{Stats, TypeStats};
 use crate::types::{PINNED, ResourceType};
 
 #[cfg(doc)]
@@ -125,6 +125,7 @@ impl Store {
             name: owner.clone(),
             bytes: bytes::Bytes::new(),
             version: Arc::default(),
+            response: Arc::default(),
             hash: 0,
             updated_at: now.wall,
         };
@@ -215,14 +216,32 @@ impl Store {
                 target.waiters.remove(&timer.owner);
             }
             if self.satisfy(&timer.owner, timer.epoch, &timer.target) {
-                let ty = self.table(&timer.target).ty;
-                self.stats.of(ty).init_fetch_timeout.add(1);
-                if let Some(own) = self.stats.of_resource(ty, &timer.target.name) {
-                    own.init_fetch_timeout.add(1);
-                }
+                self.count_timeout(&timer.target);
             }
         }
         self.commit();
+    }
+
+    /// Counts that a subscription has come to nothing so far, which Envoy takes for an attempt. Owners of one resource share a subscription, but
+    /// for those of a type that each owner asks for anew.
+    fn count_timeout(&mut self, key: &Key) {
+        let (ty, source) = (self.table(key).ty, self.table(key).source.clone());
+        let is_held = self.entry(key).is_some_and(|entry| entry.active.is_some());
+        let is_told = match self.target_mut(key) {
+            Some(target) => std::mem::replace(&mut target.timed_out, true) && !ty.fresh_on_change,
+            None => false,
+        };
+        if is_told {
+            return;
+        }
+        let count = |counters: &TypeStats| {
+            counters.init_fetch_timeout.add(1);
+            counters.update_attempt.add(1);
+            counters.use_cached.add(u64::from(is_held));
+        };
+        count(&self.stats.of(ty));
+        let counters = self.stats.counters_of(ty, &source, &key.name);
+        counters.iter().for_each(|own| count(own));
     }
 
     /// Entries looked at so far; what a change costs, for tests.

@@ -9,6 +9,7 @@
     reason = "the first instant of a simulation comes from somewhere"
 )]
 
+mod counting;
 mod delta;
 mod edges;
 mod files;

@@ -23,6 +23,8 @@ pub struct TypeInfo {
     pub removals_first: bool,
     /// An entry without payload and with the held version only refreshes its TTL.
     pub heartbeats: bool,
+    /// A file of this type may hold nothing: what is known stays (EDS and RDS).
+    pub may_be_silent: bool,
     /// Each subscribed resource has counters of its own (Envoy: `sds.<name>.`, `http.<prefix>.rds.<name>.`). Off for what comes by the ten
     /// thousand.
     pub counted_by_name: bool,
@@ -60,6 +62,7 @@ const LEAF: TypeInfo = TypeInfo {
     fresh_on_change: false,
     removals_first: false,
     heartbeats: true,
+    may_be_silent: false,
     counted_by_name: false,
     rank: 9,
     pauses: &[],
@@ -83,6 +86,7 @@ pub static ASSIGNMENT: TypeInfo = TypeInfo {
     sotw_path: "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints",
     delta_path: "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints",
     fresh_on_change: true,
+    may_be_silent: true,
     rank: 1,
     ..LEAF
 };
@@ -105,6 +109,7 @@ pub static ROUTE: TypeInfo = TypeInfo {
     short: "rds",
     sotw_path: "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
     delta_path: "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
+    may_be_silent: true,
     counted_by_name: true,
     rank: 4,
     ..LEAF

@@ -28,6 +28,7 @@ use crate::telemetry::logging::{DEFAULT_FORMAT, Level};
 /// A process that only remembers what it was asked for.
 struct Puppet {
     state: Mutex<ServerState>,
+    draining: Mutex<Vec<Arc<remora_xds::Resource>>>,
     calls: Mutex<Vec<String>>,
 }
 
@@ -41,6 +42,10 @@ impl Control for Puppet {
             "first".into(),
             vec!["127.0.0.1:15001".parse::<std::net::SocketAddr>().unwrap().into()],
         )]
+    }
+
+    fn draining_listeners(&self) -> Vec<Arc<remora_xds::Resource>> {
+        self.draining.lock().clone()
     }
 
     fn drain_listeners(&self, how: DrainListeners) {
@@ -94,6 +99,7 @@ impl World {
         };
         let puppet = Arc::new(Puppet {
             state: Mutex::new(ServerState::Live),
+            draining: Mutex::default(),
             calls: Mutex::default(),
         });
         let state = AdminState {

@@ -92,6 +92,7 @@ pub fn client(
     };
     let mut builder = Client::builder(&context.node)
         .interpreter(meaning.clone())
+        .stats(context.xds.clone())
         .fixed(&types::CLUSTER, names(&bootstrap.clusters))
         .fixed(&types::LISTENER, names(&bootstrap.listeners))
         .decode_files(decoder(meaning));
@@ -127,13 +128,7 @@ pub fn client(
         builder = builder.pin(owner, references);
     }
     let (handle, driver) = builder.build();
-    let hosts = context.hosts.clone();
-    stats.show(
-        handle.stats().clone(),
-        meaning.routes.clone(),
-        hosts,
-        bootstrap.ads.is_some(),
-    );
+    stats.show(context, meaning.routes.clone(), bootstrap.ads.is_some());
     Some((handle, driver))
 }
 

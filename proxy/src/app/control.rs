@@ -197,6 +197,10 @@ impl Control for AdminControl {
             .collect()
     }
 
+    fn draining_listeners(&self) -> Vec<Arc<remora_xds::Resource>> {
+        self.0.manager.draining()
+    }
+
     fn drain_listeners(&self, how: DrainListeners) {
         let manager = &self.0.manager;
         if !how.graceful && !how.skip_exit {

@@ -1,6 +1,8 @@
-//! Secrets that were delivered by name but live in files: read again when the files change (`watched_directory`, or a rename over one of them).
+//! Secrets that were delivered by name but live in files: looked at again when something is moved into `watched_directory`, or else into the
+//! directory of one of them.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -61,11 +63,11 @@ impl SecretFiles {
 async fn watch(store: Arc<SecretStore>, key: ResourceKey, secret: Bytes) {
     let files = SecretStore::files(&secret);
     // Each begins with an event that only says that it watches. What changed between the first reading and now is read with that.
-    let mut changes = select_all(files.iter().map(|file| file::watch(&source(file))));
+    let mut changes = select_all(watched(&files).iter().map(file::watch));
     while changes.next().await.is_some() {
-        let (store, key, secret) = (store.clone(), key.clone(), secret.clone());
+        let (store, key) = (store.clone(), key.clone());
         let read = tokio::task::spawn_blocking(move || {
-            if let Err(problems) = store.update(&key, Some(&secret)) {
+            if let Err(problems) = store.reread(&key) {
                 // Between the rename of a certificate and that of its key the two do not fit: the second event reads both.
                 tracing::warn!(secret = %key.name, %problems, "files of a secret cannot be used: the last good ones stay");
             }
@@ -76,9 +78,21 @@ async fn watch(store: Arc<SecretStore>, key: ResourceKey, secret: Bytes) {
     }
 }
 
-fn source(file: &SecretFile) -> PathSource {
-    PathSource {
+/// What is watched for changes of files: the directory that they are to be found by, or that of each, as in Envoy.
+fn watched(files: &[SecretFile]) -> Vec<PathSource> {
+    let source = |file: &SecretFile| PathSource {
         path: Arc::from(file.path.as_str()),
-        watched_directory: file.watched_directory.as_deref().map(Arc::from),
-    }
+        watched_directory: Some(match &file.watched_directory {
+            Some(directory) => Arc::from(directory.as_str()),
+            None => directory_of(&file.path),
+        }),
+    };
+    let shared = files.iter().take_while(|file| file.watched_directory.is_some()).take(1);
+    let own = files.iter().filter(|file| file.watched_directory.is_none());
+    shared.chain(own).map(source).collect()
+}
+
+fn directory_of(path: &str) -> Arc<str> {
+    let parent = Path::new(path).parent().and_then(Path::to_str);
+    Arc::from(parent.filter(|parent| !parent.is_empty()).unwrap_or("."))
 }

@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use remora_xds::stats::{ControlPlaneStats, TypeStats};
+use remora_xds::stats::TypeStats;
 use remora_xds::{ResourceType, types};
 
 use crate::cluster::host::HostRegistry;
+use crate::cluster::stats::control_plane;
+use crate::config::BuildContext;
 use crate::telemetry::histogram::Histogram;
 use crate::telemetry::stats::{StatGroup, Value};
+use crate::tls::SecretStore;
 
 /// Which connection managers have named which route configurations: a subscription's stats are called after both.
 #[derive(Default)]
@@ -86,12 +89,14 @@ struct Shown {
     stats: Arc<remora_xds::Stats>,
     routes: Arc<RouteScopes>,
     hosts: Arc<HostRegistry>,
+    secrets: Arc<SecretStore>,
     ads: bool,
 }
 
 impl XdsStats {
-    /// What to show, once there is a client. `ads`: the bootstrap has an `ads_config`.
-    pub fn show(&self, stats: Arc<remora_xds::Stats>, routes: Arc<RouteScopes>, hosts: Arc<HostRegistry>, ads: bool) {
+    /// What to show, once there is a client that counts into `context.xds`. `ads`: the bootstrap has an `ads_config`.
+    pub fn show(&self, context: &BuildContext, routes: Arc<RouteScopes>, ads: bool) {
+        let stats = context.xds.clone();
         let durations = self.durations.clone();
         stats.observe(move |ty, name, took| {
             let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
@@ -101,7 +106,8 @@ impl XdsStats {
         let _ = self.shown.set(Shown {
             stats,
             routes,
-            hosts,
+            hosts: context.hosts.clone(),
+            secrets: context.secrets.clone(),
             ads,
         });
     }
@@ -134,9 +140,12 @@ impl StatGroup for XdsStats {
         let resources = shown.stats.resources();
         self.durations.retain(&resources);
         shown.routes.retain(&resources);
+        let failed = shown.secrets.failed_rotations();
         for (name, stats) in resources {
             if stats.ty == &types::SECRET {
                 self.subscription(&format!("sds.{name}."), &stats, &name, visit);
+                let failed = failed.get(&name).copied().unwrap_or_default();
+                visit(&format!("sds.{name}.key_rotation_failed"), Value::Counter(failed));
             }
             if stats.ty == &types::ROUTE {
                 for prefix in shown.routes.of(&name) {
@@ -157,6 +166,7 @@ impl StatGroup for XdsStats {
             .chain(resources)
             .for_each(|stats| stats.reset());
         shown.stats.control_plane.reset();
+        shown.secrets.reset_failed_rotations();
         self.durations.0.lock().clear();
     }
 }
@@ -191,15 +201,6 @@ impl XdsStats {
             control_plane(prefix, &own, visit);
         }
     }
-}
-
-fn control_plane(prefix: &str, stats: &ControlPlaneStats, visit: &mut dyn FnMut(&str, Value<'_>)) {
-    let name = |name: &str| format!("{prefix}control_plane.{name}");
-    visit(&name("connected_state"), Value::Gauge(stats.connected_state.value()));
-    visit(&name("pending_requests"), Value::Gauge(stats.pending_requests.value()));
-    let enforced = Value::Counter(stats.rate_limit_enforced.value());
-    visit(&name("rate_limit_enforced"), enforced);
-    visit(&name("identifier"), Value::Text(stats.identifier()));
 }
 
 #[cfg(test)]

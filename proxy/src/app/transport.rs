@@ -1,9 +1,10 @@
 //! gRPC to a control plane through one of our own clusters: TLS, pipes and balancing as the cluster says.
 
+mod counted;
+
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,16 +16,16 @@ use tonic::Status;
 use tonic::body::Body as TonicBody;
 use tower::{BoxError, Service};
 
-use crate::cluster::host::Host;
 use crate::cluster::{Cluster, PickContext};
 use crate::http::body::{Body, BodyError};
-use crate::http::codec::h2::client::{ClientConnection, ClientHooks};
+use crate::http::codec::h2::client::ClientConnection;
 use crate::http::codec::h2::{H2Options, KeepaliveOptions};
 use crate::http::failure::Failure;
 use crate::pool::PeerName;
 use crate::runtime::clock;
 use crate::snapshot::SnapshotCell;
 use crate::tcp::connect::{Overrides, connect_with};
+use counted::{Counted, Pending};
 
 /// PINGs that find a half-open connection, where the cluster has no `connection_keepalive`: Envoy sends none then, and its silence means
 /// stale configuration for ever.
@@ -33,6 +34,10 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Flow-control window of a stream, bytes: a push of tens of MB should not crawl.
 const WINDOW: u32 = 4 << 20;
+
+/// Where gRPC tells how a call has ended, and that it ended well.
+const STATUS: &str = "grpc-status";
+const OK: &str = "0";
 
 /// A tower service that carries gRPC over the cluster called `cluster`: over one connection, or as many as the peer's limit of streams makes
 /// necessary.
@@ -54,7 +59,7 @@ impl ClusterTransport {
     }
 
     /// Sends over a connection that has room, opened if need be; completes with the response's head.
-    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
+    async fn send(&self, request: Request<Body>) -> Result<Response<Answer>, BoxError> {
         let mut connections = self.connections.lock().await;
         connections.retain(|(connection, _)| connection.is_available());
         let found = connections.iter().find(|(connection, _)| connection.can_take_stream());
@@ -76,10 +81,24 @@ impl ClusterTransport {
                 sending.await
             }
         };
-        sent.map_err(|error| {
-            let reason = format!("cluster '{}': {}", self.cluster, error.failure.details());
-            status(&error.failure, reason).into()
-        })
+        match sent {
+            Ok(response) => {
+                counted.answered(response.status().as_u16());
+                // One that consists of trailers alone is over.
+                let success = response.headers().get(STATUS).map(|code| code == OK);
+                success.iter().for_each(|success| counted.ended(*success));
+                Ok(response.map(|body| Answer {
+                    body,
+                    cluster: self.cluster.clone(),
+                    counted: Some(counted).filter(|_| success.is_none()),
+                }))
+            }
+            Err(error) => {
+                counted.failed(&error.failure);
+                let reason = format!("cluster '{}': {}", self.cluster, error.failure.details());
+                Err(status(&error.failure, reason).into())
+            }
+        }
     }
 
     /// All requests go to one service: what the first calls its upstream, they all do.
@@ -101,17 +120,17 @@ impl ClusterTransport {
         if let Some(name) = &name {
             name.ask(&cluster.http, &mut overrides);
         }
+        let pending = Pending::new(cluster.clone(), host.clone());
         let connected = match connect_with(&cluster, &host, overrides).await {
             Ok(connected) => connected,
             Err(failure) => {
-                cluster.stats.upstream_cx_total.inc();
-                cluster.stats.upstream_cx_connect_fail.inc();
+                pending.failed(&failure);
                 return Err(failed(failure));
             }
         };
-        let counted = Arc::new(Counted::new(cluster.clone(), host.clone()));
-        let connection =
-            ClientConnection::handshake_with(connected.io, &options(&cluster), Some(counted.clone())).await;
+        let counted = pending.connected();
+        let io = connected.io.metered(counted.clone());
+        let connection = ClientConnection::handshake_with(io, &options(&cluster), Some(counted.clone())).await;
         let connection = connection.map_err(failed)?;
         // Without the peer's SETTINGS nobody knows how many streams it takes. A peer that keeps them to itself is used all the same.
         select(pin!(connection.settled()), pin!(clock::sleep(cluster.connect_timeout))).await;
@@ -133,36 +152,6 @@ fn options(cluster: &Cluster) -> H2Options {
     }
 }
 
-/// A connection in the cluster's statistics.
-struct Counted {
-    cluster: Arc<Cluster>,
-    host: Arc<Host>,
-}
-
-impl Counted {
-    fn new(cluster: Arc<Cluster>, host: Arc<Host>) -> Self {
-        cluster.stats.upstream_cx_total.inc();
-        cluster.stats.upstream_cx_http2_total.inc();
-        cluster.stats.upstream_cx_active.inc();
-        host.state.cx_total.fetch_add(1, Ordering::Relaxed);
-        host.state.cx_active.fetch_add(1, Ordering::Relaxed);
-        Self { cluster, host }
-    }
-
-    fn request(&self) {
-        self.cluster.stats.traffic.upstream_rq_total.inc();
-        self.host.state.rq_total.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl ClientHooks for Counted {
-    fn closed(&self, _: Option<Failure>) {
-        self.cluster.stats.upstream_cx_active.dec();
-        self.cluster.stats.upstream_cx_destroy.inc();
-        self.host.state.cx_active.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Service<Request<TonicBody>> for ClusterTransport {
     type Response = Response<Answer>;
     type Error = BoxError;
@@ -179,11 +168,7 @@ impl Service<Request<TonicBody>> for ClusterTransport {
                 let body = body.map_err(|status| BodyError::Other(status.message().to_owned()));
                 Body::Boxed(Box::pin(body))
             });
-            let response = this.send(request).await?;
-            Ok(response.map(|body| Answer {
-                body,
-                cluster: this.cluster,
-            }))
+            this.send(request).await
         })
     }
 }
@@ -192,6 +177,26 @@ impl Service<Request<TonicBody>> for ClusterTransport {
 pub struct Answer {
     body: Body,
     cluster: Arc<str>,
+    /// Until it has ended.
+    counted: Option<Arc<Counted>>,
+}
+
+impl Answer {
+    /// Counts how it has ended, if it has.
+    fn count(&mut self, frame: Option<&Result<http_body::Frame<bytes::Bytes>, BodyError>>) {
+        let success = match frame {
+            Some(Ok(frame)) => {
+                let Some(trailers) = frame.trailers_ref() else { return };
+                trailers.get(STATUS).is_some_and(|code| code == OK)
+            }
+            Some(Err(_)) => {
+                self.counted.take().iter().for_each(|counted| counted.broke());
+                return;
+            }
+            None => false,
+        };
+        self.counted.take().iter().for_each(|counted| counted.ended(success));
+    }
 }
 
 impl http_body::Body for Answer {
@@ -203,6 +208,7 @@ impl http_body::Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Status>>> {
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.count(frame.as_ref());
         Poll::Ready(frame.map(|frame| {
             frame.map_err(|error| {
                 let reason = format!("cluster '{}': {error}", self.cluster);

@@ -3,10 +3,14 @@
 //! [`ClusterStats`] derefs to the flat ones; those with a dot in their name are nested groups. Response codes are counted through
 //! arrays that their first increment allocates, so that a request neither locks nor formats.
 
+mod subscription;
+
 use std::ops::Deref;
 use std::sync::OnceLock;
 
 use arc_swap::ArcSwapOption;
+
+pub use subscription::{Subscription, control_plane};
 
 use super::breaker::Limits;
 use crate::telemetry::stats::{Counter, Histogram, StatGroup, Value};
@@ -32,7 +36,7 @@ crate::stat_group! {
             upstream_rq_maintenance_mode, upstream_rq_completed,
             upstream_internal_redirect_failed_total, upstream_internal_redirect_succeeded_total,
             membership_change, retry_or_shadow_abandoned, update_attempt, update_success, update_failure,
-            update_rejected, update_empty, update_no_rebuild, bind_errors, assignment_timeout_received,
+            update_empty, update_no_rebuild, bind_errors, assignment_timeout_received,
             assignment_stale, original_dst_host_invalid, lb_recalculate_zone_structures,
             lb_healthy_panic, lb_local_cluster_not_ok, lb_zone_cluster_too_small, lb_zone_no_capacity_left,
             lb_zone_routing_all_directly, lb_zone_routing_cross_zone, lb_zone_routing_sampled,
@@ -108,9 +112,15 @@ pub struct ClusterStats {
     pub outlier: OutlierStats,
     pub health_check: HealthCheckStats,
     http2: OnceLock<Box<Http2Stats>>,
+    subscription: OnceLock<Box<Subscription>>,
 }
 
 impl ClusterStats {
+    /// What the subscription to its endpoints counts, there from the first time that a version is used which has one.
+    pub fn subscription(&self) -> &Subscription {
+        self.subscription.get_or_init(Box::default)
+    }
+
     /// `http2.`, which is there from the first connection that speaks it.
     pub fn http2(&self) -> &Http2Stats {
         self.http2.get_or_init(Box::default)
@@ -149,7 +159,20 @@ impl Deref for ClusterStats {
 
 impl StatGroup for ClusterStats {
     fn visit(&self, visit: &mut dyn FnMut(&str, Value<'_>)) {
-        self.traffic.visit(visit);
+        match self.subscription.get() {
+            Some(subscription) => {
+                self.traffic.visit(&mut |name, value| {
+                    if !Subscription::replaces(name) {
+                        visit(name, value);
+                    }
+                });
+                subscription.visit(visit);
+            }
+            None => {
+                self.traffic.visit(visit);
+                visit("assignment_use_cached", Value::Counter(0));
+            }
+        }
         self.responses.visit("", visit);
         for (prefix, codes) in [
             ("internal.", &self.internal),
@@ -186,6 +209,9 @@ impl StatGroup for ClusterStats {
         self.traffic.flush();
         self.internal_time.flush();
         self.external_time.flush();
+        if let Some(subscription) = self.subscription.get() {
+            subscription.flush();
+        }
     }
 
     fn reset(&self) {
@@ -194,6 +220,9 @@ impl StatGroup for ClusterStats {
         self.health_check.reset();
         if let Some(http2) = self.http2.get() {
             http2.reset();
+        }
+        if let Some(subscription) = self.subscription.get() {
+            subscription.reset();
         }
         self.internal_time.reset();
         self.external_time.reset();

@@ -63,6 +63,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ListenerConfig> {
         chains,
         access_logs: access_logs.into(),
         settings,
+        resource: None,
     })
 }
 

@@ -62,6 +62,8 @@ pub struct ListenerState {
     pub settings: ListenerSettings,
     pub chains: ChainTable,
     pub access_logs: Arc<[AccessLog]>,
+    /// What the control plane sent.
+    pub resource: Option<Arc<remora_xds::Resource>>,
 }
 
 impl ListenerState {
@@ -72,6 +74,7 @@ impl ListenerState {
             hash: config.hash,
             settings: config.settings.clone(),
             access_logs: config.access_logs.clone(),
+            resource: config.resource.clone(),
             chains: config.chains.adopting(old.map_or(&empty, |old| &old.chains)),
         }
     }

@@ -415,6 +415,7 @@ mod tests {
                 settings: crate::listener::ListenerSettings::default(),
                 chains: crate::listener::chain_match::ChainTable::default(),
                 access_logs: Arc::new([]),
+                resource: None,
             }),
             stats: Scope::new(&stats, None, None, 1),
             loads: crate::listener::balance::Loads::default(),

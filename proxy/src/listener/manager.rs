@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use remora_xds::Resource;
 
 use super::active::{ActiveListener, Directory, ListenerState, Shared};
 use super::balance::{ConnectionLimit, Loads};
@@ -15,17 +15,17 @@ use super::bind::{BindError, Bound, bind, listen};
 use super::chain_match::FilterChain;
 use super::stats::{InspectorStats, ManagerStats, Scope};
 use super::{Direction, Inherit, ListenerConfig, accept};
-use crate::cli::DrainStrategy;
-use crate::runtime::clock;
 use crate::runtime::drain::{Drain, DrainPhase};
 use crate::runtime::io::Address;
 use crate::runtime::worker::Workers;
 use crate::telemetry::stats::Stats;
 use addresses::{Sockets, duplicate_address, duplicates, refusal, sockets_of_a_neighbour};
 use claims::Claims;
+pub use draining::Draining;
 
 mod addresses;
 mod claims;
+mod draining;
 
 /// Owns every listener of the process.
 pub struct ListenerManager {
@@ -34,6 +34,8 @@ pub struct ListenerManager {
     stats: Stats,
     counters: Arc<ManagerStats>,
     draining: Draining,
+    /// What listeners that drain were made of, the first to drain first.
+    drained: Arc<Mutex<Vec<Arc<Resource>>>>,
     active: Mutex<BTreeMap<Arc<str>, Arc<ActiveListener>>>,
     /// Locked after `active`, where both are.
     claims: Mutex<Claims>,
@@ -50,23 +52,6 @@ pub enum OnBindError {
     ApplyNothing,
     /// The others are applied: a dynamic update.
     ApplyOthers,
-}
-
-/// How connections are asked to leave a listener or chain that drains.
-#[derive(Clone, Copy, Debug)]
-pub struct Draining {
-    /// `--drain-time-s`
-    pub time: Duration,
-    pub strategy: DrainStrategy,
-}
-
-impl Draining {
-    fn ask(self, chain: &FilterChain) {
-        match self.strategy {
-            DrainStrategy::Immediate => chain.drain.advance(DrainPhase::Draining),
-            DrainStrategy::Gradual => chain.drain.spread(self.time),
-        }
-    }
 }
 
 /// A listener with sockets that nobody accepts from yet.
@@ -91,6 +76,7 @@ impl ListenerManager {
             stats: stats.clone(),
             counters,
             draining,
+            drained: Arc::default(),
             active: Mutex::default(),
             claims: Mutex::default(),
             handing_over: false,
@@ -409,38 +395,6 @@ impl ListenerManager {
         self.counters.listener_modified.inc();
         self.counters.listener_in_place_updated.inc();
         self.drain_chains(vanished, None);
-    }
-
-    fn drain(&self, listener: Arc<ActiveListener>) {
-        listener.stop_accepting();
-        self.counters.listener_stopped.inc();
-        self.counters.total_listeners_draining.inc();
-        let chains = listener.state.load().chains.all().cloned().collect();
-        self.drain_chains(chains, Some(self.counters.clone()));
-    }
-
-    /// Asks the connections of `chains` to leave, and closes them when the drain time is over.
-    fn drain_chains(&self, chains: Vec<Arc<FilterChain>>, listener: Option<Arc<ManagerStats>>) {
-        if chains.is_empty() && listener.is_none() {
-            return;
-        }
-        chains.iter().for_each(|chain| self.draining.ask(chain));
-        let draining = chains.len() as u64;
-        let counters = self.counters.clone();
-        counters
-            .total_filter_chains_draining
-            .set(counters.total_filter_chains_draining.value() + draining);
-        let drain_time = self.draining.time;
-        self.workers.run(0, "drain", move || async move {
-            clock::sleep(drain_time).await;
-            for chain in chains {
-                chain.drain.advance(DrainPhase::Closed);
-                counters.total_filter_chains_draining.dec();
-            }
-            if let Some(counters) = listener {
-                counters.total_listeners_draining.dec();
-            }
-        });
     }
 }
 

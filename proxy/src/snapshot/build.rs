@@ -150,14 +150,14 @@ impl Builder {
         if *ty == types::SECRET {
             self.context.secrets.deliver(key, bytes.as_ref())
         } else if *ty == types::ASSIGNMENT {
-            self.set_assignment(key, bytes)
+            self.set_assignment(key, resource)
         } else if *ty == types::CLUSTER {
             self.set_cluster(&key.name, resource)
         } else if *ty == types::ROUTE {
             self.set_routes(key, bytes)
         } else if *ty == types::LISTENER {
             *listeners = true;
-            self.set_listener(&key.name, bytes)
+            self.set_listener(&key.name, resource)
         } else if *ty == types::PINNED {
             *listeners |= key
                 .name
@@ -191,13 +191,14 @@ impl Builder {
         Ok(())
     }
 
-    fn set_listener(&mut self, name: &Arc<str>, bytes: Option<Bytes>) -> Compiled<()> {
-        match bytes {
+    fn set_listener(&mut self, name: &Arc<str>, resource: Option<Arc<Resource>>) -> Compiled<()> {
+        match resource {
             None => {
                 self.snapshot.listeners.remove(name);
             }
-            Some(bytes) => {
-                let config = listener::compile(&bytes, &self.context)?;
+            Some(resource) => {
+                let mut config = listener::compile(&resource.bytes, &self.context)?;
+                config.resource = Some(resource);
                 self.snapshot.listeners.insert(name.clone(), Arc::new(config));
             }
         }

@@ -5,8 +5,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use remora_xds::stats::Watching;
+use remora_xds::{Resource, Source};
 
 use crate::cluster::Cluster;
+use crate::cluster::discovery::Discovery;
 use crate::config::sources::ResourceKey;
 use crate::config::{BuildContext, Compiled};
 use crate::runtime::clock;
@@ -23,20 +26,22 @@ pub struct ClusterSlot {
     /// The newest endpoint assignment. Held while building, so that a cluster is never seen without it.
     endpoints: Mutex<Option<Assignment>>,
     built: OnceLock<Arc<Cluster>>,
+    /// Has the updates of its endpoints counted, once it is built.
+    watching: OnceLock<Box<Watching>>,
 }
 
-/// An encoded `ClusterLoadAssignment`, and when it came: that is when its time begins (`endpoint_stale_after`), whenever it is first used.
+/// A `ClusterLoadAssignment`, and when it came: that is when its time begins (`endpoint_stale_after`), whenever it is first used.
 #[derive(Clone)]
 pub struct Assignment {
-    pub bytes: Bytes,
+    pub resource: Arc<Resource>,
     pub arrived: Instant,
 }
 
 impl Assignment {
     /// One that comes now.
-    pub fn new(bytes: Bytes) -> Self {
+    pub fn new(resource: Arc<Resource>) -> Self {
         Self {
-            bytes,
+            resource,
             arrived: clock::now(),
         }
     }
@@ -53,6 +58,7 @@ impl ClusterSlot {
             context,
             endpoints: Mutex::default(),
             built: OnceLock::new(),
+            watching: OnceLock::new(),
         }
     }
 
@@ -72,7 +78,7 @@ impl ClusterSlot {
     /// The endpoint assignment as it arrived.
     pub fn endpoints(&self) -> Option<Bytes> {
         let endpoints = self.endpoints.lock();
-        endpoints.as_ref().map(|assignment| assignment.bytes.clone())
+        endpoints.as_ref().map(|assignment| assignment.resource.bytes.clone())
     }
 
     /// Replaces the endpoints; equal bytes change nothing, but make endpoints young again that age.
@@ -81,13 +87,9 @@ impl ClusterSlot {
     /// The assignment cannot be used; the old one stays. Never after [`config::endpoint::check`](crate::config::endpoint::check).
     pub fn set_endpoints(&self, assignment: Assignment) -> Compiled<()> {
         let mut endpoints = self.endpoints.lock();
-        let is_same = endpoints.as_ref().is_some_and(|known| known.bytes == assignment.bytes);
-        if is_same && !crate::config::endpoint::age(&assignment.bytes) {
-            if let Some(cluster) = self.built.get() {
-                cluster.stats.update_attempt.inc();
-                cluster.stats.update_success.inc();
-                cluster.stats.update_no_rebuild.inc();
-            }
+        let bytes = &assignment.resource.bytes;
+        let is_same = endpoints.as_ref().is_some_and(|known| known.resource.bytes == *bytes);
+        if is_same && !crate::config::endpoint::age(bytes) {
             return Ok(());
         }
         if let Some(cluster) = self.built.get() {
@@ -105,9 +107,8 @@ impl ClusterSlot {
             return Some(cluster.clone());
         }
         let built = crate::config::cluster::compile(&self.config, &self.context).and_then(|cluster| {
+            self.subscribe(&cluster);
             if let Some(assignment) = &*endpoints {
-                // Envoy counts the subscription itself as an attempt.
-                cluster.stats.update_attempt.inc();
                 update(&cluster, assignment)?;
             }
             Ok(Arc::new(cluster))
@@ -125,6 +126,25 @@ impl ClusterSlot {
     }
 }
 
+impl ClusterSlot {
+    /// From now on the updates of the cluster's endpoints are counted.
+    fn subscribe(&self, cluster: &Cluster) {
+        let key = self.assigned.as_deref();
+        let source = key.map_or(Some(&Source::Ads), |key| key.source.as_deref());
+        let (Discovery::Eds, Some(source)) = (&cluster.discovery, source) else {
+            return;
+        };
+        let counters = &cluster.stats.subscription().counters;
+        // A file is not asked; each reading of it is an attempt.
+        if !matches!(source, Source::Path(_)) {
+            counters.subscribed();
+        }
+        let name = key.map_or(&self.name, |key| &key.name);
+        self.watching
+            .get_or_init(|| Box::new(self.context.xds.watch(source, name, counters.clone())));
+    }
+}
+
 impl Drop for ClusterSlot {
     fn drop(&mut self) {
         if let Some(cluster) = self.built.get() {
@@ -134,9 +154,9 @@ impl Drop for ClusterSlot {
 }
 
 fn update(cluster: &Cluster, assignment: &Assignment) -> Compiled<()> {
-    cluster.update_endpoints_of(&assignment.bytes, assignment.arrived)?;
-    cluster.stats.update_attempt.inc();
-    cluster.stats.update_success.inc();
+    cluster.update_endpoints_of(&assignment.resource.bytes, assignment.arrived)?;
+    // It may have come before the first use.
+    cluster.stats.subscription().counters.catch_up(&assignment.resource);
     Ok(())
 }
 

@@ -8,12 +8,14 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+use xxhash_rust::xxh64::Xxh64;
 
 use super::material::{self, Certificate};
 use super::report::CertificateReport;
 use super::verify::ValidationSecret;
 use crate::config::sources::ResourceKey;
 use crate::config::{Compiled, Problems};
+use crate::telemetry::stats::Counter;
 
 /// A decoded, checked secret.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub struct SecretCell {
     name: Arc<str>,
     value: ArcSwapOption<SecretValue>,
     watchers: Mutex<Vec<Weak<dyn Rebuild>>>,
+    /// How often its files changed into something that cannot be used.
+    failed_rotations: Counter,
 }
 
 impl SecretCell {
@@ -71,8 +75,15 @@ impl SecretCell {
 pub struct SecretStore {
     cells: Mutex<HashMap<ResourceKey, Arc<SecretCell>>>,
     contexts: Mutex<Vec<Weak<dyn Rebuild>>>,
-    /// Delivered secrets that read files, encoded.
-    from_files: Mutex<HashMap<ResourceKey, Bytes>>,
+    /// Delivered secrets that read files.
+    from_files: Mutex<HashMap<ResourceKey, FromFiles>>,
+}
+
+struct FromFiles {
+    /// Encoded.
+    secret: Bytes,
+    /// Of what was in its files when they were last taken in.
+    hash: u64,
 }
 
 /// A file that a secret reads, and what to watch for its changes: its own directory if nothing else is said.
@@ -91,6 +102,7 @@ impl SecretStore {
                 name: key.name.clone(),
                 value: ArcSwapOption::empty(),
                 watchers: Mutex::default(),
+                failed_rotations: Counter::default(),
             })
         });
         cell.clone()
@@ -133,17 +145,64 @@ impl SecretStore {
         {
             let mut from_files = self.from_files.lock();
             match secret.filter(|secret| !Self::files(secret).is_empty()) {
-                Some(secret) => from_files.insert(key.clone(), secret.clone()),
+                Some(secret) => {
+                    let hash = hash(&Self::files(secret));
+                    let secret = secret.clone();
+                    from_files.insert(key.clone(), FromFiles { secret, hash })
+                }
                 None => from_files.remove(key),
             };
         }
         self.update(key, secret.map(|secret| &secret[..]))
     }
 
-    /// Delivered secrets that read files, encoded: whoever watches those calls [`update`](Self::update) again.
+    /// Takes the files of a delivered secret in again, if there is something else in them than what is in use. What cannot be used is counted
+    /// (`key_rotation_failed`), each time that it is looked at, as in Envoy.
+    ///
+    /// # Errors
+    /// What is wrong with the secret; the last good one stays.
+    pub fn reread(&self, key: &ResourceKey) -> Compiled<()> {
+        let known = self
+            .from_files
+            .lock()
+            .get(key)
+            .map(|own| (own.secret.clone(), own.hash));
+        let Some((secret, hash_in_use)) = known else {
+            return Ok(());
+        };
+        let hash = hash(&Self::files(&secret));
+        if hash == hash_in_use {
+            return Ok(());
+        }
+        self.update(key, Some(&secret))
+            .inspect_err(|_| self.cell(key.clone()).failed_rotations.inc())?;
+        if let Some(own) = self.from_files.lock().get_mut(key) {
+            own.hash = hash;
+        }
+        Ok(())
+    }
+
+    /// How often the files of secrets changed into something that cannot be used, by the secrets' names.
+    pub fn failed_rotations(&self) -> HashMap<Arc<str>, u64> {
+        let mut failed = HashMap::new();
+        for cell in self.cells.lock().values() {
+            *failed.entry(cell.name.clone()).or_default() += cell.failed_rotations.value();
+        }
+        failed
+    }
+
+    /// Counts failed rotations from zero again (`/reset_counters`).
+    pub fn reset_failed_rotations(&self) {
+        self.cells
+            .lock()
+            .values()
+            .for_each(|cell| cell.failed_rotations.reset());
+    }
+
+    /// Delivered secrets that read files, encoded: whoever watches those calls [`reread`](Self::reread).
     pub fn reading_files(&self) -> Vec<(ResourceKey, Bytes)> {
         let from_files = self.from_files.lock();
-        let pairs = from_files.iter().map(|(key, secret)| (key.clone(), secret.clone()));
+        let pairs = from_files.iter().map(|(key, own)| (key.clone(), own.secret.clone()));
         pairs.collect()
     }
 
@@ -180,4 +239,20 @@ impl SecretStore {
     fn living(&self) -> Vec<Arc<dyn Rebuild>> {
         self.contexts.lock().iter().filter_map(Weak::upgrade).collect()
     }
+}
+
+/// Of what is in files, those that cannot be read included.
+fn hash(files: &[SecretFile]) -> u64 {
+    let mut hash = Xxh64::new(0);
+    for file in files {
+        let content = remora_xds::client::file::read(file.path.as_ref());
+        let (is_there, content) = match &content {
+            Ok(content) => (1, content.as_slice()),
+            Err(_) => (0, &[][..]),
+        };
+        hash.update(&[is_there]);
+        hash.update(&(content.len() as u64).to_le_bytes());
+        hash.update(content);
+    }
+    hash.digest()
 }

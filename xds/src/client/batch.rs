@@ -75,8 +75,9 @@ impl Batch {
         batch
     }
 
-    /// Two entries of one name: a delta response is refused as a whole, a SotW one keeps the first. Returns those names, each with
-    /// whether its first copy has been met.
+    /// Two entries of one name: a delta response is refused as a whole, a SotW one keeps the first. That is wrong in a whole set alone: what is
+    /// subscribed by name is looked up in a response, and nobody looks twice (Envoy does so, too). Returns those names, each with whether its
+    /// first copy has been met.
     fn find_duplicates(&mut self, resources: &[Received], delta: bool) -> HashMap<Arc<str>, bool> {
         let mut seen: HashSet<&str> = HashSet::with_capacity(resources.len());
         let removed = self.removed.iter().map(|name| &**name).filter(|_| delta);
@@ -94,7 +95,9 @@ impl Batch {
             name: name.clone(),
             reason: "the response names it twice".to_owned(),
         };
-        self.failures.extend(twice.iter().map(reason));
+        if delta || self.ty.full_state {
+            self.failures.extend(twice.iter().map(reason));
+        }
         twice.into_iter().map(|name| (name, false)).collect()
     }
 

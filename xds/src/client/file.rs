@@ -1,9 +1,9 @@
 //! Files in place of streams: `path_config_source`.
 //!
-//! As in Envoy a file counts as changed when something is moved into its directory (a rename over it, a swapped symlink), or into
+//! As in Envoy a file counts as changed when something is moved onto its path (a rename over it, a swapped symlink), or anything into
 //! `watched_directory` (Kubernetes' `..data`). Where inotify is not to be had, its identity is polled.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -62,18 +62,19 @@ pub fn read(path: &Path) -> Result<Vec<u8>, String> {
 
 struct Watch {
     file: PathBuf,
-    /// Any move into the watched directory counts; else only one that changes the file's identity.
-    any_move: bool,
+    /// What something must be moved onto; `None`: any move into the directory counts.
+    name: Option<OsString>,
     inotify: Option<AsyncFd<OwnedFd>>,
+    /// The file when it was last told of, for polling.
     last: Option<Identity>,
 }
 
 impl Watch {
     fn new(source: &PathSource) -> Self {
         let file = PathBuf::from(&*source.path);
-        let directory = match &source.watched_directory {
-            Some(directory) => PathBuf::from(&**directory),
-            None => parent(&file),
+        let (directory, name) = match &source.watched_directory {
+            Some(directory) => (PathBuf::from(&**directory), None),
+            None => (parent(&file), file.file_name().map(OsStr::to_owned)),
         };
         let inotify = subscribe(&directory);
         if let Err(error) = &inotify {
@@ -82,7 +83,7 @@ impl Watch {
         let last = identity(&file);
         Self {
             file,
-            any_move: source.watched_directory.is_some(),
+            name,
             inotify: inotify.ok(),
             last,
         }
@@ -91,22 +92,23 @@ impl Watch {
     async fn changed(&mut self) {
         loop {
             let moved = match &self.inotify {
-                Some(inotify) => next_moves(inotify).await,
+                Some(inotify) => next_moves(inotify, self.name.as_deref()).await,
                 None => {
                     tokio::time::sleep(POLL).await;
-                    Ok(false)
+                    let now = identity(&self.file);
+                    Ok(now.is_some() && now != self.last)
                 }
             };
-            let moved = moved.unwrap_or_else(|error| {
-                tracing::warn!(file = %self.file.display(), %error, "watch is lost, polling");
-                self.inotify = None;
-                false
-            });
-            let now = identity(&self.file);
-            let other = now.is_some() && now != self.last;
-            if other || (moved && self.any_move) {
-                self.last = now;
-                return;
+            match moved {
+                Ok(true) => {
+                    self.last = identity(&self.file);
+                    return;
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(file = %self.file.display(), %error, "watch is lost, polling");
+                    self.inotify = None;
+                }
             }
         }
     }
@@ -133,8 +135,8 @@ fn subscribe(directory: &Path) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(fd)
 }
 
-/// Waits for events and drains them. Returns whether one of them was a move into the directory.
-async fn next_moves(inotify: &AsyncFd<OwnedFd>) -> std::io::Result<bool> {
+/// Waits for events and drains them. Returns whether one of them was a move into the directory, of what is to be called `name` if one is given.
+async fn next_moves(inotify: &AsyncFd<OwnedFd>, name: Option<&OsStr>) -> std::io::Result<bool> {
     let mut guard = inotify.readable().await?;
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut reader = inotify::Reader::new(inotify.get_ref(), &mut buffer);
@@ -144,8 +146,17 @@ async fn next_moves(inotify: &AsyncFd<OwnedFd>) -> std::io::Result<bool> {
             Ok(event) if event.events().contains(inotify::ReadFlags::IGNORED) => {
                 return Err(std::io::Error::other("the directory is gone"));
             }
-            Ok(event) => moved |= event.events().contains(inotify::ReadFlags::MOVED_TO),
-            Err(Errno::INTR) => {}
+            // Too much happened to be told: anything may have.
+            Ok(event) if event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW) => moved = true,
+            Ok(event) if event.events().contains(inotify::ReadFlags::MOVED_TO) => {
+                let is_named = |name: &OsStr| {
+                    event
+                        .file_name()
+                        .is_some_and(|moved| moved.to_bytes() == name.as_bytes())
+                };
+                moved |= name.is_none_or(is_named);
+            }
+            Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::WOULDBLOCK) => {
                 guard.clear_ready();
                 return Ok(moved);

@@ -143,13 +143,14 @@ fn from_any(any: &Bytes, type_url: &str, version: &Arc<str>) -> Received {
     received
 }
 
-/// A `Resource`: field 1 version, 2 payload, 3 name, 4 aliases, 6 TTL. `fallback` is the version of one that has none.
-fn from_wrapper(entry: &Bytes, type_url: &str, fallback: Option<&Arc<str>>) -> Received {
+/// A `Resource`: field 1 version, 2 payload, 3 name, 4 aliases, 6 TTL. In SotW everything is of the response's version, as in Envoy, whatever
+/// the wrapper says.
+fn from_wrapper(entry: &Bytes, type_url: &str, of_response: Option<&Arc<str>>) -> Received {
     let mut received = Received::plain(Arc::default());
     if let Err(error) = received.unwrap(entry, type_url) {
         received.problem = Some(error.to_string());
     }
-    if let (true, Some(version)) = (received.version.is_empty(), fallback) {
+    if let Some(version) = of_response {
         received.version = version.clone();
     }
     received
@@ -168,7 +169,13 @@ impl Received {
     }
 
     fn broken(problem: String) -> Self {
+        Self::refused(Arc::default(), problem)
+    }
+
+    /// What is wrong with the resource called `name`.
+    pub(crate) fn refused(name: Arc<str>, problem: String) -> Self {
         Self {
+            name,
             problem: Some(problem),
             ..Self::plain(Arc::default())
         }
@@ -227,6 +234,11 @@ fn unexpected(type_url: &str) -> Option<&'static str> {
     ];
     let found = kinds.iter().find(|(ty, _)| ty.url == type_url);
     found.map(|(_, kind)| *kind)
+}
+
+/// What messages call a resource of the type.
+pub(crate) fn kind_of(ty: &TypeInfo) -> &'static str {
+    unexpected(ty.url).unwrap_or("resource")
 }
 
 /// Every named xDS resource has its name (or `cluster_name`) in field 1.

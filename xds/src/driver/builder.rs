@@ -38,6 +38,7 @@ impl Client {
             pins: Vec::new(),
             fixed: Vec::new(),
             decode: None,
+            stats: Arc::default(),
             rng: fastrand::Rng::new(),
             clock: system_clock,
         }
@@ -54,6 +55,7 @@ pub struct Builder {
     pins: Vec<(Arc<str>, Vec<Reference>)>,
     fixed: Vec<(ResourceType, Arc<str>)>,
     decode: Option<Decode>,
+    stats: Arc<Stats>,
     rng: fastrand::Rng,
     clock: fn() -> Now,
 }
@@ -116,6 +118,12 @@ impl Builder {
         self
     }
 
+    /// Counts into these, which somebody may have begun to [watch](Stats::watch) already.
+    pub fn stats(mut self, stats: Arc<Stats>) -> Self {
+        self.stats = stats;
+        self
+    }
+
     /// Source of the back-off's jitter.
     pub fn rng(mut self, rng: fastrand::Rng) -> Self {
         self.rng = rng;
@@ -149,7 +157,7 @@ impl Builder {
 
     /// Nothing happens before the [`Driver`] runs.
     pub fn build(self) -> (ClientHandle, Driver) {
-        let stats = Arc::new(Stats::default());
+        let stats = self.stats;
         let (ads, named) = (self.ads, self.named);
         let find = Arc::new(move |source: &Source| match source {
             Source::Ads => ads.clone(),

@@ -2,64 +2,122 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::client::{Batch, request};
-use crate::stats::Stats;
+use crate::stats::{Stats, TypeStats, millis};
 use crate::store::status::{Nack, PushCost, TypeStatus};
 use crate::store::{Applied, Now, Source};
-use crate::types::ResourceType;
+use crate::types::{self, ResourceType};
 
-/// The resources of one response that are counted each for itself.
+/// The resources of one response that are counted each for itself, with their counters: by the time that they are counted, what they have done may
+/// have taken away who counts them.
 pub(super) struct Named {
     ty: ResourceType,
     version: Arc<str>,
-    names: Vec<Arc<str>>,
+    names: Vec<(Arc<str>, Vec<Arc<TypeStats>>)>,
+    /// The response says nothing of them.
+    is_empty: bool,
 }
 
 impl Named {
-    pub(super) fn of(batch: &Batch) -> Self {
+    pub(super) fn of(batch: &Batch, source: &Source, stats: &Stats) -> Self {
         let resources = batch.resources.iter().map(|received| &received.name);
         let failed = batch.failures.iter().map(|failure| &failure.name);
-        let mut names: Vec<Arc<str>> = match batch.ty.counted_by_name {
-            true => resources.chain(failed).cloned().collect(),
-            false => Vec::new(),
-        };
-        names.sort_unstable();
-        names.dedup();
+        let mut named = Self::new(batch.ty, &batch.version, resources.chain(failed), source, stats);
+        named.names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        named.names.dedup_by(|a, b| a.0 == b.0);
+        named
+    }
+
+    /// All that is subscribed of a file that says nothing.
+    pub(super) fn all<'a>(
+        ty: ResourceType,
+        version: &Arc<str>,
+        names: impl Iterator<Item = &'a Arc<str>>,
+        source: &Source,
+        stats: &Stats,
+    ) -> Self {
         Self {
-            ty: batch.ty,
-            version: batch.version.clone(),
-            names,
+            is_empty: true,
+            ..Self::new(ty, version, names, source, stats)
+        }
+    }
+
+    fn new<'a>(
+        ty: ResourceType,
+        version: &Arc<str>,
+        names: impl Iterator<Item = &'a Arc<str>>,
+        source: &Source,
+        stats: &Stats,
+    ) -> Self {
+        let counted = |name: &Arc<str>| {
+            let counters = stats.counters_of(ty, source, name);
+            (!counters.is_empty()).then(|| (name.clone(), counters))
+        };
+        Self {
+            ty,
+            version: version.clone(),
+            names: match stats.counts_some(ty) {
+                true => names.filter_map(counted).collect(),
+                false => Vec::new(),
+            },
+            is_empty: false,
         }
     }
 
     pub(super) fn count(self, stats: &Stats, applied: &Applied, now: Now) {
-        for name in &self.names {
-            let Some(counters) = stats.of_resource(self.ty, name) else {
-                continue;
-            };
-            counters.update_attempt.add(1);
-            if applied.failures.iter().any(|failure| failure.name == *name) {
-                counters.update_rejected.add(1);
-            } else {
-                counters.accepted(&self.version, millis(now));
-                if applied.new.contains(name) {
-                    counters.config_reload.add(1);
-                    counters.config_reload_time_ms.set(millis(now));
+        if self.names.is_empty() {
+            return;
+        }
+        let failed: HashSet<&str> = applied.failures.iter().map(|failure| &*failure.name).collect();
+        let new: HashSet<&str> = applied.new.iter().map(|name| &**name).collect();
+        let awaited: HashSet<&str> = applied.awaited.iter().map(|name| &**name).collect();
+        for (name, counters) in &self.names {
+            for own in counters {
+                own.update_attempt.add(1);
+                if failed.contains(&**name) {
+                    own.update_rejected.add(1);
+                    continue;
                 }
+                own.accepted(&self.version, millis(now.wall));
+                if new.contains(&**name) {
+                    own.config_reload.add(1);
+                    own.config_reload_time_ms.set(millis(now.wall));
+                } else if self.is_empty {
+                    own.update_empty.add(1);
+                } else if !awaited.contains(&**name) {
+                    own.update_no_rebuild.add(1);
+                }
+                own.took(applied.took());
+            }
+            if !failed.contains(&**name) {
                 stats.observed(self.ty, Some(name), applied.took());
             }
         }
     }
 }
 
-/// Since the Unix epoch.
-fn millis(now: Now) -> u64 {
-    let millis = now.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    u64::try_from(millis).unwrap_or(u64::MAX)
+/// Counts the end of times to live: an update that takes away, of no version, as in Envoy.
+pub(super) fn count_expired(stats: &Stats, source: &Source, expired: &[(ResourceType, Arc<str>)], now: Now) {
+    let (none, at) = (Arc::default(), millis(now.wall));
+    let update = |counters: &TypeStats| {
+        counters.update_attempt.add(1);
+        counters.accepted(&none, at);
+    };
+    let mut types: Vec<ResourceType> = expired.iter().map(|(ty, _)| *ty).collect();
+    types.sort_unstable_by_key(|ty| ty.url);
+    types.dedup();
+    types.iter().for_each(|ty| update(&stats.of(ty)));
+    for (ty, name) in expired {
+        for own in stats.counters_of(ty, source, name) {
+            update(&own);
+            // Other types do not look at what is left.
+            own.update_empty.add(u64::from(**ty == types::ASSIGNMENT));
+        }
+    }
 }
 
 #[derive(Default)]
@@ -146,13 +204,16 @@ impl Records {
             validate: applied.validating,
             publish: applied.publishing,
         };
-        if applied.added + applied.changed + applied.removed > 0 {
+        // What only goes is no reload, as in Envoy.
+        if applied.added + applied.changed > 0 {
             counters.config_reload.add(1);
-            counters.config_reload_time_ms.set(millis(now));
+            counters.config_reload_time_ms.set(millis(now.wall));
+        }
+        if applied.added + applied.changed + applied.removed > 0 {
             record.applied = version.clone();
         }
         if applied.failures.is_empty() {
-            counters.accepted(&version, millis(now));
+            counters.accepted(&version, millis(now.wall));
             stats.observed(ty, None, applied.took());
             record.running = version;
             record.since = Some(now.wall);

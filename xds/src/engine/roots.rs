@@ -116,7 +116,9 @@ impl Engine {
         state.initialized = true;
         let ty = state.root.ty;
         if late {
-            self.stats.of(ty).init_fetch_timeout.add(1);
+            let counters = self.stats.of(ty);
+            counters.init_fetch_timeout.add(1);
+            counters.update_attempt.add(1);
         }
         self.store.initialized(ty);
         true

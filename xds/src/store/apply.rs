@@ -24,8 +24,10 @@ pub struct Applied {
     pub changed: usize,
     pub unchanged: usize,
     pub removed: usize,
-    /// The names behind `added` and `changed`, where each is counted for itself.
+    /// The names behind `added` and `changed`, where each may be counted for itself.
     pub new: Vec<Arc<str>>,
+    /// Names behind `unchanged` that a changed owner has waited for: to that they are new.
+    pub awaited: Vec<Arc<str>>,
     /// In the order of the response; empty means ACK.
     pub failures: Vec<Failure>,
     /// Time spent in the interpreter.
@@ -61,9 +63,13 @@ impl Store {
         self.announce(batch, &applied.failures);
         self.note_unread(table, batch, &applied.failures, now);
         for received in &batch.resources {
-            let outcome = self.put(table, batch.ty, received, now);
-            if batch.ty.counted_by_name && matches!(outcome, Ok(Outcome::Added | Outcome::Changed)) {
+            let is_awaited = batch.ty.fresh_on_change && self.is_awaited(table, &received.name);
+            let outcome = self.put(table, batch, received, now);
+            if !batch.ty.full_state && matches!(outcome, Ok(Outcome::Added | Outcome::Changed)) {
                 applied.new.push(received.name.clone());
+            }
+            if is_awaited && matches!(outcome, Ok(Outcome::Unchanged)) {
+                applied.awaited.push(received.name.clone());
             }
             match outcome {
                 Ok(Outcome::Added) => applied.added += 1,
@@ -116,7 +122,8 @@ impl Store {
         self.interpreter.begin(batch.ty.url, &|name| !named.contains(name));
     }
 
-    fn put(&mut self, table: u32, ty: ResourceType, received: &Received, now: Now) -> Result<Outcome, String> {
+    fn put(&mut self, table: u32, batch: &Batch, received: &Received, now: Now) -> Result<Outcome, String> {
+        let ty = batch.ty;
         let Some(payload) = &received.payload else {
             return Ok(Outcome::Unchanged);
         };
@@ -158,6 +165,7 @@ impl Store {
             // Out of the response's buffer, which then can go.
             bytes: Bytes::copy_from_slice(payload),
             version: received.version.clone(),
+            response: batch.version.clone(),
             hash,
             updated_at: now.wall,
         };
@@ -166,6 +174,12 @@ impl Store {
             entry.seen = push;
         }
         Ok(if known { Outcome::Changed } else { Outcome::Added })
+    }
+
+    fn is_awaited(&self, table: u32, name: &str) -> bool {
+        let entry = self.tables[table as usize].entries.get(name);
+        let target = entry.and_then(|entry| entry.target.as_ref());
+        target.is_some_and(|target| !target.waiters.is_empty())
     }
 
     /// Asks the interpreter. A panic in it is a reason to refuse the resource, not to lose the store.

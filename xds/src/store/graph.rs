@@ -197,6 +197,7 @@ impl Store {
                 references: 0,
                 subscribed: false,
                 answered: false,
+                timed_out: false,
                 waiters: BTreeMap::new(),
             })
         });

@@ -18,6 +18,8 @@ pub struct Resource {
     pub bytes: Bytes,
     /// The resource's own version in delta (may be empty), that of the response in SotW.
     pub version: Arc<str>,
+    /// The version of the response that it came in: `system_version_info` in delta.
+    pub response: Arc<str>,
     /// xxHash64 of `bytes`.
     pub hash: u64,
     pub updated_at: SystemTime,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 
 use super::*;
 use crate::client::file::watch;
@@ -106,6 +106,28 @@ async fn a_rename_into_place_is_noticed() {
     std::fs::write(&next, "2").unwrap();
     std::fs::rename(&next, &file).unwrap();
     assert!(changes.next().await.is_some());
+}
+
+#[tokio::test]
+async fn what_is_moved_beside_a_file_is_noticed_only_where_the_directory_is_watched() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("cds.yaml"), "1").unwrap();
+    let source = |watched_directory| PathSource {
+        path: at("cds.yaml").to_str().unwrap().into(),
+        watched_directory,
+    };
+    let mut by_path = watch(&source(None));
+    let mut by_directory = watch(&source(Some(directory.path().to_str().unwrap().into())));
+    assert!(by_path.next().await.is_some() && by_directory.next().await.is_some());
+    // Both have heard of it by the time that one tells; and the file is another by then.
+    std::fs::write(at("cds.yaml"), "22").unwrap();
+    std::fs::write(at("new"), "").unwrap();
+    std::fs::rename(at("new"), at("other")).unwrap();
+    assert!(by_directory.next().await.is_some());
+    assert!(by_path.next().now_or_never().is_none());
+    std::fs::rename(at("other"), at("cds.yaml")).unwrap();
+    assert!(by_path.next().await.is_some() && by_directory.next().await.is_some());
 }
 
 #[tokio::test]

@@ -107,6 +107,18 @@ fn a_name_sent_twice_is_nacked_and_the_first_copy_counts() {
 }
 
 #[test]
+fn of_a_name_that_was_asked_for_and_comes_twice_the_first_copy_counts() {
+    let mut script = connected();
+    script.receive(sotw(&CLUSTER, "1", "c1", &[res("a", "1").needs("eds:a")]));
+    let twice = [res("a", "1"), res("a", "BAD")];
+    assert_eq!(
+        script.receive(sotw(&ASSIGNMENT, "1", "e1", &twice)),
+        ["eds v=1 n=e1 [a]"]
+    );
+    assert_eq!(script.has("eds"), ["a=1"]);
+}
+
+#[test]
 fn resources_nobody_asked_for_are_dropped_without_a_nack() {
     let mut script = connected();
     script.receive(sotw(&CLUSTER, "1", "c1", &[res("a", "1").needs("eds:a")]));
@@ -166,6 +178,30 @@ fn a_heartbeat_refreshes_the_ttl_and_is_no_deletion() {
     assert_eq!(script.has("cds"), ["a=x", "b=x"]);
     script.advance(1);
     assert_eq!(script.has("cds"), ["b=x"]);
+}
+
+/// Envoy holds the version of the response against what it has, and has no eye for that of the wrapper.
+#[test]
+fn a_heartbeat_is_known_by_the_version_of_its_response() {
+    let mut script = connected();
+    script.receive(sotw(&CLUSTER, "1", "c1", &[res("a", "x").ttl(10).version("own")]));
+    script.advance(9);
+    let beat = |version: &str| [res("a", "").ttl(10).absent().version(version)];
+    assert_eq!(
+        script.receive(sotw(&CLUSTER, "1", "c2", &beat("own"))),
+        ["cds v=1 n=c2 []"]
+    );
+    script.advance(9);
+    assert_eq!(script.has("cds"), ["a=x"]);
+    for version in ["own", "1", "2"] {
+        let sent = script.receive(sotw(&CLUSTER, "2", "c3", &beat(version)));
+        assert!(
+            sent[0].starts_with("cds v=1 n=c3 [] NACK a: resource: must be set"),
+            "{sent:?}"
+        );
+    }
+    script.advance(1);
+    assert_eq!(script.has("cds"), [""; 0]);
 }
 
 #[test]

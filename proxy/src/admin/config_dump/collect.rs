@@ -1,5 +1,6 @@
 //! What there is to dump.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -199,21 +200,6 @@ fn listeners(state: &AdminState, dynamic: &Dynamic) -> Section {
     let fixed = fixed(state, Static::Listeners, &types::LISTENER, |listener, last_updated| {
         pb::listeners_config_dump::StaticListener { listener, last_updated }
     });
-    let make = |entry: &DumpEntry| {
-        let version_of = |of: &Arc<Resource>| pb::listeners_config_dump::DynamicListenerState {
-            version_info: of.version.to_string(),
-            listener: Some(any(of)),
-            last_updated: Some(updated(of)),
-        };
-        pb::listeners_config_dump::DynamicListener {
-            name: entry.name.to_string(),
-            active_state: entry.active.as_ref().map(version_of),
-            warming_state: entry.warming.as_ref().map(version_of),
-            draining_state: None,
-            error_state: entry.error.as_ref().map(|error| failure(error, entry.ty)),
-            client_status: 0,
-        }
-    };
     let lists = vec![
         List {
             field: "static_listeners",
@@ -223,7 +209,7 @@ fn listeners(state: &AdminState, dynamic: &Dynamic) -> Section {
         List {
             field: "dynamic_listeners",
             message: "envoy.admin.v3.ListenersConfigDump.DynamicListener",
-            items: dynamic.items(&types::LISTENER, make),
+            items: dynamic_listeners(state, dynamic),
         },
     ];
     section(
@@ -231,6 +217,44 @@ fn listeners(state: &AdminState, dynamic: &Dynamic) -> Section {
         dynamic.version(&types::LISTENER),
         lists,
     )
+}
+
+/// Those that drain are shown with what has taken their place, or by themselves if nothing has; of several of a name, the first that began to.
+fn dynamic_listeners(state: &AdminState, dynamic: &Dynamic) -> Vec<Item> {
+    let draining = state.control.draining_listeners();
+    let find = |name: &str| draining.iter().find(|resource| *resource.name == *name).cloned();
+    let mut entries: Vec<DumpEntry> = dynamic.of(&types::LISTENER).cloned().collect();
+    let mut known: HashSet<Arc<str>> = entries.iter().map(|entry| entry.name.clone()).collect();
+    let gone = draining.iter().filter(|resource| known.insert(resource.name.clone()));
+    entries.extend(gone.map(|resource| DumpEntry {
+        ty: &types::LISTENER,
+        source: Arc::default(),
+        name: resource.name.clone(),
+        active: None,
+        warming: None,
+        error: None,
+    }));
+    let item = |entry: DumpEntry| {
+        let drains = find(&entry.name);
+        Item::new(&entry.name.clone(), move || listener(&entry, drains.as_ref()))
+    };
+    entries.into_iter().map(item).collect()
+}
+
+fn listener(entry: &DumpEntry, draining: Option<&Arc<Resource>>) -> pb::listeners_config_dump::DynamicListener {
+    let version_of = |of: &Arc<Resource>| pb::listeners_config_dump::DynamicListenerState {
+        version_info: of.version.to_string(),
+        listener: Some(any(of)),
+        last_updated: Some(updated(of)),
+    };
+    pb::listeners_config_dump::DynamicListener {
+        name: entry.name.to_string(),
+        active_state: entry.active.as_ref().map(version_of),
+        warming_state: entry.warming.as_ref().map(version_of),
+        draining_state: draining.map(version_of),
+        error_state: entry.error.as_ref().map(|error| failure(error, entry.ty)),
+        client_status: 0,
+    }
 }
 
 /// Static ones are those that stand inside a listener, of the bootstrap or not.

@@ -1,6 +1,6 @@
 //! The endpoints of `?include_eds`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use crate::admin::AdminState;
 use crate::admin::bootstrap_view::{self, Static};
 use crate::admin::listeners;
 use crate::cluster::Cluster;
-use crate::cluster::host::{Health, Host};
+use crate::cluster::host::{Health, Host, Locality};
 use crate::snapshot::ClusterSlot;
 
 /// `Cluster.load_assignment`
@@ -94,28 +94,55 @@ fn assignment(slot: &ClusterSlot) -> Bytes {
         })),
         ..eds::cluster_load_assignment::Policy::default()
     });
+    let known = Configured::of(&configured);
     for group in &mut shown.endpoints {
         group.locality.get_or_insert_default();
-        let same = |other: &&eds::LocalityLbEndpoints| {
-            other.priority == group.priority
-                && other.locality.clone().unwrap_or_default() == group.locality.clone().unwrap_or_default()
-        };
-        let weight = configured
-            .endpoints
-            .iter()
-            .find(same)
-            .and_then(|other| other.load_balancing_weight);
+        let weight = known.weights.get(&place(group)).copied().flatten();
         let weight = weight.filter(|_| has_weights).unwrap_or_default();
         group.load_balancing_weight = Some(weight).filter(|_| !finds_hosts);
         for host in &mut group.lb_endpoints {
-            complete(host, &configured);
+            complete(host, &known);
         }
     }
     shown.encode_to_vec().into()
 }
 
+/// What an assignment says of places and hosts, to be found without looking through it for each; the first of two that are the same counts.
+struct Configured {
+    /// By priority and locality.
+    weights: HashMap<(u32, Locality), Option<UInt32Value>>,
+    /// By encoded address.
+    checks: HashMap<Vec<u8>, eds::endpoint::HealthCheckConfig>,
+}
+
+impl Configured {
+    fn of(assignment: &eds::ClusterLoadAssignment) -> Self {
+        let (mut weights, mut checks) = (HashMap::new(), HashMap::new());
+        for group in &assignment.endpoints {
+            weights.entry(place(group)).or_insert(group.load_balancing_weight);
+        }
+        let hosts = assignment.endpoints.iter().flat_map(|group| &group.lb_endpoints);
+        for host in hosts {
+            if let Some(eds::lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &host.host_identifier {
+                let check = || endpoint.health_check_config.clone().unwrap_or_default();
+                checks.entry(encoded(endpoint)).or_insert_with(check);
+            }
+        }
+        Self { weights, checks }
+    }
+}
+
+fn place(group: &eds::LocalityLbEndpoints) -> (u32, Locality) {
+    (group.priority, group.locality.clone().unwrap_or_default().into())
+}
+
+fn encoded(endpoint: &eds::Endpoint) -> Vec<u8> {
+    let address = endpoint.address.as_ref();
+    address.map(Message::encode_to_vec).unwrap_or_default()
+}
+
 /// What Envoy says of every host.
-fn complete(host: &mut eds::LbEndpoint, configured: &eds::ClusterLoadAssignment) {
+fn complete(host: &mut eds::LbEndpoint, known: &Configured) {
     use core::HealthStatus;
     host.load_balancing_weight.get_or_insert(UInt32Value { value: 1 });
     host.health_status = match host.health_status() {
@@ -127,13 +154,7 @@ fn complete(host: &mut eds::LbEndpoint, configured: &eds::ClusterLoadAssignment)
         return;
     };
     if endpoint.health_check_config.is_none() {
-        let hosts = configured.endpoints.iter().flat_map(|group| &group.lb_endpoints);
-        let mut endpoints = hosts.filter_map(|host| match &host.host_identifier {
-            Some(eds::lb_endpoint::HostIdentifier::Endpoint(endpoint)) => Some(endpoint),
-            _ => None,
-        });
-        let same = endpoints.find(|other| other.address == endpoint.address);
-        let checked = same.and_then(|other| other.health_check_config.clone());
+        let checked = known.checks.get(&encoded(endpoint)).cloned();
         endpoint.health_check_config = Some(checked.unwrap_or_default());
     }
 }
@@ -141,27 +162,23 @@ fn complete(host: &mut eds::LbEndpoint, configured: &eds::ClusterLoadAssignment)
 /// The hosts of now, by priority and locality.
 fn current(cluster: &Cluster) -> eds::ClusterLoadAssignment {
     let mut groups: Vec<eds::LocalityLbEndpoints> = Vec::new();
+    let mut places: HashMap<(u32, Arc<Locality>), usize> = HashMap::new();
     for host in cluster.all_hosts() {
-        let locality = core::Locality {
-            region: host.locality.region.clone(),
-            zone: host.locality.zone.clone(),
-            sub_zone: host.locality.sub_zone.clone(),
-        };
-        let same = |group: &eds::LocalityLbEndpoints| {
-            group.priority == host.priority && group.locality.as_ref() == Some(&locality)
-        };
+        let known = places.get(&(host.priority, host.locality.clone())).copied();
         // Hosts that clients name come one by one.
-        let index = match groups.iter().rposition(same).filter(|_| !cluster.finds_hosts()) {
-            Some(index) => index,
-            None => {
-                groups.push(eds::LocalityLbEndpoints {
-                    priority: host.priority,
-                    locality: Some(locality),
-                    ..eds::LocalityLbEndpoints::default()
-                });
-                groups.len() - 1
-            }
-        };
+        let index = known.filter(|_| !cluster.finds_hosts()).unwrap_or(groups.len());
+        if index == groups.len() {
+            places.insert((host.priority, host.locality.clone()), index);
+            groups.push(eds::LocalityLbEndpoints {
+                priority: host.priority,
+                locality: Some(core::Locality {
+                    region: host.locality.region.clone(),
+                    zone: host.locality.zone.clone(),
+                    sub_zone: host.locality.sub_zone.clone(),
+                }),
+                ..eds::LocalityLbEndpoints::default()
+            });
+        }
         groups[index].lb_endpoints.push(endpoint(&host));
     }
     eds::ClusterLoadAssignment {
@@ -193,5 +210,70 @@ fn endpoint(host: &Host) -> eds::LbEndpoint {
             additional_addresses: additional.collect(),
             ..eds::Endpoint::default()
         })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(port: u32, checked_at: u32) -> eds::LbEndpoint {
+        let address = core::address::Address::SocketAddress(core::SocketAddress {
+            address: "10.0.0.1".to_owned(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port)),
+            ..core::SocketAddress::default()
+        });
+        let check = eds::endpoint::HealthCheckConfig {
+            port_value: checked_at,
+            ..eds::endpoint::HealthCheckConfig::default()
+        };
+        eds::LbEndpoint {
+            host_identifier: Some(eds::lb_endpoint::HostIdentifier::Endpoint(eds::Endpoint {
+                address: Some(core::Address { address: Some(address) }),
+                health_check_config: (checked_at > 0).then_some(check),
+                ..eds::Endpoint::default()
+            })),
+            ..eds::LbEndpoint::default()
+        }
+    }
+
+    /// A host that is known by its address has what the first of that address was configured with.
+    #[test]
+    fn hosts_of_now_have_what_is_configured_for_their_addresses() {
+        let configured = eds::ClusterLoadAssignment {
+            endpoints: vec![
+                eds::LocalityLbEndpoints {
+                    lb_endpoints: vec![host(1, 11), host(2, 0), host(1, 12)],
+                    load_balancing_weight: Some(UInt32Value { value: 3 }),
+                    ..eds::LocalityLbEndpoints::default()
+                },
+                eds::LocalityLbEndpoints {
+                    priority: 1,
+                    lb_endpoints: vec![host(3, 13)],
+                    ..eds::LocalityLbEndpoints::default()
+                },
+            ],
+            ..eds::ClusterLoadAssignment::default()
+        };
+        let known = Configured::of(&configured);
+        let checks = [1, 2, 3, 4].map(|port| {
+            let mut shown = host(port, 0);
+            complete(&mut shown, &known);
+            match shown.host_identifier {
+                Some(eds::lb_endpoint::HostIdentifier::Endpoint(endpoint)) => {
+                    endpoint.health_check_config.map(|check| check.port_value)
+                }
+                _ => None,
+            }
+        });
+        assert_eq!(checks, [Some(11), Some(0), Some(13), Some(0)]);
+        let weights = configured
+            .endpoints
+            .iter()
+            .map(|group| known.weights.get(&place(group)));
+        assert_eq!(
+            weights.collect::<Vec<_>>(),
+            [Some(&Some(UInt32Value { value: 3 })), Some(&None)]
+        );
     }
 }

@@ -14,6 +14,7 @@ fn resource(ty: ResourceType, name: &str, version: &str, bytes: Bytes) -> Arc<Re
         name: name.into(),
         bytes,
         version: version.into(),
+        response: version.into(),
         hash: 0,
         updated_at: UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
     })
@@ -77,6 +78,38 @@ fn what_is_in_use_what_warms_and_what_was_refused_are_told_apart() {
     assert_eq!(section["dynamic_active_clusters"], active);
     let warming = json!([{"version_info": "8", "cluster": any("b"), "last_updated": AT}]);
     assert_eq!(section["dynamic_warming_clusters"], warming);
+}
+
+#[test]
+fn listeners_that_drain_stand_with_what_has_taken_their_place_or_alone() {
+    let listener = |name: &str, version: &str| {
+        let bytes = message("envoy.config.listener.v3.Listener", &format!("{{name: {name}}}"));
+        resource(&types::LISTENER, name, version, bytes)
+    };
+    let world = World::new();
+    // Of two of a name the one that has drained for longer.
+    *world.puppet.draining.lock() = vec![
+        listener("changed", "1"),
+        listener("gone", "1"),
+        listener("changed", "2"),
+    ];
+    let dump = dumped(
+        &world,
+        vec![entry(listener("changed", "3")), entry(listener("kept", "1"))],
+    );
+    let shown = dump["configs"][2]["dynamic_listeners"].as_array().unwrap().iter();
+    let shown = shown.map(|one| {
+        let version = |state: &str| one[state]["version_info"].as_str().unwrap_or_default();
+        (
+            one["name"].as_str().unwrap(),
+            version("active_state"),
+            version("draining_state"),
+        )
+    });
+    assert_eq!(
+        shown.collect::<Vec<_>>(),
+        [("changed", "3", "1"), ("kept", "1", ""), ("gone", "", "1")]
+    );
 }
 
 #[test]

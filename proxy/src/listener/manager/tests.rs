@@ -1,5 +1,6 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use prost::Message;
 use remora_proto::pb::envoy::config::core::v3 as core;
@@ -8,6 +9,7 @@ use remora_proto::pb::envoy::extensions::filters::network::direct_response::v3::
 use remora_proto::pb::google::protobuf::{Any, BoolValue};
 
 use super::*;
+use crate::cli::DrainStrategy;
 use crate::config::BuildContext;
 
 const ECHO: &str = "type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo";

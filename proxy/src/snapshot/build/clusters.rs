@@ -15,13 +15,13 @@ use crate::config::{Compiled, Problems, cluster};
 use crate::snapshot::slot::Assignment;
 
 impl Builder {
-    pub(super) fn set_assignment(&mut self, key: &ResourceKey, bytes: Option<Bytes>) -> Compiled<()> {
+    pub(super) fn set_assignment(&mut self, key: &ResourceKey, resource: Option<Arc<Resource>>) -> Compiled<()> {
         // A removed assignment stays with its cluster until the cluster goes (spec A.7).
-        let Some(bytes) = bytes else {
+        let Some(resource) = resource else {
             self.assignments.remove(key);
             return Ok(());
         };
-        let assignment = Assignment::new(bytes);
+        let assignment = Assignment::new(resource);
         self.assignments.insert(key.clone(), assignment.clone());
         let own = Some(&key.name).filter(|name| is_own(key, name));
         let mut problems = Problems::default();
