@@ -53,6 +53,11 @@ async fn delta_times_to_live_and_heartbeats() {
 }
 
 #[tokio::test]
+async fn delta_removals_of_what_is_in_use() {
+    compare("delta-withdrawn", Form::Ads, Variant::Delta, scripts::withdrawn()).await;
+}
+
+#[tokio::test]
 async fn sotw_endpoints_and_secrets_from_sources_of_their_own() {
     compare("sotw-own", Form::Own, Variant::Sotw, scripts::own()).await;
 }

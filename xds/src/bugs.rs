@@ -38,6 +38,32 @@ pub(crate) enum Bug {
     AnswersNewestVersion,
     /// The nonce of a response counts for every type of its stream.
     NonceOfAnotherType,
+    /// Nothing ever dies of its time to live.
+    IgnoresTtl,
+    /// A heartbeat, or a new copy, leaves the timer as it is.
+    KeepsOldDeadline,
+    /// A copy without a time to live leaves the timer running.
+    KeepsTimer,
+    /// The time to live of a refused version counts.
+    RefusedTtlCounts,
+    /// A new stream forgets the times to live of what came on the old one.
+    ForgetsTtlOnReconnect,
+    /// What is held after its time to live is over is still claimed to be held.
+    ClaimsExpired,
+    /// A full set is read as "what is only a heartbeat is gone".
+    HeartbeatIsAbsence,
+    /// A secret that the server takes back is taken from whoever uses it.
+    RemovedSecretGoes,
+    /// Of a file that ends too early, what can be read is taken.
+    TakesHalfFiles,
+    /// A file that cannot be read takes with it what it said before.
+    UnreadableFileEmpties,
+    /// A file is not read again when something more is wanted of it.
+    MissesReread,
+    /// What a file says dies of its time to live.
+    FilesDie,
+    /// Who waits for a file that cannot be read waits on.
+    WaitsForUnreadable,
 }
 
 #[cfg(test)]

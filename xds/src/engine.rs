@@ -18,6 +18,7 @@ pub use roots::Root;
 use roots::RootState;
 use view::State;
 
+use crate::bugs::{Bug, planted};
 use crate::client::message::Response;
 use crate::client::mux::{Mode, Mux, MuxConfig};
 use crate::client::request::Request;
@@ -188,10 +189,10 @@ impl Engine {
         };
         let stream = &mut self.streams[at];
         let source = stream.source.clone();
-        let message = stream.typed(message);
-        let parsed = match stream.mux.mode() {
-            Mode::Sotw => Response::parse_sotw(&message),
-            Mode::Delta => Response::parse_delta(&message),
+        let parsed = match (&*source, stream.ty, stream.mux.mode()) {
+            (Source::Path(_), Some(ty), _) => Response::parse_file(&message, ty),
+            (_, _, Mode::Sotw) => Response::parse_sotw(&message),
+            (_, _, Mode::Delta) => Response::parse_delta(&message),
         };
         let mut response = parsed.map_err(|error| format!("not a discovery response: {error}"))?;
         let is_silent = stream.check_file(&mut response);
@@ -258,9 +259,13 @@ impl Engine {
         let types: Vec<_> = stream.mux.types().collect();
         let names: Vec<_> = stream.mux.names().map(|(ty, name)| (ty, name.clone())).collect();
         types.into_iter().for_each(|ty| self.answered(ty));
-        names
-            .iter()
-            .for_each(|(ty, name)| self.store.give_up(ty, &source, name));
+        for (ty, name) in names.iter().filter(|_| !planted(Bug::WaitsForUnreadable)) {
+            self.store.give_up(ty, &source, name);
+        }
+        if planted(Bug::UnreadableFileEmpties) {
+            // What an empty file says.
+            let _ = self.on_message(id, Bytes::new(), now);
+        }
         self.advance(now);
     }
 
@@ -328,7 +333,7 @@ impl Engine {
             self.streams[at].change(change);
             // One that is new is read as soon as it is watched.
             let is_watched = change.source.is_file() && self.streams[at].mux.is_connected();
-            if is_watched && change.action != Action::Unsubscribe {
+            if is_watched && change.action != Action::Unsubscribe && !planted(Bug::MissesReread) {
                 self.rereads.push(self.streams[at].id);
             }
             // ADS may fall silent, and is kept: a reconnect would cost every type.

@@ -7,15 +7,14 @@
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use remora_proto::pb::envoy::config::core::v3::Node;
-//! use remora_xds::{Client, GrpcConnector, Mode, Root, SourceConfig, channel, types};
+//! use remora_xds::{Client, Mode, Root, types};
 //!
 //! let node = Node { id: "me".into(), cluster: "here".into(), ..Node::default() };
-//! let connector = GrpcConnector::new(channel("http://127.0.0.1:18000")?);
 //! let (client, driver) = Client::builder(&node)
-//!     .ads(SourceConfig::aggregated(Mode::Delta), connector)
+//!     .control_plane("http://127.0.0.1:18000", Mode::Delta)?
 //!     .root(Root::new(&types::CLUSTER))
 //!     .build();
-//! let watch = async {
+//! let follow = async {
 //!     let mut updates = client.updates().await?;
 //!     while updates.changed().await {
 //!         for change in updates.take().changes {
@@ -24,10 +23,12 @@
 //!     }
 //!     Ok::<(), remora_xds::Stopped>(())
 //! };
-//! let (_, watched) = tokio::join!(driver.run(), watch);
-//! # Ok(watched?)
+//! let (_, followed) = tokio::join!(driver.run(), follow);
+//! # Ok(followed?)
 //! # }
 //! ```
+//!
+//! Who wants no more than that says it shorter, with [`Builder::watch`] in place of `build`.
 //!
 //! The rooms: [`client`] is the protocol, [`store`] the resources; [`engine`] joins the two without I/O; [`driver`] is the one task
 //! that moves bytes. The control plane never waits for a follower: an [`Updates`] that is not taken coalesces.
@@ -45,7 +46,9 @@ pub use driver::{Builder, Client, ClientHandle, Driver, Stopped};
 pub use engine::{Engine, Root, SourceConfig};
 pub use stats::Stats;
 pub use store::status::{DumpEntry, Nack, Status, StreamStatus, TypeStatus};
-pub use store::{Change, Interpreter, Known, Now, PathSource, Reference, Resource, Source, Store, Update, Updates};
+pub use store::{
+    Change, Interpreter, Known, Now, PathSource, Reference, Resource, Source, Store, Update, Updates, decodes,
+};
 pub use types::{ResourceType, TypeInfo};
 
 #[cfg(test)]

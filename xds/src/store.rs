@@ -20,7 +20,7 @@ use hashbrown::{HashMap, HashSet};
 
 pub use apply::Applied;
 pub use publish::{Change, Update, Updates};
-pub use resource::{ErrorState, Interpreter, Known, PathSource, Reference, Resource, Source};
+pub use resource::{ErrorState, Interpreter, Known, PathSource, Reference, Resource, Source, decodes};
 use table::{Entry, Key, Table, Target};
 
 use crate::stats::{Stats, TypeStats};

@@ -11,6 +11,7 @@
 
 mod counting;
 mod delta;
+mod edges;
 mod files;
 mod pacing;
 mod rules;
@@ -32,11 +33,11 @@ use crate::client::request::{Body, Request};
 use crate::client::wire::{self, Reader, Value};
 use crate::engine::{Engine, Root, SourceConfig, StreamId};
 use crate::stats::Stats;
-use crate::store::{Now, Reference, Source, Updates};
+use crate::store::{Now, PathSource, Reference, Source, Updates};
 use crate::types::{self, ResourceType};
 
 /// A resource of these tests.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Res {
     pub(crate) name: String,
     /// What the payload calls itself, if not so.
@@ -197,15 +198,20 @@ pub(crate) fn by_short(short: &str) -> ResourceType {
     types::ALL.iter().copied().find(|ty| ty.short == short).unwrap()
 }
 
-/// `eds:name`, `eds:name@source` for a named source, `eds:name/30` with a timeout of 30 s, `eds:name?` when not required.
+/// `eds:name`, `eds:name@source` for a named source, `eds:name@/path` for a file, `eds:name/30` with a timeout of 30 s, `eds:name?` when not
+/// required.
 fn reference(need: &str) -> Reference {
     let (need, required) = need.strip_suffix('?').map_or((need, true), |need| (need, false));
+    let (need, file) = need
+        .split_once("@/")
+        .map_or((need, None), |(need, path)| (need, Some(path)));
     let (need, timeout) = need
         .split_once('/')
         .map_or((need, 0), |(need, seconds)| (need, seconds.parse().unwrap()));
     let (need, source) = need
         .split_once('@')
         .map_or((need, Source::Ads), |(n, s)| (n, Source::Named(s.into())));
+    let source = file.map_or(source, |path| file_source(&format!("/{path}")));
     let (ty, name) = need.split_once(':').unwrap();
     let initial_fetch_timeout = Duration::from_secs(timeout);
     Reference {
@@ -214,6 +220,14 @@ fn reference(need: &str) -> Reference {
         required,
         ..Reference::new(by_short(ty), name)
     }
+}
+
+/// The file at `path`, watched in its own directory.
+pub(crate) fn file_source(path: &str) -> Source {
+    Source::Path(PathSource {
+        path: path.into(),
+        watched_directory: None,
+    })
 }
 
 fn interpret(_: &str, _: &str, bytes: &Bytes) -> Result<Vec<Reference>, String> {

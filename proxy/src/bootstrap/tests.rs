@@ -159,6 +159,26 @@ fn says_what_is_wrong_and_where() {
     }
 }
 
+/// On the way of a whole bootstrap, where the table of fields has a word, too.
+#[test]
+fn transport_api_version_v2_of_ads_is_refused_and_auto_means_v3() {
+    let ads = |version: &str| {
+        let ads = format!("{{api_type: GRPC, {version} grpc_services: [{{envoy_grpc: {{cluster_name: x}}}}]}}");
+        let cluster = "{name: x, type: STATIC, connect_timeout: 1s}";
+        format!(
+            "{{node: {{id: a, cluster: b}}, dynamic_resources: {{ads_config: {ads}}}, static_resources: {{clusters: [{cluster}]}}}}"
+        )
+    };
+    let said = refusal(&ads("transport_api_version: V2,"));
+    assert!(
+        said.contains("ads_config.transport_api_version: only V3 is supported"),
+        "{said}"
+    );
+    for version in ["", "transport_api_version: AUTO,", "transport_api_version: V3,"] {
+        assert!(Bootstrap::load(&options(&ads(version))).is_ok(), "{version}");
+    }
+}
+
 #[test]
 fn stats_are_flushed_every_five_seconds_unless_the_bootstrap_says_otherwise() {
     let flush = |yaml: &str| Bootstrap::load(&options(yaml)).expect("accepted").stats.flush;

@@ -90,14 +90,17 @@ impl AdsConfig {
     /// # Errors
     /// A control plane that cannot be spoken to, by path.
     pub fn compile(config: &core::ApiConfigSource) -> Compiled<Self> {
-        let is_old = config.transport_api_version != core::ApiVersion::V3 as i32;
+        // AUTO is what is meant where nothing is said; Envoy speaks V3 then, too.
+        let is_known = [core::ApiVersion::Auto, core::ApiVersion::V3]
+            .iter()
+            .any(|version| *version as i32 == config.transport_api_version);
         let service = match config.grpc_services.as_slice() {
             [service] => Ok(service),
             _ => Err(Problems::one("grpc_services", "exactly one is needed")),
         };
         gather! {
             let delta = is_delta(config.api_type).under("api_type");
-            let _version = refuse("transport_api_version", is_old, "only V3 is supported");
+            let _version = refuse("transport_api_version", !is_known, "only V3 is supported");
             let service = service.and_then(|service| grpc_service(service).under("grpc_services[0]"));
         }
         let (grpc, metadata, backoff) = service;
@@ -156,10 +159,13 @@ fn grpc_service(service: &core::GrpcService) -> Compiled<(&core::grpc_service::E
     let Some(TargetSpecifier::EnvoyGrpc(grpc)) = &service.target_specifier else {
         return Err(Problems::one("target_specifier", "only envoy_grpc is supported"));
     };
-    let retry = grpc.retry_policy.as_ref().or(service.retry_policy.as_ref());
+    let (retry, field) = match &grpc.retry_policy {
+        Some(own) => (Some(own), "envoy_grpc.retry_policy"),
+        None => (service.retry_policy.as_ref(), "retry_policy"),
+    };
     gather! {
         let metadata = metadata(service);
-        let backoff = backoff(retry).under("envoy_grpc.retry_policy.retry_back_off");
+        let backoff = backoff(retry).under(field);
     }
     Ok((grpc, metadata, backoff))
 }
@@ -183,10 +189,16 @@ fn backoff(retry: Option<&core::RetryPolicy>) -> Compiled<Pauses> {
     let Some(backoff) = retry.and_then(|retry| retry.retry_back_off.as_ref()) else {
         return Ok(None);
     };
-    let base = duration("base_interval", backoff.base_interval.as_ref())?.unwrap_or(Duration::from_millis(500));
-    let max = duration("max_interval", backoff.max_interval.as_ref())?.unwrap_or(base.saturating_mul(10));
-    if max < base {
-        return Err(Problems::one("max_interval", "must be at least base_interval"));
-    }
+    let base = duration("retry_back_off.base_interval", backoff.base_interval.as_ref())?;
+    let Some(base) = base.filter(|base| *base >= Duration::from_millis(1)) else {
+        return Err(Problems::one("retry_back_off.base_interval", "must be at least 1ms"));
+    };
+    let max = duration("retry_back_off.max_interval", backoff.max_interval.as_ref())?;
+    let max = max.unwrap_or(base.saturating_mul(10));
+    super::route::refuse(
+        "retry_back_off.max_interval",
+        max < base,
+        "must be at least base_interval",
+    )?;
     Ok(Some((base, max)))
 }

@@ -282,13 +282,99 @@ mod tests {
                 "api_config_source.api_type: only GRPC and DELTA_GRPC are supported",
             ),
             (
-                of("GRPC", &format!("{service}, {service}")),
-                "api_config_source.grpc_services: exactly one is needed",
+                "{api_config_source: {transport_api_version: V3}}".to_owned(),
+                "api_config_source.api_type: only GRPC and DELTA_GRPC are supported",
             ),
         ];
         for (text, reason) in cases {
             let refused = compile(&text).expect_err("refused").to_string();
             assert!(refused.starts_with(reason), "{text}: {refused}");
+        }
+    }
+
+    fn spoken_to_as(text: &str) -> Compiled<AdsConfig> {
+        compile(text).map(|config| match config.source {
+            source::Source::Grpc(grpc) => *grpc,
+            other => panic!("no stream: {other:?}"),
+        })
+    }
+
+    #[test]
+    fn transport_api_version_v2_is_refused_and_auto_means_v3() {
+        let of = |version: &str| {
+            spoken_to_as(&format!(
+                "{{api_config_source: {{api_type: GRPC, {version} grpc_services: [{{envoy_grpc: {{cluster_name: a}}}}]}}}}"
+            ))
+        };
+        let v3 = of("transport_api_version: V3,");
+        assert!(v3.is_ok());
+        assert_eq!(of("transport_api_version: AUTO,"), v3);
+        assert_eq!(of(""), v3);
+        let refused = of("transport_api_version: V2,").expect_err("refused").to_string();
+        assert_eq!(refused, "api_config_source.transport_api_version: only V3 is supported");
+    }
+
+    #[test]
+    fn a_second_control_plane_to_fail_over_to_is_refused_and_so_is_none() {
+        let primary = "{envoy_grpc: {cluster_name: a}}";
+        for services in ["", &format!("{primary}, {{envoy_grpc: {{cluster_name: b}}}}")] {
+            let text = format!(
+                "{{api_config_source: {{api_type: GRPC, transport_api_version: V3, grpc_services: [{services}]}}}}"
+            );
+            let refused = compile(&text).expect_err("refused").to_string();
+            assert_eq!(refused, "api_config_source.grpc_services: exactly one is needed");
+        }
+    }
+
+    #[test]
+    fn retry_back_off_of_a_source_replaces_half_a_second_and_thirty() {
+        let of = |retry: &str| {
+            spoken_to_as(&format!(
+                "{{api_config_source: {{api_type: GRPC, transport_api_version: V3, \
+                 grpc_services: [{{envoy_grpc: {{cluster_name: a, retry_policy: {{{retry}}}}}}}]}}}}"
+            ))
+        };
+        // How long the first and the eighth attempt may wait at most, as the longest of many say.
+        let longest = |retry: &str| {
+            let config = of(retry).expect("accepted").mux();
+            let mut rng = fastrand::Rng::with_seed(1);
+            let mut longest = [Duration::ZERO; 2];
+            for _ in 0..1000 {
+                let mut backoff = config.backoff.clone();
+                let delays: Vec<_> = (0..8).map(|_| backoff.delay(&mut rng)).collect();
+                longest = [longest[0].max(delays[0]), longest[1].max(delays[7])];
+            }
+            longest
+        };
+        let cases = [
+            ("", 500, 30_000),
+            ("retry_back_off: {base_interval: 0.1s, max_interval: 0.2s}", 100, 200),
+            // Ten times the base, where nothing is said.
+            ("retry_back_off: {base_interval: 0.1s}", 100, 1000),
+        ];
+        for (retry, first, eighth) in cases {
+            for (longest, limit) in longest(retry).into_iter().zip([first, eighth]) {
+                let limit = Duration::from_millis(limit);
+                assert!(
+                    longest < limit && longest > limit * 9 / 10,
+                    "{retry}: {longest:?} of {limit:?}"
+                );
+            }
+        }
+        let refused = [
+            (
+                "{base_interval: 0.1s, max_interval: 0.05s}",
+                "max_interval: must be at least base_interval",
+            ),
+            ("{max_interval: 5s}", "base_interval: must be at least 1ms"),
+            ("{base_interval: 0s}", "base_interval: must be at least 1ms"),
+        ];
+        for (backoff, reason) in refused {
+            let refused = of(&format!("retry_back_off: {backoff}"))
+                .expect_err("refused")
+                .to_string();
+            let place = "api_config_source.grpc_services[0].envoy_grpc.retry_policy.retry_back_off";
+            assert_eq!(refused, format!("{place}.{reason}"));
         }
     }
 }

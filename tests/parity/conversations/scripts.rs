@@ -214,6 +214,41 @@ fn mortals() -> Vec<Step> {
     ]
 }
 
+/// What the control plane takes back although something uses it: it stays in use, is no longer held, and may come again.
+pub fn withdrawn() -> Vec<Step> {
+    vec![
+        step("start", &[Ack("cds"), Ack("eds"), Ack("lds"), Ack("rds")], |stage| {
+            push(stage, [stage.cluster("a", 1), stage.cluster("b", 1)]);
+            for name in ["a", "b"] {
+                stage.push_endpoints(endpoints(name, [("127.0.0.1", 1)]));
+            }
+            stage.push_route(routes("routes"));
+            stage.push_listener(stage.listener("routes"));
+        }),
+        step("an assignment is taken back", &[Ack("eds")], |stage| {
+            stage.remove("eds", "a").unwrap();
+        }),
+        step("routes are taken back", &[Ack("rds")], |stage| {
+            stage.remove("rds", "routes").unwrap();
+        }),
+        step(
+            "the stream is reset",
+            &[Request("cds"), Request("lds"), Request("eds"), Request("rds")],
+            |stage| {
+                stage.disconnect(Ending::Reset);
+            },
+        ),
+        step("they come again", &[Ack("eds"), Ack("rds")], |stage| {
+            stage.push_endpoints(endpoints("a", [("127.0.0.1", 2)]));
+            stage.push_route(routes("routes"));
+        }),
+        step("the cluster of one goes", &[Ack("cds"), Dropped("eds", "a")], |stage| {
+            stage.push_route(route_config("routes").vhost(["*"]).with_route(prefix("/").cluster("b")));
+            stage.remove("cds", "a").unwrap();
+        }),
+    ]
+}
+
 /// The secrets `ca` and `cert`, of which there are three: the same for both proxies, as a delta version is the hash of what it is a version of.
 static ROOT: LazyLock<(Secret, [Secret; 3])> = LazyLock::new(|| {
     let authority = Authority::new("root").unwrap();

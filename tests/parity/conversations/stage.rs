@@ -72,9 +72,9 @@ impl Stage {
                     Variant::Sotw => "GRPC",
                     Variant::Delta => "DELTA_GRPC",
                 };
-                let source = json!({"resource_api_version": "V3", "api_config_source": {
+                // Neither says its version, which means the third.
+                let source = json!({"api_config_source": {
                     "api_type": api_type,
-                    "transport_api_version": "V3",
                     "grpc_services": [{"envoy_grpc": {"cluster_name": "xds_cluster"}}],
                 }});
                 bootstrap["dynamic_resources"] = json!({"lds_config": source, "cds_config": source});

@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::wire::{self, Reader, Value, WireError};
-use crate::types::{self, TypeInfo, WRAPPER_URL};
+use crate::bugs::{Bug, planted};
+use crate::types::{self, ResourceType, TypeInfo, WRAPPER_URL};
 
 /// One `DiscoveryResponse` or `DeltaDiscoveryResponse`.
 #[derive(Debug, Default)]
@@ -48,13 +49,34 @@ impl Response {
     /// # Errors
     /// The bytes are not a protobuf message of that shape.
     pub fn parse_sotw(message: &Bytes) -> Result<Self, WireError> {
+        Self::parse_of(message, None)
+    }
+
+    /// Parses the content of a file. It need not say of which type its resources are, as in Envoy: whoever names it knows. Nobody will send
+    /// a heartbeat for what is in it, so nothing of it is mortal, which is Envoy's view, too.
+    ///
+    /// # Errors
+    /// The bytes are not a protobuf message of that shape.
+    pub(crate) fn parse_file(message: &Bytes, ty: ResourceType) -> Result<Self, WireError> {
+        let mut response = Self::parse_of(message, Some(ty))?;
+        let mortal = response.resources.iter_mut().filter(|_| !planted(Bug::FilesDie));
+        mortal.for_each(|received| received.ttl = None);
+        Ok(response)
+    }
+
+    fn parse_of(message: &Bytes, ty: Option<ResourceType>) -> Result<Self, WireError> {
         let mut response = Self {
             size: message.len(),
             ..Self::default()
         };
         let mut anys = Vec::new();
         let mut reader = Reader::new(message);
-        while let Some((number, value)) = reader.field()? {
+        loop {
+            let field = match reader.field() {
+                Err(_) if planted(Bug::TakesHalfFiles) && ty.is_some() => None,
+                field => field?,
+            };
+            let Some((number, value)) = field else { break };
             let Value::Span(span) = value else { continue };
             match number {
                 1 => response.version = wire::text(message, span)?.into(),
@@ -65,6 +87,9 @@ impl Response {
                 7 => response.errors.push(resource_error(&message.slice(span))?),
                 _ => {}
             }
+        }
+        if let Some(ty) = ty {
+            response.type_url = ty.url.to_owned();
         }
         response.resources = anys
             .iter()

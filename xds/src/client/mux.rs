@@ -163,6 +163,9 @@ impl Mux {
         self.answers.clear();
         self.open = 0;
         self.paused.clear();
+        if planted(Bug::ForgetsTtlOnReconnect) {
+            self.ttl = Ttl::default();
+        }
         self.sessions.iter_mut().for_each(Session::reset);
     }
 
@@ -253,7 +256,8 @@ impl Mux {
         let nack = !failures.is_empty() && !planted(Bug::AckInsteadOfNack);
         let failed: HashSet<&str> = failures.iter().map(|failure| &*failure.name).collect();
         // What is refused leaves the last good version its own time to live, as in Envoy.
-        let lives = batch.lives.iter().filter(|(name, _)| !failed.contains(&**name));
+        let counts = |name: &str| !failed.contains(name) || planted(Bug::RefusedTtlCounts);
+        let lives = batch.lives.iter().filter(|(name, _)| counts(name));
         for (name, life) in lives {
             self.ttl.refresh(batch.ty, name, *life, batch.at);
         }
@@ -325,7 +329,10 @@ impl Mux {
     /// The resources whose TTL has run out by `now`; they are to be treated as removed.
     pub fn tick(&mut self, now: Instant) -> Vec<(ResourceType, Arc<str>)> {
         let expired = self.ttl.expire(now);
-        for (ty, name) in &expired {
+        if planted(Bug::IgnoresTtl) {
+            return Vec::new();
+        }
+        for (ty, name) in expired.iter().filter(|_| !planted(Bug::ClaimsExpired)) {
             self.session(ty).forget(name);
         }
         expired

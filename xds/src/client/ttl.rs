@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 
+use crate::bugs::{Bug, planted};
 use crate::types::ResourceType;
 
 type Key = (&'static str, Arc<str>);
@@ -23,7 +24,10 @@ impl Ttl {
 
     /// Starts the timer again, or stops it when the resource came without a TTL.
     pub(crate) fn refresh(&mut self, ty: ResourceType, name: &Arc<str>, ttl: Option<Duration>, now: Instant) {
-        if ttl.is_none() && self.deadlines.is_empty() {
+        if ttl.is_none() && (self.deadlines.is_empty() || planted(Bug::KeepsTimer)) {
+            return;
+        }
+        if planted(Bug::KeepsOldDeadline) && self.deadlines.contains_key(&(ty.url, name.clone())) {
             return;
         }
         self.cancel(ty, name);

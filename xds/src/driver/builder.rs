@@ -11,10 +11,11 @@ use tokio::sync::mpsc;
 
 use super::handle::ClientHandle;
 use super::{Connectors, Driver};
-use crate::client::connect::Connect;
+use crate::client::connect::{Connect, GrpcConnector, channel};
+use crate::client::mux::Mode;
 use crate::engine::{Engine, Resolve, Root, SourceConfig};
 use crate::stats::Stats;
-use crate::store::{Interpreter, Now, Reference, Source};
+use crate::store::{Change, Interpreter, Now, Reference, Source};
 use crate::types::ResourceType;
 
 /// Turns the content of a file (whose name tells the format) into an encoded `DiscoveryResponse`.
@@ -60,6 +61,15 @@ pub struct Builder {
 }
 
 impl Builder {
+    /// ADS of the control plane at `target`, as [`channel`] reads it. What needs other settings is given to [`ads`](Self::ads).
+    ///
+    /// # Errors
+    /// `target` is no address.
+    pub fn control_plane(self, target: &str, mode: Mode) -> Result<Self, tonic::transport::Error> {
+        let connector = GrpcConnector::new(channel(target)?).called(target);
+        Ok(self.ads(SourceConfig::aggregated(mode), connector))
+    }
+
     /// The control plane of [`Source::Ads`].
     pub fn ads(mut self, config: SourceConfig, connector: impl Connect + 'static) -> Self {
         self.ads = Some((config, Arc::new(connector)));
@@ -124,6 +134,25 @@ impl Builder {
     pub fn clock(mut self, clock: fn() -> Now) -> Self {
         self.clock = clock;
         self
+    }
+
+    /// The whole client as one future: hands every change of what is published to `each`, in an order that is safe to apply one by one.
+    /// Ends only if the runtime does. `each` is called on the task that moves the bytes: what takes long, or wants more than changes, is for a
+    /// [`build`](Self::build) and a follower on a task of its own ([`ClientHandle::updates`]).
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the client and its streams.
+    pub async fn watch(self, mut each: impl FnMut(Change)) {
+        let (client, driver) = self.build();
+        let follow = async {
+            let Ok(mut updates) = client.updates().await else {
+                return;
+            };
+            while updates.changed().await {
+                updates.take().changes.into_iter().for_each(&mut each);
+            }
+        };
+        tokio::join!(driver.run(), follow);
     }
 
     /// Nothing happens before the [`Driver`] runs.

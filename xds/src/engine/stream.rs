@@ -2,12 +2,9 @@
 
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
-
 use super::{ADS_DELTA, ADS_SOTW, Stream};
 use crate::client::message::{self, Received, Response};
 use crate::client::mux::Mode;
-use crate::client::wire;
 use crate::stats::{Stats, TypeStats};
 use crate::store::{Action, Source, SubscriptionChange};
 
@@ -30,16 +27,6 @@ impl Stream {
         }
     }
 
-    /// A file need not say of which type its resources are, as in Envoy: whoever names it knows.
-    pub(super) fn typed(&self, message: Bytes) -> Bytes {
-        let (Source::Path(_), Some(ty)) = (&*self.source, self.ty) else {
-            return message;
-        };
-        let mut typed = BytesMut::from(&message[..]);
-        wire::put_text(&mut typed, 4, ty.url);
-        typed.freeze()
-    }
-
     pub(super) fn count_failure(&self, stats: &Stats) {
         let count = |counters: &TypeStats| {
             counters.update_failure.add(1);
@@ -58,6 +45,7 @@ impl Stream {
             while self.mux.poll_transmit(now).is_some() {}
         }
     }
+
     /// Whether a file says nothing of what is subscribed by name, where that is all right. Where it is not, notes on everything that is subscribed
     /// what is wrong: in Envoy each subscriber reads the file for itself, and wants to find what it has asked for alone.
     pub(super) fn check_file(&self, response: &mut Response) -> bool {

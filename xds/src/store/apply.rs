@@ -229,7 +229,7 @@ impl Store {
     /// One explicit removal. Returns whether something went away.
     fn remove(&mut self, key: &Key) -> bool {
         let ty = self.table(key).ty;
-        if ty.removal_deletes {
+        if ty.removal_deletes || (planted(Bug::RemovedSecretGoes) && ty.short == "sds") {
             let deleted = self.delete(key);
             self.answered(key);
             return deleted;
@@ -245,13 +245,14 @@ impl Store {
         if failures.iter().any(|failure| failure.name.is_empty()) && !careless {
             return 0;
         }
+        let present = batch.present.iter().filter(|_| !planted(Bug::HeartbeatIsAbsence));
         let spared: HashSet<&str> = if careless {
             HashSet::new()
         } else {
             failures
                 .iter()
                 .map(|failure| &*failure.name)
-                .chain(batch.present.iter().map(|name| &**name))
+                .chain(present.map(|name| &**name))
                 .collect()
         };
         let bad: HashSet<&str> = failures

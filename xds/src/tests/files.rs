@@ -52,6 +52,46 @@ fn a_file_need_not_tell_the_type_of_its_resources() {
     assert_eq!(script.has("cds"), ["a=1"]);
 }
 
+/// Nobody sends heartbeats for a file; Envoy 1.40 does not look at its times to live.
+#[test]
+fn a_time_to_live_in_a_file_means_nothing() {
+    let mut script = Script::with(SourceConfig::aggregated(Mode::Sotw), &[], 1);
+    script.engine.add_root(path_root(Path::new("/clusters")), script.now);
+    script.connect();
+    script.receive(sotw(&CLUSTER, "1", "", &[res("a", "1").ttl(10)]));
+    script.advance(10);
+    assert_eq!(script.has("cds"), ["a=1"]);
+}
+
+/// What is read while it is written ends somewhere. What ends between two fields is a message, and nobody could tell that it is not all.
+#[test]
+fn a_half_written_file_is_not_taken() {
+    let (mut whole, mut ends) = (BytesMut::new(), Vec::new());
+    wire::put_text(&mut whole, 1, "2");
+    ends.push(whole.len());
+    wire::put_text(&mut whole, 4, CLUSTER.url);
+    ends.push(whole.len());
+    for name in ["a", "b"] {
+        wire::put_bytes(&mut whole, 2, &res(name, "2").any(&CLUSTER));
+        ends.push(whole.len());
+    }
+    let whole = whole.freeze();
+    for cut in 1..=whole.len() {
+        let mut script = Script::with(SourceConfig::aggregated(Mode::Sotw), &[], 1);
+        script.engine.add_root(path_root(Path::new("/clusters")), script.now);
+        script.connect();
+        script.receive(sotw(&CLUSTER, "1", "", &[res("a", "1"), res("b", "1")]));
+        let read = script
+            .engine
+            .on_message(script.streams[0], whole.slice(..cut), script.now);
+        script.look();
+        assert_eq!(read.is_ok(), ends.contains(&cut), "{cut} bytes");
+        if read.is_err() {
+            assert_eq!(script.has("cds"), ["a=1", "b=1"], "{cut} bytes");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_rename_into_place_is_noticed() {
     let directory = tempfile::tempdir().unwrap();

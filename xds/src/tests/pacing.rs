@@ -37,6 +37,27 @@ fn back_off_starts_again_with_a_response_and_not_with_a_connect() {
 }
 
 #[test]
+fn retry_back_off_of_a_source_replaces_half_a_second_and_thirty() {
+    let mut config = SourceConfig::aggregated(Mode::Sotw);
+    config.mux.backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(400));
+    let mut script = Script::with(config, &[&CLUSTER], 3);
+    script.connect();
+    let mut delays = Vec::new();
+    for _ in 0..40 {
+        script.engine.on_disconnected(script.streams[0], script.now);
+        delays.push(script.engine.next_deadline().unwrap() - script.now.instant);
+        script.now.instant = script.engine.next_deadline().unwrap();
+        script.connect();
+    }
+    assert!(delays[0] < Duration::from_millis(100), "{delays:?}");
+    let longest = delays.into_iter().max().unwrap();
+    assert!(
+        longest < Duration::from_millis(400) && longest > Duration::from_millis(300),
+        "{longest:?}"
+    );
+}
+
+#[test]
 fn no_stream_is_opened_before_its_time() {
     let mut script = Script::with(SourceConfig::aggregated(Mode::Sotw), &[&CLUSTER], 3);
     script.connect();

@@ -15,6 +15,7 @@ fn every_rule_has_its_conversation() {
     let sources = [
         include_str!("../driver.rs"),
         include_str!("delta.rs"),
+        include_str!("edges.rs"),
         include_str!("files.rs"),
         include_str!("pacing.rs"),
         include_str!("rules.rs"),
@@ -66,7 +67,7 @@ fn every_type_has_the_rpcs_of_its_own_service() {
     assert_eq!(urls.len(), ALL.len(), "a type is its url");
 }
 
-fn connected(mode: Mode) -> Script {
+pub(super) fn connected(mode: Mode) -> Script {
     let mut script = Script::with(SourceConfig::aggregated(mode), &[&CLUSTER], 1);
     script.connect();
     script
@@ -152,11 +153,11 @@ fn a_bad_assignment_does_not_hold_up_those_beside_it() {
     );
 }
 
-fn mux(mode: Mode) -> Mux {
+pub(super) fn mux(mode: Mode) -> Mux {
     Mux::new(MuxConfig::new(mode), fastrand::Rng::with_seed(1), Arc::default())
 }
 
-fn said(mux: &mut Mux, now: Instant) -> Vec<String> {
+pub(super) fn said(mux: &mut Mux, now: Instant) -> Vec<String> {
     std::iter::from_fn(|| mux.poll_transmit(now))
         .map(|request| line(&request))
         .collect()

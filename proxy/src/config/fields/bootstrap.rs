@@ -81,11 +81,11 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.config.core.v3.ConfigSource":
         path path_config_source api_config_source ads self initial_fetch_timeout;
-        resource_api_version = OnlyValues(&[Allowed::Name("V3")], "only V3 is supported"),
+        resource_api_version = OnlyValues(&[Allowed::Name("AUTO"), Allowed::Name("V3")], "only V3 is supported"),
     ),
     message!("envoy.config.core.v3.AggregatedConfigSource":),
     message!("envoy.config.core.v3.SelfConfigSource":;
-        transport_api_version = OnlyValues(&[Allowed::Name("V3")], "only V3 is supported"),
+        transport_api_version = OnlyValues(&[Allowed::Name("AUTO"), Allowed::Name("V3")], "only V3 is supported"),
     ),
     message!("envoy.config.core.v3.PathConfigSource":
         path watched_directory;
@@ -95,7 +95,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.core.v3.ApiConfigSource":
         grpc_services rate_limit_settings set_node_on_first_message_only;
         api_type = OnlyValues(&[Allowed::Name("GRPC"), Allowed::Name("DELTA_GRPC")], "only GRPC and DELTA_GRPC are supported"),
-        transport_api_version = OnlyValues(&[Allowed::Name("V3")], "only V3 is supported"),
+        transport_api_version = OnlyValues(&[Allowed::Name("AUTO"), Allowed::Name("V3")], "only V3 is supported"),
         config_validators = RefusedAlways("no extension validates whole updates"),
         cluster_names = Harmless("only REST reads it, which is refused"),
         refresh_delay = Harmless("only REST reads it, which is refused"),

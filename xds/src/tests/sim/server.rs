@@ -58,7 +58,9 @@ pub(super) struct Server {
     counter: u32,
 }
 
+/// What refers, and what it always refers to; to secrets, sometimes.
 const ROOTS: [(&str, &str); 2] = [("cds", "eds"), ("lds", "rds")];
+const CHILDREN: [&str; 3] = ["eds", "rds", "sds"];
 
 impl Server {
     pub(super) fn new(mode: Mode, aggregated: bool, rng: &mut fastrand::Rng) -> Self {
@@ -78,24 +80,55 @@ impl Server {
         self.counter += 1;
         let (parent, child) = ROOTS[rng.usize(0..2)];
         let name = format!("{parent}-{}", rng.u32(0..4));
-        let target = format!("{child}-{}", rng.u32(0..5));
         let content = format!("{}", self.counter);
-        let source = if self.aggregated { "" } else { "@plane" };
-        let parents = self.resources.entry(parent).or_default();
-        match rng.u32(0..5) {
-            0 => drop(parents.remove(&name)),
-            1 => {
-                let children = self.resources.get_mut(child);
-                if let Some(target) = children.and_then(|children| children.get_mut(&target)) {
-                    *target = res(&target.name, &content);
+        match rng.u32(0..6) {
+            0 => drop(self.of(parent).remove(&name)),
+            1 | 2 => {
+                let ty = if rng.bool() { child } else { "sds" };
+                let (target, _) = self.target(ty, rng);
+                if let Some(known) = self.of(ty).get_mut(&target) {
+                    *known = res(&target, &content);
                 }
             }
             _ => {
-                let resource = res(&name, &content).needs(&format!("{child}:{target}{source}"));
-                parents.insert(name.clone(), resource);
-                let children = self.resources.entry(child).or_default();
-                children.entry(target.clone()).or_insert_with(|| res(&target, &content));
+                let mut resource = res(&name, &content);
+                for ty in [child, "sds"].into_iter().take(1 + rng.usize(0..2)) {
+                    let (target, source) = self.target(ty, rng);
+                    resource = resource.needs(&format!("{ty}:{target}{source}"));
+                    let new = || res(&target, &content);
+                    self.of(ty).entry(target.clone()).or_insert_with(new);
+                }
+                self.of(parent).insert(name, resource);
             }
+        }
+    }
+
+    /// Something to refer to, of the control plane's or in a file of its own, and its source as references have it.
+    fn target(&self, ty: &str, rng: &mut fastrand::Rng) -> (String, String) {
+        if ty != "rds" && rng.u32(0..3) == 0 {
+            let name = format!("file-{ty}-{}", rng.u32(0..2));
+            let source = format!("@/{name}");
+            return (name, source);
+        }
+        let source = if self.aggregated { "" } else { "@plane" };
+        (format!("{ty}-{}", rng.u32(0..5)), source.to_owned())
+    }
+
+    fn of(&mut self, ty: &'static str) -> &mut BTreeMap<String, Res> {
+        self.resources.entry(ty).or_default()
+    }
+
+    /// What the file at `path` should say.
+    pub(super) fn on_file(&self, path: &str) -> Vec<Res> {
+        let name = path.trim_start_matches('/');
+        let resources = |ty: &str| self.resources.get(ty).into_iter().flat_map(BTreeMap::values).cloned();
+        match ROOTS.iter().find(|(root, _)| *root == name) {
+            Some((root, _)) => resources(root).collect(),
+            None => CHILDREN
+                .iter()
+                .flat_map(|ty| resources(ty))
+                .filter(|resource| resource.name == name)
+                .collect(),
         }
     }
 
@@ -127,6 +160,24 @@ impl Server {
 
     pub(super) fn streams(&self) -> Vec<StreamId> {
         self.streams.keys().copied().collect()
+    }
+
+    /// SotW: the version that was accepted last.
+    pub(super) fn accepted(&self, id: StreamId, ty: ResourceType) -> Option<String> {
+        self.streams[&id].accepted.get(ty.short).cloned()
+    }
+
+    /// Delta: the version that the client has.
+    pub(super) fn version_of(&self, id: StreamId, ty: ResourceType, name: &str) -> Option<String> {
+        self.streams[&id].held.get(ty.short)?.get(name).cloned()
+    }
+
+    /// What the client no longer has, as its time is over.
+    pub(super) fn forget(&mut self, key: &str) {
+        let Some((ty, name)) = key.split_once(' ') else { return };
+        for held in self.streams.values_mut().filter_map(|stream| stream.held.get_mut(ty)) {
+            held.remove(name);
+        }
     }
 
     /// The one type of a stream that is not aggregated.
@@ -170,22 +221,26 @@ impl Server {
     /// Delta: the names that the client should not have.
     pub(super) fn gone(&self, id: StreamId, ty: ResourceType) -> Vec<String> {
         let has = self.resources.get(ty.short);
+        let mut held = self.held(id, ty);
+        held.retain(|name| has.is_none_or(|has| !has.contains_key(name)));
+        held
+    }
+
+    /// Delta: the names that the client has.
+    pub(super) fn held(&self, id: StreamId, ty: ResourceType) -> Vec<String> {
         let held = self.streams[&id].held.get(ty.short);
-        let held = held.into_iter().flat_map(BTreeMap::keys);
-        held.filter(|name| has.is_none_or(|has| !has.contains_key(*name)))
-            .cloned()
-            .collect()
+        held.into_iter().flat_map(BTreeMap::keys).cloned().collect()
     }
 
     /// Everything that the client should publish in the end, `type name` to content.
     pub(super) fn desired(&self) -> BTreeMap<String, String> {
         let mut desired = BTreeMap::new();
-        for (parent, child) in ROOTS {
+        for (parent, _) in ROOTS {
             for resource in self.resources.get(parent).into_iter().flat_map(BTreeMap::values) {
                 desired.insert(format!("{parent} {}", resource.name), resource.content.clone());
                 for target in resource.needs.iter().map(|need| target(need)) {
-                    let name = target.strip_prefix(child).unwrap().trim();
-                    let content = self.resources[child][name].content.clone();
+                    let (ty, name) = target.split_once(' ').unwrap();
+                    let content = self.resources[ty][name].content.clone();
                     desired.insert(target, content);
                 }
             }
@@ -278,10 +333,15 @@ impl Server {
         }
     }
 
-    /// The server knows exactly the names that something published or warming needs, each on one stream; `busy` tells where it has ignored
-    /// what was said while a response was under way.
-    pub(super) fn check_subscriptions(&self, wanted: &BTreeSet<String>, busy: impl Fn(StreamId, &str) -> bool) {
-        for (root, child) in ROOTS {
+    /// The server knows exactly the names that something published or warming needs of it, each on one stream; `busy` tells where it has
+    /// ignored what was said while a response was under way.
+    pub(super) fn check_subscriptions(
+        &self,
+        wanted: &BTreeSet<String>,
+        from_files: bool,
+        busy: impl Fn(StreamId, &str) -> bool,
+    ) {
+        for child in CHILDREN {
             let (mut known, mut ignored) = (Vec::new(), false);
             for (id, stream) in &self.streams {
                 ignored |= self.mode == Mode::Sotw && busy(*id, child);
@@ -290,20 +350,23 @@ impl Server {
             }
             known.sort();
             let names = wanted.iter().filter_map(|need| need.strip_prefix(child));
-            let names: Vec<_> = names.map(|name| name.trim().to_owned()).collect();
+            let names = names.map(|name| name.trim().to_owned());
+            let names: Vec<_> = names.filter(|name| !name.starts_with("file-")).collect();
             assert!(
                 ignored || known == names,
                 "{child}: the server knows {known:?}, needed is {names:?}"
             );
+        }
+        for (root, _) in ROOTS {
             let mut told = self.streams.values().filter_map(|stream| stream.told.get(root));
-            assert!(told.any(|told| told.wildcard), "{root} stays a wildcard");
+            assert!(from_files || told.any(|told| told.wildcard), "{root} stays a wildcard");
         }
     }
 
     /// Forgets the versions of what the client has let go.
     pub(super) fn note_wanted(&mut self, wanted: &BTreeSet<String>) {
         for (short, held) in self.streams.values_mut().flat_map(|stream| &mut stream.held) {
-            if ROOTS.iter().any(|(_, child)| child == short) {
+            if CHILDREN.contains(short) {
                 held.retain(|name, _| wanted.contains(&format!("{short} {name}")));
             }
         }
