@@ -28,6 +28,7 @@ mod stats;
 mod xds;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
@@ -57,6 +58,8 @@ pub struct AdminState {
     pub stats_matcher: StatsMatcher,
     /// `stats_flush_on_admin`: whoever reads stats ends the intervals of histograms.
     pub flush_stats: bool,
+    /// `/stats/recentlookups/enable` was called.
+    pub records_lookups: AtomicBool,
     /// `admin.access_log`
     pub access_logs: Arc<[AccessLog]>,
     /// `admin.allow_paths`: all when empty.

@@ -17,6 +17,7 @@ mod warm;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use remora_xds::ClientHandle;
@@ -117,7 +118,7 @@ impl Proxy {
         let warming = Warming::begin(&builder.publish(), &manager)?;
         let control = ProxyControl::new(manager.clone(), options.clone(), &context, times.0);
         let control = Arc::new(control);
-        let maintenance = maintain(context.hosts.clone(), resolver);
+        let maintenance = maintain(context.hosts.clone(), resolver, context.stats.clone());
         let mut tasks = vec![spawn("cluster maintenance", maintenance)];
         tasks.extend(flush_stats(&bootstrap, &context));
         let awaited = Awaited {
@@ -252,6 +253,7 @@ fn admin_state(
         access_logs,
         stats_matcher: bootstrap.stats.matcher.clone(),
         flush_stats: bootstrap.stats.flush == Flush::OnAdmin,
+        records_lookups: AtomicBool::new(false),
         allow_paths: bootstrap
             .admin
             .as_ref()

@@ -27,6 +27,7 @@ pub fn connection(tls: Option<PeerInfo>) -> ConnectionInfo {
         filter_chain_name: "".into(),
         direction: Direction::Unspecified,
         accepted_at: crate::runtime::clock::now(),
+        requests: Default::default(),
         buffer_limit: 1 << 20,
         extensions: http::Extensions::new(),
     }

@@ -85,6 +85,7 @@ pub(super) fn exchange(head: &Parts) -> Exchange {
         filter_chain_name: Arc::from(""),
         direction: Direction::Unspecified,
         accepted_at: clock::now(),
+        requests: Default::default(),
         buffer_limit: 0,
         extensions: http::Extensions::new(),
     };

@@ -101,6 +101,7 @@ impl World {
             tags: Arc::new(TagRules::new(true)),
             stats_matcher: StatsMatcher::All,
             flush_stats: false,
+            records_lookups: Default::default(),
             access_logs: Arc::from([]),
             allow_paths: Vec::new(),
             logging: Logging::new(Level::Info, DEFAULT_FORMAT, None).unwrap(),

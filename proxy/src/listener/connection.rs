@@ -109,6 +109,7 @@ impl Arrival {
             filter_chain_name: chain.as_ref().map_or_else(|| Arc::from(""), |chain| chain.name.clone()),
             direction: state.settings.direction,
             accepted_at,
+            requests: Default::default(),
             buffer_limit: state.settings.buffer_limit,
             extensions: findings.extensions,
         };
@@ -218,10 +219,12 @@ async fn inspect(
     (local, remote): (&Address, &Address),
 ) -> Option<(Io, Findings)> {
     let settings = &state.settings;
+    let stats = &listener.stats.listener;
     if settings.listener_filters.is_empty() {
+        // There for no time at all.
+        stats.downstream_pre_cx_active.touch();
         return Some((io, Findings::default()));
     }
-    let stats = &listener.stats.listener;
     stats.downstream_pre_cx_active.inc();
     let _pre = Pre(listener);
     let mut inspection = Inspection::new(io);
@@ -284,7 +287,8 @@ async fn handshake(
             }
         },
     };
-    listener.stats.ssl.record(&outcome);
+    let stats = listener.stats.tls();
+    stats.ssl.record(&outcome);
     match outcome {
         Ok(done) => {
             connection.alpn = done.peer.alpn.as_deref().map(Arc::from);
@@ -293,7 +297,7 @@ async fn handshake(
         }
         Err(error) => {
             if matches!(error, TlsError::SecretNotReady) {
-                listener.stats.socket.downstream_context_secrets_not_ready.inc();
+                stats.socket.downstream_context_secrets_not_ready.inc();
             }
             tracing::debug!(connection = connection.id, %error, "TLS handshake failed");
             Err(error.to_string())

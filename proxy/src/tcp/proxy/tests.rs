@@ -98,6 +98,7 @@ fn downstream(proxy: Arc<TcpProxy>, drain: &Drain) -> (DuplexStream, tokio::task
         filter_chain_name: Arc::from(""),
         direction: crate::listener::Direction::Unspecified,
         accepted_at: clock::now(),
+        requests: Default::default(),
         buffer_limit: 1 << 20,
         extensions: http::Extensions::new(),
     };

@@ -305,6 +305,16 @@ impl<S: Service> Driver<S> {
             exchange.request.headers_mut().remove(http::header::EXPECT);
         }
         let keep = match self.call(&mut exchange).await {
+            // Whoever went away with the request's body under way is answered nothing.
+            Ok(_)
+                if exchange
+                    .flags
+                    .contains(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION) =>
+            {
+                exchange.response_code = None;
+                record_cut(&mut exchange, &Failure::DownstreamDisconnect);
+                false
+            }
             Ok(response) => {
                 self.stream_idle = exchange.stream_idle.unwrap_or(self.stream_idle);
                 let mut reply = Reply {

@@ -59,7 +59,7 @@ pub async fn serve<S: Service>(
         () = closed(drain.clone()) => return,
         () = clock::sleep(patience) => return,
     };
-    let mut driver = Driver::new(h2, service.clone(), connection, options, load.clone());
+    let mut driver = Driver::new(h2, service.clone(), connection, options, load.clone(), drain.clone());
     run(&mut driver, &mut drain).await;
     let hangs_up = driver.hangs_up;
     drop(driver);
@@ -163,6 +163,8 @@ struct Driver<S> {
     connection: Arc<ConnectionInfo>,
     shared: Arc<Shared>,
     opened: u32,
+    /// Whether connections are asked to leave with their next answer.
+    asked: DrainSignal,
     /// Asked to leave before its first stream came.
     leaving: bool,
     draining: bool,
@@ -190,6 +192,7 @@ impl<S: Service> Driver<S> {
         connection: Arc<ConnectionInfo>,
         options: &H2Options,
         load: Arc<Load>,
+        asked: DrainSignal,
     ) -> Self {
         let now = clock::now();
         let keepalive = options
@@ -200,6 +203,7 @@ impl<S: Service> Driver<S> {
             service,
             connection,
             opened: 0,
+            asked,
             leaving: false,
             draining: false,
             idle: options.idle_timeout.map(Timer::after),
@@ -285,7 +289,8 @@ impl<S: Service> Driver<S> {
         let run = stream::run(self.service.clone(), self.connection.clone(), active, request, respond);
         // Boxed: a task's future is moved several times on its way in and out of the runtime, and this one is kilobytes.
         spawn("http2 stream", Box::pin(run));
-        if self.leaving || self.shared.options.max_requests_per_connection == Some(self.opened) {
+        let is_last = self.shared.options.max_requests_per_connection == Some(self.opened);
+        if self.leaving || is_last || self.asked.is_draining() {
             self.drain();
         }
     }

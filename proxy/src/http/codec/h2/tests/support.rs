@@ -103,6 +103,7 @@ fn connection() -> Arc<ConnectionInfo> {
         filter_chain_name: "".into(),
         direction: Direction::Inbound,
         accepted_at: clock::now(),
+        requests: Default::default(),
         buffer_limit: 1 << 20,
         extensions: http::Extensions::new(),
     })
