@@ -17,7 +17,7 @@ mod warm;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use remora_xds::ClientHandle;
@@ -118,6 +118,8 @@ impl Proxy {
         let warming = Warming::begin(&builder.publish(), &manager)?;
         let control = ProxyControl::new(manager.clone(), options.clone(), &context, times.0);
         let control = Arc::new(control);
+        let server: Arc<ServerStats> = context.stats.group("server.");
+        server.can_restart.store(restart.is_some(), Ordering::Relaxed);
         let maintenance = maintain(context.hosts.clone(), resolver, context.stats.clone());
         let mut tasks = vec![spawn("cluster maintenance", maintenance)];
         tasks.extend(flush_stats(&bootstrap, &context));

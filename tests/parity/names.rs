@@ -28,6 +28,9 @@ const fn accepted(pattern: &'static str, why: &'static str) -> Accepted {
 
 const ABSENT: &str = "what it counts does not exist here, and nothing would ever count it";
 const CODEC: &str = "the codec's frames are counted by the codec, which is another one";
+const CLOSES_AT_ONCE: &str =
+    "Envoy waits a second before it ends a connection that it has said goodbye to; here its end is said at once";
+const AFTER_HANDSHAKE: &str = "a connection manager gets a connection when its handshake is done";
 const OURS: &str = "Envoy has no such thing";
 
 /// Names that only one of them has.
@@ -97,7 +100,6 @@ const NAMES: &[Accepted] = &[
     accepted(r"\.http_local_rate_limit\.shadow_mode$", ABSENT),
     accepted(r"^http_inspector\.read_error$", ABSENT),
     accepted(r"^listener_manager\.workers_pinned$", ABSENT),
-    accepted(r"^main_thread\.|^workers\.", "there is no watchdog"),
     accepted(
         r"^runtime\.(load_error|override_dir_exists)$",
         "layers that do not load are refused",
@@ -108,6 +110,11 @@ const NAMES: &[Accepted] = &[
 
 /// Beside those: names that only one of them calls used.
 const USED: &[Accepted] = &[
+    accepted(r"\.downstream_cx_delayed_close_timeout$", CLOSES_AT_ONCE),
+    accepted(
+        r"^http\.back\.downstream_cx_(destroy|destroy_remote|length_ms)$",
+        AFTER_HANDSHAKE,
+    ),
     accepted(
         r"^cluster\.[^.]+\.circuit_breakers\.[a-z]+\.(rq_open|cx_pool_open)$",
         "a request has its place before it has a connection, and pools are counted by host",
@@ -120,6 +127,16 @@ const USED: &[Accepted] = &[
 
 /// `name = theirs, ours` of counters and gauges.
 const VALUES: &[Accepted] = &[
+    accepted(r"^http\.back\.downstream_cx_", AFTER_HANDSHAKE),
+    accepted(
+        r"\.compressor\..*\.(content_length_too_small|not_compressed) ",
+        "an answer passes those filters that the request has come to",
+    ),
+    accepted(
+        r"^cluster\.a\.upstream_(cx_(total|http1_total|destroy)|rq_pending_total)",
+        "whether an answer comes before its request has ended is a matter of time",
+    ),
+    accepted(r"^cluster\.subset\.upstream_", "where a rotation begins is drawn"),
     accepted(
         r"^server\.(memory|uptime|version|stats_recent_lookups|total_connections)",
         "of another process",
@@ -129,10 +146,7 @@ const VALUES: &[Accepted] = &[
         r"_bytes_(total|buffered) ",
         "heads differ in their order, and reads in their sizes",
     ),
-    accepted(
-        r"delayed_close_timeout ",
-        "Envoy waits a second before it ends a connection that it has said goodbye to; here its end is said at once",
-    ),
+    accepted(r"delayed_close_timeout ", CLOSES_AT_ONCE),
     accepted(
         r"\.lb_subsets_(active|created) ",
         "Envoy counts them once for each thread",
@@ -232,7 +246,7 @@ async fn drive(listener: impl Fn(&str) -> SocketAddr) {
         "POST /a HTTP/1.1\r\nhost: names.test\r\ncontent-length: 10\r\n\r\nabc",
     )
     .await;
-    for path in ["/a", "/svc.Some/Method", "/svc/None/More", "/h2"] {
+    for path in ["/direct", "/svc.Some/Method", "/svc/None/More", "/h2"] {
         let grpc = [("content-type", "application/grpc"), ("te", "trailers")];
         Http2::connect(http)
             .await

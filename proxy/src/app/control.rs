@@ -63,7 +63,6 @@ impl ProxyControl {
         if options.restart_epoch > 0 {
             stats.hot_restart_epoch.set(options.restart_epoch.into());
         }
-        stats.can_restart.store(!options.disable_hot_restart, Ordering::Relaxed);
         let control = Self {
             manager,
             options,

@@ -259,7 +259,15 @@ impl Cluster {
         if let Some(detector) = &self.outlier {
             detector.set_hosts(list.hosts.iter(), now);
         }
+        self.count(list, &next);
+    }
+
+    /// The gauges of who is there. A cluster that never had a host has none that were written, as in Envoy.
+    fn count(&self, list: &List, next: &PrioritySet) {
         let stats = &self.stats;
+        if list.hosts.is_empty() && stats.membership_total.value() == 0 {
+            return;
+        }
         let excluded = |host: &&Arc<Host>| is_excluded(host, &self.lb);
         stats.membership_total.set(list.hosts.len() as u64);
         stats.membership_healthy.set(count_health(&list.hosts, Health::Healthy));

@@ -21,7 +21,7 @@ use super::stream::{Stream, give_buffer};
 use super::{H1Options, MAX_READ};
 use crate::http::body::Body;
 use crate::http::cut;
-use crate::http::exchange::{Exchange, Protocol, Reset};
+use crate::http::exchange::{Exchange, Protocol};
 use crate::http::failure::Failure;
 use crate::http::header_policy::path::TargetWithFragment;
 use crate::http::service::{ConnectionEvent, Response, Service};
@@ -34,7 +34,7 @@ use crate::runtime::wake;
 use crate::telemetry::flags::ResponseFlags;
 use leave::Leave;
 pub use refuse::RefusedHead;
-use refuse::UNDERSCORE;
+use refuse::{UNDERSCORE, heard, record_cut};
 pub use request_body::RequestBody;
 use response::Reply;
 
@@ -304,17 +304,11 @@ impl<S: Service> Driver<S> {
         if expects {
             exchange.request.headers_mut().remove(http::header::EXPECT);
         }
-        let keep = match self.call(&mut exchange).await {
-            // Whoever went away with the request's body under way is answered nothing.
-            Ok(_)
-                if exchange
-                    .flags
-                    .contains(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION) =>
-            {
-                exchange.response_code = None;
-                record_cut(&mut exchange, &Failure::DownstreamDisconnect);
-                false
-            }
+        let keep = match self
+            .call(&mut exchange)
+            .await
+            .and_then(|response| heard(&mut exchange, response))
+        {
             Ok(response) => {
                 self.stream_idle = exchange.stream_idle.unwrap_or(self.stream_idle);
                 let mut reply = Reply {
@@ -444,11 +438,4 @@ fn poll_deadline(mut timer: Pin<&mut tokio::time::Sleep>, deadline: Option<Insta
         timer.as_mut().reset(deadline.into());
     }
     false
-}
-
-fn record_cut(exchange: &mut Exchange, failure: &Failure) {
-    let row = failure.row();
-    exchange.flags.set(row.flags);
-    exchange.reset = Some(Reset::of(failure));
-    exchange.details = failure.details_after_start().into();
 }

@@ -5,9 +5,10 @@ use http::{StatusCode, Version};
 use super::Driver;
 use super::response::Reply;
 use crate::http::codec::unread_request;
-use crate::http::exchange::{Exchange, Protocol};
+use crate::http::exchange::{Exchange, Protocol, Reset};
 use crate::http::failure::Failure;
-use crate::http::service::{ConnectionEvent, Service};
+use crate::http::service::{ConnectionEvent, Response, Service};
+use crate::telemetry::flags::ResponseFlags;
 
 pub(super) const UNDERSCORE: Failure = Failure::BadRequest {
     details: "http1.unexpected_underscore",
@@ -40,4 +41,24 @@ impl<S: Service> Driver<S> {
         exchange.timing.end = Some(exchange.elapsed());
         self.service.finish(&mut exchange);
     }
+}
+
+/// The stream ended before its time, by this.
+pub(super) fn record_cut(exchange: &mut Exchange, failure: &Failure) {
+    let row = failure.row();
+    exchange.flags.set(row.flags);
+    exchange.reset = Some(Reset::of(failure));
+    exchange.details = failure.details_after_start().into();
+}
+
+/// Whoever went away with the request's body under way is answered nothing.
+pub(super) fn heard(exchange: &mut Exchange, response: Response) -> Result<Response, Failure> {
+    if exchange
+        .flags
+        .contains(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION)
+    {
+        exchange.response_code = None;
+        return Err(Failure::DownstreamDisconnect);
+    }
+    Ok(response)
 }
