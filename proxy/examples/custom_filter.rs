@@ -12,17 +12,12 @@ use http::{HeaderValue, Response};
 use remora::cli;
 use remora::config::Problems;
 use remora::filters::http::{Filter, Flow, Registration, Stage, register};
-use remora::http::body::Body;
-use remora::http::exchange::Exchange;
+use remora::http::{body::Body, exchange::Exchange};
 
 /// Adds `x-greeting` to every response.
 struct Greeting(HeaderValue);
 
 impl Filter for Greeting {
-    fn name(&self) -> &str {
-        "greeting"
-    }
-
     fn response_headers(&self, _: &mut Exchange, response: &mut Response<Body>) -> Flow {
         response.headers_mut().insert("x-greeting", self.0.clone());
         Flow::Continue

@@ -28,6 +28,7 @@ mod stats;
 mod xds;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
@@ -59,6 +60,8 @@ pub struct AdminState {
     pub buckets: Buckets,
     /// `stats_flush_on_admin`: whoever reads stats ends the intervals of histograms.
     pub flush_stats: bool,
+    /// `/stats/recentlookups/enable` was called.
+    pub records_lookups: AtomicBool,
     /// `admin.access_log`
     pub access_logs: Arc<[AccessLog]>,
     /// `admin.allow_paths`: all when empty.

@@ -17,6 +17,7 @@ mod warm;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use remora_xds::ClientHandle;
@@ -117,7 +118,9 @@ impl Proxy {
         let warming = Warming::begin(&builder.publish(), &manager)?;
         let control = ProxyControl::new(manager.clone(), options.clone(), &context, times.0);
         let control = Arc::new(control);
-        let maintenance = maintain(context.hosts.clone(), resolver);
+        let server: Arc<ServerStats> = context.stats.group("server.");
+        server.can_restart.store(restart.is_some(), Ordering::Relaxed);
+        let maintenance = maintain(context.hosts.clone(), resolver, context.stats.clone());
         let mut tasks = vec![spawn("cluster maintenance", maintenance)];
         tasks.extend(flush_stats(&bootstrap, &context));
         let awaited = Awaited {
@@ -253,6 +256,7 @@ fn admin_state(
         stats_matcher: bootstrap.stats.matcher.clone(),
         buckets: bootstrap.stats.buckets.clone(),
         flush_stats: bootstrap.stats.flush == Flush::OnAdmin,
+        records_lookups: AtomicBool::new(false),
         allow_paths: bootstrap
             .admin
             .as_ref()

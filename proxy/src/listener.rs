@@ -16,6 +16,7 @@ pub mod stats;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 pub use manager::ListenerManager;
@@ -227,6 +228,8 @@ pub struct ConnectionInfo {
     pub accepted_at: Instant,
     /// When its TLS handshake had ended.
     pub secured_at: Option<Instant>,
+    /// Requests under way on it.
+    pub requests: AtomicU32,
     /// Its listener's `per_connection_buffer_limit_bytes`.
     pub buffer_limit: usize,
     /// Dynamic metadata and filter state that listener and network filters leave; each stream starts with a copy.

@@ -28,6 +28,7 @@ pub fn connection(tls: Option<PeerInfo>) -> ConnectionInfo {
         direction: Direction::Unspecified,
         accepted_at: crate::runtime::clock::now(),
         secured_at: None,
+        requests: Default::default(),
         buffer_limit: 1 << 20,
         extensions: http::Extensions::new(),
     }

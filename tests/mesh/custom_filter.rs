@@ -60,13 +60,11 @@ async fn the_examples_filter_greets() {
     assert!(problem.contains("http_filters[0]"), "{problem}");
 }
 
-/// What docs promise: the filter and its registration are 30 lines.
+/// What docs promise: the whole program, with its imports and its `main`, is 30 lines.
 #[test]
 fn the_example_is_thirty_lines() {
     let text = include_str!("../../proxy/examples/custom_filter.rs");
-    let begin = text.find("struct Greeting").unwrap();
-    let end = text.find("fn main()").unwrap();
-    let code = text[begin..end]
+    let code = text
         .lines()
         .filter(|line| !line.trim().is_empty() && !line.trim().starts_with("//"));
     assert!(code.count() <= 30);
@@ -74,11 +72,7 @@ fn the_example_is_thirty_lines() {
 
 struct Nothing;
 
-impl Filter for Nothing {
-    fn name(&self) -> &str {
-        "nothing"
-    }
-}
+impl Filter for Nothing {}
 
 /// Passes its check, and panics when it is built.
 fn treacherous() -> Registration {

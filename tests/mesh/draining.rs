@@ -2,6 +2,7 @@
 
 use control_plane_mock::resources::{Variant, cluster_eds, endpoint, endpoints, endpoints_of};
 use remora_proto::pb::envoy::config::core::v3::HealthStatus;
+use remora_tests::frames::{self, Peer};
 use remora_tests::{Backend, Http1, Load, Sidecar, static_http, until};
 
 use super::{One, all_to_a};
@@ -217,6 +218,39 @@ async fn while_health_checks_are_made_to_fail_answers_take_leave() {
         sidecar.admin("POST", "/healthcheck/ok").await;
         assert_eq!(connection().await, None);
     }
+}
+
+/// As in Envoy: a connection at rest hears of it with its next request.
+#[tokio::test]
+async fn while_health_checks_are_made_to_fail_a_connection_at_rest_is_left_alone() {
+    let backend = Backend::start("a").await;
+    let sidecar = Sidecar::start(&with_listener(&backend, "")).await.unwrap();
+    let mut peer = Peer::connect(sidecar.listener("http").await).await;
+    let request = |stream| {
+        let block = frames::get("/");
+        frames::frame(
+            frames::HEADERS,
+            frames::END_HEADERS | frames::END_STREAM,
+            stream,
+            &block,
+        )
+    };
+    /// Kinds of frames until one of this kind, and that.
+    async fn until_kind(peer: &mut Peer, kind: u8) -> Vec<u8> {
+        let mut seen = Vec::new();
+        while seen.last() != Some(&kind) {
+            seen.push(peer.next().await.unwrap().kind);
+        }
+        seen
+    }
+    peer.send(&request(1)).await;
+    until_kind(&mut peer, frames::HEADERS).await;
+    sidecar.admin("POST", "/healthcheck/fail").await;
+    peer.send(&frames::frame(frames::PING, 0, 0, &[7; 8])).await;
+    let seen = until_kind(&mut peer, frames::PING).await;
+    assert!(!seen.contains(&frames::GOAWAY), "{seen:?}");
+    peer.send(&request(3)).await;
+    until_kind(&mut peer, frames::GOAWAY).await;
 }
 
 #[tokio::test]

@@ -266,10 +266,22 @@ pub struct Pair {
 impl Pair {
     /// `None` where there is no Envoy.
     pub async fn start(name: &str, yaml: &str) -> Option<Self> {
+        Self::start_with_own_ports(name, yaml, &[]).await
+    }
+
+    /// As [`Pair::start`]; `{{name}}` of each of these is a free port, another one for each of the two.
+    pub async fn start_with_own_ports(name: &str, yaml: &str, own_ports: &[&str]) -> Option<Self> {
         let envoy = envoy_or_skip(name)?;
         let directory = tempfile::tempdir().unwrap();
         let backends = Backends::start().await;
-        let text = |log: &Path| backends.fill(yaml, log);
+        let text = |log: &Path| {
+            // Each of the two has ports of its own: it calls itself.
+            let own = own_ports.iter().map(|name| (*name, free_port()));
+            let yaml = own.fold(yaml.to_owned(), |text, (name, port)| {
+                text.replace(&format!("{{{{{name}}}}}"), &port.to_string())
+            });
+            backends.fill(&yaml, log)
+        };
         Some(Self {
             envoy: start_envoy(Path::new(&envoy), &directory, text).await,
             remora: start_remora(&directory, text).await,
@@ -305,6 +317,12 @@ impl Pair {
     pub fn admins(&self) -> [SocketAddr; 2] {
         [self.envoy.admin, self.remora.admin]
     }
+}
+
+/// Where nobody listens now; whoever asks is to listen there soon.
+fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    socket.local_addr().unwrap().port()
 }
 
 static WORLDS: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());

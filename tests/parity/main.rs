@@ -15,6 +15,7 @@ mod eyeballs;
 mod failing;
 mod harness;
 mod loads;
+mod names;
 mod openssl;
 mod peer_names;
 mod rows;

@@ -120,7 +120,7 @@ fn one_list(sections: Vec<Section>, resource: &str) -> Result<List, (StatusCode,
 }
 
 fn refuse(status: StatusCode, reason: String) -> Reply {
-    reply::text(status, reason)
+    reply::plain(status, reason)
 }
 
 /// The whole page for what a client holds.

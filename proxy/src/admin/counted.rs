@@ -1,4 +1,4 @@
-//! `http.admin.`: the admin server's own connections and requests, as a connection manager counts its own.
+//! `http.admin.` and `listener.admin.`: the admin server's own connections and requests, as a connection manager and a listener count theirs.
 
 use std::io;
 use std::sync::Arc;
@@ -9,15 +9,18 @@ use http::StatusCode;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::log::Ends;
-use crate::http::stats::{HcmStats, ListenerHttpStats};
+use crate::http::stats::{HcmStats, ListenerHttpStats, OpenConnection};
+use crate::listener::stats::{ListenerStats, WorkerStats};
 use crate::runtime::clock;
-use crate::runtime::io::Io;
+use crate::runtime::io::{Account, Io};
 use crate::telemetry::stats::Stats;
 
 /// A socket whose connections are counted.
 pub(super) struct Counting<L> {
     inner: L,
     stats: Arc<HcmStats>,
+    listener: Arc<ListenerStats>,
+    thread: Arc<WorkerStats>,
 }
 
 impl<L> Counting<L> {
@@ -25,13 +28,68 @@ impl<L> Counting<L> {
         Self {
             inner,
             stats: stats.group("http.admin."),
+            listener: stats.group("listener.admin."),
+            thread: stats.group("listener.admin.main_thread."),
         }
     }
 
     fn count(&self, io: Io) -> Io {
-        let open = self.stats.open_connection(false);
+        let open = self.stats.open_connection(None);
         open.speaks_http1();
-        io.metered(open)
+        self.listener.downstream_pre_cx_active.touch();
+        self.listener.connections_accepted_per_socket_event.record(1);
+        self.listener.downstream_cx_total.inc();
+        self.listener.downstream_cx_active.inc();
+        self.thread.downstream_cx_total.inc();
+        self.thread.downstream_cx_active.inc();
+        io.metered(Arc::new(Counted {
+            open,
+            listener: self.listener.clone(),
+            thread: self.thread.clone(),
+            since: clock::now(),
+        }))
+    }
+}
+
+/// A connection in the books of the manager and of the listener.
+struct Counted {
+    open: Arc<OpenConnection>,
+    listener: Arc<ListenerStats>,
+    thread: Arc<WorkerStats>,
+    since: Instant,
+}
+
+impl Account for Counted {
+    fn received(&self, bytes: u64) {
+        self.open.received(bytes);
+    }
+
+    fn sent(&self, bytes: u64) {
+        self.open.sent(bytes);
+    }
+
+    fn unsent(&self, before: u64, now: u64) {
+        self.open.unsent(before, now);
+    }
+
+    fn ended_by_peer(&self) {
+        self.open.ended_by_peer();
+    }
+
+    fn ended_by_us(&self) {
+        self.open.ended_by_us();
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.listener.downstream_cx_active.dec();
+        self.listener.downstream_cx_destroy.inc();
+        self.thread.downstream_cx_active.dec();
+        let lived = clock::now().saturating_duration_since(self.since).as_millis();
+        self.listener
+            .downstream_cx_length_ms
+            .record(u64::try_from(lived).unwrap_or(u64::MAX));
     }
 }
 

@@ -56,21 +56,25 @@ impl Endpoint {
 }
 
 /// Every endpoint, by path.
-pub static ENDPOINTS: [Endpoint; 24] = [
+pub static ENDPOINTS: [Endpoint; 34] = [
     get("/", "Admin home page", Handler::Direct(home)),
+    post("/allocprofiler", "enable/disable the allocation profiler (if supported)", Handler::Direct(process::allocation_profiler))
+        .taking(&[("enable", "enable/disable the allocation profiler; One of (y, n)")]),
     get("/certs", "print certs on machine", Handler::Direct(certs::certs)),
     get("/clusters", "upstream cluster status", Handler::Blocking(clusters::clusters)).taking(&[
-        ("filter", "Regular expression for filtering clusters by name"),
+        ("filter", "Regular expression (Google re2) for filtering clusters by name"),
         ("format", "File format to use; One of (text, json)"),
         ("explain", "Say of each host whether it gets load now, and why (JSON)"),
     ]),
-    get("/config_dump", "dump current configs", Handler::Async(|state, query| Box::pin(config_dump::config_dump(state, query)))).taking(&[
+    get("/config_dump", "dump current Envoy configs", Handler::Async(|state, query| Box::pin(config_dump::config_dump(state, query)))).taking(&[
         ("resource", "The resource to dump"),
         ("mask", "The mask to apply. When both resource and mask are specified, the mask is applied to every element in the desired repeated field so that only a subset of fields are returned. The mask is parsed as a Protobuf::FieldMask"),
         ("name_regex", "Dump only the currently loaded configurations whose names match the specified regex. Can be used with both resource and mask query parameters."),
         ("include_eds", "Dump currently loaded configuration including EDS. See the response definition for more information"),
     ]),
-    get("/contention", "dump current mutex contention stats (if enabled)", Handler::Direct(process::contention)),
+    get("/contention", "dump current Envoy mutex contention stats (if enabled)", Handler::Direct(process::contention)),
+    post("/cpuprofiler", "enable/disable the CPU profiler", Handler::Direct(process::cpu_profiler))
+        .taking(&[("enable", "enables the CPU profiler; One of (y, n)")]),
     post("/drain_listeners", "drain listeners", Handler::Direct(listeners::drain)).taking(&[
         ("graceful", "When draining listeners, enter a graceful drain period prior to closing listeners. This behaviour and duration is configurable via server options or CLI"),
         ("skip_exit", "When draining listeners, drain the connections but never stop the listeners. The graceful parameter has no effect when this is set, since the drain period only delays stopping the listeners"),
@@ -78,9 +82,12 @@ pub static ENDPOINTS: [Endpoint; 24] = [
     ]),
     post("/healthcheck/fail", "cause the server to fail health checks", Handler::Direct(process::health_fail)),
     post("/healthcheck/ok", "cause the server to pass health checks", Handler::Direct(process::health_ok)),
+    get("/heap_dump", "dump current Envoy heap (if supported)", Handler::Direct(process::heap_dump)),
+    post("/heapprofiler", "enable/disable the heap profiler", Handler::Direct(process::heap_profiler))
+        .taking(&[("enable", "enable/disable the heap profiler; One of (y, n)")]),
     get("/help", "print out list of admin commands", Handler::Direct(help)),
     get("/hot_restart_version", "print the hot restart compatibility version", Handler::Direct(process::hot_restart_version)),
-    get("/init_dump", "dump what initialization waits for (experimental)", Handler::Async(|state, _| Box::pin(xds::init_dump(state)))),
+    get("/init_dump", "dump current Envoy init manager information (experimental)", Handler::Async(|state, _| Box::pin(xds::init_dump(state)))),
     get("/listeners", "print listener info", Handler::Direct(listeners::listeners))
         .taking(&[("format", "File format to use; One of (text, json)")]),
     post("/logging", "query/change logging levels", Handler::Direct(logging::logging)).taking(&[
@@ -89,6 +96,8 @@ pub static ENDPOINTS: [Endpoint; 24] = [
         ("level", "desired logging level, this will change all loggers's level; One of (, trace, debug, info, warning, error, critical, off)"),
     ]),
     get("/memory", "print current allocation/heap usage", Handler::Direct(process::memory)),
+    get("/memory/tcmalloc", "print TCMalloc stats", Handler::Direct(process::tcmalloc)),
+    get("/peak_heap_dump", "dump peak Envoy heap (if supported)", Handler::Direct(process::heap_dump)),
     post("/quitquitquit", "exit the server", Handler::Direct(process::quit)),
     get("/ready", "print server state, return 200 if LIVE, otherwise return 503", Handler::Direct(process::ready)),
     post("/reopen_logs", "reopen access logs", Handler::Direct(logging::reopen)),
@@ -98,18 +107,23 @@ pub static ENDPOINTS: [Endpoint; 24] = [
     get("/server_info", "print server version/status information", Handler::Direct(process::server_info)),
     get("/stats", "print server stats", Handler::Blocking(stats::stats)).taking(&[
         ("usedonly", "Only include stats that have been written by system since restart"),
-        ("filter", "Regular expression for filtering stats"),
+        ("filter", "Regular expression (Google re2) for filtering stats"),
         ("invert_filter", "Invert the filter regex"),
-        ("format", "Format to use; One of (text, json, prometheus)"),
+        ("format", "Format to use; One of (html, active-html, text, json)"),
         ("type", "Stat types to include.; One of (All, Counters, Histograms, Gauges, TextReadouts)"),
         ("histogram_buckets", "Histogram bucket display mode; One of (cumulative, disjoint, detailed, summary)"),
     ]),
     get("/stats/prometheus", "print server stats in prometheus format", Handler::Blocking(stats::prometheus)).taking(&[
         ("usedonly", "Only include stats that have been written by system since restart"),
-        ("text_readouts", "Render text_readouts as new gauges with value 0 (increases Prometheus data size)"),
-        ("filter", "Regular expression for filtering stats"),
+        ("text_readouts", "Render text_readouts as new gaugues with value 0 (increases Prometheus data size)"),
+        ("filter", "Regular expression (Google re2) for filtering stats"),
+        ("invert_filter", "Invert the filter regex"),
         ("histogram_buckets", "Histogram bucket display mode; One of (cumulative, summary)"),
     ]),
+    get("/stats/recentlookups", "Show recent stat-name lookups", Handler::Direct(stats::lookups)),
+    post("/stats/recentlookups/clear", "clear list of stat-name lookups and counter", Handler::Direct(stats::clear_lookups)),
+    post("/stats/recentlookups/disable", "disable recording of reset stat-name lookup names", Handler::Direct(stats::disable_lookups)),
+    post("/stats/recentlookups/enable", "enable recording of reset stat-name lookup names", Handler::Direct(stats::enable_lookups)),
     get("/xds", "say in plain words what the control plane sent and what became of it", Handler::Async(|state, query| Box::pin(xds::xds(state, query))))
         .taking(&[("format", "File format to use; One of (text, json)")]),
 ];

@@ -86,6 +86,7 @@ pub(super) fn exchange(head: &Parts) -> Exchange {
         direction: Direction::Unspecified,
         accepted_at: clock::now(),
         secured_at: None,
+        requests: Default::default(),
         buffer_limit: 0,
         extensions: http::Extensions::new(),
     };

@@ -43,12 +43,21 @@ fn change(state: &AdminState, query: &Query) -> Result<(), String> {
             .map_err(|error: LevelError| error.to_string())
     };
     match name {
+        // A bare name asks for nothing.
+        "level" | "paths" | "group" if value.is_empty() => Ok(()),
         "level" => {
             let level = Level::parse(value).ok_or("unknown logger level")?;
             state.logging.set_all(level);
             Ok(())
         }
+        // As in Envoy, whose groups are those of files.
+        "group" if !state.options.enable_fine_grain_logging => {
+            Err("group parameter requires fine-grain logging to be enabled".to_owned())
+        }
         // A group is its logger: loggers are not split by file here.
+        "paths" | "group" if value.split(',').any(|item| !item.contains(':')) => {
+            Err("empty logger name or empty logger level".to_owned())
+        }
         "paths" | "group" => listed(value),
         logger => listed(&format!("{logger}:{value}")),
     }

@@ -1,7 +1,6 @@
 //! What is about the process as a whole: `/ready`, `/server_info`, `/memory`, `/quitquitquit`, `/healthcheck/*`.
 
 use http::StatusCode;
-use remora_proto::pb::envoy::admin::v3::Memory;
 use serde_json::{Value, json};
 
 use super::query::Query;
@@ -32,6 +31,7 @@ pub(super) fn server_info(state: &AdminState, _: &Query) -> Reply {
         "uptime_current_epoch": format!("{uptime}s"),
         "uptime_all_epochs": format!("{all}s"),
         "hot_restart_version": version(state),
+        "hot_restart_initializing": false,
         "command_line_options": state.options.to_json(),
         "node": node(state),
     }))
@@ -51,19 +51,58 @@ fn node(state: &AdminState) -> Value {
     });
     if let Value::Object(node) = &mut node {
         node.insert("extensions".to_owned(), extensions.collect());
+        for list in ["client_features", "listening_addresses"] {
+            node.entry(list).or_insert_with(|| json!([]));
+        }
     }
     node
 }
 
-/// The kernel's view: the allocator keeps no count of its own.
+/// The kernel's view: the allocator keeps no count of its own, and no heap of pages that it has given up.
 pub(super) fn memory(_: &AdminState, _: &Query) -> Reply {
-    let resident = resident_bytes();
-    reply::message(&Memory {
-        allocated: resident,
-        heap_size: resident,
-        total_physical_bytes: resident,
-        ..Memory::default()
-    })
+    let resident = resident_bytes().to_string();
+    reply::tree(&json!({
+        "allocated": resident,
+        "heap_size": resident,
+        "pageheap_unmapped": "0",
+        "pageheap_free": "0",
+        "total_thread_cache": "0",
+        "total_physical_bytes": resident,
+    }))
+}
+
+/// `/cpuprofiler`, whose profiler never starts.
+pub(super) fn cpu_profiler(_: &AdminState, query: &Query) -> Reply {
+    match query.get("enable") {
+        Some("y") => reply::text(StatusCode::INTERNAL_SERVER_ERROR, "failure to start the profiler"),
+        Some("n") => reply::done(),
+        _ => reply::bad_request("?enable=<y|n>\n"),
+    }
+}
+
+pub(super) fn heap_profiler(_: &AdminState, _: &Query) -> Reply {
+    unsupported("heap profiler")
+}
+
+pub(super) fn allocation_profiler(_: &AdminState, query: &Query) -> Reply {
+    match query.get("enable") {
+        Some("y" | "n") => unsupported("allocation profiler"),
+        _ => reply::bad_request("?enable=<y|n>\n"),
+    }
+}
+
+pub(super) fn heap_dump(_: &AdminState, _: &Query) -> Reply {
+    unsupported("heap dump")
+}
+
+pub(super) fn tcmalloc(_: &AdminState, _: &Query) -> Reply {
+    unsupported("tcmalloc")
+}
+
+/// As Envoy says it of what was not built in.
+fn unsupported(what: &str) -> Reply {
+    let page = format!("The current build does not support {what}");
+    reply::text(StatusCode::NOT_IMPLEMENTED, page)
 }
 
 pub(super) fn hot_restart_version(state: &AdminState, _: &Query) -> Reply {

@@ -9,6 +9,8 @@ use serde::Serialize;
 pub(super) type Reply = Response<Body>;
 
 const TEXT: &str = "text/plain; charset=UTF-8";
+/// Envoy tells no encoding where its handlers name the type themselves.
+const PLAIN: &str = "text/plain";
 const HTML: &str = "text/html; charset=UTF-8";
 const JSON: &str = "application/json";
 
@@ -21,6 +23,10 @@ pub(super) const STYLE: Style = Style {
 
 pub(super) fn text(status: StatusCode, body: impl Into<Body>) -> Reply {
     reply(status, TEXT, body)
+}
+
+pub(super) fn plain(status: StatusCode, body: impl Into<Body>) -> Reply {
+    reply(status, PLAIN, body)
 }
 
 pub(super) fn ok(body: impl Into<Body>) -> Reply {

@@ -1,5 +1,7 @@
 //! `/stats`, `/stats/prometheus`, `/reset_counters`.
 
+use std::sync::atomic::Ordering;
+
 use super::AdminState;
 use super::query::Query;
 use super::reply::{self, Reply};
@@ -15,29 +17,47 @@ pub(super) fn prometheus(state: &AdminState, query: &Query) -> Reply {
     page(state, query, "prometheus").unwrap_or_else(reply::bad_request)
 }
 
+/// `/stats/recentlookups`: which names were looked up in the tables of stats. Here requests look none up, so that the list is empty.
+pub(super) fn lookups(state: &AdminState, _: &Query) -> Reply {
+    reply::ok(match state.records_lookups.load(Ordering::Relaxed) {
+        true => "   Count Lookup\n\ntotal: 0\n",
+        false => "Lookup tracking is not enabled. Use /stats/recentlookups/enable to enable.\n\ntotal: 0\n",
+    })
+}
+
+pub(super) fn enable_lookups(state: &AdminState, _: &Query) -> Reply {
+    state.records_lookups.store(true, Ordering::Relaxed);
+    reply::done()
+}
+
+pub(super) fn disable_lookups(state: &AdminState, _: &Query) -> Reply {
+    state.records_lookups.store(false, Ordering::Relaxed);
+    reply::done()
+}
+
+pub(super) fn clear_lookups(_: &AdminState, _: &Query) -> Reply {
+    reply::done()
+}
+
 pub(super) fn reset(state: &AdminState, _: &Query) -> Reply {
     state.stats.reset();
     reply::done()
 }
 
 fn page(state: &AdminState, query: &Query, format: &str) -> Result<Reply, String> {
-    let mode = query.get("histogram_buckets").unwrap_or(match format {
-        "prometheus" => "cumulative",
-        _ => "summary",
-    });
-    let mode = match mode {
-        "summary" => HistogramMode::Summary,
-        "cumulative" => HistogramMode::Cumulative,
-        "disjoint" => HistogramMode::Disjoint,
-        "detailed" => HistogramMode::Detailed,
-        _ => return Err("usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary)\n".to_owned()),
+    let mode = histogram_mode(query, format)?;
+    let hidden = match query.get("hidden") {
+        None | Some("include" | "exclude") => false,
+        Some("only") => true,
+        Some(_) => return Err("usage: /stats?hidden=(include|only|exclude)\n\n".to_owned()),
     };
     if state.flush_stats {
         state.stats.flush();
     }
     let mut readings = render::collect(&state.stats, &selection(query)?);
     // Metrics with labels of their own have another name in Envoy, which its users' patterns are made for; they are few, and always shown.
-    readings.retain(|(name, _)| is_labelled(name) || state.stats_matcher.accepts(name));
+    // None is hidden: Envoy hides those of its overload manager.
+    readings.retain(|(name, _)| !hidden && (is_labelled(name) || state.stats_matcher.accepts(name)));
     for (name, reading) in &mut readings {
         if let Reading::Histogram(recorded) = reading {
             recorded.bounds = state.buckets.of(&plain(name)).cloned();
@@ -56,6 +76,28 @@ fn page(state: &AdminState, query: &Query, format: &str) -> Result<Reply, String
             Ok(reply::ok(page))
         }
         _ => Err("usage: /stats?format=(html|active-html|json|prometheus|text)\n\n".to_owned()),
+    }
+}
+
+fn histogram_mode(query: &Query, format: &str) -> Result<HistogramMode, String> {
+    let is_prometheus = format == "prometheus";
+    let unsupported = || Err("unsupported prometheus histogram bucket mode".to_owned());
+    match query.get("histogram_buckets") {
+        None if is_prometheus => Ok(HistogramMode::Cumulative),
+        None | Some("none" | "summary") => Ok(HistogramMode::Summary),
+        Some("cumulative") => Ok(HistogramMode::Cumulative),
+        Some("disjoint" | "detailed") if is_prometheus => unsupported(),
+        Some("disjoint") => Ok(HistogramMode::Disjoint),
+        Some("detailed") => Ok(HistogramMode::Detailed),
+        // Only the encoding by protobuf has those, and that is not spoken here.
+        Some("prometheusnative") => Err(match is_prometheus {
+            true => "unsupported prometheusnative histogram type when not using protobuf exposition format",
+            false => "Invalid histogram_buckets type for non prometheus stats type",
+        }
+        .to_owned()),
+        Some(_) => {
+            Err("usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary|prometheusnative)\n".to_owned())
+        }
     }
 }
 

@@ -108,6 +108,7 @@ impl World {
             stats_matcher: StatsMatcher::All,
             buckets: Buckets::default(),
             flush_stats: false,
+            records_lookups: Default::default(),
             access_logs: Arc::from([]),
             allow_paths: Vec::new(),
             logging: Logging::new(Level::Info, DEFAULT_FORMAT, None).unwrap(),

@@ -60,7 +60,9 @@ impl ProxyControl {
         let stats: Arc<ServerStats> = context.stats.group("server.");
         stats.start(started);
         stats.concurrency.set(options.concurrency as u64);
-        stats.hot_restart_epoch.set(options.restart_epoch.into());
+        if options.restart_epoch > 0 {
+            stats.hot_restart_epoch.set(options.restart_epoch.into());
+        }
         let control = Self {
             manager,
             options,

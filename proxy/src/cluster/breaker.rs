@@ -82,6 +82,9 @@ pub enum Resource {
 
 const RESOURCES: usize = 5;
 
+/// In a count: one has been taken at least once. Envoy writes its gauges then, and not before.
+const TOUCHED: u32 = 1 << 31;
+
 /// Thresholds and counts of one priority.
 #[derive(Default)]
 pub struct Limits {
@@ -145,7 +148,7 @@ impl Breakers {
 
     /// How many of `resource` are in use.
     pub fn in_use(&self, priority: RoutingPriority, resource: Resource) -> u32 {
-        self.limits(priority).used[resource as usize].load(Ordering::Relaxed)
+        self.limits(priority).used(resource)
     }
 
     /// How many of `resource` may be in use now.
@@ -168,6 +171,10 @@ impl Breakers {
 }
 
 impl Limits {
+    fn used(&self, resource: Resource) -> u32 {
+        self.used[resource as usize].load(Ordering::Relaxed) & !TOUCHED
+    }
+
     fn limit(&self, resource: Resource) -> u32 {
         match resource {
             Resource::Connection => self.thresholds.max_connections,
@@ -177,7 +184,7 @@ impl Limits {
             Resource::Retry => match self.thresholds.retry_budget {
                 None => self.thresholds.max_retries,
                 Some(budget) => {
-                    let used = |resource: Resource| self.used[resource as usize].load(Ordering::Relaxed);
+                    let used = |resource: Resource| self.used(resource);
                     let requests = match &self.window {
                         Some(window) => window.sum(clock::now()),
                         None => u64::from(used(Resource::Request)) + u64::from(used(Resource::Pending)),
@@ -186,6 +193,15 @@ impl Limits {
                     (share as u32).max(budget.min_retry_concurrency)
                 }
             },
+        }
+    }
+
+    /// A budget has no number of its own to count down from, and no limit is the largest number that there is, as in Envoy.
+    fn remaining(&self, resource: Resource, limit: u32, used: u32) -> u64 {
+        match resource {
+            Resource::Retry if self.thresholds.retry_budget.is_some() => 0,
+            Resource::ConnectionPool if limit == u32::MAX => u64::MAX - u64::from(used),
+            _ => u64::from(limit.saturating_sub(used)),
         }
     }
 
@@ -199,11 +215,17 @@ impl Limits {
             (Resource::Retry, "rq_retry_open", "remaining_retries"),
         ];
         for (resource, open, remaining) in gauges {
-            let used = self.used[resource as usize].load(Ordering::Relaxed);
-            let limit = self.limit(resource);
-            visit(open, Value::Gauge(u64::from(used >= limit)));
+            let touched = self.used[resource as usize].load(Ordering::Relaxed) & TOUCHED != 0;
+            let (used, limit) = (self.used(resource), self.limit(resource));
+            visit(
+                open,
+                match touched {
+                    true => Value::Gauge(u64::from(used >= limit)),
+                    false => Value::UnwrittenGauge,
+                },
+            );
             if self.thresholds.track_remaining {
-                visit(remaining, Value::Gauge(u64::from(limit.saturating_sub(used))));
+                visit(remaining, Value::Gauge(self.remaining(resource, limit, used)));
             }
         }
     }
@@ -221,7 +243,9 @@ impl Permit {
             true => u32::MAX,
             false => limits.limit(resource),
         };
-        let more = |used: u32| (used < limit).then(|| used + 1);
+        // Nobody comes near so many: limits are what operators call many.
+        let limit = limit.min(TOUCHED - 1);
+        let more = |used: u32| (used & !TOUCHED < limit).then(|| (used + 1) | TOUCHED);
         limits.used[resource as usize]
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .ok()?;
@@ -235,7 +259,9 @@ impl Permit {
     }
 
     fn force(limits: &Arc<Limits>, resource: Resource) -> Self {
-        limits.used[resource as usize].fetch_add(1, Ordering::Relaxed);
+        let count = &limits.used[resource as usize];
+        count.fetch_add(1, Ordering::Relaxed);
+        count.fetch_or(TOUCHED, Ordering::Relaxed);
         Self {
             limits: limits.clone(),
             resource,
@@ -283,7 +309,7 @@ mod tests {
             ..Thresholds::default()
         };
         let breakers = Breakers::new(thresholds, Thresholds::default(), [None; 2], &stats);
-        assert_eq!(requests(&stats), (Some(0), Some(2)));
+        assert_eq!(requests(&stats), (None, Some(2)));
         let first = breakers.try_request(RoutingPriority::Default);
         let second = breakers.try_request(RoutingPriority::Default);
         assert!(first.is_some() && second.is_some());
@@ -298,17 +324,18 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_zero_is_open_from_the_start() {
+    fn a_limit_of_zero_is_open_once_something_was_taken() {
         let stats = ClusterStats::default();
         let thresholds = Thresholds {
             max_connections: 0,
             ..Thresholds::default()
         };
         let breakers = Breakers::new(thresholds, Thresholds::default(), [None; 2], &stats);
-        assert_eq!(gauge(&stats, "cx_open"), Some(1));
         assert_eq!(gauge(&stats, "remaining_cx"), None);
         assert!(breakers.try_connection(RoutingPriority::Default).is_none());
+        assert_eq!(gauge(&stats, "cx_open"), None);
         let forced = breakers.force_connection(RoutingPriority::Default);
+        assert_eq!(gauge(&stats, "cx_open"), Some(1));
         assert_eq!(breakers.in_use(RoutingPriority::Default, Resource::Connection), 1);
         drop(forced);
         assert_eq!(breakers.in_use(RoutingPriority::Default, Resource::Connection), 0);

@@ -3,6 +3,7 @@
 //! DNS: one task per cluster on the main runtime asks for its names, each by its own clock, and hands the complete host list to the cluster
 //! after each answer. The resolver is behind [`Resolve`], so that tests give the answers.
 
+pub mod counted;
 pub mod resolver;
 
 use std::future::Future;
@@ -104,19 +105,12 @@ pub struct Answer {
 #[error("{text}")]
 pub struct ResolveError {
     text: String,
-    /// There is no such name: nobody else has to be asked.
-    is_final: bool,
 }
 
 impl ResolveError {
     /// No answer, or none that can be used.
     pub fn new(text: String) -> Self {
-        Self { text, is_final: false }
-    }
-
-    /// The answer that there is no such name.
-    pub fn unknown(text: String) -> Self {
-        Self { text, is_final: true }
+        Self { text }
     }
 }
 
@@ -126,6 +120,11 @@ pub type Resolving<'a> = Pin<Box<dyn Future<Output = Result<Answer, ResolveError
 /// Resolves one name in one family ([`LookupFamily::V4Only`] or [`LookupFamily::V6Only`]).
 pub trait Resolve: Send + Sync + 'static {
     fn resolve<'a>(&'a self, name: &'a str, v6: bool) -> Resolving<'a>;
+
+    /// Where its questions are counted; Envoy counts none of the C library's.
+    fn stats_prefix(&self) -> Option<&'static str> {
+        Some("dns.cares.")
+    }
 }
 
 /// Keeps a DNS cluster's hosts up to date for as long as it lives.
@@ -241,11 +240,16 @@ impl Cluster {
         let Some(list) = known.lists.get_mut(index) else {
             return;
         };
-        let is_news = hosts.is_some() && *list != hosts;
+        // A first answer without hosts changes nothing either.
+        let is_news = hosts.is_some() && list.clone().unwrap_or_default() != hosts.clone().unwrap_or_default();
         if is_news {
             *list = hosts;
         } else if hosts.is_some() {
             self.stats.update_no_rebuild.inc();
+            *list = hosts;
+            if !config.is_logical && self.stats.max_host_weight.value() == 0 {
+                self.stats.max_host_weight.set(1);
+            }
         }
         if known.inherited {
             // Its own hosts take over at once, when all are known.

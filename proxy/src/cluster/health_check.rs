@@ -270,7 +270,7 @@ async fn check_host(cluster: Weak<Cluster>, state: Arc<HostState>, epoch: u32, i
         let Some(check) = strong.health_checks.get(index) else {
             return;
         };
-        let stats = &strong.stats.health_check;
+        let stats = strong.stats.health_check();
         if !checker.checked {
             secrets(&host, check).await;
         }
@@ -315,7 +315,7 @@ fn settle(
     first: bool,
     take: impl FnOnce() -> bool,
 ) {
-    let stats = &cluster.stats.health_check;
+    let stats = cluster.stats.health_check();
     let flags = || [HealthFlag::FailedActiveHc, HealthFlag::DegradedActiveHc].map(|flag| host.state.has(flag));
     let [was_failed, was_degraded] = flags();
     match outcome {

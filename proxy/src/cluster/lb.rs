@@ -191,6 +191,15 @@ impl Group {
         }
     }
 
+    /// See [`PrioritySet::hash_table`](super::priority::PrioritySet::hash_table).
+    pub fn hash_table(&self) -> Option<(u64, u64, u64)> {
+        let pool = self.pools.first()?;
+        match &pool.method {
+            Method::Hash(table) => Some(table.shape(pool.hosts.len())),
+            _ => None,
+        }
+    }
+
     pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
         self.pools.iter().flat_map(|pool| pool.hosts.iter())
     }

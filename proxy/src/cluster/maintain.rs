@@ -10,16 +10,17 @@ use super::discovery::{self, Discovery, Resolve};
 use super::host::HostRegistry;
 use super::{Cluster, health_check};
 use crate::runtime::{clock, spawn::spawn};
+use crate::telemetry::stats::Stats;
 
 /// Upper bound of a sleep: a timer that was set meanwhile (slow start of a new host) is noticed after that at the latest.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
 /// Runs for ever. Cancel safe: ticks are synchronous.
-pub async fn maintain(registry: Arc<HostRegistry>, resolver: Arc<dyn Resolve>) {
+pub async fn maintain(registry: Arc<HostRegistry>, resolver: Arc<dyn Resolve>, stats: Stats) {
     let mut clusters: Vec<Weak<Cluster>> = Vec::new();
     loop {
         for cluster in registry.take_enrolled() {
-            begin(&cluster, &resolver);
+            begin(&cluster, &resolver, &stats);
             clusters.push(cluster);
         }
         let now = clock::now();
@@ -63,14 +64,22 @@ fn resolver_of(cluster: &Cluster, shared: &Arc<dyn Resolve>) -> Arc<dyn Resolve>
     })
 }
 
-fn begin(cluster: &Weak<Cluster>, resolver: &Arc<dyn Resolve>) {
+fn counted(inner: Arc<dyn Resolve>, stats: &Stats) -> Arc<dyn Resolve> {
+    let Some(prefix) = inner.stats_prefix() else {
+        return inner;
+    };
+    let stats = stats.group(prefix);
+    Arc::new(discovery::counted::Counted { inner, stats })
+}
+
+fn begin(cluster: &Weak<Cluster>, resolver: &Arc<dyn Resolve>, stats: &Stats) {
     let Some(strong) = cluster.upgrade() else {
         return;
     };
     if strong.discovery.is_dns() {
         spawn(
             "dns discovery",
-            discovery::run(cluster.clone(), resolver_of(&strong, resolver)),
+            discovery::run(cluster.clone(), counted(resolver_of(&strong, resolver), stats)),
         );
     }
     if !strong.health_checks.is_empty() {

@@ -10,6 +10,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::bugs::{Bug, planted};
+use super::discovery::Discovery;
 use super::host::{Health, HealthFlag, Host};
 use super::lb::Policy;
 use super::lb::subset::Subsets;
@@ -258,7 +259,15 @@ impl Cluster {
         if let Some(detector) = &self.outlier {
             detector.set_hosts(list.hosts.iter(), now);
         }
+        self.count(list, &next);
+    }
+
+    /// The gauges of who is there. A cluster that never had a host has none that were written, as in Envoy.
+    fn count(&self, list: &List, next: &PrioritySet) {
         let stats = &self.stats;
+        if list.hosts.is_empty() && stats.membership_total.value() == 0 {
+            return;
+        }
         let excluded = |host: &&Arc<Host>| is_excluded(host, &self.lb);
         stats.membership_total.set(list.hosts.len() as u64);
         stats.membership_healthy.set(count_health(&list.hosts, Health::Healthy));
@@ -271,11 +280,24 @@ impl Cluster {
         if !self.health_checks.is_empty() {
             let count = |flag: HealthFlag| list.hosts.iter().filter(|host| host.state.has(flag)).count() as u64;
             let failed = count(HealthFlag::FailedActiveHc);
-            stats.health_check.healthy.set(list.hosts.len() as u64 - failed);
-            stats.health_check.degraded.set(count(HealthFlag::DegradedActiveHc));
+            let checks = stats.health_check();
+            checks.healthy.set(list.hosts.len() as u64 - failed);
+            let degraded = count(HealthFlag::DegradedActiveHc);
+            checks.degraded.replace(checks.degraded.value(), degraded);
         }
-        let heaviest = list.hosts.iter().map(|host| host.weight).max().unwrap_or(0);
-        stats.max_host_weight.set(u64::from(heaviest));
+        // As Envoy: only where hosts come and go, and never less than 1.
+        let comes_and_goes = match &self.discovery {
+            Discovery::Eds => true,
+            Discovery::Dns(config) => !config.is_logical,
+            Discovery::Static | Discovery::OriginalDst => false,
+        };
+        if comes_and_goes {
+            let heaviest = list.hosts.iter().map(|host| host.weight).max().unwrap_or(1);
+            stats.max_host_weight.set(u64::from(heaviest.max(1)));
+        }
+        if let Some((size, least, most)) = next.hash_table() {
+            stats.note_table(matches!(self.lb.policy, Policy::RingHash(_)), size, least, most);
+        }
     }
 
     /// Checked at another place than before, no longer, or again: to Envoy it is another host.

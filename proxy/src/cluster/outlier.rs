@@ -270,7 +270,8 @@ impl Detector {
             state.ejected += u64::from(host.state.has(HealthFlag::FailedOutlierCheck));
         }
         state.next_sweep.get_or_insert(now + self.config.interval);
-        self.stats.outlier.ejections_active.set(state.ejected);
+        let active = &self.stats.outlier().ejections_active;
+        active.replace(active.value(), state.ejected);
     }
 
     fn external(&self, host: &Host, status: u16, now: Instant, random: &mut dyn FnMut() -> u64) -> bool {
@@ -322,15 +323,15 @@ impl Detector {
         self.counters(kind).0.inc();
         if kind == EjectionType::Consecutive5xx {
             // An older name of the same.
-            self.stats.outlier.ejections_consecutive_5xx.inc();
+            self.stats.outlier().ejections_consecutive_5xx.inc();
         }
         let mut state = self.state.lock();
         if !self.may_eject(&state) {
-            self.stats.outlier.ejections_overflow.inc();
+            self.stats.outlier().ejections_overflow.inc();
             return false;
         }
         if matches!(kind, EjectionType::Consecutive5xx | EjectionType::SuccessRate) {
-            self.stats.outlier.ejections_total.inc();
+            self.stats.outlier().ejections_total.inc();
         }
         if random() % 100 >= u64::from(self.enforcing(kind)) {
             self.log(host, kind.name(), Some(evidence), false, now);
@@ -340,8 +341,8 @@ impl Detector {
             return false;
         }
         state.ejected += 1;
-        self.stats.outlier.ejections_active.set(state.ejected);
-        self.stats.outlier.ejections_enforced_total.inc();
+        self.stats.outlier().ejections_active.set(state.ejected);
+        self.stats.outlier().ejections_enforced_total.inc();
         self.counters(kind).1.inc();
         host.state.outlier.ejection.lock().begin(&self.config, now, random());
         self.log(host, kind.name(), Some(evidence), true, now);
@@ -383,7 +384,7 @@ impl Detector {
             return false;
         }
         state.ejected = state.ejected.saturating_sub(1);
-        self.stats.outlier.ejections_active.set(state.ejected);
+        self.stats.outlier().ejections_active.set(state.ejected);
         {
             let mut ejection = host.outlier.ejection.lock();
             ejection.until = None;

@@ -138,6 +138,11 @@ impl PrioritySet {
         })
     }
 
+    /// Entries of the last priority's table of hashes, and the fewest and the most that one of its hosts has; `None`: there is none.
+    pub fn hash_table(&self) -> Option<(u64, u64, u64)> {
+        self.priorities.last()?.healthy.hash_table()
+    }
+
     pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
         self.priorities.iter().flat_map(|priority| priority.hosts.iter())
     }

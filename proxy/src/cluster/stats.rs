@@ -13,7 +13,7 @@ use arc_swap::ArcSwapOption;
 pub use subscription::{Subscription, control_plane};
 
 use super::breaker::Limits;
-use crate::telemetry::stats::{Counter, Histogram, StatGroup, Value};
+use crate::telemetry::stats::{Counter, Gauge, Histogram, StatGroup, Value};
 
 crate::stat_group! {
     /// The stats directly under `cluster.<name>.`.
@@ -26,7 +26,7 @@ crate::stat_group! {
             upstream_cx_destroy_remote, upstream_cx_destroy_with_active_rq, upstream_cx_destroy_local_with_active_rq,
             upstream_cx_destroy_remote_with_active_rq, upstream_cx_close_notify, upstream_cx_rx_bytes_total,
             upstream_cx_tx_bytes_total, upstream_cx_protocol_error, upstream_cx_max_requests,
-            upstream_cx_none_healthy,
+            upstream_cx_none_healthy, upstream_flow_control_backed_up_total, upstream_flow_control_drained_total,
             upstream_rq_total, upstream_rq_active_overflow, upstream_rq_pending_total, upstream_rq_pending_overflow,
             upstream_rq_pending_failure_eject, upstream_rq_cancelled,
             upstream_rq_timeout, upstream_rq_max_duration_reached, upstream_rq_per_try_timeout,
@@ -44,11 +44,11 @@ crate::stat_group! {
             lb_subsets_selected,
         }
         gauges: {
-            upstream_cx_active, upstream_rq_active,
+            upstream_cx_active, upstream_cx_rx_bytes_buffered, upstream_cx_tx_bytes_buffered, upstream_rq_active,
             upstream_rq_pending_active, membership_healthy, membership_degraded, membership_excluded,
-            membership_total, max_host_weight, lb_subsets_active, version,
+            membership_total, max_host_weight, lb_subsets_active, version, warming_state,
         }
-        histograms: { upstream_rq_time, upstream_cx_connect_ms, upstream_cx_length_ms, upstream_rq_per_cx }
+        histograms: { upstream_cx_connect_ms, upstream_cx_length_ms, upstream_rq_per_cx }
     }
 }
 
@@ -96,9 +96,11 @@ pub struct ClusterStats {
     pub traffic: TrafficStats,
     /// `upstream_rq_200`, `upstream_rq_2xx` …
     pub responses: ResponseCodes,
-    /// `internal.upstream_rq_time`, `external.upstream_rq_time`
+    /// `upstream_rq_time`, and the same of requests that came from inside, from outside, and whose answers were canaries'.
+    pub time: Histogram,
     pub internal_time: Histogram,
     pub external_time: Histogram,
+    pub canary_time: Histogram,
     /// `internal.upstream_rq_*`: requests that came from inside (`x-envoy-internal`).
     pub internal: ResponseCodes,
     /// `external.upstream_rq_*`
@@ -109,10 +111,19 @@ pub struct ClusterStats {
     pub retry: ResponseCodes,
     /// `circuit_breakers.default.` and `circuit_breakers.high.`, of the cluster's newest configuration.
     pub breakers: [ArcSwapOption<Limits>; 2],
-    pub outlier: OutlierStats,
-    pub health_check: HealthCheckStats,
+    outlier: OnceLock<Box<OutlierStats>>,
+    health_check: OnceLock<Box<HealthCheckStats>>,
     http2: OnceLock<Box<Http2Stats>>,
     subscription: OnceLock<Box<Subscription>>,
+    table: OnceLock<Box<HashTable>>,
+}
+
+/// `ring_hash_lb.` or `maglev_lb.`: how large the newest table is, and how much of it its hosts have.
+struct HashTable {
+    is_ring: bool,
+    size: Gauge,
+    least: Gauge,
+    most: Gauge,
 }
 
 impl ClusterStats {
@@ -124,6 +135,31 @@ impl ClusterStats {
     /// `http2.`, which is there from the first connection that speaks it.
     pub fn http2(&self) -> &Http2Stats {
         self.http2.get_or_init(Box::default)
+    }
+
+    /// `outlier_detection.`, which is there once the cluster has had a detector.
+    pub fn outlier(&self) -> &OutlierStats {
+        self.outlier.get_or_init(Box::default)
+    }
+
+    /// `health_check.`, which is there once the cluster has had checks.
+    pub fn health_check(&self) -> &HealthCheckStats {
+        self.health_check.get_or_init(Box::default)
+    }
+
+    /// A ring (or a Maglev table) of so many entries was built, of which hosts have between `least` and `most`.
+    pub fn note_table(&self, is_ring: bool, size: u64, least: u64, most: u64) {
+        let table = self.table.get_or_init(|| {
+            Box::new(HashTable {
+                is_ring,
+                size: Gauge::default(),
+                least: Gauge::default(),
+                most: Gauge::default(),
+            })
+        });
+        table.size.set(size);
+        table.least.set(least);
+        table.most.set(most);
     }
 
     /// Counts a response in all its groups, as Envoy's `CodeStatsImpl::chargeResponseStat`.
@@ -140,12 +176,24 @@ impl ClusterStats {
     }
 
     /// How long a request took, in milliseconds, of the client's side and to the last byte.
-    pub fn record_time(&self, millis: u64, internal: bool) {
-        self.traffic.upstream_rq_time.record(millis);
+    pub fn record_time(&self, millis: u64, internal: bool, canary: bool) {
+        self.time.record(millis);
         match internal {
             true => self.internal_time.record(millis),
             false => self.external_time.record(millis),
         }
+        if canary {
+            self.canary_time.record(millis);
+        }
+    }
+
+    fn times(&self) -> [(&'static str, &Histogram); 4] {
+        [
+            ("upstream_rq_time", &self.time),
+            ("internal.upstream_rq_time", &self.internal_time),
+            ("external.upstream_rq_time", &self.external_time),
+            ("canary.upstream_rq_time", &self.canary_time),
+        ]
     }
 }
 
@@ -182,10 +230,7 @@ impl StatGroup for ClusterStats {
         ] {
             codes.visit_used(prefix, visit);
         }
-        for (name, time) in [
-            ("internal.upstream_rq_time", &self.internal_time),
-            ("external.upstream_rq_time", &self.external_time),
-        ] {
+        for (name, time) in self.times() {
             if time.is_used() {
                 visit(name, Value::Histogram(time));
             }
@@ -198,8 +243,15 @@ impl StatGroup for ClusterStats {
                 limits.visit(&mut |name, value| visit(&format!("{prefix}{name}"), value));
             }
         }
-        under("outlier_detection.", &self.outlier, visit);
-        under("health_check.", &self.health_check, visit);
+        if let Some(outlier) = self.outlier.get() {
+            under("outlier_detection.", &**outlier, visit);
+        }
+        if let Some(health_check) = self.health_check.get() {
+            under("health_check.", &**health_check, visit);
+        }
+        if let Some(table) = self.table.get() {
+            table.visit(visit);
+        }
         if let Some(http2) = self.http2.get() {
             under("http2.", &**http2, visit);
         }
@@ -207,8 +259,7 @@ impl StatGroup for ClusterStats {
 
     fn flush(&self) {
         self.traffic.flush();
-        self.internal_time.flush();
-        self.external_time.flush();
+        self.times().iter().for_each(|(_, time)| time.flush());
         if let Some(subscription) = self.subscription.get() {
             subscription.flush();
         }
@@ -216,16 +267,19 @@ impl StatGroup for ClusterStats {
 
     fn reset(&self) {
         self.traffic.reset();
-        self.outlier.reset();
-        self.health_check.reset();
+        if let Some(outlier) = self.outlier.get() {
+            outlier.reset();
+        }
+        if let Some(health_check) = self.health_check.get() {
+            health_check.reset();
+        }
         if let Some(http2) = self.http2.get() {
             http2.reset();
         }
         if let Some(subscription) = self.subscription.get() {
             subscription.reset();
         }
-        self.internal_time.reset();
-        self.external_time.reset();
+        self.times().iter().for_each(|(_, time)| time.reset());
         for codes in [
             &self.responses,
             &self.internal,
@@ -234,6 +288,19 @@ impl StatGroup for ClusterStats {
             &self.retry,
         ] {
             codes.reset();
+        }
+    }
+}
+
+impl HashTable {
+    fn visit(&self, visit: &mut dyn FnMut(&str, Value<'_>)) {
+        if self.is_ring {
+            visit("ring_hash_lb.size", self.size.reading());
+            visit("ring_hash_lb.min_hashes_per_host", self.least.reading());
+            visit("ring_hash_lb.max_hashes_per_host", self.most.reading());
+        } else {
+            visit("maglev_lb.min_entries_per_host", self.least.reading());
+            visit("maglev_lb.max_entries_per_host", self.most.reading());
         }
     }
 }
@@ -327,13 +394,14 @@ mod tests {
         stats.count_response(200, true, false);
         stats.count_response(503, false, true);
         stats.count_response(999, false, false);
-        stats.outlier.ejections_active.set(7);
+        stats.outlier().ejections_active.set(7);
         let thresholds = Thresholds {
             max_requests: 3,
             track_remaining: true,
             ..Thresholds::default()
         };
-        let _breakers = Breakers::new(Thresholds::default(), thresholds, [None; 2], &stats);
+        let breakers = Breakers::new(Thresholds::default(), thresholds, [None; 2], &stats);
+        drop(breakers.try_request(crate::cluster::breaker::RoutingPriority::High));
         let mut seen = std::collections::BTreeMap::new();
         stats.visit(&mut |name, value| {
             if let Value::Counter(value) | Value::Gauge(value) = value {
@@ -357,7 +425,7 @@ mod tests {
         assert!(!seen.contains_key("upstream_rq_999"));
         stats.reset();
         assert_eq!(
-            (stats.responses.value(200), stats.outlier.ejections_active.value()),
+            (stats.responses.value(200), stats.outlier().ejections_active.value()),
             (0, 7)
         );
     }

@@ -262,7 +262,7 @@ fn ejections_survive_a_new_configuration() {
     let new = build(&config, &cx);
     new.update_endpoints(&bytes).expect("a good assignment");
     assert!(new.id != old.id && is_left_out(&new));
-    assert_eq!(new.stats.outlier.ejections_active.value(), 1);
+    assert_eq!(new.stats.outlier().ejections_active.value(), 1);
     // A configuration without outlier detection lets everybody in again.
     config.outlier_detection = None;
     let without = build(&config, &cx);

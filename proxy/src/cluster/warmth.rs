@@ -32,10 +32,17 @@ impl Cluster {
             return true;
         }
         if !self.warmth.is_warm.swap(true, Ordering::AcqRel) {
+            self.stats.warming_state.set(0);
             self.warmth.changed.notify_waiters();
             self.registry.note_warm();
         }
         true
+    }
+
+    /// Says in the stats whether something is waited for; called once when the cluster is built.
+    pub(crate) fn show_warmth(&self) {
+        let is_cold = self.waits_for_names() || self.waits_for_checks();
+        self.stats.warming_state.set(u64::from(is_cold));
     }
 
     /// An assignment has come; what was waited for may be gone with it.

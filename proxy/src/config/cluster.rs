@@ -147,6 +147,13 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
     transport.count_into(&cx.stats, &stats_prefix(config));
     let limits = plan.thresholds;
     let identity = Identity::of(bytes);
+    // What nobody checks, or casts out, has no stats of it.
+    if !plan.health_checks.is_empty() {
+        stats.health_check();
+    }
+    if plan.outlier.is_some() {
+        stats.outlier();
+    }
     let cluster = Cluster {
         id: identity.id(),
         _identity: identity,
@@ -195,6 +202,7 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
     if let Some(endpoints) = inline {
         cluster.set_endpoints(endpoints, now);
     }
+    cluster.show_warmth();
     Ok(cluster)
 }
 

@@ -20,6 +20,7 @@ use crate::http::header_policy::HeaderPolicy;
 use crate::http::pipeline::{CodecStats, CodecType, ConnectionManager, Settings};
 use crate::http::respond::LocalReply;
 use crate::http::select_route::RouteSource;
+use crate::http::stats::ASYNC_CLIENT;
 use crate::route::RouteTable;
 use crate::telemetry::access_log::AccessLog;
 
@@ -70,6 +71,9 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<ConnectionManage
         timeouts,
         age_jitter: age_jitter(&value),
         stats: cx.stats.group(&format!("http.{}.", value.stat_prefix)),
+        router_stats: cx.stats.group(&format!("http.{}.", value.stat_prefix)),
+        mirror_stats: cx.stats.group(ASYNC_CLIENT),
+        tracing_stats: cx.stats.group(&format!("http.{}.tracing.", value.stat_prefix)),
         codec_stats: CodecStats {
             http1: cx.stats.group("http1."),
             http2: cx.stats.group("http2."),

@@ -220,7 +220,8 @@ fn note(stats: &RuntimeStats, layers: &RuntimeLayers) {
     stats.load_success.inc();
     stats.override_dir_not_exists.inc();
     let overrides = layers.0.iter().any(|layer| layer.is_admin && !layer.values.is_empty());
-    stats.admin_overrides_active.set(u64::from(overrides));
+    let active = &stats.admin_overrides_active;
+    active.replace(active.value(), u64::from(overrides));
     stats.num_keys.set(layers.settings().len() as u64);
     stats.num_layers.set(layers.0.len() as u64);
 }

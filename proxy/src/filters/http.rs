@@ -52,8 +52,10 @@ pub struct Phases {
 ///
 /// Request phases run in the order of the list, response phases and `log` in reverse.
 pub trait Filter: Send + Sync + 'static {
-    /// The configured name, for logs and per-route configuration.
-    fn name(&self) -> &str;
+    /// What it is called where no configuration names it.
+    fn name(&self) -> &str {
+        std::any::type_name::<Self>()
+    }
 
     fn phases(&self) -> Phases {
         Phases::default()

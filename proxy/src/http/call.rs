@@ -15,6 +15,7 @@ use super::codec::Head;
 use super::exchange::Protocol;
 use super::failure::Failure;
 use super::outcome::{self, Outcome};
+use super::stats::RouterStats;
 use crate::cluster::{ActiveRequest, Cluster, PickContext};
 use crate::pool::{self, Asked, PeerName};
 use crate::runtime::clock;
@@ -36,6 +37,8 @@ pub struct Callee {
     pub timeout: Duration,
     /// `skip_envoy_headers`: the call carries no `x-envoy-` headers.
     pub skip_envoy_headers: bool,
+    /// Under [`ASYNC_CLIENT`](super::stats::ASYNC_CLIENT).
+    pub stats: Arc<RouterStats>,
 }
 
 /// An answer, whole.
@@ -67,11 +70,16 @@ impl Callee {
     /// # Cancel safety
     /// Dropping the future cancels the call.
     pub async fn call(&self, mut request: Request<Bytes>) -> Result<Answer, CallError> {
+        self.stats.rq_total.inc();
+        let started = clock::now();
         if !self.skip_envoy_headers {
             self.introduce(request.headers_mut());
         }
         let cluster = self.snapshot.load().cluster(&self.cluster);
-        let cluster = cluster.ok_or_else(|| CallError::NoCluster(self.cluster.clone()))?;
+        let Some(cluster) = cluster else {
+            self.stats.no_cluster.inc();
+            return Err(CallError::NoCluster(self.cluster.clone()));
+        };
         let exchange = exchange(&cluster, request);
         let result = if self.timeout.is_zero() {
             exchange.await
@@ -80,7 +88,12 @@ impl Callee {
             timed.unwrap_or(Err(CallError::Failed(Failure::ResponseTimeout)))
         };
         match &result {
-            Ok(answer) => cluster.stats.count_response(answer.status.as_u16(), true, false),
+            Ok(answer) => {
+                cluster.stats.count_response(answer.status.as_u16(), true, false);
+                let took = clock::now().saturating_duration_since(started).as_millis();
+                let millis = u64::try_from(took).unwrap_or(u64::MAX);
+                cluster.stats.record_time(millis, true, false);
+            }
             Err(CallError::Failed(failure)) => {
                 if *failure == Failure::ResponseTimeout {
                     cluster.stats.upstream_rq_timeout.inc();

@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 use super::access_log::LogOptions;
 use super::codec::{h1, h2};
 use super::header_policy::HeaderPolicy;
-use super::pipeline::{CodecStats, HcmStats, ListenerHttpStats, Pipeline, pipeline};
+use super::pipeline::{CodecStats, HcmStats, ListenerHttpStats, Pipeline, RouterStats, TracingStats, pipeline};
 use super::respond::LocalReply;
 use super::router::Router;
 use super::select_route::RouteSource;
@@ -38,6 +38,10 @@ pub struct Settings {
     /// `max_connection_duration_jitter`, percent: so much older a connection may become, by chance.
     pub age_jitter: f64,
     pub stats: Arc<HcmStats>,
+    pub router_stats: Arc<RouterStats>,
+    /// Of the mirrors that its router sends.
+    pub mirror_stats: Arc<RouterStats>,
+    pub tracing_stats: Arc<TracingStats>,
     pub codec_stats: CodecStats,
     pub listener_stats: Arc<ListenerHttpStats>,
     pub routes: RouteSource,
@@ -76,7 +80,8 @@ impl ConnectionManager {
     pub fn new(settings: Settings) -> Arc<Self> {
         let router = Router {
             snapshot: settings.snapshot.clone(),
-            stats: settings.stats.clone(),
+            stats: settings.router_stats.clone(),
+            mirror_stats: settings.mirror_stats.clone(),
             suppress_envoy_headers: settings.suppress_envoy_headers,
             max_stream_duration: settings.max_stream_duration,
         };

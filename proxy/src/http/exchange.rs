@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::Extensions;
 
 use super::body::Body;
+use super::header_policy::request_id::TraceReason;
 use crate::cluster::{Cluster, Host};
 use crate::listener::ConnectionInfo;
 use crate::route::{Route, RouteTable, VirtualHost};
@@ -70,6 +71,8 @@ pub struct Exchange {
     pub upgrade: Option<super::upgrade::UpgradeKind>,
     /// One random number a stream: runtime fractions and weighted clusters agree on it.
     pub random: u64,
+    /// Why it is traced, as far as its id says so.
+    pub trace_reason: TraceReason,
     /// From the route's hash policies; the same for every attempt.
     pub hash: Option<u64>,
     /// `set-cookie` lines that the hash policies ask for.
@@ -223,6 +226,8 @@ pub struct Upstream {
     pub meter: Option<Arc<super::codec::UpstreamMeter>>,
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`
     pub failure_reason: Option<String>,
+    /// The answer says that it comes from a canary.
+    pub is_canary: bool,
     /// Until response headers; for `x-envoy-upstream-service-time` (milliseconds).
     pub service_time: Option<Duration>,
 }
@@ -347,6 +352,7 @@ impl Exchange {
             last_of_connection: false,
             upgrade: None,
             random: fastrand::u64(..),
+            trace_reason: TraceReason::NotTraced,
             hash: None,
             set_cookies: Vec::new(),
             timeout_is_no_content: false,

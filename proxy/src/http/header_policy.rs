@@ -22,9 +22,10 @@ pub use route::{auto_host, finalize_request, finalize_response};
 
 use super::exchange::Exchange;
 use crate::config::live::Switch;
-use crate::http::codec::h1::parse::is_hop_by_hop;
+use crate::http::codec::h1::{parse::is_hop_by_hop, server::RefusedHead};
 use crate::runtime::io::Address;
 use remote::{Found, RemoteRule};
+use request_id::TraceReason;
 
 /// What a connection manager says about heads; see [`compile`](HeaderPolicy::compile).
 pub struct HeaderPolicy {
@@ -163,10 +164,11 @@ impl HeaderPolicy {
         Verdict::Continue
     }
 
-    /// Marks the request's id with why it would be traced; `by_route`: its route's own fractions.
-    pub fn mark(&self, headers: &mut HeaderMap, by_route: Option<request_id::Sampling>) {
-        if let Some(of_manager) = self.sampling {
-            self.request_id.mark(headers, by_route.unwrap_or(of_manager));
+    /// Marks the request's id with why it would be traced, and says so; `by_route`: its route's own fractions.
+    pub fn mark(&self, headers: &mut HeaderMap, by_route: Option<request_id::Sampling>) -> TraceReason {
+        match self.sampling {
+            Some(of_manager) => self.request_id.mark(headers, by_route.unwrap_or(of_manager)),
+            None => TraceReason::NotTraced,
         }
     }
 
@@ -218,7 +220,11 @@ impl HeaderPolicy {
                     .map(|value| (HeaderName::from_static("x-envoy-external-address"), value)),
             );
         }
-        self.request_id.request(headers, edge && !internal);
+        // What is no request has no id.
+        if exchange.extensions.get::<RefusedHead>().is_none() {
+            self.request_id
+                .request(exchange.request.headers_mut(), edge && !internal);
+        }
         self.xfcc.apply(exchange);
         exchange.remote = Some(remote);
     }

@@ -19,7 +19,7 @@ use crate::runtime::drain::DrainSignal;
 use crate::runtime::io::Io;
 
 pub use super::connection_manager::{CodecType, ConnectionManager, Settings};
-pub use super::stats::{CodecStats, HcmStats, ListenerHttpStats};
+pub use super::stats::{CodecStats, HcmStats, ListenerHttpStats, RouterStats, TracingStats};
 
 /// The stages as one type: a request passes through them without a box or an indirect call.
 pub type Pipeline = super::access_log::AccessLogs<
@@ -36,11 +36,7 @@ pub fn pipeline(settings: &Settings, router: Router) -> Pipeline {
         // Outermost, so that every request that was read is logged, whatever became of it.
         .layer(AccessLogLayer::new(settings))
         // Counts what the client sees: failures are responses by now.
-        .layer(StatsLayer::new(
-            &settings.stats,
-            &settings.listener_stats,
-            &settings.codec_stats.http2,
-        ))
+        .layer(StatsLayer::new(settings))
         // Before routing, because routing must see clean headers; outside the filters, because none may undo it;
         // outside the answers to failures, because those carry `date` and `server` too.
         .layer(HeaderPolicyLayer::new(&settings.header_policy, &settings.stats))
@@ -61,7 +57,7 @@ impl ConnectionManager {
     /// # Cancel safety
     /// Dropping the future cuts the connection; what its streams hold is released, and they are logged.
     pub async fn serve(self: Arc<Self>, io: Io, connection: Arc<ConnectionInfo>, drain: DrainSignal) {
-        let open = self.settings.stats.open_connection(connection.tls.is_some());
+        let open = self.settings.stats.open_connection(Some(&connection));
         let io = io.metered(open.clone());
         let Some((codec, io)) = Box::pin(self.detect(io, &connection)).await else {
             return;

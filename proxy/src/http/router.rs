@@ -25,7 +25,7 @@ use http::{HeaderValue, StatusCode};
 use super::body::Body;
 use super::exchange::Exchange;
 use super::failure::Failure;
-use super::pipeline::HcmStats;
+use super::pipeline::RouterStats;
 use super::respond::Reply;
 use super::service::{Response, TryService};
 use super::upgrade::UpgradeKind;
@@ -40,7 +40,9 @@ use crate::snapshot::SnapshotCell;
 /// See the module. One per connection manager.
 pub struct Router {
     pub snapshot: Arc<SnapshotCell>,
-    pub stats: Arc<HcmStats>,
+    pub stats: Arc<RouterStats>,
+    /// What mirrors count as if they had a router of their own.
+    pub mirror_stats: Arc<RouterStats>,
     /// `suppress_envoy_headers`: the router adds no `x-envoy-*` of its own.
     pub suppress_envoy_headers: bool,
     /// The connection manager's `max_stream_duration`, for routes that say nothing of it.
@@ -102,7 +104,8 @@ impl TryService for Router {
         let is_whole = exchange.reset.is_none() && exchange.details == "via_upstream";
         if let (true, Some(end)) = (is_whole, exchange.timing.end) {
             let millis = end.as_millis() as u64;
-            cluster.stats.record_time(millis, exchange.internal);
+            let canary = exchange.upstream.is_canary;
+            cluster.stats.record_time(millis, exchange.internal, canary);
             exchange
                 .route
                 .count(|stats| stats.traffic.upstream_rq_time.record(millis));
@@ -138,6 +141,7 @@ impl Router {
         let result = retry::run(self, exchange, forward, &cluster).await;
         if let Ok(response) = &result {
             let canary = response.headers().get(CANARY).is_some_and(|value| value == "true");
+            exchange.upstream.is_canary = canary;
             cluster
                 .stats
                 .count_response(response.status().as_u16(), exchange.internal, canary);

@@ -8,7 +8,7 @@ use tower::Layer;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::header_policy::HeaderPolicy;
-use super::pipeline::{HcmStats, Settings};
+use super::pipeline::{HcmStats, RouterStats, Settings};
 use super::service::{Response, TryService};
 use super::upgrade::UpgradeKind;
 use crate::config::sources::ResourceKey;
@@ -31,6 +31,7 @@ pub struct SelectRouteLayer {
     routes: RouteSource,
     snapshot: Arc<SnapshotCell>,
     stats: Arc<HcmStats>,
+    router_stats: Arc<RouterStats>,
     upgrades: Vec<String>,
     header_policy: Arc<HeaderPolicy>,
     start_logs: Arc<[AccessLog]>,
@@ -42,6 +43,7 @@ impl SelectRouteLayer {
             routes: settings.routes.clone(),
             snapshot: settings.snapshot.clone(),
             stats: settings.stats.clone(),
+            router_stats: settings.router_stats.clone(),
             upgrades: settings.upgrades.clone(),
             header_policy: settings.header_policy.clone(),
             start_logs: match settings.log_options.on_new_request {
@@ -60,6 +62,7 @@ impl<S> Layer<S> for SelectRouteLayer {
             routes: self.routes.clone(),
             snapshot: self.snapshot.clone(),
             stats: self.stats.clone(),
+            router_stats: self.router_stats.clone(),
             upgrades: self.upgrades.clone(),
             header_policy: self.header_policy.clone(),
             start_logs: self.start_logs.clone(),
@@ -73,6 +76,7 @@ pub struct SelectRoute<S> {
     routes: RouteSource,
     snapshot: Arc<SnapshotCell>,
     stats: Arc<HcmStats>,
+    router_stats: Arc<RouterStats>,
     upgrades: Vec<String>,
     header_policy: Arc<HeaderPolicy>,
     /// Logs that get a line when a request begins, too.
@@ -87,7 +91,7 @@ impl<S: TryService> TryService for SelectRoute<S> {
             RouteSource::Rds(key) => self.snapshot.load().routes.get(key).cloned(),
         };
         let Some(table) = table else {
-            self.stats.no_route.inc();
+            self.router_stats.no_route.inc();
             return Err(Failure::RouteNotFound);
         };
         if !exchange.internal {
@@ -98,7 +102,7 @@ impl<S: TryService> TryService for SelectRoute<S> {
         select(exchange, &table);
         let tracing = exchange.route.route.as_ref().and_then(|route| route.tracing.as_ref());
         let by_route = tracing.map(|tracing| tracing.sampling);
-        self.header_policy.mark(exchange.request.headers_mut(), by_route);
+        exchange.trace_reason = self.header_policy.mark(exchange.request.headers_mut(), by_route);
         exchange.route.table = Some(table);
         self.log_start(exchange);
         self.admit_upgrade(exchange)?;
@@ -131,7 +135,7 @@ impl<S> SelectRoute<S> {
         if *upgrade == UpgradeKind::Connect && exchange.route.route.is_none() {
             // What follows may be the tunnel's payload: it must not be read as a request.
             exchange.close_downstream = true;
-            self.stats.no_route.inc();
+            self.router_stats.no_route.inc();
             return Err(Failure::RouteNotFound);
         }
         let kind = match upgrade {

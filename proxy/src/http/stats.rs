@@ -3,6 +3,7 @@
 mod connection;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::StatusCode;
 use tower::Layer;
@@ -10,7 +11,10 @@ use tower::Layer;
 pub use connection::OpenConnection;
 
 use super::exchange::{Exchange, Protocol, Reset};
+use super::header_policy::request_id::TraceReason;
+use super::pipeline::Settings;
 use super::service::{ConnectionEvent, Response, Service};
+use crate::listener::ConnectionInfo;
 use crate::telemetry::flags::ResponseFlags;
 
 crate::stat_group! {
@@ -21,6 +25,8 @@ crate::stat_group! {
             downstream_cx_ssl_total, downstream_cx_upgrades_total, downstream_cx_protocol_error,
             downstream_cx_idle_timeout, downstream_cx_drain_close, downstream_cx_rx_bytes_total,
             downstream_cx_tx_bytes_total, downstream_cx_destroy_remote, downstream_cx_destroy_local,
+            downstream_cx_destroy_active_rq, downstream_cx_destroy_remote_active_rq,
+            downstream_cx_destroy_local_active_rq,
             downstream_cx_max_duration_reached, downstream_cx_delayed_close_timeout,
             downstream_rq_too_many_premature_resets,
             downstream_rq_total, downstream_rq_http1_total, downstream_rq_http2_total, downstream_rq_completed,
@@ -30,16 +36,49 @@ crate::stat_group! {
             downstream_rq_ws_on_non_ws_route, downstream_rq_non_relative_path,
             downstream_rq_failed_path_normalization, downstream_rq_redirected_with_normalized_path,
             downstream_rq_rejected_via_ip_detection, downstream_rq_max_duration_reached, downstream_cx_max_requests_reached,
+        }
+        gauges: {
+            downstream_cx_rx_bytes_buffered, downstream_cx_tx_bytes_buffered, downstream_cx_active, downstream_cx_http1_active, downstream_cx_http2_active, downstream_cx_ssl_active,
+            downstream_rq_active, downstream_cx_upgrades_active,
+        }
+        histograms: { downstream_rq_time, downstream_cx_length_ms }
+    }
+}
+
+crate::stat_group! {
+    /// What the router counts, under the prefix of its connection manager; and that of our own calls, under `http.async-client.`.
+    pub struct RouterStats {
+        counters: {
             rq_total, rq_direct_response, rq_reset_after_downstream_response_started, no_route, no_cluster,
             passthrough_internal_redirect_bad_location, passthrough_internal_redirect_unsafe_scheme,
             passthrough_internal_redirect_too_many_redirects, passthrough_internal_redirect_no_route,
             passthrough_internal_redirect_predicate,
         }
-        gauges: {
-            downstream_cx_active, downstream_cx_http1_active, downstream_cx_http2_active, downstream_cx_ssl_active,
-            downstream_rq_active, downstream_cx_upgrades_active,
+        gauges: {}
+        histograms: {}
+    }
+}
+
+/// Where calls of our own and mirrors count what a router counts.
+pub const ASYNC_CLIENT: &str = "http.async-client.";
+
+crate::stat_group! {
+    /// `http.<stat_prefix>.tracing.`: why answered requests would be traced.
+    pub struct TracingStats {
+        counters: { client_enabled, not_traceable, random_sampling, service_forced }
+        gauges: {}
+        histograms: {}
+    }
+}
+
+impl TracingStats {
+    fn count(&self, reason: TraceReason) {
+        match reason {
+            TraceReason::NotTraced => self.not_traceable.inc(),
+            TraceReason::Sampled => self.random_sampling.inc(),
+            TraceReason::ServiceForced => self.service_forced.inc(),
+            TraceReason::ClientForced => self.client_enabled.inc(),
         }
-        histograms: { downstream_rq_time, downstream_cx_length_ms }
     }
 }
 
@@ -146,25 +185,35 @@ impl HcmStats {
         }
     }
 
-    /// Counts a connection until the last handle is dropped.
-    pub fn open_connection(self: &Arc<Self>, is_tls: bool) -> Arc<OpenConnection> {
-        OpenConnection::start(self.clone(), is_tls)
+    /// Counts a connection until the last handle is dropped; `info`: what counts its requests, if anything does.
+    pub fn open_connection(self: &Arc<Self>, info: Option<&Arc<ConnectionInfo>>) -> Arc<OpenConnection> {
+        OpenConnection::start(self.clone(), info.cloned())
     }
 }
 
-pub struct StatsLayer {
-    stats: Arc<HcmStats>,
+/// Where the requests of one connection manager are counted.
+#[derive(Clone)]
+struct Books {
+    manager: Arc<HcmStats>,
     of_listener: Arc<ListenerHttpStats>,
     http2: Arc<Http2Stats>,
+    router: Arc<RouterStats>,
+    /// `None`: it has no `tracing`.
+    tracing: Option<Arc<TracingStats>>,
 }
 
+pub struct StatsLayer(Books);
+
 impl StatsLayer {
-    pub fn new(stats: &Arc<HcmStats>, of_listener: &Arc<ListenerHttpStats>, http2: &Arc<Http2Stats>) -> Self {
-        Self {
-            stats: stats.clone(),
-            of_listener: of_listener.clone(),
-            http2: http2.clone(),
-        }
+    pub fn new(settings: &Settings) -> Self {
+        let is_traced = settings.header_policy.sampling.is_some();
+        Self(Books {
+            manager: settings.stats.clone(),
+            of_listener: settings.listener_stats.clone(),
+            http2: settings.codec_stats.http2.clone(),
+            router: settings.router_stats.clone(),
+            tracing: is_traced.then(|| settings.tracing_stats.clone()),
+        })
     }
 }
 
@@ -173,9 +222,7 @@ impl<S> Layer<S> for StatsLayer {
 
     fn layer(&self, inner: S) -> Counted<S> {
         Counted {
-            stats: self.stats.clone(),
-            of_listener: self.of_listener.clone(),
-            http2: self.http2.clone(),
+            books: self.0.clone(),
             inner,
         }
     }
@@ -183,23 +230,23 @@ impl<S> Layer<S> for StatsLayer {
 
 /// See the module.
 pub struct Counted<S> {
-    stats: Arc<HcmStats>,
-    of_listener: Arc<ListenerHttpStats>,
-    http2: Arc<Http2Stats>,
+    books: Books,
     inner: S,
 }
 
 impl<S> Counted<S> {
     fn begin(&self, exchange: &mut Exchange) {
         exchange.counted = true;
-        self.stats.downstream_rq_total.inc();
-        self.stats.downstream_rq_active.inc();
+        exchange.connection.requests.fetch_add(1, Ordering::Relaxed);
+        let stats = &self.books.manager;
+        stats.downstream_rq_total.inc();
+        stats.downstream_rq_active.inc();
         match exchange.protocol {
             Protocol::Http2 => {
-                self.stats.downstream_rq_http2_total.inc();
-                self.http2.streams_active.inc();
+                stats.downstream_rq_http2_total.inc();
+                self.books.http2.streams_active.inc();
             }
-            _ => self.stats.downstream_rq_http1_total.inc(),
+            _ => stats.downstream_rq_http1_total.inc(),
         }
     }
 }
@@ -218,15 +265,22 @@ impl<S: Service> Service for Counted<S> {
             self.begin(exchange);
         }
         exchange.counted = false;
-        let stats = &self.stats;
+        exchange.connection.requests.fetch_sub(1, Ordering::Relaxed);
+        let stats = &self.books.manager;
         stats.downstream_rq_active.dec();
         let is_http2 = exchange.protocol == Protocol::Http2;
         if is_http2 {
-            self.http2.streams_active.dec();
+            self.books.http2.streams_active.dec();
         }
         // An answer that is followed as a redirect is none.
         if let Some(code) = exchange.response_code.filter(|_| exchange.redirect.is_none()) {
-            stats.count_answer(code, &self.of_listener);
+            stats.count_answer(code, &self.books.of_listener);
+        }
+        // As Envoy: when there is an answer, and not if the client went before.
+        if let Some(tracing) = &self.books.tracing
+            && exchange.response_code.is_some()
+        {
+            tracing.count(exchange.trace_reason);
         }
         if exchange.answered_early || exchange.reset.is_some() {
             stats.downstream_rq_rx_reset.inc();
@@ -234,10 +288,10 @@ impl<S: Service> Service for Counted<S> {
         if exchange.reset == Some(Reset::ByUs) {
             stats.downstream_rq_tx_reset.inc();
             if is_http2 {
-                self.http2.tx_reset.inc();
+                self.books.http2.tx_reset.inc();
             }
             if exchange.response_code.is_some() && was_cut_upstream(exchange.flags) {
-                stats.rq_reset_after_downstream_response_started.inc();
+                self.books.router.rq_reset_after_downstream_response_started.inc();
             }
         }
         if exchange.last_of_connection {

@@ -44,6 +44,8 @@ pub async fn run(shared: Arc<Shared>, listener: Arc<ActiveListener>, bound: Boun
         match accepted {
             Ok((io, local, remote)) => {
                 failures = 0;
+                // One at a time, as Envoy unless told otherwise.
+                listener.stats.listener.connections_accepted_per_socket_event.record(1);
                 place(&shared, &listener, io, local, remote);
             }
             Err(error) if concerns_one_connection(&error) => {}

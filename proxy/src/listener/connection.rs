@@ -110,6 +110,7 @@ impl Arrival {
             direction: state.settings.direction,
             accepted_at,
             secured_at: None,
+            requests: Default::default(),
             buffer_limit: state.settings.buffer_limit,
             extensions: findings.extensions,
         };
@@ -219,10 +220,12 @@ async fn inspect(
     (local, remote): (&Address, &Address),
 ) -> Option<(Io, Findings)> {
     let settings = &state.settings;
+    let stats = &listener.stats.listener;
     if settings.listener_filters.is_empty() {
+        // There for no time at all.
+        stats.downstream_pre_cx_active.touch();
         return Some((io, Findings::default()));
     }
-    let stats = &listener.stats.listener;
     stats.downstream_pre_cx_active.inc();
     let _pre = Pre(listener);
     let mut inspection = Inspection::new(io);
@@ -285,7 +288,8 @@ async fn handshake(
             }
         },
     };
-    listener.stats.ssl.record(&outcome);
+    let stats = listener.stats.tls();
+    stats.ssl.record(&outcome);
     match outcome {
         Ok(done) => {
             connection.alpn = done.peer.alpn.as_deref().map(Arc::from);
@@ -295,7 +299,7 @@ async fn handshake(
         }
         Err(error) => {
             if matches!(error, TlsError::SecretNotReady) {
-                listener.stats.socket.downstream_context_secrets_not_ready.inc();
+                stats.socket.downstream_context_secrets_not_ready.inc();
             }
             tracing::debug!(connection = connection.id, %error, "TLS handshake failed");
             Err(error.to_string())

@@ -122,7 +122,9 @@ impl Inspection {
     async fn tls(&mut self, inspection: TlsInspection, stats: &InspectorStats) -> Result<(), Refusal> {
         let stats = &stats.tls;
         let limit = inspection.max_hello;
-        let hello = match self.detect(|bytes| client_hello::parse(bytes, limit)).await? {
+        let found = self.detect(|bytes| client_hello::parse(bytes, limit)).await?;
+        stats.bytes_processed.record(looked_at(&self.seen, &found));
+        let hello = match found {
             Detection::Found(hello) => hello,
             Detection::Broken(reason) => {
                 if reason.ends_with("too large") {
@@ -241,4 +243,14 @@ impl Inspection {
         self.seen.clear();
         Ok(())
     }
+}
+
+/// How many bytes it took to know: those of a hello's record, or of a record's head where there is no hello.
+fn looked_at<T>(seen: &[u8], found: &Detection<T>) -> u64 {
+    const HEAD: usize = 5;
+    let needed = match (found, seen.get(3..HEAD)) {
+        (Detection::Found(_), Some(&[high, low])) => HEAD + usize::from(u16::from_be_bytes([high, low])),
+        _ => HEAD,
+    };
+    needed.min(seen.len()) as u64
 }

@@ -1,6 +1,6 @@
 //! `listener.<address>.` and `listener_manager.` stats.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::chain_match::ChainTable;
 use crate::runtime::io::Address;
@@ -16,7 +16,7 @@ crate::stat_group! {
             no_filter_chain_match
         }
         gauges: { downstream_cx_active, downstream_pre_cx_active }
-        histograms: { downstream_cx_length_ms }
+        histograms: { downstream_cx_length_ms, connections_accepted_per_socket_event }
     }
 }
 
@@ -51,7 +51,7 @@ crate::stat_group! {
             client_hello_too_large, tls_found, tls_not_found, alpn_found, alpn_not_found, sni_found, sni_not_found
         }
         gauges: {}
-        histograms: {}
+        histograms: { bytes_processed }
     }
 }
 
@@ -68,9 +68,16 @@ crate::stat_group! {
 pub struct Scope {
     pub listener: Arc<ListenerStats>,
     pub workers: Vec<Arc<WorkerStats>>,
+    tls: OnceLock<TlsScope>,
+    stats: Stats,
+    prefix: String,
+}
+
+/// What TLS counts of a listener that has it.
+pub struct TlsScope {
     pub ssl: Arc<SslStats>,
     pub socket: Arc<ServerSocketStats>,
-    pub expirations: Arc<Expirations>,
+    expirations: Arc<Expirations>,
 }
 
 /// `listener.<address>.`
@@ -98,9 +105,9 @@ impl Scope {
             workers: (0..workers)
                 .map(|index| stats.group(&format!("{prefix}worker_{index}.")))
                 .collect(),
-            ssl: stats.group(&format!("{prefix}ssl.")),
-            expirations: stats.group(&format!("{prefix}ssl.certificate.")),
-            socket: stats.group(&format!("{prefix}server_ssl_socket_factory.")),
+            tls: OnceLock::new(),
+            stats: stats.clone(),
+            prefix,
         }
     }
 }
@@ -109,8 +116,21 @@ impl Scope {
     /// Counts what happens to the secrets of these chains, and shows their certificates.
     pub fn count(&self, chains: &ChainTable) {
         for tls in chains.all().filter_map(|chain| chain.tls.as_ref()) {
-            tls.count_into(&self.socket, &self.expirations);
+            let scope = self.tls();
+            tls.count_into(&scope.socket, &scope.expirations);
         }
+    }
+
+    /// There from the first chain with TLS on.
+    pub fn tls(&self) -> &TlsScope {
+        self.tls.get_or_init(|| {
+            let (stats, prefix) = (&self.stats, &self.prefix);
+            TlsScope {
+                ssl: stats.group(&format!("{prefix}ssl.")),
+                socket: stats.group(&format!("{prefix}server_ssl_socket_factory.")),
+                expirations: stats.group(&format!("{prefix}ssl.certificate.")),
+            }
+        })
     }
 }
 

@@ -317,7 +317,11 @@ async fn dial(key: &PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, offer: Of
             .upstream_cx_connect_ms
             .record(started.elapsed().as_millis() as u64),
         Err(failure) => {
-            cluster.stats.upstream_cx_connect_fail.inc();
+            let stats = &cluster.stats;
+            stats.upstream_cx_connect_fail.inc();
+            // It was one for as long as it tried.
+            stats.upstream_cx_active.touch();
+            stats.upstream_cx_length_ms.record(started.elapsed().as_millis() as u64);
             host.state.cx_total.fetch_add(1, Ordering::Relaxed);
             host.state.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
             if *failure == Failure::ConnectTimeout {

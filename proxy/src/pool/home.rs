@@ -26,6 +26,8 @@ pub(super) struct ConnectionHome {
     worn: AtomicBool,
     /// Sent over it so far.
     requests: AtomicU64,
+    /// Bytes of the last read: Envoy's gauge of what is buffered holds them until the next.
+    last_read: AtomicU64,
     /// [`HostState::drain_epoch`](crate::cluster::HostState::drain_epoch) when it was opened.
     epoch: u32,
     _slot: Slot,
@@ -49,6 +51,7 @@ impl ConnectionHome {
             closed: AtomicBool::new(false),
             worn: AtomicBool::new(false),
             requests: AtomicU64::new(0),
+            last_read: AtomicU64::new(0),
             epoch: host.state.drain_epoch(),
             _slot: slot,
         })
@@ -100,7 +103,20 @@ impl ConnectionHome {
 
 impl Account for ConnectionHome {
     fn received(&self, bytes: u64) {
-        self.cluster.stats.upstream_cx_rx_bytes_total.add(bytes);
+        let stats = &self.cluster.stats;
+        stats.upstream_cx_rx_bytes_total.add(bytes);
+        let before = self.last_read.swap(bytes, Ordering::Relaxed);
+        stats.upstream_cx_rx_bytes_buffered.replace(before, bytes);
+    }
+
+    fn unsent(&self, before: u64, now: u64) {
+        let stats = &self.cluster.stats;
+        stats.upstream_cx_tx_bytes_buffered.replace(before, now);
+        match (before, now) {
+            (0, _) => stats.upstream_flow_control_backed_up_total.inc(),
+            (_, 0) => stats.upstream_flow_control_drained_total.inc(),
+            _ => {}
+        }
     }
 
     fn sent(&self, bytes: u64) {
@@ -111,6 +127,8 @@ impl Account for ConnectionHome {
 impl Drop for ConnectionHome {
     fn drop(&mut self) {
         self.close(Closed::default());
+        let buffered = self.last_read.load(Ordering::Relaxed);
+        self.cluster.stats.upstream_cx_rx_bytes_buffered.sub(buffered);
     }
 }
 

@@ -73,7 +73,7 @@ impl Drain {
         });
     }
 
-    /// Asks all connections while `unhealthy`; unlike a drain it can be taken back.
+    /// Has connections leave with their next answer while `unhealthy`; unlike a drain it can be taken back, and nobody is told who asks nothing.
     pub fn set_unhealthy(&self, unhealthy: bool) {
         self.0
             .send_if_modified(|state| std::mem::replace(&mut state.unhealthy, unhealthy) != unhealthy);
@@ -122,15 +122,15 @@ impl DrainSignal {
         self.phase() >= DrainPhase::Draining
     }
 
-    /// Completes when the phase is at least `phase` (at once if it is already). Cancel safe.
+    /// Completes when a drain has come to `phase` (at once if it has already). Cancel safe.
     pub async fn reached(&mut self, phase: DrainPhase) {
-        let is_there = |state: &State| state.phase >= phase || (state.unhealthy && phase <= DrainPhase::Draining);
+        let is_there = |state: &State| state.phase >= phase;
         // An error means that the owner is gone, which counts as draining.
         let state = self.state.wait_for(is_there).await.map(|state| *state);
         let Ok(State {
             phase: DrainPhase::Draining,
             spread: Some(spread),
-            unhealthy: false,
+            ..
         }) = state
         else {
             return;
@@ -140,7 +140,7 @@ impl DrainSignal {
         let waiting = Box::pin(clock::sleep(moment.saturating_duration_since(clock::now())));
         tokio::select! {
             () = waiting => {}
-            _ = self.state.wait_for(|state| state.spread.is_none() || state.unhealthy) => {}
+            _ = self.state.wait_for(|state| state.spread.is_none()) => {}
         }
     }
 
@@ -197,11 +197,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn failed_health_asks_and_is_taken_back() {
+    async fn failed_health_is_seen_by_who_asks_and_is_taken_back() {
+        use futures_util::FutureExt;
         let (drain, mut signal) = Drain::new();
         drain.set_unhealthy(true);
-        signal.reached(DrainPhase::Draining).await;
         assert!(signal.is_draining());
+        assert_eq!(signal.reached(DrainPhase::Draining).now_or_never(), None);
         drain.set_unhealthy(false);
         assert!(!signal.is_draining());
         drop(drain);

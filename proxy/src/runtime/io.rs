@@ -120,6 +120,10 @@ impl Introduced {
 pub trait Account: Send + Sync {
     fn received(&self, bytes: u64);
     fn sent(&self, bytes: u64);
+    /// So many bytes that were to be sent wait for the peer to take others first; it was `before`.
+    fn unsent(&self, before: u64, now: u64) {
+        let _ = (before, now);
+    }
     /// The peer has closed the connection, or it broke. May be said more than once.
     fn ended_by_peer(&self) {}
     /// We have said that no more will come. May be said more than once.
@@ -130,6 +134,8 @@ pub trait Account: Send + Sync {
 pub struct Metered {
     inner: Io,
     account: Arc<dyn Account>,
+    /// Of the last write.
+    unsent: u64,
 }
 
 impl Metered {
@@ -144,13 +150,34 @@ impl Metered {
         Poll::Ready(result)
     }
 
-    fn wrote(&self, result: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
-        match &result {
-            Poll::Ready(Ok(count)) => self.account.sent(*count as u64),
-            Poll::Ready(Err(_)) => self.account.ended_by_peer(),
-            Poll::Pending => {}
-        }
+    /// `offered` bytes were to be written.
+    fn wrote(&mut self, offered: usize, result: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
+        let unsent = match &result {
+            Poll::Ready(Ok(count)) => {
+                self.account.sent(*count as u64);
+                offered.saturating_sub(*count) as u64
+            }
+            Poll::Ready(Err(_)) => {
+                self.account.ended_by_peer();
+                0
+            }
+            Poll::Pending => offered as u64,
+        };
+        self.note_unsent(unsent);
         result
+    }
+
+    fn note_unsent(&mut self, unsent: u64) {
+        let before = std::mem::replace(&mut self.unsent, unsent);
+        if before != unsent {
+            self.account.unsent(before, unsent);
+        }
+    }
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        self.note_unsent(0);
     }
 }
 
@@ -180,7 +207,11 @@ impl Io {
 
     /// Has `account` told of what passes.
     pub fn metered(self, account: Arc<dyn Account>) -> Self {
-        Self::Metered(Box::new(Metered { inner: self, account }))
+        Self::Metered(Box::new(Metered {
+            inner: self,
+            account,
+            unsent: 0,
+        }))
     }
 
     /// The TCP stream, if it is one and nothing stands in front of it (socket options, splice).
@@ -251,7 +282,7 @@ impl AsyncWrite for Io {
             Self::Introduced(introduced) => Pin::new(&mut introduced.inner).poll_write(cx, buf),
             Self::Metered(metered) => {
                 let result = Pin::new(&mut metered.inner).poll_write(cx, buf);
-                metered.wrote(result)
+                metered.wrote(buf.len(), result)
             }
         }
     }
@@ -270,7 +301,7 @@ impl AsyncWrite for Io {
             Self::Introduced(introduced) => Pin::new(&mut introduced.inner).poll_write_vectored(cx, bufs),
             Self::Metered(metered) => {
                 let result = Pin::new(&mut metered.inner).poll_write_vectored(cx, bufs);
-                metered.wrote(result)
+                metered.wrote(bufs.iter().map(|buf| buf.len()).sum(), result)
             }
         }
     }

@@ -49,7 +49,8 @@ pub enum Reading {
 }
 
 impl Selection {
-    fn wants(&self, name: &str, reading: &Reading, written: bool) -> bool {
+    /// `written`: of a gauge; `touched`: of a counter at zero.
+    fn wants(&self, name: &str, reading: &Reading, written: bool, touched: bool) -> bool {
         let kind = match reading {
             Reading::Counter(_) => Kind::Counters,
             Reading::Gauge(_) => Kind::Gauges,
@@ -57,7 +58,7 @@ impl Selection {
             Reading::Text(_) => Kind::TextReadouts,
         };
         let used = match reading {
-            Reading::Counter(value) => *value > 0,
+            Reading::Counter(value) => *value > 0 || touched,
             Reading::Histogram(recorded) => recorded.total.count() > 0,
             Reading::Gauge(_) | Reading::Text(_) => written,
         };
@@ -75,14 +76,16 @@ pub fn collect(stats: &Stats, selection: &Selection) -> Vec<(String, Reading)> {
     stats.visit(&mut |prefix, name, value| {
         let full = format!("{prefix}{name}");
         let written = !matches!(value, Value::UnwrittenGauge);
+        let touched = matches!(value, Value::TouchedCounter);
         let reading = match value {
             Value::Counter(value) => Reading::Counter(value),
             Value::Gauge(value) => Reading::Gauge(value),
             Value::UnwrittenGauge => Reading::Gauge(0),
+            Value::TouchedCounter => Reading::Counter(0),
             Value::Histogram(histogram) => Reading::Histogram(histogram.recorded()),
             Value::Text(text) => Reading::Text(text),
         };
-        if selection.wants(&plain(&full), &reading, written) {
+        if selection.wants(&plain(&full), &reading, written, touched) {
             readings.push((full, reading));
         }
     });
@@ -108,7 +111,10 @@ pub fn text(readings: &[(String, Reading)], mode: HistogramMode) -> String {
     }
     for (name, reading) in readings {
         if let Reading::Histogram(recorded) = reading {
-            page += &format!("{}: {}\n", plain(name), histogram_text(recorded, mode));
+            let text = histogram_text(recorded, mode);
+            // What goes on below has nothing behind the colon.
+            let space = if text.starts_with('\n') { "" } else { " " };
+            page += &format!("{}:{space}{text}\n", plain(name));
         }
     }
     page

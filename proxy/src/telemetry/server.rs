@@ -1,7 +1,7 @@
 //! The process's own stats: `server.` and `cluster_manager.`.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::stats::{Counter, Gauge, Histogram, StatGroup, Value};
@@ -35,6 +35,8 @@ pub struct ServerStats {
     pub live: Gauge,
     pub concurrency: Gauge,
     pub hot_restart_epoch: Gauge,
+    /// Hot restart is on.
+    pub can_restart: AtomicBool,
     /// Downstream connections of all listeners now.
     pub total_connections: Gauge,
     certificates: OnceLock<FirstExpiration>,
@@ -55,6 +57,7 @@ impl Default for ServerStats {
             live: Gauge::default(),
             concurrency: Gauge::default(),
             hot_restart_epoch: Gauge::default(),
+            can_restart: AtomicBool::new(false),
             total_connections: Gauge::default(),
             certificates: OnceLock::new(),
             static_unknown_fields: Counter::default(),
@@ -138,14 +141,10 @@ impl StatGroup for ServerStats {
             ("compilation_settings.fips_mode", u64::from(cfg!(feature = "fips"))),
             ("concurrency", self.concurrency.value()),
             ("days_until_first_cert_expiring", self.days_until_first_cert_expiring()),
-            ("hot_restart_epoch", self.hot_restart_epoch.value()),
-            ("hot_restart_generation", self.hot_restart_epoch.value() + 1),
             ("live", self.live.value()),
             ("memory_allocated", resident),
             ("memory_heap_size", resident),
             ("memory_physical_size", resident),
-            ("parent_connections", 0),
-            ("seconds_until_first_ocsp_response_expiring", 0),
             ("state", self.state.value()),
             ("stats_recent_lookups", 0),
             ("total_connections", self.total_connections.value()),
@@ -155,17 +154,34 @@ impl StatGroup for ServerStats {
         gauges
             .iter()
             .for_each(|(name, value)| visit(name, Value::Gauge(*value)));
+        // What nothing has set here, Envoy has not set either.
+        let unset = ["parent_connections", "seconds_until_first_ocsp_response_expiring"];
+        unset.iter().for_each(|name| visit(name, Value::UnwrittenGauge));
+        visit("hot_restart_epoch", self.hot_restart_epoch.reading());
+        if self.can_restart.load(Ordering::Relaxed) {
+            let generation = self.hot_restart_epoch.value() + 1;
+            visit("hot_restart_generation", Value::Gauge(generation));
+        }
         let counters = [
             ("debug_assertion_failures", 0),
             ("dropped_stat_flushes", 0),
-            ("dynamic_unknown_fields", self.dynamic_unknown_fields.value()),
             ("envoy_bug_failures", 0),
             ("envoy_notifications", 0),
-            ("static_unknown_fields", self.static_unknown_fields.value()),
             ("task_panics", self.task_panics()),
             ("unsupported_fields", self.unsupported_fields.value()),
-            ("wip_protos", 0),
         ];
+        // Envoy counts these up by nothing when it starts.
+        for (name, value) in [
+            ("dynamic_unknown_fields", self.dynamic_unknown_fields.value()),
+            ("static_unknown_fields", self.static_unknown_fields.value()),
+            ("wip_protos", 0),
+        ] {
+            let reading = match value {
+                0 => Value::TouchedCounter,
+                count => Value::Counter(count),
+            };
+            visit(name, reading);
+        }
         counters
             .iter()
             .for_each(|(name, value)| visit(name, Value::Counter(*value)));

@@ -3,11 +3,13 @@
 //! A target (cluster, connection manager, listener) has one struct of counters, declared with [`stat_group!`](crate::stat_group), allocated once
 //! and registered under its prefix; a request touches an atomic, never a name. Groups survive configuration changes by prefix.
 
+use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 pub use super::histogram::Histogram;
 
@@ -57,6 +59,30 @@ impl Gauge {
         self.written.store(true, Ordering::Relaxed);
     }
 
+    /// Takes back what was [`added`](Self::add).
+    pub fn sub(&self, by: u64) {
+        self.value.fetch_sub(by, Ordering::Relaxed);
+    }
+
+    /// One of the parts of a sum was `before` and is `now`.
+    pub fn replace(&self, before: u64, now: u64) {
+        if now > before {
+            self.add(now - before);
+        } else if now < before {
+            self.sub(before - now);
+        }
+    }
+
+    /// As if something had been counted up and down again.
+    pub fn touch(&self) {
+        self.written.store(true, Ordering::Relaxed);
+    }
+
+    pub fn add(&self, by: u64) {
+        self.value.fetch_add(by, Ordering::Relaxed);
+        self.written.store(true, Ordering::Relaxed);
+    }
+
     pub fn value(&self) -> u64 {
         self.value.load(Ordering::Relaxed)
     }
@@ -76,6 +102,8 @@ pub enum Value<'a> {
     Gauge(u64),
     /// A gauge that nobody has written yet: zero, and not used.
     UnwrittenGauge,
+    /// A counter that was counted up by nothing: zero, and used.
+    TouchedCounter,
     Histogram(&'a Histogram),
     /// Envoy's text readout.
     Text(String),
@@ -170,9 +198,11 @@ impl Dynamic {
     }
 }
 
-/// Every group in the process, by prefix. Cloning shares.
+/// Every group in the process, by prefix and type. Cloning shares.
 #[derive(Clone, Default)]
-pub struct Stats(Arc<Mutex<BTreeMap<String, Arc<dyn AnyGroup>>>>);
+pub struct Stats(Arc<Mutex<Groups>>);
+
+type Groups = BTreeMap<String, SmallVec<[(TypeId, Arc<dyn AnyGroup>); 1]>>;
 
 trait AnyGroup: StatGroup {
     fn any(self: Arc<Self>) -> Arc<dyn std::any::Any + Send + Sync>;
@@ -189,16 +219,22 @@ impl Stats {
         Self::default()
     }
 
-    /// The group under `prefix` (`cluster.foo.`, with its final dot), made on first use. A prefix has one type for ever.
+    /// The group of this type under `prefix` (`cluster.foo.`, with its final dot), made on first use. Groups of several types may share a prefix,
+    /// as long as none has a name of another.
     pub fn group<T: StatGroup + Default>(&self, prefix: &str) -> Arc<T> {
+        let wanted = TypeId::of::<T>();
         let mut groups = self.0.lock();
-        if let Some(group) = groups.get(prefix)
+        let known = groups.get(prefix).into_iter().flatten().find(|(of, _)| *of == wanted);
+        if let Some((_, group)) = known
             && let Ok(group) = group.clone().any().downcast::<T>()
         {
             return group;
         }
         let group = Arc::new(T::default());
-        groups.insert(prefix.to_owned(), group.clone());
+        groups
+            .entry(prefix.to_owned())
+            .or_default()
+            .push((wanted, group.clone()));
         group
     }
 
@@ -224,7 +260,7 @@ impl Stats {
         self.0
             .lock()
             .iter()
-            .map(|(prefix, group)| (prefix.clone(), group.clone()))
+            .flat_map(|(prefix, groups)| groups.iter().map(move |(_, group)| (prefix.clone(), group.clone())))
             .collect()
     }
 }

@@ -110,12 +110,16 @@ enum Rule {
     ListenerAddress,
     /// What stands behind this, in a name that begins with that; the value may have dots (`TLSv1.3`).
     Ssl(&'static str, &'static str),
-    /// Between `.ssl.certificate.` and the last dot.
+    /// Between `.ssl.certificate.` and the next dot.
     Certificate,
     /// The number of `worker_<number>`: `worker_` itself stays.
     Worker,
     /// The stat prefix behind `listener.<address>.http.`; the address has dots of its own.
     ListenerHttp,
+    /// Behind `proxy_proto.`, if it is not the `versions` of a filter without a prefix.
+    ProxyPrefix,
+    /// The number of `versions.v<number>`.
+    ProxyVersion,
 }
 
 /// Envoy's `well_known_names`, as far as there are stats for them here.
@@ -133,6 +137,8 @@ const DEFAULTS: &[(&str, Rule)] = &[
     ("envoy.tls_certificate", Rule::Certificate),
     ("envoy.grpc_bridge_method", Rule::Tokens("cluster.*.grpc.*.$.**")),
     ("envoy.grpc_bridge_service", Rule::Tokens("cluster.*.grpc.$.**")),
+    ("envoy.connection_limit_prefix", Rule::Tokens("connection_limit.$.**")),
+    ("envoy.rbac_prefix", Rule::Tokens("$.rbac.**")),
     ("envoy.tcp_prefix", Rule::Tokens("tcp.$.**")),
     ("envoy.udp_prefix", Rule::Tokens("udp.$.**")),
     ("envoy.ratelimit_prefix", Rule::Tokens("ratelimit.$.**")),
@@ -140,13 +146,26 @@ const DEFAULTS: &[(&str, Rule)] = &[
         "envoy.local_http_ratelimit_prefix",
         Rule::Tokens("$.http_local_rate_limit.**"),
     ),
+    (
+        "envoy.local_network_ratelimit_prefix",
+        Rule::Tokens("local_rate_limit.$.**"),
+    ),
+    (
+        "envoy.local_listener_ratelimit_prefix",
+        Rule::Tokens("listener_local_ratelimit.$.**"),
+    ),
     ("envoy.cluster_name", Rule::Tokens("cluster.$.**")),
+    ("envoy.ext_authz_prefix", Rule::Tokens("cluster.*.ext_authz.$.**")),
+    ("envoy.ext_authz_prefix", Rule::Tokens("http.*.ext_authz.$.**")),
     ("envoy.http_conn_manager_prefix", Rule::ListenerHttp),
     ("envoy.http_conn_manager_prefix", Rule::Tokens("http.$.**")),
     ("envoy.worker_id", Rule::Worker),
     ("envoy.listener_address", Rule::ListenerAddress),
     ("envoy.virtual_host", Rule::Tokens("vhost.$.**")),
     ("envoy.rds_route_config", Rule::Tokens("http.*.rds.$.**")),
+    ("envoy.xds_resource_name", Rule::Tokens("sds.$.**")),
+    ("envoy.proxy_protocol_prefix", Rule::ProxyPrefix),
+    ("envoy.proxy_protocol_version", Rule::ProxyVersion),
 ];
 
 impl Rule {
@@ -171,7 +190,11 @@ impl Rule {
                 let rest = name.strip_prefix("listener.")?;
                 let address = |byte: &u8| byte.is_ascii_hexdigit() || b"_.[]".contains(byte);
                 let run = rest.bytes().take_while(|byte| address(byte)).count();
-                let end = start + rest[..run].rfind('.')?;
+                // What is no address is a `stat_prefix`, as far as its first dot; that of the admin server stays.
+                let end = match rest[..run].rfind('.') {
+                    Some(end) => start + end,
+                    None => start + rest.find('.').filter(|end| &rest[..*end] != "admin")?,
+                };
                 Some((start..end + 1, start..end))
             }
             Self::Ssl(of, group) => {
@@ -181,7 +204,7 @@ impl Rule {
             Self::Certificate => {
                 let group = ".ssl.certificate.";
                 let start = name.find(group)? + group.len();
-                let end = start + name[start..].rfind('.')?;
+                let end = start + name[start..].find('.')?;
                 (is_tls_owner(name) && start < end).then_some((start..end + 1, start..end))
             }
             Self::Worker => {
@@ -203,6 +226,17 @@ impl Rule {
                 let start = "listener.".len() + rest.find(".http.")? + ".http.".len();
                 let end = start + name[start..].find('.')?;
                 Some((start..end + 1, start..end))
+            }
+            Self::ProxyPrefix => {
+                let found = tokens("proxy_proto.$.**", name)?;
+                (&name[found.1.clone()] != "versions").then_some(found)
+            }
+            Self::ProxyVersion => {
+                let group = ".versions.v";
+                let start = name.starts_with("proxy_proto.").then(|| name.find(group))??;
+                let value = start + group.len();
+                let end = value + name[value..].find('.')?;
+                Some((start + 1..end + 1, value..end))
             }
         }
     }
@@ -279,6 +313,56 @@ mod tests {
                 "tcp.downstream_cx_total envoy.tcp_prefix=out",
             ),
             ("server.live", "server.live "),
+            (
+                "listener.in.worker_0.downstream_cx_total",
+                "listener.worker_downstream_cx_total envoy.worker_id=0,envoy.listener_address=in",
+            ),
+            (
+                "listener.in.bound.downstream_cx_total",
+                "listener.bound.downstream_cx_total envoy.listener_address=in",
+            ),
+            (
+                "http.in.ext_authz.az.ok",
+                "http.ext_authz.ok envoy.ext_authz_prefix=az,envoy.http_conn_manager_prefix=in",
+            ),
+            (
+                "http.in.ext_authz.ok",
+                "http.ext_authz.ok envoy.http_conn_manager_prefix=in",
+            ),
+            (
+                "cluster.a.ext_authz.az.ok",
+                "cluster.ext_authz.ok envoy.cluster_name=a,envoy.ext_authz_prefix=az",
+            ),
+            ("out.rbac.allowed", "rbac.allowed envoy.rbac_prefix=out"),
+            (
+                "tcp.rbac.allowed",
+                "allowed envoy.rbac_prefix=tcp,envoy.tcp_prefix=rbac",
+            ),
+            (
+                "sds.a.b.update_success",
+                "sds.b.update_success envoy.xds_resource_name=a",
+            ),
+            (
+                "proxy_proto.pp.versions.v2.found",
+                "proxy_proto.found envoy.proxy_protocol_prefix=pp,envoy.proxy_protocol_version=2",
+            ),
+            (
+                "proxy_proto.versions.v1.error",
+                "proxy_proto.error envoy.proxy_protocol_version=1",
+            ),
+            ("proxy_proto.not_found_allowed", "proxy_proto.not_found_allowed "),
+            (
+                "connection_limit.many.active_connections",
+                "connection_limit.active_connections envoy.connection_limit_prefix=many",
+            ),
+            (
+                "local_rate_limit.one.rate_limited",
+                "local_rate_limit.rate_limited envoy.local_network_ratelimit_prefix=one",
+            ),
+            (
+                "listener_local_ratelimit.one.rate_limited",
+                "listener_local_ratelimit.rate_limited envoy.local_listener_ratelimit_prefix=one",
+            ),
             (
                 "cluster_manager.cds.update_success",
                 "cluster_manager.cds.update_success ",

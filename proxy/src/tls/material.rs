@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::sign::CertifiedKey;
 
 use super::secret::SecretFile;
+use super::signed::InOrder;
 use super::x509::CertificateFacts;
 use crate::config::route::{Under, optional, refuse_all};
 use crate::config::{Compiled, Problems, gather};
@@ -89,6 +90,7 @@ impl Certificate {
         let mut certified = CertifiedKey::from_der(chain, key, &default_provider())
             .map_err(|error| Problems::one("private_key", error.to_string()))?;
         certified.ocsp = staple;
+        certified.key = Arc::new(InOrder(certified.key));
         // BoringSSL looks at this of keys that could do something else too.
         if certified.key.algorithm() == rustls::SignatureAlgorithm::ECDSA && !may_sign {
             let reason = "failed to load certificate chain: the leaf's key usage lacks digitalSignature";

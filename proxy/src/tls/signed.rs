@@ -4,8 +4,11 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 
-use rustls::SignatureScheme;
+use rustls::pki_types::SubjectPublicKeyInfoDer;
+use rustls::sign::{Signer, SigningKey};
+use rustls::{SignatureAlgorithm, SignatureScheme};
 
 thread_local! {
     static SEEN: Cell<Option<SignatureScheme>> = const { Cell::new(None) };
@@ -30,6 +33,41 @@ pub async fn noting<F: Future>(handshake: F) -> (F::Output, Option<SignatureSche
     })
     .await;
     (output, seen)
+}
+
+/// A key that signs by the first of BoringSSL's algorithms that the peer takes; rustls alone begins with the longest digest.
+#[derive(Debug)]
+pub struct InOrder(pub Arc<dyn SigningKey>);
+
+/// BoringSSL's own order.
+const ORDER: [SignatureScheme; 10] = [
+    SignatureScheme::ED25519,
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::RSA_PSS_SHA256,
+    SignatureScheme::RSA_PKCS1_SHA256,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::RSA_PSS_SHA384,
+    SignatureScheme::RSA_PKCS1_SHA384,
+    SignatureScheme::ECDSA_NISTP521_SHA512,
+    SignatureScheme::RSA_PSS_SHA512,
+    SignatureScheme::RSA_PKCS1_SHA512,
+];
+
+impl SigningKey for InOrder {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        let mut wanted = ORDER.iter().filter(|scheme| offered.contains(scheme));
+        wanted
+            .find_map(|scheme| self.0.choose_scheme(&[*scheme]))
+            .or_else(|| self.0.choose_scheme(offered))
+    }
+
+    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
+        self.0.public_key()
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.0.algorithm()
+    }
 }
 
 /// BoringSSL's name, as Envoy counts it.

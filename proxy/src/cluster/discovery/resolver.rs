@@ -103,11 +103,11 @@ impl Families {
                 addresses: lookup.iter().collect(),
                 ttl: lookup.valid_until().saturating_duration_since(clock::now()),
             }),
-            Err(error) if error.is_no_records_found() && !error.is_nx_domain() => Ok(Answer {
+            // Also of a name that does not exist: for Envoy both are answers, and the hosts are gone.
+            Err(error) if error.is_no_records_found() || error.is_nx_domain() => Ok(Answer {
                 addresses: Vec::new(),
                 ttl: Duration::ZERO,
             }),
-            Err(error) if error.is_nx_domain() => Err(ResolveError::unknown(error.to_string())),
             Err(error) => Err(ResolveError::new(error.to_string())),
         }
     }
@@ -227,7 +227,7 @@ impl InTurn {
                 break;
             };
             match server.look_up(name, v6).await {
-                Err(error) if !error.is_final => failure = error,
+                Err(error) => failure = error,
                 answer => {
                     if turn > 0 && !self.rotates {
                         self.first.store(index, Ordering::Relaxed);
@@ -297,6 +297,10 @@ impl Resolve for GetAddrInfo {
                 left -= 1;
             }
         })
+    }
+
+    fn stats_prefix(&self) -> Option<&'static str> {
+        None
     }
 }
 

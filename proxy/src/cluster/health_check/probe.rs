@@ -146,7 +146,7 @@ async fn ask_http(
 ) -> Option<Outcome> {
     let response = connection.send(request(check, cluster, host)?).await?;
     if check.service_name.is_some() {
-        cluster.stats.health_check.verify_cluster.inc();
+        cluster.stats.health_check().verify_cluster.inc();
     }
     *status = response.status().as_u16();
     let outcome = judge(check, &response);

@@ -98,6 +98,28 @@ impl Table {
         }
     }
 
+    /// Entries, and the fewest and the most that one of so many hosts has.
+    pub fn shape(&self, hosts: usize) -> (u64, u64, u64) {
+        let mut counts = vec![0_u64; hosts];
+        let mut count = |index: u32| {
+            if let Some(count) = counts.get_mut(index as usize) {
+                *count += 1;
+            }
+        };
+        let size = match &self.slots {
+            Slots::Ring(ring) => {
+                ring.iter().for_each(|(_, index)| count(*index));
+                ring.len()
+            }
+            Slots::Maglev(table) => {
+                table.iter().for_each(|index| count(*index));
+                table.len()
+            }
+        };
+        let (least, most) = (counts.iter().min(), counts.iter().max());
+        (size as u64, least.copied().unwrap_or(0), most.copied().unwrap_or(0))
+    }
+
     fn look_up(&self, hash: u64, attempt: u32) -> Option<usize> {
         match &self.slots {
             Slots::Ring(ring) if ring.is_empty() => None,

@@ -26,7 +26,7 @@ impl Detector {
         if !host.state.set(HealthFlag::DegradedOutlierDetection, true) {
             return false;
         }
-        self.stats.outlier.ejections_detected_degradation.inc();
+        self.stats.outlier().ejections_detected_degradation.inc();
         host.state.outlier.degradation.lock().begin(&self.config, now, random());
         self.log(host, "DEGRADED", Some(Evidence::Consecutive), true, now);
         true

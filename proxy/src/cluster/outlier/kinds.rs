@@ -31,7 +31,7 @@ impl Detector {
 
     /// Counters of what was detected and what was enforced.
     pub(super) fn counters(&self, kind: EjectionType) -> (&Counter, &Counter) {
-        let stats = &self.stats.outlier;
+        let stats = self.stats.outlier();
         match kind {
             EjectionType::Consecutive5xx => (
                 &stats.ejections_detected_consecutive_5xx,

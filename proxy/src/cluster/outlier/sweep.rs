@@ -129,7 +129,7 @@ impl Detector {
                 average: mean,
                 threshold,
             };
-            self.stats.outlier.ejections_success_rate.inc();
+            self.stats.outlier().ejections_success_rate.inc();
             ejected |= self.detected(sample.host, judge.success_rate, evidence, now, random);
         }
         ejected

@@ -66,7 +66,7 @@ fn five_errors_in_a_row_eject_and_a_success_in_between_saves() {
     assert!(!bench.respond(0, 500, 4));
     assert!(bench.respond(0, 500, 1));
     assert!(bench.is_ejected(0) && bench.hosts[0].state.drain_epoch() == 1);
-    assert_eq!(bench.detector.stats.outlier.ejections_active.value(), 1);
+    assert_eq!(bench.detector.stats.outlier().ejections_active.value(), 1);
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn no_more_than_the_share_is_ejected() {
     assert!(bench.respond(0, 503, 5) && bench.respond(1, 503, 5));
     assert!(!bench.respond(2, 503, 5));
     // Both kinds that five 503s are; above the share neither chance nor the total comes into it.
-    let stats = &bench.detector.stats.outlier;
+    let stats = bench.detector.stats.outlier();
     assert_eq!(stats.ejections_overflow.value(), 2);
     assert_eq!(stats.ejections_total.value(), 2);
     assert_eq!(stats.ejections_consecutive_5xx.value(), 3);
@@ -99,7 +99,7 @@ fn gateway_failures_are_only_noticed_by_default() {
         },
     );
     assert!(!bench.respond(0, 502, 5));
-    let stats = &bench.detector.stats.outlier;
+    let stats = bench.detector.stats.outlier();
     assert_eq!(stats.ejections_detected_consecutive_gateway_failure.value(), 1);
     assert_eq!(stats.ejections_enforced_consecutive_gateway_failure.value(), 0);
     let config = OutlierConfig {
@@ -168,7 +168,7 @@ fn local_failures_have_their_own_count_when_split() {
         bench
             .detector
             .stats
-            .outlier
+            .outlier()
             .ejections_enforced_consecutive_local_origin_failure
             .value(),
         1
@@ -194,7 +194,10 @@ fn the_odd_one_out_is_ejected_by_success_rate() {
     bench.pass(10);
     assert!(bench.is_ejected(0) && (1..5).all(|host| !bench.is_ejected(host)));
     assert_eq!(bench.hosts[0].state.outlier.success_rate(), Some(50.0));
-    assert_eq!(bench.detector.stats.outlier.ejections_enforced_success_rate.value(), 1);
+    assert_eq!(
+        bench.detector.stats.outlier().ejections_enforced_success_rate.value(),
+        1
+    );
 }
 
 #[test]
@@ -217,7 +220,7 @@ fn failure_percentage_needs_enforcing() {
             bench
                 .detector
                 .stats
-                .outlier
+                .outlier()
                 .ejections_detected_failure_percentage
                 .value(),
             1
@@ -264,7 +267,7 @@ fn a_host_that_says_so_is_degraded_for_a_growing_while() {
     // Quiet intervals count down, and ejections are counted on their own.
     bench.pass(3);
     assert!(answer(&bench, 200, &headers));
-    let stats = &bench.detector.stats.outlier;
+    let stats = bench.detector.stats.outlier();
     assert_eq!(stats.ejections_detected_degradation.value(), 4);
     assert_eq!(stats.ejections_enforced_total.value(), 0);
     assert_eq!(host.state.outlier.ejections(), 0);

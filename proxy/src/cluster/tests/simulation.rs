@@ -341,7 +341,7 @@ impl World {
         if hosts.len() != self.endpoints.len() {
             return Err(format!("{} hosts of {}", hosts.len(), self.endpoints.len()));
         }
-        if self.ejected() as u64 != self.cluster.stats.outlier.ejections_active.value() {
+        if self.ejected() as u64 != self.cluster.stats.outlier().ejections_active.value() {
             return Err("the gauge of ejections is wrong".to_owned());
         }
         let active: u32 = self.running.len() as u32;

@@ -1,6 +1,7 @@
 //! `envoy.filters.http.compressor`: responses in the encoding that the client prefers among those that the chain's compressors offer.
 
 mod encoder;
+mod stats;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use crate::config::{Compiled, Problems};
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
 use encoder::{Encoder, Library};
+use stats::Counts;
 
 pub const REGISTRATION: Registration = Registration {
     type_name: "envoy.extensions.filters.http.compressor.v3.Compressor",
@@ -40,6 +42,7 @@ const MIN_CONTENT_LENGTH: u32 = 30;
 
 struct Compressor {
     name: Box<str>,
+    stats: Counts,
     library: Library,
     content_types: Vec<String>,
     min_content_length: u64,
@@ -54,6 +57,23 @@ struct Offer {
     accepted: Option<HeaderValue>,
 }
 
+/// What an `accept-encoding` comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Choice {
+    /// `None`: as it is.
+    encoding: Option<&'static str>,
+    by: By,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Name,
+    Wildcard,
+    Identity,
+    /// Nothing that the client lists is to be had.
+    Nothing,
+}
+
 /// The encoder of one response, by the filter that made it.
 #[derive(Clone)]
 struct Encoding {
@@ -64,9 +84,12 @@ struct Encoding {
 #[allow(deprecated, reason = "`content_type` is what Istio and everyone else still sets")]
 fn compile(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage> {
     let config = pb::Compressor::decode(config).map_err(|error| Problems::one("", error.to_string()))?;
-    let library = config.compressor_library.as_ref();
-    let library = library.and_then(|extension| extension.typed_config.as_ref());
-    let library = library.ok_or_else(|| Problems::one("compressor_library", "is required"))?;
+    let extension = config.compressor_library.as_ref();
+    let library = extension.and_then(|extension| extension.typed_config.as_ref());
+    let (Some(extension), Some(library)) = (extension, library) else {
+        return Err(Problems::one("compressor_library", "is required"));
+    };
+    let stats = Counts::new(extension, config.response_direction_config.is_some(), cx).under("compressor_library")?;
     let response = config.response_direction_config.unwrap_or_default();
     let common = response.common_config.unwrap_or_default();
     refuse(
@@ -83,6 +106,7 @@ fn compile(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage> {
         .map_or(MIN_CONTENT_LENGTH, |wrapped| wrapped.value);
     Ok(Stage::Filter(Arc::new(Compressor {
         name: cx.name.into(),
+        stats,
         library: Library::compile(library).under("compressor_library.typed_config")?,
         content_types,
         min_content_length: least.into(),
@@ -104,6 +128,7 @@ impl Filter for Compressor {
     }
 
     fn request_headers(&self, exchange: &mut Exchange) -> Flow {
+        self.stats.requests.not_compressed.inc();
         let mut offer = exchange.extensions.remove::<Offer>().unwrap_or_default();
         if offer.encodings.is_empty() {
             offer.accepted = exchange.headers().get(ACCEPT_ENCODING).cloned();
@@ -114,17 +139,23 @@ impl Filter for Compressor {
     }
 
     fn response_headers(&self, exchange: &mut Exchange, response: &mut http::Response<Body>) -> Flow {
-        if !self.may_compress(response) {
+        let is_long = self.is_long(response.headers());
+        if !is_long {
+            self.stats.responses.content_length_too_small.inc();
+        }
+        let may_compress = is_long && self.may_compress(response);
+        let encoding = self.library.encoding();
+        let chosen = !response.body().is_empty() && is_long && self.is_chosen(exchange);
+        let headers = response.headers_mut();
+        let compresses = chosen && may_compress && !headers.contains_key(TRANSFER_ENCODING);
+        if !compresses {
+            self.stats.responses.not_compressed.inc();
+        }
+        if !may_compress {
             return Flow::Continue;
         }
-        let encoding = self.library.encoding();
-        let chosen = exchange
-            .extensions
-            .get::<Offer>()
-            .is_some_and(|offer| offer.choose() == Some(encoding));
-        let chosen = chosen && !response.body().is_empty();
-        let headers = response.headers_mut();
-        if chosen && !headers.contains_key(TRANSFER_ENCODING) {
+        if compresses {
+            self.stats.responses.compressed.inc();
             let is_weak = headers.get(ETAG).is_some_and(|etag| etag.as_bytes().starts_with(b"W/"));
             if !is_weak {
                 headers.remove(ETAG);
@@ -156,7 +187,9 @@ impl Filter for Compressor {
         };
         let mut encoder = encoding.encoder.lock();
         if let Some(running) = encoder.as_mut() {
+            self.stats.responses.total_uncompressed_bytes.add(chunk.len() as u64);
             *chunk = running.push(chunk, end);
+            self.stats.responses.total_compressed_bytes.add(chunk.len() as u64);
             if end {
                 *encoder = None;
             }
@@ -166,22 +199,46 @@ impl Filter for Compressor {
 }
 
 impl Compressor {
-    /// Whether the response is of a kind that is compressed, whoever asks.
-    fn may_compress(&self, response: &http::Response<Body>) -> bool {
-        let headers = response.headers();
+    /// Whether the client wants this compressor's encoding most, counted.
+    fn is_chosen(&self, exchange: &Exchange) -> bool {
+        let choice = exchange.extensions.get::<Offer>().and_then(Offer::choose);
+        let Some(choice) = choice else {
+            self.stats.headers.no_accept_header.inc();
+            return false;
+        };
+        let is_own = choice.encoding == Some(self.library.encoding());
+        match choice.by {
+            By::Name if is_own => self.stats.headers.header_compressor_used.inc(),
+            By::Name => self.stats.headers.header_compressor_overshadowed.inc(),
+            By::Wildcard => self.stats.headers.header_wildcard.inc(),
+            By::Identity => self.stats.headers.header_identity.inc(),
+            By::Nothing => self.stats.headers.header_not_valid.inc(),
+        }
+        is_own
+    }
+
+    fn is_long(&self, headers: &HeaderMap) -> bool {
         let length = headers
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        length.is_none_or(|length| length >= self.min_content_length)
+    }
+
+    /// Whether a response that is long enough is of a kind that is compressed, whoever asks.
+    fn may_compress(&self, response: &http::Response<Body>) -> bool {
+        let headers = response.headers();
         let no_transform = headers
             .get_all(CACHE_CONTROL)
             .iter()
             .any(|value| has_token(value, "no-transform"));
-        let is_long = length.is_none_or(|length| length >= self.min_content_length);
-        let is_final = headers.contains_key(CONTENT_ENCODING)
-            || no_transform
-            || (self.keep_etags && headers.contains_key(ETAG))
-            || self.uncompressible.contains(&response.status().as_u16().into());
-        is_long && !is_final && self.is_listed(headers)
+        if headers.contains_key(CONTENT_ENCODING) || no_transform || !self.is_listed(headers) {
+            return false;
+        }
+        if self.keep_etags && headers.contains_key(ETAG) {
+            self.stats.headers.not_compressed_etag.inc();
+            return false;
+        }
+        !self.uncompressible.contains(&response.status().as_u16().into())
     }
 
     fn is_listed(&self, headers: &HeaderMap) -> bool {
@@ -197,8 +254,8 @@ impl Compressor {
 }
 
 impl Offer {
-    /// The offered encoding with the highest weight; `None`: as it is. Without a preference of the client's, the chain's first.
-    fn choose(&self) -> Option<&'static str> {
+    /// The offered encoding with the highest weight. Without a preference of the client's, the chain's first; `None`: the client says nothing.
+    fn choose(&self) -> Option<Choice> {
         let accepted = self.accepted.as_ref()?.to_str().ok()?;
         let mut allowed = self.encodings.clone();
         let mut weighted = Vec::new();
@@ -213,18 +270,31 @@ impl Offer {
                 allowed.retain(|offered| !offered.eq_ignore_ascii_case(name) && name != "*");
             }
         }
-        let mut best: (Option<&'static str>, f32) = (None, 0.0);
+        let mut best = Choice {
+            encoding: None,
+            by: By::Nothing,
+        };
+        let mut most = 0.0;
         for (name, weight) in weighted {
             let offered = match name {
                 "*" => allowed.first(),
                 _ => allowed.iter().find(|offered| offered.eq_ignore_ascii_case(name)),
             };
-            let is_known = offered.is_some() || name.eq_ignore_ascii_case("identity");
-            if is_known && weight > best.1 {
-                best = (offered.copied(), weight);
+            let by = match name {
+                "*" => By::Wildcard,
+                _ if offered.is_some() => By::Name,
+                _ if name.eq_ignore_ascii_case("identity") => By::Identity,
+                _ => continue,
+            };
+            if (offered.is_some() || by == By::Identity) && weight > most {
+                most = weight;
+                best = Choice {
+                    encoding: offered.copied(),
+                    by,
+                };
             }
         }
-        best.0
+        Some(best)
     }
 }
 

@@ -60,13 +60,16 @@ struct Key {
 struct Counters {
     group: Arc<GrpcStats>,
     prefix: String,
-    success: Arc<Counter>,
-    failure: Arc<Counter>,
-    total: Arc<Counter>,
-    requests: Arc<Counter>,
-    responses: Arc<Counter>,
-    by_code: [OnceLock<Arc<Counter>>; CODES],
+    success: Lazy,
+    failure: Lazy,
+    total: Lazy,
+    requests: Lazy,
+    responses: Lazy,
+    by_code: [Lazy; CODES],
 }
+
+/// Made by its first increment, as in Envoy.
+type Lazy = OnceLock<Arc<Counter>>;
 
 fn compile(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage> {
     use pb::filter_config::PerMethodStatSpecifier as Specifier;
@@ -122,6 +125,10 @@ impl Filter for GrpcStatsFilter {
             .original_path
             .as_ref()
             .map_or(exchange.request.uri().path(), |path| path.path());
+        // As Envoy: whoever asks for something else than a method makes no call.
+        if split(path).is_none() {
+            return;
+        }
         let key = Key {
             cluster: cluster.id,
             path: self.counts(path).then(|| path.into()),
@@ -177,13 +184,12 @@ fn split(path: &str) -> Option<(&str, &str)> {
 
 impl Counters {
     fn new(group: Arc<GrpcStats>, prefix: String) -> Self {
-        let counter = |name: &str| group.dynamic.counter(&format!("{prefix}{name}"));
         Self {
-            success: counter("success"),
-            failure: counter("failure"),
-            total: counter("total"),
-            requests: counter("request_message_count"),
-            responses: counter("response_message_count"),
+            success: Lazy::new(),
+            failure: Lazy::new(),
+            total: Lazy::new(),
+            requests: Lazy::new(),
+            responses: Lazy::new(),
             by_code: Default::default(),
             group,
             prefix,
@@ -191,15 +197,23 @@ impl Counters {
     }
 
     fn count(&self, call: &GrpcCall) {
-        self.requests.add(call.requests());
-        self.responses.add(call.responses());
+        self.add(&self.requests, &"request_message_count", call.requests());
+        self.add(&self.responses, &"response_message_count", call.responses());
         let Some(status) = call.status() else { return };
-        let outcome = if status == 0 { &self.success } else { &self.failure };
-        outcome.inc();
-        self.total.inc();
+        match status {
+            0 => self.add(&self.success, &"success", 1),
+            _ => self.add(&self.failure, &"failure", 1),
+        }
+        self.add(&self.total, &"total", 1);
         if let Some(by_code) = self.by_code.get(status as usize) {
-            let make = || self.group.dynamic.counter(&format!("{}{status}", self.prefix));
-            by_code.get_or_init(make).inc();
+            self.add(by_code, &status, 1);
+        }
+    }
+
+    fn add(&self, counter: &Lazy, name: &dyn std::fmt::Display, count: u64) {
+        if count > 0 {
+            let make = || self.group.dynamic.counter(&format!("{}{name}", self.prefix));
+            counter.get_or_init(make).add(count);
         }
     }
 }

@@ -93,7 +93,7 @@ fn compile(config: &[u8], cx: &FilterContext<'_>) -> Compiled<Stage> {
     gather! {
         let _rules = refuse("filter_state_rules", config.filter_state_rules.is_some(), "is not supported");
         let providers = each_entry("providers", &config.providers, |_, provider| {
-            Provider::compile(provider, &cx.build.snapshot, &stats)
+            Provider::compile(provider, cx.build, &stats)
         });
         let named = each_entry("requirement_map", &config.requirement_map, |name, requirement| {
             Requirement::compile(requirement, &names).map(|compiled| (name.to_owned(), compiled))

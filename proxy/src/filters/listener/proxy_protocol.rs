@@ -40,6 +40,15 @@ crate::stat_group! {
     }
 }
 
+crate::stat_group! {
+    /// The same of all filters together; Envoy has kept it from the time when there were no others.
+    pub struct ProcessStats {
+        counters: { downstream_cx_proxy_proto_error }
+        gauges: {}
+        histograms: {}
+    }
+}
+
 /// The compiled filter.
 pub struct ProxyProtocol {
     /// `allow_requests_without_proxy_protocol`
@@ -50,6 +59,7 @@ pub struct ProxyProtocol {
     as_state: bool,
     pass: Pass,
     stats: Arc<ProxyProtocolStats>,
+    process: Arc<ProcessStats>,
     versions: [Arc<VersionStats>; 2],
 }
 
@@ -89,6 +99,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ProxyProtocol> {
         as_state: location == TlvLocation::FilterState,
         pass: Pass::compile(config.pass_through_tlvs.as_ref()).map_err(|p| p.under("pass_through_tlvs"))?,
         stats: cx.stats.group(&prefix),
+        process: cx.stats.group(""),
         versions: ["v1", "v2"].map(|version| cx.stats.group(&format!("{prefix}versions.{version}."))),
     })
 }
@@ -117,12 +128,21 @@ impl ProxyProtocol {
     pub fn look(&self, bytes: &[u8]) -> Detection<Header> {
         match signature(bytes) {
             Some(version) if self.optional && self.disallowed.contains(&version) => Detection::No,
+            None if !self.optional && bytes.len() < SHORTEST_V2 => unsigned(bytes),
             _ => parse(bytes),
         }
     }
 
     /// Judges and counts what [`look`](Self::look) has found in `bytes`.
     pub fn judge(&self, bytes: &[u8], found: Detection<Header>) -> Outcome {
+        let outcome = self.outcome(bytes, found);
+        if outcome == Outcome::Refused {
+            self.process.downstream_cx_proxy_proto_error.inc();
+        }
+        outcome
+    }
+
+    fn outcome(&self, bytes: &[u8], found: Detection<Header>) -> Outcome {
         let version = signature(bytes);
         let stats = |version: Version| &self.versions[version as usize];
         match found {
@@ -144,9 +164,7 @@ impl ProxyProtocol {
                 Outcome::Refused
             }
             Detection::Broken(_) | Detection::NeedMore => {
-                if let Some(version) = version {
-                    stats(version).error.inc();
-                }
+                stats(version.unwrap_or(Version::V1)).error.inc();
                 Outcome::Refused
             }
         }
@@ -183,6 +201,17 @@ impl ProxyProtocol {
         let mut passed = header.tlvs;
         passed.retain(|(kind, _)| self.pass.passes(*kind));
         extensions.insert(PassedTlvs(passed));
+    }
+}
+
+/// Bytes of a version 2 header without addresses. Of fewer bytes without a signature Envoy wants to see the end of a line.
+const SHORTEST_V2: usize = 16;
+
+/// What begins with no signature, and is too short for a header of version 2.
+fn unsigned(bytes: &[u8]) -> Detection<Header> {
+    match memchr::memmem::find(bytes, b"\r\n") {
+        Some(_) => Detection::Broken("no PROXY line"),
+        None => Detection::NeedMore,
     }
 }
 

@@ -51,7 +51,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<Arc<dyn NetworkFilte
     };
     let enabled_by = config.filter_enabled_metadata.as_ref();
     Ok(Arc::new(ExtAuthz(Arc::new(Shared {
-        service: GrpcService::compile(service, &cx.snapshot).under("grpc_service")?,
+        service: GrpcService::compile(service, cx).under("grpc_service")?,
         failure_mode_allow: config.failure_mode_allow,
         enabled_by: optional("filter_enabled_metadata", enabled_by, MetadataMatcher::compile)?,
         telling: Telling {

@@ -106,21 +106,24 @@ impl RequestIdPolicy {
         }
     }
 
-    /// Writes into the request's id why it is to be traced, if that can be told and the policy allows it.
-    pub(super) fn mark(self, headers: &mut HeaderMap, sampling: Sampling) {
+    /// Writes into the request's id why it is to be traced, if that can be told and the policy allows it; and says it.
+    pub(super) fn mark(self, headers: &mut HeaderMap, sampling: Sampling) -> TraceReason {
         let asked = Asked {
             by_client: headers.contains_key(&X_CLIENT_TRACE_ID),
             by_service: headers.contains_key(&X_ENVOY_FORCE_TRACE),
         };
         let Some(id) = headers.get_mut(&X_REQUEST_ID) else {
-            return;
+            return TraceReason::NotTraced;
         };
-        let Some(number) = number(id) else { return };
+        let Some(number) = number(id) else {
+            return TraceReason::NotTraced;
+        };
         let known = reason(id);
         let reason = sampling.decide(known, number, asked);
         if reason != known && self.pack_trace_reason {
             set_reason(id, reason);
         }
+        reason
     }
 }
 

@@ -60,6 +60,7 @@ pub(super) fn start(router: &Router, exchange: &Exchange, forward: &Forward, lim
             },
             stream_end: None,
         };
+        router.mirror_stats.rq_total.inc();
         spawn("mirror", run(cluster, copy, timeout));
     }
 }
@@ -116,6 +117,9 @@ async fn run(cluster: Arc<Cluster>, mut copy: Exchange, mut timeout: RouteTimeou
             let canary = response.headers().get(CANARY).is_some_and(|value| value == "true");
             cluster.stats.count_response(response.status().as_u16(), true, canary);
             drain(response.into_body(), &mut timeout).await;
+            let took = copy.elapsed().as_millis();
+            let millis = u64::try_from(took).unwrap_or(u64::MAX);
+            cluster.stats.record_time(millis, true, canary);
         }
         Err(failure) => count_failure(&cluster.stats, &failure, &copy),
     }

@@ -9,7 +9,7 @@ use super::retry::Source;
 use crate::http::body::Body;
 use crate::http::exchange::{Exchange, Redirected};
 use crate::http::service::Response;
-use crate::http::stats::HcmStats;
+use crate::http::stats::RouterStats;
 use crate::route::RequestView;
 use crate::route::forward::{InternalRedirect, RedirectPredicate};
 use crate::telemetry::stats::Counter;
@@ -53,7 +53,7 @@ pub(super) fn follow(
 }
 
 /// Which counter a redirect that is not followed goes to.
-type Reason = Option<fn(&HcmStats) -> &Counter>;
+type Reason = Option<fn(&RouterStats) -> &Counter>;
 
 fn prepare(
     exchange: &mut Exchange,
@@ -64,7 +64,7 @@ fn prepare(
     let Some(location) = response.headers().get(LOCATION) else {
         return Err(None);
     };
-    let target = target(location).ok_or(Some(bad_location as fn(&HcmStats) -> &Counter))?;
+    let target = target(location).ok_or(Some(bad_location as fn(&RouterStats) -> &Counter))?;
     let from_http = RequestView::of(exchange).scheme() == "http";
     let to_http = target.scheme_str() == Some("http");
     if !policy.allow_cross_scheme && from_http != to_http {
@@ -98,7 +98,7 @@ fn prepare(
     Ok(next)
 }
 
-fn bad_location(stats: &HcmStats) -> &Counter {
+fn bad_location(stats: &RouterStats) -> &Counter {
     &stats.passthrough_internal_redirect_bad_location
 }
 

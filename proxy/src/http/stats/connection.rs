@@ -1,10 +1,11 @@
 //! One downstream connection in the books of its connection manager.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::HcmStats;
+use crate::listener::ConnectionInfo;
 use crate::runtime::clock;
 use crate::runtime::io::Account;
 use crate::telemetry::stats::Gauge;
@@ -12,12 +13,15 @@ use crate::telemetry::stats::Gauge;
 /// Counts a connection for as long as it lives, the bytes that pass, and who ended it.
 pub struct OpenConnection {
     stats: Arc<HcmStats>,
+    /// Counts the requests under way.
+    info: Option<Arc<ConnectionInfo>>,
     since: Instant,
-    is_tls: bool,
     /// [`UNKNOWN`], [`HTTP1`] or [`HTTP2`].
     codec: AtomicU8,
     /// [`OPEN`], [`BY_PEER`] or [`BY_US`]: who was first.
     end: AtomicU8,
+    /// Bytes of the last read: Envoy's gauge of what is buffered holds them until the next.
+    last_read: AtomicU64,
 }
 
 const UNKNOWN: u8 = 0;
@@ -29,20 +33,26 @@ const BY_PEER: u8 = 1;
 const BY_US: u8 = 2;
 
 impl OpenConnection {
-    pub(super) fn start(stats: Arc<HcmStats>, is_tls: bool) -> Arc<Self> {
+    pub(super) fn start(stats: Arc<HcmStats>, info: Option<Arc<ConnectionInfo>>) -> Arc<Self> {
         stats.downstream_cx_total.inc();
         stats.downstream_cx_active.inc();
-        if is_tls {
-            stats.downstream_cx_ssl_total.inc();
-            stats.downstream_cx_ssl_active.inc();
-        }
-        Arc::new(Self {
+        let open = Self {
             stats,
+            info,
             since: clock::now(),
-            is_tls,
             codec: AtomicU8::new(UNKNOWN),
             end: AtomicU8::new(OPEN),
-        })
+            last_read: AtomicU64::new(0),
+        };
+        if open.is_tls() {
+            open.stats.downstream_cx_ssl_total.inc();
+            open.stats.downstream_cx_ssl_active.inc();
+        }
+        Arc::new(open)
+    }
+
+    fn is_tls(&self) -> bool {
+        self.info.as_ref().is_some_and(|info| info.tls.is_some())
     }
 
     /// It turned out to speak HTTP/1.
@@ -60,9 +70,18 @@ impl OpenConnection {
     }
 
     fn ended(&self, by: u8) {
-        let _ = self
+        let ended = self
             .end
             .compare_exchange(OPEN, by, Ordering::Relaxed, Ordering::Relaxed);
+        let requests = self.info.as_ref().map(|info| info.requests.load(Ordering::Relaxed));
+        if ended.is_err() || requests.unwrap_or(0) == 0 {
+            return;
+        }
+        self.stats.downstream_cx_destroy_active_rq.inc();
+        match by {
+            BY_PEER => self.stats.downstream_cx_destroy_remote_active_rq.inc(),
+            _ => self.stats.downstream_cx_destroy_local_active_rq.inc(),
+        }
     }
 
     fn codec_gauge(&self) -> Option<&Gauge> {
@@ -77,10 +96,16 @@ impl OpenConnection {
 impl Account for OpenConnection {
     fn received(&self, bytes: u64) {
         self.stats.downstream_cx_rx_bytes_total.add(bytes);
+        let before = self.last_read.swap(bytes, Ordering::Relaxed);
+        self.stats.downstream_cx_rx_bytes_buffered.replace(before, bytes);
     }
 
     fn sent(&self, bytes: u64) {
         self.stats.downstream_cx_tx_bytes_total.add(bytes);
+    }
+
+    fn unsent(&self, before: u64, now: u64) {
+        self.stats.downstream_cx_tx_bytes_buffered.replace(before, now);
     }
 
     fn ended_by_peer(&self) {
@@ -96,12 +121,15 @@ impl Drop for OpenConnection {
     fn drop(&mut self) {
         let stats = &self.stats;
         stats.downstream_cx_active.dec();
-        if self.is_tls {
+        if self.is_tls() {
             stats.downstream_cx_ssl_active.dec();
         }
         if let Some(gauge) = self.codec_gauge() {
             gauge.dec();
         }
+        stats
+            .downstream_cx_rx_bytes_buffered
+            .sub(self.last_read.load(Ordering::Relaxed));
         stats.downstream_cx_destroy.inc();
         match self.end.load(Ordering::Relaxed) {
             BY_PEER => stats.downstream_cx_destroy_remote.inc(),
@@ -120,12 +148,15 @@ mod tests {
 
     use super::*;
     use crate::runtime::io::Io;
+    use crate::tls::PeerInfo;
 
     #[tokio::test]
     async fn bytes_and_the_first_to_end_a_connection_are_counted() {
         for by_peer in [true, false] {
             let stats = Arc::<HcmStats>::default();
-            let open = stats.open_connection(true);
+            let info = Arc::new(crate::testing::connection(Some(PeerInfo::default())));
+            let open = stats.open_connection(Some(&info));
+            info.requests.store(1, Ordering::Relaxed);
             open.speaks_http2();
             let (ours, mut peer) = tokio::io::duplex(64);
             let mut io = Io::Duplex(ours).metered(open.clone());
@@ -146,17 +177,25 @@ mod tests {
                 ]
             };
             assert_eq!(gauges(&stats), [1; 3]);
+            assert_eq!(stats.downstream_cx_rx_bytes_buffered.value(), 7);
             drop((io, open));
             assert_eq!(gauges(&stats), [0; 3]);
+            assert_eq!(stats.downstream_cx_rx_bytes_buffered.value(), 0);
             let counted = [
                 &stats.downstream_cx_rx_bytes_total,
                 &stats.downstream_cx_tx_bytes_total,
                 &stats.downstream_cx_destroy,
                 &stats.downstream_cx_destroy_remote,
                 &stats.downstream_cx_destroy_local,
+                &stats.downstream_cx_destroy_active_rq,
+                &stats.downstream_cx_destroy_remote_active_rq,
+                &stats.downstream_cx_destroy_local_active_rq,
             ];
             let (remote, local) = (u64::from(by_peer), u64::from(!by_peer));
-            assert_eq!(counted.map(|counter| counter.value()), [7, 6, 1, remote, local]);
+            assert_eq!(
+                counted.map(|counter| counter.value()),
+                [7, 6, 1, remote, local, 1, remote, local]
+            );
         }
     }
 

@@ -99,6 +99,7 @@ fn downstream(proxy: Arc<TcpProxy>, drain: &Drain) -> (DuplexStream, tokio::task
         direction: crate::listener::Direction::Unspecified,
         accepted_at: clock::now(),
         secured_at: None,
+        requests: Default::default(),
         buffer_limit: 1 << 20,
         extensions: http::Extensions::new(),
     };

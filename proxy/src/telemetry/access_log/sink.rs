@@ -28,7 +28,7 @@ crate::stat_group! {
     /// Envoy's `filesystem.*`, and lines dropped because the disk was too slow.
     pub struct FilesystemStats {
         counters: { write_buffered, write_completed, write_failed, flushed_by_timer, reopen_failed, write_dropped }
-        gauges: {}
+        gauges: { write_total_buffered }
         histograms: {}
     }
 }
@@ -202,6 +202,7 @@ impl Sink {
         let is_due = before < self.flush_size && buffer.len() >= self.flush_size;
         drop(buffer);
         self.stats.write_buffered.inc();
+        self.stats.write_total_buffered.add(line.len() as u64);
         if is_due {
             self.bell.ring();
         }
@@ -223,6 +224,7 @@ impl Sink {
         if full.is_empty() {
             return;
         }
+        self.stats.write_total_buffered.sub(full.len() as u64);
         if by_timer {
             self.stats.flushed_by_timer.inc();
         }
@@ -299,5 +301,8 @@ mod tests {
             sink.write(&line);
         }
         assert_eq!(sink.stats.write_dropped.value(), 1);
+        assert_eq!(sink.stats.write_total_buffered.value(), BUFFER_LIMIT as u64);
+        sinks.flush();
+        assert_eq!(sink.stats.write_total_buffered.value(), 0);
     }
 }

@@ -27,7 +27,7 @@ fn an_answer_fails_its_host_at_once_and_passed_checks_bring_it_back() {
     assert_eq!(state.drain_epoch(), epoch + 1);
     assert_eq!(cluster.stats.membership_excluded.value(), 1);
     assert_eq!(cluster.stats.membership_healthy.value(), 0);
-    let stats = &cluster.stats.health_check;
+    let stats = cluster.stats.health_check();
     assert_eq!((stats.passive_failure.value(), stats.failure.value()), (1, 1));
     // The checks have to pass as often as after any failure, whatever passed before.
     assert!(!checker.on(check, state, Outcome::Success));
@@ -50,5 +50,5 @@ fn only_hosts_that_are_checked_fail_by_their_answers() {
     let host = cluster.all_hosts().remove(0);
     cluster.observe_headers(&host, 200, &headers, clock::now());
     assert_eq!(host.state.flags_text(), "healthy");
-    assert_eq!(cluster.stats.health_check.passive_failure.value(), 0);
+    assert_eq!(cluster.stats.health_check().passive_failure.value(), 0);
 }

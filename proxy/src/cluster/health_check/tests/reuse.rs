@@ -109,7 +109,7 @@ async fn a_host_that_closes_the_connection_of_its_tcp_checks_fails_one() {
     becomes("healthy").await;
     drop(stream);
     becomes("/failed_active_hc").await;
-    let stats = &cluster.stats.health_check;
+    let stats = cluster.stats.health_check();
     // As Envoy counts it: no attempt was made.
     assert_eq!((stats.attempt.value(), stats.network_failure.value()), (1, 1));
     running.abort();

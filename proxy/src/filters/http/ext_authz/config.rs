@@ -88,7 +88,7 @@ impl ExtAuthz {
         let mut allowed = optional("allowed_headers", config.allowed_headers.as_ref(), names)?;
         let service = match &config.services {
             Some(pb::ext_authz::Services::GrpcService(service)) => {
-                Service::Grpc(GrpcService::compile(service, &cx.build.snapshot).under("grpc_service")?)
+                Service::Grpc(GrpcService::compile(service, cx.build).under("grpc_service")?)
             }
             Some(pb::ext_authz::Services::HttpService(service)) => {
                 let request = service.authorization_request.as_ref();

@@ -15,10 +15,10 @@ use super::check::Question;
 use super::config::call_timeout;
 use super::decision::{Change, Decision, Denial, Grant, HeaderChange, QueryChange};
 use crate::config::route::{header_name, refuse};
-use crate::config::{Compiled, Problems};
+use crate::config::{BuildContext, Compiled, Problems};
 use crate::http::call::{Answer, Callee};
+use crate::http::stats::ASYNC_CLIENT;
 use crate::runtime::clock;
-use crate::snapshot::SnapshotCell;
 
 const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -31,7 +31,7 @@ pub(crate) struct GrpcService {
 }
 
 impl GrpcService {
-    pub fn compile(value: &core::GrpcService, snapshot: &Arc<SnapshotCell>) -> Compiled<Self> {
+    pub fn compile(value: &core::GrpcService, cx: &BuildContext) -> Compiled<Self> {
         use core::grpc_service::TargetSpecifier;
         let Some(TargetSpecifier::EnvoyGrpc(envoy)) = &value.target_specifier else {
             return Err(Problems::one("target_specifier", "only envoy_grpc is supported"));
@@ -56,10 +56,11 @@ impl GrpcService {
         }
         Ok(Self {
             callee: Callee {
-                snapshot: snapshot.clone(),
+                snapshot: cx.snapshot.clone(),
                 cluster: Arc::from(envoy.cluster_name.as_str()),
                 timeout: call_timeout("timeout", value.timeout.as_ref())?,
                 skip_envoy_headers: envoy.skip_envoy_headers,
+                stats: cx.stats.group(ASYNC_CLIENT),
             },
             authority: text("envoy_grpc.authority", authority)?,
             initial,

@@ -17,6 +17,7 @@ use crate::filters::http::FilterContext;
 use crate::http::call::{Answer, Callee};
 use crate::http::exchange::Exchange;
 use crate::http::header_policy::mutations::Mutations;
+use crate::http::stats::ASYNC_CLIENT;
 use crate::route::strings::StringMatcher;
 
 /// By which the service names headers that the request must lose.
@@ -65,6 +66,7 @@ impl HttpService {
                 cluster: Arc::from(cluster.as_str()),
                 timeout: call_timeout("server_uri.timeout", uri.timeout.as_ref())?,
                 skip_envoy_headers: false,
+                stats: cx.build.stats.group(ASYNC_CLIENT),
             },
             path_prefix: value.path_prefix.clone(),
             add: Mutations::compile(("authorization_request.headers_to_add", ""), &add, &[])?,

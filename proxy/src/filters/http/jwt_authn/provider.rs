@@ -15,12 +15,11 @@ use super::keys::Keys;
 use super::remote::RemoteKeys;
 use super::token::{Refusal, Token};
 use crate::config::route::{Under, data_source, duration, each, header_name, optional, refuse};
-use crate::config::{Compiled, Problems, gather};
+use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::http::exchange::{DynamicMetadata, Exchange};
 use crate::route::RequestView;
 use crate::route::strings::StringMatcher;
 use crate::runtime::clock;
-use crate::snapshot::SnapshotCell;
 
 /// The namespace of claims.
 const METADATA: &str = "envoy.filters.http.jwt_authn";
@@ -55,7 +54,7 @@ enum Source {
 }
 
 impl Source {
-    fn compile(value: &pb::JwtProvider, snapshot: &Arc<SnapshotCell>, stats: &Arc<JwtStats>) -> Compiled<Self> {
+    fn compile(value: &pb::JwtProvider, cx: &BuildContext, stats: &Arc<JwtStats>) -> Compiled<Self> {
         match &value.jwks_source_specifier {
             Some(JwksSourceSpecifier::LocalJwks(source)) => {
                 let text = data_source(source).under("local_jwks")?;
@@ -63,7 +62,7 @@ impl Source {
                 keys.map(Self::Local)
             }
             Some(JwksSourceSpecifier::RemoteJwks(remote)) => {
-                let keys = RemoteKeys::compile(remote, snapshot, stats).under("remote_jwks");
+                let keys = RemoteKeys::compile(remote, cx, stats).under("remote_jwks");
                 keys.map(Self::Remote)
             }
             None => Err(Problems::one("jwks_source_specifier", "is required")),
@@ -89,12 +88,12 @@ enum Place {
 }
 
 impl Provider {
-    pub fn compile(value: &pb::JwtProvider, snapshot: &Arc<SnapshotCell>, stats: &Arc<JwtStats>) -> Compiled<Self> {
+    pub fn compile(value: &pb::JwtProvider, cx: &BuildContext, stats: &Arc<JwtStats>) -> Compiled<Self> {
         let has_status = !value.failed_status_in_metadata.is_empty();
         let payload_header = Some(value.forward_payload_header.as_str()).filter(|name| !name.is_empty());
         gather! {
             let _status = refuse("failed_status_in_metadata", has_status, "is not supported");
-            let keys = Source::compile(value, snapshot, stats);
+            let keys = Source::compile(value, cx, stats);
             let lifetime = duration("max_lifetime", value.max_lifetime.as_ref());
             let subjects = optional("subjects", value.subjects.as_ref(), StringMatcher::compile);
             let places = places(value);

@@ -16,10 +16,10 @@ use remora_proto::pb::envoy::extensions::filters::http::jwt_authn::v3 as pb;
 use super::JwtStats;
 use super::keys::Keys;
 use crate::config::route::{duration, optional, refuse};
-use crate::config::{Compiled, Problems, gather};
+use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::http::call::Callee;
+use crate::http::stats::ASYNC_CLIENT;
 use crate::runtime::{clock, spawn::spawn};
-use crate::snapshot::SnapshotCell;
 
 /// `cache_duration` when unset.
 const LIFETIME: Duration = Duration::from_secs(600);
@@ -53,7 +53,7 @@ struct Backoff {
 }
 
 impl RemoteKeys {
-    pub fn compile(value: &pb::RemoteJwks, snapshot: &Arc<SnapshotCell>, stats: &Arc<JwtStats>) -> Compiled<Arc<Self>> {
+    pub fn compile(value: &pb::RemoteJwks, cx: &BuildContext, stats: &Arc<JwtStats>) -> Compiled<Arc<Self>> {
         let Some(target) = &value.http_uri else {
             return Err(Problems::one("http_uri", "is required"));
         };
@@ -76,10 +76,11 @@ impl RemoteKeys {
         let (host, uri) = place;
         let keys = Arc::new(Self {
             callee: Callee {
-                snapshot: snapshot.clone(),
+                snapshot: cx.snapshot.clone(),
                 cluster: Arc::from(cluster.as_str()),
                 timeout: timeout.unwrap_or_default(),
                 skip_envoy_headers: false,
+                stats: cx.stats.group(ASYNC_CLIENT),
             },
             uri,
             host,
@@ -266,7 +267,7 @@ mod tests {
             ..pb::RemoteJwks::default()
         };
         let stats = Arc::new(JwtStats::default());
-        let keys = RemoteKeys::compile(&value, &Arc::default(), &stats).unwrap();
+        let keys = RemoteKeys::compile(&value, &BuildContext::default(), &stats).unwrap();
         join_all((0..10).map(|_| keys.refresh())).await;
         assert_eq!(stats.jwks_fetch_failed.value(), 1);
         clock::sleep(Duration::from_millis(1)).await;

@@ -22,7 +22,7 @@ use super::stream::{Stream, give_buffer};
 use super::{H1Options, MAX_READ};
 use crate::http::body::Body;
 use crate::http::cut;
-use crate::http::exchange::{Exchange, Protocol, Reset};
+use crate::http::exchange::{Exchange, Protocol};
 use crate::http::failure::Failure;
 use crate::http::header_policy::path::TargetWithFragment;
 use crate::http::service::{ConnectionEvent, Response, Service};
@@ -36,7 +36,7 @@ use crate::telemetry::flags::ResponseFlags;
 use deadline::{FAR, poll_deadline};
 use leave::Leave;
 pub use refuse::RefusedHead;
-use refuse::UNDERSCORE;
+use refuse::{UNDERSCORE, record_cut};
 pub use request_body::RequestBody;
 use response::Reply;
 
@@ -436,11 +436,4 @@ impl<S: Service> Driver<S> {
         self.out.drain(..written);
         response
     }
-}
-
-fn record_cut(exchange: &mut Exchange, failure: &Failure) {
-    let row = failure.row();
-    exchange.flags.set(row.flags);
-    exchange.reset = Some(Reset::of(failure));
-    exchange.details = failure.details_after_start().into();
 }

@@ -48,7 +48,7 @@ pub async fn serve<S: Service>(
         () = closed(drain.clone()) => return,
         () = clock::sleep(patience) => return,
     }
-    let mut driver = Driver::new(h2, service, connection, options);
+    let mut driver = Driver::new(h2, service, connection, options, drain.clone());
     run(&mut driver, &mut drain).await;
     let Driver {
         h2, service, hangs_up, ..
@@ -157,6 +157,8 @@ struct Driver<S> {
     connection: Arc<ConnectionInfo>,
     shared: Arc<Shared>,
     opened: u32,
+    /// Whether connections are asked to leave with their next answer.
+    asked: DrainSignal,
     /// Asked to leave before its first stream came.
     leaving: bool,
     draining: bool,
@@ -176,7 +178,13 @@ struct Driver<S> {
 }
 
 impl<S: Service> Driver<S> {
-    fn new(h2: Connection, service: Arc<S>, connection: Arc<ConnectionInfo>, options: &H2Options) -> Self {
+    fn new(
+        h2: Connection,
+        service: Arc<S>,
+        connection: Arc<ConnectionInfo>,
+        options: &H2Options,
+        asked: DrainSignal,
+    ) -> Self {
         let now = clock::now();
         let keepalive = options.keepalive.map(|keepalive| Keepalive::new(h2.ping(), keepalive));
         Self {
@@ -184,6 +192,7 @@ impl<S: Service> Driver<S> {
             service,
             connection,
             opened: 0,
+            asked,
             leaving: false,
             draining: false,
             idle: options.idle_timeout.map(Timer::after),
@@ -262,7 +271,8 @@ impl<S: Service> Driver<S> {
         let run = stream::run(self.service.clone(), self.connection.clone(), active, incoming);
         // Boxed: a task's future is moved several times on its way in and out of the runtime, and this one is kilobytes.
         spawn("http2 stream", Box::pin(run));
-        if self.leaving || self.shared.options.max_requests_per_connection == Some(self.opened) {
+        let is_last = self.shared.options.max_requests_per_connection == Some(self.opened);
+        if self.leaving || is_last || self.asked.is_draining() {
             self.drain();
         }
     }

@@ -56,9 +56,7 @@ impl Leave {
 
     /// When an idle connection leaves; none while there is no drain.
     pub fn deadline(&self) -> Option<Instant> {
-        // Health checks that had failed may pass again.
-        let leaving = self.since.filter(|_| self.signal.is_draining());
-        leaving.map(|since| since + self.grace)
+        self.since.map(|since| since + self.grace)
     }
 }
 

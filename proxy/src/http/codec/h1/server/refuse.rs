@@ -5,7 +5,7 @@ use http::{StatusCode, Version};
 use super::Driver;
 use super::response::Reply;
 use crate::http::codec::unread_request;
-use crate::http::exchange::{Exchange, Protocol};
+use crate::http::exchange::{Exchange, Protocol, Reset};
 use crate::http::failure::Failure;
 use crate::http::service::{ConnectionEvent, Service};
 
@@ -40,4 +40,12 @@ impl<S: Service> Driver<S> {
         exchange.timing.end = Some(exchange.elapsed());
         self.service.finish(&mut exchange);
     }
+}
+
+/// The stream ended before its time, by this.
+pub(super) fn record_cut(exchange: &mut Exchange, failure: &Failure) {
+    let row = failure.row();
+    exchange.flags.set(row.flags);
+    exchange.reset = Some(Reset::of(failure));
+    exchange.details = failure.details_after_start().into();
 }

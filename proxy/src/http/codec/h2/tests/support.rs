@@ -104,6 +104,7 @@ fn connection() -> Arc<ConnectionInfo> {
         direction: Direction::Inbound,
         accepted_at: clock::now(),
         secured_at: None,
+        requests: Default::default(),
         buffer_limit: 1 << 20,
         extensions: http::Extensions::new(),
     })

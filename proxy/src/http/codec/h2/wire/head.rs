@@ -235,14 +235,17 @@ impl Reader {
         head.authority = self.authority.map(cut);
         head.path = self.path.map(cut);
         head.protocol = self.protocol.map(cut);
-        head.fields.reserve(scratch.fields.len());
+        // More than a map can hold; no limit of ours is so high.
+        if head.fields.try_reserve(scratch.fields.len()).is_err() {
+            head.over = Some("http2.too_many_headers");
+            scratch.fields.clear();
+        }
         for (name, span, is_sensitive) in scratch.fields.drain(..) {
             let Ok(mut value) = HeaderValue::from_maybe_shared(cut(span)) else {
                 head.fault.get_or_insert(VIOLATION);
                 continue;
             };
             value.set_sensitive(is_sensitive);
-            // More than a map can hold; no limit of ours is so high.
             if head.fields.try_append(name, value).is_err() {
                 head.over = Some("http2.too_many_headers");
             }

@@ -420,7 +420,8 @@ impl Machine {
         if stream.send_window > MAX_WINDOW {
             return self.reset(id, Reason::FLOW_CONTROL_ERROR, VIOLATION);
         }
-        if !stream.is_queued {
+        // Who waits in line for the connection's window or for room has its turn.
+        if !stream.is_waiting {
             stream.wake_writer();
         }
         Ok(())

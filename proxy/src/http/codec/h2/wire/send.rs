@@ -182,6 +182,10 @@ impl Machine {
             return Poll::Ready(error);
         }
         register(&mut stream.writer, cx);
+        if std::mem::take(&mut stream.has_turn) {
+            // It has nothing to send.
+            self.wake_blocked();
+        }
         Poll::Pending
     }
 

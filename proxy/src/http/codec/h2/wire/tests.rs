@@ -4,6 +4,7 @@ mod ends;
 mod properties;
 mod rules;
 mod socket;
+mod turns;
 mod windows;
 
 use std::sync::Arc;
