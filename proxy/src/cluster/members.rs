@@ -94,7 +94,7 @@ impl Cluster {
         }
     }
 
-    /// Notified when hosts come or go; for the one task that follows them.
+    /// Notified when hosts have come or gone, and are there to be seen; for the one task that follows them.
     pub(super) fn membership_changed(&self) -> Arc<tokio::sync::Notify> {
         self.members.changed.clone()
     }
@@ -174,12 +174,12 @@ impl Cluster {
             host.state.left();
         }
         self.note_age(&endpoints.policy, arrived);
-        if changed {
-            self.members_changed(&hosts);
-        }
         list.policy = endpoints.policy;
         list.hosts = hosts;
         self.sort(&list, now);
+        if changed {
+            self.members_changed(&list.hosts);
+        }
         drop(list);
         // Somebody may have asked for a sort and left it to us.
         self.refresh_if_stale(now);
@@ -205,8 +205,11 @@ impl Cluster {
                 return;
             };
             while self.members.stale.swap(false, Ordering::SeqCst) {
-                self.let_go(&mut list);
+                let have_gone = self.let_go(&mut list);
                 self.sort(&list, now);
+                if have_gone {
+                    self.members_changed(&list.hosts);
+                }
             }
         }
     }
@@ -219,16 +222,16 @@ impl Cluster {
         kept || planted(Bug::RemovedHostStays)
     }
 
-    /// Removes the hosts that stayed for their health only and have lost it.
-    fn let_go(&self, list: &mut List) {
+    /// Removes the hosts that stayed for their health only and have lost it; true if there were any.
+    fn let_go(&self, list: &mut List) -> bool {
         let is_over = |host: &Arc<Host>| host.state.has(HealthFlag::PendingDynamicRemoval) && !self.keeps_removed(host);
         if !list.hosts.iter().any(is_over) {
-            return;
+            return false;
         }
         for host in list.hosts.extract_if(.., |host| is_over(host)) {
             host.state.left();
         }
-        self.members_changed(&list.hosts);
+        true
     }
 
     fn members_changed(&self, hosts: &[Arc<Host>]) {

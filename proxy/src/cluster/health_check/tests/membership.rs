@@ -1,5 +1,9 @@
 //! Endpoints that turn checks of themselves off and on.
 
+use std::pin::pin;
+use std::task::{Context, Wake, Waker};
+
+use parking_lot::Mutex;
 use remora_proto::pb::envoy::config::endpoint::v3 as epb;
 
 use super::*;
@@ -66,7 +70,7 @@ async fn a_host_that_turns_checks_off_is_asked_no_more_until_it_turns_them_on() 
     });
     let config = config(check, listener.local_addr().expect("bound").port());
     let cluster = built(&config);
-    let attempts = || cluster.stats.health_check().attempt.value();
+    let attempts = || cluster.stats.health_check.attempt.value();
     let running = spawn("test", run(Arc::downgrade(&cluster)));
     for _ in 0..3 {
         listener.accept().await.expect("a check's connection");
@@ -131,4 +135,78 @@ fn a_removed_host_that_nobody_checks_goes_at_once() {
     remove_all(&cluster);
     assert_eq!(cluster.stats.membership_total.value(), 0);
     assert!(!host.state.is_member());
+}
+
+/// Counts the cluster's hosts at the very moment that it is told of a change.
+struct Witness {
+    cluster: Arc<Cluster>,
+    hosts: Mutex<Option<usize>>,
+}
+
+impl Wake for Witness {
+    fn wake(self: Arc<Self>) {
+        *self.hosts.lock() = Some(self.cluster.all_hosts().len());
+    }
+}
+
+/// Checks of a host begin when it is there: whoever keeps them looks when he is told, and else not before seconds have passed.
+#[test]
+fn who_is_told_of_a_change_finds_the_hosts_changed() {
+    let config = config(check(http()), 1);
+    let cluster = built(&config);
+    let witness = Arc::new(Witness {
+        cluster: cluster.clone(),
+        hosts: Mutex::default(),
+    });
+    let waker = Waker::from(witness.clone());
+    let seen = |change: &dyn Fn()| {
+        let changed = cluster.membership_changed();
+        let mut told = pin!(changed.notified());
+        // What was said before is not meant.
+        while told.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+            told.set(changed.notified());
+        }
+        change();
+        witness.hosts.lock().take()
+    };
+    let mut two = config.load_assignment.clone().expect("an assignment");
+    two.cluster_name = "checked".to_owned();
+    let mut second = two.endpoints[0].lb_endpoints[0].clone();
+    let Some(epb::lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &mut second.host_identifier else {
+        panic!("an endpoint");
+    };
+    let Some(core::address::Address::SocketAddress(address)) =
+        endpoint.address.as_mut().and_then(|address| address.address.as_mut())
+    else {
+        panic!("an address");
+    };
+    address.port_specifier = Some(core::socket_address::PortSpecifier::PortValue(2));
+    two.endpoints[0].lb_endpoints.push(second);
+    let come = || {
+        cluster
+            .update_endpoints(&two.encode_to_vec())
+            .expect("a good assignment")
+    };
+    assert_eq!(seen(&come), Some(2));
+    let hosts = cluster.all_hosts();
+    let find = |outcome| {
+        for host in &hosts {
+            settle(&cluster, host, &cluster.health_checks[0], (outcome, 0), false, || {
+                Checker::default().on(&cluster.health_checks[0], &host.state, outcome)
+            });
+        }
+    };
+    find(Outcome::Success);
+    assert_eq!(seen(&|| remove_all(&cluster)), None, "they stay for their health");
+    let fail = || {
+        settle(
+            &cluster,
+            &hosts[0],
+            &cluster.health_checks[0],
+            (Outcome::Failure, 0),
+            false,
+            || Checker::default().on(&cluster.health_checks[0], &hosts[0].state, Outcome::Failure),
+        );
+    };
+    assert_eq!(seen(&fail), Some(1));
 }
