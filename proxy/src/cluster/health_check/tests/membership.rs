@@ -70,7 +70,7 @@ async fn a_host_that_turns_checks_off_is_asked_no_more_until_it_turns_them_on() 
     });
     let config = config(check, listener.local_addr().expect("bound").port());
     let cluster = built(&config);
-    let attempts = || cluster.stats.health_check.attempt.value();
+    let attempts = || cluster.stats.health_check().attempt.value();
     let running = spawn("test", run(Arc::downgrade(&cluster)));
     for _ in 0..3 {
         listener.accept().await.expect("a check's connection");
