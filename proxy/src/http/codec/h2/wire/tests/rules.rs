@@ -401,15 +401,13 @@ fn a_server_may_not_say_everything_either() {
         said(&machine);
         tell(&machine, bytes);
         assert_eq!(complaints(&said(&machine)), [*complaint], "case {number}");
-        let error = loop {
-            match answer(&mut response) {
-                Poll::Ready(Ok((_, mut body))) => match read(&mut body) {
-                    Poll::Ready(Some(Err(error))) => break error,
-                    other => panic!("case {number}: {other:?}"),
-                },
-                Poll::Ready(Err(error)) => break error,
-                Poll::Pending => panic!("case {number}"),
-            }
+        let error = match answer(&mut response) {
+            Poll::Ready(Ok((_, mut body))) => match read(&mut body) {
+                Poll::Ready(Some(Err(error))) => error,
+                other => panic!("case {number}: {other:?}"),
+            },
+            Poll::Ready(Err(error)) => error,
+            Poll::Pending => panic!("case {number}"),
         };
         let rules = By::Rules(VIOLATION);
         assert!(
