@@ -215,7 +215,7 @@ fn all_faults_of_sources_are_told() {
         SOURCES,
         r#"
 dynamic_resources.ads_config.api_type
-dynamic_resources.ads_config.grpc_services[0].envoy_grpc.retry_policy.retry_back_off.num_retries
+dynamic_resources.ads_config.grpc_services[0].envoy_grpc.retry_policy.num_retries
 dynamic_resources.ads_config.grpc_services[0].initial_metadata[0].key
 dynamic_resources.ads_config.transport_api_version
 dynamic_resources.cds_config.self

@@ -104,6 +104,11 @@ fn a_turn_is_not_kept_by_who_has_nothing_to_send() {
     assert!(second.held.is_empty());
 }
 
+/// Bytes that are to be written. What is cut anywhere cannot be read as frames.
+fn waiting(machine: &Shared) -> usize {
+    machine.lock().out.bytes().len()
+}
+
 fn step(machine: &Shared, tasks: &mut [Task], random: &mut fastrand::Rng) {
     let some = random.usize(0..tasks.len());
     let size = [1, 100, 16_384, 100_000][random.usize(0..4)];
@@ -121,10 +126,9 @@ fn step(machine: &Shared, tasks: &mut [Task], random: &mut fastrand::Rng) {
             tasks[some].run();
         }
         40..45 => {
-            let mut machine = machine.lock();
-            let waiting = machine.out.bytes().len();
-            if waiting > 0 {
-                machine.wrote(random.usize(1..=waiting));
+            let all = waiting(machine);
+            if all > 0 {
+                machine.lock().wrote(random.usize(1..=all));
             }
         }
         45 => tasks[some].end(),
@@ -151,9 +155,10 @@ fn whatever_came_before_nobody_waits_for_what_is_there() {
             step(&machine, &mut tasks, &mut random);
         }
         // Whoever was woken runs, and all is written, until nothing moves.
-        while tasks.iter().any(Task::is_woken) || !machine.lock().out.bytes().is_empty() {
+        while tasks.iter().any(Task::is_woken) || waiting(&machine) > 0 {
             tasks.iter_mut().for_each(Task::run);
-            said(&machine);
+            let all = waiting(&machine);
+            machine.lock().wrote(all);
         }
         let machine = machine.lock();
         machine.check();
