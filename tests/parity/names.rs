@@ -67,10 +67,6 @@ const NAMES: &[Accepted] = &[
         "transport sockets are matched when endpoints are compiled",
     ),
     accepted(
-        r"^cluster\.[^.]+\.update_rejected$",
-        "the counters of all discoveries are one group",
-    ),
-    accepted(
         r"^cluster\.[^.]+\.lb_subsets_single_host_per_subset_duplicate$",
         "subsets of one host each are as any others",
     ),

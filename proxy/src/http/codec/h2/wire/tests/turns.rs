@@ -162,10 +162,9 @@ fn whatever_came_before_nobody_waits_for_what_is_there() {
         }
         let machine = machine.lock();
         machine.check();
-        for task in tasks
-            .iter()
-            .filter(|task| task.stream.is_some() && !task.held.is_empty())
-        {
+        // So many window updates are a flood, and then all is over.
+        let has_more = |task: &&Task| task.stream.is_some() && !task.held.is_empty() && machine.end.is_none();
+        for task in tasks.iter().filter(has_more) {
             assert_eq!(machine.capacity(task.id), 0, "seed {seed}: stream {}", task.id);
         }
     }
