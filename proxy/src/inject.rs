@@ -4,11 +4,13 @@
 //! `plan`; then what is there is compared with what is wanted and the difference made in one transaction per table. What is in
 //! place is left alone, so it can be run again at any time. Runs before the proxy, as root, in the pod's network namespace, and ends.
 
+mod leftovers;
 mod netlink;
 mod plan;
 mod rules;
 mod settings;
 mod tables;
+mod validation;
 
 use std::fmt::Write as _;
 use std::io;
@@ -22,6 +24,7 @@ use plan::{Family, plan};
 use rules::RuleSet;
 use settings::{Settings, SettingsError};
 use tables::{Tables, TablesError};
+use validation::ValidationError;
 
 use crate::cli::InjectArgs;
 
@@ -38,6 +41,8 @@ pub enum InjectError {
     Kernel { what: &'static str, error: io::Error },
     #[error("no valid local IP address found")]
     NoAddress,
+    #[error("validation failed: {0}")]
+    Validation(#[from] ValidationError),
 }
 
 /// Does what `args` say and prints what it did.
@@ -50,7 +55,10 @@ pub fn run(args: &InjectArgs) -> ExitCode {
         }
         Err(error) => {
             eprintln!("remora inject: {error}");
-            ExitCode::FAILURE
+            match error {
+                InjectError::Validation(_) => ExitCode::from(validation::EXIT_CODE),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -66,74 +74,142 @@ pub fn inject(args: &InjectArgs) -> Result<String, InjectError> {
     }
     let kernel = Netlink::open().map_err(in_kernel("netlink"))?;
     let addresses = kernel.addresses().map_err(in_kernel("local addresses"))?;
-    let v6 = wants_v6(&addresses, args.dual_stack);
-    if args.dry_run {
-        return Ok(describe(&settings, v6.ok_or(InjectError::NoAddress)?));
-    }
     let mut report = String::new();
-    if args.cleanup_only {
-        for family in [Family::V4, Family::V6] {
-            // A family that has no program has no rules to remove.
-            if let Ok(tables) = Tables::find(family, args.force_iptables_binary) {
-                change(&mut report, &tables, &RuleSet::default(), &plan(&settings, family))?;
-            }
-        }
-        routes(&kernel, &settings, None)?;
-        return Ok(report);
+    if args.reconcile == Some(false) {
+        report.push_str("--reconcile=false changes nothing: what another set-up has left is replaced always\n");
     }
-    let v6 = v6.ok_or(InjectError::NoAddress)?;
-    for family in [Family::V4, Family::V6] {
-        let planned = plan(&settings, family);
-        let wanted = family == Family::V4 || v6;
-        match Tables::find(family, args.force_iptables_binary) {
-            Ok(tables) if wanted => change(&mut report, &tables, &planned, &planned)?,
-            // What an earlier run left for a family that the pod no longer has.
-            Ok(tables) => change(&mut report, &tables, &RuleSet::default(), &planned)?,
-            Err(error) if wanted => return Err(error.into()),
-            Err(_) => {}
-        }
+    if args.skip_rule_apply {
+        report.push_str("no rules are made: --skip-rule-apply\n");
+    } else {
+        let own = Injection {
+            settings: &settings,
+            kernel: &kernel,
+            args,
+            v6: wants_v6(&addresses, args.dual_stack),
+        };
+        own.run(&mut report)?;
     }
-    routes(&kernel, &settings, Some(v6))?;
+    if args.run_validation {
+        // By the pod's first address, as Istio does.
+        let v6 = wants_v6(&addresses, false).ok_or(InjectError::NoAddress)?;
+        settings.probe(args, v6).run()?;
+        report.push_str("validation passed: the rules are in force\n");
+    }
     Ok(report)
 }
 
-/// Makes the rules of one family `wanted`. `own` are the rules that are ours by the settings: nothing else tells which rules outside our
-/// chains are.
-fn change(report: &mut String, tables: &Tables, wanted: &RuleSet, own: &RuleSet) -> Result<(), TablesError> {
-    let there = tables.current()?;
-    let name = tables.name();
-    let in_place = wanted.is_in_place(&there);
-    let stale: Vec<_> = if in_place && wanted == own {
-        Vec::new()
-    } else {
-        let found = own.anonymous().filter(|(table, rule)| tables.has(*table, rule));
-        found.map(|(table, rule)| (table, rule.clone())).collect()
-    };
-    // Writing to a string cannot fail.
-    if in_place && stale.is_empty() {
-        let _ = writeln!(report, "{name}: nothing to do");
-        return Ok(());
-    }
-    let transaction = wanted.transaction(&there, &stale);
-    tables.apply(&transaction)?;
-    let _ = write!(report, "{name}: applied\n{transaction}");
-    Ok(())
+struct Injection<'a> {
+    settings: &'a Settings,
+    kernel: &'a Netlink,
+    args: &'a InjectArgs,
+    /// Whether there are rules for IPv6; `None`: the pod has no address.
+    v6: Option<bool>,
 }
 
-/// The policy route of TPROXY, and the address that the proxy connects from in IPv6. `v6`: with or without; `None`: remove it all.
-fn routes(kernel: &Netlink, settings: &Settings, v6: Option<bool>) -> Result<(), InjectError> {
-    let (mark, table) = (settings.mark, settings.route_table);
-    for family in [Family::V4, Family::V6] {
-        let wanted = settings.needs_route() && v6.is_some_and(|v6| v6 || family == Family::V4);
-        let change = if wanted { Change::Add } else { Change::Remove };
-        let rule = kernel.mark_rule(change, family, mark, table);
-        rule.map_err(in_kernel("routing rule of the mark"))?;
-        let route = kernel.local_route(change, family, table);
-        route.map_err(in_kernel("route of marked packets"))?;
+impl Injection<'_> {
+    fn run(&self, report: &mut String) -> Result<(), InjectError> {
+        if self.args.cleanup_only {
+            return self.clean(report);
+        }
+        let v6 = self.v6.ok_or(InjectError::NoAddress)?;
+        if self.args.dry_run {
+            report.push_str(&describe(self.settings, v6));
+            return Ok(());
+        }
+        for family in [Family::V4, Family::V6] {
+            let wanted = family == Family::V4 || v6;
+            match Tables::find(family, self.args.force_iptables_binary) {
+                Ok(tables) if wanted => self.change(report, &tables, &plan(self.settings, family))?,
+                // What an earlier run left for a family that the pod no longer has.
+                Ok(tables) => self.change(report, &tables, &RuleSet::default())?,
+                Err(error) if wanted => return Err(error.into()),
+                Err(_) => {}
+            }
+        }
+        self.routes(report, Some(v6))
     }
-    let change = if v6 == Some(true) { Change::Add } else { Change::Remove };
-    let address = kernel.passthrough_address(change);
-    address.map_err(in_kernel("address ::6 of the loopback interface"))
+
+    /// Removes what any set-up can have made, whatever its options were.
+    fn clean(&self, report: &mut String) -> Result<(), InjectError> {
+        for family in [Family::V4, Family::V6] {
+            // A family that has no program has no rules to remove.
+            for tables in Tables::all(family, self.args.force_iptables_binary) {
+                self.change(report, &tables, &RuleSet::default())?;
+            }
+        }
+        self.routes(report, None)
+    }
+
+    /// Makes the rules of one family `wanted`.
+    fn change(&self, report: &mut String, tables: &Tables, wanted: &RuleSet) -> Result<(), TablesError> {
+        let there = tables.current()?;
+        let made = leftovers::of(&there);
+        let name = tables.name();
+        let forced = self.args.force_apply && !self.args.cleanup_only;
+        // Writing to a string cannot fail.
+        if wanted.is_in_place(&there, &made) && !forced {
+            let _ = writeln!(report, "{name}: nothing to do");
+            return Ok(());
+        }
+        let transaction = wanted.transaction(&there, &made);
+        if self.args.dry_run {
+            let _ = write!(report, "# {name}-restore --noflush\n{transaction}");
+            return Ok(());
+        }
+        tables.apply(&transaction)?;
+        let _ = write!(report, "{name}: applied\n{transaction}");
+        Ok(())
+    }
+
+    /// The policy route of TPROXY, and the address that the proxy connects from in IPv6. `v6`: with or without; `None`: remove it all.
+    fn routes(&self, report: &mut String, v6: Option<bool>) -> Result<(), InjectError> {
+        let own = (self.settings.mark, self.settings.route_table);
+        for (family, ip) in [(Family::V4, "ip"), (Family::V6, "ip -6")] {
+            let wanted = self.settings.needs_route() && v6.is_some_and(|v6| v6 || family == Family::V4);
+            let found = self.kernel.tproxy_rules(family);
+            let mut stale = found.map_err(in_kernel("routing rules"))?;
+            if self.args.dry_run {
+                for (mark, table) in stale {
+                    let _ = writeln!(report, "# {ip} rule del fwmark {mark} lookup {table}");
+                    let _ = writeln!(report, "# {ip} route del local default dev lo table {table}");
+                }
+                continue;
+            }
+            if !wanted && !stale.contains(&own) {
+                stale.push(own);
+            }
+            stale.retain(|pair| !wanted || *pair != own);
+            for pair in stale {
+                // A table that is ours still keeps its route.
+                self.policy(Change::Remove, family, pair, !wanted || pair.1 != own.1)?;
+            }
+            if wanted {
+                self.policy(Change::Add, family, own, true)?;
+            }
+        }
+        if self.args.dry_run {
+            return Ok(());
+        }
+        let change = if v6 == Some(true) { Change::Add } else { Change::Remove };
+        let address = self.kernel.passthrough_address(change);
+        address.map_err(in_kernel("address ::6 of the loopback interface"))
+    }
+
+    fn policy(
+        &self,
+        change: Change,
+        family: Family,
+        (mark, table): (u32, u32),
+        route: bool,
+    ) -> Result<(), InjectError> {
+        let rule = self.kernel.mark_rule(change, family, mark, table);
+        rule.map_err(in_kernel("routing rule of the mark"))?;
+        if route {
+            let route = self.kernel.local_route(change, family, table);
+            route.map_err(in_kernel("route of marked packets"))?;
+        }
+        Ok(())
+    }
 }
 
 /// What would be done in a pod without any rule.

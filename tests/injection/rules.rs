@@ -76,27 +76,145 @@ fn it_can_be_run_again_changed_and_undone() {
         assert_eq!(again.matches("nothing to do").count(), 2, "{again}");
         assert_eq!(state(&space, kind), first);
 
-        // Another option set over the first leaves what it would have made alone.
+        // Another option set over the first leaves nothing of it.
         inject("-m REDIRECT -i 10.0.0.0/8 -b 80");
         let changed = state(&space, kind);
         let fresh = Space::alone(&["10.9.0.1/24", "fd09::1/64"]);
         fresh.must(format!("iptables-{kind}"), other);
         finished(fresh.command(remora()).args(flags("-m REDIRECT -i 10.0.0.0/8 -b 80")));
         let expected = state(&fresh, kind);
-        // Rules outside our chains can only be told by the options that made them.
-        let unknown = |text: &str| {
-            let foreign = ["eth7", "eth8", "0x539", "0x53a"];
-            let lines = text.lines().filter(|line| !line.starts_with('*'));
-            let own = lines.filter(|line| !foreign.iter().any(|part| line.contains(part)));
-            own.collect::<Vec<_>>().join("\n")
-        };
-        assert_eq!(unknown(&changed), unknown(&expected));
+        assert_eq!(changed, expected);
 
         inject(tproxy);
-        inject(&format!("{tproxy} --clean"));
+        let printed = inject("--clean --dry-run");
+        for expected in [
+            "-X ISTIO_TPROXY\n",
+            "-D OUTPUT -o eth8 -j RETURN\n",
+            "# ip rule del fwmark 1337 lookup 133\n",
+        ] {
+            assert!(printed.contains(expected), "{expected} is missing:\n{printed}");
+        }
+        assert_eq!(state(&space, kind), first);
+        // Whatever the options were, none are needed.
+        inject("--clean");
         assert_eq!(state(&space, kind), bare);
-        assert!(inject(&format!("{tproxy} --clean")).contains("nothing to do"));
+        assert!(inject("--clean").contains("nothing to do"));
     }
+}
+
+#[test]
+fn what_any_option_set_has_made_is_removed_without_it() {
+    if !space::available() {
+        return;
+    }
+    let agent = std::env::var_os("LAB_BIN").map(|lab| Path::new(&lab).join("pilot-agent").into_os_string());
+    let agent = std::env::var_os("PILOT_AGENT").or(agent);
+    for case in cases() {
+        for kind in kinds() {
+            let mut makers = vec![vec![remora().to_owned(), "inject".to_owned()]];
+            // Rules that Istio itself has made go too.
+            makers.extend(agent.as_ref().map(|agent| {
+                let agent = agent.to_string_lossy().into_owned();
+                vec![agent, "istio-iptables".to_owned()]
+            }));
+            for maker in makers {
+                let space = Space::alone(&case.addresses);
+                let bare = state(&space, kind);
+                make(&space, &case, |command| command.args(&maker), kind);
+                for _ in 0..2 {
+                    // Not even which iptables it was is told.
+                    finished(space.command(remora()).args(["inject", "--clean"]));
+                    assert_eq!(state(&space, kind), bare, "{} by iptables-{kind}, {maker:?}", case.name);
+                }
+                assert!(!any_rules(&space), "{} by iptables-{kind}, {maker:?}", case.name);
+            }
+        }
+    }
+}
+
+/// Whether a routing rule by mark is left, of whatever table.
+fn any_rules(space: &Space) -> bool {
+    ["-4", "-6"]
+        .iter()
+        .any(|family| space.ip([*family, "rule", "show"]).contains("fwmark"))
+}
+
+#[test]
+fn whether_rules_are_in_force_is_tried() {
+    if !space::available() {
+        return;
+    }
+    let space = Space::alone(&["10.9.0.1/24"]);
+    // As the proxy's user: whoever else goes to the loopback interface is left alone.
+    let user = ["--reuid=1337", "--regid=1337", "--clear-groups"];
+    let validate = || {
+        let mut command = space.command("setpriv");
+        command
+            .args(user)
+            .args([remora(), "inject", "--skip-rule-apply", "--run-validation"]);
+        command.args(["--probe-timeout", "1s500ms"]).output().unwrap()
+    };
+    let before = validate();
+    let words = String::from_utf8_lossy(&before.stderr).into_owned();
+    assert_eq!(before.status.code(), Some(126), "{words}");
+    assert!(
+        words.contains("no redirected connection arrived within 1.5s"),
+        "{words}"
+    );
+    assert!(
+        !state(&space, "nft").contains("ISTIO"),
+        "--skip-rule-apply makes no rules"
+    );
+    let made = finished(
+        space
+            .command(remora())
+            .args(["inject", "-u", "1337", "-i", "*", "-b", "*"]),
+    );
+    assert!(made.contains("applied"), "{made}");
+    let after = validate();
+    let words = String::from_utf8_lossy(&after.stdout).into_owned();
+    assert_eq!(
+        after.status.code(),
+        Some(0),
+        "{words}{}",
+        String::from_utf8_lossy(&after.stderr)
+    );
+    assert!(words.contains("validation passed"), "{words}");
+}
+
+#[test]
+fn flags_of_istio_iptables_are_honoured_or_refused() {
+    if !space::available() {
+        return;
+    }
+    let space = Space::alone(&["10.9.0.1/24"]);
+    let inject = |flags: &[&str]| {
+        space
+            .command(remora())
+            .args(["inject", "-u", "1337"])
+            .args(flags)
+            .output()
+            .unwrap()
+    };
+    for flag in ["--native-nftables", "--cni-mode"] {
+        let refused = inject(&[flag]);
+        let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(
+            !refused.status.success() && words.contains(&format!("{flag}: not supported:")),
+            "{words}"
+        );
+    }
+    assert!(
+        !state(&space, "nft").contains("ISTIO"),
+        "what is refused has changed nothing"
+    );
+    let out = |flags: &[&str]| String::from_utf8_lossy(&inject(flags).stdout).into_owned();
+    assert!(out(&[]).contains("applied"));
+    let made = state(&space, "nft");
+    assert!(out(&["--reconcile"]).contains("nothing to do"));
+    assert!(out(&["--force-apply"]).contains("applied"));
+    assert!(out(&["--reconcile=false"]).contains("is replaced always"));
+    assert_eq!(state(&space, "nft"), made);
 }
 
 #[test]
@@ -151,6 +269,12 @@ fn a_dry_run_prints_and_changes_nothing() {
 /// The state of a fresh namespace after a command with the arguments of `case`.
 fn with_rules(case: &Case, program: impl Fn(&mut Command) -> &mut Command, kind: &str) -> String {
     let space = Space::alone(&case.addresses);
+    make(&space, case, program, kind);
+    state(&space, kind)
+}
+
+/// Runs a command with the arguments of `case`.
+fn make(space: &Space, case: &Case, program: impl Fn(&mut Command) -> &mut Command, kind: &str) {
     let resolver = resolver_of(space.name());
     std::fs::create_dir_all(&resolver).unwrap();
     let servers = "nameserver 10.96.0.10\nnameserver 10.96.0.11\nnameserver fd00::10\n";
@@ -161,7 +285,6 @@ fn with_rules(case: &Case, program: impl Fn(&mut Command) -> &mut Command, kind:
         .args(&case.arguments)
         .arg(format!("--force-iptables-binary={kind}"));
     finished(&mut command);
-    state(&space, kind)
 }
 
 /// Rules, routing rules, routes and loopback addresses: what of them is not the system's own.

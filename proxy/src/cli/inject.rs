@@ -1,6 +1,7 @@
 //! Flags of `remora inject`: names, short forms, defaults and environment variables are istio-iptables' own.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
@@ -165,6 +166,36 @@ pub struct InjectArgs {
     /// Which iptables to use: legacy or nft [default: legacy where it has rules, else nft, else the plain one]
     #[arg(long, value_name = "kind", value_enum, env = "FORCE_IPTABLES_BINARY")]
     pub force_iptables_binary: Option<IptablesKind>,
+    /// Make the rules anew even where they are in place
+    #[arg(long, env = "FORCE_APPLY", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub force_apply: bool,
+    /// Replace what another set-up has left; that is so always
+    #[arg(long, env = "RECONCILE", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub reconcile: Option<bool>,
+    /// Make no rules: with --run-validation, see only whether there are some
+    #[arg(long, env = "SKIP_RULE_APPLY", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub skip_rule_apply: bool,
+    /// See whether the rules are in force, before the proxy runs and as its user; the exit status is 126 if they are not
+    #[arg(long, env = "RUN_VALIDATION", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub run_validation: bool,
+    /// The port that --run-validation connects to
+    #[arg(long, value_name = "port", default_value_t = 15002, env = "IPTABLES_PROBE_PORT")]
+    pub iptables_probe_port: u16,
+    /// How long --run-validation tries, like 5s or 1m30s
+    #[arg(long, value_name = "duration", default_value = "5s", env = "PROBE_TIMEOUT", value_parser = go_duration)]
+    pub probe_timeout: Duration,
+    /// Not supported: refused, as silence would leave a pod without rules
+    #[arg(long, env = "CNI_MODE", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new(), hide = true)]
+    pub cni_mode: bool,
+    /// Not supported: refused, as silence would leave a pod without rules
+    #[arg(long, env = "NATIVE_NFTABLES", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new(), hide = true)]
+    pub native_nftables: bool,
     /// Groups whose outbound traffic is redirected; `*` for all
     #[arg(long, hide = true, default_value = "*", env = "ISTIO_OUTBOUND_OWNER_GROUPS")]
     pub istio_outbound_owner_groups: String,
@@ -195,4 +226,53 @@ pub enum InterceptionMode {
 pub enum IptablesKind {
     Legacy,
     Nft,
+}
+
+/// A duration as Go writes it: numbers with units, one after the other.
+fn go_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("'{text}' is no duration like 5s or 1m30s");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let end = rest
+            .find(|char: char| !char.is_ascii_digit() && char != '.')
+            .ok_or_else(wrong)?;
+        let (number, tail) = rest.split_at_checked(end).ok_or_else(wrong)?;
+        let units = [
+            ("ns", 1e-9),
+            ("us", 1e-6),
+            ("ms", 1e-3),
+            ("s", 1.0),
+            ("m", 60.0),
+            ("h", 3600.0),
+        ];
+        let unit = units
+            .into_iter()
+            .find(|(unit, _)| tail.starts_with(unit))
+            .ok_or_else(wrong)?;
+        let seconds = number.parse::<f64>().map_err(|_| wrong())? * unit.1;
+        let part = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+        total = total.checked_add(part).ok_or_else(wrong)?;
+        rest = tail.get(unit.0.len()..).unwrap_or_default();
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(total) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        let seconds = |text| go_duration(text).map(|duration| duration.as_secs_f64());
+        assert_eq!(seconds("5s"), Ok(5.0));
+        assert_eq!(seconds("1m30s"), Ok(90.0));
+        assert_eq!(seconds("1.5h"), Ok(5400.0));
+        assert_eq!(seconds("250ms"), Ok(0.25));
+        for wrong in ["", "5", "s", "-5s", "5x", "1..5s", "5s "] {
+            assert!(go_duration(wrong).is_err(), "{wrong}");
+        }
+    }
 }

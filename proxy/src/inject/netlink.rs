@@ -92,16 +92,38 @@ impl Netlink {
     }
 
     fn has_mark_rule(&self, family: Family, mark: u32, table: u32) -> io::Result<bool> {
+        Ok(self.mark_rules(family)?.contains(&(mark, table)))
+    }
+
+    /// Marks and tables of all rules that go by a whole mark and by nothing else.
+    fn mark_rules(&self, family: Family) -> io::Result<Vec<(u32, u32)>> {
         let bodies = self.dump(RTM_GETRULE, RTM_NEWRULE, &[of(family), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])?;
-        let number = |body: &[u8], kind| {
-            attributes(body, 12)
-                .find(|(other, _)| *other == kind)
-                .map(|(_, value)| value.to_vec())
-        };
-        Ok(bodies.iter().any(|body| {
-            number(body, FRA_FWMARK).as_deref() == Some(&mark.to_ne_bytes())
-                && number(body, FRA_TABLE).as_deref() == Some(&table.to_ne_bytes())
-        }))
+        Ok(bodies.iter().filter_map(|body| mark_rule_of(body)).collect())
+    }
+
+    /// Marks and tables of rules that lead all packets of a mark to the loopback interface, which only TPROXY needs: the table has the route of
+    /// [`local_route`](Self::local_route) and no other.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn tproxy_rules(&self, family: Family) -> io::Result<Vec<(u32, u32)>> {
+        let mut rules = self.mark_rules(family)?;
+        rules.sort_unstable();
+        rules.dedup();
+        if rules.is_empty() {
+            return Ok(rules);
+        }
+        let bodies = self.dump(
+            RTM_GETROUTE,
+            RTM_NEWROUTE,
+            &[of(family), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        )?;
+        let routes: Vec<(u32, bool)> = bodies.iter().filter_map(|body| route_of(body)).collect();
+        rules.retain(|(_, table)| {
+            let mut of_table = routes.iter().filter(|(of, _)| of == table).peekable();
+            of_table.peek().is_some() && of_table.all(|(_, is_ours)| *is_ours)
+        });
+        Ok(rules)
     }
 
     /// `ip route add local default dev lo table TABLE`
@@ -228,6 +250,43 @@ fn address_of(body: &[u8]) -> Option<IpAddr> {
         .ok()
 }
 
+/// Mark and table of a `fib_rule_hdr` that goes by a whole mark alone.
+fn mark_rule_of(body: &[u8]) -> Option<(u32, u32)> {
+    let (mut mark, mut table) = (None, None);
+    // Lengths of destination and source, and what is done.
+    if body.get(1..3)? != [0, 0] || *body.get(7)? != FR_ACT_TO_TBL {
+        return None;
+    }
+    for (kind, value) in attributes(body, 12) {
+        let number = value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+        match kind {
+            FRA_FWMARK => mark = number,
+            FRA_TABLE => table = number,
+            FRA_FWMASK if number != Some(u32::MAX) => return None,
+            FRA_IIFNAME | FRA_OIFNAME => return None,
+            _ => {}
+        }
+    }
+    Some((mark?, table?))
+}
+
+/// The table of an `rtmsg`, and whether it is the route of everything to the loopback interface.
+fn route_of(body: &[u8]) -> Option<(u32, bool)> {
+    let (length, kind) = (*body.get(1)?, *body.get(7)?);
+    let mut table = u32::from(*body.get(4)?);
+    let mut interface = None;
+    for (kind, value) in attributes(body, 12) {
+        let number = value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+        match kind {
+            RTA_TABLE => table = number?,
+            RTA_OIF => interface = number,
+            _ => {}
+        }
+    }
+    let is_ours = length == 0 && kind == RTN_LOCAL && interface == Some(LOOPBACK_INDEX);
+    Some((table, is_ours))
+}
+
 /// The error of an acknowledgement; 0 is none.
 fn error_of(body: &[u8]) -> io::Error {
     let code = body
@@ -267,6 +326,7 @@ const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
 const RTM_GETRULE: u16 = 34;
@@ -274,8 +334,11 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const FRA_IIFNAME: u16 = 3;
 const FRA_FWMARK: u16 = 10;
 const FRA_TABLE: u16 = 15;
+const FRA_FWMASK: u16 = 16;
+const FRA_OIFNAME: u16 = 17;
 const FR_ACT_TO_TBL: u8 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_TABLE: u16 = 15;

@@ -3,22 +3,26 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// Tables that rules go to. A table is changed in one transaction.
+/// Tables that rules go to, and those that none of ours goes to, in which others may have left some. A table is changed in one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
     Mangle,
     Nat,
     Raw,
+    Filter,
+    Security,
 }
 
 impl Table {
-    pub const ALL: [Self; 3] = [Self::Mangle, Self::Nat, Self::Raw];
+    pub const ALL: [Self; 5] = [Self::Mangle, Self::Nat, Self::Raw, Self::Filter, Self::Security];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::Mangle => "mangle",
             Self::Nat => "nat",
             Self::Raw => "raw",
+            Self::Filter => "filter",
+            Self::Security => "security",
         }
     }
 }
@@ -64,7 +68,7 @@ impl RuleSet {
 
     fn add(&mut self, table: Table, chain: &str, rule: String, first: bool) {
         let rules = self.0.entry(table).or_default();
-        if let Some(target) = jump(&rule) {
+        if let Some(target) = chain_of_ours(&rule) {
             rules.chains.entry(target.to_owned()).or_default();
         }
         if is_ours(chain) {
@@ -109,21 +113,35 @@ impl RuleSet {
         self.0.get(&table).cloned().unwrap_or_default()
     }
 
-    /// Rules in the kernel's chains that do not lead to a chain of ours: nothing but the plan tells that they are ours.
+    /// Rules in the kernel's chains that do not lead to a chain of ours.
     pub fn anonymous(&self) -> impl Iterator<Item = (Table, &BaseRule)> {
         let all = self
             .0
             .iter()
             .flat_map(|(table, rules)| rules.base.iter().map(|rule| (*table, rule)));
-        all.filter(|(_, rule)| jump(&rule.rule).is_none())
+        all.filter(|(_, rule)| chain_of_ours(&rule.rule).is_none())
     }
 
-    /// Whether what is `there` is what is wanted: our chains are the same, rule by rule, and the kernel's chains lead there by the same rules in
-    /// the same order, whatever else they hold.
-    pub fn is_in_place(&self, there: &Self) -> bool {
+    /// Whether what is `there` is what is wanted: our chains are the same, rule by rule, the kernel's chains lead there by the same rules in
+    /// the same order, whatever else they hold, and of the rules that some set-up has `made` there are no others.
+    pub fn is_in_place(&self, there: &Self, made: &[(Table, BaseRule)]) -> bool {
+        let is_wanted = |(table, rule): &(Table, BaseRule)| {
+            let same =
+                |(of, known): (Table, &BaseRule)| of == *table && known.chain == rule.chain && known.rule == rule.rule;
+            self.anonymous().any(same)
+        };
+        if made.len() > self.anonymous().count() || !made.iter().all(is_wanted) {
+            return false;
+        }
         Table::ALL.into_iter().all(|table| {
             let (wanted, there) = (self.table(table), there.table(table));
-            let jumps = |rules: &Rules| rules.base.iter().filter(|rule| jump(&rule.rule).is_some()).count();
+            let jumps = |rules: &Rules| {
+                rules
+                    .base
+                    .iter()
+                    .filter(|rule| chain_of_ours(&rule.rule).is_some())
+                    .count()
+            };
             wanted.chains == there.chains && jumps(&wanted) == jumps(&there) && base_in_order(&wanted, &there)
         })
     }
@@ -134,7 +152,7 @@ impl RuleSet {
         let mut text = String::new();
         for table in Table::ALL {
             let (wanted, there) = (self.table(table), there.table(table));
-            let jumps = there.base.iter().filter(|rule| jump(&rule.rule).is_some());
+            let jumps = there.base.iter().filter(|rule| chain_of_ours(&rule.rule).is_some());
             let stale = stale.iter().filter(|(of, _)| *of == table).map(|(_, rule)| rule);
             let gone: Vec<&BaseRule> = jumps.chain(stale).collect();
             if wanted.is_empty() && there.chains.is_empty() && gone.is_empty() {
@@ -185,9 +203,9 @@ fn base_in_order(wanted: &Rules, there: &Rules) -> bool {
     })
 }
 
-/// The chain of ours that a rule jumps to.
-fn jump(rule: &str) -> Option<&str> {
-    let (_, target) = rule.rsplit_once("-j ")?;
+/// The chain of ours that a rule jumps or goes to.
+pub fn chain_of_ours(rule: &str) -> Option<&str> {
+    let (_, target) = rule.rsplit_once("-j ").or_else(|| rule.rsplit_once("-g "))?;
     let target = target.split(' ').next()?;
     is_ours(target).then_some(target)
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
 
+use super::validation::Probe;
 use crate::cli::{InjectArgs, InterceptionMode};
 
 /// What is wrong with the arguments or with the place they are used in.
@@ -15,6 +16,8 @@ pub enum SettingsError {
         value: String,
         wanted: &'static str,
     },
+    #[error("--{flag}: not supported: {reason}")]
+    Unsupported { flag: &'static str, reason: &'static str },
     #[error("{path}: {reason}")]
     File { path: &'static str, reason: String },
 }
@@ -100,6 +103,21 @@ impl Settings {
     /// # Errors
     /// The first argument that does not say what it should.
     pub fn new(args: &InjectArgs) -> Result<Self, SettingsError> {
+        let refused = [
+            (
+                args.native_nftables,
+                "native-nftables",
+                "the rules are made by iptables (iptables-nft makes them within nftables); without the flag they are the same in effect",
+            ),
+            (
+                args.cni_mode,
+                "cni-mode",
+                "it is how Istio's CNI plugin, which has this code within itself, works on a node; in a pod's namespace use --network-namespace",
+            ),
+        ];
+        if let Some((_, flag, reason)) = refused.into_iter().find(|(given, ..)| *given) {
+            return Err(SettingsError::Unsupported { flag, reason });
+        }
         let uids = match args.proxy_uid.as_str() {
             "" => vec![proxy_user()],
             list => ids("proxy-uid", list)?,
@@ -139,6 +157,16 @@ impl Settings {
             drop_invalid: args.drop_invalid,
             loopback: loopback(&args.istio_outbound_ipv4_loopback_cidr)?,
         })
+    }
+
+    /// What `--run-validation` tries.
+    pub fn probe(&self, args: &InjectArgs, v6: bool) -> Probe {
+        Probe {
+            ports: [self.outbound_port, self.inbound_port],
+            port: args.iptables_probe_port,
+            timeout: args.probe_timeout,
+            v6,
+        }
     }
 
     /// Whether inbound packets need the policy route to the loopback interface.

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::process::{Command, Output, Stdio};
 
 use super::plan::Family;
-use super::rules::{BaseRule, RuleSet, Table};
+use super::rules::RuleSet;
 use crate::cli::IptablesKind;
 
 /// What went wrong with a program.
@@ -67,6 +67,28 @@ impl Tables {
         Err(TablesError::None(reasons))
     }
 
+    /// Every variant that holds rules of `family`: what is to go may be in either.
+    pub fn all(family: Family, wanted: Option<IptablesKind>) -> Vec<Self> {
+        if wanted.is_some() {
+            return Self::find(family, wanted).into_iter().collect();
+        }
+        let plain = match family {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        };
+        let of = |suffix: &str, locks| Self {
+            program: format!("{plain}{suffix}"),
+            locks,
+        };
+        let mut found = vec![of("-legacy", true), of("-nft", false)];
+        // It prints tables that exist, and makes none.
+        found.retain(|tables| tables.save().is_ok_and(|saved| saved.lines().count() >= 3));
+        if found.is_empty() {
+            found.extend(Self::find(family, None));
+        }
+        found
+    }
+
     fn usable(&self) -> Result<(), TablesError> {
         let listing = ["-t", "nat", "-S"];
         run(Command::new(&self.program).args(listing).args(self.wait()), "").map(drop)
@@ -86,14 +108,6 @@ impl Tables {
     /// What the program says.
     pub fn current(&self) -> Result<RuleSet, TablesError> {
         self.save().map(|saved| RuleSet::parse(&saved))
-    }
-
-    /// Whether a rule exists, however it is printed.
-    pub fn has(&self, table: Table, rule: &BaseRule) -> bool {
-        let mut command = Command::new(&self.program);
-        command.args(["-t", table.name(), "-C", &rule.chain]);
-        command.args(rule.rule.split(' ')).args(self.wait());
-        run(&mut command, "").is_ok()
     }
 
     /// Applies a transaction, each of its tables whole or not at all.

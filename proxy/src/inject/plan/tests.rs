@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::*;
 use crate::cli::{self, Command};
+use crate::inject::leftovers;
 
 /// Servers of the `resolv.conf` that the recordings were made with.
 const SERVERS: [&str; 3] = ["10.96.0.10", "10.96.0.11", "fd00::10"];
@@ -80,6 +81,41 @@ fn effect(rules: &RuleSet) -> BTreeMap<(Table, String), Vec<String>> {
 }
 
 #[test]
+fn what_any_set_up_has_made_is_known_without_its_options() {
+    let options = [
+        "-m TPROXY -i * -b * -t 7 -r 99 -u 1,2 -g 3 -c eth1,eth2 -k veth0",
+        "-m REDIRECT -i 10.0.0.0/8,fd00::/8 -b 80 -k veth0,veth1 -c eth1",
+        "-m TPROXY -i '' -b '' --drop-invalid",
+    ];
+    for family in [Family::V4, Family::V6] {
+        for options in options {
+            let made = plan(&settings(options), family);
+            let there = RuleSet::parse(&saved(
+                &made,
+                "-A PREROUTING -i docker0 -j RETURN\n-A OUTPUT -j DOCKER\n",
+            ));
+            let all: Vec<_> = there
+                .anonymous()
+                .map(|(table, rule)| (table, rule.rule.clone()))
+                .collect();
+            let known: Vec<_> = leftovers::of(&there)
+                .into_iter()
+                .map(|(table, rule)| (table, rule.rule))
+                .collect();
+            let unknown: Vec<_> = all
+                .iter()
+                .filter(|rule| !known.contains(rule))
+                .map(|(_, rule)| rule.as_str())
+                .collect();
+            let foreign = |rule: &&str| rule.contains("docker0") || rule.contains("DOCKER");
+            assert!(unknown.iter().all(foreign), "{options}: {unknown:?} stay");
+            // Interfaces whose traffic is not redirected anywhere else have no second rule to be known by.
+            assert!(known.len() >= made.anonymous().count(), "{options}");
+        }
+    }
+}
+
+#[test]
 fn a_second_run_has_nothing_to_do_and_cleaning_leaves_nothing() {
     let settings = settings("-m TPROXY -i * -b * -k veth0 -c eth1 --redirect-dns --capture-all-dns");
     let wanted = plan(&settings, Family::V4);
@@ -87,13 +123,13 @@ fn a_second_run_has_nothing_to_do_and_cleaning_leaves_nothing() {
     // What `iptables-save` would print: inserted rules at the top.
     let there = RuleSet::parse(&saved(&wanted, ""));
     let other = RuleSet::parse(&saved(&wanted, "-A PREROUTING -j DOCKER\n"));
-    assert!(!wanted.is_in_place(&RuleSet::default()));
-    assert!(wanted.is_in_place(&there) && wanted.is_in_place(&other));
+    let in_place = |wanted: &RuleSet, there: &RuleSet| wanted.is_in_place(there, &leftovers::of(there));
+    assert!(!in_place(&wanted, &RuleSet::default()));
+    assert!(in_place(&wanted, &there) && in_place(&wanted, &other));
     let nothing = RuleSet::default();
-    assert!(nothing.is_in_place(&nothing) && !nothing.is_in_place(&there));
+    assert!(in_place(&nothing, &nothing) && !in_place(&nothing, &there));
     assert_eq!(nothing.transaction(&nothing, &[]), "");
-    let stale: Vec<_> = wanted.anonymous().map(|(table, rule)| (table, rule.clone())).collect();
-    let clean = nothing.transaction(&there, &stale);
+    let clean = nothing.transaction(&there, &leftovers::of(&there));
     assert!(!clean.contains("-A "), "{clean}");
     for line in first
         .lines()
@@ -127,7 +163,7 @@ fn saved(rules: &RuleSet, foreign: &str) -> String {
 fn a_changed_rule_set_replaces_the_old_one_in_one_step() {
     let old = plan(&settings("-m TPROXY -i * -b *"), Family::V4);
     let new = plan(&settings("-m REDIRECT -i 10.0.0.0/8 -b 80"), Family::V4);
-    assert!(!new.is_in_place(&old));
+    assert!(!new.is_in_place(&old, &[]));
     let text = new.transaction(&old, &[]);
     let nat = text.split_once("*nat\n").unwrap().1;
     for expected in [
