@@ -132,21 +132,20 @@ impl ListenerManager {
     pub fn reserve(&self, config: &ListenerConfig) -> Result<(), String> {
         let active = self.active.lock();
         let mut claims = self.claims.lock();
-        let counted = |reason: String| {
-            self.counters.listener_create_failure.inc();
-            reason
-        };
         if let Some(address) = claims.conflict(config) {
-            return Err(counted(duplicate_address(&config.name, address)));
+            return Err(duplicate_address(&config.name, address));
         }
         let running = active.get(&config.name);
         let sockets = match running.map_or(Sockets::New, |listener| Sockets::after(listener, config)) {
             Sockets::Stay | Sockets::Settable => None,
-            Sockets::Refused(reason) => return Err(counted(reason)),
+            Sockets::Refused(reason) => return Err(reason),
             Sockets::New => {
                 let reserved = claims.take_sockets(config);
                 let sockets = reserved.map_or_else(|| self.bind_all(&active, config), Ok);
-                Some(sockets.map_err(|error| counted(error.in_envoys_words()))?)
+                Some(sockets.map_err(|error| {
+                    self.counters.listener_create_failure.inc();
+                    error.in_envoys_words()
+                })?)
             }
         };
         claims.put(config, sockets);
@@ -406,40 +405,36 @@ impl ListenerManager {
         listener.stats.count(&new.chains);
         new.show_health(self.shared.unhealthy.load(Ordering::Relaxed));
         listener.state.store(Arc::new(new));
+        // Each worker takes over the new chains.
+        self.counters.listener_create_success.add(self.workers.len() as u64);
         self.counters.listener_modified.inc();
         self.counters.listener_in_place_updated.inc();
-        self.drain_chains(vanished, None);
+        if vanished.is_empty() {
+            return;
+        }
+        let draining = &self.counters.total_filter_chains_draining;
+        vanished.iter().for_each(|_| draining.inc());
+        self.drain_chains(vanished, |counters, chains| {
+            (0..chains).for_each(|_| counters.total_filter_chains_draining.dec());
+        });
     }
 
     fn drain(&self, listener: Arc<ActiveListener>) {
         listener.stop_accepting();
-        self.counters.listener_stopped.inc();
         self.counters.total_listeners_draining.inc();
         let chains = listener.state.load().chains.all().cloned().collect();
-        self.drain_chains(chains, Some(self.counters.clone()));
+        self.drain_chains(chains, |counters, _| counters.total_listeners_draining.dec());
     }
 
-    /// Asks the connections of `chains` to leave, and closes them when the drain time is over.
-    fn drain_chains(&self, chains: Vec<Arc<FilterChain>>, listener: Option<Arc<ManagerStats>>) {
-        if chains.is_empty() && listener.is_none() {
-            return;
-        }
+    /// Asks the connections of `chains` to leave, and closes them when the drain time is over; `count` is told of how many it was then.
+    fn drain_chains(&self, chains: Vec<Arc<FilterChain>>, count: fn(&ManagerStats, u64)) {
         chains.iter().for_each(|chain| self.draining.ask(chain));
-        let draining = chains.len() as u64;
         let counters = self.counters.clone();
-        counters
-            .total_filter_chains_draining
-            .set(counters.total_filter_chains_draining.value() + draining);
         let drain_time = self.draining.time;
         self.workers.run(0, "drain", move || async move {
             clock::sleep(drain_time).await;
-            for chain in chains {
-                chain.drain.advance(DrainPhase::Closed);
-                counters.total_filter_chains_draining.dec();
-            }
-            if let Some(counters) = listener {
-                counters.total_listeners_draining.dec();
-            }
+            chains.iter().for_each(|chain| chain.drain.advance(DrainPhase::Closed));
+            count(&counters, chains.len() as u64);
         });
     }
 }

@@ -12,8 +12,9 @@ use crate::config::route::{each, refuse};
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::http::exchange::{DynamicMetadata, FilterState, Object, ObjectState};
 use crate::listener::detect::Detection;
-use crate::listener::detect::proxy_protocol::{Header, Version, parse, signature};
+use crate::listener::detect::proxy_protocol::{Header, LATE_END, NO_END, V1, V2_FIXED, Version, parse, signature};
 use crate::tcp::proxy_header::{Pass, PassedTlvs};
+use crate::telemetry::stats::Counter;
 
 pub const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
 
@@ -26,6 +27,15 @@ crate::stat_group! {
     /// Under `proxy_proto.[<prefix>.]`.
     pub struct ProxyProtocolStats {
         counters: { not_found_disallowed, not_found_allowed }
+        gauges: {}
+        histograms: {}
+    }
+}
+
+crate::stat_group! {
+    /// Under `downstream_cx_`, of all such filters together: Envoy's name has no prefix, and nothing is under none here.
+    pub struct ErrorStats {
+        counters: { proxy_proto_error }
         gauges: {}
         histograms: {}
     }
@@ -51,6 +61,7 @@ pub struct ProxyProtocol {
     pass: Pass,
     stats: Arc<ProxyProtocolStats>,
     versions: [Arc<VersionStats>; 2],
+    errors: Arc<ErrorStats>,
 }
 
 struct Rule {
@@ -82,13 +93,23 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ProxyProtocol> {
     };
     // 0 is V1.
     let version = |version: &i32| if *version == 0 { Version::V1 } else { Version::V2 };
+    let disallowed: Vec<Version> = config.disallowed_versions.iter().map(version).collect();
+    let none_is_left = [Version::V1, Version::V2]
+        .iter()
+        .all(|version| disallowed.contains(version));
+    refuse(
+        "disallowed_versions",
+        none_is_left,
+        "all proxy protocol versions are disallowed",
+    )?;
     Ok(ProxyProtocol {
         optional: config.allow_requests_without_proxy_protocol,
-        disallowed: config.disallowed_versions.iter().map(version).collect(),
+        disallowed,
         rules: each("rules", &config.rules, rule)?.into_iter().flatten().collect(),
         as_state: location == TlvLocation::FilterState,
         pass: Pass::compile(config.pass_through_tlvs.as_ref()).map_err(|p| p.under("pass_through_tlvs"))?,
         stats: cx.stats.group(&prefix),
+        errors: cx.stats.group("downstream_cx_"),
         versions: ["v1", "v2"].map(|version| cx.stats.group(&format!("{prefix}versions.{version}."))),
     })
 }
@@ -115,9 +136,14 @@ fn rule(config: &pb::proxy_protocol::Rule) -> Compiled<Option<Rule>> {
 impl ProxyProtocol {
     /// Looks at the first bytes; a version that is not allowed is none, where none is needed.
     pub fn look(&self, bytes: &[u8]) -> Detection<Header> {
-        match signature(bytes) {
-            Some(version) if self.optional && self.disallowed.contains(&version) => Detection::No,
-            _ => parse(bytes),
+        let disallowed = signature(bytes).filter(|version| self.disallowed.contains(version));
+        match (disallowed, parse(bytes)) {
+            (Some(_), _) if self.optional => Detection::No,
+            // What a header that is not wanted says is not waited for.
+            (Some(Version::V2), _) if bytes.len() >= V2_FIXED => Detection::Broken("PROXY version 2 is not allowed"),
+            // Less than a signature is not judged, unless none is needed.
+            (_, Detection::No) if !self.optional && bytes.len() < V1.len() => Detection::NeedMore,
+            (_, found) => found,
         }
     }
 
@@ -125,29 +151,32 @@ impl ProxyProtocol {
     pub fn judge(&self, bytes: &[u8], found: Detection<Header>) -> Outcome {
         let version = signature(bytes);
         let stats = |version: Version| &self.versions[version as usize];
-        match found {
-            Detection::Found(header) if self.disallowed.contains(&header.version) => {
-                stats(header.version).found.inc();
-                stats(header.version).disallowed.inc();
+        let refused = |counter: Option<&Counter>| {
+            counter.inspect(|counter| counter.inc());
+            self.errors.proxy_proto_error.inc();
+            Outcome::Refused
+        };
+        match (found, version) {
+            // Envoy knows the version by the line's end.
+            (Detection::Broken(NO_END), _) => refused(Some(&self.stats.not_found_disallowed)),
+            (Detection::Broken(LATE_END), Some(version)) => refused(Some(&stats(version).error)),
+            // Whether a header of a version that is not allowed is in order is nobody's business.
+            (Detection::Found(_) | Detection::Broken(_), Some(version)) if self.disallowed.contains(&version) => {
+                stats(version).found.inc();
+                stats(version).disallowed.inc();
                 Outcome::Refused
             }
-            Detection::Found(header) => {
+            (Detection::Found(header), _) => {
                 stats(header.version).found.inc();
                 Outcome::Header(header)
             }
-            Detection::No if self.optional => {
+            (Detection::No, _) if self.optional => {
                 self.stats.not_found_allowed.inc();
                 Outcome::Absent
             }
-            Detection::No => {
-                self.stats.not_found_disallowed.inc();
-                Outcome::Refused
-            }
-            Detection::Broken(_) | Detection::NeedMore => {
-                if let Some(version) = version {
-                    stats(version).error.inc();
-                }
-                Outcome::Refused
+            (Detection::No, _) => refused(Some(&self.stats.not_found_disallowed)),
+            (Detection::Broken(_) | Detection::NeedMore, version) => {
+                refused(version.map(|version| &stats(version).error))
             }
         }
     }
