@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevokedCertParams, SanType,
-    SerialNumber,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, OtherNameValue, PKCS_ECDSA_P256_SHA256, RevokedCertParams,
+    SanType, SerialNumber,
 };
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use time::{Duration, OffsetDateTime};
@@ -50,6 +50,8 @@ pub struct Leaf {
     uris: Vec<String>,
     dns: Vec<String>,
     addresses: Vec<IpAddr>,
+    /// Types and texts.
+    other_names: Vec<(Vec<u64>, String)>,
     common_name: Option<String>,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
@@ -203,6 +205,7 @@ impl Leaf {
             uris: Vec::new(),
             dns: Vec::new(),
             addresses: Vec::new(),
+            other_names: Vec::new(),
             common_name: None,
             not_before: now - Duration::HOUR,
             not_after: now + Duration::DAY,
@@ -224,6 +227,12 @@ impl Leaf {
     /// Adds an IP address SAN.
     pub fn ip(mut self, address: IpAddr) -> Self {
         self.addresses.push(address);
+        self
+    }
+
+    /// Adds an `otherName` SAN: its type by numbers, and a text.
+    pub fn other_name(mut self, oid: &[u64], text: &str) -> Self {
+        self.other_names.push((oid.to_vec(), text.to_owned()));
         self
     }
 
@@ -287,6 +296,9 @@ impl Leaf {
         params
             .subject_alt_names
             .extend(self.addresses.iter().copied().map(SanType::IpAddress));
+        let other_names = self.other_names.iter().cloned();
+        let other_names = other_names.map(|(oid, text)| SanType::OtherName((oid, OtherNameValue::Utf8String(text))));
+        params.subject_alt_names.extend(other_names);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;

@@ -69,7 +69,7 @@ pub struct PeerInfo {
     pub version: &'static str,
     /// OpenSSL's name of the cipher suite, as Envoy prints it.
     pub cipher: &'static str,
-    /// BoringSSL's name of the key exchange group, as Envoy counts it; empty for a resumed TLS 1.2 session.
+    /// BoringSSL's name of the key exchange group, as Envoy counts it; of a resumed TLS 1.2 session that of its first handshake.
     pub group: &'static str,
     pub alpn: Option<Vec<u8>>,
     pub sni: Option<String>,
@@ -140,8 +140,10 @@ pub struct TransportMatch {
 pub struct Handshaken {
     /// Whether an earlier session was resumed.
     pub resumed: bool,
-    /// How the peer has proven its certificate; none where it showed none, or earlier.
+    /// How the peer has proven its certificate, now or when the session was made; none where it showed none.
     pub signature: Option<rustls::SignatureScheme>,
+    /// Why the peer would have been refused, but for `ACCEPT_UNTRUSTED`.
+    pub overlooked: Option<error::VerifyFailure>,
     pub io: Io,
     pub peer: Arc<PeerInfo>,
 }

@@ -36,6 +36,7 @@ struct Scene {
     tcp: SocketAddr,
     inspected: SocketAddr,
     tls: SocketAddr,
+    echo: SocketAddr,
     /// Accepted by the server behind them, in turn.
     accepted: mpsc::Receiver<TcpStream>,
 }
@@ -56,6 +57,7 @@ impl Scene {
             listener("tcp", "", ""),
             listener("inspected", INSPECTOR, ""),
             listener("tls", "", &context()),
+            ECHO.to_owned(),
         ];
         let yaml = bootstrap(MANAGER, &cluster("server", port, ROOM));
         let yaml = yaml.replace("  clusters:\n", &format!("{}  clusters:\n", listeners.concat()));
@@ -70,6 +72,7 @@ impl Scene {
             tcp: address("tcp"),
             inspected: address("inspected"),
             tls: address("tls"),
+            echo: address("echo"),
             proxy,
             accepted,
         }
@@ -92,6 +95,15 @@ impl Scene {
         .await;
     }
 }
+
+const ECHO: &str = r#"  - name: echo
+    stat_prefix: echo
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains:
+    - filters:
+      - name: echo
+        typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo}
+"#;
 
 const INSPECTOR: &str = r#"
     listener_filters_timeout: 1s
@@ -276,10 +288,13 @@ async fn no_descriptors_left() {
     scene.proxy.is_well().await;
 }
 
-/// What an idle TCP connection holds, both of its sides together. Ten thousand, if this process may have so many descriptors.
+/// What an idle TCP connection holds, both of its sides together, and ten thousand at once: with fewer descriptors than they need, some have no
+/// host behind them.
 #[tokio::test]
 async fn idle_tcp_connections() {
     const WANTED: u64 = 10_000;
+    /// For all that is no connection of this test's.
+    const SPARE: u64 = 500;
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: Some(4 * WANTED),
@@ -292,7 +307,13 @@ async fn idle_tcp_connections() {
     // Root may; others have what they have. A child inherits it.
     let _ = setrlimit(Resource::Nofile, raised).or_else(|_| setrlimit(Resource::Nofile, most));
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let count = WANTED.min(descriptors.saturating_sub(1000) / 2);
+    // Two of them on either side for a connection with a host behind it; one for those that end in the proxy.
+    let count = WANTED.min(descriptors.saturating_sub(WANTED + SPARE));
+    let others = WANTED - count;
+    assert!(
+        count >= WANTED / 2,
+        "{descriptors} descriptors are too few for {WANTED} connections"
+    );
     let mut scene = Scene::start(None).await;
     // Its buffers and stats are there.
     let first = scene.pair().await;
@@ -301,18 +322,32 @@ async fn idle_tcp_connections() {
     for _ in 0..count {
         pairs.push(scene.pair().await);
     }
+    let mut echoes = Vec::new();
+    let bytes = (scene.proxy.resident_kib().saturating_sub(before)) * 1024 / count;
+    for _ in 0..others {
+        echoes.push(within("a connection", TcpStream::connect(scene.echo)).await.unwrap());
+    }
     for (client, server) in pairs.iter_mut().step_by(100) {
         client.write_all(b"x").await.unwrap();
         let mut byte = [0];
         within("a byte", server.read_exact(&mut byte)).await.unwrap();
         assert_eq!(&byte, b"x");
     }
+    for client in echoes.iter_mut().step_by(100) {
+        client.write_all(b"x").await.unwrap();
+        let mut byte = [0];
+        within("a byte", client.read_exact(&mut byte)).await.unwrap();
+    }
     scene.proxy.is_well().await;
-    let bytes = (scene.proxy.resident_kib().saturating_sub(before)) * 1024 / count.max(1);
+    let open = scene.proxy.stat("listener.tcp.downstream_cx_active").await;
+    let open = open + scene.proxy.stat("listener.echo.downstream_cx_active").await;
+    assert_eq!(open, WANTED + 1);
     // To the file descriptor itself: the test harness captures what `eprintln!` prints.
-    let line = format!("MEASURED: {count} idle TCP connections, {bytes} bytes of memory each\n");
+    let line = format!(
+        "MEASURED: {open} idle TCP connections at once, {bytes} bytes of memory each of the {count} with a host behind them, {others} without\n"
+    );
     let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
     assert!(bytes <= 6 * 1024, "{bytes} bytes each");
-    drop(pairs);
+    drop((pairs, echoes));
     scene.is_empty().await;
 }

@@ -8,6 +8,7 @@
 
 mod cases;
 mod conversations;
+mod counted_updates;
 mod coverage;
 mod differences;
 mod distributions;

@@ -131,7 +131,7 @@ pub enum Kind {
     Peer,
     /// Resets its connection when something comes.
     Break,
-    /// Takes CONNECT and POST as tunnels: shows the request in the tunnel, ids masked, then echoes. Refuses where the request has `x-refuse`,
+    /// Takes CONNECT and POST as tunnels: shows the request in the tunnel, ids masked, then echoes. Refuses where the request has `x-refuse`, resets its connection once something comes where it has `x-break`,
     /// answers with headers, and trailers where there can be some, where it has `x-tell`.
     Tunnel,
 }
@@ -204,15 +204,23 @@ async fn tunnel(mut stream: TcpStream) -> std::io::Result<()> {
     let mut lines: Vec<&str> = text.split('|').filter(|line| !line.is_empty()).collect();
     lines[1..].sort_unstable();
     let shown = lines.join("|") + "\n";
+    let breaks = text.contains("x-break");
     if !text.starts_with("post") {
         let head = format!("HTTP/1.1 200 OK\r\n{told}\r\n");
         stream.write_all(head.as_bytes()).await?;
+        if breaks {
+            stream.write_all(shown.as_bytes()).await?;
+            return broken(stream).await;
+        }
         return echo(stream, shown.as_bytes()).await;
     }
     let head = format!("HTTP/1.1 200 OK\r\n{told}transfer-encoding: chunked\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
     let chunk = format!("{:x}\r\n{shown}\r\n", shown.len());
     stream.write_all(chunk.as_bytes()).await?;
+    if breaks {
+        return broken(stream).await;
+    }
     // Chunks in, the same chunks out, the last one included.
     let mut body = Vec::new();
     while !body.ends_with(b"0\r\n\r\n") {

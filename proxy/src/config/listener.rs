@@ -1,7 +1,7 @@
 //! `envoy.config.listener.v3.Listener` → [`ListenerConfig`].
 
 mod chains;
-pub(crate) use chains::content;
+pub(crate) use chains::{content, network};
 mod needs;
 mod raw;
 mod settings;
@@ -95,6 +95,23 @@ pub fn duration(config: Option<&remora_proto::pb::google::protobuf::Duration>) -
     Some(Duration::new(seconds, nanos))
 }
 
+/// A duration that must not be negative.
+///
+/// # Errors
+/// It is.
+pub fn positive(
+    field: &str,
+    config: Option<&remora_proto::pb::google::protobuf::Duration>,
+) -> Compiled<Option<Duration>> {
+    let found = duration(config);
+    refuse(
+        field,
+        config.is_some() && found.is_none(),
+        "must be a positive duration",
+    )?;
+    Ok(found)
+}
+
 /// An `Address` that can be bound or connected to.
 ///
 /// # Errors
@@ -104,7 +121,11 @@ pub fn address(config: Option<&PbAddress>) -> Compiled<Address> {
         Some(address::Address::SocketAddress(socket)) => {
             socket_address(socket).map_err(|problems| problems.under("socket_address"))
         }
-        Some(address::Address::Pipe(pipe)) => Ok(Address::Pipe(Arc::from(pipe.path.as_str()))),
+        Some(address::Address::Pipe(pipe)) => {
+            let is_long = pipe.path.len() >= MAX_PIPE;
+            refuse("pipe.path", is_long, "exceeds the 107 bytes of a unix socket's path")?;
+            Ok(Address::Pipe(Arc::from(pipe.path.as_str())))
+        }
         Some(address::Address::EnvoyInternalAddress(_)) => {
             Err(Problems::one("envoy_internal_address", "not supported"))
         }
@@ -148,6 +169,9 @@ fn addresses(config: &Listener) -> Compiled<Vec<Address>> {
     }
     Ok(std::iter::once(first).chain(additional).collect())
 }
+
+/// `sockaddr_un.sun_path`, its final zero included.
+const MAX_PIPE: usize = 108;
 
 /// Fields whose absence would change what the listener does.
 fn unsupported(config: &Listener) -> Vec<Problem> {

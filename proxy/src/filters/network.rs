@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crate::config::{BuildContext, Compiled};
 use crate::listener::ConnectionInfo;
+use crate::runtime::io::Account;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::format::TcpRecord;
 
@@ -23,6 +24,8 @@ pub enum Verdict {
     Continue,
     /// Go on, and keep this for as long as the connection lives.
     Hold(Box<dyn Send>),
+    /// Go on, and tell this of what passes.
+    Meter(Arc<dyn Account>),
     Close(Closing),
     /// Somebody has to be asked; what this yields then decides. Nothing of the connection is read until then.
     Wait(Pin<Box<dyn Future<Output = Then> + Send>>),

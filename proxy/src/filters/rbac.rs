@@ -260,12 +260,7 @@ fn network(value: &CidrRange) -> Compiled<IpNet> {
         .parse::<std::net::IpAddr>()
         .map_err(|_| Problems::one("address_prefix", "is not an IP address"))?;
     let length = value.prefix_len.as_ref().map_or(0, |length| length.value);
-    let network = u8::try_from(length)
-        .ok()
-        .and_then(|length| IpNet::new(address, length).ok());
-    network
-        .map(|network| network.trunc())
-        .ok_or_else(|| Problems::one("prefix_len", "is longer than the address"))
+    crate::config::listener::network(address, length).ok_or_else(|| Problems::one("prefix_len", "is out of range"))
 }
 
 fn contains(network: &IpNet, address: &Address) -> bool {

@@ -41,7 +41,7 @@ pub enum Terminal {
 pub struct Criteria {
     pub destination_port: Option<u16>,
     pub prefix_ranges: Vec<IpNet>,
-    /// Lower case; `*.` in front of a suffix.
+    /// Lower case; a suffix begins with its dot. An empty one is any name.
     pub server_names: Vec<String>,
     pub transport_protocol: Option<String>,
     pub application_protocols: Vec<String>,
@@ -144,8 +144,6 @@ impl ChainTable {
 enum Key {
     Port(u16),
     Text(String),
-    /// `.example.com`
-    Suffix(String),
     Source(SourceType),
 }
 
@@ -177,13 +175,11 @@ impl Criteria {
         };
         let port = |port: &u16| Entry::Key(Key::Port(*port));
         let nets = |nets: &[IpNet]| or_any(nets.iter().map(|net| Entry::Net(*net)).collect());
-        let name = |name: &String| {
-            Entry::Key(match name.strip_prefix('*') {
-                Some(suffix) => Key::Suffix(suffix.to_owned()),
-                None => Key::Text(name.clone()),
-            })
+        // Nothing, as text, asks for nothing.
+        let text = |text: &String| match text.is_empty() {
+            true => Entry::Any,
+            false => Entry::Key(Key::Text(text.clone())),
         };
-        let text = |text: &String| Entry::Key(Key::Text(text.clone()));
         let source_type = match self.source_type {
             SourceType::Any => Entry::Any,
             other => Entry::Key(Key::Source(other)),
@@ -191,7 +187,7 @@ impl Criteria {
         [
             or_any(self.destination_port.iter().map(port).collect()),
             nets(&self.prefix_ranges),
-            or_any(self.server_names.iter().map(name).collect()),
+            or_any(self.server_names.iter().map(text).collect()),
             or_any(self.transport_protocol.iter().map(text).collect()),
             or_any(self.application_protocols.iter().map(text).collect()),
             nets(&self.direct_source_prefix_ranges),
@@ -283,7 +279,7 @@ impl Node {
         // Longest suffix first, one label at a time; never the bare domain.
         while let Some(dot) = rest.get(1..).and_then(|tail| tail.find('.')) {
             rest = &rest[dot + 1..];
-            if let Some(node) = self.keys.get(&Key::Suffix(rest.to_owned())) {
+            if let Some(node) = self.text(rest) {
                 return Some(node);
             }
         }

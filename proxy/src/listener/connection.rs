@@ -21,6 +21,7 @@ use crate::runtime::{clock, worker};
 use crate::telemetry::access_log::TcpJournal;
 use crate::telemetry::flags::ResponseFlags;
 use crate::tls::TlsError;
+use admission::Unshaken;
 
 /// Serves one accepted connection to its end.
 pub async fn serve(shared: Arc<Shared>, listener: Arc<ActiveListener>, io: Io, local: Address, remote: Address) {
@@ -124,15 +125,14 @@ impl Arrival {
         let guard = OpenConnection::start(listener.clone(), accepted_at);
         let io = match handshake(&listener, &chain, io, &mut connection).await {
             Ok(io) => io,
-            Err(reason) => {
-                if let Some(mut journal) = journal(&state, Arc::new(connection)) {
-                    journal.record.downstream_failure = Some(reason);
-                }
+            Err(failure) => {
+                admission::unshaken(&chain, &state, Arc::new(connection), &failure);
                 return None;
             }
         };
         let io = preamble(&chain, io, &mut connection).await?;
-        let (holds, closed) = admission::admitted(&chain, &mut connection).await;
+        let admission::Admitted { holds, meters, closed } = admission::admitted(&chain, &mut connection).await;
+        let io = meters.into_iter().fold(io, Io::metered);
         let connection = Arc::new(connection);
         if let Some(closing) = closed {
             admission::close(&chain, &state, connection, closing).await;
@@ -241,10 +241,14 @@ async fn inspect(
             return None;
         }
         // The filter has counted it itself.
-        Ok(Err(Refusal::Filter)) => return None,
+        Ok(Err(Refusal::Filter)) => {
+            inspection.refuse();
+            return None;
+        }
         Err(_) => {
             stats.downstream_pre_cx_timeout.inc();
             if !settings.continue_on_listener_filters_timeout {
+                inspection.refuse();
                 return None;
             }
         }
@@ -268,13 +272,13 @@ fn find_chain(state: &ListenerState, place: &Place, findings: &Findings) -> Opti
     state.chains.find(&target).cloned()
 }
 
-/// TLS, if the chain has it. An error has been counted; it is Envoy's reason.
+/// TLS, if the chain has it. An error has been counted.
 async fn handshake(
     listener: &ActiveListener,
     chain: &FilterChain,
     io: Io,
     connection: &mut ConnectionInfo,
-) -> Result<Io, String> {
+) -> Result<Io, Unshaken> {
     let Some(tls) = &chain.tls else { return Ok(io) };
     let accepting = Box::pin(tls.accept(io));
     let outcome = match chain.handshake_timeout {
@@ -284,7 +288,7 @@ async fn handshake(
             Err(_) => {
                 let timeouts = &listener.stats.listener.downstream_cx_transport_socket_connect_timeout;
                 timeouts.inc();
-                return Err("transport socket timeout".to_owned());
+                return Err(Unshaken::TooSlow);
             }
         },
     };
@@ -302,7 +306,10 @@ async fn handshake(
                 stats.socket.downstream_context_secrets_not_ready.inc();
             }
             tracing::debug!(connection = connection.id, %error, "TLS handshake failed");
-            Err(error.to_string())
+            Err(match error {
+                TlsError::Io(_) => Unshaken::Gone,
+                error => Unshaken::Failed(error.to_string()),
+            })
         }
     }
 }

@@ -98,6 +98,13 @@ impl Inspection {
         Ok(())
     }
 
+    /// Ends a connection that is refused. What the client has sent was not for us: it hears of a reset, as it would had nobody read it.
+    pub fn refuse(self) {
+        if !self.peeking && !self.seen.is_empty() {
+            self.io.reset_on_close();
+        }
+    }
+
     /// The stream, with whatever was read off it in front.
     pub fn finish(self) -> (Io, Findings) {
         let io = match self.peeking {
@@ -175,6 +182,10 @@ impl Inspection {
                     http_detect::Http::Http2 => stats.http2_found.inc(),
                 }
                 self.findings.alpn = vec![found.protocol().as_bytes().to_vec()];
+            }
+            Detection::Broken(_) => {
+                stats.read_error.inc();
+                return Err(Refusal::Filter);
             }
             _ => stats.http_not_found.inc(),
         }

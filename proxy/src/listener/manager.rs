@@ -118,21 +118,20 @@ impl ListenerManager {
     pub fn reserve(&self, config: &ListenerConfig) -> Result<(), String> {
         let active = self.active.lock();
         let mut claims = self.claims.lock();
-        let counted = |reason: String| {
-            self.counters.listener_create_failure.inc();
-            reason
-        };
         if let Some(address) = claims.conflict(config) {
-            return Err(counted(duplicate_address(&config.name, address)));
+            return Err(duplicate_address(&config.name, address));
         }
         let running = active.get(&config.name);
         let sockets = match running.map_or(Sockets::New, |listener| Sockets::after(listener, config)) {
             Sockets::Stay | Sockets::Settable => None,
-            Sockets::Refused(reason) => return Err(counted(reason)),
+            Sockets::Refused(reason) => return Err(reason),
             Sockets::New => {
                 let reserved = claims.take_sockets(config);
                 let sockets = reserved.map_or_else(|| self.bind_all(&active, config), Ok);
-                Some(sockets.map_err(|error| counted(error.in_envoys_words()))?)
+                Some(sockets.map_err(|error| {
+                    self.counters.listener_create_failure.inc();
+                    error.in_envoys_words()
+                })?)
             }
         };
         claims.put(config, sockets);
@@ -392,6 +391,8 @@ impl ListenerManager {
         listener.stats.count(&new.chains);
         new.show_health(self.shared.unhealthy.load(Ordering::Relaxed));
         listener.state.store(Arc::new(new));
+        // Each worker takes over the new chains.
+        self.counters.listener_create_success.add(self.workers.len() as u64);
         self.counters.listener_modified.inc();
         self.counters.listener_in_place_updated.inc();
         self.drain_chains(vanished, None);

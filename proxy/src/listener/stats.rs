@@ -58,7 +58,7 @@ crate::stat_group! {
 crate::stat_group! {
     /// Under `http_inspector.`, for the whole process.
     pub struct HttpInspectorStats {
-        counters: { http10_found, http11_found, http2_found, http_not_found }
+        counters: { read_error, http10_found, http11_found, http2_found, http_not_found }
         gauges: {}
         histograms: {}
     }

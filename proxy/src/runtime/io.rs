@@ -124,6 +124,8 @@ pub trait Account: Send + Sync {
     fn unsent(&self, before: u64, now: u64) {
         let _ = (before, now);
     }
+    /// The peer has said that no more will come.
+    fn peer_said_end(&self) {}
     /// The peer has closed the connection, or it broke. May be said more than once.
     fn ended_by_peer(&self) {}
     /// We have said that no more will come. May be said more than once.
@@ -144,7 +146,11 @@ impl Metered {
         let result = std::task::ready!(Pin::new(&mut self.inner).poll_read(cx, buf));
         match (&result, buf.filled().len() - before) {
             (Ok(()), 0) if buf.remaining() == 0 => {}
-            (Ok(()), 0) | (Err(_), _) => self.account.ended_by_peer(),
+            (Ok(()), 0) => {
+                self.account.peer_said_end();
+                self.account.ended_by_peer();
+            }
+            (Err(_), _) => self.account.ended_by_peer(),
             (Ok(()), count) => self.account.received(count as u64),
         }
         Poll::Ready(result)

@@ -15,9 +15,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
-use super::copy::{Ended, Limits, Side, both_ways};
+use super::copy::{Ended, Limits, Meter, Side, both_ways};
 use crate::cluster::PickContext;
 use crate::cluster::breaker::{Resource, RoutingPriority};
 use crate::filters::network::Observer;
@@ -143,6 +144,15 @@ impl TcpProxy {
         TcpJournal::new(&self.access_logs, connection)
     }
 
+    /// A connection whose handshake has failed. Envoy connects to a host before that is known; here, nobody hears of a client that is not who it
+    /// should be.
+    pub fn unshaken(&self, connection: Arc<ConnectionInfo>) -> Box<TcpJournal> {
+        let mut journal = self.refuse(connection.clone());
+        let chosen = self.clusters.choose(&connection);
+        journal.record.cluster = self.snapshot.load().cluster(chosen.name);
+        journal
+    }
+
     /// Cluster, host, connection; as many attempts as configured, each with a pick of its own.
     async fn open(&self, io: Io, connection: &ConnectionInfo, record: &mut TcpRecord) -> Result<(Io, Upstream), ()> {
         let chosen = self.clusters.choose(connection);
@@ -229,15 +239,25 @@ impl TcpProxy {
         } = upstream;
         let asks = self.leaves_when_asked.then(|| drain.clone());
         let meter = Bytes::new(&self.stats, &lease, asks);
+        let is_tunnel = driver.is_some();
         let over = self
             .carry((&mut io, &mut upstream), (&lease, &meter), driver, drain, journal)
             .await;
         if over.is_by_host() {
             lease.ends_by_host();
         }
+        if over == Over::Broken {
+            // What had come before is the client's. Whoever takes none of it for so long has left.
+            let patience = self.idle(&journal.record.connection).unwrap_or(PATIENCE);
+            let _ = tokio::time::timeout(patience, rest(&mut upstream, &mut io, &meter)).await;
+        }
         over.tell(&io, &upstream);
         journal.record.flags.set(over.flags());
         journal.record.close = over.close();
+        if is_tunnel {
+            // The reason is the tunnel's, not that of the connection that it goes through.
+            journal.record.close.upstream_reason = "";
+        }
         meter.report(&mut journal.record.bytes);
         keep_trailers(&mut journal.record, trailers);
     }
@@ -283,7 +303,7 @@ impl TcpProxy {
                     TunnelEnd::Delivered if copied => return Over::Delivered,
                     TunnelEnd::Delivered => driver = None,
                     // It has an end that the copy would take for a proper one.
-                    TunnelEnd::Broken => return Over::Failed(Side::Upstream),
+                    TunnelEnd::Broken => return Over::Broken,
                 },
                 // TCP has no way to ask a peer to leave: its connections live until the drain time is over.
                 () = drain.reached(DrainPhase::Closed) => return Over::Drained,
@@ -335,6 +355,22 @@ impl TcpProxy {
                 Over::failed(side, &error, is_tls)
             }
         }
+    }
+}
+
+/// For how long a client may take nothing of what is left, where it may be idle for ever.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Passes on what is left of a tunnel that is broken.
+async fn rest(from: &mut Io, to: &mut Io, meter: &Bytes<'_>) -> std::io::Result<()> {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let count = from.read(&mut buffer).await?;
+        if count == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(buffer.get(..count).unwrap_or_default()).await?;
+        meter.passed(Side::Upstream, count as u64);
     }
 }
 

@@ -12,7 +12,7 @@ use super::secret::{SecretCell, SecretValue};
 use super::verifier::{Entry, Keys};
 use super::verify::Policy;
 use super::x509::CertificateFacts;
-use crate::config::route::{Under, each, refuse_all};
+use crate::config::route::{Under, each, refuse, refuse_all};
 use crate::config::sources::ResourceKey;
 use crate::config::{BuildContext, Compiled, Problems, gather};
 
@@ -75,8 +75,10 @@ impl Common {
             ("custom_handshaker", config.custom_handshaker.is_some()),
             ("key_log", config.key_log.is_some()),
         ];
+        let has_long_name = config.alpn_protocols.iter().any(|name| name.len() > 255);
         gather! {
             let _supported = refuse_all(&refused.map(|(field, set)| (field, set, "not supported")));
+            let _alpn = refuse("alpn_protocols", has_long_name, "a name has at most 255 bytes");
             let params = Params::compile(config.tls_params.as_ref(), side).under("tls_params");
             let certificates = each("tls_certificates", &config.tls_certificates, Certificate::compile);
             let validation = Validation::compile(config.validation_context_type.as_ref(), cx);

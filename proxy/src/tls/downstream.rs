@@ -21,9 +21,10 @@ use super::context::{Common, Material};
 use super::params::{self, Side};
 use super::report::CertificateReport;
 use super::secret::Rebuild;
+use super::signed::{self, Notes, Remembering};
 use super::stats::{Expirations, ServerSocketStats};
 use super::verifier::{Keys, PeerVerifier};
-use super::{Handshaken, TlsError, error, peer, signed};
+use super::{Handshaken, TlsError, error, peer};
 use crate::config::route::{Under, refuse};
 use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::runtime::io::Io;
@@ -142,23 +143,26 @@ impl DownstreamTls {
         let start = LazyConfigAcceptor::new(Acceptor::default(), io)
             .await
             .map_err(error::from_io)?;
-        let (config, local) = {
+        let (config, local, notes) = {
             let hello = start.client_hello();
             if self.require_sni && hello.server_name().is_none() {
                 return Err(TlsError::Handshake("SNI required:TLS_error_end".to_owned()));
             }
             let config = built.config(self.shape(&hello)).map_err(error::from_rustls)?;
-            (config, built.keys.choose(&hello).map(|entry| &entry.leaf))
+            let leaf = built.keys.choose(&hello).map(|entry| &entry.leaf);
+            (config, leaf, Notes::of_group(self.group(&hello)))
         };
-        let (stream, signature) = signed::noting(start.into_stream(config)).await;
+        let (stream, notes) = signed::noting(notes, || start.into_stream(config)).await;
         let stream = stream.map_err(error::from_io)?;
         let (_, session) = stream.get_ref();
         let sni = session.server_name().map(str::to_owned);
         let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
-        let info = peer::info(session, local, sni);
+        let of_session = notes.of_session(resumed);
+        let info = peer::info(session, local, sni, of_session);
         Ok(Handshaken {
             resumed,
-            signature,
+            signature: of_session.scheme,
+            overlooked: notes.overlooked,
             io: Io::Tls(Box::new(TlsStream::Server(stream))),
             peer: Arc::new(info),
         })
@@ -171,7 +175,7 @@ impl DownstreamTls {
         let alpn = self.common.alpn.iter().find(|name| offered.contains(&name.as_slice()));
         let groups = hello.named_groups().unwrap_or_default();
         let ours = || params.provider.kx_groups.iter().map(|group| group.name());
-        let wanted = ours().find(|group| groups.contains(group));
+        let wanted = self.group(hello);
         let rustls = groups.iter().copied().find(|group| ours().any(|own| own == *group));
         // TLS 1.3, where BoringSSL always leaves the choice to clients: only who can speak it names its suites.
         let speaks = params.versions.contains(&&rustls::version::TLS13);
@@ -186,6 +190,13 @@ impl DownstreamTls {
             },
             group: wanted.filter(|_| wanted != rustls),
         }
+    }
+
+    /// The group that BoringSSL would choose for this client: our first that it has.
+    fn group(&self, hello: &ClientHello<'_>) -> Option<NamedGroup> {
+        let groups = hello.named_groups().unwrap_or_default();
+        let mut ours = self.common.params.provider.kx_groups.iter().map(|group| group.name());
+        ours.find(|group| groups.contains(group))
     }
 
     fn build(&self, material: Material) -> Compiled<Built> {
@@ -227,11 +238,13 @@ impl DownstreamTls {
             keys: keys.clone(),
             // A new ticketer per build: a session from before a rotation is not resumed, its peer is verified again.
             ticketer: match self.tickets {
-                true => Some(Ticketer::new().map_err(internal)?),
+                true => Some(Arc::new(Remembering(Ticketer::new().map_err(internal)?))),
                 false => None,
             },
             sessions: match self.sessions {
-                true => ServerSessionMemoryCache::new(SESSIONS),
+                true => Arc::new(Remembering::<dyn StoresServerSessions>(ServerSessionMemoryCache::new(
+                    SESSIONS,
+                ))),
                 false => Arc::new(NoServerSessionStorage {}),
             },
         };

@@ -1,5 +1,7 @@
 //! From rustls's errors to Envoy's words (`transport_failure_reason`) and stats.
 
+use std::sync::Arc;
+
 use rustls::{AlertDescription, CertificateError, Error};
 
 use super::TlsError;
@@ -159,4 +161,21 @@ pub fn not_named() -> String {
 /// The reason where there is nothing to verify a certificate by, and it has to be.
 pub fn unverified() -> String {
     openssl(125, "CERTIFICATE_VERIFY_FAILED")
+}
+
+/// In rustls's words.
+pub fn from_webpki(error: webpki::Error) -> CertificateError {
+    match error {
+        webpki::Error::BadDer | webpki::Error::BadDerTime | webpki::Error::TrailingData(_) => {
+            CertificateError::BadEncoding
+        }
+        webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet,
+        webpki::Error::CertExpired { .. } | webpki::Error::InvalidCertValidity => CertificateError::Expired,
+        webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
+        webpki::Error::CertRevoked => CertificateError::Revoked,
+        webpki::Error::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
+        webpki::Error::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
+        webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        other => CertificateError::Other(rustls::OtherError(Arc::new(other))),
+    }
 }

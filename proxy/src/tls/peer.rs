@@ -6,10 +6,16 @@ use rustls::CommonState;
 
 use super::PeerInfo;
 use super::params::{group_name, openssl_name, version_name};
+use super::signed::Earlier;
 use super::x509::CertificateFacts;
 
-/// What `state` knows of the peer after its handshake.
-pub fn info(state: &CommonState, local: Option<&Arc<CertificateFacts>>, sni: Option<String>) -> PeerInfo {
+/// What `state` knows of the peer after its handshake, and `session` of a resumed one.
+pub fn info(
+    state: &CommonState,
+    local: Option<&Arc<CertificateFacts>>,
+    sni: Option<String>,
+    session: Earlier,
+) -> PeerInfo {
     let mut peer = PeerInfo {
         version: version_name(state.protocol_version()),
         cipher: state
@@ -17,7 +23,9 @@ pub fn info(state: &CommonState, local: Option<&Arc<CertificateFacts>>, sni: Opt
             .map_or("", |suite| openssl_name(suite.suite())),
         group: state
             .negotiated_key_exchange_group()
-            .map_or("", |group| group_name(group.name())),
+            .map(|group| group.name())
+            .or(session.group)
+            .map_or("", group_name),
         alpn: state.alpn_protocol().map(<[u8]>::to_vec),
         sni,
         local: local.cloned(),

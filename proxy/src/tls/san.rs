@@ -13,6 +13,8 @@ use crate::config::{Compiled, Problems};
 pub struct SanMatcher {
     /// `None`: every kind of name (the deprecated untyped field).
     kind: Option<SanType>,
+    /// Of an `OTHER_NAME`: its type.
+    oid: String,
     pattern: Pattern,
 }
 
@@ -28,8 +30,14 @@ enum Pattern {
 impl SanMatcher {
     pub fn typed(config: &SubjectAltNameMatcher) -> Compiled<Self> {
         let kind = SanType::try_from(config.san_type).unwrap_or(SanType::Unspecified);
-        if matches!(kind, SanType::Unspecified | SanType::OtherName) {
-            return Err(Problems::one("san_type", "must be EMAIL, DNS, URI or IP_ADDRESS"));
+        if kind == SanType::Unspecified {
+            return Err(Problems::one(
+                "san_type",
+                "must be EMAIL, DNS, URI, IP_ADDRESS or OTHER_NAME",
+            ));
+        }
+        if kind == SanType::OtherName && !is_oid(&config.oid) {
+            return Err(Problems::one("oid", "must be the dotted numbers of the name's type"));
         }
         let matcher = config
             .matcher
@@ -37,13 +45,18 @@ impl SanMatcher {
             .ok_or_else(|| Problems::one("matcher", "required"))?;
         Ok(Self {
             kind: Some(kind),
+            oid: config.oid.clone(),
             pattern: Pattern::compile(matcher).map_err(|problems| problems.under("matcher"))?,
         })
     }
 
     pub fn untyped(config: &StringMatcher) -> Compiled<Self> {
         let pattern = Pattern::compile(config)?;
-        Ok(Self { kind: None, pattern })
+        Ok(Self {
+            kind: None,
+            oid: String::new(),
+            pattern,
+        })
     }
 
     /// Whether a name of the certificate matches.
@@ -54,6 +67,12 @@ impl SanMatcher {
             || (of_kind(SanType::Dns) && facts.dns_sans.iter().any(|name| self.matches_dns(name)))
             || (of_kind(SanType::Email) && plain(&facts.email_sans))
             || (of_kind(SanType::IpAddress) && plain(&facts.ip_sans))
+            || (self.kind == Some(SanType::OtherName) && self.matches_other(facts))
+    }
+
+    fn matches_other(&self, facts: &CertificateFacts) -> bool {
+        let mut names = facts.other_san_types.iter().zip(&facts.other_sans);
+        names.any(|(kind, name)| *kind == self.oid && self.pattern.matches(name))
     }
 
     fn matches_dns(&self, name: &str) -> bool {
@@ -97,6 +116,10 @@ impl Pattern {
             Self::Regex(regex) => regex.is_match(name),
         }
     }
+}
+
+fn is_oid(text: &str) -> bool {
+    text.contains('.') && text.split('.').all(|part| part.parse::<u64>().is_ok())
 }
 
 /// Whether one of the certificate's DNS names covers `host`.

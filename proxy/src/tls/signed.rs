@@ -1,5 +1,6 @@
-//! By which algorithm a peer has proven that its certificate is its own. rustls tells that only to a verifier, which is a context's and knows
-//! no connection: within one poll of a handshake no other handshake runs on its thread.
+//! What rustls tells in the middle of a handshake, and only to what belongs to a context and knows no connection: by which algorithm a peer has
+//! proven that its certificate is its own, what a policy has overlooked, what an earlier handshake of a resumed session was like. Within one
+//! poll of a handshake no other handshake runs on its thread.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -7,32 +8,149 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use rustls::pki_types::SubjectPublicKeyInfoDer;
+use rustls::server::{ProducesTickets, StoresServerSessions};
 use rustls::sign::{Signer, SigningKey};
-use rustls::{SignatureAlgorithm, SignatureScheme};
+use rustls::{NamedGroup, SignatureAlgorithm, SignatureScheme};
+
+use super::error::VerifyFailure;
+
+/// What is known of one handshake beside what rustls says of it in the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// How the peer has proven its certificate.
+    pub scheme: Option<SignatureScheme>,
+    /// The group that the handshake is going to have, unless it is a resumed one.
+    pub group: Option<NamedGroup>,
+    /// Why the peer would have been refused, but for `ACCEPT_UNTRUSTED`.
+    pub overlooked: Option<VerifyFailure>,
+    /// Of the handshake whose session may be resumed.
+    earlier: Option<Earlier>,
+}
+
+/// What a session remembers of its handshake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Earlier {
+    pub scheme: Option<SignatureScheme>,
+    pub group: Option<NamedGroup>,
+}
+
+impl Notes {
+    /// Of a handshake that is going to have this group.
+    pub fn of_group(group: Option<NamedGroup>) -> Self {
+        Self {
+            group,
+            ..Self::default()
+        }
+    }
+
+    /// The signature and the group of the session: of this handshake, or of the one that it was made in.
+    pub fn of_session(&self, resumed: bool) -> Earlier {
+        match self.earlier.filter(|_| resumed) {
+            Some(earlier) => earlier,
+            None => Earlier {
+                scheme: self.scheme,
+                group: self.group,
+            },
+        }
+    }
+}
 
 thread_local! {
-    static SEEN: Cell<Option<SignatureScheme>> = const { Cell::new(None) };
+    static NOTES: Cell<Notes> = const { Cell::new(Notes { scheme: None, group: None, overlooked: None, earlier: None }) };
 }
 
-/// A verifier has seen this.
-pub fn note(scheme: SignatureScheme) {
-    SEEN.set(Some(scheme));
+/// Adds to the notes of the handshake that runs on this thread.
+pub fn note(add: impl FnOnce(&mut Notes)) {
+    let mut notes = NOTES.get();
+    add(&mut notes);
+    NOTES.set(notes);
 }
 
-/// Runs a handshake; also yields what its verifier noted.
+/// Runs the handshake that `make` begins, which may answer the first message already; also yields what was noted meanwhile, beside `notes`.
 ///
 /// # Cancel safety
 /// As the handshake.
-pub async fn noting<F: Future>(handshake: F) -> (F::Output, Option<SignatureScheme>) {
-    let mut handshake = pin!(handshake);
-    let mut seen = None;
+pub async fn noting<F: Future>(notes: Notes, make: impl FnOnce() -> F) -> (F::Output, Notes) {
+    NOTES.set(notes);
+    let mut handshake = pin!(make());
+    let mut notes = NOTES.take();
     let output = poll_fn(|cx| {
+        NOTES.set(notes);
         let polled = handshake.as_mut().poll(cx);
-        seen = SEEN.take().or(seen);
+        notes = NOTES.take();
         polled
     })
     .await;
-    (output, seen)
+    (output, notes)
+}
+
+/// Tickets or sessions that remember the handshake they come from: two numbers behind what rustls has in them, 0 for none.
+#[derive(Debug)]
+pub struct Remembering<T: ?Sized>(pub Arc<T>);
+
+/// Bytes of the two numbers.
+const LENGTH: usize = 4;
+
+fn with_memory(session: &[u8]) -> Vec<u8> {
+    let notes = NOTES.get();
+    // A session that was resumed is passed on with what it is known for.
+    let of = notes.of_session(notes.earlier.is_some());
+    let [a, b] = of.scheme.map_or(0, u16::from).to_be_bytes();
+    let [c, d] = of.group.map_or(0, u16::from).to_be_bytes();
+    [session, &[a, b, c, d]].concat()
+}
+
+fn without_memory(mut session: Vec<u8>) -> Option<Vec<u8>> {
+    let memory = session.split_off(session.len().checked_sub(LENGTH)?);
+    let number = |bytes: &[u8]| {
+        bytes
+            .first_chunk()
+            .map(|bytes| u16::from_be_bytes(*bytes))
+            .filter(|number| *number != 0)
+    };
+    let (scheme, group) = memory.split_at_checked(2)?;
+    let earlier = Earlier {
+        scheme: number(scheme).map(SignatureScheme::from),
+        group: number(group).map(NamedGroup::from),
+    };
+    note(|notes| notes.earlier = Some(earlier));
+    Some(session)
+}
+
+impl ProducesTickets for Remembering<dyn ProducesTickets> {
+    fn enabled(&self) -> bool {
+        self.0.enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.0.lifetime()
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.0.encrypt(&with_memory(plain))
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.0.decrypt(cipher).and_then(without_memory)
+    }
+}
+
+impl StoresServerSessions for Remembering<dyn StoresServerSessions> {
+    fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        self.0.put(key, with_memory(&value))
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.0.get(key).and_then(without_memory)
+    }
+
+    fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.0.take(key).and_then(without_memory)
+    }
+
+    fn can_cache(&self) -> bool {
+        self.0.can_cache()
+    }
 }
 
 /// A key that signs by the first of BoringSSL's algorithms that the peer takes; rustls alone begins with the longest digest.

@@ -84,6 +84,9 @@ impl SslStats {
                 }
                 self.dynamic.counter(&format!("versions.{}", done.peer.version)).inc();
                 self.dynamic.counter(&format!("ciphers.{}", done.peer.cipher)).inc();
+                if let Some(failure) = done.overlooked {
+                    self.failed(failure);
+                }
                 if let Some(scheme) = done.signature {
                     self.dynamic.counter(&format!("sigalgs.{}", signed::name(scheme))).inc();
                 }
@@ -91,12 +94,18 @@ impl SslStats {
                     self.dynamic.counter(&format!("curves.{}", done.peer.group)).inc();
                 }
             }
-            Err(TlsError::Verify(VerifyFailure::NoCertificate, _)) => self.fail_verify_no_cert.inc(),
-            Err(TlsError::Verify(VerifyFailure::Chain, _)) => self.fail_verify_error.inc(),
-            Err(TlsError::Verify(VerifyFailure::San, _)) => self.fail_verify_san.inc(),
-            Err(TlsError::Verify(VerifyFailure::Hash, _)) => self.fail_verify_cert_hash.inc(),
+            Err(TlsError::Verify(failure, _)) => self.failed(*failure),
             Err(TlsError::Handshake(_)) => self.connection_error.inc(),
             Err(TlsError::Io(_) | TlsError::SecretNotReady) => {}
+        }
+    }
+
+    fn failed(&self, failure: VerifyFailure) {
+        match failure {
+            VerifyFailure::NoCertificate => self.fail_verify_no_cert.inc(),
+            VerifyFailure::Chain => self.fail_verify_error.inc(),
+            VerifyFailure::San => self.fail_verify_san.inc(),
+            VerifyFailure::Hash => self.fail_verify_cert_hash.inc(),
         }
     }
 }

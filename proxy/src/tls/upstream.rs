@@ -1,13 +1,15 @@
 //! Client side: an `UpstreamTlsContext`, and the handshake.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
-use rustls::HandshakeKind;
 use rustls::client::{ClientConfig, Resumption};
 use rustls::pki_types::ServerName;
+use rustls::{HandshakeKind, NamedGroup, SignatureScheme};
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::context::{Common, Material};
@@ -15,11 +17,12 @@ use super::error::VerifyFailure;
 use super::params::Side;
 use super::report::CertificateReport;
 use super::secret::Rebuild;
+use super::signed::{self, Earlier, Notes};
 use super::stats::{ClientSocketStats, Expirations, SslStats};
 use super::verifier::PeerVerifier;
 use super::verify::Unnamed;
 use super::x509::CertificateFacts;
-use super::{Handshaken, TlsError, error, peer, san, signed};
+use super::{Handshaken, TlsError, error, peer, san};
 use crate::config::route::{Under, refuse};
 use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::runtime::io::Io;
@@ -45,6 +48,8 @@ struct Built {
     config: Arc<ClientConfig>,
     local: Option<Arc<CertificateFacts>>,
     unnamed: Unnamed,
+    /// Of each name, what the handshake was like that its sessions come from: rustls keeps these in a form of its own.
+    sessions: Mutex<HashMap<String, Earlier>>,
 }
 
 impl UpstreamTls {
@@ -134,17 +139,22 @@ impl UpstreamTls {
             _ => None,
         };
         let connector = TlsConnector::from(built.config.clone());
-        let (outcome, signature) = match alpn_override {
-            Some(alpn) => signed::noting(connector.with_alpn(alpn.to_vec()).connect(name, io)).await,
-            None => signed::noting(connector.connect(name, io)).await,
+        let key = name.to_str().into_owned();
+        let notes = Notes::default();
+        let (outcome, notes) = match alpn_override {
+            Some(alpn) => signed::noting(notes, || connector.with_alpn(alpn.to_vec()).connect(name, io)).await,
+            None => signed::noting(notes, || connector.connect(name, io)).await,
         };
         let stream = outcome.map_err(error::from_io)?;
         let (_, session) = stream.get_ref();
         let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
-        let info = peer::info(session, built.local.as_ref(), sent);
+        let group = session.negotiated_key_exchange_group().map(|group| group.name());
+        let of_session = built.session(key, resumed, notes.scheme, group);
+        let info = peer::info(session, built.local.as_ref(), sent, of_session);
         Ok(Handshaken {
             resumed,
-            signature,
+            signature: of_session.scheme,
+            overlooked: notes.overlooked,
             io: Io::Tls(Box::new(TlsStream::Client(stream))),
             peer: Arc::new(info),
         })
@@ -177,6 +187,7 @@ impl UpstreamTls {
             config: Arc::new(config),
             local: material.local,
             unnamed,
+            sessions: Mutex::default(),
         })
     }
 
@@ -205,6 +216,30 @@ impl UpstreamTls {
             return Ok(done);
         }
         Err(TlsError::Verify(VerifyFailure::San, error::not_named()))
+    }
+}
+
+/// As many names are remembered; who comes after that is counted without what its first handshake was like.
+const MOST_NAMES: usize = 1024;
+
+impl Built {
+    /// What a handshake's session is known for: of a resumed one, what its first handshake was like.
+    fn session(
+        &self,
+        name: String,
+        resumed: bool,
+        scheme: Option<SignatureScheme>,
+        group: Option<NamedGroup>,
+    ) -> Earlier {
+        let mut sessions = self.sessions.lock();
+        if resumed {
+            return sessions.get(&name).copied().unwrap_or_default();
+        }
+        let own = Earlier { scheme, group };
+        if sessions.len() < MOST_NAMES || sessions.contains_key(&name) {
+            sessions.insert(name, own);
+        }
+        own
     }
 }
 

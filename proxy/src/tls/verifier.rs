@@ -68,7 +68,7 @@ impl ServerCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        signed::note(signed.scheme);
+        signed::note(|notes| notes.scheme = Some(signed.scheme));
         may_sign(certificate)?;
         verify_tls12_signature(message, certificate, signed, &self.algorithms)
     }
@@ -79,7 +79,7 @@ impl ServerCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        signed::note(signed.scheme);
+        signed::note(|notes| notes.scheme = Some(signed.scheme));
         may_sign(certificate)?;
         verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
@@ -114,7 +114,7 @@ impl ClientCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        signed::note(signed.scheme);
+        signed::note(|notes| notes.scheme = Some(signed.scheme));
         may_sign(certificate)?;
         verify_tls12_signature(message, certificate, signed, &self.algorithms)
     }
@@ -125,7 +125,7 @@ impl ClientCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        signed::note(signed.scheme);
+        signed::note(|notes| notes.scheme = Some(signed.scheme));
         may_sign(certificate)?;
         verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }

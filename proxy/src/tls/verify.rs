@@ -11,11 +11,12 @@ use rustls::CertificateError;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 
+use super::error::VerifyFailure;
 use super::san::SanMatcher;
 use super::spiffe::{self, TrustDomain};
 use super::walk;
 use super::x509::CertificateFacts;
-use super::{error, material};
+use super::{error, material, signed};
 use crate::config::route::{each, optional, refuse_all};
 use crate::config::{Compiled, Problems, gather};
 
@@ -272,9 +273,33 @@ impl Policy {
         role: Role,
         algorithms: &WebPkiSupportedAlgorithms,
     ) -> Result<(), CertificateError> {
-        if self.accept_untrusted {
-            return Ok(());
+        if !self.accept_untrusted {
+            self.check_trust(leaf, intermediates, now, role, algorithms)?;
+            return self.check_names(leaf);
         }
+        // Whoever it is is let in, and what is wrong is counted; the SPIFFE validator does not look.
+        if self.domains.is_empty() {
+            let chain = self.check_trust(leaf, intermediates, now, role, algorithms);
+            let names = chain.is_ok().then(|| self.check_names(leaf));
+            let overlooked = match (chain, names) {
+                (Err(_), _) => Some(VerifyFailure::Chain),
+                (_, Some(Err(CertificateError::ApplicationVerificationFailure))) => Some(VerifyFailure::Hash),
+                (_, Some(Err(_))) => Some(VerifyFailure::San),
+                _ => None,
+            };
+            signed::note(|notes| notes.overlooked = overlooked);
+        }
+        Ok(())
+    }
+
+    fn check_trust(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        role: Role,
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> Result<(), CertificateError> {
         let trust = match self.domains.is_empty() {
             true => self.trust.as_deref(),
             false => Some(spiffe::trust_for(&self.domains, leaf)?),
@@ -287,6 +312,10 @@ impl Policy {
                 false => error::other(error::Refused(cause)),
             })?;
         }
+        Ok(())
+    }
+
+    fn check_names(&self, leaf: &CertificateDer<'_>) -> Result<(), CertificateError> {
         if !self.pins() && self.sans.is_empty() {
             return Ok(());
         }
@@ -322,7 +351,7 @@ impl Policy {
             Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }) if self.allow_expired => {
                 let then = walk::common_validity(leaf, intermediates).unwrap_or(now);
                 self.webpki(trust, leaf, intermediates, then, role, algorithms)
-                    .map_err(translate)
+                    .map_err(error::from_webpki)
             }
             Err(webpki::Error::CaUsedAsEndEntity) if self.crls.is_empty() => {
                 let walk = walk::Walk {
@@ -335,7 +364,7 @@ impl Policy {
                 };
                 walk.check(leaf, role)
             }
-            other => other.map_err(translate),
+            other => other.map_err(error::from_webpki),
         }
     }
 
@@ -380,22 +409,6 @@ impl Policy {
             Some(limit) if depth > limit as usize => Err(webpki::Error::MaximumPathDepthExceeded),
             _ => Ok(()),
         }
-    }
-}
-
-fn translate(error: webpki::Error) -> CertificateError {
-    match error {
-        webpki::Error::BadDer | webpki::Error::BadDerTime | webpki::Error::TrailingData(_) => {
-            CertificateError::BadEncoding
-        }
-        webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet,
-        webpki::Error::CertExpired { .. } | webpki::Error::InvalidCertValidity => CertificateError::Expired,
-        webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
-        webpki::Error::CertRevoked => CertificateError::Revoked,
-        webpki::Error::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
-        webpki::Error::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
-        webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
-        other => CertificateError::Other(rustls::OtherError(Arc::new(other))),
     }
 }
 

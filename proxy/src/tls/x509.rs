@@ -15,6 +15,8 @@ pub struct CertificateFacts {
     pub email_sans: Vec<String>,
     /// Values of `otherName`s that are texts.
     pub other_sans: Vec<String>,
+    /// Of the same, their types as dotted numbers.
+    pub other_san_types: Vec<String>,
     pub subject: String,
     pub issuer: String,
     /// Lower-case hex without leading zeros.
@@ -75,7 +77,7 @@ impl CertificateFacts {
         for name in &extension.value.general_names {
             let mut one = Self::default();
             one.add_san(name);
-            let kinds = [one.dns_sans, one.uri_sans, one.email_sans, one.ip_sans];
+            let kinds = [one.dns_sans, one.uri_sans, one.email_sans, one.ip_sans, one.other_sans];
             names.extend(kinds.into_iter().flatten());
         }
         names
@@ -87,7 +89,12 @@ impl CertificateFacts {
             GeneralName::DNSName(dns) => self.dns_sans.push((*dns).to_owned()),
             GeneralName::RFC822Name(email) => self.email_sans.push((*email).to_owned()),
             GeneralName::IPAddress(octets) => self.ip_sans.extend(ip(octets).map(|ip| ip.to_string())),
-            GeneralName::OtherName(_, value) => self.other_sans.extend(other_name(value)),
+            GeneralName::OtherName(kind, value) => {
+                if let Some(text) = other_name(value) {
+                    self.other_sans.push(text);
+                    self.other_san_types.push(kind.to_id_string());
+                }
+            }
             _ => {}
         }
     }

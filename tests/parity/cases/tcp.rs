@@ -1,5 +1,6 @@
 //! Connections without HTTP: `tcp_proxy` and what stands before it, listener filters, filter-chain match.
 
+mod firsts;
 mod hellos;
 mod listeners;
 mod trees;
@@ -34,11 +35,12 @@ pub fn world() -> World {
             streams(),
             hosts(),
             tunnels(),
-            trees(),
+            trees::cases(),
             headers(),
             tlvs(),
             chains(),
             hellos::cases(),
+            firsts::cases(),
         ]
         .into_iter()
         .flatten()
@@ -73,6 +75,10 @@ pub fn world() -> World {
             "cluster.lonely.upstream_rq",
             "cluster.tunnel.upstream_rq",
             "proxy_proto.",
+            "downstream_cx_proxy_proto_error",
+            "listener.firsts.downstream_pre",
+            "listener.pp-",
+            "again.",
             "local_rate_limit.",
             "listener_local_ratelimit.",
             "tls_inspector.",
@@ -135,6 +141,21 @@ fn streams() -> Vec<Case> {
         ),
         case("connected late", "late", 11, TALK),
         case("allowed", "allowed", 5, TALK),
+        case(
+            "allowed again and again",
+            "again",
+            15,
+            &[
+                Send(b"hello"),
+                Read(5),
+                Send(b"hello"),
+                Read(5),
+                Send(b"again"),
+                Read(5),
+                Half,
+                End,
+            ],
+        ),
         case("denied", "denied", 0, &[Send(b"hello"), End]),
         case("denied in the shadow", "shadowed", 5, TALK),
         case("first of one", "limited", 5, TALK),
@@ -221,6 +242,9 @@ fn tunnels() -> Vec<Case> {
         case("CONNECT over HTTP/2", "connect2", 57, TALK),
         case("POST", "post", 73, &[Send(b"hello"), Read(73), Half, End]),
         case("POST over HTTP/2", "post2", 50, TALK),
+        case("CONNECT broken off", "broken", 80, &[Read(80), Send(b"x"), End]),
+        case("POST broken off", "broken post", 84, &[Read(84), Send(b"x"), End]),
+        case("a tunnel that is idle", "idle tunnel", 67, &[Read(67), End]),
         case("CONNECT refused", "refused", 0, &[End]),
         case("CONNECT refused over HTTP/2", "refused2", 0, &[End]),
         case(
@@ -249,26 +273,6 @@ fn tunnels() -> Vec<Case> {
         case("first of one, shared", "sharing", 5, TALK),
         case("second of one, shared", "sharing too", 0, &[End]),
     ]
-}
-
-/// Access control by match trees.
-fn trees() -> Vec<Case> {
-    const TALK: &[Step] = &[Send(b"hello"), Half, End];
-    let allowed = [
-        "found",
-        "otherwise",
-        "prefix",
-        "later",
-        "both",
-        "ranges",
-        "hinted",
-        "unhinted",
-        "in the shadow",
-    ];
-    let denied = ["denied by leaf", "denied by nobody", "denied unasked"];
-    let allowed = allowed.map(|name| case(name, name, 5, TALK));
-    let denied = denied.map(|name| case(name, name, 0, &[Send(b"hello"), End]));
-    allowed.into_iter().chain(denied).collect()
 }
 
 fn tlvs() -> Vec<Case> {

@@ -64,11 +64,10 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext.SystemRootCerts":),
     message!("envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher":
-        matcher;
+        matcher oid;
         san_type = OnlyValuesAlways(
-            &[Allowed::Name("EMAIL"), Allowed::Name("DNS"), Allowed::Name("URI"), Allowed::Name("IP_ADDRESS")],
-            "only names of types EMAIL, DNS, URI and IP_ADDRESS are matched"),
-        oid = RefusedAlways("other names are not matched"),
+            &[Allowed::Name("EMAIL"), Allowed::Name("DNS"), Allowed::Name("URI"), Allowed::Name("IP_ADDRESS"), Allowed::Name("OTHER_NAME")],
+            "only names of types EMAIL, DNS, URI, IP_ADDRESS and OTHER_NAME are matched"),
     ),
     message!("envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig": name sds_config),
     message!("envoy.extensions.transport_sockets.tls.v3.Secret":

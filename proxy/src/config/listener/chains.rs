@@ -1,5 +1,6 @@
 //! Filter chains: what they match, their transport socket, their network filters.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -12,7 +13,7 @@ use remora_proto::pb::envoy::extensions::filters::network::direct_response::v3::
 use remora_proto::pb::google::protobuf::Any;
 use xxhash_rust::xxh64::xxh64;
 
-use super::{BuildContext, Compiled, Problem, Problems, duration, raw};
+use super::{BuildContext, Compiled, Problem, Problems, positive, raw};
 use crate::config::gather;
 use crate::config::route::{Under, each, optional, refuse};
 use crate::filters::network::{self, NetworkFilter};
@@ -83,9 +84,9 @@ fn filter_chain(config: &PbChain, hash: u64, cx: &BuildContext) -> Compiled<Filt
         let _current = refuse("use_proxy_proto", use_proxy_proto, reason);
         let tls = optional("transport_socket", socket, |socket| crate::config::tls::downstream(socket, cx));
         let filters = network_filters(&config.filters, cx);
+        let timeout = positive("transport_socket_connect_timeout", config.transport_socket_connect_timeout.as_ref());
     }
     let (filters, terminal) = filters;
-    let timeout = duration(config.transport_socket_connect_timeout.as_ref());
     Ok(FilterChain {
         name: Arc::from(config.name.as_str()),
         hash,
@@ -204,22 +205,29 @@ fn criteria(config: &FilterChainMatch) -> Compiled<Criteria> {
     })
 }
 
+/// Lower case, without the star of a wildcard: what is left begins with a dot, and whatever begins so matches as a wildcard does, as in Envoy.
 fn server_name(name: &str) -> Compiled<String> {
     let name = name.to_ascii_lowercase();
-    let rest = name.strip_prefix("*.").unwrap_or(&name);
-    if rest.contains('*') || rest.is_empty() {
+    if name.contains('*') && !name.starts_with("*.") {
         let reason = format!("partial wildcards are not supported in \"server_names\": {name}");
         return Err(Problems::one("", reason));
     }
-    Ok(name)
+    Ok(name.strip_prefix('*').unwrap_or(&name).to_owned())
 }
 
 fn ranges(configs: &[CidrRange], field: &str) -> Compiled<Vec<IpNet>> {
     each(field, configs, |config| {
         let ip = config.address_prefix.parse();
         let length = config.prefix_len.as_ref().map_or(0, |wrapped| wrapped.value);
-        let net = ip.ok().and_then(|ip| IpNet::new(ip, u8::try_from(length).ok()?).ok());
-        net.map(|net| net.trunc())
+        ip.ok()
+            .and_then(|ip| network(ip, length))
             .ok_or_else(|| Problems::one("", "malformed IP range"))
     })
+}
+
+/// A `CidrRange`; a length that is longer than the address is the whole address, as in Envoy.
+pub(crate) fn network(ip: IpAddr, length: u32) -> Option<IpNet> {
+    let whole = if ip.is_ipv4() { 32 } else { 128 };
+    let length = u8::try_from(length).unwrap_or(u8::MAX).min(whole);
+    IpNet::new(ip, length).ok().map(|net| net.trunc())
 }

@@ -1,5 +1,6 @@
 //! What a listener says about its socket and its listener filters.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +14,9 @@ use remora_proto::pb::envoy::config::listener::v3::{
 use remora_proto::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use remora_proto::pb::google::protobuf::{BoolValue, UInt32Value};
 
-use super::{BuildContext, Compiled, Problems, duration};
+use super::{BuildContext, Compiled, Problems, positive};
 use crate::config::gather;
-use crate::config::route::{Under, each, optional};
+use crate::config::route::{Under, each, optional, refuse};
 use crate::filters::listener::{local_ratelimit, original_src, proxy_protocol};
 use crate::listener::balance::Balance;
 use crate::listener::detect::client_hello::MAX_CLIENT_HELLO;
@@ -41,6 +42,8 @@ pub fn compile(config: &Listener, cx: &BuildContext) -> Compiled<ListenerSetting
         let additional = additional(config);
         let balance = balance(config);
         let pipe_mode = pipe_mode(config.address.as_ref()).under("address");
+        let timeout = positive("listener_filters_timeout", config.listener_filters_timeout.as_ref());
+        let ipv4_compat = ipv4_compat(config).under("address");
     }
     let mut filters = filters;
     let use_original_dst = flag(&config.use_original_dst);
@@ -57,7 +60,7 @@ pub fn compile(config: &Listener, cx: &BuildContext) -> Compiled<ListenerSetting
             },
         );
     }
-    let timeout = duration(config.listener_filters_timeout.as_ref()).unwrap_or(FILTERS_TIMEOUT);
+    let timeout = timeout.unwrap_or(FILTERS_TIMEOUT);
     Ok(ListenerSettings {
         stat_prefix: Some(config.stat_prefix.clone()).filter(|prefix| !prefix.is_empty()),
         direction: match config.traffic_direction {
@@ -84,7 +87,7 @@ pub fn compile(config: &Listener, cx: &BuildContext) -> Compiled<ListenerSetting
         ignores_connection_limit: config.ignore_global_conn_limit,
         connection_limit: cx.connection_limits.get(&config.name).copied(),
         pipe_mode,
-        ipv4_compat: is_ipv4_compat(config),
+        ipv4_compat,
     })
 }
 
@@ -189,11 +192,22 @@ fn pipe_mode(config: Option<&core::Address>) -> Compiled<Option<u32>> {
     }
 }
 
-fn is_ipv4_compat(config: &Listener) -> bool {
-    match config.address.as_ref().and_then(|address| address.address.as_ref()) {
-        Some(AddressKind::SocketAddress(socket)) => socket.ipv4_compat,
-        _ => false,
-    }
+fn ipv4_compat(config: &Listener) -> Compiled<bool> {
+    let Some(AddressKind::SocketAddress(socket)) = config.address.as_ref().and_then(|address| address.address.as_ref())
+    else {
+        return Ok(false);
+    };
+    let can = match socket.address.parse() {
+        Ok(IpAddr::V6(ip)) => ip.is_unspecified() || ip.to_ipv4_mapped().is_some(),
+        // What is no address is told elsewhere.
+        Ok(IpAddr::V4(_)) | Err(_) => socket.address.contains(':'),
+    };
+    refuse(
+        "socket_address.ipv4_compat",
+        socket.ipv4_compat && !can,
+        "only the IPv6 address '::' or an IPv4-mapped IPv6 address can have it",
+    )?;
+    Ok(socket.ipv4_compat)
 }
 
 fn listener_filter(config: &PbFilter, cx: &BuildContext) -> Compiled<ListenerFilter> {

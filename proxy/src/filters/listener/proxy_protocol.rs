@@ -12,8 +12,9 @@ use crate::config::route::{each, refuse};
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::http::exchange::{DynamicMetadata, FilterState, Object, ObjectState};
 use crate::listener::detect::Detection;
-use crate::listener::detect::proxy_protocol::{Header, Version, parse, signature};
+use crate::listener::detect::proxy_protocol::{Header, LATE_END, NO_END, V1, V2_FIXED, Version, parse, signature};
 use crate::tcp::proxy_header::{Pass, PassedTlvs};
+use crate::telemetry::stats::Counter;
 
 pub const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
 
@@ -32,18 +33,18 @@ crate::stat_group! {
 }
 
 crate::stat_group! {
-    /// Under `proxy_proto.[<prefix>.]versions.v<N>.`.
-    pub struct VersionStats {
-        counters: { found, disallowed, error }
+    /// Under `downstream_cx_`, of all such filters together: Envoy's name has no prefix, and nothing is under none here.
+    pub struct ErrorStats {
+        counters: { proxy_proto_error }
         gauges: {}
         histograms: {}
     }
 }
 
 crate::stat_group! {
-    /// The same of all filters together; Envoy has kept it from the time when there were no others.
-    pub struct ProcessStats {
-        counters: { downstream_cx_proxy_proto_error }
+    /// Under `proxy_proto.[<prefix>.]versions.v<N>.`.
+    pub struct VersionStats {
+        counters: { found, disallowed, error }
         gauges: {}
         histograms: {}
     }
@@ -59,8 +60,8 @@ pub struct ProxyProtocol {
     as_state: bool,
     pass: Pass,
     stats: Arc<ProxyProtocolStats>,
-    process: Arc<ProcessStats>,
     versions: [Arc<VersionStats>; 2],
+    errors: Arc<ErrorStats>,
 }
 
 struct Rule {
@@ -92,14 +93,23 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ProxyProtocol> {
     };
     // 0 is V1.
     let version = |version: &i32| if *version == 0 { Version::V1 } else { Version::V2 };
+    let disallowed: Vec<Version> = config.disallowed_versions.iter().map(version).collect();
+    let none_is_left = [Version::V1, Version::V2]
+        .iter()
+        .all(|version| disallowed.contains(version));
+    refuse(
+        "disallowed_versions",
+        none_is_left,
+        "all proxy protocol versions are disallowed",
+    )?;
     Ok(ProxyProtocol {
         optional: config.allow_requests_without_proxy_protocol,
-        disallowed: config.disallowed_versions.iter().map(version).collect(),
+        disallowed,
         rules: each("rules", &config.rules, rule)?.into_iter().flatten().collect(),
         as_state: location == TlvLocation::FilterState,
         pass: Pass::compile(config.pass_through_tlvs.as_ref()).map_err(|p| p.under("pass_through_tlvs"))?,
         stats: cx.stats.group(&prefix),
-        process: cx.stats.group(""),
+        errors: cx.stats.group("downstream_cx_"),
         versions: ["v1", "v2"].map(|version| cx.stats.group(&format!("{prefix}versions.{version}."))),
     })
 }
@@ -126,46 +136,47 @@ fn rule(config: &pb::proxy_protocol::Rule) -> Compiled<Option<Rule>> {
 impl ProxyProtocol {
     /// Looks at the first bytes; a version that is not allowed is none, where none is needed.
     pub fn look(&self, bytes: &[u8]) -> Detection<Header> {
-        match signature(bytes) {
-            Some(version) if self.optional && self.disallowed.contains(&version) => Detection::No,
-            None if !self.optional && bytes.len() < SHORTEST_V2 => unsigned(bytes),
-            _ => parse(bytes),
+        let disallowed = signature(bytes).filter(|version| self.disallowed.contains(version));
+        match (disallowed, parse(bytes)) {
+            (Some(_), _) if self.optional => Detection::No,
+            // What a header that is not wanted says is not waited for.
+            (Some(Version::V2), _) if bytes.len() >= V2_FIXED => Detection::Broken("PROXY version 2 is not allowed"),
+            // Less than a signature is not judged, unless none is needed.
+            (_, Detection::No) if !self.optional && bytes.len() < V1.len() => Detection::NeedMore,
+            (_, found) => found,
         }
     }
 
     /// Judges and counts what [`look`](Self::look) has found in `bytes`.
     pub fn judge(&self, bytes: &[u8], found: Detection<Header>) -> Outcome {
-        let outcome = self.outcome(bytes, found);
-        if outcome == Outcome::Refused {
-            self.process.downstream_cx_proxy_proto_error.inc();
-        }
-        outcome
-    }
-
-    fn outcome(&self, bytes: &[u8], found: Detection<Header>) -> Outcome {
         let version = signature(bytes);
         let stats = |version: Version| &self.versions[version as usize];
-        match found {
-            Detection::Found(header) if self.disallowed.contains(&header.version) => {
-                stats(header.version).found.inc();
-                stats(header.version).disallowed.inc();
+        let refused = |counter: Option<&Counter>| {
+            counter.inspect(|counter| counter.inc());
+            self.errors.proxy_proto_error.inc();
+            Outcome::Refused
+        };
+        match (found, version) {
+            // Envoy knows the version by the line's end.
+            (Detection::Broken(NO_END), _) => refused(Some(&self.stats.not_found_disallowed)),
+            (Detection::Broken(LATE_END), Some(version)) => refused(Some(&stats(version).error)),
+            // Whether a header of a version that is not allowed is in order is nobody's business.
+            (Detection::Found(_) | Detection::Broken(_), Some(version)) if self.disallowed.contains(&version) => {
+                stats(version).found.inc();
+                stats(version).disallowed.inc();
                 Outcome::Refused
             }
-            Detection::Found(header) => {
+            (Detection::Found(header), _) => {
                 stats(header.version).found.inc();
                 Outcome::Header(header)
             }
-            Detection::No if self.optional => {
+            (Detection::No, _) if self.optional => {
                 self.stats.not_found_allowed.inc();
                 Outcome::Absent
             }
-            Detection::No => {
-                self.stats.not_found_disallowed.inc();
-                Outcome::Refused
-            }
-            Detection::Broken(_) | Detection::NeedMore => {
-                stats(version.unwrap_or(Version::V1)).error.inc();
-                Outcome::Refused
+            (Detection::No, _) => refused(Some(&self.stats.not_found_disallowed)),
+            (Detection::Broken(_) | Detection::NeedMore, version) => {
+                refused(version.map(|version| &stats(version).error))
             }
         }
     }
@@ -201,17 +212,6 @@ impl ProxyProtocol {
         let mut passed = header.tlvs;
         passed.retain(|(kind, _)| self.pass.passes(*kind));
         extensions.insert(PassedTlvs(passed));
-    }
-}
-
-/// Bytes of a version 2 header without addresses. Of fewer bytes without a signature Envoy wants to see the end of a line.
-const SHORTEST_V2: usize = 16;
-
-/// What begins with no signature, and is too short for a header of version 2.
-fn unsigned(bytes: &[u8]) -> Detection<Header> {
-    match memchr::memmem::find(bytes, b"\r\n") {
-        Some(_) => Detection::Broken("no PROXY line"),
-        None => Detection::NeedMore,
     }
 }
 

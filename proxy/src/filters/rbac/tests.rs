@@ -184,9 +184,12 @@ fn what_cannot_be_evaluated_is_refused() {
     let mut bare = rules(Action::Allow, vec![("p", Rule::Any(true), Identifier::Any(true))]);
     bare.policies.get_mut("p").expect("a policy").principals.clear();
     assert_eq!(path(bare), "policies[\"p\"].principals");
-    let wide = Identifier::RemoteIp(cidr("10.0.0.0", 33));
+    let nowhere = Identifier::RemoteIp(cidr("10.0.0", 8));
     assert_eq!(
-        path(rules(Action::Allow, vec![("p", Rule::Any(true), wide)])),
-        "policies[\"p\"].principals[0].remote_ip.prefix_len"
+        path(rules(Action::Allow, vec![("p", Rule::Any(true), nowhere)])),
+        "policies[\"p\"].principals[0].remote_ip.address_prefix"
     );
+    // As in Envoy.
+    let wide = Identifier::RemoteIp(cidr("10.0.0.1", 33));
+    assert!(Engine::compile(&rules(Action::Allow, vec![("p", Rule::Any(true), wide)])).is_ok());
 }

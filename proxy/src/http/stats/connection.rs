@@ -52,7 +52,9 @@ impl OpenConnection {
     }
 
     fn is_tls(&self) -> bool {
-        self.info.as_ref().is_some_and(|info| info.tls.is_some())
+        // Also where the handshake has failed.
+        let speaks_tls = |info: &Arc<ConnectionInfo>| info.tls.is_some() || info.transport_protocol == "tls";
+        self.info.as_ref().is_some_and(speaks_tls)
     }
 
     /// It turned out to speak HTTP/1.

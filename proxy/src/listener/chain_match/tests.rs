@@ -141,9 +141,10 @@ fn names_match_exactly_then_by_longest_suffix() {
     };
     let chains = [
         ("exact", named(&["a.b.com"])),
-        ("deep", named(&["*.b.com"])),
-        ("shallow", named(&["*.com"])),
-        ("none", Criteria::default()),
+        ("deep", named(&[".b.com"])),
+        ("shallow", named(&[".com"])),
+        // No name, as text, is any.
+        ("none", named(&[""])),
     ];
     let table = table(&chains, None).unwrap();
     for (name, expected) in [

@@ -23,9 +23,16 @@ pub enum Version {
     V2 = 1,
 }
 
-const V1: &[u8] = b"PROXY ";
+/// The signature of version 1.
+pub const V1: &[u8] = b"PROXY ";
 /// The longest line, with its end: 107 bytes by the specification, one more in Envoy.
 const V1_MAX: usize = 108;
+/// A line of version 1 that does not end, as far as is known.
+pub const NO_END: &str = "no end of PROXY line";
+/// A line of version 1 that is too long.
+pub const LATE_END: &str = "PROXY line is too long";
+/// What a header of version 2 begins with, whatever it says: signature, version, family, length.
+pub const V2_FIXED: usize = 16;
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Looks at the start of a stream.
@@ -66,7 +73,8 @@ fn v1(bytes: &[u8]) -> Detection<Header> {
     let window = &bytes[..bytes.len().min(V1_MAX)];
     let Some(end) = memchr::memmem::find(window, b"\r\n") else {
         return match window.len() == V1_MAX {
-            true => Detection::Broken("no end of PROXY line"),
+            true if memchr::memmem::find(bytes, b"\r\n").is_some() => Detection::Broken(LATE_END),
+            true => Detection::Broken(NO_END),
             false => Detection::NeedMore,
         };
     };

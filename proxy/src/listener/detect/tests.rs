@@ -67,19 +67,42 @@ fn http_is_told_by_its_first_line() {
     for (bytes, expected) in [
         (&b"GET / HTTP/1.1\r\n"[..], Detection::Found(Http::Http11)),
         (b"GET / HTTP/1.0\r\nhost: a\r\n", Detection::Found(Http::Http10)),
-        (b"\r\nPOST /x HTTP/1.1\n", Detection::Found(Http::Http11)),
+        (b"POST\t/x  HTTP/1.1 \r\n", Detection::Found(Http::Http11)),
+        (b"BREW http://a.b/c?d HTTP/1.1\r\n", Detection::Found(Http::Http11)),
+        (b"CONNECT a:1 HTTP/1.1\r\n", Detection::Found(Http::Http11)),
+        // Whatever is HTTP and not 1.1 is 1.0 for Envoy.
+        (b"GET /\r\n", Detection::Found(Http::Http10)),
+        (b"GET / HTTP/2.1\r\n", Detection::Found(Http::Http10)),
+        (b"GET / HTTP/3.0\r\n", Detection::Found(Http::Http10)),
+        (b"PRI * HTTP/2.0\r\n\r\nno\r\n", Detection::Found(Http::Http10)),
+        (b"\r\nPOST /x HTTP/1.1\n", Detection::No),
+        (b"\r\n", Detection::No),
+        (b"GET / HTTP/1.1x\r\n", Detection::No),
+        (b"GET / HTTP/11.1\r\n", Detection::No),
+        (b"GET x HTTP/1.1\r\n", Detection::No),
+        (b"GET http:/a HTTP/1.1\r\n", Detection::No),
+        (b"GET http://a@@b/ HTTP/1.1\r\n", Detection::No),
+        (b"G@", Detection::No),
+        (b"GET / HTTP/1.1\r", Detection::NeedMore),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Detection::Found(Http::Http2)),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n", Detection::NeedMore),
         (b"PUT /x", Detection::NeedMore),
         (b"OPT", Detection::NeedMore),
-        (b"GET /\r\n", Detection::No),
-        (b"GET / HTTP/3.0\r\n", Detection::No),
         (b"\x16\x03\x01", Detection::No),
         (b"SSH-2.0-x\r\n", Detection::No),
-        (b"a b\x00", Detection::No),
+        (b"a b\x00", Detection::NeedMore),
     ] {
         assert_eq!(parse(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
     }
+    let long = [b"GET /", &[b'a'; 70_000][..]].concat();
+    assert_eq!(parse(&long[..65_535]), Detection::NeedMore);
+    assert_eq!(parse(&long[..65_536]), Detection::Broken("first line is too long"));
+    let fits = [&long[..65_525], b" HTTP/1.1\r\n"].concat();
+    assert_eq!(parse(&fits), Detection::Found(Http::Http11));
+    assert!(matches!(
+        parse(&[&long[..65_526], b" HTTP/1.1\r\n"].concat()),
+        Detection::Broken(_)
+    ));
 }
 
 #[test]

@@ -51,7 +51,6 @@ impl Drop for Gone {
 impl ListenerManager {
     pub(super) fn drain(&self, listener: Arc<ActiveListener>) {
         listener.stop_accepting();
-        self.counters.listener_stopped.inc();
         self.counters.total_listeners_draining.inc();
         let state = listener.state.load();
         self.drained.lock().extend(state.resource.clone());
@@ -74,18 +73,15 @@ impl ListenerManager {
             return;
         }
         chains.iter().for_each(|chain| self.draining.ask(chain));
-        let draining = chains.len() as u64;
+        // Of a listener that drains its chains are not counted beside it.
+        let counted = if listener.is_none() { chains.len() } else { 0 };
         let counters = self.counters.clone();
-        counters
-            .total_filter_chains_draining
-            .set(counters.total_filter_chains_draining.value() + draining);
+        (0..counted).for_each(|_| counters.total_filter_chains_draining.inc());
         let drain_time = self.draining.time;
         self.workers.run(0, "drain", move || async move {
             clock::sleep(drain_time).await;
-            for chain in chains {
-                chain.drain.advance(DrainPhase::Closed);
-                counters.total_filter_chains_draining.dec();
-            }
+            chains.iter().for_each(|chain| chain.drain.advance(DrainPhase::Closed));
+            (0..counted).for_each(|_| counters.total_filter_chains_draining.dec());
             drop(listener);
         });
     }

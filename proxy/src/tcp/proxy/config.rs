@@ -9,7 +9,7 @@ use remora_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as pb;
 use remora_proto::pb::envoy::r#type::v3::hash_policy::PolicySpecifier;
 
 use super::{AddedTlvs, Backoff, Clusters, Early, HashSource, LogOptions, TcpProxy, Tunneling};
-use crate::config::listener::duration;
+use crate::config::listener::{duration, positive};
 use crate::config::route::{Under, optional, refuse};
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::telemetry::access_log::AccessLog;
@@ -27,7 +27,7 @@ impl TcpProxy {
         refuse("on_demand", config.on_demand.is_some(), "not supported")?;
         let attempts = config.max_connect_attempts.as_ref().map_or(1, |wrapped| wrapped.value);
         refuse("max_connect_attempts", attempts == 0, "must be at least 1")?;
-        let idle = duration(config.idle_timeout.as_ref()).unwrap_or(IDLE);
+        let idle = positive("idle_timeout", config.idle_timeout.as_ref())?.unwrap_or(IDLE);
         let jitter = config.max_downstream_connection_duration_jitter_percentage;
         Ok(Arc::new(Self {
             clusters: Clusters::compile(&config)?,
@@ -106,6 +106,9 @@ fn hash(config: &pb::TcpProxy) -> Compiled<Option<HashSource>> {
 fn log_options(config: &pb::TcpProxy) -> Compiled<LogOptions> {
     let options = config.access_log_options.unwrap_or_default();
     let legacy = config.access_log_flush_interval.as_ref();
+    let has_both = config.access_log_options.is_some() && (legacy.is_some() || config.flush_access_log_on_connected);
+    let reason = "only one of the older fields and of access_log_options can be given";
+    refuse("", has_both, reason)?;
     let interval = duration(options.access_log_flush_interval.as_ref().or(legacy));
     refuse(
         "access_log_flush_interval",

@@ -28,6 +28,8 @@ pub(super) enum Over {
     Reset(Side),
     /// A side failed in another way.
     Failed(Side),
+    /// The host has broken a tunnel within HTTP off: for the client, that is the end.
+    Broken,
 }
 
 impl Over {
@@ -43,7 +45,7 @@ impl Over {
     pub(super) fn is_by_host(self) -> bool {
         matches!(
             self,
-            Self::Finished(Side::Upstream) | Self::Reset(Side::Upstream) | Self::Failed(Side::Upstream)
+            Self::Finished(Side::Upstream) | Self::Reset(Side::Upstream) | Self::Failed(Side::Upstream) | Self::Broken
         )
     }
 
@@ -78,7 +80,7 @@ impl Over {
                 upstream: CloseType::RemoteReset,
                 ..Close::default()
             },
-            Self::Finished(_) | Self::Delivered | Self::HostFailed | Self::Failed(_) => Close::default(),
+            Self::Finished(_) | Self::Delivered | Self::HostFailed | Self::Failed(_) | Self::Broken => Close::default(),
         }
     }
 

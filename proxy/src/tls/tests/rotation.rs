@@ -111,3 +111,36 @@ async fn a_session_is_resumed_under_the_same_secrets() {
     assert!(!resumed(shake(&server, &client).await));
     assert!(resumed(shake(&server, &client).await));
 }
+
+#[tokio::test]
+async fn a_session_remembers_how_its_peers_have_proven_themselves() {
+    use pb::tls_parameters::TlsProtocol;
+    let ca = Authority::new();
+    let (server_own, client_own) = (ca.issue(&Wish::uri(SERVER)), ca.issue(&Wish::uri(CLIENT)));
+    for version in [TlsProtocol::TlSv12, TlsProtocol::TlSv13] {
+        let of_version = |own| pb::CommonTlsContext {
+            tls_params: Some(pb::TlsParameters {
+                tls_minimum_protocol_version: version as i32,
+                tls_maximum_protocol_version: version as i32,
+                ..Default::default()
+            }),
+            ..common(Some(own), Some(trusting(&ca)))
+        };
+        let server = downstream(of_version(&server_own), true);
+        let client = upstream(of_version(&client_own), "a.example");
+        let mut first = None;
+        // A session that was resumed is resumed again.
+        for resumed in [false, true, true] {
+            let (served, asked) = shake(&server, &client).await;
+            let (served, asked) = (served.unwrap(), asked.unwrap());
+            assert_eq!((served.resumed, asked.resumed), (resumed, resumed), "{version:?}");
+            let told = [served, asked].map(|side| (side.signature, side.peer.group));
+            assert!(
+                told.iter()
+                    .all(|(signature, group)| signature.is_some() && !group.is_empty()),
+                "{told:?}"
+            );
+            assert_eq!(told, *first.get_or_insert(told), "{version:?}");
+        }
+    }
+}

@@ -35,13 +35,13 @@ pub(super) fn filter(kind: &str, fields: &str) -> String {
     )
 }
 
-fn proxy(stat_prefix: &str, fields: &str) -> String {
+pub(super) fn proxy(stat_prefix: &str, fields: &str) -> String {
     let fields = format!("stat_prefix: {stat_prefix}, {}, {fields}", log(CLOSE));
     filter("network.tcp_proxy.v3.TcpProxy", &fields)
 }
 
 /// A listener of these chains (the matches, and the filters in flow style) and further fields (YAML lines).
-fn listener(name: &str, fields: &str, chains: &[(&str, &[String])]) -> String {
+pub(super) fn listener(name: &str, fields: &str, chains: &[(&str, &[String])]) -> String {
     let mut text = format!(
         "  - name: {name}\n    stat_prefix: {name}\n    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}\n"
     );
@@ -80,7 +80,7 @@ pub(super) fn behind(name: &str, filters: &[String]) -> String {
 }
 
 /// A listener with these listener filters before a `tcp_proxy`.
-fn inspected(name: &str, fields: &str, filters: &[String]) -> String {
+pub(super) fn inspected(name: &str, fields: &str, filters: &[String]) -> String {
     let fields = format!("listener_filters: [{}]\n{fields}", filters.join(", "));
     let cluster = if name.starts_with("slow") { "greet" } else { "echo" };
     listener(name, &fields, &[("", &[proxy(name, &format!("cluster: {cluster}"))])])
@@ -145,13 +145,14 @@ fn many(name: &str, fields: &str) -> String {
 }
 
 pub(super) fn listeners() -> Vec<String> {
-    let mut all = vec![sni(), matching(), nowhere()];
+    let mut all = vec![matching(), nowhere()];
     all.extend(proxies());
     all.extend(choosing());
     all.extend(tunnels());
     all.extend(filtered());
     all.extend(inspecting());
     all.push(super::hellos::listener());
+    all.extend(super::firsts::listeners());
     all.extend(super::trees::listeners());
     all.extend(stating());
     all
@@ -228,6 +229,7 @@ fn tunnels() -> Vec<String> {
         )
     };
     let header = r#"headers_to_add: [{header: {key: x-added, value: "of %PROTOCOL%"}}]"#;
+    let broken = r#"headers_to_add: [{header: {key: x-break, value: "yes"}}]"#;
     let refuse = r#"headers_to_add: [{header: {key: x-refuse, value: "yes"}}]"#;
     vec![
         tunnel("connect", "tunnel", header),
@@ -235,6 +237,12 @@ fn tunnels() -> Vec<String> {
         tunnel("post", "tunnel", "use_post: true, post_path: /in"),
         tunnel("post2", "tunnel2", "use_post: true"),
         tunnel("refused", "tunnel", refuse),
+        tunnel("broken", "tunnel", broken),
+        tunnel("broken post", "tunnel", &format!("use_post: true, {broken}")),
+        plain(
+            "idle tunnel",
+            &format!("cluster: tunnel, idle_timeout: 0.3s, tunneling_config: {{{hostname}}}"),
+        ),
         tunnel("refused2", "tunnel2", refuse),
         tunnel("telling", "tunnel", &format!("{TELL}, {KEEP}")),
         tunnel("telling2", "tunnel2", &format!("{TELL}, {KEEP}")),
@@ -319,6 +327,14 @@ fn filtered() -> Vec<String> {
     let limited = filter("network.local_ratelimit.v3.LocalRateLimit", &bucket("limited"));
     vec![
         rbac("allowed", &format!("rules: {}", rules("ALLOW", "127.0.0.0"))),
+        rbac(
+            "again",
+            &format!(
+                "rules: {}, shadow_rules: {}, enforcement_type: CONTINUOUS",
+                rules("ALLOW", "127.0.0.0"),
+                rules("DENY", "127.0.0.0")
+            ),
+        ),
         rbac("denied", &format!("rules: {}", rules("ALLOW", "10.0.0.0"))),
         rbac("shadowed", &format!("shadow_rules: {}", rules("DENY", "127.0.0.0"))),
         behind("limited", &[limited]),
@@ -372,18 +388,6 @@ fn inspecting() -> Vec<String> {
         inspected("slow", "listener_filters_timeout: 0.3s", std::slice::from_ref(&http)),
         inspected("slow but served", served, &[http]),
     ]
-}
-
-fn sni() -> String {
-    let fields = format!(
-        "listener_filters: [{}]",
-        filter("listener.tls_inspector.v3.TlsInspector", "")
-    );
-    let filters = [
-        filter("network.sni_cluster.v3.SniCluster", ""),
-        proxy("sni", "cluster: closed"),
-    ];
-    listener("sni", &fields, &[("", &filters)])
 }
 
 /// Each chain says its own number.

@@ -1,6 +1,9 @@
 //! Listeners whose access control is a match tree.
 
+use super::case;
 use super::listeners::{behind, filter};
+use crate::harness::Case;
+use crate::tcp::Step::{self, End, Half, Send};
 
 pub(super) fn listeners() -> Vec<String> {
     let network = |input: &str| format!("envoy.extensions.matching.common_inputs.network.v3.{input}");
@@ -70,4 +73,24 @@ pub(super) fn listeners() -> Vec<String> {
     let mut all: Vec<String> = trees.iter().map(|(name, tree)| rbac(name, "matcher", tree)).collect();
     all.push(rbac("in the shadow", "shadow_matcher", &shadow));
     all
+}
+
+/// Access control by match trees.
+pub(super) fn cases() -> Vec<Case> {
+    const TALK: &[Step] = &[Send(b"hello"), Half, End];
+    let allowed = [
+        "found",
+        "otherwise",
+        "prefix",
+        "later",
+        "both",
+        "ranges",
+        "hinted",
+        "unhinted",
+        "in the shadow",
+    ];
+    let denied = ["denied by leaf", "denied by nobody", "denied unasked"];
+    let allowed = allowed.map(|name| case(name, name, 5, TALK));
+    let denied = denied.map(|name| case(name, name, 0, &[Send(b"hello"), End]));
+    allowed.into_iter().chain(denied).collect()
 }

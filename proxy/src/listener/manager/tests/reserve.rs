@@ -198,7 +198,8 @@ fn a_socket_that_nobody_can_stand_beside_keeps_its_options() {
         reserve(&bench, &shared).unwrap_err(),
         "Listener l: reuse port cannot be changed during an update"
     );
-    assert_eq!(bench.counter("listener_manager.listener_create_failure"), 2);
+    // Counted is only what the system does not give.
+    assert_eq!(bench.counter("listener_manager.listener_create_failure"), 0);
     // A backlog can change where it is.
     let short = pb::Listener {
         tcp_backlog_size: Some(remora_proto::pb::google::protobuf::UInt32Value { value: 17 }),
