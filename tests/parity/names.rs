@@ -94,7 +94,6 @@ const NAMES: &[Accepted] = &[
     accepted(r"\.fault\.response_rl_injected$", "responses are not slowed down"),
     accepted(r"\.jwt_cache_hit$", "verified tokens are not kept"),
     accepted(r"\.http_local_rate_limit\.shadow_mode$", ABSENT),
-    accepted(r"^http_inspector\.read_error$", ABSENT),
     accepted(r"^listener_manager\.workers_pinned$", ABSENT),
     accepted(
         r"^runtime\.(load_error|override_dir_exists)$",
@@ -107,10 +106,6 @@ const NAMES: &[Accepted] = &[
 /// Beside those: names that only one of them calls used.
 const USED: &[Accepted] = &[
     accepted(r"\.downstream_cx_delayed_close_timeout$", CLOSES_AT_ONCE),
-    accepted(
-        r"^http\.back\.downstream_cx_(destroy|destroy_remote|length_ms)$",
-        AFTER_HANDSHAKE,
-    ),
     accepted(
         r"^cluster\.[^.]+\.circuit_breakers\.[a-z]+\.(rq_open|cx_pool_open)$",
         "a request has its place before it has a connection, and pools are counted by host",

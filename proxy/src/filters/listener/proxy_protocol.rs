@@ -12,7 +12,7 @@ use crate::config::route::{each, refuse};
 use crate::config::{BuildContext, Compiled, Problems};
 use crate::http::exchange::{DynamicMetadata, FilterState, Object, ObjectState};
 use crate::listener::detect::Detection;
-use crate::listener::detect::proxy_protocol::{Header, LATE_END, NO_END, V1, V2_FIXED, Version, parse, signature};
+use crate::listener::detect::proxy_protocol::{Header, LATE_END, NO_END, V2_FIXED, Version, parse, signature};
 use crate::tcp::proxy_header::{Pass, PassedTlvs};
 use crate::telemetry::stats::Counter;
 
@@ -141,8 +141,8 @@ impl ProxyProtocol {
             (Some(_), _) if self.optional => Detection::No,
             // What a header that is not wanted says is not waited for.
             (Some(Version::V2), _) if bytes.len() >= V2_FIXED => Detection::Broken("PROXY version 2 is not allowed"),
-            // Less than a signature is not judged, unless none is needed.
-            (_, Detection::No) if !self.optional && bytes.len() < V1.len() => Detection::NeedMore,
+            // So little without a signature is judged when its line ends, unless none is needed.
+            (_, Detection::No) if !self.optional && bytes.len() < SHORTEST_V2 => unsigned(bytes),
             (_, found) => found,
         }
     }
@@ -160,6 +160,7 @@ impl ProxyProtocol {
             // Envoy knows the version by the line's end.
             (Detection::Broken(NO_END), _) => refused(Some(&self.stats.not_found_disallowed)),
             (Detection::Broken(LATE_END), Some(version)) => refused(Some(&stats(version).error)),
+            (Detection::Broken(NO_LINE), _) => refused(Some(&stats(Version::V1).error)),
             // Whether a header of a version that is not allowed is in order is nobody's business.
             (Detection::Found(_) | Detection::Broken(_), Some(version)) if self.disallowed.contains(&version) => {
                 stats(version).found.inc();
@@ -212,6 +213,19 @@ impl ProxyProtocol {
         let mut passed = header.tlvs;
         passed.retain(|(kind, _)| self.pass.passes(*kind));
         extensions.insert(PassedTlvs(passed));
+    }
+}
+
+/// Bytes of a version 2 header without addresses. Of fewer bytes without a signature Envoy wants to see the end of a line.
+const SHORTEST_V2: usize = 16;
+
+const NO_LINE: &str = "no PROXY line";
+
+/// What begins with no signature, and is too short for a header of version 2.
+fn unsigned(bytes: &[u8]) -> Detection<Header> {
+    match memchr::memmem::find(bytes, b"\r\n") {
+        Some(_) => Detection::Broken(NO_LINE),
+        None => Detection::NeedMore,
     }
 }
 
