@@ -215,8 +215,8 @@ impl Engine {
             false => Vec::new(),
         };
         let named = match is_silent {
-            true => Named::all(ty, &version, unheard.iter(), &source, &self.stats),
-            false => Named::of(&batch, &source, &self.stats),
+            true => Named::all(ty, &version, unheard.iter(), &source, &self.stats, now),
+            false => Named::of(&batch, &source, &self.stats, now),
         };
         self.records.note_reports(&self.stats, &source, &mut batch);
         if source.is_file() {

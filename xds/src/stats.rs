@@ -117,6 +117,14 @@ impl TypeStats {
         self.update_attempt.add(1);
     }
 
+    /// An update of this time is about to be counted: whoever sees what it brings before that does not [catch up](Self::catch_up) with it. Returns
+    /// the time of the update before.
+    pub(crate) fn begin(&self, at: u64) -> u64 {
+        let before = self.update_time.value();
+        self.update_time.set(before.max(at));
+        before
+    }
+
     /// Counts an update that came before anybody watched, unless a newer one was counted.
     pub fn catch_up(&self, resource: &Resource) {
         let at = millis(resource.updated_at);

@@ -17,6 +17,8 @@ pub struct TypeInfo {
     /// A delta removal (or an expired TTL) of a requested name deletes it. Off for what only its parent can end: an assignment, a
     /// route configuration, a secret.
     pub removal_deletes: bool,
+    /// A parent that replaces a version in use waits even for what the control plane says there is none of (RDS only).
+    pub waits_for_absent: bool,
     /// A changed parent wants a new copy of this resource before it is published (EDS only).
     pub fresh_on_change: bool,
     /// Removals of one response come before its additions, so that an address can move between names (LDS only).
@@ -59,6 +61,7 @@ const LEAF: TypeInfo = TypeInfo {
     delta_path: "",
     full_state: false,
     removal_deletes: false,
+    waits_for_absent: false,
     fresh_on_change: false,
     removals_first: false,
     heartbeats: true,
@@ -109,6 +112,7 @@ pub static ROUTE: TypeInfo = TypeInfo {
     short: "rds",
     sotw_path: "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
     delta_path: "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
+    waits_for_absent: true,
     may_be_silent: true,
     counted_by_name: true,
     rank: 4,

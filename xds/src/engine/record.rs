@@ -17,16 +17,17 @@ use crate::types::{self, ResourceType};
 pub(super) struct Named {
     ty: ResourceType,
     version: Arc<str>,
-    names: Vec<(Arc<str>, Vec<Arc<TypeStats>>)>,
+    /// With the time of the update before.
+    names: Vec<(Arc<str>, Vec<(Arc<TypeStats>, u64)>)>,
     /// The response says nothing of them.
     is_empty: bool,
 }
 
 impl Named {
-    pub(super) fn of(batch: &Batch, source: &Source, stats: &Stats) -> Self {
+    pub(super) fn of(batch: &Batch, source: &Source, stats: &Stats, now: Now) -> Self {
         let resources = batch.resources.iter().map(|received| &received.name);
         let failed = batch.failures.iter().map(|failure| &failure.name);
-        let mut named = Self::new(batch.ty, &batch.version, resources.chain(failed), source, stats);
+        let mut named = Self::new(batch.ty, &batch.version, resources.chain(failed), source, stats, now);
         named.names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         named.names.dedup_by(|a, b| a.0 == b.0);
         named
@@ -39,10 +40,11 @@ impl Named {
         names: impl Iterator<Item = &'a Arc<str>>,
         source: &Source,
         stats: &Stats,
+        now: Now,
     ) -> Self {
         Self {
             is_empty: true,
-            ..Self::new(ty, version, names, source, stats)
+            ..Self::new(ty, version, names, source, stats, now)
         }
     }
 
@@ -52,10 +54,15 @@ impl Named {
         names: impl Iterator<Item = &'a Arc<str>>,
         source: &Source,
         stats: &Stats,
+        now: Now,
     ) -> Self {
         let counted = |name: &Arc<str>| {
             let counters = stats.counters_of(ty, source, name);
-            (!counters.is_empty()).then(|| (name.clone(), counters))
+            let begin = |own: Arc<TypeStats>| {
+                let before = own.begin(millis(now.wall));
+                (own, before)
+            };
+            (!counters.is_empty()).then(|| (name.clone(), counters.into_iter().map(begin).collect()))
         };
         Self {
             ty,
@@ -76,9 +83,10 @@ impl Named {
         let new: HashSet<&str> = applied.new.iter().map(|name| &**name).collect();
         let awaited: HashSet<&str> = applied.awaited.iter().map(|name| &**name).collect();
         for (name, counters) in &self.names {
-            for own in counters {
+            for (own, before) in counters {
                 own.update_attempt.add(1);
                 if failed.contains(&**name) {
+                    own.update_time.set(*before);
                     own.update_rejected.add(1);
                     continue;
                 }

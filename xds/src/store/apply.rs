@@ -234,8 +234,11 @@ impl Store {
             self.answered(key);
             return deleted;
         }
-        // Only its owner can end an assignment, a route configuration or a secret. One that never came will not: stop waiting.
-        self.answered(key);
+        // Only its owner can end an assignment, a route configuration or a secret. One that never came will not, for now.
+        match ty.waits_for_absent {
+            true => self.absent(key),
+            false => self.answered(key),
+        }
         false
     }
 

@@ -54,9 +54,9 @@ impl Store {
         let (ty, source) = (table.ty, table.source.clone());
         let entry = self.entry(target);
         let held = entry.is_some_and(|entry| entry.active.is_some());
-        let answered = entry
-            .and_then(|entry| entry.target.as_ref())
-            .is_some_and(|target| target.answered);
+        let known = entry.and_then(|entry| entry.target.as_ref());
+        let answered =
+            known.is_some_and(|target| target.answered && !(target.is_absent && replaces && ty.waits_for_absent));
         if held && replaces && ty.fresh_on_change {
             let target_of = entry.and_then(|entry| entry.target.as_ref());
             if target_of.is_some_and(|target| target.subscribed) {
@@ -78,10 +78,12 @@ impl Store {
         if let Some(target) = self.target_mut(&link.target) {
             target.waiters.insert(owner.clone(), epoch);
         }
+        // There is an answer already where there is none of it: the wait has no end but its coming.
+        let is_absent = self.target_mut(&link.target).is_some_and(|target| target.is_absent);
         let deadline = now
             .instant
             .checked_add(link.timeout)
-            .filter(|_| link.timeout > Duration::ZERO);
+            .filter(|_| link.timeout > Duration::ZERO && !is_absent);
         let at = deadline?;
         self.timer += 1;
         let timer = Timer {
@@ -102,8 +104,42 @@ impl Store {
         }
         let Some(target) = entry.target.as_mut() else { return };
         target.answered = true;
+        target.is_absent = false;
         for (owner, epoch) in std::mem::take(&mut target.waiters) {
             self.satisfy(&owner, epoch, key);
+        }
+    }
+
+    /// The control plane has said that there is no `key`. First versions go on without it; what replaces a version in use waits until it comes, as
+    /// in Envoy: the one in use serves meanwhile.
+    pub(super) fn absent(&mut self, key: &Key) {
+        let Some(entry) = self.entry_mut(key) else { return };
+        if entry.active.is_some() || entry.warming.is_some() {
+            return;
+        }
+        let Some(target) = entry.target.as_mut() else { return };
+        target.answered = true;
+        target.is_absent = true;
+        for (owner, epoch) in std::mem::take(&mut target.waiters) {
+            if self.entry(&owner).is_some_and(|owner| owner.active.is_some()) {
+                self.wait_for_ever(&owner, key);
+                if let Some(target) = self.target_mut(key) {
+                    target.waiters.insert(owner, epoch);
+                }
+            } else {
+                self.satisfy(&owner, epoch, key);
+            }
+        }
+    }
+
+    /// No time ends the wait of `owner` for `target` any more.
+    fn wait_for_ever(&mut self, owner: &Key, target: &Key) {
+        let warming = self.entry(owner).and_then(|entry| entry.warming.as_ref());
+        let timers = warming.map(|warming| warming.timers.clone()).unwrap_or_default();
+        for place in timers {
+            if self.timers.get(&place).is_some_and(|timer| timer.target == *target) {
+                self.timers.remove(&place);
+            }
         }
     }
 
@@ -155,8 +191,11 @@ impl Store {
 
     /// Deletes a resource, published or warming. Returns whether there was one.
     pub(super) fn delete(&mut self, key: &Key) -> bool {
+        let was_warming = self.entry(key).is_some_and(|entry| entry.warming.is_some());
         self.cancel_warming(key);
-        let Some(entry) = self.entry_mut(key) else { return false };
+        let Some(entry) = self.entry_mut(key) else {
+            return was_warming;
+        };
         entry.error = None;
         let active = entry.active.take();
         let links = std::mem::take(&mut entry.links);
@@ -165,7 +204,7 @@ impl Store {
         if active.is_some() {
             self.published.push(key.clone());
         }
-        active.is_some()
+        was_warming || active.is_some()
     }
 
     fn drop_vacant(&mut self, key: &Key) {
@@ -197,6 +236,7 @@ impl Store {
                 references: 0,
                 subscribed: false,
                 answered: false,
+                is_absent: false,
                 timed_out: false,
                 waiters: BTreeMap::new(),
             })

@@ -42,6 +42,8 @@ pub(crate) struct Target {
     pub(crate) subscribed: bool,
     /// The control plane has said something about it: a version, a bad one, or that there is none.
     pub(crate) answered: bool,
+    /// What it has said is that there is none.
+    pub(crate) is_absent: bool,
     /// Somebody has waited for it in vain.
     pub(crate) timed_out: bool,
     /// Owners that wait for it, with the epochs of their warmings.

@@ -39,10 +39,31 @@ fn an_assignment_is_counted_for_who_watches_it() {
     assert_eq!((counts(&a), &*a.version_text()), ([1, 1, 0, 0, 0], "1"));
     script.receive(sotw(&ASSIGNMENT, "4", "e4", &[res("a", "1")]));
     assert_eq!((counts(&a), &*a.version_text()), ([2, 2, 1, 0, 0], "4"));
+    let updated = a.update_time.value();
+    script.advance(1);
     script.receive(sotw(&ASSIGNMENT, "5", "e5", &[res("a", "BAD")]));
     assert_eq!((counts(&a), &*a.version_text()), ([3, 2, 1, 1, 0], "4"));
+    assert_eq!(a.update_time.value(), updated);
     script.reconnect();
     assert_eq!(counts(&a), [4, 2, 1, 1, 1]);
+}
+
+/// What is published is seen before it is counted.
+#[test]
+fn who_sees_an_update_first_does_not_count_it_as_well() {
+    let mut script = Script::new(Mode::Sotw);
+    script.connect();
+    script.receive(sotw(&CLUSTER, "1", "c1", &[res("a", "1").needs("eds:a")]));
+    script.receive(sotw(&ASSIGNMENT, "1", "e1", &[res("a", "1")]));
+    let (a, _watching) = watched(&script, "a");
+    let resource = script.engine.store.get(&ASSIGNMENT, "a").cloned().unwrap();
+    let before = a.begin(crate::stats::millis(resource.updated_at));
+    a.catch_up(&resource);
+    assert_eq!(counts(&a), [0; 5]);
+    a.update_time.set(before);
+    a.catch_up(&resource);
+    a.catch_up(&resource);
+    assert_eq!(counts(&a), [1, 1, 0, 0, 0]);
 }
 
 /// To a cluster that has changed, the same endpoints are new.

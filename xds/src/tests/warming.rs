@@ -132,6 +132,36 @@ fn a_reference_that_does_not_exist_ends_the_wait() {
 }
 
 #[test]
+fn what_replaces_a_version_in_use_waits_for_routes_that_are_said_not_to_exist() {
+    let mut script = Script::new(Mode::Delta);
+    script.connect();
+    script.receive(delta(&LISTENER, "1", &[res("l", "1").needs("rds:r")], &[]));
+    script.receive(delta(&ROUTE, "1", &[], &["r"]));
+    assert_eq!(script.has("lds"), ["l=1"], "a first version goes on without");
+    script.receive(delta(&LISTENER, "2", &[res("l", "2").needs("rds:x/15")], &[]));
+    script.receive(delta(&ROUTE, "2", &[], &["x"]));
+    script.advance(3600);
+    assert_eq!(
+        script.has("lds"),
+        ["l=1"],
+        "no time ends it: that there is none was the answer"
+    );
+    // One more owner of what is known not to be there, and one more version.
+    script.receive(delta(
+        &LISTENER,
+        "3",
+        &[res("l", "3").needs("rds:x/15"), res("m", "1").needs("rds:x/15")],
+        &[],
+    ));
+    script.advance(3600);
+    assert_eq!(script.has("lds"), ["l=1", "m=1"]);
+    script.receive(delta(&ROUTE, "3", &[res("x", "1")], &[]));
+    assert_eq!(script.has("lds"), ["l=3", "m=1"]);
+    script.receive(delta(&LISTENER, "4", &[res("l", "4").needs("rds:x/15")], &[]));
+    assert_eq!(script.has("lds"), ["l=4", "m=1"], "it has come");
+}
+
+#[test]
 fn a_reference_that_is_not_required_is_subscribed_and_not_waited_for() {
     let mut script = connected();
     let sent = script.receive(sotw(&LISTENER, "1", "l1", &[res("l", "1").needs("rds:r?")]));
