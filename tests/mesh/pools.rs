@@ -6,8 +6,15 @@ use control_plane_mock::resources::{ClusterBuilder, Limits, cluster_eds, cluster
 use remora::runtime::spawn::spawn;
 use remora_proto::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use remora_proto::pb::envoy::config::cluster::v3::cluster::PreconnectPolicy;
-use remora_proto::pb::envoy::config::core::v3::RoutingPriority;
-use remora_proto::pb::google::protobuf::{DoubleValue, UInt32Value};
+use remora_proto::pb::envoy::config::core::v3::{
+    Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, RoutingPriority,
+};
+use remora_proto::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use remora_proto::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
+use remora_proto::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions,
+};
+use remora_proto::pb::google::protobuf::{DoubleValue, Duration as PbDuration, UInt32Value};
 use remora_tests::{Backend, Http1, Http2, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -231,6 +238,57 @@ async fn a_change_of_the_host_set_may_close_connections() {
     })
     .await;
     assert_eq!(a.connections(), 2, "its old connection is gone");
+}
+
+/// HTTP/2, one stream at a time where `streams` says so, and an idle timeout of a tenth of a second.
+fn shared(cluster: ClusterBuilder, streams: Option<UInt32Value>) -> ClusterBuilder {
+    let http2 = Http2ProtocolOptions {
+        max_concurrent_streams: streams,
+        ..Http2ProtocolOptions::default()
+    };
+    cluster.http_options(HttpProtocolOptions {
+        common_http_protocol_options: Some(CommonOptions {
+            idle_timeout: Some(PbDuration {
+                seconds: 0,
+                nanos: 100_000_000,
+            }),
+            ..CommonOptions::default()
+        }),
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(http2)),
+        })),
+        ..HttpProtocolOptions::default()
+    })
+}
+
+#[tokio::test]
+async fn a_shared_connection_ends_when_it_had_no_stream_for_its_idle_timeout() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let clusters = [
+        shared(cluster(&a), None),
+        shared(cluster_static("b", [("127.0.0.1", b.port())]), None),
+    ];
+    let routes = everything()
+        .with_route(prefix("/b").cluster("b"))
+        .with_route(prefix("/").cluster("a"));
+    let one = One::start(clusters, routes).await;
+    let mut client = Http2::connect(one.address).await;
+    let held = client.open("GET", "m", "/", &[("x-do", "hang")], true).await;
+    until("the held stream", async || (a.requests() == 1).then_some(())).await;
+    let ended = async |cluster: &str| {
+        let stat = async |name: &str| one.sidecar.stat(&format!("cluster.{cluster}.{name}")).await;
+        let timeouts = stat("upstream_cx_idle_timeout").await;
+        (timeouts == 1 && stat("upstream_cx_active").await == 0).then_some(())
+    };
+    assert_eq!(one.get("/b", "").await.status, 200);
+    until("the end of the idle one", async || ended("b").await).await;
+    // The other one is older, and has a stream.
+    assert_eq!(one.sidecar.stat("cluster.a.upstream_cx_idle_timeout").await, 0);
+    assert_eq!(one.sidecar.stat("cluster.a.upstream_cx_active").await, 1);
+    drop(held);
+    until("the end of that one", async || ended("a").await).await;
+    assert_eq!(one.get("/b", "").await.status, 200);
+    assert_eq!((a.connections(), b.connections()), (1, 2));
 }
 
 #[tokio::test]

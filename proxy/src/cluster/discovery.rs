@@ -6,6 +6,7 @@
 pub mod counted;
 pub mod resolver;
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -95,22 +96,20 @@ pub enum LookupFamily {
 /// What a name resolves to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Empty when the name exists without addresses.
+    /// Empty when the name has none, or when there is no such name: to c-ares, and so to Envoy, that is an answer too.
     pub addresses: Vec<IpAddr>,
     pub ttl: Duration,
 }
 
-/// The name could not be resolved; the hosts stay as they are.
+/// Nobody said what the name resolves to; the hosts stay as they are.
 #[derive(Debug, thiserror::Error)]
-#[error("{text}")]
-pub struct ResolveError {
-    text: String,
-}
+#[error("{0}")]
+pub struct ResolveError(String);
 
 impl ResolveError {
     /// No answer, or none that can be used.
     pub fn new(text: String) -> Self {
-        Self { text }
+        Self(text)
     }
 }
 
@@ -276,7 +275,6 @@ fn again(host: &Host) -> Endpoint {
         draining: has(HealthFlag::EdsStatusDraining),
         host: Host {
             address: host.address.clone(),
-            logical: host.logical.clone(),
             additional_addresses: host.additional_addresses.clone(),
             hostname: host.hostname.clone(),
             locality: host.locality.clone(),
@@ -295,12 +293,7 @@ fn again(host: &Host) -> Endpoint {
 fn merge(config: &DnsConfig, lists: &[Answered]) -> Endpoints {
     let hosts = |(template, list): (&Template, &Answered)| -> Vec<Endpoint> {
         let list = list.iter().flatten();
-        let at_first = |addresses: &Vec<Address>| {
-            let mut endpoint = template.at_first(addresses)?;
-            endpoint.host.logical = config.is_logical.then(|| template.location.name()).flatten();
-            Some(endpoint)
-        };
-        list.filter_map(at_first).collect()
+        list.filter_map(|addresses| template.at_first(addresses)).collect()
     };
     Endpoints {
         hosts: config.templates.iter().zip(lists).flat_map(hosts).collect(),
@@ -347,7 +340,12 @@ async fn hosts_of(
     let hosts = match config.is_logical {
         // One host: where its first address does not answer, the others are tried.
         true => vec![addresses],
-        false => addresses.into_iter().map(|address| vec![address]).collect(),
+        false => {
+            let mut known = HashSet::with_capacity(addresses.len());
+            let mut addresses = addresses;
+            addresses.retain(|address| known.insert(address.clone()));
+            addresses.into_iter().map(|address| vec![address]).collect()
+        }
     };
     Ok((hosts, answer.ttl))
 }
@@ -380,8 +378,9 @@ async fn both(name: &str, resolver: &dyn Resolve) -> Result<Answer, ResolveError
             v4.addresses.extend(v6.addresses);
             Ok(v4)
         }
-        (Ok(answer), Err(_)) | (Err(_), Ok(answer)) => Ok(answer),
-        (Err(error), Err(_)) => Err(error),
+        (Ok(answer), Err(_)) | (Err(_), Ok(answer)) if !answer.addresses.is_empty() => Ok(answer),
+        // One family has none, and of the other nothing is known.
+        (Err(error), _) | (_, Err(error)) => Err(error),
     }
 }
 

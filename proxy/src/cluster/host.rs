@@ -18,8 +18,8 @@ pub use super::registry::HostRegistry;
 /// One endpoint in one version of its cluster's endpoints.
 pub struct Host {
     pub address: Address,
-    /// Of a LOGICAL_DNS cluster: what the host is known by instead of its address, which is only where it is now.
-    pub logical: Option<Address>,
+    /// Which of the hosts with this address it is, where the configuration names that several times: the first is 0.
+    pub twin: u32,
     /// `additional_addresses`: tried after `address` (happy eyeballs).
     pub additional_addresses: Box<[Address]>,
     pub hostname: Arc<str>,
@@ -68,12 +68,15 @@ impl From<remora_proto::pb::envoy::config::core::v3::Locality> for Locality {
     }
 }
 
+/// See [`Host::key`].
+pub type HostKey = (Address, u32);
+
 impl Host {
     /// A plaintext host of weight 1 and priority 0 that nobody has state for yet.
     pub fn new(address: Address) -> Self {
         Self {
             address,
-            logical: None,
+            twin: 0,
             additional_addresses: Box::default(),
             hostname: Arc::from(""),
             weight: 1,
@@ -90,8 +93,8 @@ impl Host {
     }
 
     /// What tells it apart from the other hosts of its cluster, and connects it to its state.
-    pub fn known_by(&self) -> &Address {
-        self.logical.as_ref().unwrap_or(&self.address)
+    pub fn key(&self) -> HostKey {
+        (self.address.clone(), self.twin)
     }
 
     /// Takes the transport socket that was chosen for it.

@@ -2,7 +2,7 @@
 //!
 //! In: complete lists of endpoints, and the news that some host's health changed. Out: the cluster's [`PrioritySet`], swapped.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -11,12 +11,12 @@ use parking_lot::Mutex;
 
 use super::bugs::{Bug, planted};
 use super::discovery::Discovery;
-use super::host::{Health, HealthFlag, Host};
+use super::host::{Health, HealthFlag, Host, HostKey};
 use super::lb::Policy;
 use super::lb::subset::Subsets;
 use super::priority::{AssignmentPolicy, PrioritySet, is_excluded};
 use super::{Cluster, count_health};
-use crate::config::endpoint::Endpoints;
+use crate::config::endpoint::{Endpoint, Endpoints};
 use crate::runtime::io::Address;
 
 /// See the page.
@@ -105,28 +105,23 @@ impl Cluster {
     }
 
     /// As [`Self::set_endpoints`], for endpoints that came at `arrived`: their age counts from there.
-    pub(super) fn set_endpoints_of(&self, endpoints: Endpoints, arrived: Instant, now: Instant) {
-        let states = self.registry.states(
-            &self.name,
-            endpoints.hosts.iter().map(|endpoint| endpoint.host.known_by()),
-        );
+    pub(super) fn set_endpoints_of(&self, mut endpoints: Endpoints, arrived: Instant, now: Instant) {
+        self.tell_apart(&mut endpoints.hosts);
+        let keys = endpoints.hosts.iter().map(|endpoint| endpoint.host.key());
+        let states = self.registry.states(&self.name, keys);
         let mut list = self.members.list.lock();
-        let old: HashMap<Address, Arc<Host>> = list
-            .hosts
-            .iter()
-            .map(|host| (host.known_by().clone(), host.clone()))
-            .collect();
+        let old: HashMap<HostKey, Arc<Host>> = list.hosts.iter().map(|host| (host.key(), host.clone())).collect();
         let mut hosts: Vec<Arc<Host>> = Vec::with_capacity(states.len());
-        let mut seen: HashMap<Address, ()> = HashMap::with_capacity(states.len());
+        let mut seen: HashSet<HostKey> = HashSet::with_capacity(states.len());
         let mut changed = false;
         for (endpoint, state) in endpoints.hosts.into_iter().zip(states) {
             let mut host = endpoint.host;
-            let known = old.get(host.known_by());
-            let left_out = planted(Bug::JoinerLeftOut) && known.is_none() && !old.is_empty();
-            // The same address again: the first wins.
-            if left_out || seen.insert(host.known_by().clone(), ()).is_some() {
+            let key = host.key();
+            let known = old.get(&key);
+            if planted(Bug::JoinerLeftOut) && known.is_none() && !old.is_empty() {
                 continue;
             }
+            seen.insert(key);
             host.state = state;
             let starts_anew = known.is_some_and(|known| self.starts_anew(known, &host));
             // Another version of the cluster, which goes on until this one is warm.
@@ -162,7 +157,7 @@ impl Cluster {
             });
         }
         for host in &list.hosts {
-            if seen.contains_key(host.known_by()) {
+            if seen.contains(&host.key()) {
                 continue;
             }
             if self.keeps_removed(host) {
@@ -183,6 +178,18 @@ impl Cluster {
         drop(list);
         // Somebody may have asked for a sort and left it to us.
         self.refresh_if_stale(now);
+    }
+
+    /// An address that is named several times is as many hosts; in EDS, as in Envoy, the first alone.
+    fn tell_apart(&self, endpoints: &mut Vec<Endpoint>) {
+        let only_the_first = matches!(self.discovery, Discovery::Eds);
+        let mut named: HashMap<Address, u32> = HashMap::with_capacity(endpoints.len());
+        endpoints.retain_mut(|endpoint| {
+            let times = named.entry(endpoint.host.address.clone()).or_default();
+            endpoint.host.twin = *times;
+            *times += 1;
+            endpoint.host.twin == 0 || !only_the_first
+        });
     }
 
     /// When endpoints that came at `arrived` are stale, if ever.
@@ -234,6 +241,7 @@ impl Cluster {
         true
     }
 
+    /// Called when the hosts are sorted: who is told looks at once.
     fn members_changed(&self, hosts: &[Arc<Host>]) {
         self.stats.membership_change.inc();
         if self.lb.close_connections_on_host_set_change {

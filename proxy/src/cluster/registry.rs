@@ -1,4 +1,4 @@
-//! Host states by name and address, and the clusters that want to be maintained.
+//! Host states by cluster and host, and the clusters that want to be maintained.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,16 +7,15 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 
 use super::Cluster;
-use super::host::HostState;
+use super::host::{HostKey, HostState};
 use super::lb::LocalCluster;
 use crate::runtime::clock;
-use crate::runtime::io::Address;
 
-/// Host states by (cluster name, address); an entry lives as long as somebody holds its state. Also where clusters that were
+/// Host states by (cluster name, host); an entry lives as long as somebody holds its state. Also where clusters that were
 /// built anywhere announce themselves to [`maintain`](super::maintain::maintain).
 #[derive(Default)]
 pub struct HostRegistry {
-    states: Mutex<HashMap<Arc<str>, HashMap<Address, Weak<HostState>>>>,
+    states: Mutex<HashMap<Arc<str>, HashMap<HostKey, Weak<HostState>>>>,
     enrolled: Mutex<Vec<Weak<Cluster>>>,
     changed: tokio::sync::Notify,
     warmed: tokio::sync::Notify,
@@ -26,19 +25,19 @@ pub struct HostRegistry {
 }
 
 impl HostRegistry {
-    /// The states of `addresses` in the cluster called `cluster`, in their order; new ones where none is held any more.
-    pub fn states<'a>(&self, cluster: &Arc<str>, addresses: impl Iterator<Item = &'a Address>) -> Vec<Arc<HostState>> {
+    /// The states of `hosts` in the cluster called `cluster`, in their order; new ones where none is held any more.
+    pub fn states(&self, cluster: &Arc<str>, hosts: impl Iterator<Item = HostKey>) -> Vec<Arc<HostState>> {
         let mut clusters = self.states.lock();
         let states = clusters.entry(cluster.clone()).or_default();
         states.retain(|_, state| state.strong_count() > 0);
-        let mut found = Vec::with_capacity(addresses.size_hint().0);
-        for address in addresses {
-            if let Some(state) = states.get(address).and_then(Weak::upgrade) {
+        let mut found = Vec::with_capacity(hosts.size_hint().0);
+        for host in hosts {
+            if let Some(state) = states.get(&host).and_then(Weak::upgrade) {
                 found.push(state);
                 continue;
             }
             let state = Arc::new(HostState::new());
-            states.insert(address.clone(), Arc::downgrade(&state));
+            states.insert(host, Arc::downgrade(&state));
             found.push(state);
         }
         found
@@ -111,21 +110,27 @@ impl HostRegistry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::io::Address;
 
     #[test]
     fn a_state_lives_as_long_as_somebody_holds_it() {
         let registry = HostRegistry::default();
         let name: Arc<str> = Arc::from("c");
-        let address = Address::Ip(([127, 0, 0, 1], 80).into());
-        let first = registry.states(&name, [&address].into_iter());
-        let again = registry.states(&name, [&address].into_iter());
-        let elsewhere = registry.states(&Arc::from("d"), [&address].into_iter());
+        let host = || std::iter::once((Address::Ip(([127, 0, 0, 1], 80).into()), 0));
+        let first = registry.states(&name, host());
+        let again = registry.states(&name, host());
+        let elsewhere = registry.states(&Arc::from("d"), host());
         assert!(Arc::ptr_eq(&first[0], &again[0]));
         assert!(!Arc::ptr_eq(&first[0], &elsewhere[0]));
+        let twin = registry.states(&name, host().map(|(address, _)| (address, 1)));
+        assert!(!Arc::ptr_eq(&first[0], &twin[0]));
         let id = first[0].id;
         drop((first, again));
-        assert_ne!(registry.states(&name, [&address].into_iter())[0].id, id);
+        assert_ne!(registry.states(&name, host())[0].id, id);
         registry.sweep("c");
-        assert_eq!(registry.states.lock().len(), 1);
+        drop((elsewhere, twin));
+        registry.sweep("d");
+        registry.sweep("c");
+        assert!(registry.states.lock().is_empty());
     }
 }

@@ -142,6 +142,35 @@ fn hosts_that_stay_keep_their_state_and_others_leave_at_once() {
 }
 
 #[test]
+fn an_address_named_twice_is_two_hosts_but_in_eds() {
+    let fixed = |endpoints: &[At]| {
+        let config = pb::Cluster {
+            name: "c".to_owned(),
+            load_assignment: Some(assignment(endpoints)),
+            ..Default::default()
+        };
+        build(&config, &BuildContext::default())
+    };
+    let named = [at(1), at(1), at(2)];
+    assert_eq!(ports(&with_endpoints(&named), 60), HashMap::from([(1, 30), (2, 30)]));
+    let cluster = fixed(&named);
+    assert_eq!(ports(&cluster, 60), HashMap::from([(1, 40), (2, 20)]));
+    assert_eq!(cluster.stats.membership_total.value(), 3);
+    // Each has a health of its own, and is in a priority of its own.
+    let ill = At {
+        health: core::HealthStatus::Unhealthy,
+        ..at(1)
+    };
+    let later = |port| At {
+        priority: 1,
+        ..at(port)
+    };
+    let cluster = fixed(&[ill, later(1), later(2)]);
+    assert_eq!(ports(&cluster, 60), HashMap::from([(1, 30), (2, 30)]));
+    assert_eq!(cluster.stats.membership_healthy.value(), 2);
+}
+
+#[test]
 fn health_from_the_control_plane_counts() {
     use core::HealthStatus as Status;
     let with = |port, health| At { health, ..at(port) };

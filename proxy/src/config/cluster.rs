@@ -275,6 +275,7 @@ fn plan(config: &pb::Cluster, transport: &UpstreamTransport, cx: &BuildContext) 
         let thresholds = breakers::compile(config.circuit_breakers.as_ref()).under("circuit_breakers");
         let outlier = super::route::optional("outlier_detection", config.outlier_detection.as_ref(), outlier::compile);
         let preconnect = super::route::optional("preconnect_policy", config.preconnect_policy.as_ref(), preconnect);
+        let _one = refuse("health_checks", config.health_checks.len() > 1, "only one is supported");
         let health_checks = each("health_checks", &config.health_checks, |check| {
             health::compile(check, transport, cx)
         });

@@ -56,16 +56,6 @@ pub struct Template {
     pub draining: bool,
 }
 
-impl Location {
-    /// A name in the form of an address, to tell hosts apart by. Nobody connects to it.
-    pub fn name(&self) -> Option<Address> {
-        match self {
-            Self::Address(_) => None,
-            Self::Name(name, port) => Some(Address::Pipe(format!("dns:{name}:{port}").into())),
-        }
-    }
-}
-
 impl Template {
     /// Where names are resolved, a host without a name of its own is called by what stands in the configuration, be it an address.
     pub fn call_by_address(&mut self) {

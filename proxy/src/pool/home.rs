@@ -1,7 +1,7 @@
 //! Where a connection belongs: its pool, and everything that is counted while it lives.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::room::{self, Slot};
@@ -18,7 +18,7 @@ pub(super) struct ConnectionHome {
     pub key: PoolKey,
     pub cluster: Arc<Cluster>,
     pub host: Arc<Host>,
-    pub idle_timeout: Option<Duration>,
+    idle_timeout: Option<Duration>,
     pub origin: Arc<Origin>,
     opened: Instant,
     closed: AtomicBool,
@@ -28,6 +28,10 @@ pub(super) struct ConnectionHome {
     requests: AtomicU64,
     /// Bytes of the last read: Envoy's gauge of what is buffered holds them until the next.
     last_read: AtomicU64,
+    /// Streams of HTTP/2 that have not ended.
+    streams: AtomicU32,
+    /// When the last of them ended, in milliseconds since it was opened.
+    last_end: AtomicU64,
     /// [`HostState::drain_epoch`](crate::cluster::HostState::drain_epoch) when it was opened.
     epoch: u32,
     _slot: Slot,
@@ -52,6 +56,8 @@ impl ConnectionHome {
             worn: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             last_read: AtomicU64::new(0),
+            streams: AtomicU32::new(0),
+            last_end: AtomicU64::new(0),
             epoch: host.state.drain_epoch(),
             _slot: slot,
         })
@@ -84,6 +90,26 @@ impl ConnectionHome {
     /// A request goes over it; whether it is the first.
     pub fn count_request(&self) -> bool {
         self.requests.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    /// Whether it may not be idle any longer at `now`, when it has been since `since`.
+    pub fn is_expired(&self, now: Instant, since: Instant) -> bool {
+        self.idle_timeout
+            .is_some_and(|limit| now.saturating_duration_since(since) >= limit)
+    }
+
+    /// Since when it has had no stream, if it has none; of HTTP/2.
+    pub fn idle_since(&self) -> Option<Instant> {
+        let is_idle = self.streams.load(Ordering::Relaxed) == 0;
+        is_idle.then(|| self.opened + Duration::from_millis(self.last_end.load(Ordering::Relaxed)))
+    }
+
+    fn stream_ended(&self) {
+        if self.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let passed = clock::now().saturating_duration_since(self.opened).as_millis();
+            self.last_end
+                .store(u64::try_from(passed).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
     }
 
     fn close(&self, how: Closed) {
@@ -184,10 +210,12 @@ pub(super) struct H2Home(pub Arc<ConnectionHome>);
 
 impl h2::client::ClientHooks for H2Home {
     fn stream_began(&self) {
+        self.0.streams.fetch_add(1, Ordering::Relaxed);
         self.0.cluster.stats.http2().streams_active.inc();
     }
 
     fn stream_ended(&self, outcome: h2::Outcome) {
+        self.0.stream_ended();
         let stats = &self.0.cluster.stats;
         stats.http2().streams_active.dec();
         match outcome {

@@ -193,10 +193,7 @@ pub(super) fn sweep() {
         pools.retain(|_, pool| {
             let idle = std::mem::take(&mut pool.idle);
             for mut entry in idle {
-                let expired = entry
-                    .home
-                    .idle_timeout
-                    .is_some_and(|limit| now.saturating_duration_since(entry.connection.idle_since) >= limit);
+                let expired = entry.home.is_expired(now, entry.connection.idle_since);
                 if expired {
                     entry.home.cluster.stats.upstream_cx_idle_timeout.inc();
                 }
@@ -208,7 +205,12 @@ pub(super) fn sweep() {
                 }
             }
             gone.0.extend(pool.shared.extract_if(.., |(connection, home)| {
-                if !home.is_wanted() {
+                let is_expired = |since| home.is_expired(now, since);
+                let expired = connection.is_available() && home.idle_since().is_some_and(is_expired);
+                if expired {
+                    home.cluster.stats.upstream_cx_idle_timeout.inc();
+                }
+                if expired || !home.is_wanted() {
                     connection.retire();
                 }
                 !connection.is_available()

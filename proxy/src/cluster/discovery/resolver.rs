@@ -268,6 +268,14 @@ struct GetAddrInfo {
 /// Envoy goes on for ever where nothing is configured; the cluster asks again itself, so that this does.
 const RETRIES: u32 = 8;
 
+/// EAI_NONAME and EAI_NODATA have no kind of their own: as glibc and musl put them.
+const NO_SUCH_NAME: [&str; 4] = [
+    "Name or service not known",
+    "No address associated with hostname",
+    "Name does not resolve",
+    "Name has no usable address",
+];
+
 impl Resolve for GetAddrInfo {
     fn resolve<'a>(&'a self, name: &'a str, v6: bool) -> Resolving<'a> {
         Box::pin(async move {
@@ -289,6 +297,11 @@ impl Resolve for GetAddrInfo {
                     Ok(Err(error)) => error.to_string(),
                     Err(error) => error.to_string(),
                 };
+                if NO_SUCH_NAME.iter().any(|text| failure.contains(text)) {
+                    let addresses = Vec::new();
+                    let ttl = Duration::ZERO;
+                    return Ok(Answer { addresses, ttl });
+                }
                 // EAI_AGAIN has no kind of its own: as glibc and musl put it.
                 let is_passing = failure.contains("Temporary failure") || failure.contains("Try again");
                 if !is_passing || left == 0 {
@@ -305,108 +318,4 @@ impl Resolve for GetAddrInfo {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use tokio::net::UdpSocket;
-
-    use super::*;
-    use crate::runtime::spawn::spawn;
-
-    /// A name server that answers every question for an IPv4 address by `answer`, or never.
-    async fn name_server(answer: Option<Ipv4Addr>, asked: Arc<AtomicUsize>) -> SocketAddr {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
-        spawn("name server", async move {
-            let mut question = [0; 1500];
-            while let Ok((length, from)) = socket.recv_from(&mut question).await {
-                asked.fetch_add(1, Ordering::Relaxed);
-                let Some(answer) = answer else { continue };
-                let name = question[12..length].iter().position(|byte| *byte == 0).unwrap();
-                let mut reply = question[..12 + name + 5].to_vec();
-                // A response, recursion available; one question, one answer, nothing else.
-                reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
-                reply.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4]);
-                reply.extend(answer.octets());
-                socket.send_to(&reply, from).await.unwrap();
-            }
-        });
-        address
-    }
-
-    fn of(servers: Vec<SocketAddr>) -> NameServers {
-        NameServers {
-            servers,
-            timeout: Duration::from_millis(300),
-            tries: 2,
-            ..NameServers::default()
-        }
-    }
-
-    async fn resolved(resolver: &dyn Resolve) -> Vec<IpAddr> {
-        resolver.resolve("svc.test", false).await.unwrap().addresses
-    }
-
-    #[tokio::test]
-    async fn the_servers_of_the_configuration_are_asked_in_their_order() {
-        let asked: [Arc<AtomicUsize>; 2] = Default::default();
-        let [one, two] = [Ipv4Addr::new(10, 1, 1, 1), Ipv4Addr::new(10, 2, 2, 2)];
-        let servers = vec![
-            name_server(Some(one), asked[0].clone()).await,
-            name_server(Some(two), asked[1].clone()).await,
-        ];
-        let in_order = build(Some(&ResolverConfig::NameServers(of(servers.clone())))).unwrap();
-        let answer = in_order.resolve("svc.test", false).await.unwrap();
-        assert_eq!(answer.addresses, [IpAddr::from(one)]);
-        assert!(answer.ttl > Duration::from_secs(28) && answer.ttl <= Duration::from_secs(30));
-        assert_eq!(resolved(&*in_order).await, [IpAddr::from(one)]);
-        assert_eq!(asked[1].load(Ordering::Relaxed), 0);
-        let turns = NameServers {
-            rotates: true,
-            ..of(servers)
-        };
-        let in_turn = build(Some(&ResolverConfig::NameServers(turns))).unwrap();
-        let answers = [
-            resolved(&*in_turn).await,
-            resolved(&*in_turn).await,
-            resolved(&*in_turn).await,
-        ];
-        assert_eq!(answers, [[one], [two], [one]].map(|address| address.map(IpAddr::from)));
-    }
-
-    #[tokio::test]
-    async fn a_server_that_does_not_answer_is_not_asked_first_again() {
-        let asked: [Arc<AtomicUsize>; 2] = Default::default();
-        let good = Ipv4Addr::new(10, 2, 2, 2);
-        let servers = vec![
-            name_server(None, asked[0].clone()).await,
-            name_server(Some(good), asked[1].clone()).await,
-        ];
-        let resolver = build(Some(&ResolverConfig::NameServers(of(servers)))).unwrap();
-        assert_eq!(resolved(&*resolver).await, [IpAddr::from(good)]);
-        let silent = asked[0].load(Ordering::Relaxed);
-        assert!(silent >= 1);
-        assert_eq!(resolved(&*resolver).await, [IpAddr::from(good)]);
-        assert_eq!(asked[0].load(Ordering::Relaxed), silent);
-    }
-
-    #[tokio::test]
-    async fn nobody_answers_and_that_ends() {
-        let asked: Arc<AtomicUsize> = Arc::default();
-        let silent = name_server(None, asked.clone()).await;
-        let resolver = build(Some(&ResolverConfig::NameServers(of(vec![silent])))).unwrap();
-        let started = clock::now();
-        assert!(resolver.resolve("svc.test", false).await.is_err());
-        let took = clock::now() - started;
-        assert!(took >= Duration::from_millis(550), "two tries of 300 ms, not {took:?}");
-    }
-
-    #[tokio::test]
-    async fn the_c_library_knows_this_machine() {
-        let resolver = build(Some(&ResolverConfig::GetAddrInfo { retries: Some(0) })).unwrap();
-        let answer = resolver.resolve("localhost", false).await.unwrap();
-        assert_eq!(answer.addresses, [IpAddr::from(Ipv4Addr::LOCALHOST)]);
-        assert_eq!(answer.ttl, Duration::from_secs(60));
-        assert!(resolver.resolve("a\0b", false).await.is_err());
-    }
-}
+mod tests;

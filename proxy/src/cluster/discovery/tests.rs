@@ -130,6 +130,18 @@ async fn every_address_is_a_host_and_a_failure_keeps_them() {
     pass(5).await;
     assert_eq!(addresses(&cluster).len(), 3);
     assert_eq!(cluster.stats.update_failure.value(), 1);
+    // That it has none is an answer, and is asked again when any other would be.
+    resolver.answers.lock().insert(("a.test", false), Ok(Vec::new()));
+    pass(60).await;
+    assert_eq!(addresses(&cluster), ["10.0.0.9:80"]);
+    let asked = cluster.stats.update_attempt.value();
+    pass(5).await;
+    assert_eq!(
+        cluster.stats.update_attempt.value(),
+        asked + 2,
+        "one for each of its endpoints"
+    );
+    assert_eq!(cluster.stats.update_failure.value(), 1);
     resolver.answers.lock().insert(("a.test", false), Ok(vec![v4(2)]));
     pass(60).await;
     assert_eq!(addresses(&cluster), ["10.0.0.2:80", "10.0.0.9:80"]);
@@ -188,7 +200,7 @@ async fn a_logical_cluster_has_one_host_with_every_address() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_logical_host_moves_and_stays_who_it_is() {
+async fn a_logical_host_that_moves_is_another_one() {
     let cluster = build(&config(2, &["a.test"]));
     let resolver = Arc::new(Scripted::default());
     let answer = |addresses: Vec<IpAddr>| resolver.answers.lock().insert(("a.test", false), Ok(addresses));
@@ -200,25 +212,26 @@ async fn a_logical_host_moves_and_stays_who_it_is() {
     let changes = stats.membership_change.value();
     answer(vec![v4(2), v4(1)]);
     pass(5).await;
-    // New connections go there; the old ones belong to the same host.
+    // The old one finishes what it has, as one that discovery has dropped.
     let moved = cluster.all_hosts()[0].clone();
     assert_eq!(addresses(&cluster), ["10.0.0.2:80"]);
     assert_eq!(moved.additional_addresses.first(), Some(&host.address));
-    assert!(Arc::ptr_eq(&moved.state, &host.state) && host.state.is_member());
-    assert_eq!(host.state.drain_epoch(), 0);
+    assert!(!Arc::ptr_eq(&moved.state, &host.state));
+    assert!(moved.state.is_member() && !host.state.is_member());
+    assert_eq!(stats.membership_change.value(), changes + 1);
     // A name that has no address now keeps the one that it had.
     answer(vec![]);
     pass(5).await;
     assert_eq!(addresses(&cluster), ["10.0.0.2:80"]);
     assert_eq!((stats.update_success.value(), stats.update_failure.value()), (2, 1));
-    assert_eq!(stats.membership_change.value(), changes);
+    assert_eq!(stats.membership_change.value(), changes + 1);
     // Another configuration of the cluster, which asks anew, has the same host.
     let next = built_with(&config(2, &["a.test"]), &cluster);
-    answer(vec![v4(3)]);
+    answer(vec![v4(2)]);
     crate::runtime::spawn::spawn("test", run(Arc::downgrade(&next), resolver.clone()));
     pass(1).await;
-    assert_eq!(addresses(&next), ["10.0.0.3:80"]);
-    assert!(Arc::ptr_eq(&next.all_hosts()[0].state, &host.state));
+    assert_eq!(addresses(&next), ["10.0.0.2:80"]);
+    assert!(Arc::ptr_eq(&next.all_hosts()[0].state, &moved.state));
 }
 
 /// As Envoy warms a changed cluster beside the old one.
@@ -288,6 +301,12 @@ async fn families_are_asked_in_their_order() {
         assert_eq!(answer.addresses, expected, "{name} {family:?}");
     }
     assert!(look_up("none", Family::Auto, &resolver).await.is_err());
+    // That there is no address of one family says nothing of the other.
+    resolver.answers.lock().insert(("half", true), Ok(vec![]));
+    assert!(look_up("half", Family::All, &resolver).await.is_err());
+    resolver.answers.lock().insert(("half", false), Ok(vec![]));
+    let none = look_up("half", Family::All, &resolver).await.expect("an answer");
+    assert!(none.addresses.is_empty());
 }
 
 #[test]

@@ -163,7 +163,7 @@ impl OriginalDst {
 pub fn make_host(registry: &HostRegistry, cluster: &Arc<str>, address: SocketAddr) -> Host {
     let address = Address::Ip(address);
     let mut host = Host::new(address.clone());
-    if let Some(state) = registry.states(cluster, [&address].into_iter()).pop() {
+    if let Some(state) = registry.states(cluster, std::iter::once(host.key())).pop() {
         host.state = state;
     }
     host.hostname = Arc::from(format!("{cluster}{address}"));

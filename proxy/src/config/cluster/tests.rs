@@ -39,6 +39,21 @@ fn resources(file: &str) -> Vec<(String, Vec<u8>)> {
     all.collect()
 }
 
+/// As in Envoy, which has one checker per cluster.
+#[test]
+fn a_second_health_check_is_refused() {
+    let refusal = |checks: usize| {
+        let check = "{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {}}";
+        let checks = vec![check; checks].join(", ");
+        let text = format!("{{name: a, connect_timeout: 1s, health_checks: [{checks}]}}");
+        let name = "envoy.config.cluster.v3.Cluster";
+        let encoded = remora_proto::json::encode_text(&text, name, &Default::default()).expect("the text fits");
+        needs(&encoded.bytes).err().map(|problems| problems.to_string())
+    };
+    assert_eq!(refusal(1), None);
+    assert_eq!(refusal(2), Some("health_checks: only one is supported".to_owned()));
+}
+
 #[test]
 fn the_only_upstream_filter_is_istios_metadata_exchange() {
     let cluster = |filter: &str| {

@@ -242,6 +242,7 @@ ASSIGNMENT endpoints[0].load_balancing_weight
 ASSIGNMENT endpoints[0].priority
 ASSIGNMENT policy.endpoint_stale_after
 ASSIGNMENT policy.overprovisioning_factor
+CHECKS 
 CHECKS [0].alt_port
 CHECKS [0].healthy_threshold
 CHECKS [0].http_health_check.expected_statuses[0]
