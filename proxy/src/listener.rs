@@ -15,8 +15,8 @@ pub mod manager;
 pub mod stats;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 pub use manager::ListenerManager;
@@ -26,6 +26,7 @@ pub use crate::cluster::options::Keepalive;
 use crate::filters::listener::local_ratelimit::LocalRateLimit;
 use crate::filters::listener::original_src::OriginalSrc;
 use crate::filters::listener::proxy_protocol::ProxyProtocol;
+use crate::http::header_policy::xfcc::Told;
 use crate::runtime::io::Address;
 use crate::tls::PeerInfo;
 
@@ -230,6 +231,8 @@ pub struct ConnectionInfo {
     pub secured_at: Option<Instant>,
     /// Requests under way on it.
     pub requests: AtomicU32,
+    /// What `x-forwarded-client-cert` says of its peer, once a request was told.
+    pub xfcc: OnceLock<Box<Told>>,
     /// Its listener's `per_connection_buffer_limit_bytes`.
     pub buffer_limit: usize,
     /// Dynamic metadata and filter state that listener and network filters leave; each stream starts with a copy.

@@ -29,6 +29,7 @@ pub fn connection(tls: Option<PeerInfo>) -> ConnectionInfo {
         accepted_at: crate::runtime::clock::now(),
         secured_at: None,
         requests: Default::default(),
+        xfcc: Default::default(),
         buffer_limit: 1 << 20,
         extensions: http::Extensions::new(),
     }

@@ -87,6 +87,7 @@ pub(super) fn exchange(head: &Parts) -> Exchange {
         accepted_at: clock::now(),
         secured_at: None,
         requests: Default::default(),
+        xfcc: Default::default(),
         buffer_limit: 0,
         extensions: http::Extensions::new(),
     };

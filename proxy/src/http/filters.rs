@@ -17,6 +17,7 @@ use super::select_route;
 use super::service::{Response, TryService};
 use crate::filters::http::per_route::filters_off;
 use crate::filters::http::{FilterList, Flow, Stage};
+use crate::runtime::boxed::boxed;
 
 pub struct FiltersLayer {
     filters: Arc<FilterList>,
@@ -53,7 +54,7 @@ impl<S: TryService> TryService for Filtered<S> {
             return self.inner.try_call(exchange).await;
         }
         exchange.filters_off = filters_off(exchange, &self.filters);
-        self.run(0, exchange).await
+        self.through(0, exchange).await
     }
 
     fn finish(&self, exchange: &mut Exchange) {
@@ -76,7 +77,7 @@ pub trait Chain: Send + Sync {
 
 impl<S: TryService> Chain for Filtered<S> {
     fn run<'a>(&'a self, from: usize, exchange: &'a mut Exchange) -> NextFuture<'a> {
-        Box::pin(self.through(from, exchange))
+        boxed(|| self.through(from, exchange))
     }
 }
 

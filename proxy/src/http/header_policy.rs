@@ -10,6 +10,7 @@ pub mod path;
 pub mod remote;
 pub mod request_id;
 pub mod route;
+mod untrusted;
 pub mod xfcc;
 
 use std::borrow::Cow;
@@ -19,6 +20,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 pub use layer::{HeaderPolicyLayer, Policed};
 pub use route::{auto_host, finalize_request, finalize_response};
+pub(in crate::http) use untrusted::remove_envoy;
 
 use super::exchange::Exchange;
 use crate::config::live::Switch;
@@ -97,33 +99,6 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Removed from external requests (spec C.7).
-const EXTERNAL_REMOVED: &[&str] = &[
-    "x-envoy-retriable-status-codes",
-    "x-envoy-retriable-header-names",
-    "x-envoy-retry-on",
-    "x-envoy-retry-grpc-on",
-    "x-envoy-max-retries",
-    "x-envoy-upstream-alt-stat-name",
-    "x-envoy-upstream-rq-timeout-ms",
-    "x-envoy-upstream-rq-per-try-timeout-ms",
-    "x-envoy-upstream-rq-timeout-alt-response",
-    "x-envoy-expected-rq-timeout-ms",
-    "x-envoy-force-trace",
-    "x-envoy-ip-tags",
-    "x-envoy-original-url",
-    "x-envoy-hedge-on-per-try-timeout",
-];
-
-/// Removed as well from requests that enter the mesh here.
-const EDGE_REMOVED: &[&str] = &[
-    "x-envoy-decorator-operation",
-    "x-envoy-downstream-service-cluster",
-    "x-envoy-downstream-service-node",
-    "x-envoy-original-path",
-    "x-envoy-original-host",
-];
-
 impl HeaderPolicy {
     fn target(&self, exchange: &mut Exchange) -> Verdict {
         match self.fragment(exchange) {
@@ -199,7 +174,7 @@ impl HeaderPolicy {
         if internal {
             headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
         } else {
-            remove_untrusted(headers, edge);
+            untrusted::remove(headers, edge);
         }
         if let Some((cluster, node)) = &self.user_agent {
             headers.insert("x-envoy-downstream-service-cluster", cluster.clone());
@@ -268,7 +243,7 @@ impl HeaderPolicy {
 
 /// What [`remove_hop_by_hop`] and [`sanitize_referer`] act on.
 fn is_sanitized(name: &HeaderName) -> bool {
-    is_hop_by_hop(name) || name == TE || name == REFERER || name == X_ENVOY_INTERNAL
+    matches!(name.as_str(), "te" | "referer" | "x-envoy-internal") || is_hop_by_hop(name)
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap, is_upgrade: bool) {
@@ -350,17 +325,6 @@ fn sanitize_referer(headers: &mut HeaderMap) {
         });
     if !is_fine {
         headers.remove(REFERER);
-    }
-}
-
-fn remove_untrusted(headers: &mut HeaderMap, edge: bool) {
-    // Most requests carry none of these: one pass over what there is beats nineteen look-ups.
-    if !headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
-        return;
-    }
-    let edge_only = if edge { EDGE_REMOVED } else { &[] };
-    for name in EXTERNAL_REMOVED.iter().chain(edge_only) {
-        headers.remove(*name);
     }
 }
 

@@ -112,6 +112,7 @@ impl Arrival {
             accepted_at,
             secured_at: None,
             requests: Default::default(),
+            xfcc: Default::default(),
             buffer_limit: state.settings.buffer_limit,
             extensions: findings.extensions,
         };

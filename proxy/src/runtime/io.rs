@@ -299,7 +299,11 @@ impl AsyncWrite for Io {
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            // `send` costs the kernel less than `writev`.
+            Self::Tcp(stream) => match bufs {
+                [one] => Pin::new(stream).poll_write(cx, one),
+                _ => Pin::new(stream).poll_write_vectored(cx, bufs),
+            },
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
             Self::Duplex(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),

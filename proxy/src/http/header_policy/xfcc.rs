@@ -28,6 +28,13 @@ pub enum Mode {
     AlwaysForwardOnly,
 }
 
+/// What is said of a connection's peer, and by which policy. `None`: nothing that a header can hold.
+#[derive(Debug)]
+pub struct Told {
+    policy: Xfcc,
+    value: Option<HeaderValue>,
+}
+
 const NAME: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 impl Xfcc {
@@ -41,17 +48,33 @@ impl Xfcc {
             headers.remove(NAME);
             return;
         };
-        match self.mode {
-            Mode::AppendForward => append_list_tight(headers, &NAME, self.element(&peer).as_bytes()),
-            Mode::SanitizeSet => {
-                headers.remove(NAME);
-                headers.extend(
-                    HeaderValue::try_from(self.element(&peer))
-                        .ok()
-                        .map(|value| (NAME, value)),
-                );
+        let sets = match self.mode {
+            Mode::AppendForward => false,
+            Mode::SanitizeSet => true,
+            Mode::Sanitize | Mode::ForwardOnly | Mode::AlwaysForwardOnly => return,
+        };
+        let told = exchange.connection.xfcc.get_or_init(|| Box::new(self.told(&peer)));
+        // Another policy than that of the connection's other requests finds its own words.
+        let told = match told.policy == self {
+            true => told.value.clone(),
+            false => self.told(&peer).value,
+        };
+        match told {
+            Some(value) if sets || !headers.contains_key(NAME) => {
+                headers.insert(NAME, value);
             }
-            Mode::Sanitize | Mode::ForwardOnly | Mode::AlwaysForwardOnly => {}
+            Some(value) => append_list_tight(headers, &NAME, value.as_bytes()),
+            None if sets => {
+                headers.remove(NAME);
+            }
+            None => {}
+        }
+    }
+
+    fn told(self, peer: &PeerInfo) -> Told {
+        Told {
+            policy: self,
+            value: HeaderValue::try_from(self.element(peer)).ok(),
         }
     }
 
@@ -123,6 +146,8 @@ pub fn url_encoded_pem(der: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::body::Body;
+    use crate::http::exchange::Protocol;
 
     #[test]
     fn an_element_is_what_istio_expects() {
@@ -144,5 +169,37 @@ mod tests {
         let expected =
             "By=spiffe://td/ns/b/sa/server;Hash=ab12;Subject=\"\";URI=spiffe://td/ns/a/sa/client;DNS=client.a";
         assert_eq!(xfcc.element(&peer), expected);
+    }
+
+    #[test]
+    fn a_connection_is_described_once_but_for_each_policy_in_its_own_words() {
+        let peer = PeerInfo {
+            certificate: Some([0; 4].as_slice().into()),
+            subject: Some("CN=one".into()),
+            sha256: Some("ab12".into()),
+            ..PeerInfo::default()
+        };
+        let short = Xfcc {
+            mode: Mode::AppendForward,
+            ..Xfcc::default()
+        };
+        let long = Xfcc { subject: true, ..short };
+        let connection = std::sync::Arc::new(crate::testing::connection(Some(peer)));
+        let told = |xfcc: Xfcc, before: Option<&'static str>| {
+            let request = http::Request::new(Body::Empty);
+            let mut exchange = Exchange::new(request, connection.clone(), Protocol::Http11);
+            let before = before.map(|value| (NAME, HeaderValue::from_static(value)));
+            exchange.request.headers_mut().extend(before);
+            xfcc.apply(&mut exchange);
+            exchange.request.headers()[NAME].to_str().expect("text").to_owned()
+        };
+        assert_eq!(told(short, None), "Hash=ab12");
+        assert_eq!(told(short, Some("Hash=ff")), "Hash=ff,Hash=ab12");
+        assert_eq!(told(long, None), "Hash=ab12;Subject=\"CN=one\"");
+        let sets = Xfcc {
+            mode: Mode::SanitizeSet,
+            ..short
+        };
+        assert_eq!(told(sets, Some("Hash=ff")), "Hash=ab12");
     }
 }

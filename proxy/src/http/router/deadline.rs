@@ -48,11 +48,10 @@ impl RouteTimeout {
 /// Polls `future` under two deadlines, which may begin to run while it is polled: the route's, and the attempt's own, which is told when the
 /// request ended. The timer is set up only when the future has to wait.
 pub(super) async fn bounded<F: Future>(
-    future: F,
+    mut future: Pin<&mut F>,
     route: &mut RouteTimeout,
     mut attempt: impl FnMut(Option<Instant>) -> Option<(Instant, Failure)>,
 ) -> Result<F::Output, Failure> {
-    let mut future = std::pin::pin!(future);
     let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
     let mut waited = false;
     std::future::poll_fn(|cx| {

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::limits::{GRPC_TIMEOUT, to_grpc_timeout};
 use crate::http::exchange::Exchange;
+use crate::http::header_policy::remove_envoy;
 
 /// What the router acts on and does not pass on.
 const CONSUMED: [&str; 11] = [
@@ -38,9 +39,7 @@ pub(super) fn wants_no_content(headers: &HeaderMap) -> bool {
 
 /// Removes what only this router was meant to read. To be called once it was read.
 pub(super) fn consume(headers: &mut HeaderMap) {
-    for name in CONSUMED {
-        headers.remove(name);
-    }
+    remove_envoy(headers, &CONSUMED);
 }
 
 /// Tells the upstream which attempt this is, and how long it has; `expected`: none for no limit, or where it is not to be told; `after_timeout`:

@@ -1,7 +1,7 @@
 //! Attempts side by side (`hedge_on_per_try_timeout`): one that is slow goes on while another is sent, and the first good answer wins.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -71,7 +71,7 @@ pub(super) async fn race(
                 ends.min_by_key(|(end, _)| *end)
             };
             let next = access_log::during(exchange, next(&mut racers, &mut pause));
-            bounded(next, timeout, earliest).await
+            bounded(pin!(next), timeout, earliest).await
         };
         match event {
             Ok(Event::Due) => {

@@ -1,5 +1,6 @@
 //! Mirrors: copies of a request for other clusters, whose answers nobody waits for (`request_mirror_policies`).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,7 +132,7 @@ async fn answer(cluster: &Arc<Cluster>, copy: &mut Exchange, timeout: &mut Route
     let (mut attempt, sent) = (Attempt::default(), SentAt::default());
     let body = std::mem::take(copy.request.body_mut());
     let future = attempt::run(&mut attempt, &sent, copy, &forward, cluster, None, body);
-    match bounded(future, timeout, |_| None).await {
+    match bounded(pin!(future), timeout, |_| None).await {
         Ok(outcome) => outcome,
         Err(failure) => {
             sent.timed_out(cluster, &failure);
@@ -142,11 +143,11 @@ async fn answer(cluster: &Arc<Cluster>, copy: &mut Exchange, timeout: &mut Route
 
 /// Reads an answer to its end, so that its connection can be used again.
 async fn drain(body: Body, timeout: &mut RouteTimeout) {
-    let mut body = std::pin::pin!(body);
+    let mut body = pin!(body);
     let end = std::future::poll_fn(|cx| {
         while let Some(Ok(_)) = std::task::ready!(body.as_mut().poll_frame(cx)) {}
         std::task::Poll::Ready(())
     });
     // Too late is as good as over.
-    let _ = bounded(end, timeout, |_| None).await;
+    let _ = bounded(pin!(end), timeout, |_| None).await;
 }

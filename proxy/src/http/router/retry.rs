@@ -1,5 +1,6 @@
 //! The attempts of one request: the first, and those that the retry policy allows.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -263,7 +264,7 @@ impl Run<'_> {
             let (mut attempt, sent) = (Attempt::default(), SentAt::default());
             let outcome = {
                 let sent = &sent;
-                let future = attempt::run(
+                let future = pin!(attempt::run(
                     &mut attempt,
                     sent,
                     exchange,
@@ -271,7 +272,7 @@ impl Run<'_> {
                     self.cluster,
                     self.policy.as_deref(),
                     body,
-                );
+                ));
                 bounded(future, timeout, |request_ended| limits.of_attempt(sent, request_ended)).await
             };
             let outcome = match outcome {
@@ -307,7 +308,7 @@ impl Run<'_> {
                 exchange.active.iter_mut().for_each(ActiveRequest::superseded);
             }
             drop(outcome);
-            match bounded(source.pause(wait), timeout, |_| None).await {
+            match bounded(pin!(source.pause(wait)), timeout, |_| None).await {
                 Ok(kept) => kept?,
                 Err(failure) => {
                     self.cluster.stats.upstream_rq_timeout.inc();

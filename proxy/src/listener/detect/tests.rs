@@ -199,6 +199,8 @@ proptest! {
             match (proxy_protocol::parse(&bytes[..end]), &known_proxy) {
                 (Detection::NeedMore, None) => {}
                 (now, None) if end > 0 => known_proxy = Some(now),
+                // Only the words differ: whether a line that is too long ended later is known when it did.
+                (Detection::Broken(_), Some(Detection::Broken(_))) => {}
                 (now, Some(then)) => prop_assert_eq!(&now, then),
                 _ => {}
             }

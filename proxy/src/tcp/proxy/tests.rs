@@ -100,6 +100,7 @@ fn downstream(proxy: Arc<TcpProxy>, drain: &Drain) -> (DuplexStream, tokio::task
         accepted_at: clock::now(),
         secured_at: None,
         requests: Default::default(),
+        xfcc: Default::default(),
         buffer_limit: 1 << 20,
         extensions: http::Extensions::new(),
     };

@@ -235,6 +235,17 @@ impl Sink {
                 tracing::warn!(path = self.path, %error, "access log could not be written");
             }
         }
+        self.reuse(full);
+    }
+
+    /// A buffer that was written takes the next lines, once one of the usual size is empty: each would grow to it by copying otherwise.
+    fn reuse(&self, mut written: Vec<u8>) {
+        written.clear();
+        let mut buffer = self.buffer.lock();
+        if written.capacity() <= self.flush_size.saturating_mul(4) && written.capacity() > buffer.capacity() {
+            written.extend_from_slice(&buffer);
+            *buffer = written;
+        }
     }
 }
 

@@ -49,14 +49,13 @@ enum What {
         of: simple::AddressOf,
         bits: Option<u8>,
     },
-    Validity {
-        of: simple::ValidityOf,
+    /// A date and time.
+    Moment {
+        of: simple::MomentOf,
         format: TimeFormat,
     },
     /// The first that has a value.
     Coalesce(Vec<Operator>),
-    StartTime(TimeFormat),
-    EmitTime(TimeFormat),
     Metadata {
         from: MetadataFrom,
         namespace: String,
@@ -278,13 +277,11 @@ impl What {
             Self::Details { blanks } => simple::details(view, *blanks, out),
             Self::ServerName { order, host } => order.write(host, view, out),
             Self::Masked { of, bits } => simple::masked(out, of(view), *bits),
-            Self::Validity { of, format } => of(view).is_some_and(|at| format.write(at, out)),
+            Self::Moment { of, format } => of(view).map(|at| format.write(at, out)).is_some(),
             Self::Coalesce(operators) => operators.iter().any(|operator| {
                 let start = out.len();
                 operator.write(view, out) && out.len() > start
             }),
-            Self::StartTime(format) => format.write(view.start_time, out),
-            Self::EmitTime(format) => format.write(crate::runtime::clock::system_now(), out),
             Self::Metadata { from, namespace, path } if path.is_empty() => match from.all(view, namespace) {
                 Some(fields) => {
                     json::write_struct(fields, out);

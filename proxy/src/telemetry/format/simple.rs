@@ -5,6 +5,7 @@ mod more;
 mod tls;
 mod wire;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::operator::put;
@@ -26,8 +27,8 @@ pub(super) enum Simple {
 
 /// Which address an operator prints.
 pub(super) type AddressOf = for<'a> fn(&LogView<'a>) -> Option<&'a Address>;
-/// Which moment of a certificate an operator prints.
-pub(super) type ValidityOf = fn(&LogView<'_>) -> Option<std::time::SystemTime>;
+/// Which moment an operator prints.
+pub(super) type MomentOf = fn(&LogView<'_>) -> Option<std::time::SystemTime>;
 
 /// The operator of that name, if it needs no parameter.
 pub(super) fn find(name: &str) -> Option<Simple> {
@@ -287,12 +288,34 @@ fn underscored(out: &mut Vec<u8>, value: Option<&str>) -> bool {
 
 fn address(out: &mut Vec<u8>, value: Option<&Address>) -> bool {
     use std::io::Write;
-    value.is_some_and(|value| write!(out, "{value}").is_ok())
+    match value {
+        Some(Address::Ip(SocketAddr::V4(value))) => {
+            octets(out, *value.ip());
+            out.push(b':');
+            number(out, u64::from(value.port()))
+        }
+        Some(value) => write!(out, "{value}").is_ok(),
+        None => false,
+    }
+}
+
+/// As `Display` writes it, at a fraction of the cost: most lines have several.
+fn octets(out: &mut Vec<u8>, address: Ipv4Addr) {
+    for (index, octet) in address.octets().into_iter().enumerate() {
+        if index > 0 {
+            out.push(b'.');
+        }
+        number(out, u64::from(octet));
+    }
 }
 
 fn without_port(out: &mut Vec<u8>, value: Option<&Address>) -> bool {
     use std::io::Write;
     match value {
+        Some(Address::Ip(SocketAddr::V4(value))) => {
+            octets(out, *value.ip());
+            true
+        }
         Some(Address::Ip(value)) => write!(out, "{}", value.ip()).is_ok(),
         other => address(out, other),
     }

@@ -1,6 +1,5 @@
 //! Times in formats: strftime's specifiers, with Envoy's for fractions of a second. In UTC, or in the zone that the process runs in.
 
-use std::io::Write;
 use std::time::SystemTime;
 
 /// A compiled strftime format.
@@ -98,7 +97,7 @@ impl TimeFormat {
         Ok(Self { parts, zone: None })
     }
 
-    pub(super) fn write(&self, time: SystemTime, out: &mut Vec<u8>) -> bool {
+    pub(super) fn write(&self, time: SystemTime, out: &mut Vec<u8>) {
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let (offset, zone) = self.offset(time);
         let seconds = since.as_secs().saturating_add_signed(i64::from(offset));
@@ -109,23 +108,24 @@ impl TimeFormat {
         let nanos = since.subsec_nanos();
         let fraction = |digits: usize| nanos / 10u32.pow(9 - digits as u32);
         for part in &self.parts {
-            let written = match part {
-                Part::Literal(text) => out.write_all(text.as_bytes()),
-                Part::Field('Z') => out.write_all(zone.as_deref().unwrap_or("UTC").as_bytes()),
+            match part {
+                Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
+                Part::Field('Z') => out.extend_from_slice(zone.as_deref().unwrap_or("UTC").as_bytes()),
                 Part::Field('z') => {
-                    let minutes = offset.unsigned_abs() / 60;
-                    let sign = if offset < 0 { '-' } else { '+' };
-                    write!(out, "{sign}{:02}{:02}", minutes / 60, minutes % 60)
+                    let minutes = u64::from(offset.unsigned_abs() / 60);
+                    out.push(if offset < 0 { b'-' } else { b'+' });
+                    padded(out, minutes / 60, 2);
+                    padded(out, minutes % 60, 2);
                 }
                 Part::Field(field) => civil.write(*field, out),
-                Part::Fraction(digits) => write!(out, "{:0digits$}", fraction(*digits)),
-                Part::SecondsFraction(digits) => write!(out, "{:02}.{:0digits$}", civil.second, fraction(*digits)),
-            };
-            if written.is_err() {
-                return false;
+                Part::Fraction(digits) => padded(out, u64::from(fraction(*digits)), *digits),
+                Part::SecondsFraction(digits) => {
+                    padded(out, civil.second, 2);
+                    out.push(b'.');
+                    padded(out, u64::from(fraction(*digits)), *digits);
+                }
             }
         }
-        true
     }
 
     /// Seconds that the zone is ahead of UTC at `time`, and its name then.
@@ -188,43 +188,53 @@ impl Civil {
         }
     }
 
-    fn write(&self, field: char, out: &mut Vec<u8>) -> std::io::Result<()> {
-        let Self {
-            year,
-            month,
-            day,
-            hour,
-            minute,
-            second,
-            ..
-        } = self;
-        let month_name = MONTHS[(month - 1) as usize];
+    fn write(&self, field: char, out: &mut Vec<u8>) {
+        let month_name = MONTHS[(self.month - 1) as usize];
         let day_name = DAYS[self.weekday as usize];
+        let half = if self.hour < 12 { "AM" } else { "PM" };
         match field {
-            'Y' => write!(out, "{year}"),
-            'm' => write!(out, "{month:02}"),
-            'd' => write!(out, "{day:02}"),
-            'e' => write!(out, "{day:2}"),
-            'H' => write!(out, "{hour:02}"),
-            'I' => write!(out, "{:02}", (hour + 11) % 12 + 1),
-            'M' => write!(out, "{minute:02}"),
-            'S' => write!(out, "{second:02}"),
-            'y' => write!(out, "{:02}", year % 100),
-            'j' => write!(out, "{:03}", self.day_of_year),
-            'p' => write!(out, "{}", if *hour < 12 { "AM" } else { "PM" }),
-            'b' | 'h' => write!(out, "{}", &month_name[..3]),
-            'B' => write!(out, "{month_name}"),
-            'a' => write!(out, "{}", &day_name[..3]),
-            'A' => write!(out, "{day_name}"),
-            's' => write!(out, "{}", self.unix),
-            'F' => write!(out, "{year}-{month:02}-{day:02}"),
-            'T' => write!(out, "{hour:02}:{minute:02}:{second:02}"),
-            'D' => write!(out, "{month:02}/{day:02}/{:02}", year % 100),
-            'R' => write!(out, "{hour:02}:{minute:02}"),
-            'u' => write!(out, "{}", (self.weekday + 6) % 7 + 1),
-            _ => write!(out, "{}", self.weekday),
+            'Y' => padded(out, self.year, 1),
+            'm' => padded(out, self.month, 2),
+            'd' => padded(out, self.day, 2),
+            'e' if self.day < 10 => out.extend_from_slice(&[b' ', b'0' + self.day as u8]),
+            'e' => padded(out, self.day, 2),
+            'H' => padded(out, self.hour, 2),
+            'I' => padded(out, (self.hour + 11) % 12 + 1, 2),
+            'M' => padded(out, self.minute, 2),
+            'S' => padded(out, self.second, 2),
+            'y' => padded(out, self.year % 100, 2),
+            'j' => padded(out, self.day_of_year, 3),
+            'p' => out.extend_from_slice(half.as_bytes()),
+            'b' | 'h' => out.extend_from_slice(&month_name.as_bytes()[..3]),
+            'B' => out.extend_from_slice(month_name.as_bytes()),
+            'a' => out.extend_from_slice(&day_name.as_bytes()[..3]),
+            'A' => out.extend_from_slice(day_name.as_bytes()),
+            's' => padded(out, self.unix, 1),
+            'F' => self.join(b'-', "Ymd", out),
+            'T' => self.join(b':', "HMS", out),
+            'D' => self.join(b'/', "mdy", out),
+            'R' => self.join(b':', "HM", out),
+            'u' => padded(out, (self.weekday + 6) % 7 + 1, 1),
+            _ => padded(out, self.weekday, 1),
         }
     }
+
+    fn join(&self, separator: u8, fields: &str, out: &mut Vec<u8>) {
+        for (index, field) in fields.chars().enumerate() {
+            if index > 0 {
+                out.push(separator);
+            }
+            self.write(field, out);
+        }
+    }
+}
+
+/// A number of at least `width` digits; a line has half a dozen of them, and `write!` costs more than all the rest of it.
+fn padded(out: &mut Vec<u8>, value: u64, width: usize) {
+    let mut buffer = itoa::Buffer::new();
+    let digits = buffer.format(value).as_bytes();
+    out.extend(std::iter::repeat_n(b'0', width.saturating_sub(digits.len())));
+    out.extend_from_slice(digits);
 }
 
 #[cfg(test)]
@@ -235,7 +245,7 @@ mod tests {
     fn at(format: &str, seconds: u64, nanos: u32) -> String {
         let mut out = Vec::new();
         let time = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
-        assert!(TimeFormat::parse(format).expect("parses").write(time, &mut out));
+        TimeFormat::parse(format).expect("parses").write(time, &mut out);
         String::from_utf8(out).expect("text")
     }
 

@@ -11,6 +11,7 @@ use super::decode::BodyDecoder;
 use super::{H1Options, OriginalNames};
 use crate::http::failure::Failure;
 
+mod names;
 mod target;
 
 use target::Target;
@@ -48,7 +49,7 @@ pub struct ResponseHead {
 ///
 /// # Errors
 /// A [`Failure::BadRequest`] with Envoy's `http1.*` details; the connection cannot be used any further.
-pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<RequestHead>, Failure> {
+pub fn request(buffer: &mut BytesMut, options: &H1Options) -> Result<Option<Box<RequestHead>>, Failure> {
     skip_empty_lines(buffer);
     match read_request(buffer, options, options.max_headers.min(HEADER_SLOTS)) {
         Err(failure) if failure == TOO_MANY_HEADERS && options.max_headers > HEADER_SLOTS => {
@@ -78,7 +79,7 @@ fn slots<'s, 'b>(
     many
 }
 
-fn read_request(buffer: &mut BytesMut, options: &H1Options, count: usize) -> Result<Option<RequestHead>, Failure> {
+fn read_request(buffer: &mut BytesMut, options: &H1Options, count: usize) -> Result<Option<Box<RequestHead>>, Failure> {
     let mut few = [const { MaybeUninit::uninit() }; HEADER_SLOTS];
     let mut many = Vec::new();
     let slots = slots(&mut few, &mut many, count);
@@ -122,7 +123,7 @@ fn read_request(buffer: &mut BytesMut, options: &H1Options, count: usize) -> Res
     let headers = request.headers_mut();
     headers.reserve(spans.0.len() + 6);
     for (name, value) in spans.iter(&head) {
-        let name = HeaderName::from_bytes(name).map_err(|_| CODEC_ERROR)?;
+        let name = names::parse(name).ok_or(CODEC_ERROR)?;
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| CODEC_ERROR)?;
         framing.observe(&name, &value)?;
         headers.append(name, value);
@@ -135,7 +136,7 @@ fn read_request(buffer: &mut BytesMut, options: &H1Options, count: usize) -> Res
     if framing.hosts > 1 {
         return Err(CODEC_ERROR);
     }
-    Ok(Some(RequestHead {
+    Ok(Some(Box::new(RequestHead {
         body: framing.request_body(version, is_connect)?,
         keep_alive: framing.keep_alive(version),
         expect_continue: framing.expects == 1 && framing.expects_continue,
@@ -143,7 +144,7 @@ fn read_request(buffer: &mut BytesMut, options: &H1Options, count: usize) -> Res
         line_bytes: spans.line_bytes(head_len),
         fragment,
         request,
-    }))
+    })))
 }
 
 /// Takes one response head off `buffer`; `None`: more bytes are needed. Hop-by-hop headers are dropped, but for those of a 101.
@@ -202,7 +203,7 @@ fn read_response(
     let headers = response.headers_mut();
     headers.reserve(spans.0.len() + 3);
     for (name, value) in spans.iter(&head) {
-        let name = HeaderName::from_bytes(name).map_err(|_| BROKEN_RESPONSE)?;
+        let name = names::parse(name).ok_or(BROKEN_RESPONSE)?;
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| BROKEN_RESPONSE)?;
         framing.observe(&name, &value).map_err(|_| BROKEN_RESPONSE)?;
         if upgrading || !is_hop_by_hop(&name) {
@@ -224,11 +225,10 @@ fn read_response(
 
 /// Headers that concern one connection only (RFC 9110 section 7.6.1).
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    name == CONNECTION
-        || name == TRANSFER_ENCODING
-        || name == http::header::UPGRADE
-        || name.as_str() == "keep-alive"
-        || name.as_str() == "proxy-connection"
+    matches!(
+        name.as_str(),
+        "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection"
+    )
 }
 
 /// Parses trailers from a complete block (ending with an empty line). Framing and routing fields are dropped: they mean

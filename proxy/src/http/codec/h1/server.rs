@@ -28,6 +28,7 @@ use crate::http::header_policy::path::TargetWithFragment;
 use crate::http::service::{ConnectionEvent, Response, Service};
 use crate::http::upgrade::UpgradeKind;
 use crate::listener::ConnectionInfo;
+use crate::runtime::boxed::boxed;
 use crate::runtime::clock;
 use crate::runtime::drain::DrainSignal;
 use crate::runtime::io::Io;
@@ -145,7 +146,7 @@ impl<S: Service> Driver<S> {
         loop {
             let next = self.next_head().await;
             let keep = match next {
-                Next::Head(head) => Box::pin(self.handle(*head)).await,
+                Next::Head(head) => boxed(|| self.handle(head)).await,
                 Next::Bad(failure) => {
                     Box::pin(self.refuse(failure)).await;
                     false
@@ -207,7 +208,7 @@ impl<S: Service> Driver<S> {
                                     self.service
                                         .event(ConnectionEvent::HeadersDropped(Protocol::Http11, dropped));
                                 }
-                                Next::Head(Box::new(head))
+                                Next::Head(head)
                             }
                             Err(()) => {
                                 self.service
@@ -262,7 +263,7 @@ impl<S: Service> Driver<S> {
     }
 
     /// Runs one exchange. Says whether the connection can carry another.
-    async fn handle(&mut self, head: RequestHead) -> bool {
+    async fn handle(&mut self, head: Box<RequestHead>) -> bool {
         let version = head.request.version();
         let method = head.request.method().clone();
         let upgrade = UpgradeKind::of(&head.request);

@@ -17,6 +17,7 @@ use super::stream;
 use super::wire::{Connection, Incoming, Reason};
 use crate::http::service::{ConnectionEvent, Service};
 use crate::listener::ConnectionInfo;
+use crate::runtime::boxed::boxed;
 use crate::runtime::clock;
 use crate::runtime::drain::{DrainPhase, DrainSignal};
 use crate::runtime::io::Io;
@@ -268,9 +269,12 @@ impl<S: Service> Driver<S> {
         }
         self.opened += 1;
         let active = ActiveStream::new(&self.shared);
-        let run = stream::run(self.service.clone(), self.connection.clone(), active, incoming);
+        let (service, connection) = (self.service.clone(), self.connection.clone());
         // Boxed: a task's future is moved several times on its way in and out of the runtime, and this one is kilobytes.
-        spawn("http2 stream", Box::pin(run));
+        spawn(
+            "http2 stream",
+            boxed(|| stream::run(service, connection, active, incoming)),
+        );
         let is_last = self.shared.options.max_requests_per_connection == Some(self.opened);
         if self.leaving || is_last || self.asked.is_draining() {
             self.drain();

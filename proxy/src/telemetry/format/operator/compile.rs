@@ -2,11 +2,12 @@
 
 use super::super::grpc::GrpcStyle;
 use super::super::peer::PeerField;
-use super::super::simple;
+use super::super::simple::{self, MomentOf};
 use super::super::time::TimeFormat;
 use super::{HeaderFrom, HeaderName, MetadataFrom, NameOrder, Operator, StateStyle, What};
 use crate::http::header_policy::mutations::is_joined;
 use crate::route::headers::HeaderKey;
+use crate::runtime::clock;
 
 impl What {
     pub(super) fn compile(name: &str, parameter: Option<&str>) -> Result<Self, String> {
@@ -37,10 +38,6 @@ impl What {
                 "DECODED" => Self::Queries { decoded: true },
                 other => return Err(format!("%QUERY_PARAMS% does not know {other}")),
             },
-            "START_TIME" => Self::StartTime(TimeFormat::parse(parameter.unwrap_or_default())?),
-            "EMIT_TIME" => Self::EmitTime(TimeFormat::parse(parameter.unwrap_or_default())?),
-            "START_TIME_LOCAL" => Self::StartTime(TimeFormat::local(parameter.unwrap_or_default())?),
-            "EMIT_TIME_LOCAL" => Self::EmitTime(TimeFormat::local(parameter.unwrap_or_default())?),
             "RESPONSE_CODE_DETAILS" => Self::Details {
                 blanks: parameter == Some("ALLOW_WHITESPACES"),
             },
@@ -80,7 +77,7 @@ impl What {
             "GRPC_STATUS_NUMBER" => Self::Grpc(GrpcStyle::Number),
             _ => {
                 return masked(name, parameter)?
-                    .or(validity(name, parameter)?)
+                    .or(moment(name, parameter)?)
                     .ok_or_else(unsupported);
             }
         })
@@ -164,13 +161,22 @@ fn masked(name: &str, parameter: Option<&str>) -> Result<Option<What>, String> {
     }))
 }
 
-/// When a peer's certificate begins or ends to be valid.
-fn validity(name: &str, parameter: Option<&str>) -> Result<Option<What>, String> {
-    let Some(of) = simple::validity_of(name) else {
+/// When a stream began, a line is written, or a peer's certificate begins or ends to be valid.
+fn moment(name: &str, parameter: Option<&str>) -> Result<Option<What>, String> {
+    let of: Option<MomentOf> = match name {
+        "START_TIME" | "START_TIME_LOCAL" => Some(|view| Some(view.start_time)),
+        "EMIT_TIME" | "EMIT_TIME_LOCAL" => Some(|_| Some(clock::system_now())),
+        _ => simple::validity_of(name),
+    };
+    let Some(of) = of else {
         return Ok(None);
     };
-    let format = TimeFormat::parse(parameter.unwrap_or_default())?;
-    Ok(Some(What::Validity { of, format }))
+    let format = parameter.unwrap_or_default();
+    let format = match name.ends_with("_TIME_LOCAL") {
+        true => TimeFormat::local(format)?,
+        false => TimeFormat::parse(format)?,
+    };
+    Ok(Some(What::Moment { of, format }))
 }
 
 fn server_name(parameter: &str) -> Result<What, String> {

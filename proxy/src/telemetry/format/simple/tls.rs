@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use sha1::{Digest, Sha1};
 
-use super::{LogView, Simple, ValidityOf, millis, put};
+use super::{LogView, MomentOf, Simple, millis, put};
 use Simple::{Number, Text};
 
 use crate::listener::detect::fingerprint::Fingerprints;
@@ -190,7 +190,7 @@ fn fingerprints<'a>(view: &LogView<'a>) -> Option<&'a Fingerprints> {
 }
 
 /// `…_V_START` and `…_V_END` operators.
-pub(in super::super) fn validity_of(name: &str) -> Option<ValidityOf> {
+pub(in super::super) fn validity_of(name: &str) -> Option<MomentOf> {
     Some(match name {
         "DOWNSTREAM_PEER_CERT_V_START" => |v| moment(leaf(down(v))?.not_before),
         "DOWNSTREAM_PEER_CERT_V_END" => |v| moment(leaf(down(v))?.not_after),

@@ -105,6 +105,7 @@ fn connection() -> Arc<ConnectionInfo> {
         accepted_at: clock::now(),
         secured_at: None,
         requests: Default::default(),
+        xfcc: Default::default(),
         buffer_limit: 1 << 20,
         extensions: http::Extensions::new(),
     })
