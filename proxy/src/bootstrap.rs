@@ -23,6 +23,7 @@ use crate::cli::Options;
 use crate::cluster::discovery::resolver::ResolverConfig;
 use crate::config::live::RuntimeLayers;
 use crate::config::route::{Under, each, refuse, refuse_all};
+use crate::config::sources::{NAMELESS, is_nameless};
 use crate::config::{Compiled, Problems, gather, listener, resolver};
 use crate::route::strings::StringMatcher;
 use crate::runtime::io::Address;
@@ -228,30 +229,19 @@ fn compile(bytes: Bytes, config: &pb::Bootstrap, node: Node, options: &Options) 
     })
 }
 
-/// What sources want of each other: a stream where one is `ads`, a name for whoever opens one.
+/// What sources want of each other: a stream where one is `ads`, a name for whoever has one, be it a file.
 fn consistent(dynamic: &pb::bootstrap::DynamicResources, node: &Node) -> Compiled<()> {
     let sources = || [&dynamic.lds_config, &dynamic.cds_config].into_iter().flatten();
-    let specifiers = || sources().map(|source| source.config_source_specifier.as_ref());
-    let wants_ads = specifiers().any(|source| matches!(source, Some(ConfigSourceSpecifier::Ads(_))));
-    #[allow(deprecated)]
-    let is_file = |source: Option<&ConfigSourceSpecifier>| {
-        use ConfigSourceSpecifier::{Path, PathConfigSource};
-        matches!(source, Some(Path(_) | PathConfigSource(_)))
-    };
-    let is_remote = specifiers().any(|source| !is_file(source));
-    let is_nameless = node.id.is_empty() || node.cluster.is_empty();
+    let wants_ads =
+        sources().any(|source| matches!(source.config_source_specifier, Some(ConfigSourceSpecifier::Ads(_))));
+    let is_sourced = dynamic.ads_config.is_some() || sources().next().is_some();
     refuse_all(&[
         (
             "dynamic_resources.ads_config",
             dynamic.ads_config.is_none() && wants_ads,
             "required: a source is `ads`",
         ),
-        (
-            "node",
-            (dynamic.ads_config.is_some() || is_remote) && is_nameless,
-            "node 'id' and 'cluster' are required. Set it either in 'node' config or via --service-node and \
-             --service-cluster options.",
-        ),
+        ("node", is_sourced && is_nameless(node), NAMELESS),
     ])
 }
 

@@ -19,6 +19,7 @@ mod loads;
 mod names;
 mod openssl;
 mod peer_names;
+mod refused;
 mod rows;
 mod sockets;
 mod tcp;

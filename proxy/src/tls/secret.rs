@@ -136,6 +136,16 @@ impl SecretStore {
         })
     }
 
+    /// As [`compile`](Self::compile), of a secret that is [delivered](Self::deliver): the directory that it names is to be watched, whether it reads
+    /// files or not.
+    ///
+    /// # Errors
+    /// What is wrong with the secret.
+    pub fn check_delivered(secret: &[u8]) -> Compiled<()> {
+        Self::compile(secret)?;
+        material::check_watched(secret)
+    }
+
     /// As [`update`](Self::update), of a secret that a control plane or a watched file has delivered: the files that it reads in turn are read
     /// again when they change (see [`reading_files`](Self::reading_files)). A static secret is read once, as in Envoy.
     ///
