@@ -18,6 +18,7 @@ use remora_proto::pb::envoy::config::core::v3::Node;
 use remora_proto::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use remora_proto::pb::envoy::config::overload::v3::resource_monitor::ConfigType;
 use remora_proto::pb::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
+use remora_proto::pb::google::protobuf::Struct;
 
 use crate::cli::Options;
 use crate::cluster::discovery::resolver::ResolverConfig;
@@ -272,7 +273,8 @@ fn max_connections(config: &pb::Bootstrap) -> Compiled<Option<u64>> {
 const DOWNSTREAM_CONNECTIONS: &str =
     "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
 
-/// `node`, with what the command line and the program say of it, as Envoy fills it in.
+/// `node`, with what the command line and the program say of it, as Envoy fills it in. Of the build's metadata `revision.status` is not told:
+/// nothing here knows it. Of the extensions those are told that this program has.
 fn node(mut node: Node, options: &Options) -> Node {
     use remora_proto::pb::envoy::config::core::v3::{BuildVersion, node::UserAgentVersionType};
     use remora_proto::pb::envoy::r#type::v3::SemanticVersion;
@@ -301,9 +303,26 @@ fn node(mut node: Node, options: &Options) -> Node {
     node.user_agent_name = "envoy".to_owned();
     node.user_agent_version_type = Some(UserAgentVersionType::UserAgentBuildVersion(BuildVersion {
         version: Some(version),
-        metadata: None,
+        metadata: Some(build()),
     }));
+    node.extensions = crate::filters::names::announced();
     node
+}
+
+/// `user_agent_build_version.metadata`, under Envoy's keys.
+fn build() -> Struct {
+    use remora_proto::pb::google::protobuf::{Value, value::Kind};
+    let known = [
+        ("build.type", crate::cli::BUILD),
+        ("revision.sha", crate::cli::COMMIT),
+        ("ssl.version", crate::cli::CRYPTO),
+    ];
+    let text = |text: &str| Value {
+        kind: Some(Kind::StringValue(text.to_owned())),
+    };
+    Struct {
+        fields: known.map(|(key, value)| (key.to_owned(), text(value))).into(),
+    }
 }
 
 fn admin(config: Option<&pb::Admin>) -> Compiled<Option<Admin>> {

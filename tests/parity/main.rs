@@ -17,6 +17,7 @@ mod failing;
 mod harness;
 mod loads;
 mod names;
+mod node;
 mod openssl;
 mod peer_names;
 mod refused;
