@@ -16,8 +16,8 @@ use remora_tests::{Backend, until};
 use super::{LOOKS, PAUSE, Subject};
 use crate::harness::{envoy_or_skip, only_in};
 
-struct Scene {
-    plane: ControlPlane,
+pub(super) struct Scene {
+    pub(super) plane: ControlPlane,
     backend: Backend,
     identities: [Identity; 2],
     subject: Subject,
@@ -72,7 +72,7 @@ impl Scene {
         }
     }
 
-    fn endpoints(&self, name: &str, more: u16) -> ClusterLoadAssignment {
+    pub(super) fn endpoints(&self, name: &str, more: u16) -> ClusterLoadAssignment {
         let port = self.backend.port();
         let hosts = (0..=more).map(|at| ("127.0.0.1", port + at));
         endpoints(name, hosts.collect::<Vec<_>>()).build()
@@ -93,19 +93,19 @@ impl Scene {
 }
 
 /// Something that happens, and what the control plane must have heard before the next: the last word of each type.
-struct Step {
+pub(super) struct Step {
     name: &'static str,
     heard: &'static [(&'static str, What)],
     act: fn(&Scene),
 }
 
-fn step(name: &'static str, heard: &'static [(&'static str, What)], act: fn(&Scene)) -> Step {
+pub(super) fn step(name: &'static str, heard: &'static [(&'static str, What)], act: fn(&Scene)) -> Step {
     Step { name, heard, act }
 }
 
-type Shown = dyn Fn(&str) -> bool + Sync;
+pub(super) type Shown = dyn Fn(&str) -> bool + Sync;
 
-fn shown(name: &str) -> bool {
+pub(super) fn shown(name: &str) -> bool {
     let names = [
         "update_attempt",
         "update_success",
@@ -159,7 +159,7 @@ async fn settled(scene: &Scene, shown: &Shown) -> BTreeMap<String, String> {
     .await
 }
 
-async fn compare(world: &str, variant: Variant, steps: &[Step], shown: &Shown) {
+pub(super) async fn compare(world: &str, variant: Variant, steps: &[Step], shown: &Shown) {
     let Some(envoy) = envoy_or_skip(world) else { return };
     let theirs = Scene::set(Some(Path::new(&envoy)), variant).await;
     let ours = Scene::set(None, variant).await;
