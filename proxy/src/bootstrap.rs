@@ -18,11 +18,13 @@ use remora_proto::pb::envoy::config::core::v3::Node;
 use remora_proto::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use remora_proto::pb::envoy::config::overload::v3::resource_monitor::ConfigType;
 use remora_proto::pb::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
+use remora_proto::pb::google::protobuf::Struct;
 
 use crate::cli::Options;
 use crate::cluster::discovery::resolver::ResolverConfig;
 use crate::config::live::RuntimeLayers;
 use crate::config::route::{Under, each, refuse, refuse_all};
+use crate::config::sources::{NAMELESS, is_nameless};
 use crate::config::{Compiled, Problems, gather, listener, resolver};
 use crate::route::strings::StringMatcher;
 use crate::runtime::io::Address;
@@ -228,30 +230,19 @@ fn compile(bytes: Bytes, config: &pb::Bootstrap, node: Node, options: &Options) 
     })
 }
 
-/// What sources want of each other: a stream where one is `ads`, a name for whoever opens one.
+/// What sources want of each other: a stream where one is `ads`, a name for whoever has one, be it a file.
 fn consistent(dynamic: &pb::bootstrap::DynamicResources, node: &Node) -> Compiled<()> {
     let sources = || [&dynamic.lds_config, &dynamic.cds_config].into_iter().flatten();
-    let specifiers = || sources().map(|source| source.config_source_specifier.as_ref());
-    let wants_ads = specifiers().any(|source| matches!(source, Some(ConfigSourceSpecifier::Ads(_))));
-    #[allow(deprecated)]
-    let is_file = |source: Option<&ConfigSourceSpecifier>| {
-        use ConfigSourceSpecifier::{Path, PathConfigSource};
-        matches!(source, Some(Path(_) | PathConfigSource(_)))
-    };
-    let is_remote = specifiers().any(|source| !is_file(source));
-    let is_nameless = node.id.is_empty() || node.cluster.is_empty();
+    let wants_ads =
+        sources().any(|source| matches!(source.config_source_specifier, Some(ConfigSourceSpecifier::Ads(_))));
+    let is_sourced = dynamic.ads_config.is_some() || sources().next().is_some();
     refuse_all(&[
         (
             "dynamic_resources.ads_config",
             dynamic.ads_config.is_none() && wants_ads,
             "required: a source is `ads`",
         ),
-        (
-            "node",
-            (dynamic.ads_config.is_some() || is_remote) && is_nameless,
-            "node 'id' and 'cluster' are required. Set it either in 'node' config or via --service-node and \
-             --service-cluster options.",
-        ),
+        ("node", is_sourced && is_nameless(node), NAMELESS),
     ])
 }
 
@@ -282,7 +273,8 @@ fn max_connections(config: &pb::Bootstrap) -> Compiled<Option<u64>> {
 const DOWNSTREAM_CONNECTIONS: &str =
     "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
 
-/// `node`, with what the command line and the program say of it, as Envoy fills it in.
+/// `node`, with what the command line and the program say of it, as Envoy fills it in. Of the build's metadata `revision.status` is not told:
+/// nothing here knows it. Of the extensions those are told that this program has.
 fn node(mut node: Node, options: &Options) -> Node {
     use remora_proto::pb::envoy::config::core::v3::{BuildVersion, node::UserAgentVersionType};
     use remora_proto::pb::envoy::r#type::v3::SemanticVersion;
@@ -311,9 +303,26 @@ fn node(mut node: Node, options: &Options) -> Node {
     node.user_agent_name = "envoy".to_owned();
     node.user_agent_version_type = Some(UserAgentVersionType::UserAgentBuildVersion(BuildVersion {
         version: Some(version),
-        metadata: None,
+        metadata: Some(build()),
     }));
+    node.extensions = crate::filters::names::announced();
     node
+}
+
+/// `user_agent_build_version.metadata`, under Envoy's keys.
+fn build() -> Struct {
+    use remora_proto::pb::google::protobuf::{Value, value::Kind};
+    let known = [
+        ("build.type", crate::cli::BUILD),
+        ("revision.sha", crate::cli::COMMIT),
+        ("ssl.version", crate::cli::CRYPTO),
+    ];
+    let text = |text: &str| Value {
+        kind: Some(Kind::StringValue(text.to_owned())),
+    };
+    Struct {
+        fields: known.map(|(key, value)| (key.to_owned(), text(value))).into(),
+    }
 }
 
 fn admin(config: Option<&pb::Admin>) -> Compiled<Option<Admin>> {

@@ -186,10 +186,20 @@ where
 
 /// `commit/version/state/build/TLS library`, Envoy's line shape.
 pub fn version() -> String {
-    let commit = option_env!("REMORA_COMMIT").unwrap_or("0000000000000000000000000000000000000000");
-    let build = if cfg!(debug_assertions) { "DEBUG" } else { "RELEASE" };
-    format!("{commit}/{}/Clean/{build}/aws-lc", env!("CARGO_PKG_VERSION"))
+    format!("{COMMIT}/{}/Clean/{BUILD}/{CRYPTO}", env!("CARGO_PKG_VERSION"))
 }
+
+/// What was built; zeros if that was not said.
+pub const COMMIT: &str = match option_env!("REMORA_COMMIT") {
+    Some(commit) => commit,
+    None => "0000000000000000000000000000000000000000",
+};
+
+/// In Envoy's words.
+pub const BUILD: &str = if cfg!(debug_assertions) { "DEBUG" } else { "RELEASE" };
+
+/// The TLS library's algorithms.
+pub const CRYPTO: &str = "aws-lc";
 
 fn hot_restart_version(disabled: bool) -> String {
     format!("{}\n", if disabled { "disabled" } else { crate::restart::VERSION })

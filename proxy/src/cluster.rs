@@ -155,6 +155,7 @@ impl Cluster {
     /// Nothing changes if the assignment cannot be used; never happens after [`config::endpoint::check`](crate::config::endpoint::check).
     pub fn update_endpoints(&self, assignment: &[u8]) -> Compiled<()> {
         self.update_endpoints_of(assignment, crate::runtime::clock::now())
+            .map(|_| ())
     }
 
     /// As [`Self::update_endpoints`], for an assignment that came at `arrived`. One that is too old by now (`endpoint_stale_after`) leaves no
@@ -162,14 +163,14 @@ impl Cluster {
     ///
     /// # Errors
     /// As [`Self::update_endpoints`].
-    pub fn update_endpoints_of(&self, assignment: &[u8], arrived: Instant) -> Compiled<()> {
+    pub fn update_endpoints_of(&self, assignment: &[u8], arrived: Instant) -> Compiled<bool> {
         let parsed = crate::config::endpoint::decode(assignment)?;
         let endpoints = crate::config::endpoint::compile(&parsed, &self.transport)?;
         let now = crate::runtime::clock::now();
-        self.set_endpoints_of(endpoints, arrived, now);
+        let stays = self.set_endpoints_of(endpoints, arrived, now);
         self.expire(now);
         self.note_endpoints();
-        Ok(())
+        Ok(stays)
     }
 
     fn expire(&self, now: Instant) {

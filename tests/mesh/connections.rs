@@ -306,7 +306,12 @@ async fn a_certificate_in_files_is_rotated_by_moving_new_ones_in_place() {
     );
     place("sds.yaml", &secret);
     let listener = by_files(&directory.path().display().to_string());
-    let sidecar = Sidecar::start(&bootstrap(backend.port(), "", &listener)).await.unwrap();
+    // Whoever has a source has to have a name.
+    let named = format!(
+        "node: {{id: files, cluster: files}}\n{}",
+        bootstrap(backend.port(), "", &listener)
+    );
+    let sidecar = Sidecar::start(&named).await.unwrap();
     let tls = sidecar.listener("tls").await;
     let root = authority.certificate_der();
     assert_eq!(shown(tls, root).await, Some(first.leaf_der));

@@ -9,6 +9,7 @@ mod counted;
 mod custom_filter;
 mod draining;
 mod files;
+mod large;
 mod library;
 mod mirroring;
 mod mtls;

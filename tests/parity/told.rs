@@ -1,6 +1,8 @@
 //! What is told of a control plane and of what comes from it: the same happens to Envoy and to Remora, and their stats and dumps are compared.
 
 mod files;
+mod hosts;
+mod refusals;
 mod streams;
 
 use std::collections::BTreeMap;

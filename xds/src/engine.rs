@@ -225,6 +225,7 @@ impl Engine {
         let applied = self.store.apply(&mut batch, &source, now, &*self.clock);
         named.count(&self.stats, &applied, now);
         let stream = &mut self.streams[at];
+        stream.count_refused(&self.stats, ty, &applied.failures);
         stream.mux.finish(batch, &applied.failures);
         self.records.note(
             &self.stats,

@@ -117,6 +117,11 @@ impl TypeStats {
         self.update_attempt.add(1);
     }
 
+    /// An owner finds nothing to do about an update that is other bytes, which Envoy counts as one that changed nothing.
+    pub fn had_no_effect(&self) {
+        self.update_no_rebuild.add(1);
+    }
+
     /// An update of this time is about to be counted: whoever sees what it brings before that does not [catch up](Self::catch_up) with it. Returns
     /// the time of the update before.
     pub(crate) fn begin(&self, at: u64) -> u64 {

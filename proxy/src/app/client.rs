@@ -30,7 +30,7 @@ pub fn sources(bootstrap: &Bootstrap) -> Sources {
         .iter()
         .filter(|cluster| leads_somewhere(&cluster.bytes));
     let clusters = clusters.map(|cluster| cluster.name.clone()).collect();
-    Sources::new(clusters, bootstrap.ads.is_some())
+    Sources::new(clusters, bootstrap.ads.is_some()).of(&bootstrap.node)
 }
 
 /// What resources mean to this process.

@@ -113,7 +113,7 @@ impl Meaning {
             let table = RouteTable::parse(bytes.clone(), &self.context)?;
             clusters::all_known(&table.clusters_to_validate()?, has_cluster)?;
         } else if type_url == types::SECRET.url {
-            SecretStore::compile(bytes)?;
+            SecretStore::check_delivered(bytes)?;
         }
         Ok((references, None))
     }

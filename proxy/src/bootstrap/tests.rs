@@ -105,6 +105,11 @@ fn flags_win_over_the_node() {
     assert_eq!((node.id.as_str(), node.cluster.as_str()), ("me", "c"));
     assert_eq!(node.locality.as_ref().map(|locality| locality.zone.as_str()), Some("z"));
     assert_eq!(node.user_agent_name, "envoy");
+    assert!(
+        node.extensions
+            .iter()
+            .any(|own| own.name == "envoy.filters.http.router" && !own.disabled)
+    );
 }
 
 #[test]

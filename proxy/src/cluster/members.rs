@@ -104,8 +104,9 @@ impl Cluster {
         self.set_endpoints_of(endpoints, now, now);
     }
 
-    /// As [`Self::set_endpoints`], for endpoints that came at `arrived`: their age counts from there.
-    pub(super) fn set_endpoints_of(&self, mut endpoints: Endpoints, arrived: Instant, now: Instant) {
+    /// As [`Self::set_endpoints`], for endpoints that came at `arrived`: their age counts from there. Returns whether all is as it was, but for
+    /// what Envoy does not look at either: their order, their age, the share that is dropped.
+    pub(super) fn set_endpoints_of(&self, mut endpoints: Endpoints, arrived: Instant, now: Instant) -> bool {
         self.tell_apart(&mut endpoints.hosts);
         let keys = endpoints.hosts.iter().map(|endpoint| endpoint.host.key());
         let states = self.registry.states(&self.name, keys);
@@ -114,6 +115,7 @@ impl Cluster {
         let mut hosts: Vec<Arc<Host>> = Vec::with_capacity(states.len());
         let mut seen: HashSet<HostKey> = HashSet::with_capacity(states.len());
         let mut changed = false;
+        let mut stays = list.policy.weighs_as(&endpoints.policy, self.lb.locality_weighted);
         for (endpoint, state) in endpoints.hosts.into_iter().zip(states) {
             let mut host = endpoint.host;
             let key = host.key();
@@ -151,10 +153,9 @@ impl Cluster {
             if known.is_some() && was == Health::Unhealthy && host.state.health() == Health::Healthy {
                 self.restarted(&host, now);
             }
-            hosts.push(match known {
-                Some(known) if known.same(&host) => known.clone(),
-                _ => Arc::new(host),
-            });
+            let same = known.filter(|known| known.same(&host));
+            stays &= same.is_some() && was == host.state.health();
+            hosts.push(same.cloned().unwrap_or_else(|| Arc::new(host)));
         }
         for host in &list.hosts {
             if seen.contains(&host.key()) {
@@ -168,6 +169,7 @@ impl Cluster {
             changed = true;
             host.state.left();
         }
+        stays &= !changed;
         self.note_age(&endpoints.policy, arrived);
         list.policy = endpoints.policy;
         list.hosts = hosts;
@@ -178,6 +180,7 @@ impl Cluster {
         drop(list);
         // Somebody may have asked for a sort and left it to us.
         self.refresh_if_stale(now);
+        stays
     }
 
     /// An address that is named several times is as many hosts; in EDS, as in Envoy, the first alone.

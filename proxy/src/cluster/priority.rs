@@ -70,6 +70,15 @@ pub struct AssignmentPolicy {
     pub locality_weights: LocalityWeights,
 }
 
+impl AssignmentPolicy {
+    /// Whether the same hosts get the same share of requests by it.
+    pub fn weighs_as(&self, other: &Self, by_locality: bool) -> bool {
+        self.overprovisioning_factor == other.overprovisioning_factor
+            && self.weighted_priority_health == other.weighted_priority_health
+            && (!by_locality || self.locality_weights == other.locality_weights)
+    }
+}
+
 impl Default for AssignmentPolicy {
     fn default() -> Self {
         Self {

@@ -164,6 +164,17 @@ pub fn header_name(field: &str, name: &str) -> Compiled<http::HeaderName> {
         .map_err(|_| Problems::one(field, format!("{name:?} is not a header name")))
 }
 
+/// A header that configuration may set: no pseudo-header and not `host`.
+pub fn mutable_name(field: &str, name: &str) -> Compiled<http::HeaderName> {
+    if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
+        return Err(Problems::one(
+            field,
+            format!("{name:?} may not be modified: no :-prefixed or host header may"),
+        ));
+    }
+    header_name(field, name)
+}
+
 /// The bytes of a data source, read now.
 pub fn data_source(value: &pb::envoy::config::core::v3::DataSource) -> Compiled<bytes::Bytes> {
     use pb::envoy::config::core::v3::data_source::Specifier;

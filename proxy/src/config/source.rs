@@ -94,12 +94,14 @@ impl AdsConfig {
         let is_known = [core::ApiVersion::Auto, core::ApiVersion::V3]
             .iter()
             .any(|version| *version as i32 == config.transport_api_version);
+        let names_clusters = config.api_type != ApiType::Rest as i32 && !config.cluster_names.is_empty();
         let service = match config.grpc_services.as_slice() {
             [service] => Ok(service),
             _ => Err(Problems::one("grpc_services", "exactly one is needed")),
         };
         gather! {
             let delta = is_delta(config.api_type).under("api_type");
+            let _names = refuse("cluster_names", names_clusters, "is for REST: GRPC and DELTA_GRPC must not have a cluster name specified");
             let _version = refuse("transport_api_version", !is_known, "only V3 is supported");
             let service = service.and_then(|service| grpc_service(service).under("grpc_services[0]"));
         }
@@ -172,7 +174,7 @@ fn grpc_service(service: &core::GrpcService) -> Compiled<(&core::grpc_service::E
 
 fn metadata(service: &core::GrpcService) -> Compiled<Metadata> {
     super::route::each("initial_metadata", &service.initial_metadata, |header| {
-        super::route::header_name("key", &header.key)?;
+        super::route::mutable_name("key", &header.key)?;
         let value = match header.value.as_str() {
             "" => header.raw_value.clone(),
             value => value.as_bytes().to_vec(),

@@ -4,10 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use remora_xds::Source;
+use remora_xds::client::file;
+use remora_xds::{PathSource, Source};
 
 use remora_proto::pb::envoy::config::core::v3 as core;
 
+use super::route::{Under, refuse};
 use super::source::{self, AdsConfig, ConfigSource};
 use super::{Compiled, Problems};
 
@@ -37,39 +39,50 @@ pub struct Sources {
     clusters: Vec<Arc<str>>,
     /// The bootstrap has an `ads_config`.
     ads: bool,
+    /// The node has no `id` or no `cluster`.
+    nameless: bool,
 }
+
+/// Whether a node may not have anything come from anywhere, be it a file.
+pub fn is_nameless(node: &core::Node) -> bool {
+    node.id.is_empty() || node.cluster.is_empty()
+}
+
+/// Why.
+pub const NAMELESS: &str = "node 'id' and 'cluster' are required. Set it either in 'node' config or via --service-node and --service-cluster \
+                            options.";
 
 impl Sources {
     pub fn new(clusters: Vec<Arc<str>>, ads: bool) -> Self {
         Self {
-            known: Mutex::default(),
             clusters,
             ads,
+            ..Self::default()
+        }
+    }
+
+    /// Those of `node`, which may use none if it has no name.
+    #[must_use]
+    pub fn of(self, node: &core::Node) -> Self {
+        Self {
+            nameless: is_nameless(node),
+            ..self
         }
     }
 
     /// The source as the xDS client knows it.
     ///
     /// # Errors
-    /// A file that is not there, ADS where there is none, or a cluster that may not lead to a control plane; the reasons are Envoy's.
+    /// A node without a name, a file (or directory to watch) that is not there, ADS where there is none, or a cluster that may not lead to a control plane; the reasons are Envoy's.
     pub fn resolve(&self, config: &ConfigSource) -> Compiled<Source> {
+        refuse("", self.nameless, NAMELESS)?;
         match &config.source {
             source::Source::Ads if self.ads => Ok(Source::Ads),
             source::Source::Ads => Err(Problems::one(
                 "ads",
                 "ADS must be configured to support an ADS config source",
             )),
-            source::Source::Path(path) if is_text_protobuf(Path::new(&*path.path)) => {
-                Err(Problems::one("path_config_source.path", TEXT_PROTOBUF))
-            }
-            source::Source::Path(path) if Path::new(&*path.path).exists() => Ok(Source::Path(path.clone())),
-            source::Source::Path(path) => Err(Problems::one(
-                "path_config_source.path",
-                format!(
-                    "paths must refer to an existing path in the system: '{}' does not exist",
-                    path.path
-                ),
-            )),
+            source::Source::Path(path) => usable(path).under("path_config_source"),
             source::Source::Grpc(grpc) => self.named(grpc).map(Source::Named),
         }
     }
@@ -123,6 +136,25 @@ impl Sources {
         known.push((name.clone(), config.clone()));
         name
     }
+}
+
+/// A file that is there and can be watched.
+fn usable(source: &PathSource) -> Compiled<Source> {
+    let path = Path::new(&*source.path);
+    if is_text_protobuf(path) {
+        return Err(Problems::one("path", TEXT_PROTOBUF));
+    }
+    if !path.exists() {
+        let reason = format!(
+            "paths must refer to an existing path in the system: '{}' does not exist",
+            source.path
+        );
+        return Err(Problems::one("path", reason));
+    }
+    if let Some(directory) = &source.watched_directory {
+        file::check_directory(directory).map_err(|reason| Problems::one("watched_directory.path", reason))?;
+    }
+    Ok(Source::Path(source.clone()))
 }
 
 /// The cluster's own name, or the first of `cluster (2)`, `cluster (3)` … that no other configuration has.
@@ -219,6 +251,25 @@ mod tests {
         let text = compile("{path_config_source: {path: /nowhere/at/all.pb_text}}").expect("a source");
         let reason = Sources::default().resolve(&text).expect_err("refused").to_string();
         assert_eq!(reason, format!("path_config_source.path: {TEXT_PROTOBUF}"));
+    }
+
+    #[test]
+    fn a_directory_to_watch_must_be_there() {
+        let place = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| place.path().join(name).display().to_string();
+        std::fs::write(at("cds.yaml"), "").expect("a file");
+        let source = |directory: &str| {
+            let (path, directory) = (at("cds.yaml"), at(directory));
+            let text = format!("{{path_config_source: {{path: {path}, watched_directory: {{path: {directory}}}}}}}");
+            Sources::default().resolve(&compile(&text).expect("a source"))
+        };
+        let reason = source("none").expect_err("refused").to_string();
+        let expected = format!(
+            "path_config_source.watched_directory.path: unable to add filesystem watch for file {}/: No such file or directory",
+            at("none")
+        );
+        assert_eq!(reason, expected);
+        assert!(source(".").is_ok());
     }
 
     #[test]

@@ -1,7 +1,10 @@
-//! The extensions of this program by Envoy's categories and names: for `--disable-extensions` and `/server_info`. Configuration never finds one
-//! by its name.
+//! The extensions of this program by Envoy's categories and names: for `--disable-extensions`, `/server_info` and the node that control planes are
+//! told of. Configuration never finds one by its name. What has no configuration of its own is not listed (kinds of clusters and of subscriptions,
+//! built-in formatters, and Envoy's older names of what is): it cannot be taken away.
 
 use std::sync::OnceLock;
+
+use remora_proto::pb::envoy::config::core::v3 as pb;
 
 use crate::config::fields;
 
@@ -51,6 +54,7 @@ pub const EXTENSIONS: &[Extension] = &[
     extension("envoy.filters.network", "envoy.filters.network.connection_limit", &["envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit"]),
     extension("envoy.filters.network", "envoy.filters.network.direct_response", &["envoy.extensions.filters.network.direct_response.v3.Config"]),
     extension("envoy.filters.network", "envoy.filters.network.echo", &["envoy.extensions.filters.network.echo.v3.Echo"]),
+    extension("envoy.filters.network", "envoy.filters.network.ext_authz", &["envoy.extensions.filters.network.ext_authz.v3.ExtAuthz"]),
     extension("envoy.filters.network", "envoy.filters.network.http_connection_manager", &["envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"]),
     extension("envoy.filters.network", "envoy.filters.network.local_ratelimit", &["envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit"]),
     extension("envoy.filters.network", "envoy.filters.network.rbac", &["envoy.extensions.filters.network.rbac.v3.RBAC"]),
@@ -59,11 +63,13 @@ pub const EXTENSIONS: &[Extension] = &[
     extension("envoy.filters.network", "envoy.filters.network.tcp_proxy", &["envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"]),
     extension("envoy.formatter", "envoy.formatter.metadata", &["envoy.extensions.formatter.metadata.v3.Metadata"]),
     extension("envoy.formatter", "envoy.formatter.req_without_query", &["envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery"]),
+    extension("envoy.health_check.event_sinks", "envoy.health_check.event_sink.file", &["envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink"]),
     extension("envoy.health_checkers", "envoy.health_checkers.grpc", &["envoy.config.core.v3.HealthCheck.GrpcHealthCheck"]),
     extension("envoy.health_checkers", "envoy.health_checkers.http", &["envoy.config.core.v3.HealthCheck.HttpHealthCheck"]),
     extension("envoy.health_checkers", "envoy.health_checkers.tcp", &["envoy.config.core.v3.HealthCheck.TcpHealthCheck"]),
     extension("envoy.http.original_ip_detection", "envoy.http.original_ip_detection.custom_header", &["envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHeaderConfig"]),
     extension("envoy.http.original_ip_detection", "envoy.http.original_ip_detection.xff", &["envoy.extensions.http.original_ip_detection.xff.v3.XffConfig"]),
+    extension("envoy.http.stateful_header_formatters", "envoy.http.stateful_header_formatters.preserve_case", &["envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig"]),
     extension("envoy.internal_redirect_predicates", "envoy.internal_redirect_predicates.allow_listed_routes", &["envoy.extensions.internal_redirect.allow_listed_routes.v3.AllowListedRoutesConfig"]),
     extension("envoy.internal_redirect_predicates", "envoy.internal_redirect_predicates.previous_routes", &["envoy.extensions.internal_redirect.previous_routes.v3.PreviousRoutesConfig"]),
     extension("envoy.internal_redirect_predicates", "envoy.internal_redirect_predicates.safe_cross_scheme", &["envoy.extensions.internal_redirect.safe_cross_scheme.v3.SafeCrossSchemeConfig"]),
@@ -75,6 +81,31 @@ pub const EXTENSIONS: &[Extension] = &[
     extension("envoy.load_balancing_policies", "envoy.load_balancing_policies.round_robin", &["envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin"]),
     extension("envoy.load_balancing_policies", "envoy.load_balancing_policies.subset", &["envoy.extensions.load_balancing_policies.subset.v3.Subset"]),
     extension("envoy.load_balancing_policies", "envoy.load_balancing_policies.wrr_locality", &["envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality"]),
+    extension("envoy.matching.action", "envoy.matching.actions.format_string", &["envoy.config.core.v3.SubstitutionFormatString"]),
+    extension("envoy.matching.http.input", "envoy.matching.inputs.destination_ip", &["envoy.extensions.matching.common_inputs.network.v3.DestinationIPInput"]),
+    extension("envoy.matching.http.input", "envoy.matching.inputs.destination_port", &["envoy.extensions.matching.common_inputs.network.v3.DestinationPortInput"]),
+    extension("envoy.matching.http.input", "envoy.matching.inputs.direct_source_ip", &["envoy.extensions.matching.common_inputs.network.v3.DirectSourceIPInput"]),
+    extension("envoy.matching.http.input", "envoy.matching.inputs.dns_san", &["envoy.extensions.matching.common_inputs.ssl.v3.DnsSanInput"]),
+    extension("envoy.matching.http.input", "envoy.matching.inputs.filter_state", &["envoy.extensions.matching.common_inputs.network.v3.FilterStateInput"]),
+    extension("envoy.matching.http.input", "envoy.matching.inputs.request_headers", &["envoy.type.matcher.v3.HttpRequestHeaderMatchInput"]),
+    extension("envoy.matching.http.input", "envoy.matching.inputs.server_name", &["envoy.extensions.matching.common_inputs.network.v3.ServerNameInput"]),
+    extension("envoy.matching.http.input", "envoy.matching.inputs.source_ip", &["envoy.extensions.matching.common_inputs.network.v3.SourceIPInput"]),
+    extension("envoy.matching.http.input", "envoy.matching.inputs.source_port", &["envoy.extensions.matching.common_inputs.network.v3.SourcePortInput"]),
+    extension("envoy.matching.http.input", "envoy.matching.inputs.subject", &["envoy.extensions.matching.common_inputs.ssl.v3.SubjectInput"]),
+    extension("envoy.matching.http.input", "envoy.matching.inputs.uri_san", &["envoy.extensions.matching.common_inputs.ssl.v3.UriSanInput"]),
+    extension("envoy.matching.input_matchers", "envoy.matching.matchers.ip", &["envoy.extensions.matching.input_matchers.ip.v3.Ip"]),
+    extension("envoy.matching.network.input", "envoy.matching.inputs.destination_ip", &["envoy.extensions.matching.common_inputs.network.v3.DestinationIPInput"]),
+    extension("envoy.matching.network.input", "envoy.matching.inputs.destination_port", &["envoy.extensions.matching.common_inputs.network.v3.DestinationPortInput"]),
+    extension("envoy.matching.network.input", "envoy.matching.inputs.direct_source_ip", &["envoy.extensions.matching.common_inputs.network.v3.DirectSourceIPInput"]),
+    extension("envoy.matching.network.input", "envoy.matching.inputs.dns_san", &["envoy.extensions.matching.common_inputs.ssl.v3.DnsSanInput"]),
+    extension("envoy.matching.network.input", "envoy.matching.inputs.filter_state", &["envoy.extensions.matching.common_inputs.network.v3.FilterStateInput"]),
+    extension("envoy.matching.network.input", "envoy.matching.inputs.server_name", &["envoy.extensions.matching.common_inputs.network.v3.ServerNameInput"]),
+    extension("envoy.matching.network.input", "envoy.matching.inputs.source_ip", &["envoy.extensions.matching.common_inputs.network.v3.SourceIPInput"]),
+    extension("envoy.matching.network.input", "envoy.matching.inputs.source_port", &["envoy.extensions.matching.common_inputs.network.v3.SourcePortInput"]),
+    extension("envoy.matching.network.input", "envoy.matching.inputs.subject", &["envoy.extensions.matching.common_inputs.ssl.v3.SubjectInput"]),
+    extension("envoy.matching.network.input", "envoy.matching.inputs.uri_san", &["envoy.extensions.matching.common_inputs.ssl.v3.UriSanInput"]),
+    extension("envoy.network.dns_resolver", "envoy.network.dns_resolver.cares", &["envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig"]),
+    extension("envoy.network.dns_resolver", "envoy.network.dns_resolver.getaddrinfo", &["envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig"]),
     extension("envoy.path.match", "envoy.path.match.uri_template.uri_template_matcher", &["envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig"]),
     extension("envoy.path.rewrite", "envoy.path.rewrite.uri_template.uri_template_rewriter", &["envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig"]),
     extension("envoy.request_id", "envoy.request_id.uuid", &["envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig"]),
@@ -111,6 +142,18 @@ pub fn disable(listed: &[String]) {
 /// Whether [`disable`] took it away.
 pub fn is_disabled(extension: &Extension) -> bool {
     DISABLED.get().is_some_and(|disabled| disabled.contains(extension))
+}
+
+/// All of them, as a control plane is told.
+pub fn announced() -> Vec<pb::Extension> {
+    let announced = |extension: &Extension| pb::Extension {
+        name: extension.name.to_owned(),
+        category: extension.category.to_owned(),
+        disabled: is_disabled(extension),
+        type_urls: extension.types.iter().map(|name| (*name).to_owned()).collect(),
+        ..pb::Extension::default()
+    };
+    EXTENSIONS.iter().map(announced).collect()
 }
 
 /// The extensions that are listed, and what to say of the others.

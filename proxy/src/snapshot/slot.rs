@@ -93,7 +93,11 @@ impl ClusterSlot {
             return Ok(());
         }
         if let Some(cluster) = self.built.get() {
-            update(cluster, &assignment)?;
+            let stays = update(cluster, &assignment)?;
+            // Equal bytes were counted when they came.
+            if stays && !is_same {
+                cluster.stats.subscription().counters.had_no_effect();
+            }
             // These endpoints may be the first with a time limit.
             self.context.hosts.enroll(cluster);
         }
@@ -153,11 +157,12 @@ impl Drop for ClusterSlot {
     }
 }
 
-fn update(cluster: &Cluster, assignment: &Assignment) -> Compiled<()> {
-    cluster.update_endpoints_of(&assignment.resource.bytes, assignment.arrived)?;
+/// Returns whether the hosts stay as they are.
+fn update(cluster: &Cluster, assignment: &Assignment) -> Compiled<bool> {
+    let stays = cluster.update_endpoints_of(&assignment.resource.bytes, assignment.arrived)?;
     // It may have come before the first use.
     cluster.stats.subscription().counters.catch_up(&assignment.resource);
-    Ok(())
+    Ok(stays)
 }
 
 #[cfg(test)]

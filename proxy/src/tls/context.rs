@@ -107,6 +107,11 @@ impl Common {
         certificates.chain(&self.validation.secret)
     }
 
+    /// How many of them have been delivered.
+    pub fn arrived(&self) -> u64 {
+        self.cells().filter(|cell| cell.has_arrived()).count() as u64
+    }
+
     /// Whether the peer's certificate is to be asked for at all.
     pub fn has_validation(&self) -> bool {
         self.validation.configured

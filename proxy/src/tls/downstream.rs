@@ -119,7 +119,9 @@ impl DownstreamTls {
     /// Has secrets that arrive counted, and its certificates shown under `<prefix>ssl.certificate.`.
     pub fn count_into(self: &Arc<Self>, socket: &Arc<ServerSocketStats>, expirations: &Expirations) {
         // A chain stays with its listener: the first is the only one.
-        let _ = self.stats.set(socket.clone());
+        if self.stats.set(socket.clone()).is_ok() {
+            socket.ssl_context_update_by_sds.add(self.common.arrived());
+        }
         let weak: Weak<dyn Rebuild> = Arc::<Self>::downgrade(self);
         expirations.watch(weak);
     }
@@ -314,8 +316,8 @@ impl Recipe {
 }
 
 impl Rebuild for DownstreamTls {
-    fn rebuild(&self) {
-        if let Some(stats) = self.stats.get() {
+    fn rebuild(&self, came: bool) {
+        if let Some(stats) = self.stats.get().filter(|_| came) {
             stats.ssl_context_update_by_sds.inc();
         }
         match self.common.material() {

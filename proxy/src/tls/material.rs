@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use prost::Message;
 use remora_proto::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -68,6 +69,19 @@ pub fn files(secret: &pb::Secret) -> Vec<SecretFile> {
         _ => None,
     };
     sources.into_iter().filter_map(file).collect()
+}
+
+/// Refuses an encoded secret whose `watched_directory` cannot be watched.
+pub fn check_watched(secret: &[u8]) -> Compiled<()> {
+    let secret = pb::Secret::decode(secret).map_err(|error| Problems::one("", error.to_string()))?;
+    let (kind, watched) = match &secret.r#type {
+        Some(pb::secret::Type::TlsCertificate(tls)) => ("tls_certificate", &tls.watched_directory),
+        Some(pb::secret::Type::ValidationContext(context)) => ("validation_context", &context.watched_directory),
+        _ => return Ok(()),
+    };
+    let Some(watched) = watched else { return Ok(()) };
+    let checked = remora_xds::client::file::check_directory(&watched.path);
+    checked.map_err(|reason| Problems::one(format!("{kind}.watched_directory.path"), reason))
 }
 
 impl Certificate {

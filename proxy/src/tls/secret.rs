@@ -26,8 +26,8 @@ pub enum SecretValue {
 
 /// Something that is built from secrets and built again when one changes.
 pub trait Rebuild: Send + Sync {
-    /// Takes up the newest values; keeps the old build if it cannot.
-    fn rebuild(&self);
+    /// Takes up the newest values; keeps the old build if it cannot. `came`: one has arrived, and not gone.
+    fn rebuild(&self, came: bool);
     /// What `/certs` shows of it.
     fn report(&self) -> CertificateReport;
     /// Each certificate's name in stats, and when it expires (seconds since the epoch).
@@ -37,6 +37,8 @@ pub trait Rebuild: Send + Sync {
 /// One secret, swapped in place.
 pub struct SecretCell {
     name: Arc<str>,
+    /// It comes from a control plane or a file, and not with the bootstrap.
+    delivered: bool,
     value: ArcSwapOption<SecretValue>,
     watchers: Mutex<Vec<Weak<dyn Rebuild>>>,
     /// How often its files changed into something that cannot be used.
@@ -46,6 +48,11 @@ pub struct SecretCell {
 impl SecretCell {
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// Whether it has been delivered: a new context that finds it there counts that as its arrival, as in Envoy.
+    pub fn has_arrived(&self) -> bool {
+        self.delivered && self.value.load().is_some()
     }
 
     /// `None` until the secret has arrived.
@@ -61,11 +68,12 @@ impl SecretCell {
     }
 
     fn set(&self, value: Option<Arc<SecretValue>>) {
+        let came = value.is_some();
         self.value.store(value);
         // Rebuilt outside the lock: a rebuild may take milliseconds, and a compile may subscribe meanwhile.
         let watchers: Vec<_> = self.watchers.lock().iter().filter_map(Weak::upgrade).collect();
         for watcher in watchers {
-            watcher.rebuild();
+            watcher.rebuild(came);
         }
     }
 }
@@ -100,6 +108,7 @@ impl SecretStore {
         let cell = cells.entry(key).or_insert_with_key(|key| {
             Arc::new(SecretCell {
                 name: key.name.clone(),
+                delivered: key.source.is_some(),
                 value: ArcSwapOption::empty(),
                 watchers: Mutex::default(),
                 failed_rotations: Counter::default(),
@@ -134,6 +143,16 @@ impl SecretStore {
             }
             _ => None,
         })
+    }
+
+    /// As [`compile`](Self::compile), of a secret that is [delivered](Self::deliver): the directory that it names is to be watched, whether it reads
+    /// files or not.
+    ///
+    /// # Errors
+    /// What is wrong with the secret.
+    pub fn check_delivered(secret: &[u8]) -> Compiled<()> {
+        Self::compile(secret)?;
+        material::check_watched(secret)
     }
 
     /// As [`update`](Self::update), of a secret that a control plane or a watched file has delivered: the files that it reads in turn are read

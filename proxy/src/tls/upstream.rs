@@ -88,10 +88,14 @@ impl UpstreamTls {
 
     /// Has handshakes counted under `<prefix>ssl.`, and its certificates shown there. A context belongs to one cluster; the first call counts.
     pub fn count_into(self: &Arc<Self>, stats: &Stats, prefix: &str) {
-        let _ = self.stats.set(Counts {
+        let socket: Arc<ClientSocketStats> = stats.group(&format!("{prefix}client_ssl_socket_factory."));
+        let counts = Counts {
             ssl: stats.group(&format!("{prefix}ssl.")),
-            socket: stats.group(&format!("{prefix}client_ssl_socket_factory.")),
-        });
+            socket: socket.clone(),
+        };
+        if self.stats.set(counts).is_ok() {
+            socket.ssl_context_update_by_sds.add(self.common.arrived());
+        }
         let expirations: Arc<Expirations> = stats.group(&format!("{prefix}ssl.certificate."));
         let weak: Weak<dyn Rebuild> = Arc::<Self>::downgrade(self);
         expirations.watch(weak);
@@ -244,8 +248,8 @@ impl Built {
 }
 
 impl Rebuild for UpstreamTls {
-    fn rebuild(&self) {
-        if let Some(counts) = self.stats.get() {
+    fn rebuild(&self, came: bool) {
+        if let Some(counts) = self.stats.get().filter(|_| came) {
             counts.socket.ssl_context_update_by_sds.inc();
         }
         match self.common.material() {

@@ -15,6 +15,8 @@ enum Manner {
     Rename,
     /// As Kubernetes mounts a ConfigMap: links through `..data`, a link to a directory that is exchanged as a whole.
     ConfigMap,
+    /// Each is renamed into place; for clusters another directory is watched.
+    Elsewhere,
 }
 
 /// One thing that happens to the files, and the versions of CDS and LDS that are to be in use before the next; `failed`: something must have
@@ -59,6 +61,7 @@ impl Files {
             readings: std::cell::Cell::new(0),
         };
         files.put(&[("cds.yaml", cds("1", &["a"])), ("lds.yaml", lds("1"))]);
+        std::fs::create_dir(files.path("watched")).unwrap();
         if manner == Manner::ConfigMap {
             for name in ["cds.yaml", "lds.yaml"] {
                 std::os::unix::fs::symlink(Path::new("..data").join(name), files.path(name)).unwrap();
@@ -74,11 +77,11 @@ impl Files {
     /// Puts files there in the manner of the house.
     fn put(&self, files: &[(&str, String)]) {
         let readings = match self.manner {
-            Manner::Rename => files.len() as u64,
+            Manner::Rename | Manner::Elsewhere => files.len() as u64,
             Manner::ConfigMap => 2,
         };
         self.readings.set(self.readings.get() + readings);
-        if self.manner == Manner::Rename {
+        if self.manner != Manner::ConfigMap {
             for (name, content) in files {
                 std::fs::write(self.path("new"), content).unwrap();
                 std::fs::rename(self.path("new"), self.path(name)).unwrap();
@@ -101,7 +104,12 @@ impl Files {
     fn bootstrap(&self) -> String {
         let directory = self.directory.path().display();
         let source = |name: &str| match self.manner {
-            Manner::Rename => format!("{{path_config_source: {{path: {directory}/{name}}}, resource_api_version: V3}}"),
+            Manner::Elsewhere if name == "cds.yaml" => format!(
+                "{{path_config_source: {{path: {directory}/{name}, watched_directory: {{path: {directory}/watched}}}}, resource_api_version: V3}}"
+            ),
+            Manner::Rename | Manner::Elsewhere => {
+                format!("{{path_config_source: {{path: {directory}/{name}}}, resource_api_version: V3}}")
+            }
             Manner::ConfigMap => format!(
                 "{{path_config_source: {{path: {directory}/{name}, watched_directory: {{path: {directory}}}}}, resource_api_version: V3}}"
             ),
@@ -277,8 +285,32 @@ async fn files_renamed_into_place() {
         step("and comes back", "5", "3", |files| {
             files.put(&[("cds.yaml", cds("5", &["d"]))])
         }),
+        step("it is written in place", "5", "4", |files| {
+            std::fs::write(files.path("cds.yaml"), cds("6", &["e"])).unwrap();
+            files.put(&[("lds.yaml", lds("4"))]);
+        }),
     ];
     compare("files", Manner::Rename, steps).await;
+}
+
+#[tokio::test]
+async fn files_whose_changes_are_told_of_elsewhere() {
+    let steps = vec![
+        step("start", "1", "1", |_| {}),
+        step("moves onto the file itself", "1", "2", |files| {
+            files.put(&[("cds.yaml", cds("2", &["a", "b"])), ("lds.yaml", lds("2"))]);
+            files.readings.set(1);
+        }),
+        step("something is written where it is looked", "1", "3", |files| {
+            std::fs::write(files.path("watched/one"), "").unwrap();
+            files.put(&[("lds.yaml", lds("3"))]);
+        }),
+        step("something moves in there", "2", "3", |files| {
+            std::fs::rename(files.path("watched/one"), files.path("watched/other")).unwrap();
+            files.readings.set(1);
+        }),
+    ];
+    compare("files-elsewhere", Manner::Elsewhere, steps).await;
 }
 
 #[tokio::test]

@@ -103,6 +103,16 @@ impl Batch {
 
     /// Puts one entry where it belongs: heartbeat, failure, unasked (dropped), or resource.
     fn take(&mut self, session: &Session, received: Received, ttl: &mut Ttl, delta: bool, now: Instant) {
+        let aliased = received
+            .aliases
+            .iter()
+            .any(|alias| session.explicit.contains(alias.as_str()));
+        let is_wanted = session.wants(&received.name) || aliased;
+        // In delta nobody looks at what nobody wants, but for its type.
+        let is_overlooked = delta && !received.name.is_empty() && !received.foreign;
+        if !is_wanted && is_overlooked && received.payload.is_some() {
+            return;
+        }
         if let Some(reason) = received.problem {
             self.failures.push(Failure {
                 name: received.name,
@@ -121,11 +131,7 @@ impl Batch {
             });
             return;
         }
-        let aliased = received
-            .aliases
-            .iter()
-            .any(|alias| session.explicit.contains(alias.as_str()));
-        if !session.wants(&received.name) && !aliased {
+        if !is_wanted {
             return;
         }
         if received.payload.is_none() {

@@ -1,7 +1,7 @@
 //! Files in place of streams: `path_config_source`.
 //!
 //! As in Envoy a file counts as changed when something is moved onto its path (a rename over it, a swapped symlink), or anything into
-//! `watched_directory` (Kubernetes' `..data`). Where inotify is not to be had, its identity is polled.
+//! `watched_directory` (Kubernetes' `..data`); what is written in place does not. Where inotify is not to be had, which file it is is polled.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
@@ -20,7 +20,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::store::PathSource;
 
-/// How often a file's identity is looked at without inotify.
+/// How often it is looked at without inotify which file there is.
 const POLL: Duration = Duration::from_millis(250);
 
 /// Yields each time the file of `source` is to be read: at once, and after each change. Never ends.
@@ -31,6 +31,19 @@ pub fn watch(source: &PathSource) -> BoxStream<'static, ()> {
         Some(((), watch))
     });
     stream::once(async {}).chain(changes).boxed()
+}
+
+/// Whether moves into a `watched_directory` can be told of.
+///
+/// # Errors
+/// They cannot, in Envoy's words.
+pub fn check_directory(directory: &str) -> Result<(), String> {
+    let access = rustix::fs::access(directory, rustix::fs::Access::READ_OK);
+    access.map_err(|error| {
+        let reason = std::io::Error::from(error).to_string();
+        let reason = reason.split(" (os error").next().unwrap_or_default();
+        format!("unable to add filesystem watch for file {directory}/: {reason}")
+    })
 }
 
 /// The largest file that is read: far above any configuration, far below what would take the process down.
@@ -114,12 +127,12 @@ impl Watch {
     }
 }
 
-/// What tells one content of a path from another without reading it: device, inode, size, modification time.
-type Identity = (u64, u64, u64, i64, i64);
+/// What tells a file that was moved onto a path from the one before: device and inode. One that is written in place stays the same.
+type Identity = (u64, u64);
 
 fn identity(path: &Path) -> Option<Identity> {
     let meta = std::fs::metadata(path).ok()?;
-    Some((meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
+    Some((meta.dev(), meta.ino()))
 }
 
 fn parent(file: &Path) -> PathBuf {
@@ -129,7 +142,7 @@ fn parent(file: &Path) -> PathBuf {
 
 fn subscribe(directory: &Path) -> std::io::Result<AsyncFd<OwnedFd>> {
     let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-    inotify::add_watch(&fd, directory, WatchFlags::MOVED_TO | WatchFlags::ONLYDIR)?;
+    inotify::add_watch(&fd, directory, WatchFlags::MOVED_TO)?;
     // Deprecated for types that do not own what they register; an `OwnedFd` does.
     #[allow(deprecated)]
     AsyncFd::new(fd)

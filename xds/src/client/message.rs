@@ -41,6 +41,8 @@ pub struct Received {
     pub ttl: Option<Duration>,
     pub aliases: Vec<String>,
     pub problem: Option<String>,
+    /// The problem is that it is of another type than the response.
+    pub foreign: bool,
 }
 
 impl Response {
@@ -165,6 +167,7 @@ impl Received {
             ttl: None,
             aliases: Vec::new(),
             problem: None,
+            foreign: false,
         }
     }
 
@@ -216,6 +219,7 @@ impl Received {
         }
         if url != type_url {
             self.problem = Some(format!("type URL {url} does not match {type_url} of the response"));
+            self.foreign = true;
         }
         self.payload = Some(value);
     }

@@ -19,6 +19,8 @@ pub(super) struct Named {
     version: Arc<str>,
     /// With the time of the update before.
     names: Vec<(Arc<str>, Vec<(Arc<TypeStats>, u64)>)>,
+    /// Those of which it says that they are gone.
+    removed: HashSet<Arc<str>>,
     /// The response says nothing of them.
     is_empty: bool,
 }
@@ -27,7 +29,11 @@ impl Named {
     pub(super) fn of(batch: &Batch, source: &Source, stats: &Stats, now: Now) -> Self {
         let resources = batch.resources.iter().map(|received| &received.name);
         let failed = batch.failures.iter().map(|failure| &failure.name);
-        let mut named = Self::new(batch.ty, &batch.version, resources.chain(failed), source, stats, now);
+        let names = resources.chain(failed).chain(&batch.removed);
+        let mut named = Self::new(batch.ty, &batch.version, names, source, stats, now);
+        if !named.names.is_empty() {
+            named.removed.extend(batch.removed.iter().cloned());
+        }
         named.names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         named.names.dedup_by(|a, b| a.0 == b.0);
         named
@@ -71,6 +77,7 @@ impl Named {
                 true => names.filter_map(counted).collect(),
                 false => Vec::new(),
             },
+            removed: HashSet::new(),
             is_empty: false,
         }
     }
@@ -84,16 +91,18 @@ impl Named {
         let awaited: HashSet<&str> = applied.awaited.iter().map(|name| &**name).collect();
         for (name, counters) in &self.names {
             for (own, before) in counters {
-                own.update_attempt.add(1);
                 if failed.contains(&**name) {
                     own.update_time.set(*before);
-                    own.update_rejected.add(1);
                     continue;
                 }
+                own.update_attempt.add(1);
                 own.accepted(&self.version, millis(now.wall));
                 if new.contains(&**name) {
                     own.config_reload.add(1);
                     own.config_reload_time_ms.set(millis(now.wall));
+                } else if self.removed.contains(name) {
+                    // Other types do not look at what is left.
+                    own.update_empty.add(u64::from(*self.ty == types::ASSIGNMENT));
                 } else if self.is_empty {
                     own.update_empty.add(1);
                 } else if !awaited.contains(&**name) {

@@ -2,11 +2,15 @@
 
 use std::time::Instant;
 
+use hashbrown::HashSet;
+
 use super::{ADS_DELTA, ADS_SOTW, Stream};
 use crate::client::message::{self, Received, Response};
 use crate::client::mux::Mode;
+use crate::client::request::Failure;
 use crate::stats::{Stats, TypeStats};
 use crate::store::{Action, Source, SubscriptionChange};
+use crate::types::ResourceType;
 
 impl Stream {
     pub(super) fn path(&self) -> &'static str {
@@ -36,6 +40,24 @@ impl Stream {
         for (ty, name) in self.mux.names().filter(|(ty, _)| stats.counts_some(ty)) {
             let counters = stats.counters_of(ty, &self.source, name);
             counters.iter().for_each(|own| count(own));
+        }
+    }
+
+    /// Counts that a response was refused for everybody who has something of its type on the stream: whatever is wrong with it, and though it was
+    /// good for them, as in Envoy. A file is read by each subscriber for itself.
+    pub(super) fn count_refused(&self, stats: &Stats, ty: ResourceType, failures: &[Failure]) {
+        if failures.is_empty() || !stats.counts_some(ty) {
+            return;
+        }
+        let failed: HashSet<&str> = failures.iter().map(|failure| &*failure.name).collect();
+        let is_refused = |name: &str| !self.source.is_file() || failed.contains(name);
+        let names = self
+            .mux
+            .names()
+            .filter(|(other, name)| *other == ty && is_refused(name));
+        for own in names.flat_map(|(_, name)| stats.counters_of(ty, &self.source, name)) {
+            own.update_attempt.add(1);
+            own.update_rejected.add(1);
         }
     }
 

@@ -213,14 +213,16 @@ impl Store {
         self.answered(key);
     }
 
-    /// Failures found before the store saw them: whoever has the name gets the error.
+    /// Failures found before the store saw them: whoever has the name gets the error, and so does what is new in a whole set.
     fn note_unread(&mut self, table: u32, batch: &Batch, failures: &[Failure], now: Now) {
         for failure in failures {
             let key = Key {
                 table,
                 name: failure.name.clone(),
             };
-            if self.entry(&key).is_some() {
+            let is_new = batch.ty.full_state && !failure.name.is_empty();
+            let is_fixed = self.fixed.contains(&(batch.ty.url, key.name.clone()));
+            if self.entry(&key).is_some() || (is_new && !is_fixed) {
                 self.refuse(&key, Bytes::new(), &batch.version, &failure.reason, now);
             }
         }

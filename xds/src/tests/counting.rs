@@ -48,6 +48,35 @@ fn an_assignment_is_counted_for_who_watches_it() {
     assert_eq!(counts(&a), [4, 2, 1, 1, 1]);
 }
 
+/// Whatever is wrong with a response, it is refused as a whole to whoever has something of its type.
+#[test]
+fn a_refusal_is_counted_for_everybody_on_the_stream() {
+    let mut script = Script::new(Mode::Delta);
+    script.connect();
+    let clusters = [res("a", "1").needs("eds:a"), res("b", "1").needs("eds:b")];
+    script.receive(delta(&CLUSTER, "c1", &clusters, &[]));
+    let ((a, _watching), (b, _other)) = (watched(&script, "a"), watched(&script, "b"));
+    script.receive(delta(&ASSIGNMENT, "e1", &[res("a", "1"), res("b", "1")], &[]));
+    script.receive(delta(&ASSIGNMENT, "e2", &[res("a", "BAD")], &[]));
+    assert_eq!((counts(&a), counts(&b)), ([2, 1, 0, 1, 0], [2, 1, 0, 1, 0]));
+    let (same, other) = (res("a", "2"), res("a", "3"));
+    script.receive(delta(&ASSIGNMENT, "e3", &[same, other], &[]));
+    assert_eq!((counts(&a), counts(&b)), ([3, 1, 0, 2, 0], [3, 1, 0, 2, 0]));
+}
+
+#[test]
+fn a_removal_is_an_update_of_who_has_asked_for_what_is_removed() {
+    let mut script = Script::new(Mode::Delta);
+    script.connect();
+    let clusters = [res("a", "1").needs("eds:a"), res("b", "1").needs("eds:b")];
+    script.receive(delta(&CLUSTER, "c1", &clusters, &[]));
+    let ((a, _watching), (b, _other)) = (watched(&script, "a"), watched(&script, "b"));
+    script.receive(delta(&ASSIGNMENT, "e1", &[res("a", "1"), res("b", "1")], &[]));
+    script.receive(delta(&ASSIGNMENT, "e2", &[], &["a"]));
+    assert_eq!((counts(&a), counts(&b)), ([2, 2, 0, 0, 0], [1, 1, 0, 0, 0]));
+    assert_eq!(a.update_empty.value(), 1);
+}
+
 /// What is published is seen before it is counted.
 #[test]
 fn who_sees_an_update_first_does_not_count_it_as_well() {

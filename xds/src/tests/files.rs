@@ -166,6 +166,13 @@ async fn without_a_directory_to_watch_the_file_is_polled() {
     std::fs::create_dir(&directory).unwrap();
     std::fs::write(&file, "1").unwrap();
     assert!(changes.next().await.is_some());
+    // In place it stays the file that it was.
+    std::fs::write(&file, "22").unwrap();
+    let looked = tokio::time::timeout(Duration::from_millis(600), changes.next()).await;
+    assert!(looked.is_err(), "no move");
+    std::fs::write(directory.join("next"), "3").unwrap();
+    std::fs::rename(directory.join("next"), &file).unwrap();
+    assert!(changes.next().await.is_some());
 }
 
 #[tokio::test]

@@ -25,6 +25,19 @@ fn the_dump_has_the_last_good_version_and_the_error_which_a_good_one_clears() {
     assert!(script.engine.store.dump().remove(0).error.is_none());
 }
 
+/// What is wrong with it was found before the store saw it.
+#[test]
+fn the_dump_tells_of_what_is_new_and_cannot_be_read_until_it_goes() {
+    let mut script = Script::new(Mode::Delta);
+    script.connect();
+    script.receive(delta(&CLUSTER, "1", &[res("a", "1"), res("b", "1").foreign()], &[]));
+    let dump = script.engine.store.dump();
+    let told: Vec<_> = dump.iter().map(|entry| (&*entry.name, entry.error.is_some())).collect();
+    assert_eq!(told, [("a", false), ("b", true)]);
+    script.receive(delta(&CLUSTER, "2", &[], &["b"]));
+    assert_eq!(script.engine.store.dump().len(), 1);
+}
+
 #[test]
 fn the_dump_has_warming_and_active_versions_side_by_side() {
     let mut script = connected();

@@ -401,9 +401,13 @@ pub(super) fn timestamp(at: SystemTime) -> Timestamp {
     }
 }
 
+/// What cannot be decoded cannot be shown, and must not take what it was to replace out of the dump with it. Envoy shows no error of such a
+/// resource at all.
 fn failure(error: &ErrorState, ty: ResourceType) -> pb::UpdateFailureState {
+    let message = remora_proto::type_url::full_name(ty.url);
+    let is_shown = !error.failed.is_empty() && remora_proto::json::to_json(&error.failed, message).is_ok();
     pb::UpdateFailureState {
-        failed_configuration: (!error.failed.is_empty()).then(|| any_of(ty, &error.failed)),
+        failed_configuration: is_shown.then(|| any_of(ty, &error.failed)),
         last_update_attempt: Some(timestamp(error.at)),
         details: error.details.to_string(),
         version_info: error.version.to_string(),

@@ -81,6 +81,38 @@ fn what_is_in_use_what_warms_and_what_was_refused_are_told_apart() {
 }
 
 #[test]
+fn what_does_not_decode_is_told_of_and_hides_nothing() {
+    let in_use = resource(&types::CLUSTER, "a", "7", cluster("a"));
+    let error = |failed: &'static [u8]| {
+        Some(ErrorState {
+            failed: failed.into(),
+            details: "message is truncated".into(),
+            version: "8".into(),
+            at: in_use.updated_at,
+        })
+    };
+    let replaced = DumpEntry {
+        error: error(b"\x0a\x01a\x12\x7f"),
+        ..entry(in_use.clone())
+    };
+    let new = DumpEntry {
+        name: "b".into(),
+        active: None,
+        error: error(b""),
+        ..entry(in_use.clone())
+    };
+    let dump = dumped(&World::new(), vec![replaced, new]);
+    let section = &dump["configs"][1];
+    let told = json!({"last_update_attempt": AT, "details": "message is truncated", "version_info": "8"});
+    let active = &section["dynamic_active_clusters"][0];
+    assert_eq!(
+        (&active["cluster"]["name"], &active["error_state"]),
+        (&json!("a"), &told)
+    );
+    assert_eq!(section["dynamic_warming_clusters"], json!([{"error_state": told}]));
+}
+
+#[test]
 fn listeners_that_drain_stand_with_what_has_taken_their_place_or_alone() {
     let listener = |name: &str, version: &str| {
         let bytes = message("envoy.config.listener.v3.Listener", &format!("{{name: {name}}}"));

@@ -10,7 +10,7 @@ use remora_proto::pb::google::protobuf::UInt32Value;
 
 use crate::cluster::health_check::events::EventLog;
 use crate::cluster::health_check::{CheckKind, GrpcCheck, HealthCheck, HttpCheck, TcpCheck};
-use crate::config::route::{Under, duration, each, header_name, optional, refuse};
+use crate::config::route::{Under, duration, each, header_name, mutable_name, optional, refuse};
 use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::route::strings::StringMatcher;
 use crate::tls::UpstreamTransport;
@@ -197,7 +197,7 @@ fn method(method: i32) -> Compiled<http::Method> {
 fn header(option: &core::HeaderValueOption) -> Compiled<(http::HeaderName, http::HeaderValue)> {
     let header = option.header.clone().unwrap_or_default();
     gather! {
-        let name = header_name("header.key", &header.key);
+        let name = mutable_name("header.key", &header.key);
         let value = http::HeaderValue::from_str(&header.value)
             .map_err(|_| Problems::one("header.value", "is no header value"));
     }

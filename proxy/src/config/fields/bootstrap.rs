@@ -93,11 +93,10 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     ),
     message!("envoy.config.core.v3.WatchedDirectory": path),
     message!("envoy.config.core.v3.ApiConfigSource":
-        grpc_services rate_limit_settings set_node_on_first_message_only;
+        grpc_services rate_limit_settings set_node_on_first_message_only cluster_names;
         api_type = OnlyValues(&[Allowed::Name("GRPC"), Allowed::Name("DELTA_GRPC")], "only GRPC and DELTA_GRPC are supported"),
         transport_api_version = OnlyValues(&[Allowed::Name("AUTO"), Allowed::Name("V3")], "only V3 is supported"),
         config_validators = RefusedAlways("no extension validates whole updates"),
-        cluster_names = Harmless("only REST reads it, which is refused"),
         refresh_delay = Harmless("only REST reads it, which is refused"),
         request_timeout = Harmless("only REST reads it, which is refused"),
     ),

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use remora_proto::pb::envoy::config::core::v3::HeaderValueOption;
 
-use crate::config::route::{Under, each, header_name};
+use crate::config::route::{Under, each, mutable_name};
 use crate::config::{Compiled, Problems, gather};
 use crate::http::exchange::Exchange;
 use crate::telemetry::format::{Format, LogView};
@@ -105,14 +105,6 @@ impl Mutations {
             addition.apply(value, headers);
         }
     }
-}
-
-/// A header that mutations may touch: no pseudo-header and not `host`.
-fn mutable_name(field: &str, name: &str) -> Compiled<HeaderName> {
-    if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
-        return Err(Problems::one(field, format!("{name:?} may not be modified")));
-    }
-    header_name(field, name)
 }
 
 impl Value {

@@ -152,6 +152,23 @@ fn endpoints_that_age_are_young_again_when_they_are_sent_again() {
 }
 
 #[test]
+fn other_bytes_that_leave_the_hosts_as_they_are_change_nothing() {
+    let slot = slot();
+    slot.set_endpoints(came(assignment(1))).expect("a good assignment");
+    let cluster = slot.cluster().expect("a good cluster");
+    let counters = cluster.stats.subscription().counters.clone();
+    let unchanged = |bytes: Bytes| {
+        slot.set_endpoints(came(bytes)).expect("a good assignment");
+        counters.update_no_rebuild.value()
+    };
+    assert_eq!(unchanged(aging()), 1);
+    // The same bytes are the client's to count.
+    assert_eq!(unchanged(aging()), 1);
+    assert_eq!(unchanged(assignment(2)), 1);
+    assert_eq!(unchanged(assignment(2)), 1);
+}
+
+#[test]
 fn what_came_before_the_first_use_is_counted_then_and_nothing_twice() {
     let slot = slot();
     slot.set_endpoints(Assignment::new(resource(assignment(1), "one", 1)))
