@@ -74,6 +74,7 @@ fn typed(value: &upstream::HttpProtocolOptions, options: &mut HttpOptions) -> Co
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(config)) => match &config.protocol_config {
             Some(ProtocolConfig::Http2ProtocolOptions(value)) => {
                 options.protocol = UpstreamProtocol::Http2;
+                options.has_http2 = true;
                 http2(value, options).under("explicit_http_config.http2_protocol_options")
             }
             Some(ProtocolConfig::HttpProtocolOptions(value)) => {
@@ -98,6 +99,7 @@ fn typed(value: &upstream::HttpProtocolOptions, options: &mut HttpOptions) -> Co
         }
         Some(UpstreamProtocolOptions::AutoConfig(config)) => {
             options.protocol = UpstreamProtocol::Auto;
+            options.has_http2 = true;
             refuse(
                 "auto_config.http3_protocol_options",
                 config.http3_protocol_options.is_some(),
@@ -136,6 +138,7 @@ fn both(
         http1(value, options).under("http_protocol_options")?;
     }
     if let Some(value) = second {
+        options.has_http2 = true;
         http2(value, options).under("http2_protocol_options")?;
     }
     Ok(())
