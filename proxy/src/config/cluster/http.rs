@@ -121,7 +121,14 @@ fn deprecated(config: &pb::Cluster, options: &mut HttpOptions) -> Compiled<()> {
         sni(value, options).under("upstream_http_protocol_options")?;
     }
     both(&config.http_protocol_options, &config.http2_protocol_options, options)?;
-    if config.protocol_selection == pb::cluster::ClusterProtocolSelection::UseDownstreamProtocol as i32 {
+    let is_downstream =
+        config.protocol_selection == pb::cluster::ClusterProtocolSelection::UseDownstreamProtocol as i32;
+    refuse(
+        "http_protocol_options",
+        config.http_protocol_options.is_some() && config.http2_protocol_options.is_some() && !is_downstream,
+        "goes with http2_protocol_options only where protocol_selection is USE_DOWNSTREAM_PROTOCOL",
+    )?;
+    if is_downstream {
         options.protocol = UpstreamProtocol::Downstream;
     } else if config.http2_protocol_options.is_some() {
         options.protocol = UpstreamProtocol::Http2;

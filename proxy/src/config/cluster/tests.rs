@@ -97,6 +97,45 @@ fn a_grpc_health_check_needs_http2() {
     );
 }
 
+#[test]
+fn what_contradicts_itself_is_refused() {
+    let check = |kind: &str| {
+        let rest = "timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1";
+        format!("http2_protocol_options: {{}}, health_checks: [{{{rest}, {kind}}}]")
+    };
+    let host = "[{header: {key: Host, value: b}}]";
+    let table = [
+        (
+            check(&format!("http_health_check: {{path: /, request_headers_to_add: {host}}}")),
+            "health_checks[0].http_health_check.request_headers_to_add[0].header.key",
+        ),
+        (
+            check("http_health_check: {path: /, request_headers_to_remove: [host]}"),
+            "health_checks[0].http_health_check.request_headers_to_remove[0]",
+        ),
+        (
+            check(&format!("grpc_health_check: {{initial_metadata: {host}}}")),
+            "health_checks[0].grpc_health_check.initial_metadata[0].header.key",
+        ),
+        (
+            "lb_subset_config: {subset_selectors: [{keys: [a, b], fallback_keys_subset: [a]}]}".to_owned(),
+            "lb_subset_config.subset_selectors[0].fallback_keys_subset",
+        ),
+        (
+            "http_protocol_options: {}, http2_protocol_options: {}".to_owned(),
+            "http_protocol_options",
+        ),
+        (
+            "load_assignment: {cluster_name: a, policy: {drop_overloads: [{category: b, drop_percentage: {numerator: 101}}]}}".to_owned(),
+            "load_assignment.policy.drop_overloads[0].drop_percentage",
+        ),
+    ];
+    for (fields, path) in table {
+        let problem = refusal(&fields).unwrap_or_else(|| panic!("{fields} passed"));
+        assert!(problem.starts_with(&format!("{path}: ")), "{problem}");
+    }
+}
+
 /// As in Envoy, which has one checker per cluster.
 #[test]
 fn a_second_health_check_is_refused() {
