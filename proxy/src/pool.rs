@@ -12,6 +12,8 @@ pub(crate) mod place;
 mod preconnect;
 mod room;
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,7 +129,7 @@ pub enum Lease {
     H2 {
         connection: h2::ClientConnection,
         reused: bool,
-        origin: Arc<Origin>,
+        place: home::Place,
     },
 }
 
@@ -146,7 +148,8 @@ pub struct Origin {
 /// A connection to `host`: an idle or shareable one, else a new one; and how long it was waited for.
 ///
 /// # Errors
-/// Connect failure or timeout, or a circuit breaker's overflow; counted in the cluster's stats.
+/// Connect failure or timeout, or a circuit breaker's overflow ([`Failure::QueueOverflow`] without a connection, [`Failure::Overflow`] with one);
+/// counted in the cluster's stats.
 ///
 /// # Cancel safety
 /// Dropping the future gives up a connection that only this request waits for; one that others wait for goes on.
@@ -165,7 +168,7 @@ pub async fn lease(
     if cluster.preconnect.is_some() {
         preconnect::predict(cluster, key, downstream, asked);
     }
-    if let Some(lease) = local::take(&key) {
+    if let Some(lease) = local::take(&key)? {
         preconnect::keep_ahead(&key, cluster, host, offer);
         return Ok((lease, Duration::ZERO));
     }
@@ -251,7 +254,8 @@ impl Lease {
 
     pub fn origin(&self) -> &Arc<Origin> {
         match self {
-            Self::H1 { origin, .. } | Self::H2 { origin, .. } => origin,
+            Self::H1 { origin, .. } => origin,
+            Self::H2 { place, .. } => place.origin(),
         }
     }
 
@@ -277,11 +281,14 @@ impl Lease {
     pub async fn send(self, head: Head<'_>, body: Body) -> Result<Response, SendError> {
         match self {
             Self::H1 { connection, .. } => connection.send(head, body).await,
-            Self::H2 { connection, .. } => {
-                let sent = connection.send(head.to_request(body), head.interim);
+            Self::H2 {
+                connection, mut place, ..
+            } => {
+                let mut sending = pin!(connection.send(head.to_request(body), head.interim));
+                let sent = poll_fn(|cx| place.step(|| sending.as_mut().poll(cx))).await;
                 match head.meter {
-                    None => sent.await,
-                    Some(meter) => metered(head, meter, sent.await),
+                    None => sent,
+                    Some(meter) => metered(head, meter, sent),
                 }
             }
         }

@@ -116,6 +116,11 @@ impl UpstreamSocket {
     pub fn id(&self) -> u64 {
         self.identity.as_ref().map_or(0, |identity| identity.id())
     }
+
+    /// Whether a handshake can agree on a protocol; of one that cannot be used nobody knows.
+    pub fn has_alpn(&self) -> bool {
+        self.tls.is_some() || self.unusable
+    }
 }
 
 impl UpstreamTransport {

@@ -68,6 +68,48 @@ async fn requests_beyond_max_connections_wait_for_a_connection() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_connection_takes_no_place_of_a_request() {
+    let limits = || Limits {
+        connections: Some(1),
+        requests: Some(1),
+        ..Limits::default()
+    };
+    let a = Backend::start("a").await;
+    all_wait_for_one_connection(&a, cluster(&a).circuit_breakers(limits())).await;
+    // One stream at a time makes those of HTTP/2 wait as well.
+    let b = Backend::start("a").await;
+    let narrow = shared(cluster(&b).circuit_breakers(limits()), number(1));
+    all_wait_for_one_connection(&b, narrow).await;
+}
+
+#[tokio::test]
+async fn who_has_a_connection_and_no_place_leaves_it_to_others() {
+    let a = Backend::start("a").await;
+    let limited = cluster(&a).circuit_breakers(Limits {
+        requests: Some(1),
+        ..Limits::default()
+    });
+    let one = One::start([limited], all_to_a()).await;
+    let mut client = Http2::connect(one.address).await;
+    let held = client.open("GET", "m", "/", &[("x-do", "hang")], true).await;
+    until("the first request", async || (a.requests() == 1).then_some(())).await;
+    for _ in 0..3 {
+        let refused = client.open("GET", "m", "/", &[], true).await;
+        assert_eq!(refused.answer().await.status, 503);
+    }
+    assert_eq!((a.requests(), a.connections()), (1, 2));
+    let stat = async |name: &str| one.sidecar.stat(&format!("cluster.a.{name}")).await;
+    assert_eq!(stat("upstream_rq_active_overflow").await, 3);
+    assert_eq!(stat("upstream_rq_total").await, 1);
+    drop(held);
+    until("room again", async || {
+        let admitted = client.open("GET", "m", "/", &[], true).await;
+        (admitted.answer().await.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn connections_of_one_host_have_a_limit_of_their_own() {
     let a = Backend::start("a").await;
     let limited = cluster(&a).edit(|cluster| {

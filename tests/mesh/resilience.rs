@@ -138,6 +138,44 @@ async fn a_slow_attempt_is_hedged_and_the_first_good_answer_wins() {
 }
 
 #[tokio::test]
+async fn each_attempt_needs_a_place_among_the_requests() {
+    let a = Backend::start("a").await;
+    let hedge = prefix("/hedged")
+        .cluster("a")
+        .retry("5xx", 2)
+        .per_try_timeout(Duration::from_millis(50))
+        .edit_action(|action| {
+            action.hedge_policy = Some(HedgePolicy {
+                hedge_on_per_try_timeout: true,
+                ..HedgePolicy::default()
+            });
+        });
+    let retried = prefix("/").cluster("a").retry("5xx", 3);
+    let routes = everything().with_route(hedge).with_route(retried).edit(|routes| {
+        routes.virtual_hosts[0].include_request_attempt_count = true;
+    });
+    let limited = cluster(&a).circuit_breakers(Limits {
+        requests: Some(1),
+        ..Limits::default()
+    });
+    let one = One::start([limited], routes).await;
+    // A failed attempt has given its place back by the time of the next.
+    let retried = one.get("/", "x-do: status=503|status=503|status=200\r\n").await;
+    assert_eq!(retried.status, 200);
+    assert_eq!(one.sidecar.stat("cluster.a.upstream_rq_active_overflow").await, 0);
+    // One that is hedged keeps its own, and goes on when there is none for another.
+    let answer = one.get("/hedged", "x-do: delay=400,header=x-from:first\r\n").await;
+    assert_eq!((answer.status, answer.header("x-from")), (200, Some("first")));
+    assert_eq!(one.sidecar.stat("cluster.a.upstream_rq_active_overflow").await, 1);
+    let mut client = Http2::connect(one.address).await;
+    let held = client.open("GET", "m", "/", &[("x-do", "hang")], true).await;
+    until("the first request", async || (a.requests() == 5).then_some(())).await;
+    let refused = one.get("/", "x-do: status=200\r\n").await;
+    assert_eq!((refused.status, a.requests()), (503, 5));
+    drop(held);
+}
+
+#[tokio::test]
 async fn a_full_breaker_answers_503_at_once() {
     let a = Backend::start("a").await;
     let limited = cluster(&a)

@@ -51,7 +51,14 @@ fn rows() -> Vec<(Failure, Shown)> {
             Failure::NoHealthyUpstream,
             By(&["rows/no host", "rows/no host, to gRPC"]),
         ),
-        (Failure::Overflow, By(&["rows/a breaker", "rows/a breaker, to gRPC"])),
+        (
+            Failure::Overflow,
+            By(&["rows/too many requests", "rows/too many requests, to gRPC"]),
+        ),
+        (
+            Failure::QueueOverflow,
+            By(&["rows/a breaker", "rows/a breaker, to gRPC"]),
+        ),
         (
             Failure::DropOverload { all: true },
             By(&["rows/all dropped", "rows/all dropped, to gRPC"]),

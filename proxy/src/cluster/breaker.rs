@@ -116,6 +116,16 @@ impl Breakers {
         Permit::take(self.limits(priority), Resource::Request)
     }
 
+    /// As [`Self::try_request`], for who keeps no permit but calls [`Self::end_request`]: whether the stream has its place.
+    pub fn begin_request(&self, priority: RoutingPriority) -> bool {
+        self.limits(priority).take(Resource::Request)
+    }
+
+    /// Gives back what [`Self::begin_request`] took.
+    pub fn end_request(&self, priority: RoutingPriority) {
+        self.limits(priority).give_back(Resource::Request);
+    }
+
     /// Admits a stream to the queue for a connection.
     pub fn try_pending(&self, priority: RoutingPriority) -> Option<Permit> {
         Permit::take(self.limits(priority), Resource::Pending)
@@ -171,6 +181,25 @@ impl Breakers {
 }
 
 impl Limits {
+    fn take(&self, resource: Resource) -> bool {
+        let limit = match planted(Bug::RetriesUnlimited) && resource == Resource::Retry {
+            true => u32::MAX,
+            false => self.limit(resource),
+        };
+        // Nobody comes near so many: limits are what operators call many.
+        let limit = limit.min(TOUCHED - 1);
+        let more = |used: u32| (used & !TOUCHED < limit).then(|| (used + 1) | TOUCHED);
+        let used = self.used[resource as usize].fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        if let (Ok(_), Resource::Request, Some(window)) = (used, resource, &self.window) {
+            window.note(clock::now());
+        }
+        used.is_ok()
+    }
+
+    fn give_back(&self, resource: Resource) {
+        self.used[resource as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+
     fn used(&self, resource: Resource) -> u32 {
         self.used[resource as usize].load(Ordering::Relaxed) & !TOUCHED
     }
@@ -239,20 +268,7 @@ pub struct Permit {
 
 impl Permit {
     fn take(limits: &Arc<Limits>, resource: Resource) -> Option<Self> {
-        let limit = match planted(Bug::RetriesUnlimited) && resource == Resource::Retry {
-            true => u32::MAX,
-            false => limits.limit(resource),
-        };
-        // Nobody comes near so many: limits are what operators call many.
-        let limit = limit.min(TOUCHED - 1);
-        let more = |used: u32| (used & !TOUCHED < limit).then(|| (used + 1) | TOUCHED);
-        limits.used[resource as usize]
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-            .ok()?;
-        if let (Resource::Request, Some(window)) = (resource, &limits.window) {
-            window.note(clock::now());
-        }
-        Some(Self {
+        limits.take(resource).then(|| Self {
             limits: limits.clone(),
             resource,
         })
@@ -274,7 +290,7 @@ impl Drop for Permit {
         if planted(Bug::PermitLeaks) {
             return;
         }
-        self.limits.used[self.resource as usize].fetch_sub(1, Ordering::Relaxed);
+        self.limits.give_back(self.resource);
     }
 }
 

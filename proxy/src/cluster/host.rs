@@ -134,6 +134,11 @@ impl Host {
         self.socket_identity.as_ref().map_or(0, |identity| identity.id())
     }
 
+    /// Whether it is in another priority or locality now: to Envoy it is another host there.
+    pub fn has_moved(&self, other: &Host) -> bool {
+        self.priority != other.priority || self.locality != other.locality
+    }
+
     /// Whether `other` is this very endpoint with the same attributes, so that either may stand for both.
     pub fn same(&self, other: &Host) -> bool {
         let same_tls = match (&self.tls, &other.tls) {

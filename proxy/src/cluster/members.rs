@@ -114,7 +114,7 @@ impl Cluster {
         let old: HashMap<HostKey, Arc<Host>> = list.hosts.iter().map(|host| (host.key(), host.clone())).collect();
         let mut hosts: Vec<Arc<Host>> = Vec::with_capacity(states.len());
         let mut seen: HashSet<HostKey> = HashSet::with_capacity(states.len());
-        let mut changed = false;
+        let mut changed = HashSet::new();
         let mut stays = list.policy.weighs_as(&endpoints.policy, self.lb.locality_weighted);
         for (endpoint, state) in endpoints.hosts.into_iter().zip(states) {
             let mut host = endpoint.host;
@@ -135,8 +135,11 @@ impl Cluster {
                 host.state.forget_checks();
             }
             if known.is_none() || starts_anew {
-                changed = true;
+                changed.insert(host.priority);
                 self.welcome(&host, serves, now);
+            }
+            if let Some(known) = known.filter(|known| known.has_moved(&host)) {
+                changed.extend([known.priority, host.priority]);
             }
             if known.is_some_and(|known| known.socket_id() != host.socket_id()) {
                 // What was opened through the other socket serves nobody any more.
@@ -166,17 +169,15 @@ impl Cluster {
                 hosts.push(host.clone());
                 continue;
             }
-            changed = true;
+            changed.insert(host.priority);
             host.state.left();
         }
-        stays &= !changed;
+        stays &= changed.is_empty();
         self.note_age(&endpoints.policy, arrived);
         list.policy = endpoints.policy;
         list.hosts = hosts;
         self.sort(&list, now);
-        if changed {
-            self.members_changed(&list.hosts);
-        }
+        self.members_changed(&changed, &list.hosts);
         drop(list);
         // Somebody may have asked for a sort and left it to us.
         self.refresh_if_stale(now);
@@ -217,9 +218,7 @@ impl Cluster {
             while self.members.stale.swap(false, Ordering::SeqCst) {
                 let have_gone = self.let_go(&mut list);
                 self.sort(&list, now);
-                if have_gone {
-                    self.members_changed(&list.hosts);
-                }
+                self.members_changed(&have_gone, &list.hosts);
             }
         }
     }
@@ -232,21 +231,26 @@ impl Cluster {
         kept || planted(Bug::RemovedHostStays)
     }
 
-    /// Removes the hosts that stayed for their health only and have lost it; true if there were any.
-    fn let_go(&self, list: &mut List) -> bool {
+    /// Removes the hosts that stayed for their health only and have lost it; the priorities that they were of.
+    fn let_go(&self, list: &mut List) -> HashSet<u32> {
         let is_over = |host: &Arc<Host>| host.state.has(HealthFlag::PendingDynamicRemoval) && !self.keeps_removed(host);
+        let mut changed = HashSet::new();
         if !list.hosts.iter().any(is_over) {
-            return false;
+            return changed;
         }
         for host in list.hosts.extract_if(.., |host| is_over(host)) {
             host.state.left();
+            changed.insert(host.priority);
         }
-        true
+        changed
     }
 
-    /// Called when the hosts are sorted: who is told looks at once.
-    fn members_changed(&self, hosts: &[Arc<Host>]) {
-        self.stats.membership_change.inc();
+    /// Hosts of these priorities came or went: each is a change, as in Envoy. Called when the hosts are sorted: who is told looks at once.
+    fn members_changed(&self, priorities: &HashSet<u32>, hosts: &[Arc<Host>]) {
+        if priorities.is_empty() {
+            return;
+        }
+        self.stats.membership_change.add(priorities.len() as u64);
         if self.lb.close_connections_on_host_set_change {
             hosts.iter().for_each(|host| host.state.drain_connections());
         }
@@ -294,8 +298,10 @@ impl Cluster {
         if !self.health_checks.is_empty() {
             let count = |flag: HealthFlag| list.hosts.iter().filter(|host| host.state.has(flag)).count() as u64;
             let failed = count(HealthFlag::FailedActiveHc);
+            // Who is not checked is neither.
+            let checked = list.hosts.iter().filter(|host| !host.refuses_checks()).count() as u64;
             let checks = stats.health_check();
-            checks.healthy.set(list.hosts.len() as u64 - failed);
+            checks.healthy.set(checked.saturating_sub(failed));
             let degraded = count(HealthFlag::DegradedActiveHc);
             checks.degraded.replace(checks.degraded.value(), degraded);
         }

@@ -12,6 +12,8 @@ use crate::listener::SocketOption;
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpOptions {
     pub protocol: UpstreamProtocol,
+    /// Whether some connection may speak HTTP/2.
+    pub has_http2: bool,
     /// Envoy's default: 1 h.
     pub idle_timeout: Option<Duration>,
     pub max_requests_per_connection: Option<u32>,
@@ -50,7 +52,7 @@ pub struct HttpOptions {
 pub enum UpstreamProtocol {
     Http1,
     Http2,
-    /// `auto_config`: whatever ALPN says, HTTP/1 without TLS.
+    /// `auto_config`: whatever ALPN says.
     Auto,
     /// `use_downstream_protocol_config`
     Downstream,
@@ -61,6 +63,7 @@ impl Default for HttpOptions {
         let h2 = H2Options::default();
         Self {
             protocol: UpstreamProtocol::Http1,
+            has_http2: false,
             idle_timeout: Some(Duration::from_secs(3600)),
             max_requests_per_connection: None,
             max_connection_duration: None,

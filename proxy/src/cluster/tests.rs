@@ -106,6 +106,27 @@ fn ports(cluster: &Cluster, picks: usize) -> HashMap<u16, usize> {
     counts
 }
 
+/// As in Envoy, where each priority tells of its own.
+#[test]
+fn each_priority_whose_hosts_change_is_a_change() {
+    let second = |port| At {
+        priority: 1,
+        ..at(port)
+    };
+    let cluster = with_endpoints(&[at(1), second(2)]);
+    let update = |endpoints: &[At]| {
+        let before = cluster.stats.membership_change.value();
+        let bytes = assignment(endpoints).encode_to_vec();
+        cluster.update_endpoints(&bytes).expect("a good assignment");
+        cluster.stats.membership_change.value() - before
+    };
+    assert_eq!(update(&[at(1), second(2)]), 0);
+    assert_eq!(update(&[at(1), second(2), second(3)]), 1);
+    // One that goes from one to the other is gone here and new there.
+    assert_eq!(update(&[at(1), at(2), second(3)]), 2);
+    assert_eq!(update(&[]), 2);
+}
+
 #[test]
 fn hosts_that_stay_keep_their_state_and_others_leave_at_once() {
     let cluster = with_endpoints(&[at(1), at(2)]);

@@ -28,8 +28,9 @@ use super::tls::{SecretRef, secret_refs};
 use super::{BuildContext, Compiled, Problems, endpoint, gather};
 use crate::cluster::breaker::Breakers;
 use crate::cluster::discovery::Discovery;
+use crate::cluster::health_check::CheckKind;
 use crate::cluster::lb::{LbConfig, Policy};
-use crate::cluster::options::{HttpOptions, SocketOptions};
+use crate::cluster::options::{HttpOptions, SocketOptions, UpstreamProtocol};
 use crate::cluster::outlier::events::EventLog;
 use crate::cluster::outlier::{Detector, OutlierConfig};
 use crate::cluster::{Cluster, ClusterStats};
@@ -233,7 +234,28 @@ fn validate(
         let plan = plan;
         let inline = inline;
     }
+    protocols(config, &transport, &plan)?;
     Ok((transport, plan, inline))
+}
+
+/// What must speak a protocol can.
+fn protocols(config: &pb::Cluster, transport: &UpstreamTransport, plan: &Plan) -> Compiled<()> {
+    let matched = transport.matches.iter().map(|entry| &entry.socket);
+    let has_plain = (std::iter::once(&transport.default).chain(matched)).any(|socket| !socket.has_alpn());
+    let is_auto = plan.http.protocol == UpstreamProtocol::Auto;
+    let options = config.typed_extension_protocol_options.keys().next();
+    gather! {
+        let _alpn = refuse(
+            &format!("typed_extension_protocol_options[{:?}].auto_config", options.map_or("", String::as_str)),
+            is_auto && has_plain,
+            "needs ALPN, which a transport socket of the cluster does not have",
+        );
+        let _checks = each("health_checks", &plan.health_checks, |check| {
+            let is_grpc = matches!(check.kind, CheckKind::Grpc(_));
+            refuse("grpc_health_check", is_grpc && !plan.http.has_http2, "the cluster must support HTTP/2")
+        });
+    }
+    Ok(())
 }
 
 /// `filters`, as far as there are any for upstream connections.

@@ -218,7 +218,9 @@ fn policy(policy: Option<&pb::cluster_load_assignment::Policy>) -> Compiled<Assi
         let _one = refuse("drop_overloads", policy.drop_overloads.len() > 1, "at most one is supported");
         let drop_overload = each("drop_overloads", &policy.drop_overloads, |entry| {
             let percent = entry.drop_percentage.unwrap_or_default();
-            Fraction::compile(&percent).under("drop_percentage")
+            let share = Fraction::compile(&percent).under("drop_percentage")?;
+            refuse("drop_percentage", share.numerator > share.denominator, "is more than all")?;
+            Ok(share)
         });
         let stale_after = duration("endpoint_stale_after", policy.endpoint_stale_after.as_ref());
         let _factor = refuse("overprovisioning_factor", factor == 0, "must be greater than 0");

@@ -51,8 +51,6 @@ pub struct Exchange {
     pub stream_idle: Option<wake::Patience>,
     /// Dropped when the stream ends.
     pub guards: Vec<Box<dyn Send>>,
-    /// The request's place in its cluster's circuit breaker, given back when the stream ends.
-    pub permit: Option<crate::cluster::breaker::Permit>,
     /// Counts the request as active on its cluster and host until the stream ends.
     pub active: Option<crate::cluster::ActiveRequest>,
     /// Ask the codec to close the downstream connection after this response.
@@ -342,7 +340,6 @@ impl Exchange {
             filters_off: 0,
             stream_idle: None,
             guards: Vec::new(),
-            permit: None,
             active: None,
             close_downstream: false,
             reset: None,

@@ -14,8 +14,10 @@ pub enum Failure {
     ClusterNotFound(StatusCode),
     MaintenanceMode,
     NoHealthyUpstream,
-    /// A circuit breaker is open.
+    /// There is a connection, but a circuit breaker lets no more requests go over any.
     Overflow,
+    /// There is no connection, and a circuit breaker lets nobody else wait for one.
+    QueueOverflow,
     /// `drop_overloads` of the endpoints: this request, or all.
     DropOverload {
         all: bool,
@@ -128,7 +130,9 @@ impl Failure {
                 "no healthy upstream",
             ),
             Self::DropOverload { all } => Self::drop_row(*all),
-            Self::Overflow => reset!(SERVICE_UNAVAILABLE, UPSTREAM_OVERFLOW, "overflow", "overflow"),
+            Self::Overflow | Self::QueueOverflow => {
+                reset!(SERVICE_UNAVAILABLE, UPSTREAM_OVERFLOW, "overflow", "overflow")
+            }
             Self::ConnectFailure(_) => reset!(
                 SERVICE_UNAVAILABLE,
                 UPSTREAM_CONNECTION_FAILURE,
@@ -288,6 +292,7 @@ impl Failure {
             | Self::MaintenanceMode
             | Self::NoHealthyUpstream
             | Self::Overflow
+            | Self::QueueOverflow
             | Self::DropOverload { .. }
             | Self::ConnectFailure(_)
             | Self::ConnectTimeout
@@ -337,6 +342,11 @@ impl Failure {
             Self::LocalReset => "upstream_reset_after_response_started{local_reset}",
             other => other.row().details,
         }
+    }
+
+    /// Whether an attempt ended so by itself: the request may have others.
+    pub fn is_reset(&self) -> bool {
+        self.details().starts_with("upstream_reset_before_response_started")
     }
 
     pub fn details(&self) -> &'static str {

@@ -82,7 +82,10 @@ pub fn respond(exchange: &mut Exchange, failure: &Failure) -> Response {
         body = "".into();
     }
     let mut headers = HeaderMap::new();
-    let is_overload = *failure == Failure::Overflow || *failure == Failure::MaintenanceMode;
+    let is_overload = matches!(
+        failure,
+        Failure::Overflow | Failure::QueueOverflow | Failure::MaintenanceMode
+    );
     if is_overload && !exchange.suppress_envoy_headers {
         headers.insert("x-envoy-overloaded", HeaderValue::from_static("true"));
     }

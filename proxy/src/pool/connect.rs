@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
 use super::home::{ConnectionHome, H1Home, H2Home, count_destroyed};
+use super::local::Idle;
 use super::room::{self, Slot};
 use super::{KeptOffer, Lease, Offer, Origin, PoolKey, Wanted, local, preconnect};
 use crate::cluster::breaker::Permit;
@@ -37,8 +38,13 @@ pub(super) async fn connect(
     offer: Offer<'_>,
 ) -> Result<Lease, Failure> {
     let mut cancelled = Cancelled(Some(cluster));
-    let result = find(key, cluster, host, offer).await;
+    let mut waited = false;
+    let result = find(key, cluster, host, offer, &mut waited).await;
     cancelled.0 = None;
+    if waited {
+        // There may be a place for a connection by now, or room on the one that this request did not take.
+        room::wake(&key);
+    }
     result
 }
 
@@ -54,13 +60,18 @@ impl Drop for Cancelled<'_> {
 }
 
 /// A new connection, or one that others give back; HTTP/2 requests that come together share it.
-async fn find(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, offer: Offer<'_>) -> Result<Lease, Failure> {
+async fn find(
+    key: PoolKey,
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    offer: Offer<'_>,
+    waited: &mut bool,
+) -> Result<Lease, Failure> {
     let Some(permit) = cluster.breakers.try_pending(room::priority(&key)) else {
         cluster.stats.upstream_rq_pending_overflow.inc();
-        return Err(Failure::Overflow);
+        return Err(Failure::QueueOverflow);
     };
     let _pending = Pending::new(key, cluster, host, permit);
-    let mut waited = false;
     loop {
         // A stream may find the shared connection full by the time it is up: then one more is opened.
         if let Some(mut connecting) = local::connecting(&key).filter(|_| !room::is_exclusive(&key)) {
@@ -75,16 +86,16 @@ async fn find(key: PoolKey, cluster: &Arc<Cluster>, host: &Arc<Host>, offer: Off
             let mut connecting = start(key, cluster, host, offer.keep(), slot, None);
             up(&mut connecting, cluster).await?;
         } else {
-            let turn = room::wait(&key, waited);
-            waited = true;
+            let turn = room::wait(&key, *waited);
+            *waited = true;
             preconnect::keep_ahead(&key, cluster, host, offer);
             if let Some(idle) = turn.comes().await
-                && let Some(lease) = local::reuse(idle)
+                && let Some(lease) = local::reuse(idle)?
             {
                 return Ok(lease);
             }
         }
-        if let Some(lease) = local::take(&key) {
+        if let Some(lease) = local::take(&key)? {
             preconnect::keep_ahead(&key, cluster, host, offer);
             return Ok(lease);
         }
@@ -170,9 +181,9 @@ async fn own(
     let connected = dialled.inspect_err(|failure| count_failed(key.protocol, cluster, failure))?;
     if connected.alpn() == Some(b"h2") && key.protocol == Wanted::Auto {
         share(key, cluster, host, slot, connected, offer).await?;
-        return local::take(&key).ok_or(Failure::ConnectFailure(None));
+        return local::take(&key)?.ok_or(Failure::ConnectFailure(None));
     }
-    Ok(lease_h1(key, cluster, host, slot, connected, offer))
+    local::lend_new(open_h1(key, cluster, host, slot, connected, offer))
 }
 
 /// Connects in a task of its own: the request that started it may be cancelled, those that joined it may not suffer.
@@ -212,12 +223,7 @@ async fn shared(
         return share(key, cluster, host, slot, connected, offer).await;
     }
     local::set_speaks_http1(&key);
-    let Lease::H1 { connection, .. } = lease_h1(key, cluster, host, slot, connected, offer) else {
-        return Ok(());
-    };
-    if let Some(home) = connection.home.clone() {
-        home.release(connection);
-    }
+    local::give_back(open_h1(key, cluster, host, slot, connected, offer));
     Ok(())
 }
 
@@ -240,27 +246,24 @@ async fn share(
     Ok(())
 }
 
-fn lease_h1(
+fn open_h1(
     key: PoolKey,
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
     slot: Slot,
     connected: Connected,
     offer: Offer<'_>,
-) -> Lease {
+) -> Idle {
     if key.protocol != Wanted::Raw {
         cluster.stats.upstream_cx_http1_total.inc();
     }
     let home = ConnectionHome::open(key, cluster, host, origin(&connected, offer), slot);
-    let origin = home.origin.clone();
-    home.count_request();
     let io = connected.io.metered(home.clone());
     let mut connection = h1::ClientConnection::new(io, cluster.http.h1_options(), clock::now());
-    connection.home = Some(Arc::new(H1Home(home)));
-    Lease::H1 {
+    connection.home = Some(Arc::new(H1Home(home.clone())));
+    Idle {
         connection: Box::new(connection),
-        reused: false,
-        origin,
+        home,
     }
 }
 

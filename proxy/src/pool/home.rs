@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::room::{self, Slot};
-use super::{Origin, PoolKey, local};
+use super::{Origin, PoolKey, Wanted, local};
 use crate::cluster::{Cluster, ClusterStats, Host};
 use crate::http::codec::h1::client::Closed;
 use crate::http::codec::{h1, h2};
@@ -26,6 +26,10 @@ pub(super) struct ConnectionHome {
     worn: AtomicBool,
     /// Sent over it so far.
     requests: AtomicU64,
+    /// Whether its request (HTTP/1) has a place among the cluster's.
+    is_placed: AtomicBool,
+    /// Streams of HTTP/2 so far.
+    begun: AtomicU32,
     /// Bytes of the last read: Envoy's gauge of what is buffered holds them until the next.
     last_read: AtomicU64,
     /// Streams of HTTP/2 that have not ended.
@@ -55,6 +59,8 @@ impl ConnectionHome {
             closed: AtomicBool::new(false),
             worn: AtomicBool::new(false),
             requests: AtomicU64::new(0),
+            is_placed: AtomicBool::new(false),
+            begun: AtomicU32::new(0),
             last_read: AtomicU64::new(0),
             streams: AtomicU32::new(0),
             last_end: AtomicU64::new(0),
@@ -90,6 +96,36 @@ impl ConnectionHome {
     /// A request goes over it; whether it is the first.
     pub fn count_request(&self) -> bool {
         self.requests.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    /// Takes a place among the cluster's requests (`max_requests`), counted if there is none. A tunnel of bytes is no request.
+    fn admit(&self) -> bool {
+        if self.key.protocol == Wanted::Raw {
+            return true;
+        }
+        let is_admitted = self.cluster.breakers.begin_request(room::priority(&self.key));
+        if !is_admitted {
+            self.cluster.stats.upstream_rq_active_overflow.inc();
+        }
+        is_admitted
+    }
+
+    /// As [`Self::admit`], for the only request on the connection: its place is given back with the connection.
+    pub fn admit_only(&self) -> bool {
+        let is_admitted = self.admit();
+        self.is_placed
+            .store(is_admitted && self.key.protocol != Wanted::Raw, Ordering::Relaxed);
+        is_admitted
+    }
+
+    fn end_only(&self) {
+        if self.is_placed.swap(false, Ordering::Relaxed) {
+            self.end();
+        }
+    }
+
+    fn end(&self) {
+        self.cluster.breakers.end_request(room::priority(&self.key));
     }
 
     /// Whether it may not be idle any longer at `now`, when it has been since `since`.
@@ -182,11 +218,52 @@ pub(crate) fn count_destroyed(stats: &ClusterStats, how: Closed) {
     }
 }
 
+/// A place among the cluster's requests for a stream that is about to begin. From then on it is the stream's.
+pub struct Place {
+    home: Arc<ConnectionHome>,
+    is_streams: bool,
+}
+
+impl Place {
+    /// `None` if there is none; counted.
+    pub(super) fn take(home: &Arc<ConnectionHome>) -> Option<Self> {
+        home.admit().then(|| Self {
+            home: home.clone(),
+            is_streams: false,
+        })
+    }
+
+    pub(super) fn origin(&self) -> &Arc<Origin> {
+        &self.home.origin
+    }
+
+    /// Runs a step of the sending, in which the stream may begin; nothing but this stream does then.
+    pub(super) fn step<T>(&mut self, step: impl FnOnce() -> T) -> T {
+        if self.is_streams {
+            return step();
+        }
+        let before = self.home.begun.load(Ordering::Relaxed);
+        let result = step();
+        self.is_streams = self.home.begun.load(Ordering::Relaxed) != before;
+        result
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.is_streams {
+            self.home.end();
+        }
+    }
+}
+
 /// A HTTP/1 connection knows its home through this.
 pub(super) struct H1Home(pub Arc<ConnectionHome>);
 
 impl h1::client::Home for H1Home {
     fn release(&self, mut connection: Box<h1::ClientConnection>) {
+        // Before the connection goes to a request that waits, and may need the place.
+        self.0.end_only();
         let limit = self.0.cluster.http.max_requests_per_connection;
         if limit.is_some_and(|limit| connection.requests >= u64::from(limit)) {
             self.0.cluster.stats.upstream_cx_max_requests.inc();
@@ -201,6 +278,7 @@ impl h1::client::Home for H1Home {
     }
 
     fn closed(&self, how: Closed) {
+        self.0.end_only();
         self.0.close(how);
     }
 }
@@ -210,11 +288,13 @@ pub(super) struct H2Home(pub Arc<ConnectionHome>);
 
 impl h2::client::ClientHooks for H2Home {
     fn stream_began(&self) {
+        self.0.begun.fetch_add(1, Ordering::Relaxed);
         self.0.streams.fetch_add(1, Ordering::Relaxed);
         self.0.cluster.stats.http2().streams_active.inc();
     }
 
     fn stream_ended(&self, outcome: h2::Outcome) {
+        self.0.end();
         self.0.stream_ended();
         let stats = &self.0.cluster.stats;
         stats.http2().streams_active.dec();

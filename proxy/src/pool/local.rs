@@ -8,7 +8,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use tokio::sync::watch;
 
-use super::home::ConnectionHome;
+use super::home::{ConnectionHome, Place};
 use super::room;
 use super::{Lease, PoolKey};
 use crate::http::codec::{h1, h2};
@@ -35,8 +35,32 @@ struct HostPool {
 
 /// A connection that nobody uses now.
 pub(super) struct Idle {
-    connection: Box<h1::ClientConnection>,
-    home: Arc<ConnectionHome>,
+    pub connection: Box<h1::ClientConnection>,
+    pub home: Arc<ConnectionHome>,
+}
+
+impl Idle {
+    /// Whether a request may go over it. Bytes or an end on an idle connection: it is dying, and a request on it would be lost.
+    fn is_good(&mut self) -> bool {
+        let is_good = self.connection.is_quiet() && self.home.is_wanted();
+        if !is_good {
+            self.home.count_if_worn();
+        }
+        is_good
+    }
+
+    /// The connection for a request, which takes its place with it; back where there is none.
+    fn admit(self, reused: bool) -> Result<Lease, Self> {
+        if !self.home.admit_only() {
+            return Err(self);
+        }
+        self.home.count_request();
+        Ok(Lease::H1 {
+            connection: self.connection,
+            reused,
+            origin: self.home.origin.clone(),
+        })
+    }
 }
 
 /// HTTP/2 connections that take no more requests. They are let go where no pool is borrowed, and those that their peers asked for are counted.
@@ -55,49 +79,68 @@ impl Drop for Gone {
 }
 
 /// A connection that can take a request now.
-pub(super) fn take(key: &PoolKey) -> Option<Lease> {
+///
+/// # Errors
+/// [`Failure::Overflow`] where there is one, but no place for the request among the cluster's.
+pub(super) fn take(key: &PoolKey) -> Result<Option<Lease>, Failure> {
     // Closing a connection runs its home's hooks, which may look at the pools: not under the borrow.
     let mut dead = Vec::new();
     let mut gone = Gone::default();
     POOLS.with_borrow_mut(|pools| {
-        let pool = pools.get_mut(key)?;
-        while let Some(idle) = pool.idle.pop() {
-            match reusable(idle) {
-                Ok(lease) => return Some(lease),
-                Err(idle) => dead.push(idle),
+        let Some(pool) = pools.get_mut(key) else {
+            return Ok(None);
+        };
+        while let Some(mut idle) = pool.idle.pop() {
+            if !idle.is_good() {
+                dead.push(idle);
+                continue;
             }
+            return idle.admit(true).map(Some).map_err(|idle| {
+                pool.idle.push(idle);
+                Failure::Overflow
+            });
         }
         gone.0
             .extend(pool.shared.extract_if(.., |(connection, _)| !connection.is_available()));
         let has_room = |(connection, home): &(h2::ClientConnection, Arc<ConnectionHome>)| {
             connection.can_take_stream() && home.is_usable()
         };
-        let (connection, home) = pool.shared.iter().find(|entry| has_room(entry))?;
+        let Some((connection, home)) = pool.shared.iter().find(|entry| has_room(entry)) else {
+            return Ok(None);
+        };
+        let place = Place::take(home).ok_or(Failure::Overflow)?;
         let is_first = home.count_request();
-        Some(Lease::H2 {
+        Ok(Some(Lease::H2 {
             connection: connection.clone(),
             reused: !is_first,
-            origin: home.origin.clone(),
-        })
+            place,
+        }))
     })
 }
 
 /// A connection that another request has just given back, if it is still good.
-pub(super) fn reuse(idle: Idle) -> Option<Lease> {
-    reusable(idle).ok()
+///
+/// # Errors
+/// As [`take`]: the connection is for whoever is next.
+pub(super) fn reuse(mut idle: Idle) -> Result<Option<Lease>, Failure> {
+    match idle.is_good() {
+        true => lend(idle, true).map(Some),
+        false => Ok(None),
+    }
 }
 
-fn reusable(mut idle: Idle) -> Result<Lease, Idle> {
-    // Bytes or an end on an idle connection: it is dying, and a request on it would be lost.
-    if !idle.connection.is_quiet() || !idle.home.is_wanted() {
-        idle.home.count_if_worn();
-        return Err(idle);
-    }
-    idle.home.count_request();
-    Ok(Lease::H1 {
-        connection: idle.connection,
-        reused: true,
-        origin: idle.home.origin.clone(),
+/// A connection that has just been made.
+///
+/// # Errors
+/// As [`reuse`].
+pub(super) fn lend_new(idle: Idle) -> Result<Lease, Failure> {
+    lend(idle, false)
+}
+
+fn lend(idle: Idle, reused: bool) -> Result<Lease, Failure> {
+    idle.admit(reused).map_err(|idle| {
+        give_back(idle);
+        Failure::Overflow
     })
 }
 

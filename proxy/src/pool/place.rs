@@ -25,7 +25,7 @@ pub struct Queued {
 /// a place.
 ///
 /// # Errors
-/// [`Failure::Overflow`] when so many wait that nobody else may; counted.
+/// [`Failure::QueueOverflow`] when so many wait that nobody else may; counted.
 ///
 /// # Cancel safety
 /// Dropping the future gives up the place in line.
@@ -37,7 +37,7 @@ pub async fn place(
     let key = super::raw_key(cluster, host, false, None, source);
     let Some(permit) = cluster.breakers.try_pending(RoutingPriority::Default) else {
         cluster.stats.upstream_rq_pending_overflow.inc();
-        return Err(Failure::Overflow);
+        return Err(Failure::QueueOverflow);
     };
     let queued = Queued::new(cluster, host, permit);
     let mut waited = false;

@@ -258,6 +258,18 @@ fn in_turns<'a>(first: &'a Address, others: &'a [Address], eyeballs: Eyeballs) -
 }
 
 async fn transport(address: &Address, options: &SocketOptions, overrides: Overrides<'_>) -> std::io::Result<Io> {
+    let connected = connect(address, options, overrides).await;
+    connected.map_err(|error| match (address, error.raw_os_error()) {
+        // The system says so at once, and Envoy that it did.
+        (Address::Pipe(_), Some(_)) | (_, Some(libc::ENETUNREACH)) => {
+            let text = format!("immediate connect error: {}|remote address:{address}", words(&error));
+            std::io::Error::new(error.kind(), text)
+        }
+        _ => error,
+    })
+}
+
+async fn connect(address: &Address, options: &SocketOptions, overrides: Overrides<'_>) -> std::io::Result<Io> {
     match address {
         Address::Ip(address) => {
             let socket = if address.is_ipv4() {
@@ -347,14 +359,16 @@ fn set_transparent(socket: &TcpSocket, address: SocketAddr) -> std::io::Result<(
 /// Envoy's words for what a connect says.
 fn reason(error: &std::io::Error) -> String {
     match error.raw_os_error() {
-        Some(code) => format!("delayed connect error: {}", {
-            let text = error.to_string();
-            text.split(" (os error")
-                .next()
-                .map_or_else(|| code.to_string(), str::to_owned)
-        }),
+        Some(_) => format!("delayed connect error: {}", words(error)),
         None => error.to_string(),
     }
+}
+
+/// What the system calls the error, without its number.
+fn words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    text[..end].to_owned()
 }
 
 #[cfg(test)]
@@ -388,6 +402,12 @@ mod tests {
         let failure = result.err();
         let expected = Failure::ConnectFailure(Some("delayed connect error: Connection refused".to_owned()));
         assert_eq!(failure, Some(expected));
+        let address = Address::Pipe("@nobody-is-here".into());
+        let failure = open(&to(&address), &options, PATIENCE, Overrides::default())
+            .await
+            .err();
+        let expected = "immediate connect error: Connection refused|remote address:@nobody-is-here";
+        assert_eq!(failure, Some(Failure::ConnectFailure(Some(expected.to_owned()))));
     }
 
     #[tokio::test]

@@ -204,7 +204,7 @@ impl TcpProxy {
             match attempt {
                 Ok(upstream) => return Ok((io, upstream)),
                 // Nobody else may wait for a connection: an attempt that did not come to the host.
-                Err(Failure::Overflow) => record.upstream.host = None,
+                Err(Failure::QueueOverflow) => record.upstream.host = None,
                 Err(failure) => {
                     reached_out = true;
                     if let Failure::ConnectFailure(reason) = failure {

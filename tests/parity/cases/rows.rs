@@ -28,6 +28,7 @@ route_config:
     - {name: again, match: {prefix: /again}, route: {cluster: closed, retry_policy: {retry_on: connect-failure, num_retries: 1, retry_back_off: {base_interval: 0.001s}}}}
     - {name: empty, match: {prefix: /empty}, route: {cluster: empty}}
     - {name: full, match: {prefix: /full}, route: {cluster: full}}
+    - {name: crowded, match: {prefix: /crowded}, route: {cluster: crowded}}
     - {name: deaf, match: {prefix: /deaf}, route: {cluster: deaf}}
     - {name: short, match: {prefix: /short}, route: {cluster: a, timeout: 0.1s}}
     - {name: per-try, match: {prefix: /per-try}, route: {cluster: a, timeout: 5s, retry_policy: {retry_on: connect-failure, per_try_timeout: 0.1s}}}
@@ -103,6 +104,11 @@ pub fn world() -> World {
             &["{{a}}"],
             "circuit_breakers: {thresholds: [{max_pending_requests: 0, max_requests: 0, max_connections: 0}]}",
         ),
+        cluster(
+            "crowded",
+            &["{{a}}"],
+            "circuit_breakers: {thresholds: [{max_requests: 0}]}",
+        ),
         cluster("deaf", &["{{deaf}}"], "").replace("connect_timeout: 1s", "connect_timeout: 0.2s"),
         cluster("brief", &["{{a}}"], HTTP2_STREAM),
         drops("dropped", 1_000_000),
@@ -117,6 +123,7 @@ pub fn world() -> World {
             "cluster.shed.upstream_rq",
             "cluster.dropped.upstream_rq",
             "cluster.full.upstream_rq",
+            "cluster.crowded.upstream_rq",
         ],
     }
 }
@@ -205,6 +212,7 @@ fn upstream() -> Vec<Vec<Case>> {
         both("almost all dropped", [503, 200], "/shed", ""),
         both("no host", [503, 200], "/empty", ""),
         both("a breaker", [503, 200], "/full", ""),
+        both("too many requests", [503, 200], "/crowded", ""),
         both("refused", [503, 200], "/closed", ""),
         both("refused again", [503, 200], "/again", ""),
         both("not taken", [503, 200], "/deaf", ""),

@@ -43,6 +43,7 @@ fn built(config: &pb::Cluster) -> Arc<Cluster> {
     Arc::new(built.unwrap_or_else(|problems| panic!("{problems}")))
 }
 
+#[allow(deprecated)]
 fn config(check: core::HealthCheck, port: u16) -> pb::Cluster {
     use remora_proto::pb::envoy::config::endpoint::v3 as epb;
     let address = core::Address {
@@ -59,8 +60,13 @@ fn config(check: core::HealthCheck, port: u16) -> pb::Cluster {
         })),
         ..Default::default()
     };
+    let is_grpc = matches!(
+        check.health_checker,
+        Some(core::health_check::HealthChecker::GrpcHealthCheck(_))
+    );
     pb::Cluster {
         name: "checked".to_owned(),
+        http2_protocol_options: is_grpc.then(Default::default),
         health_checks: vec![check],
         load_assignment: Some(epb::ClusterLoadAssignment {
             endpoints: vec![epb::LocalityLbEndpoints {

@@ -150,7 +150,7 @@ fn http_check(config: &core::health_check::HttpHealthCheck) -> Compiled<HttpChec
             _ => Err(Problems::one("codec_client_type", "not supported")),
         };
         let without = each("request_headers_to_remove", &config.request_headers_to_remove, |name| {
-            header_name("", name)
+            free_header("", name)
         });
         let receive = each("receive", &config.receive, payload);
         let service_name = optional("service_name_matcher", service_name, StringMatcher::compile);
@@ -192,6 +192,13 @@ fn method(method: i32) -> Compiled<http::Method> {
             http::Method::from_bytes(other.as_str_name().as_bytes()).map_err(|_| Problems::one("", "unknown value"))
         }
     }
+}
+
+/// The name of a header that a check may add, or do without.
+fn free_header(field: &str, name: &str) -> Compiled<http::HeaderName> {
+    let name = header_name(field, name)?;
+    refuse(field, name == http::header::HOST, "the host header may not be modified")?;
+    Ok(name)
 }
 
 fn header(option: &core::HeaderValueOption) -> Compiled<(http::HeaderName, http::HeaderValue)> {

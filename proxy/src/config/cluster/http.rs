@@ -74,6 +74,7 @@ fn typed(value: &upstream::HttpProtocolOptions, options: &mut HttpOptions) -> Co
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(config)) => match &config.protocol_config {
             Some(ProtocolConfig::Http2ProtocolOptions(value)) => {
                 options.protocol = UpstreamProtocol::Http2;
+                options.has_http2 = true;
                 http2(value, options).under("explicit_http_config.http2_protocol_options")
             }
             Some(ProtocolConfig::HttpProtocolOptions(value)) => {
@@ -98,6 +99,7 @@ fn typed(value: &upstream::HttpProtocolOptions, options: &mut HttpOptions) -> Co
         }
         Some(UpstreamProtocolOptions::AutoConfig(config)) => {
             options.protocol = UpstreamProtocol::Auto;
+            options.has_http2 = true;
             refuse(
                 "auto_config.http3_protocol_options",
                 config.http3_protocol_options.is_some(),
@@ -119,7 +121,14 @@ fn deprecated(config: &pb::Cluster, options: &mut HttpOptions) -> Compiled<()> {
         sni(value, options).under("upstream_http_protocol_options")?;
     }
     both(&config.http_protocol_options, &config.http2_protocol_options, options)?;
-    if config.protocol_selection == pb::cluster::ClusterProtocolSelection::UseDownstreamProtocol as i32 {
+    let is_downstream =
+        config.protocol_selection == pb::cluster::ClusterProtocolSelection::UseDownstreamProtocol as i32;
+    refuse(
+        "http_protocol_options",
+        config.http_protocol_options.is_some() && config.http2_protocol_options.is_some() && !is_downstream,
+        "goes with http2_protocol_options only where protocol_selection is USE_DOWNSTREAM_PROTOCOL",
+    )?;
+    if is_downstream {
         options.protocol = UpstreamProtocol::Downstream;
     } else if config.http2_protocol_options.is_some() {
         options.protocol = UpstreamProtocol::Http2;
@@ -136,6 +145,7 @@ fn both(
         http1(value, options).under("http_protocol_options")?;
     }
     if let Some(value) = second {
+        options.has_http2 = true;
         http2(value, options).under("http2_protocol_options")?;
     }
     Ok(())

@@ -82,6 +82,11 @@ fn selector(keys: &[String], single_host: bool, fallback: i32, fallback_keys: &[
         single_host && keys.len() > 1,
         "goes with a single key",
     )?;
+    refuse(
+        "fallback_keys_subset",
+        fallback != 4 && !fallback_keys.is_empty(),
+        "goes with KEYS_SUBSET",
+    )?;
     let fallback = match fallback {
         0 => SelectorFallback::Cluster,
         1 => SelectorFallback::One(Fallback::None),

@@ -39,16 +39,110 @@ fn resources(file: &str) -> Vec<(String, Vec<u8>)> {
     all.collect()
 }
 
+/// What is wrong with a cluster of these fields.
+fn refusal(fields: &str) -> Option<String> {
+    let text = format!("{{name: a, connect_timeout: 1s, {fields}}}");
+    let name = "envoy.config.cluster.v3.Cluster";
+    let encoded = remora_proto::json::encode_text(&text, name, &Default::default()).expect("the text fits");
+    needs(&encoded.bytes).err().map(|problems| problems.to_string())
+}
+
+/// `HttpProtocolOptions` with this protocol.
+fn speaking(protocol: &str) -> String {
+    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    format!("typed_extension_protocol_options: {{o: {{'@type': type.googleapis.com/{options}, {protocol}}}}}")
+}
+
+#[test]
+fn auto_config_needs_sockets_with_alpn() {
+    let auto = speaking("auto_config: {}");
+    let extension = "'@type': type.googleapis.com/envoy.extensions.transport_sockets";
+    let tls = &format!("{{name: t, typed_config: {{{extension}.tls.v3.UpstreamTlsContext}}}}");
+    let raw = &format!("{{name: r, typed_config: {{{extension}.raw_buffer.v3.RawBuffer}}}}");
+    let behind = |inner: &str| {
+        let header = format!("{extension}.proxy_protocol.v3.ProxyProtocolUpstreamTransport, config: {{}}");
+        format!("{{name: p, typed_config: {{{header}, transport_socket: {inner}}}}}")
+    };
+    let of = |default: &str, matched: &str| {
+        let matches = format!("[{{name: m, match: {{}}, transport_socket: {matched}}}]");
+        refusal(&format!(
+            "{auto}, transport_socket: {default}, transport_socket_matches: {matches}"
+        ))
+    };
+    let why = "typed_extension_protocol_options[\"o\"].auto_config: needs ALPN, which a transport socket of the cluster does not have";
+    let why = Some(why.to_owned());
+    assert_eq!(refusal(&auto), why);
+    assert_eq!(of(tls, tls), None);
+    assert_eq!(of(&behind(tls), tls), None);
+    assert_eq!(of(&behind(raw), tls), why);
+    assert_eq!(of(tls, raw), why);
+    assert_eq!(of(raw, tls), why);
+}
+
+#[test]
+fn a_grpc_health_check_needs_http2() {
+    let check = "{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, grpc_health_check: {}}";
+    let of = |fields: &str| refusal(&format!("health_checks: [{check}]{fields}"));
+    let speaking = |protocol: &str| of(&format!(", {}", speaking(protocol)));
+    let why = Some("health_checks[0].grpc_health_check: the cluster must support HTTP/2".to_owned());
+    assert_eq!(of(""), why);
+    assert_eq!(of(", protocol_selection: USE_DOWNSTREAM_PROTOCOL"), why);
+    assert_eq!(of(", http2_protocol_options: {}"), None);
+    assert_eq!(speaking("explicit_http_config: {http_protocol_options: {}}"), why);
+    assert_eq!(speaking("explicit_http_config: {http2_protocol_options: {}}"), None);
+    assert_eq!(speaking("use_downstream_protocol_config: {}"), why);
+    assert_eq!(
+        speaking("use_downstream_protocol_config: {http2_protocol_options: {}}"),
+        None
+    );
+}
+
+#[test]
+fn what_contradicts_itself_is_refused() {
+    let check = |kind: &str| {
+        let rest = "timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1";
+        format!("http2_protocol_options: {{}}, health_checks: [{{{rest}, {kind}}}]")
+    };
+    let host = "[{header: {key: Host, value: b}}]";
+    let table = [
+        (
+            check(&format!("http_health_check: {{path: /, request_headers_to_add: {host}}}")),
+            "health_checks[0].http_health_check.request_headers_to_add[0].header.key",
+        ),
+        (
+            check("http_health_check: {path: /, request_headers_to_remove: [host]}"),
+            "health_checks[0].http_health_check.request_headers_to_remove[0]",
+        ),
+        (
+            check(&format!("grpc_health_check: {{initial_metadata: {host}}}")),
+            "health_checks[0].grpc_health_check.initial_metadata[0].header.key",
+        ),
+        (
+            "lb_subset_config: {subset_selectors: [{keys: [a, b], fallback_keys_subset: [a]}]}".to_owned(),
+            "lb_subset_config.subset_selectors[0].fallback_keys_subset",
+        ),
+        (
+            "http_protocol_options: {}, http2_protocol_options: {}".to_owned(),
+            "http_protocol_options",
+        ),
+        (
+            "load_assignment: {cluster_name: a, policy: {drop_overloads: [{category: b, drop_percentage: {numerator: 101}}]}}".to_owned(),
+            "load_assignment.policy.drop_overloads[0].drop_percentage",
+        ),
+    ];
+    for (fields, path) in table {
+        let problem = refusal(&fields).unwrap_or_else(|| panic!("{fields} passed"));
+        assert!(problem.starts_with(&format!("{path}: ")), "{problem}");
+    }
+}
+
 /// As in Envoy, which has one checker per cluster.
 #[test]
 fn a_second_health_check_is_refused() {
     let refusal = |checks: usize| {
         let check = "{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {}}";
         let checks = vec![check; checks].join(", ");
-        let text = format!("{{name: a, connect_timeout: 1s, health_checks: [{checks}]}}");
-        let name = "envoy.config.cluster.v3.Cluster";
-        let encoded = remora_proto::json::encode_text(&text, name, &Default::default()).expect("the text fits");
-        needs(&encoded.bytes).err().map(|problems| problems.to_string())
+        refusal(&format!("health_checks: [{checks}]"))
     };
     assert_eq!(refusal(1), None);
     assert_eq!(refusal(2), Some("health_checks: only one is supported".to_owned()));

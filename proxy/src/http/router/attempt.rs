@@ -115,8 +115,10 @@ pub(super) async fn run(
     let (lease, waited) = match leased {
         Ok(leased) => leased,
         Err(failure) => {
-            if let Failure::ConnectFailure(reason) = &failure {
-                exchange.upstream.failure_reason = reason.clone();
+            match &failure {
+                Failure::ConnectFailure(reason) => exchange.upstream.failure_reason.clone_from(reason),
+                Failure::QueueOverflow => exchange.upstream.host = None,
+                _ => {}
             }
             cluster.observe_failure(&host, &failure, clock::now());
             return Err(failure);

@@ -7,6 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::attempt::{self, Attempt, SentAt};
+use super::count_failure;
 use super::deadline::{RouteTimeout, bounded};
 use super::limits::Limits;
 use super::retry::{Run, Source, UNNOTICED_DEATHS};
@@ -189,8 +190,12 @@ fn judge(
             copy.active.iter_mut().for_each(ActiveRequest::superseded);
             return None;
         }
-    } else if outcome.is_ok() && !racer.is_slow {
-        run.count_success(exchange);
+    } else if !racer.is_slow {
+        run.count_success(exchange, &outcome);
+    }
+    if let (true, Some(failure)) = (others, outcome.as_ref().err().filter(|failure| failure.is_reset())) {
+        count_failure(&run.cluster.stats, failure, exchange);
+        return None;
     }
     adopt(exchange, copy);
     Some(outcome)

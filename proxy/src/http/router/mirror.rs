@@ -13,7 +13,6 @@ use super::envoy_headers::EXPECTED_TIMEOUT;
 use super::limits::Limits;
 use super::retry::Source;
 use super::{CANARY, Router, count_failure, peer_name};
-use crate::cluster::breaker::RoutingPriority;
 use crate::cluster::{ActiveRequest, Cluster};
 use crate::http::body::Body;
 use crate::http::exchange::{Exchange, RouteCell};
@@ -105,11 +104,6 @@ fn readdress(copy: &mut Exchange, mirror: &Mirror) {
 }
 
 async fn run(cluster: Arc<Cluster>, mut copy: Exchange, mut timeout: RouteTimeout) {
-    let Some(permit) = cluster.breakers.try_request(RoutingPriority::Default) else {
-        cluster.stats.upstream_rq_active_overflow.inc();
-        count_failure(&cluster.stats, &Failure::Overflow, &copy);
-        return;
-    };
     match answer(&cluster, &mut copy, &mut timeout).await {
         Ok(mut response) => {
             if let Some(host) = copy.active.as_mut().and_then(ActiveRequest::stands) {
@@ -124,7 +118,6 @@ async fn run(cluster: Arc<Cluster>, mut copy: Exchange, mut timeout: RouteTimeou
         }
         Err(failure) => count_failure(&cluster.stats, &failure, &copy),
     }
-    drop(permit);
 }
 
 async fn answer(cluster: &Arc<Cluster>, copy: &mut Exchange, timeout: &mut RouteTimeout) -> Result<Response, Failure> {

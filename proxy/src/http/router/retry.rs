@@ -79,7 +79,6 @@ pub(super) async fn run(
     } else {
         RoutingPriority::Default
     };
-    admit(exchange, cluster, priority)?;
     let durations = (router.max_stream_duration, cluster.http.max_stream_duration);
     let limits = Limits::of(exchange, forward, policy.as_deref(), hinted, durations);
     if hinted {
@@ -137,21 +136,6 @@ pub(super) async fn run(
     let mut response = result?;
     limit_body(exchange, cluster, &mut response, &limits, &mut timeout);
     Ok(response)
-}
-
-/// Takes a place among the cluster's requests, for as long as the stream lasts.
-fn admit(exchange: &mut Exchange, cluster: &Cluster, priority: RoutingPriority) -> Result<(), Failure> {
-    let Some(permit) = cluster.breakers.try_request(priority) else {
-        // Who could not even wait for a connection is counted as that.
-        match cluster.breakers.try_pending(priority) {
-            Some(_) => cluster.stats.upstream_rq_active_overflow.inc(),
-            None => cluster.stats.upstream_rq_pending_overflow.inc(),
-        }
-        exchange.upstream.attempts += 1;
-        return Err(Failure::Overflow);
-    };
-    exchange.permit = Some(permit);
-    Ok(())
 }
 
 /// What is left of the time limits when the response begins goes with its body, and so does what its end tells of a gRPC host.
@@ -359,9 +343,7 @@ impl Run<'_> {
     ) -> Option<Duration> {
         self.permit = None;
         if !self.wants_retry(outcome, sent) {
-            if outcome.is_ok() {
-                self.count_success(exchange);
-            }
+            self.count_success(exchange, outcome);
             return None;
         }
         self.admit_retry(exchange, outcome)
@@ -377,9 +359,10 @@ impl Run<'_> {
         }
     }
 
-    /// An answer that is passed on after retries.
-    pub(super) fn count_success(&self, exchange: &Exchange) {
-        if self.retries > 0 {
+    /// What is passed on after retries, and that more of them would not mend: in Envoy a success, failures among it.
+    pub(super) fn count_success(&self, exchange: &Exchange, outcome: &Result<Response, Failure>) {
+        let is_final = outcome.as_ref().err().is_none_or(Failure::is_reset);
+        if self.retries > 0 && is_final {
             self.cluster.stats.upstream_rq_retry_success.inc();
             exchange
                 .route

@@ -17,7 +17,7 @@ use crate::telemetry::format::TcpRecord;
 /// One attempt at a connection of our own.
 ///
 /// # Errors
-/// [`Failure::Overflow`] where nobody else may wait for a connection; why there is none, else.
+/// [`Failure::QueueOverflow`] where nobody else may wait for a connection; why there is none, else.
 pub(super) async fn straight(
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,

@@ -41,6 +41,7 @@ fn a_host_that_turns_checks_off_is_healthy_and_one_that_turns_them_on_has_to_pas
     assign(&cluster, &config, disabled());
     assert_eq!(state.flags_text(), "healthy");
     assert_eq!(cluster.stats.membership_healthy.value(), 1);
+    assert_eq!(cluster.stats.health_check().healthy.value(), 0, "nobody checks it");
     assert_eq!(cluster.stats.membership_change.value(), changes + 1);
     // The same again changes nothing.
     assign(&cluster, &config, disabled());
