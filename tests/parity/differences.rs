@@ -69,10 +69,6 @@ pub const DIFFERENCES: &[Difference] = &[
         "rustls sends the alert of TLS 1.3 (116) where BoringSSL sends handshake_failure (40); the log says the same",
     ),
     on_purpose(
-        "outliers/no request more",
-        "a request that a breaker turns away is turned away before a host is picked, so that none is logged",
-    ),
-    on_purpose(
         "codec/folded header",
         "obsolete line folding is refused (RFC 9112, 5.2 lets a server do so): a peer that reads it otherwise could be smuggled to",
     ),

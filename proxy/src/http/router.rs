@@ -237,6 +237,8 @@ fn count_failure(stats: &ClusterStats, failure: &Failure, exchange: &Exchange) {
         Failure::DownstreamDisconnect
         | Failure::DownstreamReset
         | Failure::BadRequest { .. }
+        // Answered, but no answer of the cluster's, to Envoy.
+        | Failure::MaxStreamDuration { .. }
         | Failure::InternalRedirect(_) => return,
         Failure::ResponseTimeout => stats.upstream_rq_timeout.inc(),
         _ => {}

@@ -205,6 +205,8 @@ impl TcpProxy {
                 Ok(upstream) => return Ok((io, upstream)),
                 // Nobody else may wait for a connection: an attempt that did not come to the host.
                 Err(Failure::QueueOverflow) => record.upstream.host = None,
+                // There is a connection to it, and no place for a tunnel.
+                Err(Failure::Overflow) => {}
                 Err(failure) => {
                     reached_out = true;
                     if let Failure::ConnectFailure(reason) = failure {

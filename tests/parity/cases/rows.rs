@@ -124,6 +124,7 @@ pub fn world() -> World {
             "cluster.dropped.upstream_rq",
             "cluster.full.upstream_rq",
             "cluster.crowded.upstream_rq",
+            "cluster.brief.upstream_rq",
         ],
     }
 }

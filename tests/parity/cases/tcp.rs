@@ -68,6 +68,8 @@ pub fn world() -> World {
             "cluster.full.upstream_cx",
             "cluster.unqueued.upstream_cx",
             "cluster.unqueued.upstream_rq",
+            "cluster.placeless.upstream_cx",
+            "cluster.placeless.upstream_rq",
             "cluster.unpooled.upstream_cx",
             "cluster.single.upstream_cx",
             "cluster.single.upstream_rq",
@@ -113,6 +115,7 @@ fn streams() -> Vec<Case> {
         case("no host", "empty", 0, &[End]),
         case("breaker open", "full", 0, &[End]),
         case("nobody may wait for a connection", "unqueued", 0, &[End]),
+        case("no place for a tunnel", "placeless", 0, &[End]),
         case("no pools", "unpooled", 5, TALK),
         case("a pool without a connection may have one", "lonely", 5, TALK),
         logs(

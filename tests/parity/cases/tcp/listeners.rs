@@ -110,6 +110,7 @@ pub(super) fn clusters() -> Vec<String> {
         cluster("empty", &[], ""),
         cluster("full", &["{{echo}}"], FULL),
         limited("unqueued", "thresholds: [{max_pending_requests: 0}]"),
+        limited("placeless", "thresholds: [{max_requests: 0}]"),
         limited("unpooled", "thresholds: [{max_connection_pools: 0}]"),
         limited("single", "thresholds: [{max_connections: 1}]"),
         limited("lonely", "per_host_thresholds: [{max_connections: 0}]"),
@@ -237,6 +238,7 @@ fn tunnels() -> Vec<String> {
         tunnel("post", "tunnel", "use_post: true, post_path: /in"),
         tunnel("post2", "tunnel2", "use_post: true"),
         tunnel("refused", "tunnel", refuse),
+        tunnel("placeless", "placeless", header),
         tunnel("broken", "tunnel", broken),
         tunnel("broken post", "tunnel", &format!("use_post: true, {broken}")),
         plain(
