@@ -35,7 +35,7 @@ use crate::telemetry::format::{LogType, TcpRecord};
 pub use clusters::CLUSTER_KEY;
 use clusters::Clusters;
 use early::Early;
-use end::{Over, unopened};
+use end::{IDLE, Over, unopened};
 use lease::{Bytes, Lease};
 use straight::straight;
 use tlvs::AddedTlvs;
@@ -199,7 +199,16 @@ impl TcpProxy {
                 Some(_) if is_set(connection, DISABLE_TUNNELING) => {
                     straight(&cluster, &host, self.tlvs.as_ref(), record).await
                 }
-                Some(tunneling) => tunneling.open(&cluster, &host, record).await,
+                Some(tunneling) => {
+                    let answered = timeout(self.idle(connection), tunneling.open(&cluster, &host, record)).await;
+                    let Some(opened) = answered else {
+                        self.stats.idle_timeout.inc();
+                        record.flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+                        record.close.downstream_reason = IDLE;
+                        return Err(());
+                    };
+                    opened
+                }
             };
             match attempt {
                 Ok(upstream) => return Ok((io, upstream)),
@@ -373,6 +382,14 @@ async fn rest(from: &mut Io, to: &mut Io, meter: &Bytes<'_>) -> std::io::Result<
         }
         to.write_all(buffer.get(..count).unwrap_or_default()).await?;
         meter.passed(Side::Upstream, count as u64);
+    }
+}
+
+/// `None`: it took longer than it may.
+async fn timeout<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Option<T> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, future).await.ok(),
+        None => Some(future.await),
     }
 }
 

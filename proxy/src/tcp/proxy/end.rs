@@ -7,6 +7,9 @@ use crate::tcp::copy::Side;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::format::{Close, CloseType};
 
+/// `%DOWNSTREAM_LOCAL_CLOSE_REASON%` after `idle_timeout`.
+pub(super) const IDLE: &str = "tcp_session_idle_timeout";
+
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Over {
@@ -66,7 +69,7 @@ impl Over {
             ..Close::default()
         };
         match self {
-            Self::Idle => because("tcp_session_idle_timeout"),
+            Self::Idle => because(IDLE),
             Self::Lasted => because("max_connection_duration_reached"),
             Self::Left => because("tcp_proxy_drain_close"),
             Self::Drained => because("filter_chain_is_being_removed"),

@@ -314,3 +314,76 @@ async fn a_reset_is_passed_on() {
         serving.await.unwrap();
     }
 }
+
+/// Through HTTP/1, by CONNECT or POST.
+fn tunnel(cluster: &str, use_post: bool) -> pb::TcpProxy {
+    pb::TcpProxy {
+        tunneling_config: Some(pb::tcp_proxy::TunnelingConfig {
+            hostname: "far:1".to_owned(),
+            use_post,
+            ..Default::default()
+        }),
+        ..to(cluster)
+    }
+}
+
+/// A host that reads a head and says `answer`, then closes, or stays silent.
+async fn answers(answer: Option<&'static [u8]>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(spawn("backend", async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.unwrap() > 0 {}
+        match answer {
+            Some(answer) => stream.write_all(answer).await.unwrap(),
+            None => std::future::pending().await,
+        }
+    }));
+    address
+}
+
+#[tokio::test]
+async fn a_tunnel_whose_host_ends_first_ends_with_its_client() {
+    for use_post in [false, true] {
+        let host = answers(Some(b"HTTP/1.1 200 OK\r\n\r\nhi")).await;
+        let cx = context(&[("c", &[host])]);
+        let (drain, _) = Drain::new();
+        let (mut client, serving) = downstream(proxy(&cx, tunnel("c", use_post)), &drain);
+        let mut said = String::new();
+        client.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "hi");
+        drop(client);
+        tokio::time::timeout(Duration::from_secs(10), serving)
+            .await
+            .expect("it ends")
+            .unwrap();
+        let cluster = cx.snapshot.load().cluster("c").unwrap();
+        assert_eq!(cluster.stats.upstream_rq_active.value(), 0, "POST: {use_post}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_that_is_not_answered_is_idle() {
+    let cx = context(&[("c", &[answers(None).await])]);
+    let (drain, _) = Drain::new();
+    let config = pb::TcpProxy {
+        idle_timeout: Some(remora_proto::pb::google::protobuf::Duration { seconds: 1, nanos: 0 }),
+        ..tunnel("c", false)
+    };
+    let (mut client, serving) = downstream(proxy(&cx, config), &drain);
+    assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "closed");
+    serving.await.unwrap();
+    let stats: Arc<TcpStats> = cx.stats.group("tcp.p.");
+    assert_eq!(stats.idle_timeout.value(), 1);
+    assert_eq!(
+        cx.snapshot
+            .load()
+            .cluster("c")
+            .unwrap()
+            .stats
+            .upstream_rq_active
+            .value(),
+        0
+    );
+}

@@ -370,7 +370,7 @@ impl ResponseBody {
                         remote: true,
                         ..Closed::default()
                     };
-                    self.connection = None;
+                    self.leave();
                     return Poll::Ready(None);
                 }
                 // The end of the connection within a message is an error of the message's.
@@ -424,8 +424,14 @@ impl ResponseBody {
         connection.release(self.keep_alive && pump_done);
     }
 
-    fn broken(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// Nobody is there any more to take the rest of the request, either.
+    fn leave(&mut self) {
         self.connection = None;
+        self.pump = None;
+    }
+
+    fn broken(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.leave();
         Poll::Ready(Some(Err(BodyError::Failed(failure))))
     }
 }
