@@ -99,7 +99,10 @@ impl ConnectionManager {
             Some(b"http/1.1" | b"http/1.0") => return Some((CodecType::Http1, io)),
             _ => {}
         }
-        let patience = self.settings.timeouts.idle;
+        let expiry = self
+            .settings
+            .max_age(fastrand::f64())
+            .map(|age| connection.accepted_at + age);
         let mut read = BytesMut::new();
         loop {
             if !PREFACE.starts_with(&read[..read.len().min(PREFACE.len())]) {
@@ -108,20 +111,30 @@ impl ConnectionManager {
             if read.len() >= PREFACE.len() {
                 return Some((CodecType::Http2, Io::prefixed(read.freeze(), io)));
             }
+            let life = expiry.map(|expiry| expiry.saturating_duration_since(clock::now()));
             let more = async { io.read_buf(&mut read).await.unwrap_or(0) };
-            let count = match patience {
-                Some(limit) => tokio::select! {
-                    count = more => count,
-                    () = clock::sleep(limit) => {
-                        self.settings.stats.downstream_cx_idle_timeout.inc();
-                        0
-                    }
-                },
-                None => more.await,
+            let count = tokio::select! {
+                count = more => count,
+                () = after(self.settings.timeouts.idle) => {
+                    self.settings.stats.downstream_cx_idle_timeout.inc();
+                    0
+                }
+                () = after(life) => {
+                    self.settings.stats.downstream_cx_max_duration_reached.inc();
+                    0
+                }
             };
             if count == 0 {
                 return None;
             }
         }
+    }
+}
+
+/// Never, without a limit.
+async fn after(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => clock::sleep(limit).await,
+        None => std::future::pending().await,
     }
 }

@@ -160,6 +160,8 @@ impl HeaderPolicy {
         let headers = exchange.request.headers_mut();
         if first_hop || !headers.contains_key(&X_FORWARDED_PROTO) {
             headers.insert(X_FORWARDED_PROTO, scheme);
+        } else {
+            merge(headers, &X_FORWARDED_PROTO);
         }
         if let Some(port) = local_port
             && self.append_forwarded_port
@@ -393,6 +395,15 @@ pub(in crate::http) fn append_list(headers: &mut HeaderMap, name: &HeaderName, v
     };
     if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
         headers.insert(name, joined);
+    }
+}
+
+/// Makes several lines one, as Envoy does where only one has a meaning: nobody is to choose among them.
+fn merge(headers: &mut HeaderMap, name: &HeaderName) {
+    if let Some(Cow::Owned(all)) = crate::route::view::joined(headers, name)
+        && let Ok(all) = HeaderValue::from_maybe_shared(bytes::Bytes::from(all))
+    {
+        headers.insert(name, all);
     }
 }
 

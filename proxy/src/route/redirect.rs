@@ -46,6 +46,7 @@ impl Redirect {
         };
         let (path, rewrite) = match &value.path_rewrite_specifier {
             Some(P::PathRedirect(path)) => (filled(path), None),
+            Some(P::PrefixRewrite(prefix)) if prefix.is_empty() => (None, None),
             Some(P::PrefixRewrite(prefix)) => (None, Some(PathRewrite::Prefix(prefix.as_str().into()))),
             Some(P::RegexRewrite(regex)) => (
                 None,
@@ -99,7 +100,9 @@ impl Redirect {
             Some(format) => formatted_path(format, exchange),
             None => self.target_path(matcher, original),
         };
-        format!("{scheme}://{host}{port}{path}")
+        // Without one, what a request is rewritten to could go on with the host's name.
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        format!("{scheme}://{host}{port}{slash}{path}")
     }
 
     fn target_path(&self, matcher: &PathMatcher, original: &str) -> String {

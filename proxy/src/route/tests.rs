@@ -229,6 +229,13 @@ fn redirects_build_their_location_as_envoy_does() {
         value
     };
     let https = |value: &mut pbr::RedirectAction| value.scheme_rewrite_specifier = Some(S::HttpsRedirect(true));
+    let captured = remora_proto::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute {
+        pattern: Some(remora_proto::pb::envoy::r#type::matcher::v3::RegexMatcher {
+            regex: "^/p/(.*)$".into(),
+            ..Default::default()
+        }),
+        substitution: "\\1".into(),
+    };
     let cases = [
         (redirect(&https), "h.com:80", "/p?q", "https://h.com/p?q"),
         (redirect(&https), "h.com:81", "/p", "https://h.com:81/p"),
@@ -263,6 +270,25 @@ fn redirects_build_their_location_as_envoy_does() {
             "http://h/n/x?q",
         ),
         (redirect(&|r| r.strip_query = true), "h", "/p?q", "http://h/p"),
+        // What is rewritten never goes on with the host's name.
+        (
+            redirect(&|r| r.path_rewrite_specifier = Some(P::PathRedirect("n".into()))),
+            "h",
+            "/p?q",
+            "http://h/n?q",
+        ),
+        (
+            redirect(&|r| r.path_rewrite_specifier = Some(P::RegexRewrite(captured.clone()))),
+            "h",
+            "/p/.evil.com/x",
+            "http://h/.evil.com/x",
+        ),
+        (
+            redirect(&|r| r.path_rewrite_specifier = Some(P::PrefixRewrite(String::new()))),
+            "h",
+            "/p/x",
+            "http://h/p/x",
+        ),
     ];
     for (value, authority, path, expected) in cases {
         let route = pbr::Route {

@@ -125,6 +125,16 @@ fn hop_by_hop_headers_go_and_upgrades_stay() {
 }
 
 #[test]
+fn a_second_forwarded_proto_does_not_hide_behind_the_first() {
+    let sent = [("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")];
+    let mut exchange = exchange("GET", "/", &sent);
+    policy(|_| {}).request(&mut exchange);
+    let all = exchange.headers().get_all("x-forwarded-proto");
+    let all: Vec<_> = all.iter().collect();
+    assert_eq!(all, ["https,http"]);
+}
+
+#[test]
 fn forwarded_proto_is_overwritten_only_by_the_first_hop() {
     for (policy, sent, expected) in [
         (edge(0), Some("https"), "http"),

@@ -107,8 +107,10 @@ impl ClientConnection {
             Body::Full(bytes) => Some(Body::Full(bytes.clone())),
             _ => None,
         };
+        let is_connect = *head.method == Method::CONNECT;
         let mut pump = RequestPump {
-            ended: upgrade || body.is_end_stream(),
+            // What is to go through a tunnel waits until there is one: who refuses it would read a request there.
+            ended: upgrade || is_connect || body.is_end_stream(),
             body,
             framing,
             keep_trailers: self.options.enable_trailers,
@@ -139,7 +141,10 @@ impl ClientConnection {
                 pump.framing = Framing::UntilClose;
                 Ok(self.into_tunnel(response, pump))
             }
-            Ok(response) => Ok(self.into_response(response, pump)),
+            Ok(mut response) => {
+                response.keep_alive &= !is_connect;
+                Ok(self.into_response(response, pump))
+            }
             Err(failure) => {
                 self.discard();
                 // An interim response shows that the request has arrived.

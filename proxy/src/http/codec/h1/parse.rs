@@ -132,6 +132,10 @@ fn read_request(buffer: &mut BytesMut, options: &H1Options, count: usize) -> Res
         request.extensions_mut().insert(names);
     }
     let is_connect = method == Method::CONNECT;
+    if is_connect {
+        // Zero, at most.
+        request.headers_mut().remove(CONTENT_LENGTH);
+    }
     *request.method_mut() = method;
     if framing.hosts > 1 {
         return Err(CODEC_ERROR);
@@ -308,11 +312,7 @@ impl Framing {
             }
         } else if name == TRANSFER_ENCODING {
             if self.chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
-                let status = StatusCode::NOT_IMPLEMENTED;
-                return Err(Failure::BadRequest {
-                    details: "http1.invalid_transfer_encoding",
-                    status,
-                });
+                return Err(INVALID_TRANSFER_ENCODING);
             }
             self.chunked = true;
         } else if name == CONNECTION {
@@ -347,7 +347,9 @@ impl Framing {
                     status: StatusCode::BAD_REQUEST,
                 })
             }
-            (true, None) if version == Version::HTTP_10 || is_connect => Err(CODEC_ERROR),
+            (true, None) if is_connect => Err(INVALID_TRANSFER_ENCODING),
+            (_, Some(1..)) if is_connect => Err(BODY_DISALLOWED),
+            (true, None) if version == Version::HTTP_10 => Err(CODEC_ERROR),
             (true, None) => Ok(BodyDecoder::chunked()),
             (false, length) => Ok(BodyDecoder::length(length.unwrap_or(0))),
         }
@@ -410,6 +412,15 @@ const CODEC_ERROR: Failure = Failure::BadRequest {
 };
 const INVALID_CHARACTERS: Failure = Failure::BadRequest {
     details: "http1.invalid_characters",
+    status: StatusCode::BAD_REQUEST,
+};
+const INVALID_TRANSFER_ENCODING: Failure = Failure::BadRequest {
+    details: "http1.invalid_transfer_encoding",
+    status: StatusCode::NOT_IMPLEMENTED,
+};
+/// A CONNECT has no body; what its `content-length` announces would be the tunnel's.
+const BODY_DISALLOWED: Failure = Failure::BadRequest {
+    details: "http1.body_disallowed",
     status: StatusCode::BAD_REQUEST,
 };
 const LOW_VERSION: Failure = Failure::BadRequest {

@@ -239,7 +239,12 @@ impl<S: Service> Driver<S> {
                 Some(since) if partial => self.timeouts.request_headers.map(|limit| since + limit),
                 _ => {
                     let idle = self.timeouts.idle.map(|limit| idle_since + limit);
-                    let old = self.expiry().map(|expiry| expiry + self.timeouts.grace());
+                    // Nobody uses it: there is no answer that could say that it closes.
+                    let grace = match self.requests {
+                        0 => Duration::ZERO,
+                        _ => self.timeouts.grace(),
+                    };
+                    let old = self.expiry().map(|expiry| expiry + grace);
                     let sooner = idle.into_iter().chain(self.leave.deadline()).min();
                     is_old = old.is_some_and(|old| sooner.is_none_or(|sooner| old < sooner));
                     sooner.into_iter().chain(old).min()

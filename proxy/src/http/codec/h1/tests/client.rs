@@ -170,3 +170,52 @@ async fn an_idle_connection_that_hears_anything_is_not_quiet() {
         .expect("open");
     assert!(!spoken.is_quiet());
 }
+
+/// Who refuses a tunnel would read what was to go through it as a request.
+#[tokio::test]
+async fn what_is_for_a_tunnel_waits_until_there_is_one() {
+    for (answer, sent) in [
+        ("HTTP/1.1 200 OK\r\n\r\n", "GET /inner"),
+        ("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", ""),
+    ] {
+        let (connection, mut far, shelf) = connection();
+        let request = http::Request::connect("far:1")
+            .header("host", "far:1")
+            .body(())
+            .expect("valid");
+        let head = Head {
+            interim: None,
+            names: None,
+            meter: None,
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+        };
+        let (mut client, early) = tokio::io::duplex(64);
+        client.write_all(b"GET /inner").await.expect("open");
+        let body = crate::http::upgrade::reader_body(early);
+        let upstream = async {
+            let mut seen = vec![0; 4096];
+            let count = far.read(&mut seen).await.expect("open");
+            assert!(
+                seen[..count].ends_with(b"\r\n\r\n"),
+                "{:?}",
+                String::from_utf8_lossy(&seen[..count])
+            );
+            far.write_all(answer.as_bytes()).await.expect("open");
+        };
+        let (response, ()) = tokio::join!(connection.send(head, body), upstream);
+        let mut response = response.map_err(|error| error.failure).expect("answered").into_body();
+        drop(client);
+        std::future::poll_fn(|cx| {
+            response.poll_progress(cx);
+            std::task::Poll::Ready(())
+        })
+        .await;
+        drop(response);
+        let mut rest = String::new();
+        far.read_to_string(&mut rest).await.expect("it ends");
+        assert_eq!(rest, sent, "{answer}");
+        assert!(shelf.idle.lock().is_empty(), "{answer}");
+    }
+}

@@ -74,6 +74,16 @@ async fn what_is_no_request_is_refused_once_and_the_connection_closes() {
             "501 Not Implemented",
             "http1.invalid_transfer_encoding",
         ),
+        (
+            "CONNECT x:1 HTTP/1.1\r\nhost: x:1\r\ntransfer-encoding: chunked\r\n\r\n",
+            "501 Not Implemented",
+            "http1.invalid_transfer_encoding",
+        ),
+        (
+            "CONNECT x:1 HTTP/1.1\r\nhost: x:1\r\ncontent-length: 3\r\n\r\n",
+            "400 Bad Request",
+            "http1.body_disallowed",
+        ),
     ] {
         let mut served = served(64 * 1024);
         let both = format!("{request}GET /second HTTP/1.1\r\nhost: x\r\n\r\n");
@@ -235,7 +245,10 @@ async fn a_connection_becomes_as_old_as_it_may() {
         ..Timeouts::default()
     };
     let mut idle = served_with(4096, H1Options::default(), timeouts.clone());
+    let began = crate::runtime::clock::now();
     assert_eq!(read_all(&mut idle.client).await, "", "it ends without a request too");
+    let lasted = crate::runtime::clock::now() - began;
+    assert_eq!(lasted.as_secs(), 60, "nobody is told");
     let mut served = served_with(4096, H1Options::default(), timeouts);
     let get = "GET /sized HTTP/1.1\r\nhost: x\r\n\r\n";
     served.client.write_all(get.as_bytes()).await.expect("open");
