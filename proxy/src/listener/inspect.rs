@@ -133,21 +133,17 @@ impl Inspection {
         stats.bytes_processed.record(looked_at(&self.seen, &found));
         let hello = match found {
             Detection::Found(hello) => hello,
-            Detection::Broken(reason) => {
-                if reason.ends_with("too large") {
-                    stats.client_hello_too_large.inc();
-                    return Err(Refusal::Filter);
-                }
-                stats.tls_not_found.inc();
-                return if inspection.close_on_error {
-                    Err(Refusal::Filter)
-                } else {
-                    Ok(())
-                };
+            Detection::Broken(reason) if reason.ends_with("too large") => {
+                stats.client_hello_too_large.inc();
+                return Err(Refusal::Filter);
             }
-            Detection::No | Detection::NeedMore => {
+            found => {
                 stats.tls_not_found.inc();
-                return Ok(());
+                // What is no TLS at all is as wrong there as what is broken.
+                return match found != Detection::NeedMore && inspection.close_on_error {
+                    true => Err(Refusal::Filter),
+                    false => Ok(()),
+                };
             }
         };
         stats.tls_found.inc();

@@ -1,21 +1,26 @@
 //! ClientHellos and their fingerprints: byte by byte, so that both proxies get the same.
 
-use super::{case, listeners};
+use super::{case, listeners, logs};
 use crate::harness::Case;
-use crate::tcp::Step::{End, Send};
+use crate::tcp::Step::{self, End, Send};
 
-pub(super) fn listener() -> String {
-    let inspector = listeners::filter(
-        "listener.tls_inspector.v3.TlsInspector",
+pub(super) fn listeners() -> String {
+    let fingerprints = listener(
+        "hellos",
         "enable_ja3_fingerprinting: true, enable_ja4_fingerprinting: true",
     );
+    fingerprints + &listener("tls-only", "close_connection_on_client_hello_parsing_errors: true")
+}
+
+fn listener(name: &str, options: &str) -> String {
+    let inspector = listeners::filter("listener.tls_inspector.v3.TlsInspector", options);
     let log = r#"access_log: [{name: envoy.access_loggers.file, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: "{{log}}", log_format: {text_format_source: {inline_string: "sni=%REQUESTED_SERVER_NAME% ja3=%TLS_JA3_FINGERPRINT% ja4=%TLS_JA4_FINGERPRINT%\n"}}}}]"#;
     let proxy = listeners::filter(
         "network.tcp_proxy.v3.TcpProxy",
-        &format!("stat_prefix: hellos, cluster: closed, {log}"),
+        &format!("stat_prefix: {name}, cluster: closed, {log}"),
     );
     format!(
-        "  - name: hellos\n    stat_prefix: hellos\n    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}\n    \
+        "  - name: {name}\n    stat_prefix: {name}\n    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}\n    \
          listener_filters: [{inspector}]\n    filter_chains:\n    - filters:\n      - {proxy}\n"
     )
 }
@@ -42,6 +47,11 @@ pub(super) fn cases() -> Vec<Case> {
     ];
     let offered = |name, extensions: &[(u16, Vec<u8>)]| hello(name, 0x0303, CIPHERS, extensions);
     vec![
+        alone("no TLS where nothing else may come", &[Send(b"hello"), End]),
+        alone(
+            "no ClientHello where nothing else may come",
+            &[Send(b"\x16\x03\x01\x00\x04\x02\x00\x00\x00"), End],
+        ),
         offered("fingerprints of a usual client", &all),
         offered("fingerprints, no extension", &[]),
         offered("fingerprints, a name alone", std::slice::from_ref(&name)),
@@ -66,6 +76,11 @@ pub(super) fn cases() -> Vec<Case> {
             &[],
         ),
     ]
+}
+
+/// Ended before it is a connection: nobody logs it.
+fn alone(name: &'static str, steps: &'static [Step]) -> Case {
+    logs(0, case(name, "tls-only", 0, steps))
 }
 
 fn hello(name: &'static str, version: u16, ciphers: &[u16], extensions: &[(u16, Vec<u8>)]) -> Case {

@@ -152,7 +152,7 @@ pub(super) fn listeners() -> Vec<String> {
     all.extend(tunnels());
     all.extend(filtered());
     all.extend(inspecting());
-    all.push(super::hellos::listener());
+    all.push(super::hellos::listeners());
     all.extend(super::firsts::listeners());
     all.extend(super::trees::listeners());
     all.extend(stating());
