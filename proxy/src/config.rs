@@ -25,6 +25,7 @@ use self::sources::Sources;
 use crate::cluster::host::HostRegistry;
 use crate::filters::network::local_ratelimit::SharedBuckets;
 use crate::snapshot::SnapshotCell;
+use crate::snapshot::last_routes::LastRoutes;
 use crate::telemetry::access_log::{Sink, Sinks};
 use crate::telemetry::stats::Stats;
 use crate::tls::SecretStore;
@@ -42,6 +43,8 @@ pub struct BuildContext {
     pub listener_scope: Arc<str>,
     /// Where compiled connection managers and TCP proxies look up route tables and clusters.
     pub snapshot: Arc<SnapshotCell>,
+    /// And what they route by when their listener drains.
+    pub last_routes: Arc<LastRoutes>,
     pub access_logs: Arc<Sinks>,
     pub hosts: Arc<HostRegistry>,
     /// The event log of outlier detection, if the bootstrap asks for one.

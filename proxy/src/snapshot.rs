@@ -4,6 +4,7 @@
 //! everything that did not change; a cluster or virtual host is built by the first request that needs it.
 
 pub mod build;
+pub mod last_routes;
 pub mod sharded;
 pub mod slot;
 

@@ -319,3 +319,34 @@ async fn a_cluster_waits_for_its_endpoints_before_routes_use_it() {
     load.more(20).await;
     load.none_failed().await;
 }
+
+/// Nothing refers to the routes of a listener that went or took others, but the connections that it had.
+#[tokio::test]
+async fn connections_that_drain_go_on_by_the_routes_that_they_had() {
+    for variant in [Variant::Sotw, Variant::Delta] {
+        for goes in [false, true] {
+            let a = Backend::start("a").await;
+            let one = with_endpoints(variant, &a).await;
+            let control_plane = &one.mesh.control_plane;
+            let mut kept = one.client().await;
+            assert_eq!(kept.get("mesh.test", "/", "").await.status, 200);
+            if goes {
+                control_plane.remove("lds", "http");
+            } else {
+                control_plane.push_route(route_config("others").vhost(["*"]).route("/", "b"));
+                control_plane.push_listener(listener_http("http", "127.0.0.1", 0, hcm("http").rds("others")));
+            }
+            until("the routes are gone", async || {
+                let path = "/config_dump?resource=dynamic_route_configs";
+                let dump = one.sidecar.admin("GET", path).await.text();
+                let dump: serde_json::Value = serde_json::from_str(&dump).unwrap();
+                let entries = dump["configs"].as_array();
+                let mut entries = entries.into_iter().flatten();
+                (!entries.any(|entry| entry["route_config"]["name"] == "routes")).then_some(())
+            })
+            .await;
+            let status = kept.get("mesh.test", "/", "").await.status;
+            assert_eq!(status, 200, "{variant:?}, the listener goes: {goes}");
+        }
+    }
+}

@@ -206,7 +206,8 @@ fn routes(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> Compiled<Rou
     match &value.route_specifier {
         Some(RouteSpecifier::Rds(rds)) => {
             let key = cx.sources.key(&rds.route_config_name, rds.config_source.as_ref());
-            Ok(RouteSource::Rds(key))
+            let last = cx.last_routes.of(&key);
+            Ok(RouteSource::Rds(key, last))
         }
         Some(RouteSpecifier::RouteConfig(config)) => {
             let table = RouteTable::parse(config.encode_to_vec().into(), cx).under("route_config")?;

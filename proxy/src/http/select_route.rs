@@ -15,6 +15,7 @@ use crate::config::sources::ResourceKey;
 use crate::route::{Action, RequestView, RouteTable};
 use crate::runtime::{clock, wake};
 use crate::snapshot::SnapshotCell;
+use crate::snapshot::last_routes::LastTable;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::format::LogType;
 
@@ -23,8 +24,8 @@ use crate::telemetry::format::LogType;
 pub enum RouteSource {
     /// `route_config`
     Inline(Arc<RouteTable>),
-    /// `rds`: whatever the newest snapshot has.
-    Rds(ResourceKey),
+    /// `rds`: whatever the newest snapshot has, else the last that one had.
+    Rds(ResourceKey, LastTable),
 }
 
 pub struct SelectRouteLayer {
@@ -88,7 +89,10 @@ impl<S: TryService> TryService for SelectRoute<S> {
     async fn try_call(&self, exchange: &mut Exchange) -> Result<Response, Failure> {
         let table = match &self.routes {
             RouteSource::Inline(table) => Some(table.clone()),
-            RouteSource::Rds(key) => self.snapshot.load().routes.get(key).cloned(),
+            RouteSource::Rds(key, last) => {
+                let newest = self.snapshot.load().routes.get(key).cloned();
+                newest.or_else(|| last.load_full())
+            }
         };
         let Some(table) = table else {
             self.router_stats.no_route.inc();

@@ -181,7 +181,10 @@ impl Builder {
     fn set_routes(&mut self, key: &ResourceKey, bytes: Option<Bytes>) -> Compiled<()> {
         match bytes {
             None => {
-                Arc::make_mut(&mut self.snapshot.routes).remove(key);
+                let last = Arc::make_mut(&mut self.snapshot.routes).remove(key);
+                if let Some(last) = last {
+                    self.context.last_routes.keep(key, last);
+                }
             }
             Some(bytes) => {
                 let table = RouteTable::parse(bytes, &self.context)?;
