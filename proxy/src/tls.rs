@@ -10,6 +10,7 @@ pub mod material;
 pub mod params;
 pub mod peer;
 pub mod report;
+pub mod revocation;
 pub mod san;
 pub mod secret;
 pub mod signed;

@@ -128,14 +128,10 @@ pub fn certificates(pem: &[u8]) -> Compiled<Vec<CertificateDer<'static>>> {
     }
 }
 
-/// All revocation lists of a PEM bundle; at least one.
+/// All revocation lists of a PEM bundle.
 pub fn revocation_lists(pem: &[u8]) -> Compiled<Vec<CertificateRevocationListDer<'static>>> {
     let parsed: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
-    match parsed {
-        Ok(list) if !list.is_empty() => Ok(list),
-        Ok(_) => Err(Problems::one("", "no revocation list in PEM")),
-        Err(error) => Err(Problems::one("", format!("bad PEM: {error}"))),
-    }
+    parsed.map_err(|error| Problems::one("", format!("bad PEM: {error}")))
 }
 
 /// A chain, and what its leaf says.

@@ -3,6 +3,7 @@
 mod agreed;
 mod beside;
 mod pki;
+mod revoked;
 mod rotation;
 
 use std::sync::Arc;
