@@ -30,6 +30,8 @@ pub struct Trust {
     crls: Vec<Crl>,
     /// For `/certs`.
     pub path: String,
+    /// See [`material::unnamed`].
+    pub unnamed: String,
     /// `system_root_certs`
     pub is_system: bool,
     /// When the first one expires, in seconds since the epoch.
@@ -118,6 +120,7 @@ impl Trust {
             anchors,
             crls: Crl::read(&pem)?,
             path: material::describe(Some(source)),
+            unnamed: material::unnamed(Some(source)),
             is_system: false,
         })
     }
