@@ -36,7 +36,11 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         validation_context_certificate_provider_instance = RefusedAlways("certificate providers are not supported"),
     ),
     message!("envoy.extensions.transport_sockets.tls.v3.TlsParameters":
-        tls_minimum_protocol_version tls_maximum_protocol_version cipher_suites ecdh_curves;
+        tls_maximum_protocol_version cipher_suites ecdh_curves;
+        tls_minimum_protocol_version = NotValues(
+            &[Allowed::Name("TLSv1_0"), Allowed::Name("TLSv1_1")],
+            "accepted, and logged once: nothing below TLSv1_2 is spoken, so the minimum is that"
+        ),
         compliance_policies = OnlyValuesAlways(&[Allowed::Name("FIPS_202205")], "only FIPS_202205 is supported"),
         signature_algorithms = RefusedAlways("signature algorithms are those of the TLS library"),
     ),
