@@ -6,6 +6,7 @@
 pub mod context;
 pub mod downstream;
 pub mod error;
+pub mod keys;
 pub mod material;
 pub mod params;
 pub mod peer;

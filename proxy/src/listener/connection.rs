@@ -281,7 +281,8 @@ async fn handshake(
     connection: &mut ConnectionInfo,
 ) -> Result<Io, Unshaken> {
     let Some(tls) = &chain.tls else { return Ok(io) };
-    let accepting = Box::pin(tls.accept(io));
+    let mut refused = None;
+    let accepting = Box::pin(tls.accept(io, &mut refused));
     let outcome = match chain.handshake_timeout {
         None => accepting.await,
         Some(limit) => match tokio::time::timeout(limit, accepting).await {
@@ -307,6 +308,8 @@ async fn handshake(
                 stats.socket.downstream_context_secrets_not_ready.inc();
             }
             tracing::debug!(connection = connection.id, %error, "TLS handshake failed");
+            // For the listener's log: nobody serves this connection.
+            connection.tls = refused;
             Err(match error {
                 TlsError::Io(_) => Unshaken::Gone,
                 error => Unshaken::Failed(error.to_string()),

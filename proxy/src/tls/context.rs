@@ -5,11 +5,11 @@ use std::sync::Arc;
 use pb::common_tls_context::ValidationContextType;
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 
+use super::keys::{Entry, Keys};
 use super::material::Certificate;
 use super::params::{Params, Side};
 use super::report::{CertificateDetails, CertificateReport};
 use super::secret::{SecretCell, SecretValue};
-use super::verifier::{Entry, Keys};
 use super::verify::Policy;
 use super::x509::CertificateFacts;
 use crate::config::route::{Under, each, refuse, refuse_all};
@@ -142,7 +142,7 @@ impl Common {
             Some((cell, SecretValue::Certificate(_))) => Err(wrong_kind(cell, "a validation context")),
         };
         Some(policy.map(|policy| Material {
-            keys: Keys { entries },
+            keys: Keys::new(entries),
             local,
             policy,
         }))

@@ -61,6 +61,10 @@ impl Params {
             ));
         }
         tell(&skipped);
+        // A rustls client would offer what it cannot speak, and be taken for one of TLS 1.3.
+        provider
+            .cipher_suites
+            .retain(|suite| versions.contains(&suite.version()));
         Ok(Self {
             provider: Arc::new(provider),
             versions,
@@ -108,6 +112,11 @@ pub fn openssl_name(suite: CipherSuite) -> &'static str {
 /// Whether a suite is one of TLS 1.3.
 pub fn is_tls13(suite: CipherSuite) -> bool {
     TLS13_NAMES.iter().any(|(_, known)| *known == suite)
+}
+
+/// Whether a suite of TLS 1.2 is for ECDSA certificates.
+pub fn ecdsa_suite(suite: CipherSuite) -> bool {
+    openssl_name(suite).starts_with("ECDHE-ECDSA-")
 }
 
 /// As `%DOWNSTREAM_TLS_VERSION%` prints it.
@@ -352,6 +361,13 @@ mod tests {
         assert_eq!(server.versions, [&version::TLS13, &version::TLS12]);
         let client = Params::compile(None, Side::Upstream).unwrap();
         assert_eq!(client.versions, [&version::TLS12]);
+        assert!(
+            client
+                .provider
+                .cipher_suites
+                .iter()
+                .all(|suite| suite.tls13().is_none())
+        );
         let names: Vec<_> = client.provider.kx_groups.iter().map(|group| group.name()).collect();
         assert_eq!(names, [rustls::NamedGroup::X25519, rustls::NamedGroup::secp256r1]);
     }

@@ -2,8 +2,8 @@
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
-    date_time_ymd,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, RevokedCertParams, SanType,
+    SerialNumber, date_time_ymd,
 };
 use remora_proto::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
 
@@ -22,6 +22,10 @@ pub struct Wish {
     pub expired: bool,
     pub client_only: bool,
     pub is_ca: bool,
+    /// Its common name; "leaf" when empty.
+    pub common_name: &'static str,
+    /// Its key is one for RSA.
+    pub rsa: bool,
     /// Its key usage; none of that when empty.
     pub usages: Vec<KeyUsagePurpose>,
 }
@@ -57,7 +61,10 @@ impl Authority {
     }
 
     pub fn issue(&self, wish: &Wish) -> Issued {
-        let key = KeyPair::generate().unwrap();
+        let key = match wish.rsa {
+            true => KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap(),
+            false => KeyPair::generate().unwrap(),
+        };
         let leaf = leaf_params(wish).signed_by(&key, &self.issuer).unwrap();
         Issued::new(leaf.pem(), &key, leaf.der())
     }
@@ -130,7 +137,14 @@ fn leaf_params(wish: &Wish) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "mesh");
-    params.distinguished_name.push(DnType::CommonName, "leaf");
+    params.distinguished_name.push(
+        DnType::CommonName,
+        if wish.common_name.is_empty() {
+            "leaf"
+        } else {
+            wish.common_name
+        },
+    );
     params.serial_number = Some(SerialNumber::from(vec![0x2a]));
     let uris = wish.uri.iter().map(|uri| SanType::URI((*uri).try_into().unwrap()));
     let names = wish
