@@ -273,7 +273,7 @@ fn find_chain(state: &ListenerState, place: &Place, findings: &Findings) -> Opti
     state.chains.find(&target).cloned()
 }
 
-/// TLS, if the chain has it. An error has been counted.
+/// TLS, if the chain has it. An error has been counted; for the log, the connection says what is known of who was refused.
 async fn handshake(
     listener: &ActiveListener,
     chain: &FilterChain,
@@ -281,8 +281,7 @@ async fn handshake(
     connection: &mut ConnectionInfo,
 ) -> Result<Io, Unshaken> {
     let Some(tls) = &chain.tls else { return Ok(io) };
-    let mut refused = None;
-    let accepting = Box::pin(tls.accept(io, &mut refused));
+    let accepting = Box::pin(tls.accept(io, &mut connection.tls));
     let outcome = match chain.handshake_timeout {
         None => accepting.await,
         Some(limit) => match tokio::time::timeout(limit, accepting).await {
@@ -308,8 +307,6 @@ async fn handshake(
                 stats.socket.downstream_context_secrets_not_ready.inc();
             }
             tracing::debug!(connection = connection.id, %error, "TLS handshake failed");
-            // For the listener's log: nobody serves this connection.
-            connection.tls = refused;
             Err(match error {
                 TlsError::Io(_) => Unshaken::Gone,
                 error => Unshaken::Failed(error.to_string()),
