@@ -6,10 +6,12 @@
 pub mod context;
 pub mod downstream;
 pub mod error;
+pub mod keys;
 pub mod material;
 pub mod params;
 pub mod peer;
 pub mod report;
+pub mod revocation;
 pub mod san;
 pub mod secret;
 pub mod signed;

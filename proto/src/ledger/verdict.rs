@@ -20,13 +20,15 @@ pub enum Verdict {
     OnlyDefault(&'static str),
     /// Only the default may be written out; else [`Verdict::RefusedAlways`].
     OnlyDefaultAlways(&'static str),
+    /// These values are accepted, and something else than they say is done; all others are honoured.
+    NotValues(&'static [Allowed], &'static str),
     /// Only these values are honoured; else [`Verdict::Refused`].
     OnlyValues(&'static [Allowed], &'static str),
     /// Only these values are honoured; else [`Verdict::RefusedAlways`].
     OnlyValuesAlways(&'static [Allowed], &'static str),
 }
 
-/// A value in [`Verdict::OnlyValues`].
+/// A value in [`Verdict::OnlyValues`] or [`Verdict::NotValues`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Allowed {
     /// A number, a boolean as 0 or 1, or an enum's number.
@@ -54,6 +56,8 @@ impl Verdict {
             Verdict::Harmless(reason) => Outcome::Tolerated(reason),
             Verdict::Refused(reason) => Outcome::Refused(reason),
             Verdict::RefusedAlways(reason) => Outcome::RefusedAlways(reason),
+            Verdict::NotValues(values, reason) if allows(values, field, value) => Outcome::Tolerated(reason),
+            Verdict::NotValues(..) => Outcome::Honoured,
             Verdict::OnlyDefault(_) | Verdict::OnlyDefaultAlways(_) if is_default(field, value) => Outcome::Honoured,
             Verdict::OnlyValues(allowed, _) | Verdict::OnlyValuesAlways(allowed, _)
                 if allows(allowed, field, value) =>
@@ -67,7 +71,9 @@ impl Verdict {
 
     /// A name among the values that the field's enum does not have.
     pub(super) fn unknown_value(self, field: Field) -> Option<&'static str> {
-        let (Verdict::OnlyValues(allowed, _) | Verdict::OnlyValuesAlways(allowed, _)) = self else {
+        let (Verdict::NotValues(allowed, _) | Verdict::OnlyValues(allowed, _) | Verdict::OnlyValuesAlways(allowed, _)) =
+            self
+        else {
             return None;
         };
         let item = field.enumeration()?;
@@ -86,6 +92,7 @@ impl Verdict {
             | Verdict::RefusedAlways(reason)
             | Verdict::OnlyDefault(reason)
             | Verdict::OnlyDefaultAlways(reason)
+            | Verdict::NotValues(_, reason)
             | Verdict::OnlyValues(_, reason)
             | Verdict::OnlyValuesAlways(_, reason) => Some(reason),
         }

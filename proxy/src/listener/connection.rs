@@ -273,7 +273,7 @@ fn find_chain(state: &ListenerState, place: &Place, findings: &Findings) -> Opti
     state.chains.find(&target).cloned()
 }
 
-/// TLS, if the chain has it. An error has been counted.
+/// TLS, if the chain has it. An error has been counted; for the log, the connection says what is known of who was refused.
 async fn handshake(
     listener: &ActiveListener,
     chain: &FilterChain,
@@ -281,7 +281,7 @@ async fn handshake(
     connection: &mut ConnectionInfo,
 ) -> Result<Io, Unshaken> {
     let Some(tls) = &chain.tls else { return Ok(io) };
-    let accepting = Box::pin(tls.accept(io));
+    let accepting = Box::pin(tls.accept(io, &mut connection.tls));
     let outcome = match chain.handshake_timeout {
         None => accepting.await,
         Some(limit) => match tokio::time::timeout(limit, accepting).await {

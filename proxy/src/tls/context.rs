@@ -5,11 +5,11 @@ use std::sync::Arc;
 use pb::common_tls_context::ValidationContextType;
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 
+use super::keys::{Entry, Keys};
 use super::material::Certificate;
 use super::params::{Params, Side};
 use super::report::{CertificateDetails, CertificateReport};
 use super::secret::{SecretCell, SecretValue};
-use super::verifier::{Entry, Keys};
 use super::verify::Policy;
 use super::x509::CertificateFacts;
 use crate::config::route::{Under, each, refuse, refuse_all};
@@ -37,10 +37,6 @@ struct Validation {
     /// Of inline anchors: when each bundle's first certificate expires.
     expirations: Vec<(String, i64)>,
 }
-
-/// What Envoy calls a certificate that is no secret in stats: by the hash of no name.
-const UNNAMED: &str = "unnamed_cert_e3b0c442";
-const UNNAMED_CA: &str = "unnamed_ca_cert_e3b0c442";
 
 /// All that a rustls configuration is built from, at one moment.
 pub struct Material {
@@ -75,10 +71,9 @@ impl Common {
             ("custom_handshaker", config.custom_handshaker.is_some()),
             ("key_log", config.key_log.is_some()),
         ];
-        let has_long_name = config.alpn_protocols.iter().any(|name| name.len() > 255);
         gather! {
             let _supported = refuse_all(&refused.map(|(field, set)| (field, set, "not supported")));
-            let _alpn = refuse("alpn_protocols", has_long_name, "a name has at most 255 bytes");
+            let alpn = alpn(&config.alpn_protocols);
             let params = Params::compile(config.tls_params.as_ref(), side).under("tls_params");
             let certificates = each("tls_certificates", &config.tls_certificates, Certificate::compile);
             let validation = Validation::compile(config.validation_context_type.as_ref(), cx);
@@ -88,11 +83,7 @@ impl Common {
         let inline = certificates.into_iter().map(CertificateSource::Inline);
         Ok(Self {
             params,
-            alpn: config
-                .alpn_protocols
-                .iter()
-                .map(|name| name.clone().into_bytes())
-                .collect(),
+            alpn,
             certificates: inline.chain(named).collect(),
             validation,
         })
@@ -151,7 +142,7 @@ impl Common {
             Some((cell, SecretValue::Certificate(_))) => Err(wrong_kind(cell, "a validation context")),
         };
         Some(policy.map(|policy| Material {
-            keys: Keys { entries },
+            keys: Keys::new(entries),
             local,
             policy,
         }))
@@ -161,7 +152,12 @@ impl Common {
     pub fn expirations(&self, visit: &mut dyn FnMut(&str, i64)) {
         for source in &self.certificates {
             match source {
-                CertificateSource::Inline(certificate) => visit(UNNAMED, certificate.leaf.not_after),
+                CertificateSource::Inline(certificate) => {
+                    visit(
+                        &format!("unnamed_cert_{}", certificate.unnamed),
+                        certificate.leaf.not_after,
+                    );
+                }
                 CertificateSource::Secret(cell) => {
                     if let Some(SecretValue::Certificate(certificate)) = cell.value().as_deref() {
                         visit(cell.name(), certificate.leaf.not_after);
@@ -204,6 +200,19 @@ impl Common {
     }
 }
 
+/// A comma separates names as the next entry does: Envoy joins all entries with commas and splits them again.
+fn alpn(entries: &[String]) -> Compiled<Vec<Vec<u8>>> {
+    let names: Vec<&str> = match entries {
+        [only] if only.is_empty() => Vec::new(),
+        _ => entries.iter().flat_map(|entry| entry.split(',')).collect(),
+    };
+    let is_long = names.iter().any(|name| name.len() > 255);
+    let is_empty = names.iter().any(|name| name.is_empty());
+    refuse("alpn_protocols", is_long, "a name has at most 255 bytes")?;
+    refuse("alpn_protocols", is_empty, "a name has no bytes")?;
+    Ok(names.iter().map(|name| name.as_bytes().to_vec()).collect())
+}
+
 fn key(secret: &pb::SdsSecretConfig, cx: &BuildContext) -> ResourceKey {
     cx.sources.key(&secret.name, secret.sds_config.as_ref())
 }
@@ -238,7 +247,7 @@ impl Validation {
             let trust = policy
                 .trust
                 .iter()
-                .map(|trust| (UNNAMED_CA.to_owned(), trust.not_after));
+                .map(|trust| (format!("unnamed_ca_cert_{}", trust.unnamed), trust.not_after));
             let domains = policy.domains.iter().enumerate();
             let domains = domains.map(|(index, domain)| (format!("unnamed_ca_cert_{index}"), domain.trust.not_after));
             expirations = trust.chain(domains).collect();

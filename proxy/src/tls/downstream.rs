@@ -13,18 +13,20 @@ use rustls::server::{
     ServerSessionMemoryCache, StoresServerSessions,
 };
 use rustls::{
-    CipherSuite, DistinguishedName, HandshakeKind, NamedGroup, SupportedCipherSuite, SupportedProtocolVersion,
+    CipherSuite, DistinguishedName, HandshakeKind, NamedGroup, SignatureAlgorithm, SupportedCipherSuite,
+    SupportedProtocolVersion,
 };
 use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
 use super::context::{Common, Material};
+use super::keys::Keys;
 use super::params::{self, Side};
 use super::report::CertificateReport;
 use super::secret::Rebuild;
 use super::signed::{self, Notes, Remembering};
 use super::stats::{Expirations, ServerSocketStats};
-use super::verifier::{Keys, PeerVerifier};
-use super::{Handshaken, TlsError, error, peer};
+use super::verifier::PeerVerifier;
+use super::{Handshaken, PeerInfo, TlsError, error, peer};
 use crate::config::route::{Under, refuse};
 use crate::config::{BuildContext, Compiled, Problems, gather};
 use crate::runtime::io::Io;
@@ -35,6 +37,7 @@ pub struct DownstreamTls {
     require_client_certificate: bool,
     require_sni: bool,
     prefer_client_ciphers: bool,
+    scans: bool,
     tickets: bool,
     sessions: bool,
     built: ArcSwapOption<Built>,
@@ -98,6 +101,7 @@ impl DownstreamTls {
             require_client_certificate: flag(&config.require_client_certificate),
             require_sni: flag(&config.require_sni),
             prefer_client_ciphers: config.prefer_client_ciphers,
+            scans: flag(&config.full_scan_certs_on_sni_mismatch),
             tickets,
             sessions: !config.disable_stateful_session_resumption,
             built: ArcSwapOption::empty(),
@@ -139,25 +143,41 @@ impl DownstreamTls {
     /// Does the server's part of a handshake. No time limit of its own; dropping it closes the connection.
     ///
     /// # Errors
-    /// See [`TlsError`]. The peer has been sent its alert.
-    pub async fn accept(&self, io: Io) -> Result<Handshaken, TlsError> {
+    /// See [`TlsError`]. The peer has been sent its alert, and `known` says what is known of it.
+    pub async fn accept(&self, io: Io, known: &mut Option<Arc<PeerInfo>>) -> Result<Handshaken, TlsError> {
         let built = self.built.load_full().ok_or(TlsError::SecretNotReady)?;
         let start = LazyConfigAcceptor::new(Acceptor::default(), io)
             .await
             .map_err(error::from_io)?;
-        let (config, local, notes) = {
+        let (config, local, notes, suites) = {
             let hello = start.client_hello();
             if self.require_sni && hello.server_name().is_none() {
                 return Err(TlsError::Handshake("SNI required:TLS_error_end".to_owned()));
             }
-            let config = built.config(self.shape(&hello)).map_err(error::from_rustls)?;
-            let leaf = built.keys.choose(&hello).map(|entry| &entry.leaf);
-            (config, leaf, Notes::of_group(self.group(&hello)))
+            let shape = self.shape(&hello);
+            let chosen = built.keys.choose(&hello, &self.common.params);
+            let entry = built.keys.get(chosen);
+            let suites = [false, true].map(|is_tls13| {
+                let kind = entry?.key.key.algorithm();
+                self.suite(&hello, &shape, kind, is_tls13)
+            });
+            let config = built.config(shape).map_err(error::from_rustls)?;
+            let notes = Notes::of_choices(self.group(&hello), chosen);
+            (config, entry.map(|entry| &entry.leaf), notes, suites)
         };
+        let sni = start.client_hello().server_name().map(str::to_owned);
         let (stream, notes) = signed::noting(notes, || start.into_stream(config)).await;
-        let stream = stream.map_err(error::from_io)?;
+        let stream = match stream.map_err(error::from_io) {
+            Ok(stream) => stream,
+            Err(error) => {
+                // Nobody is asked for a certificate before version and suite are agreed on.
+                let is_agreed = matches!(error, TlsError::Verify(..)) || !notes.refused.is_empty();
+                let suite = suites[usize::from(notes.is_tls13)].filter(|_| is_agreed);
+                *known = Some(Arc::new(peer::refused(suite, notes.refused, local, sni)));
+                return Err(error);
+            }
+        };
         let (_, session) = stream.get_ref();
-        let sni = session.server_name().map(str::to_owned);
         let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
         let of_session = notes.of_session(resumed);
         let info = peer::info(session, local, sni, of_session);
@@ -194,6 +214,31 @@ impl DownstreamTls {
         }
     }
 
+    /// The suite that a handshake in this shape is going to have; rustls tells of that only where the handshake succeeds.
+    fn suite(
+        &self,
+        hello: &ClientHello<'_>,
+        shape: &Shape,
+        kind: SignatureAlgorithm,
+        is_tls13: bool,
+    ) -> Option<SupportedCipherSuite> {
+        let ours = &self.common.params.provider.cipher_suites;
+        let offered = hello.cipher_suites();
+        let known = |wanted: &CipherSuite| ours.iter().find(|own| own.suite() == *wanted).copied();
+        let fits = |suite: &SupportedCipherSuite| {
+            suite.tls13().is_some() == is_tls13
+                && offered.contains(&suite.suite())
+                && suite.usable_for_signature_algorithm(kind)
+        };
+        if shape.in_clients_order {
+            return offered.iter().filter_map(known).find(fits);
+        }
+        match shape.suites.is_empty() {
+            true => ours.iter().copied().find(fits),
+            false => shape.suites.iter().filter_map(known).find(fits),
+        }
+    }
+
     /// The group that BoringSSL would choose for this client: our first that it has.
     fn group(&self, hello: &ClientHello<'_>) -> Option<NamedGroup> {
         let groups = hello.named_groups().unwrap_or_default();
@@ -204,7 +249,7 @@ impl DownstreamTls {
     fn build(&self, material: Material) -> Compiled<Built> {
         let params = &self.common.params;
         let internal = |error: rustls::Error| Problems::one("common_tls_context.tls_params", error.to_string());
-        let keys = Arc::new(material.keys);
+        let keys = Arc::new(material.keys.scanning(self.scans));
         let asks = material.policy.asks_clients();
         if self.require_client_certificate && !asks {
             tracing::warn!(
@@ -305,6 +350,7 @@ impl Recipe {
             .with_cert_resolver(self.keys.clone());
         config.ignore_client_order = !shape.in_clients_order;
         config.alpn_protocols.extend(shape.alpn.clone());
+        config.key_log = Arc::new(signed::VersionNote);
         config.session_storage = self.sessions.clone();
         match &self.ticketer {
             Some(ticketer) => config.ticketer = ticketer.clone(),

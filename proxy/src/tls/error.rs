@@ -131,10 +131,11 @@ fn verify_words(cause: &CertificateError) -> String {
         CertificateError::NotValidForName => "verify SAN list".to_owned(),
         CertificateError::ApplicationVerificationFailure => "cert hash and spki".to_owned(),
         CertificateError::UnknownIssuer => chain("unable to get local issuer certificate"),
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => chain("certificate has expired"),
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            chain("certificate is not yet valid")
-        }
+        CertificateError::Expired => chain("certificate has expired"),
+        CertificateError::NotValidYet => chain("certificate is not yet valid"),
+        // See `from_webpki`.
+        CertificateError::ExpiredContext { .. } => chain("CRL has expired"),
+        CertificateError::NotValidYetContext { .. } => chain("CRL is not yet valid"),
         CertificateError::Revoked => {
             chain("certificate revocation check against provided CRLs failed: certificate revoked")
         }
@@ -171,6 +172,15 @@ pub fn from_webpki(error: webpki::Error) -> CertificateError {
         }
         webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet,
         webpki::Error::CertExpired { .. } | webpki::Error::InvalidCertValidity => CertificateError::Expired,
+        // The peer hears the same alert of a list as of a certificate, as from BoringSSL: of lists alone we tell the context.
+        webpki::Error::CrlExpired { time, next_update } if time < next_update => CertificateError::NotValidYetContext {
+            time,
+            not_before: next_update,
+        },
+        webpki::Error::CrlExpired { time, next_update } => CertificateError::ExpiredContext {
+            time,
+            not_after: next_update,
+        },
         webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
         webpki::Error::CertRevoked => CertificateError::Revoked,
         webpki::Error::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,

@@ -9,10 +9,11 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use sha2::{Digest, Sha256};
 
 use super::secret::SecretFile;
 use super::signed::InOrder;
-use super::x509::CertificateFacts;
+use super::x509::{CertificateFacts, hex};
 use crate::config::route::{Under, optional, refuse_all};
 use crate::config::{Compiled, Problems, gather};
 
@@ -23,6 +24,8 @@ pub struct Certificate {
     pub leaf: Arc<CertificateFacts>,
     /// Where it came from, for `/certs`.
     pub path: String,
+    /// See [`unnamed`].
+    pub unnamed: String,
 }
 
 /// The bytes behind a data source. Blocking for files: called when configuration is compiled, never on a worker.
@@ -46,6 +49,16 @@ pub fn describe(source: Option<&DataSource>) -> String {
         Some(_) => "<inline>".to_owned(),
         None => String::new(),
     }
+}
+
+/// What Envoy tells certificates apart by in stats where they are no secrets with names: the beginning of the SHA-256 of their `inline_bytes`, and
+/// for all that come otherwise that of nothing.
+pub fn unnamed(source: Option<&DataSource>) -> String {
+    let bytes: &[u8] = match source.and_then(|source| source.specifier.as_ref()) {
+        Some(Specifier::InlineBytes(bytes)) => bytes,
+        _ => &[],
+    };
+    hex(&Sha256::digest(bytes)[..4])
 }
 
 /// Every file that `secret` reads, for watching.
@@ -114,6 +127,7 @@ impl Certificate {
             key: Arc::new(certified),
             leaf: Arc::new(leaf),
             path: describe(config.certificate_chain.as_ref()),
+            unnamed: unnamed(config.certificate_chain.as_ref()),
         })
     }
 }
@@ -128,14 +142,10 @@ pub fn certificates(pem: &[u8]) -> Compiled<Vec<CertificateDer<'static>>> {
     }
 }
 
-/// All revocation lists of a PEM bundle; at least one.
+/// All revocation lists of a PEM bundle.
 pub fn revocation_lists(pem: &[u8]) -> Compiled<Vec<CertificateRevocationListDer<'static>>> {
     let parsed: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
-    match parsed {
-        Ok(list) if !list.is_empty() => Ok(list),
-        Ok(_) => Err(Problems::one("", "no revocation list in PEM")),
-        Err(error) => Err(Problems::one("", format!("bad PEM: {error}"))),
-    }
+    parsed.map_err(|error| Problems::one("", format!("bad PEM: {error}")))
 }
 
 /// A chain, and what its leaf says.
@@ -158,6 +168,19 @@ fn required(source: Option<&DataSource>) -> Compiled<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn certificates_that_come_in_bytes_are_told_apart_and_others_are_not() {
+        let of = |specifier: Specifier| {
+            unnamed(Some(&DataSource {
+                specifier: Some(specifier),
+                ..DataSource::default()
+            }))
+        };
+        assert_eq!(of(Specifier::InlineString("abc".to_owned())), "e3b0c442");
+        assert_eq!(of(Specifier::Filename("abc".to_owned())), "e3b0c442");
+        assert_eq!(of(Specifier::InlineBytes(b"abc".to_vec())), "ba7816bf");
+    }
 
     #[test]
     fn an_environment_variable_is_a_source_and_a_missing_one_an_error() {

@@ -1,7 +1,9 @@
 //! `tls_params`: versions, cipher suites and groups, from BoringSSL's names to a rustls provider.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3::TlsParameters;
 use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
@@ -23,7 +25,7 @@ pub struct Params {
     pub versions: Vec<&'static SupportedProtocolVersion>,
     /// Suites of TLS 1.2 of equal preference (`[A|B]`): among them the client's order counts.
     pub tied: Vec<Vec<CipherSuite>>,
-    /// Names in the configuration that BoringSSL knows and we cannot speak (RSA key exchange, CBC, P-521): left out.
+    /// Names in the configuration that BoringSSL knows and we cannot speak (TLS 1.0, RSA key exchange, CBC, P-521): left out, and told of.
     pub skipped: Vec<String>,
 }
 
@@ -39,8 +41,8 @@ impl Params {
             return Err(Problems::one("signature_algorithms", "not supported"));
         }
         let fips = compliance(&config.compliance_policies)?;
-        let versions = versions(config, side)?;
         let mut skipped = Vec::new();
+        let versions = versions(config, side, &mut skipped)?;
         let mut provider = default_provider();
         let ranks = ranks(&config.cipher_suites, fips, &mut skipped)?;
         let supported = |suite: &CipherSuite| ALL_CIPHER_SUITES.iter().find(|known| known.suite() == *suite);
@@ -58,6 +60,11 @@ impl Params {
                 "none of the configured TLS 1.2 cipher suites is supported",
             ));
         }
+        tell(&skipped);
+        // A rustls client would offer what it cannot speak, and be taken for one of TLS 1.3.
+        provider
+            .cipher_suites
+            .retain(|suite| versions.contains(&suite.version()));
         Ok(Self {
             provider: Arc::new(provider),
             versions,
@@ -107,6 +114,11 @@ pub fn is_tls13(suite: CipherSuite) -> bool {
     TLS13_NAMES.iter().any(|(_, known)| *known == suite)
 }
 
+/// Whether a suite of TLS 1.2 is for ECDSA certificates.
+pub fn ecdsa_suite(suite: CipherSuite) -> bool {
+    openssl_name(suite).starts_with("ECDHE-ECDSA-")
+}
+
 /// As `%DOWNSTREAM_TLS_VERSION%` prints it.
 pub fn version_name(version: Option<rustls::ProtocolVersion>) -> &'static str {
     match version {
@@ -135,7 +147,32 @@ fn compliance(policies: &[i32]) -> Compiled<bool> {
     }
 }
 
-fn versions(config: &TlsParameters, side: Side) -> Compiled<Vec<&'static SupportedProtocolVersion>> {
+/// Logs what is left out, each name once for as long as the process lives: a mesh has the same list in hundreds of resources.
+fn tell(skipped: &[String]) -> usize {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut told = TOLD.lock();
+    let new = skipped.iter().filter(|name| told.insert((*name).clone()));
+    new.inspect(|name| {
+        tracing::warn!(
+            path = "tls_params",
+            name,
+            "left out: not among what this TLS library speaks"
+        )
+    })
+    .count()
+}
+
+fn versions(
+    config: &TlsParameters,
+    side: Side,
+    skipped: &mut Vec<String>,
+) -> Compiled<Vec<&'static SupportedProtocolVersion>> {
+    if let Some((_, name)) = OLD_VERSIONS
+        .iter()
+        .find(|(number, _)| *number == config.tls_minimum_protocol_version)
+    {
+        skipped.push((*name).to_owned());
+    }
     // Envoy's defaults: 1.2 at least on both sides, at most 1.2 as a client and 1.3 as a server.
     let min = match config.tls_minimum_protocol_version {
         0 => 3,
@@ -200,17 +237,27 @@ fn groups(names: &[String], fips: bool, skipped: &mut Vec<String>) -> Compiled<V
         });
     }
     let mut chosen: Vec<&'static dyn SupportedKxGroup> = Vec::new();
-    for (index, name) in names.iter().enumerate() {
-        match name.as_str() {
-            "X25519" => chosen.push(kx_group::X25519),
-            "P-256" | "prime256v1" | "secp256r1" => chosen.push(kx_group::SECP256R1),
-            "P-384" | "secp384r1" => chosen.push(kx_group::SECP384R1),
-            "X25519MLKEM768" => chosen.push(kx_group::X25519MLKEM768),
-            "P-521" | "secp521r1" | "P-224" | "X25519Kyber768Draft00" => skipped.push(name.clone()),
-            _ => {
-                let reason = format!("unknown curve {name}");
-                return Err(Problems::one(format!("ecdh_curves[{index}]"), reason));
-            }
+    let mut known: Vec<&str> = Vec::new();
+    // BoringSSL gets all of them as one text.
+    let names = names.iter().enumerate();
+    for (index, name) in names.flat_map(|(index, entry)| entry.split(':').map(move |name| (index, name))) {
+        let refused = |reason: String| Err(Problems::one(format!("ecdh_curves[{index}]"), reason));
+        let (name, group): (_, Option<&'static dyn SupportedKxGroup>) = match name {
+            "X25519" => (name, Some(kx_group::X25519)),
+            "P-256" | "prime256v1" | "secp256r1" => ("P-256", Some(kx_group::SECP256R1)),
+            "P-384" | "secp384r1" => ("P-384", Some(kx_group::SECP384R1)),
+            "X25519MLKEM768" => (name, Some(kx_group::X25519MLKEM768)),
+            "P-521" | "secp521r1" => ("P-521", None),
+            "P-224" | "X25519Kyber768Draft00" => (name, None),
+            _ => return refused(format!("unknown curve {name}")),
+        };
+        if known.contains(&name) {
+            return refused(format!("{name} is there already"));
+        }
+        known.push(name);
+        match group {
+            Some(group) => chosen.push(group),
+            None => skipped.push(name.to_owned()),
         }
     }
     match chosen.is_empty() {
@@ -218,6 +265,8 @@ fn groups(names: &[String], fips: bool, skipped: &mut Vec<String>) -> Compiled<V
         false => Ok(chosen),
     }
 }
+
+const OLD_VERSIONS: [(i32, &str); 2] = [(1, "TLSv1_0"), (2, "TLSv1_1")];
 
 const TLS13_NAMES: &[(&str, CipherSuite)] = &[
     ("TLS_AES_128_GCM_SHA256", CipherSuite::TLS13_AES_128_GCM_SHA256),
@@ -312,6 +361,13 @@ mod tests {
         assert_eq!(server.versions, [&version::TLS13, &version::TLS12]);
         let client = Params::compile(None, Side::Upstream).unwrap();
         assert_eq!(client.versions, [&version::TLS12]);
+        assert!(
+            client
+                .provider
+                .cipher_suites
+                .iter()
+                .all(|suite| suite.tls13().is_none())
+        );
         let names: Vec<_> = client.provider.kx_groups.iter().map(|group| group.name()).collect();
         assert_eq!(names, [rustls::NamedGroup::X25519, rustls::NamedGroup::secp256r1]);
     }
@@ -326,6 +382,36 @@ mod tests {
         let params = Params::compile(Some(&with_suites(&list)), Side::Downstream).unwrap();
         assert_eq!(params.skipped, ["AES256-GCM-SHA384"]);
         assert_eq!(params.provider.cipher_suites.len(), 5);
+    }
+
+    #[test]
+    fn an_older_minimum_is_1_2_and_told_of_once() {
+        let with = |minimum: i32| TlsParameters {
+            tls_minimum_protocol_version: minimum,
+            ..TlsParameters::default()
+        };
+        let params = Params::compile(Some(&with(1)), Side::Downstream).unwrap();
+        assert_eq!(params.versions, [&version::TLS13, &version::TLS12]);
+        assert_eq!(params.skipped, ["TLSv1_0"]);
+        assert_eq!(tell(&params.skipped), 0);
+        assert_eq!(tell(&["of this test alone".to_owned()]), 1);
+        let params = Params::compile(Some(&with(2)), Side::Upstream).unwrap();
+        assert_eq!(params.versions, [&version::TLS12]);
+        assert_eq!(params.skipped, ["TLSv1_1"]);
+    }
+
+    #[test]
+    fn a_curve_stands_once_under_whatever_name() {
+        let with = |names: &[&str]| TlsParameters {
+            ecdh_curves: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..TlsParameters::default()
+        };
+        let compiled = |names: &[&str]| Params::compile(Some(&with(names)), Side::Upstream);
+        assert_eq!(compiled(&["P-256:X25519"]).unwrap().provider.kx_groups.len(), 2);
+        for twice in [["P-256", "P-256"], ["P-256", "prime256v1"]] {
+            assert_eq!(compiled(&twice).unwrap_err().0[0].path, "ecdh_curves[1]");
+        }
+        assert!(compiled(&["X25519", "P-521", "P-521"]).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustls::CommonState;
+use rustls::{CommonState, SupportedCipherSuite};
 
 use super::PeerInfo;
 use super::params::{group_name, openssl_name, version_name};
@@ -32,16 +32,44 @@ pub fn info(
         done: Some(crate::runtime::clock::now()),
         ..PeerInfo::default()
     };
+    let chain = state.peer_certificates().unwrap_or_default();
+    add(
+        &mut peer,
+        chain.iter().map(|der| Arc::from(der.as_ref())).collect(),
+        local,
+    );
+    peer
+}
+
+/// What is known of a client that is refused: the suite, if one was agreed on, and the chain that it has presented.
+pub fn refused(
+    suite: Option<SupportedCipherSuite>,
+    chain: Vec<Arc<[u8]>>,
+    local: Option<&Arc<CertificateFacts>>,
+    sni: Option<String>,
+) -> PeerInfo {
+    let mut peer = PeerInfo {
+        version: suite.map_or("", |suite| version_name(Some(suite.version().version))),
+        cipher: suite.map_or("", |suite| openssl_name(suite.suite())),
+        sni,
+        local: local.cloned(),
+        ..PeerInfo::default()
+    };
+    add(&mut peer, chain, local);
+    peer
+}
+
+/// What the certificates of both sides say.
+fn add(peer: &mut PeerInfo, chain: Vec<Arc<[u8]>>, local: Option<&Arc<CertificateFacts>>) {
     if let Some(local) = local {
         peer.local_uri_sans = local.uri_sans.clone();
         peer.local_dns_sans = local.dns_sans.clone();
         peer.local_subject = Some(local.subject.clone());
     }
-    let chain = state.peer_certificates().unwrap_or_default();
     let Some(facts) = chain.first().and_then(|leaf| CertificateFacts::parse(leaf)) else {
-        return peer;
+        return;
     };
-    peer.chain = chain.iter().map(|der| Arc::from(der.as_ref())).collect();
+    peer.chain = chain;
     peer.certificate = peer.chain.first().cloned();
     peer.uri_sans = facts.uri_sans;
     peer.dns_sans = facts.dns_sans;
@@ -49,5 +77,4 @@ pub fn info(
     peer.issuer = Some(facts.issuer);
     peer.serial = Some(facts.serial);
     peer.sha256 = Some(facts.sha256);
-    peer
 }

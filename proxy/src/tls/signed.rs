@@ -15,8 +15,14 @@ use rustls::{NamedGroup, SignatureAlgorithm, SignatureScheme};
 use super::error::VerifyFailure;
 
 /// What is known of one handshake beside what rustls says of it in the end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notes {
+    /// Which of its context's certificates a server shows.
+    pub chosen: usize,
+    /// Of a server: whether the handshake has keys of TLS 1.3.
+    pub is_tls13: bool,
+    /// The chain that a peer has presented and was refused for, as DER.
+    pub refused: Vec<Arc<[u8]>>,
     /// How the peer has proven its certificate.
     pub scheme: Option<SignatureScheme>,
     /// The group that the handshake is going to have, unless it is a resumed one.
@@ -35,9 +41,10 @@ pub struct Earlier {
 }
 
 impl Notes {
-    /// Of a handshake that is going to have this group.
-    pub fn of_group(group: Option<NamedGroup>) -> Self {
+    /// Of a server's handshake that is going to have this group and this certificate.
+    pub fn of_choices(group: Option<NamedGroup>, chosen: usize) -> Self {
         Self {
+            chosen,
             group,
             ..Self::default()
         }
@@ -56,12 +63,21 @@ impl Notes {
 }
 
 thread_local! {
-    static NOTES: Cell<Notes> = const { Cell::new(Notes { scheme: None, group: None, overlooked: None, earlier: None }) };
+    static NOTES: Cell<Notes> = const {
+        Cell::new(Notes { chosen: 0, is_tls13: false, refused: Vec::new(), scheme: None, group: None, overlooked: None, earlier: None })
+    };
+}
+
+/// Of the handshake that runs on this thread: which certificate its server shows.
+pub fn chosen() -> usize {
+    let mut chosen = 0;
+    note(|notes| chosen = notes.chosen);
+    chosen
 }
 
 /// Adds to the notes of the handshake that runs on this thread.
 pub fn note(add: impl FnOnce(&mut Notes)) {
-    let mut notes = NOTES.get();
+    let mut notes = NOTES.take();
     add(&mut notes);
     NOTES.set(notes);
 }
@@ -75,13 +91,26 @@ pub async fn noting<F: Future>(notes: Notes, make: impl FnOnce() -> F) -> (F::Ou
     let mut handshake = pin!(make());
     let mut notes = NOTES.take();
     let output = poll_fn(|cx| {
-        NOTES.set(notes);
+        NOTES.set(std::mem::take(&mut notes));
         let polled = handshake.as_mut().poll(cx);
         notes = NOTES.take();
         polled
     })
     .await;
     (output, notes)
+}
+
+/// Notes that a handshake is one of TLS 1.3, by the keys that it could log; it logs none.
+#[derive(Debug)]
+pub struct VersionNote;
+
+impl rustls::KeyLog for VersionNote {
+    fn log(&self, _label: &str, _client_random: &[u8], _secret: &[u8]) {}
+
+    fn will_log(&self, label: &str) -> bool {
+        note(|notes| notes.is_tls13 |= label == "CLIENT_HANDSHAKE_TRAFFIC_SECRET");
+        false
+    }
 }
 
 /// Tickets or sessions that remember the handshake they come from: two numbers behind what rustls has in them, 0 for none.
@@ -92,9 +121,9 @@ pub struct Remembering<T: ?Sized>(pub Arc<T>);
 const LENGTH: usize = 4;
 
 fn with_memory(session: &[u8]) -> Vec<u8> {
-    let notes = NOTES.get();
+    let mut of = Earlier::default();
     // A session that was resumed is passed on with what it is known for.
-    let of = notes.of_session(notes.earlier.is_some());
+    note(|notes| of = notes.of_session(notes.earlier.is_some()));
     let [a, b] = of.scheme.map_or(0, u16::from).to_be_bytes();
     let [c, d] = of.group.map_or(0, u16::from).to_be_bytes();
     [session, &[a, b, c, d]].concat()

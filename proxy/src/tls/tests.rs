@@ -2,7 +2,9 @@
 
 mod agreed;
 mod beside;
+mod chosen;
 mod pki;
+mod revoked;
 mod rotation;
 
 use std::sync::Arc;
@@ -37,7 +39,7 @@ async fn shake_with(
 ) -> Outcome {
     let (near, far) = duplex(64 * 1024);
     let serving = async {
-        let mut done = server.accept(Io::Duplex(near)).await?;
+        let mut done = server.accept(Io::Duplex(near), &mut None).await?;
         // A client that refuses us under TLS 1.3 says so only after our side is done.
         let mut byte = [0];
         done.io.read_exact(&mut byte).await.map_err(error::from_io)?;
@@ -412,7 +414,12 @@ async fn plaintext_where_tls_is_due_is_a_wrong_version() {
     let server = downstream(common(Some(&own), None), false);
     let (near, mut far) = duplex(1024);
     far.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    let refused = server.accept(Io::Duplex(near)).await.err().unwrap().to_string();
+    let refused = server
+        .accept(Io::Duplex(near), &mut None)
+        .await
+        .err()
+        .unwrap()
+        .to_string();
     assert_eq!(
         refused,
         "TLS_error:|268435703:SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER:TLS_error_end"

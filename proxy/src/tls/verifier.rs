@@ -1,17 +1,13 @@
-//! The policy of a context behind rustls's verifier traits, and its certificates behind rustls's resolver traits.
+//! The policy of a context behind rustls's verifier traits.
 
 use std::sync::Arc;
 
-use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use super::material::Certificate;
 use super::verify::{Policy, Role};
 use super::x509::CertificateFacts;
 use super::{error, signed};
@@ -104,7 +100,12 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.check(leaf, intermediates, now, Role::Client)?;
+        if let Err(error) = self.check(leaf, intermediates, now, Role::Client) {
+            let chain = std::iter::once(leaf).chain(intermediates);
+            let chain = chain.map(|certificate| Arc::from(certificate.as_ref())).collect();
+            signed::note(|notes| notes.refused = chain);
+            return Err(error);
+        }
         Ok(ClientCertVerified::assertion())
     }
 
@@ -138,7 +139,10 @@ impl ClientCertVerifier for PeerVerifier {
 fn may_sign(certificate: &CertificateDer<'_>) -> Result<(), Error> {
     match CertificateFacts::may_sign(certificate) {
         true => Ok(()),
-        false => Err(error::other(error::MayNotSign).into()),
+        false => {
+            signed::note(|notes| notes.refused = vec![Arc::from(certificate.as_ref())]);
+            Err(error::other(error::MayNotSign).into())
+        }
     }
 }
 
@@ -160,54 +164,3 @@ const PREFERRED: [SignatureScheme; 8] = [
     SignatureScheme::RSA_PSS_SHA512,
     SignatureScheme::RSA_PKCS1_SHA512,
 ];
-
-/// The certificates of one context, in its order.
-#[derive(Debug)]
-pub struct Keys {
-    pub entries: Vec<Entry>,
-}
-
-/// One certificate as the resolver sees it.
-#[derive(Debug)]
-pub struct Entry {
-    pub key: Arc<CertifiedKey>,
-    pub leaf: Arc<CertificateFacts>,
-}
-
-impl Entry {
-    pub fn of(certificate: &Certificate) -> Self {
-        Self {
-            key: certificate.key.clone(),
-            leaf: certificate.leaf.clone(),
-        }
-    }
-}
-
-impl Keys {
-    /// The first certificate that names the SNI and can sign for this client; else the first that can sign; else the first.
-    pub fn choose(&self, hello: &ClientHello<'_>) -> Option<&Entry> {
-        let signs = |entry: &&Entry| entry.key.key.choose_scheme(hello.signature_schemes()).is_some();
-        let name = hello.server_name();
-        let named = |entry: &&Entry| name.is_some_and(|name| super::san::any_names_host(&entry.leaf.dns_sans, name));
-        let candidates = || self.entries.iter().filter(signs);
-        let chosen = candidates().find(named).or_else(|| candidates().next());
-        chosen.or(self.entries.first())
-    }
-}
-
-impl ResolvesServerCert for Keys {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(&hello).map(|entry| entry.key.clone())
-    }
-}
-
-impl ResolvesClientCert for Keys {
-    fn resolve(&self, _hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let signs = |entry: &&Entry| entry.key.key.choose_scheme(schemes).is_some();
-        self.entries.iter().find(signs).map(|entry| entry.key.clone())
-    }
-
-    fn has_certs(&self) -> bool {
-        !self.entries.is_empty()
-    }
-}

@@ -12,6 +12,7 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 
 use super::error::VerifyFailure;
+use super::revocation::{Crl, Revocation};
 use super::san::SanMatcher;
 use super::spiffe::{self, TrustDomain};
 use super::walk;
@@ -25,8 +26,12 @@ use crate::config::{Compiled, Problems, gather};
 pub struct Trust {
     pub roots: Vec<CertificateDer<'static>>,
     pub anchors: Vec<TrustAnchor<'static>>,
+    /// Lists that stand among the certificates.
+    crls: Vec<Crl>,
     /// For `/certs`.
     pub path: String,
+    /// See [`material::unnamed`].
+    pub unnamed: String,
     /// `system_root_certs`
     pub is_system: bool,
     /// When the first one expires, in seconds since the epoch.
@@ -39,7 +44,7 @@ pub struct Policy {
     pub trust: Option<Arc<Trust>>,
     /// Of a SPIFFE validator: anchors by trust domain stand in for `trust`.
     pub domains: Vec<TrustDomain>,
-    crls: Vec<webpki::CertRevocationList<'static>>,
+    crls: Vec<Crl>,
     sans: Vec<SanMatcher>,
     hashes: Vec<[u8; 32]>,
     spkis: Vec<[u8; 32]>,
@@ -97,7 +102,8 @@ impl Trust {
     /// # Errors
     /// What cannot be read, or is no certificate.
     pub fn read(source: &DataSource) -> Compiled<Self> {
-        let roots = material::certificates(&material::read(source)?)?;
+        let pem = material::read(source)?;
+        let roots = material::certificates(&pem)?;
         let mut anchors = Vec::with_capacity(roots.len());
         for root in &roots {
             // A root of X.509 version 1 is no anchor for webpki; it may still be trusted as itself.
@@ -112,7 +118,9 @@ impl Trust {
             not_after: first.map_or(i64::MAX, |first| first.not_after),
             roots,
             anchors,
+            crls: Crl::read(&pem)?,
             path: material::describe(Some(source)),
+            unnamed: material::unnamed(Some(source)),
             is_system: false,
         })
     }
@@ -343,17 +351,19 @@ impl Policy {
         role: Role,
         algorithms: &WebPkiSupportedAlgorithms,
     ) -> Result<(), CertificateError> {
-        if trust.roots.iter().any(|root| root.as_ref() == leaf.as_ref()) {
+        let lists = self.crls.iter().chain(&trust.crls);
+        let revocation = Revocation::new(lists, now, self.leaf_crl_only, self.allow_expired);
+        let is_anchor = trust.roots.iter().any(|root| root.as_ref() == leaf.as_ref());
+        if is_anchor && revocation.is_empty() {
             return walk::check_validity(leaf, now, self.allow_expired);
         }
-        let verified = self.webpki(trust, leaf, intermediates, now, role, algorithms);
-        match verified {
+        let verify = |now| self.webpki(trust, leaf, intermediates, now, role, algorithms, &revocation);
+        match verify(now) {
             Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }) if self.allow_expired => {
                 let then = walk::common_validity(leaf, intermediates).unwrap_or(now);
-                self.webpki(trust, leaf, intermediates, then, role, algorithms)
-                    .map_err(error::from_webpki)
+                verify(then).map_err(error::from_webpki)
             }
-            Err(webpki::Error::CaUsedAsEndEntity) if self.crls.is_empty() => {
+            Err(webpki::Error::CaUsedAsEndEntity) if revocation.is_empty() => {
                 let walk = walk::Walk {
                     trust,
                     intermediates,
@@ -376,20 +386,9 @@ impl Policy {
         now: UnixTime,
         role: Role,
         algorithms: &WebPkiSupportedAlgorithms,
+        revocation: &Revocation<'_>,
     ) -> Result<(), webpki::Error> {
         let certificate = webpki::EndEntityCert::try_from(leaf)?;
-        let lists: Vec<&webpki::CertRevocationList<'_>> = self.crls.iter().collect();
-        let depth = match self.leaf_crl_only {
-            true => webpki::RevocationCheckDepth::EndEntity,
-            false => webpki::RevocationCheckDepth::Chain,
-        };
-        let revocation = webpki::RevocationOptionsBuilder::new(&lists).ok().map(|builder| {
-            builder
-                .with_depth(depth)
-                .with_status_policy(webpki::UnknownStatusPolicy::Deny)
-                .with_expiration_policy(webpki::ExpirationPolicy::Enforce)
-                .build()
-        });
         let usage = match role {
             Role::Server => webpki::KeyUsage::server_auth(),
             Role::Client => webpki::KeyUsage::client_auth(),
@@ -400,9 +399,10 @@ impl Policy {
             intermediates,
             now,
             usage,
-            revocation,
+            revocation.options(),
             None,
         )?;
+        revocation.check_begun(&path)?;
         // The anchor counts, the leaf does not (`X509_VERIFY_PARAM_set_depth`, as BoringSSL reads it).
         let depth = path.intermediate_certificates().count() + 1;
         match self.max_depth {
@@ -412,14 +412,13 @@ impl Policy {
     }
 }
 
-fn revocation_lists(source: &DataSource) -> Compiled<Vec<webpki::CertRevocationList<'static>>> {
-    let lists = material::revocation_lists(&material::read(source)?)?;
-    let parsed = lists.iter().map(|der| {
-        let list = webpki::OwnedCertRevocationList::from_der(der);
-        list.map(Into::into)
-            .map_err(|error| Problems::one("", error.to_string()))
-    });
-    parsed.collect()
+/// The lists of a `crl` field: at least one.
+fn revocation_lists(source: &DataSource) -> Compiled<Vec<Crl>> {
+    let lists = Crl::read(&material::read(source)?)?;
+    match lists.is_empty() {
+        true => Err(Problems::one("", "no revocation list in PEM")),
+        false => Ok(lists),
+    }
 }
 
 /// Envoy takes `openssl x509 -fingerprint`'s form too, with colons.

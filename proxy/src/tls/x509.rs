@@ -13,6 +13,10 @@ pub struct CertificateFacts {
     pub dns_sans: Vec<String>,
     pub ip_sans: Vec<String>,
     pub email_sans: Vec<String>,
+    /// What a server with this certificate is called: its DNS names, or its common name where it has no alternative names of any kind.
+    pub server_names: Vec<String>,
+    /// The curve of an ECDSA key.
+    pub curve: Option<rustls::NamedGroup>,
     /// Values of `otherName`s that are texts.
     pub other_sans: Vec<String>,
     /// Of the same, their types as dotted numbers.
@@ -42,14 +46,22 @@ impl CertificateFacts {
             spki_sha256: Sha256::digest(certificate.public_key().raw).into(),
             not_before: certificate.validity().not_before.timestamp(),
             not_after: certificate.validity().not_after.timestamp(),
+            curve: curve(&certificate),
             ..Self::default()
         };
+        let common_names = certificate.subject().iter_common_name();
+        facts.server_names = common_names
+            .take(1)
+            .filter_map(|name| name.as_str().ok())
+            .map(str::to_owned)
+            .collect();
         if let Ok(Some(extension)) = certificate.subject_alternative_name() {
             extension
                 .value
                 .general_names
                 .iter()
                 .for_each(|name| facts.add_san(name));
+            facts.server_names.clone_from(&facts.dns_sans);
         }
         Some(facts)
     }
@@ -97,6 +109,16 @@ impl CertificateFacts {
             }
             _ => {}
         }
+    }
+}
+
+fn curve(certificate: &X509Certificate<'_>) -> Option<rustls::NamedGroup> {
+    let parameters = certificate.public_key().algorithm.parameters.as_ref()?;
+    match parameters.as_oid().ok()?.to_id_string().as_str() {
+        "1.2.840.10045.3.1.7" => Some(rustls::NamedGroup::secp256r1),
+        "1.3.132.0.34" => Some(rustls::NamedGroup::secp384r1),
+        "1.3.132.0.35" => Some(rustls::NamedGroup::secp521r1),
+        _ => None,
     }
 }
 

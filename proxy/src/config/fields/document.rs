@@ -65,6 +65,7 @@ fn words(verdict: Verdict) -> Option<String> {
         Verdict::RefusedAlways(reason) => format!("always refused ({reason})"),
         Verdict::OnlyDefault(reason) => format!("refused unless it is the default ({reason})"),
         Verdict::OnlyDefaultAlways(reason) => format!("always refused unless it is the default ({reason})"),
+        Verdict::NotValues(accepted, reason) => format!("honoured but for {} ({reason})", values(accepted)),
         Verdict::OnlyValues(allowed, reason) => format!("refused unless {} ({reason})", values(allowed)),
         Verdict::OnlyValuesAlways(allowed, reason) => format!("always refused unless {} ({reason})", values(allowed)),
     })

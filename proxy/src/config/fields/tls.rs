@@ -7,9 +7,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer":),
     message!("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext":
         common_tls_context require_client_certificate require_sni disable_stateful_session_resumption
-        disable_stateless_session_resumption prefer_client_ciphers;
+        disable_stateless_session_resumption prefer_client_ciphers full_scan_certs_on_sni_mismatch;
         ocsp_staple_policy = OnlyDefaultAlways("only LENIENT_STAPLING is supported"),
-        full_scan_certs_on_sni_mismatch = OnlyDefault("the first certificate serves names that no certificate has"),
         session_ticket_keys = RefusedAlways("ticket keys are the process's own"),
         session_ticket_keys_sds_secret_config = RefusedAlways("ticket keys are the process's own"),
     ),
@@ -36,7 +35,11 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         validation_context_certificate_provider_instance = RefusedAlways("certificate providers are not supported"),
     ),
     message!("envoy.extensions.transport_sockets.tls.v3.TlsParameters":
-        tls_minimum_protocol_version tls_maximum_protocol_version cipher_suites ecdh_curves;
+        tls_maximum_protocol_version cipher_suites ecdh_curves;
+        tls_minimum_protocol_version = NotValues(
+            &[Allowed::Name("TLSv1_0"), Allowed::Name("TLSv1_1")],
+            "accepted, and logged once: nothing below TLSv1_2 is spoken, so the minimum is that"
+        ),
         compliance_policies = OnlyValuesAlways(&[Allowed::Name("FIPS_202205")], "only FIPS_202205 is supported"),
         signature_algorithms = RefusedAlways("signature algorithms are those of the TLS library"),
     ),

@@ -111,3 +111,30 @@ async fn handshakes_and_certificates_of_a_cluster_are_counted() {
     stats.visit(&mut |prefix, name, _| gone &= format!("{prefix}{name}") != gauge);
     assert!(gone, "a context that is gone shows no certificates");
 }
+
+#[tokio::test]
+async fn a_comma_separates_protocols_as_the_next_entry_does() {
+    let ca = Authority::new();
+    let own = ca.issue(&Wish::uri(SERVER));
+    let speaking = |own: Option<&Issued>, entries: &[&str]| pb::CommonTlsContext {
+        alpn_protocols: entries.iter().map(|entry| (*entry).to_owned()).collect(),
+        ..common(own, None)
+    };
+    for (served, asked, agreed) in [
+        (&["h2,http/1.1"], &["http/1.1"], Some("http/1.1")),
+        (&["http/1.1"], &["h2,http/1.1"], Some("http/1.1")),
+        (&["h2"], &["istio,h2"], Some("h2")),
+        (&["h2,http/1.1"], &[""], None),
+    ] {
+        let server = downstream(speaking(Some(&own), served), false);
+        let (told, _) = shake(&server, &upstream(speaking(None, asked), "")).await;
+        let agreed = agreed.map(|name: &str| name.as_bytes().to_vec());
+        assert_eq!(told.unwrap().peer.alpn, agreed, "{served:?} {asked:?}");
+    }
+    let config = pb::UpstreamTlsContext {
+        common_tls_context: Some(speaking(None, &["h2,"])),
+        ..Default::default()
+    };
+    let problems = UpstreamTls::compile(&config, &BuildContext::default()).err().unwrap();
+    assert!(problems.to_string().contains("alpn_protocols"), "{problems}");
+}

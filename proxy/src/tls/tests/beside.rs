@@ -60,7 +60,8 @@ async fn meet(
         Some((agreed, group, stream))
     };
     // The client stays until the server has judged its certificate.
-    let (told, client) = tokio::join!(server.accept(Io::Duplex(near)), connect);
+    let mut known = None;
+    let (told, client) = tokio::join!(server.accept(Io::Duplex(near), &mut known), connect);
     (told, client.map(|(suite, group, _)| (suite, group)))
 }
 

@@ -1,8 +1,9 @@
 //! A small PKI.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, RevokedCertParams, SanType,
+    SerialNumber, date_time_ymd,
 };
 use remora_proto::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
 
@@ -21,6 +22,10 @@ pub struct Wish {
     pub expired: bool,
     pub client_only: bool,
     pub is_ca: bool,
+    /// Its common name; "leaf" when empty.
+    pub common_name: &'static str,
+    /// Its key is one for RSA.
+    pub rsa: bool,
     /// Its key usage; none of that when empty.
     pub usages: Vec<KeyUsagePurpose>,
 }
@@ -56,7 +61,10 @@ impl Authority {
     }
 
     pub fn issue(&self, wish: &Wish) -> Issued {
-        let key = KeyPair::generate().unwrap();
+        let key = match wish.rsa {
+            true => KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap(),
+            false => KeyPair::generate().unwrap(),
+        };
         let leaf = leaf_params(wish).signed_by(&key, &self.issuer).unwrap();
         Issued::new(leaf.pem(), &key, leaf.der())
     }
@@ -67,6 +75,25 @@ impl Authority {
             CertifiedIssuer::signed_by(authority_params("middle"), KeyPair::generate().unwrap(), &self.issuer).unwrap();
         let leaf = leaf_params(wish).signed_by(&key, &middle).unwrap();
         Issued::new(leaf.pem() + &middle.pem(), &key, leaf.der())
+    }
+
+    /// A list that is valid from one year to another and has these serial numbers on it, as PEM.
+    pub fn revoke(&self, serials: &[u8], years: (i32, i32)) -> String {
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(vec![*serial]),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(years.0, 1, 1),
+            next_update: date_time_ymd(years.1, 1, 1),
+            crl_number: SerialNumber::from(vec![1]),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
     /// The authority's certificate as a leaf.
@@ -98,7 +125,11 @@ fn authority_params(name: &str) -> CertificateParams {
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
     params
 }
 
@@ -106,7 +137,14 @@ fn leaf_params(wish: &Wish) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "mesh");
-    params.distinguished_name.push(DnType::CommonName, "leaf");
+    params.distinguished_name.push(
+        DnType::CommonName,
+        if wish.common_name.is_empty() {
+            "leaf"
+        } else {
+            wish.common_name
+        },
+    );
     params.serial_number = Some(SerialNumber::from(vec![0x2a]));
     let uris = wish.uri.iter().map(|uri| SanType::URI((*uri).try_into().unwrap()));
     let names = wish
