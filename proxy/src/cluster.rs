@@ -254,7 +254,7 @@ impl Drop for Cluster {
 /// Envoy's mapping of reset reasons to outlier results.
 fn local_failure(failure: &Failure) -> Option<LocalFailure> {
     match failure {
-        Failure::ConnectFailure(_) => Some(LocalFailure::ConnectFailed),
+        Failure::ConnectFailure(_) | Failure::BindFailure(_) => Some(LocalFailure::ConnectFailed),
         Failure::ConnectTimeout => Some(LocalFailure::ConnectTimeout),
         Failure::ConnectionTermination | Failure::RemoteReset | Failure::ProtocolError(_) => Some(LocalFailure::Reset),
         Failure::ResponseTimeout | Failure::PerTryTimeout | Failure::PerTryIdleTimeout => {

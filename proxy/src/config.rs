@@ -24,6 +24,7 @@ use std::sync::Arc;
 use self::sources::Sources;
 use crate::cluster::host::HostRegistry;
 use crate::filters::network::local_ratelimit::SharedBuckets;
+use crate::listener::Direction;
 use crate::snapshot::SnapshotCell;
 use crate::snapshot::last_routes::LastRoutes;
 use crate::telemetry::access_log::{Sink, Sinks};
@@ -41,6 +42,8 @@ pub struct BuildContext {
     pub sources: Arc<Sources>,
     /// `listener.<address>.` while a listener is compiled: the prefix of what its filters count by listener.
     pub listener_scope: Arc<str>,
+    /// `traffic_direction` of that listener.
+    pub direction: Direction,
     /// Where compiled connection managers and TCP proxies look up route tables and clusters.
     pub snapshot: Arc<SnapshotCell>,
     /// And what they route by when their listener drains.

@@ -30,7 +30,7 @@ pub use forward::Forward;
 pub use retry::RetryPolicy;
 pub use table::{RouteTable, TableSettings};
 pub use view::RequestView;
-pub use virtual_host::{Action, HostSettings, Route, VirtualHost};
+pub use virtual_host::{Action, Decorator, HostSettings, Route, VirtualHost};
 
 #[cfg(test)]
 mod tests;

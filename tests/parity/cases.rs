@@ -15,6 +15,7 @@ pub mod matching;
 pub mod messages;
 pub mod mirroring;
 pub mod mutations;
+pub mod operations;
 pub mod outliers;
 pub mod paths;
 pub mod redirects;

@@ -43,8 +43,8 @@ macro_rules! worlds {
 
 worlds!(
     routing, headers, codec, failures, retries, http2, filters, authz, admin, mirroring, redirects, replies, matching,
-    mutations, logging, messages, families, fields, paths, timeouts, balancing, outliers, tokens, switches, zones, tcp,
-    tls, runtime, rows,
+    mutations, operations, logging, messages, families, fields, paths, timeouts, balancing, outliers, tokens, switches,
+    zones, tcp, tls, runtime, rows,
 );
 
 #[tokio::test]
@@ -82,6 +82,7 @@ fn worlds() -> Vec<World> {
         cases::replies::world(),
         cases::matching::world(),
         cases::mutations::world(),
+        cases::operations::world(),
         cases::logging::world(),
         cases::messages::world(),
         cases::families::world(),

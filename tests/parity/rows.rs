@@ -72,6 +72,10 @@ fn rows() -> Vec<(Failure, Shown)> {
             By(&["rows/refused", "rows/refused, to gRPC", "rows/refused again"]),
         ),
         (
+            Failure::BindFailure(String::new()),
+            Elsewhere("what a connect says of an address that cannot be bound: a test beside it has Envoy's words"),
+        ),
+        (
             Failure::ConnectTimeout,
             By(&["rows/not taken", "rows/not taken, to gRPC"]),
         ),

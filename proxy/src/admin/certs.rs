@@ -2,11 +2,14 @@
 
 use std::time::UNIX_EPOCH;
 
-use prost::Message;
+use http::StatusCode;
+use prost::{Message, Name as _};
+use remora_proto::json::{WriteError, to_json};
 use remora_proto::pb::envoy::admin::v3 as pb;
 use remora_proto::pb::envoy::config::core::v3::TransportSocket;
 use remora_proto::pb::google::protobuf::Timestamp;
 use remora_proto::wire::{self, Fields, Value};
+use serde_json::{Value as Json, json};
 
 use super::AdminState;
 use super::query::Query;
@@ -27,17 +30,34 @@ pub(super) fn certs(state: &AdminState, _: &Query) -> Reply {
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     let mut reports = state.secrets.reports();
     reports.extend(unused(state));
-    if reports.is_empty() {
-        return reply::json("{\n \"certificates\": []\n}\n");
-    }
     let details = |list: &[CertificateDetails]| list.iter().map(|one| details(one, now)).collect();
     let certificates = reports.iter().map(|report| pb::Certificate {
         ca_cert: details(&report.ca),
         cert_chain: details(&report.chain),
     });
-    reply::message(&pb::Certificates {
-        certificates: certificates.collect(),
-    })
+    match page(certificates.collect()) {
+        Ok(page) => reply::tree(&page),
+        Err(error) => reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+/// As Envoy prints it: what is empty is shown too.
+fn page(certificates: Vec<pb::Certificate>) -> Result<Json, WriteError> {
+    let contexts = certificates.iter().map(|certificate| {
+        let list = |list: &[pb::CertificateDetails]| list.iter().map(shown).collect::<Result<Json, WriteError>>();
+        Ok(json!({"ca_cert": list(&certificate.ca_cert)?, "cert_chain": list(&certificate.cert_chain)?}))
+    });
+    Ok(json!({"certificates": contexts.collect::<Result<Json, WriteError>>()?}))
+}
+
+fn shown(details: &pb::CertificateDetails) -> Result<Json, WriteError> {
+    let mut all = json!({"path": "", "serial_number": "", "subject_alt_names": [], "days_until_expiration": "0"});
+    let set = to_json(&details.encode_to_vec(), &pb::CertificateDetails::full_name())?;
+    if let (Json::Object(all), Json::Object(set)) = (&mut all, set) {
+        // What is there already keeps its place.
+        all.extend(set);
+    }
+    Ok(all)
 }
 
 /// What clusters would use that nobody has used: their contexts are made for this page alone, one by one (D5).
@@ -95,6 +115,22 @@ mod tests {
     use remora_proto::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 
     use super::*;
+
+    #[test]
+    fn what_is_empty_is_shown() {
+        let details = pb::CertificateDetails {
+            path: "a.pem".to_owned(),
+            valid_from: Some(Timestamp::default()),
+            ..Default::default()
+        };
+        let context = pb::Certificate {
+            ca_cert: Vec::new(),
+            cert_chain: vec![details],
+        };
+        let expected = r#"{"certificates":[{"ca_cert":[],"cert_chain":[{"path":"a.pem","serial_number":"","subject_alt_names":[],"days_until_expiration":"0","valid_from":"1970-01-01T00:00:00Z"}]}]}"#;
+        assert_eq!(page(vec![context]).unwrap().to_string(), expected);
+        assert_eq!(page(Vec::new()).unwrap().to_string(), r#"{"certificates":[]}"#);
+    }
 
     #[test]
     fn certificates_of_a_cluster_that_is_not_built_are_read_from_its_configuration() {

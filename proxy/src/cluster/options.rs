@@ -131,7 +131,7 @@ impl HttpOptions {
 /// `upstream_bind_config` and `upstream_connection_options`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SocketOptions {
-    /// Addresses to connect from; the first of the destination's family is used.
+    /// Addresses to connect from; the first of the destination's family is used, else the first.
     pub bind: Vec<Source>,
     /// `socket_options`, of sockets whose source has none of its own.
     pub options: Vec<SocketOption>,
@@ -168,10 +168,11 @@ pub struct Source {
 }
 
 impl SocketOptions {
-    /// The source of connections to `destination`, if one is configured.
+    /// The source of connections to `destination`, if any is configured. One of the other family cannot be bound: a connection that may come
+    /// from there alone is none, as in Envoy.
     pub fn source_for(&self, destination: SocketAddr) -> Option<&Source> {
         let fits = |source: &&Source| source.address.is_ipv4() == destination.is_ipv4();
-        self.bind.iter().find(fits)
+        self.bind.iter().find(fits).or(self.bind.first())
     }
 }
 

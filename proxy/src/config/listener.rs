@@ -32,6 +32,7 @@ pub fn compile(bytes: &[u8], cx: &BuildContext) -> Compiled<ListenerConfig> {
     let config = decode(bytes)?;
     let cx = &BuildContext {
         listener_scope: scope(&config),
+        direction: settings::direction(&config),
         ..cx.clone()
     };
     let mut problems = unsupported(&config);

@@ -13,7 +13,7 @@ use super::body::Body;
 use super::header_policy::request_id::TraceReason;
 use crate::cluster::{Cluster, Host};
 use crate::listener::ConnectionInfo;
-use crate::route::{Route, RouteTable, VirtualHost};
+use crate::route::{Decorator, Route, RouteTable, VirtualHost};
 use crate::runtime::wake;
 use crate::tcp::connect::ConnectTimes;
 use crate::telemetry::flags::ResponseFlags;
@@ -71,6 +71,8 @@ pub struct Exchange {
     pub random: u64,
     /// Why it is traced, as far as its id says so.
     pub trace_reason: TraceReason,
+    /// What the response tells the client of the operation.
+    pub decorator: Option<Arc<Decorator>>,
     /// From the route's hash policies; the same for every attempt.
     pub hash: Option<u64>,
     /// `set-cookie` lines that the hash policies ask for.
@@ -350,6 +352,7 @@ impl Exchange {
             upgrade: None,
             random: fastrand::u64(..),
             trace_reason: TraceReason::NotTraced,
+            decorator: None,
             hash: None,
             set_cookies: Vec::new(),
             timeout_is_no_content: false,

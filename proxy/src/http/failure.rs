@@ -24,6 +24,8 @@ pub enum Failure {
     },
     /// Connect refused, reset or TLS failure; the transport's reason if it has one.
     ConnectFailure(Option<String>),
+    /// The address that the connection was to come from could not be bound; why.
+    BindFailure(String),
     ConnectTimeout,
     /// The upstream closed before response headers, or within the body.
     ConnectionTermination,
@@ -138,6 +140,12 @@ impl Failure {
                 UPSTREAM_CONNECTION_FAILURE,
                 "remote_connection_failure",
                 "remote connection failure"
+            ),
+            Self::BindFailure(_) => reset!(
+                SERVICE_UNAVAILABLE,
+                UPSTREAM_CONNECTION_FAILURE,
+                "local_connection_failure",
+                "local connection failure"
             ),
             Self::ConnectTimeout => reset!(
                 SERVICE_UNAVAILABLE,
@@ -295,6 +303,7 @@ impl Failure {
             | Self::QueueOverflow
             | Self::DropOverload { .. }
             | Self::ConnectFailure(_)
+            | Self::BindFailure(_)
             | Self::ConnectTimeout
             | Self::ConnectionTermination
             | Self::RemoteReset
@@ -357,8 +366,8 @@ impl Failure {
     pub fn full_details(&self) -> Cow<'static, str> {
         match self.transport_reason() {
             Some(reason) => {
-                let text = format!("upstream_reset_before_response_started{{remote_connection_failure|{reason}}}");
-                Cow::Owned(text.replace(' ', "_"))
+                let details = self.details().trim_end_matches('}');
+                Cow::Owned(format!("{details}|{reason}}}").replace(' ', "_"))
             }
             None => Cow::Borrowed(self.details()),
         }
@@ -390,6 +399,7 @@ impl Failure {
     pub fn transport_reason(&self) -> Option<&str> {
         match self {
             Self::ConnectFailure(reason) => reason.as_deref(),
+            Self::BindFailure(reason) => Some(reason),
             _ => None,
         }
     }

@@ -4,6 +4,7 @@
 //! address, internal or external, its id; on the way back a response that may be sent. Everything that does not depend on the request is compiled.
 
 pub mod compile;
+pub mod decorator;
 mod layer;
 pub mod mutations;
 pub mod path;
@@ -38,6 +39,8 @@ pub struct HeaderPolicy {
     pub(in crate::http) request_id: request_id::RequestIdPolicy,
     /// `tracing`; `None`: ids are not marked.
     pub(in crate::http) sampling: Option<request_id::Sampling>,
+    /// `tracing` again; `None`: nobody is told what operations are called.
+    pub(in crate::http) operations: Option<decorator::Side>,
     pub(in crate::http) xfcc: xfcc::Xfcc,
     pub(in crate::http) internal_ranges: Vec<ipnet::IpNet>,
     pub(in crate::http) internal_unix_sockets: bool,
@@ -147,6 +150,13 @@ impl HeaderPolicy {
         }
     }
 
+    /// What the request says of its operation, once its route is known.
+    pub fn name_operation(&self, exchange: &mut Exchange) {
+        if let Some(side) = self.operations {
+            side.request(exchange);
+        }
+    }
+
     /// Everything that depends on who the client is.
     fn trust(&self, exchange: &mut Exchange, found: Found) {
         let edge = self.remote.is_edge();
@@ -240,6 +250,9 @@ impl HeaderPolicy {
             ServerHeader::PassThrough => {}
         }
         headers.entry(DATE).or_insert_with(|| date.clone());
+        if let Some(side) = self.operations {
+            side.response(exchange, headers);
+        }
     }
 }
 

@@ -110,6 +110,7 @@ impl<S: TryService> TryService for SelectRoute<S> {
         exchange.route.table = Some(table);
         self.log_start(exchange);
         self.admit_upgrade(exchange)?;
+        self.header_policy.name_operation(exchange);
         self.inner.try_call(exchange).await
     }
 

@@ -293,7 +293,7 @@ fn count_failed_connection(wanted: Wanted, cluster: &Cluster, failure: &Failure)
         Wanted::Http2 => stats.upstream_cx_http2_total.inc(),
         Wanted::Auto | Wanted::Raw => {}
     }
-    let remote = *failure != Failure::ConnectTimeout;
+    let remote = !matches!(failure, Failure::ConnectTimeout | Failure::BindFailure(_));
     count_destroyed(
         stats,
         Closed {

@@ -46,6 +46,7 @@ impl Redirect {
         };
         let (path, rewrite) = match &value.path_rewrite_specifier {
             Some(P::PathRedirect(path)) => (filled(path), None),
+            // As in Envoy: nothing is said.
             Some(P::PrefixRewrite(prefix)) if prefix.is_empty() => (None, None),
             Some(P::PrefixRewrite(prefix)) => (None, Some(PathRewrite::Prefix(prefix.as_str().into()))),
             Some(P::RegexRewrite(regex)) => (
@@ -96,19 +97,18 @@ impl Redirect {
         };
         let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
         let original = view.path_and_query().unwrap_or("/");
-        let path = match &self.format {
-            Some(format) => formatted_path(format, exchange),
-            None => self.target_path(matcher, original),
-        };
+        let formatted = self.format.as_ref().map(|format| formatted_path(format, exchange));
+        let path = self.target_path(formatted.as_deref().or(self.path.as_deref()), matcher, original);
         // Without one, what a request is rewritten to could go on with the host's name.
         let slash = if path.starts_with('/') { "" } else { "/" };
         format!("{scheme}://{host}{port}{slash}{path}")
     }
 
-    fn target_path(&self, matcher: &PathMatcher, original: &str) -> String {
-        let own_query = self.path.as_ref().is_some_and(|path| path.contains('?'));
-        let mut path = match (&self.path, &self.rewrite) {
-            (Some(path), _) if own_query => path.to_string(),
+    /// `said`: `path_redirect`, or what `path_rewrite` comes to. `strip_query` leaves alone the query that it has, as in Envoy.
+    fn target_path(&self, said: Option<&str>, matcher: &PathMatcher, original: &str) -> String {
+        let own_query = said.is_some_and(|path| path.contains('?'));
+        let mut path = match (said, &self.rewrite) {
+            (Some(path), _) if own_query => path.to_owned(),
             (Some(path), _) => format!("{path}{}", original.find('?').map_or("", |query| &original[query..])),
             (None, Some(rewrite)) => rewrite.apply(matcher, original).unwrap_or_else(|| original.to_owned()),
             (None, None) => original.to_owned(),
@@ -203,7 +203,8 @@ impl DirectResponse {
         }
     }
 }
-/// `path_rewrite`; `strip_query` leaves alone what it says, as in Envoy.
+
+/// `path_rewrite`
 fn formatted_path(format: &Format, exchange: &Exchange) -> String {
     let mut path = Vec::new();
     format.write(&LogView::of(exchange), &mut path);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use remora_proto::pb::envoy::config::core::v3::Metadata;
 use remora_proto::pb::envoy::config::route::v3 as pbr;
 
@@ -72,7 +73,7 @@ pub struct Route {
     pub mutations: LevelMutations,
     pub per_filter: PerFilter,
     pub metadata: Option<Arc<Metadata>>,
-    pub decorator: Option<Decorator>,
+    pub decorator: Option<Arc<Decorator>>,
     pub tracing: Option<Tracing>,
     /// With a `stat_prefix`.
     pub stats: Option<Arc<RouteStats>>,
@@ -89,11 +90,23 @@ pub enum Action {
     NonForwarding,
 }
 
-/// `Decorator`: the span's name.
+/// `Decorator`: what a route calls its operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decorator {
-    pub operation: String,
+    pub operation: HeaderValue,
+    /// The other side of the call is told.
     pub propagate: bool,
+}
+
+impl Decorator {
+    fn compile(value: &pbr::Decorator) -> Compiled<Arc<Self>> {
+        let operation = HeaderValue::from_bytes(value.operation.as_bytes())
+            .map_err(|_| Problems::one("operation", "is not a header value"))?;
+        Ok(Arc::new(Self {
+            operation,
+            propagate: value.propagate.is_none_or(|propagate| propagate.value),
+        }))
+    }
 }
 
 /// A route's own sampling; each overrides the connection manager's.
@@ -254,6 +267,7 @@ impl Route {
             );
             let per_filter = PerFilter::compile(&value.typed_per_filter_config);
             let tracing = optional("tracing", value.tracing.as_ref(), Tracing::compile);
+            let decorator = optional("decorator", value.decorator.as_ref(), Decorator::compile);
         }
         let old_limit = value.per_request_buffer_limit_bytes.map(|limit| u64::from(limit.value));
         let own_limit = value.request_body_buffer_limit.map(|limit| limit.value).or(old_limit);
@@ -265,10 +279,7 @@ impl Route {
             mutations,
             per_filter,
             metadata: value.metadata.clone().map(Arc::new),
-            decorator: value.decorator.as_ref().map(|decorator| Decorator {
-                operation: decorator.operation.clone(),
-                propagate: decorator.propagate.is_none_or(|propagate| propagate.value),
-            }),
+            decorator,
             tracing,
             stats: (!value.stat_prefix.is_empty())
                 .then(|| RouteStats::of(&host.table.stats, &host.name, "route", &value.stat_prefix)),

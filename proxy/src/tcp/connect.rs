@@ -86,7 +86,7 @@ impl Connected {
 /// Connects to `host` as its cluster says, TLS included, within the cluster's connect timeout.
 ///
 /// # Errors
-/// [`Failure::ConnectTimeout`], or [`Failure::ConnectFailure`] with the transport's reason. Counts nothing.
+/// [`Failure::ConnectTimeout`], [`Failure::BindFailure`], or [`Failure::ConnectFailure`] with the transport's reason. Counts nothing.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.
@@ -153,7 +153,10 @@ pub async fn open(
     overrides: Overrides<'_>,
 ) -> Result<Connected, Failure> {
     let connecting = async {
-        let failed = |error: std::io::Error| Failure::ConnectFailure(Some(reason(&error)));
+        let failed = |error: std::io::Error| match error.get_ref().and_then(|inner| inner.downcast_ref::<Unbound>()) {
+            Some(unbound) => Failure::BindFailure(unbound.to_string()),
+            None => Failure::ConnectFailure(Some(reason(&error))),
+        };
         let begun = clock::now();
         let mut io = match target.others {
             [] => transport(target.address, options, overrides).await,
@@ -303,8 +306,10 @@ fn prepare(
     overrides: Overrides<'_>,
 ) -> std::io::Result<()> {
     let bind = |source: SocketAddr| {
-        let count = |_: &std::io::Error| overrides.bind_errors.into_iter().for_each(Counter::inc);
-        bind(socket, source).inspect_err(count)
+        bind(socket, source).map_err(|error| {
+            overrides.bind_errors.into_iter().for_each(Counter::inc);
+            std::io::Error::other(Unbound { address: source, error })
+        })
     };
     let reference = SockRef::from(socket);
     if options.freebind {
@@ -334,6 +339,14 @@ fn prepare(
         bind(source.address)?;
     }
     set_options(&reference, wanted, SocketState::Bound)
+}
+
+/// A source address that cannot be bound; in Envoy's words.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to bind to {address}: {}", words(.error))]
+struct Unbound {
+    address: SocketAddr,
+    error: std::io::Error,
 }
 
 fn bind(socket: &TcpSocket, source: SocketAddr) -> std::io::Result<()> {
@@ -425,6 +438,21 @@ mod tests {
         let (connected, accepted) = tokio::join!(connecting, listener.accept());
         assert!(connected.is_ok());
         assert_eq!(accepted.unwrap().1.ip().to_string(), "127.0.0.6");
+    }
+
+    #[tokio::test]
+    async fn a_source_of_another_family_cannot_be_bound() {
+        let options = SocketOptions {
+            bind: vec!["[::1]:0".parse::<SocketAddr>().unwrap().into()],
+            ..SocketOptions::default()
+        };
+        let address = Address::Ip(nobody());
+        let result = open(&to(&address), &options, PATIENCE, Overrides::default()).await;
+        let words = "failed to bind to [::1]:0: Address family not supported by protocol";
+        let failure = Failure::BindFailure(words.to_owned());
+        assert_eq!(result.err(), Some(failure.clone()));
+        let details = "upstream_reset_before_response_started{local_connection_failure|failed_to_bind_to_[::1]:0:_Address_family_not_supported_by_protocol}";
+        assert_eq!(failure.full_details(), details);
     }
 
     #[tokio::test]

@@ -175,7 +175,6 @@ impl TcpProxy {
             metadata_match: chosen.metadata_match,
             ..PickContext::default()
         };
-        let mut reached_out = false;
         while record.upstream.attempts < self.max_connect_attempts {
             if let (Some(backoff), 1..) = (&self.backoff, record.upstream.attempts) {
                 clock::sleep(backoff.pause(record.upstream.attempts)).await;
@@ -217,18 +216,18 @@ impl TcpProxy {
                 // There is a connection to it, and no place for a tunnel.
                 Err(Failure::Overflow) => {}
                 Err(failure) => {
-                    reached_out = true;
-                    if let Failure::ConnectFailure(reason) = failure {
-                        record.upstream.failure_reason = reason;
+                    if !matches!(failure, Failure::BindFailure(_)) {
+                        // It stays, whatever comes of later attempts: as in Envoy.
+                        record.flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+                    }
+                    if let Some(reason) = failure.transport_reason() {
+                        record.upstream.failure_reason = Some(reason.to_owned());
                     }
                 }
             }
         }
         cluster.stats.upstream_cx_connect_attempts_exceeded.inc();
         record.close.downstream_reason = unopened::NOT_CONNECTED;
-        if reached_out {
-            record.flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
-        }
         record.flags.set(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         Err(())
     }

@@ -13,7 +13,14 @@ const FILTERS: &str = r#"          http_filters:
                   audiences: [shop]
                   local_jwks: {inline_string: '{"keys":[{"kty":"oct","kid":"1","alg":"HS256","k":"c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"}]}'}
                   forward_payload_header: x-payload
-                  claim_to_headers: [{header_name: x-sub, claim_name: sub}]
+                  claim_to_headers:
+                  - {header_name: x-sub, claim_name: sub}
+                  - {header_name: x-list, claim_name: list}
+                  - {header_name: x-groups, claim_name: groups}
+                  - {header_name: x-object, claim_name: object}
+                  - {header_name: x-none, claim_name: none}
+                  - {header_name: x-empty, claim_name: empty}
+                  - {header_name: x-inside, claim_name: in.side}
               rules:
               - {match: {prefix: /jwt}, requires: {provider_name: p}}
               - {match: {prefix: /any}, requires: {requires_any: {requirements: [{provider_name: p}, {allow_missing: {}}]}}}
@@ -123,6 +130,7 @@ const MANAGER: &str = r#"route_config:
 
 /// `{"iss":"https://issuer.test","aud":"shop","sub":"me"}`, signed; the same from another issuer; expired in 1970.
 const GOOD: &str = "eyJhbGciOiJIUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJodHRwczovL2lzc3Vlci50ZXN0IiwiYXVkIjoic2hvcCIsInN1YiI6Im1lIn0.bFmqvmfZiGGNCjN_7g6AdDNuuNYJL-nrQbG-YLWp_x4";
+const STRUCTURED: &str = "eyJhbGciOiJIUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJodHRwczovL2lzc3Vlci50ZXN0IiwiYXVkIjoic2hvcCIsInN1YiI6Im1lIiwibGlzdCI6WyJ-fn4_Pz4iLCJhPGImYyIsIsOpIl0sImdyb3VwcyI6WyJkZWVwIiwiZXIiXSwib2JqZWN0Ijp7Im9uZSI6W3RydWUsbnVsbCwxLjUsMl19LCJub25lIjpbXSwiZW1wdHkiOnt9LCJpbiI6eyJzaWRlIjpbIngiXX19.CoJJSGeybfXSp1DTZYxYMJhxpDhDYn3gyBmGj67dfYE";
 const FOREIGN: &str = "eyJhbGciOiJIUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJodHRwczovL290aGVyLnRlc3QiLCJhdWQiOiJzaG9wIiwic3ViIjoibWUifQ.NckJmzI9ktr-eEKtT1Ne6pfuCQsluG79iuX4HTP7U08";
 const EXPIRED: &str = "eyJhbGciOiJIUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJodHRwczovL2lzc3Vlci50ZXN0IiwiYXVkIjoic2hvcCIsInN1YiI6Im1lIiwiZXhwIjozfQ.tLC6Vr83NqVJx5_Hq2gdUjZEHs9RDV5tIf0bClt_OGo";
 
@@ -213,6 +221,7 @@ fn cases() -> Vec<Case> {
         get("no token, to gRPC", 200, "/jwt", grpc),
         get("no token needed", 200, "/any", ""),
         bearer("good token", 200, "/jwt", GOOD),
+        bearer("claims that are lists and objects", 200, "/jwt", STRUCTURED),
         get("good token in the query", 200, &good_in_query, ""),
         bearer("foreign token", 401, "/jwt", FOREIGN),
         bearer("foreign token where none is needed", 401, "/any", FOREIGN),

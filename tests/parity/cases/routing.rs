@@ -54,6 +54,9 @@ route_config:
     - {name: redirect-path, match: {path: /old}, redirect: {path_redirect: /new}}
     - {name: redirect-query, match: {path: /oldq}, redirect: {path_redirect: "/new?x=1"}}
     - {name: redirect-strip, match: {path: /olds}, redirect: {path_redirect: /new, strip_query: true}}
+    - {name: redirect-bare, match: {prefix: /bare}, redirect: {path_redirect: "%PREFIX()%/new"}}
+    - {name: redirect-bare-prefix, match: {prefix: /rb/}, redirect: {prefix_rewrite: moved/, strip_query: true}}
+    - {name: redirect-nothing, match: {prefix: /rn/}, redirect: {prefix_rewrite: ""}}
     - {name: redirect-host, match: {prefix: /to/host}, redirect: {host_redirect: other.test, response_code: TEMPORARY_REDIRECT}}
     - {name: redirect-https, match: {prefix: /to/tls}, redirect: {https_redirect: true, port_redirect: 8443, response_code: FOUND}}
     - {name: redirect-prefix, match: {prefix: /rp/}, redirect: {prefix_rewrite: /moved/, response_code: SEE_OTHER}}
@@ -146,6 +149,9 @@ fn cases() -> Vec<Case> {
         get("redirect to a host", 307, "/to/host/x?y=z", ""),
         get("redirect to https with a port", 302, "/to/tls/x", ""),
         get("redirect with a prefix", 303, "/rp/x/y?q", ""),
+        get("redirect to a path without its slash", 301, "/bare/x?q", ""),
+        get("redirect with an empty prefix", 301, "/rn/x?q", ""),
+        get("redirect with a prefix without its slash", 301, "/rb/x?q", ""),
         get("redirect with a regex", 308, "/rr/abc/d?q", ""),
         get("empty direct response", 204, "/empty", ""),
         get("direct response with a body", 403, "/forbidden", ""),

@@ -69,6 +69,7 @@ route_config:
     - {match: {prefix: /soon}, route: {cluster: a, idle_timeout: 0.2s, timeout: 0s}}
     - {match: {prefix: /late}, route: {cluster: a, idle_timeout: 0s, timeout: 0.6s}}
     - {match: {prefix: /to}, redirect: {path_rewrite: "/at/%REQ(x-where)%?m=%REQ(:METHOD)%"}}
+    - {match: {prefix: /beside}, redirect: {path_rewrite: "at/%REQ(x-where)%"}}
     - {match: {prefix: /strip}, redirect: {host_redirect: h.test, path_rewrite: "/s%REQ(:PATH)%", strip_query: true}}
     - {match: {prefix: /direct}, direct_response: {status: 200, body: {inline_string: ok}}}
     - {match: {prefix: /}, route: {cluster: a}}
@@ -229,6 +230,13 @@ fn cases() -> Vec<Case> {
         get("a route's patience within an answer", 200, "/soon", "x-do: stall\n").on("plain"),
         get("a route without patience", 504, "/late", "x-do: hang\n").on("plain"),
         get("a formatted redirect", 301, "/to", "x-where: there\n").on("plain"),
+        get(
+            "a formatted redirect without its slash",
+            301,
+            "/beside?q",
+            "x-where: there\n",
+        )
+        .on("plain"),
         get("a formatted redirect without its query", 301, "/strip?a=b", "").on("plain"),
         get(
             "names are kept",

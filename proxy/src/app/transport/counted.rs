@@ -68,7 +68,7 @@ impl Pending {
             stats.upstream_cx_connect_timeout.inc();
         }
         let how = Closed {
-            remote: !is_late,
+            remote: !is_late && !matches!(failure, Failure::BindFailure(_)),
             ..Closed::default()
         };
         count_destroyed(stats, how);

@@ -31,11 +31,11 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.route.v3.Route":
         name match metadata typed_per_filter_config request_headers_to_add request_headers_to_remove
         response_headers_to_add response_headers_to_remove per_request_buffer_limit_bytes request_body_buffer_limit route stat_prefix
-        redirect direct_response non_forwarding_action tracing;
-        decorator = Harmless(UNTRACED),
+        redirect direct_response non_forwarding_action tracing decorator;
         filter_action = RefusedAlways("routes cannot be left to a filter"),
         route_specifiers = RefusedAlways("route specifiers are not supported"),
     ),
+    message!("envoy.config.route.v3.Decorator": operation propagate),
     message!("envoy.config.route.v3.Tracing":
         client_sampling random_sampling overall_sampling;
         custom_tags = Harmless(UNTRACED),

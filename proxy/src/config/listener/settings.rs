@@ -63,11 +63,7 @@ pub fn compile(config: &Listener, cx: &BuildContext) -> Compiled<ListenerSetting
     let timeout = timeout.unwrap_or(FILTERS_TIMEOUT);
     Ok(ListenerSettings {
         stat_prefix: Some(config.stat_prefix.clone()).filter(|prefix| !prefix.is_empty()),
-        direction: match config.traffic_direction {
-            1 => Direction::Inbound,
-            2 => Direction::Outbound,
-            _ => Direction::Unspecified,
-        },
+        direction: direction(config),
         use_original_dst,
         buffer_limit: config
             .per_connection_buffer_limit_bytes
@@ -89,6 +85,14 @@ pub fn compile(config: &Listener, cx: &BuildContext) -> Compiled<ListenerSetting
         pipe_mode,
         ipv4_compat,
     })
+}
+
+pub(super) fn direction(config: &Listener) -> Direction {
+    match config.traffic_direction {
+        1 => Direction::Inbound,
+        2 => Direction::Outbound,
+        _ => Direction::Unspecified,
+    }
 }
 
 fn balance(config: &Listener) -> Compiled<Balance> {

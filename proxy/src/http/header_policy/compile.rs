@@ -9,6 +9,7 @@ use remora_proto::pb::envoy::extensions::http::original_ip_detection as pbo;
 use remora_proto::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use remora_proto::pb::envoy::r#type::v3::Percent;
 
+use super::decorator::Side;
 use super::path::{EscapedSlashes, PathPolicy};
 use super::remote::{Detection, RemoteRule};
 use super::request_id::{RequestIdPolicy, Sampling};
@@ -50,6 +51,7 @@ impl HeaderPolicy {
             host,
             request_id,
             sampling: sampling.filter(|_| request_id.use_for_sampling),
+            operations: value.tracing.is_some().then(|| Side::of(cx.direction)),
             xfcc,
             internal_ranges: ranges.unwrap_or_default(),
             internal_unix_sockets: internal.is_some_and(|internal| internal.unix_sockets),

@@ -205,6 +205,7 @@ const JOINED: &[&str] = &[
     "upgrade",
     "user-agent",
     "via",
+    "x-envoy-decorator-operation",
     "x-forwarded-client-cert",
     "x-forwarded-for",
     "x-forwarded-host",

@@ -116,8 +116,10 @@ pub(super) async fn run(
         Ok(leased) => leased,
         Err(failure) => {
             match &failure {
-                Failure::ConnectFailure(reason) => exchange.upstream.failure_reason.clone_from(reason),
                 Failure::QueueOverflow => exchange.upstream.host = None,
+                Failure::ConnectFailure(_) | Failure::BindFailure(_) => {
+                    exchange.upstream.failure_reason = failure.transport_reason().map(str::to_owned);
+                }
                 _ => {}
             }
             cluster.observe_failure(&host, &failure, clock::now());

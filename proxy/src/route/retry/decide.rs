@@ -108,7 +108,7 @@ impl RetryPolicy {
         }
         let whatever = RetryOn::SERVER_ERROR | RetryOn::GATEWAY_ERROR | RetryOn::RESET;
         match failure {
-            Failure::ConnectFailure(_) | Failure::ConnectTimeout => {
+            Failure::ConnectFailure(_) | Failure::BindFailure(_) | Failure::ConnectTimeout => {
                 self.retry_on.any(whatever | RetryOn::CONNECT_FAILURE)
                     || (self.retry_on.any(RetryOn::RESET_BEFORE_REQUEST) && !request_sent)
             }

@@ -79,6 +79,8 @@ pub(super) async fn straight(
             host.state.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
             match failure {
                 Failure::ConnectTimeout => cluster.stats.upstream_cx_connect_timeout.inc(),
+                // Not the host's doing: it heard nothing of it.
+                Failure::BindFailure(_) => return Err(failure),
                 _ => lease.ends_by_host(),
             }
             cluster.observe_failure(host, &failure, clock::now());

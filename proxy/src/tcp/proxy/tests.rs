@@ -183,6 +183,33 @@ async fn each_attempt_picks_again_until_one_connects_or_none_is_left() {
 }
 
 #[tokio::test]
+async fn a_failed_attempt_is_told_of_though_the_next_one_connects() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let cx = context(&[("half", &[nobody().await, listener.local_addr().unwrap()])]);
+    let config = pb::TcpProxy {
+        max_connect_attempts: Some(remora_proto::pb::google::protobuf::UInt32Value { value: 2 }),
+        ..to("half")
+    };
+    let proxy = proxy(&cx, config);
+    let connection = Arc::new(crate::testing::connection(None));
+    let logs: Arc<[AccessLog]> = Arc::default();
+    let mut seen = Vec::new();
+    // Round robin: of three in a row, one begins with the host that is not there.
+    for _ in 0..3 {
+        let mut journal = TcpJournal::new(&logs, connection.clone());
+        let (_client, io) = duplex(16);
+        let opened = proxy.open(Io::Duplex(io), &connection, &mut journal.record).await;
+        assert!(opened.is_ok());
+        seen.push((journal.record.upstream.attempts, journal.record.flags.short()));
+    }
+    assert!(seen.contains(&(2, "UF".to_owned())), "{seen:?}");
+    assert!(
+        seen.iter().all(|(attempts, flags)| (*attempts == 2) == (flags == "UF")),
+        "{seen:?}"
+    );
+}
+
+#[tokio::test]
 async fn without_a_cluster_the_connection_is_closed_and_counted() {
     let cx = context(&[]);
     let (drain, _) = Drain::new();

@@ -3,8 +3,8 @@
 use crate::cases::{HTTP2, cluster};
 
 const LOG: &str = "%ACCESS_LOG_TYPE% flags=%RESPONSE_FLAGS% ended=%CONNECTION_TERMINATION_DETAILS% \
-                   failure=%UPSTREAM_TRANSPORT_FAILURE_REASON% in=%BYTES_RECEIVED% out=%BYTES_SENT% host=%UPSTREAM_HOST% \
-                   cluster=%UPSTREAM_CLUSTER% remote=%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% local=%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% \
+                   failure=%UPSTREAM_TRANSPORT_FAILURE_REASON% in=%BYTES_RECEIVED% out=%BYTES_SENT% \
+                   wire=%DOWNSTREAM_WIRE_BYTES_RECEIVED%/%DOWNSTREAM_WIRE_BYTES_SENT% host=%UPSTREAM_HOST% cluster=%UPSTREAM_CLUSTER% remote=%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% local=%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% \
                    sni=%REQUESTED_SERVER_NAME% chain=%FILTER_CHAIN_NAME% proto=%PROTOCOL% code=%RESPONSE_CODE% \
                    tlv=%DYNAMIC_METADATA(envoy.filters.listener.proxy_protocol)% tries=%UPSTREAM_REQUEST_ATTEMPT_COUNT% \
                    state=%FILTER_STATE(who:PLAIN)% \
@@ -14,6 +14,9 @@ const LOG: &str = "%ACCESS_LOG_TYPE% flags=%RESPONSE_FLAGS% ended=%CONNECTION_TE
                    tlvs=%FILTER_STATE(envoy.network.proxy_protocol.tlv)% two=%FILTER_STATE(envoy.network.proxy_protocol.tlv:FIELD:two)% \
                    other=%FILTER_STATE(envoy.network.proxy_protocol.tlv:FIELD:other)% hint=%DYNAMIC_METADATA(envoy.common)% \
                    shadow=%DYNAMIC_METADATA(envoy.filters.network.rbac)%";
+
+/// A tunnel's are those of the request that it goes through.
+const UPSTREAM: &str = " up=%UPSTREAM_WIRE_BYTES_SENT%/%UPSTREAM_WIRE_BYTES_RECEIVED%";
 
 /// Only known to the log of the proxy.
 const CLOSE: &str = " \
@@ -36,7 +39,15 @@ pub(super) fn filter(kind: &str, fields: &str) -> String {
 }
 
 pub(super) fn proxy(stat_prefix: &str, fields: &str) -> String {
-    let fields = format!("stat_prefix: {stat_prefix}, {}, {fields}", log(CLOSE));
+    let upstream = if fields.contains("tunneling_config") {
+        ""
+    } else {
+        UPSTREAM
+    };
+    let fields = format!(
+        "stat_prefix: {stat_prefix}, {}, {fields}",
+        log(&format!("{upstream}{CLOSE}"))
+    );
     filter("network.tcp_proxy.v3.TcpProxy", &fields)
 }
 
@@ -104,6 +115,11 @@ pub(super) fn clusters() -> Vec<String> {
         cluster("greet", &["{{greet}}"], ""),
         cluster("closed", &["{{closed}}"], ""),
         cluster("break", &["{{break}}"], ""),
+        cluster(
+            "unbound",
+            &["{{echo}}"],
+            "upstream_bind_config: {source_address: {address: \"::1\", port_value: 0}}",
+        ),
         many("ring", "lb_policy: RING_HASH"),
         many("maglev", "lb_policy: MAGLEV"),
         many("subsets", "lb_subset_config: {subset_selectors: [{keys: [number]}]}"),
@@ -172,6 +188,7 @@ fn proxies() -> Vec<String> {
         plain("closed", "cluster: closed"),
         plain("thrice", patient),
         plain("break", "cluster: break"),
+        plain("unbound", "cluster: unbound, max_connect_attempts: 2"),
         plain("empty", "cluster: empty"),
         plain("full", "cluster: full"),
         plain("unqueued", "cluster: unqueued, max_connect_attempts: 2"),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base64::Engine;
-use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use remora_proto::pb::envoy::extensions::filters::http::jwt_authn::v3 as pb;
 use remora_proto::pb::envoy::extensions::filters::http::jwt_authn::v3::jwt_provider::JwksSourceSpecifier;
@@ -364,8 +364,13 @@ fn header_text(value: &Value) -> Option<String> {
             _ => number.to_string(),
         }),
         Value::Null => None,
-        Value::Array(_) | Value::Object(_) => Some(URL_SAFE_NO_PAD.encode(value.to_string())),
+        Value::Array(_) | Value::Object(_) => Some(STANDARD.encode(json_text(value))),
     }
+}
+
+/// JSON as protobuf's library writes it: an angle bracket, which only a string can have, by its number.
+fn json_text(value: &Value) -> String {
+    value.to_string().replace('<', "\\u003c").replace('>', "\\u003e")
 }
 
 fn object(fields: &Map<String, Value>) -> PbValue {

@@ -39,18 +39,20 @@ pub(super) const TABLE: &[(&str, Simple)] = &[
     (
         "DOWNSTREAM_WIRE_BYTES_RECEIVED",
         Number(|v| {
-            Some(match http2(v) {
-                true => v.bytes.request_lines + v.bytes.received,
-                false => v.bytes.wire_received,
+            Some(match protocol(v) {
+                None => v.bytes.received,
+                Some(Protocol::Http2) => v.bytes.request_lines + v.bytes.received,
+                Some(_) => v.bytes.wire_received,
             })
         }),
     ),
     (
         "DOWNSTREAM_WIRE_BYTES_SENT",
         OfResponse(|v| {
-            Some(match http2(v) {
-                true => header_bytes_sent(v) + v.bytes.sent,
-                false => v.bytes.wire_sent,
+            Some(match protocol(v) {
+                None => v.bytes.sent,
+                Some(Protocol::Http2) => header_bytes_sent(v) + v.bytes.sent,
+                Some(_) => v.bytes.wire_sent,
             })
         }),
     ),
@@ -72,20 +74,22 @@ pub(super) const TABLE: &[(&str, Simple)] = &[
     ),
     (
         "UPSTREAM_WIRE_BYTES_SENT",
-        Metered(|v| {
-            upstream(v, |meter| match v.upstream.protocol {
+        Metered(|v| match protocol(v) {
+            None => Some(v.bytes.received),
+            Some(_) => upstream(v, |meter| match v.upstream.protocol {
                 Some(Protocol::Http2) => meter.header_sent + v.bytes.received,
                 _ => meter.wire_sent,
-            })
+            }),
         }),
     ),
     (
         "UPSTREAM_WIRE_BYTES_RECEIVED",
-        Metered(|v| {
-            upstream(v, |meter| match v.upstream.protocol {
+        Metered(|v| match protocol(v) {
+            None => Some(v.bytes.sent),
+            Some(_) => upstream(v, |meter| match v.upstream.protocol {
                 Some(Protocol::Http2) => meter.header_received + v.bytes.sent,
                 _ => meter.wire_received,
-            })
+            }),
         }),
     ),
 ];
@@ -94,9 +98,10 @@ fn upstream(view: &LogView<'_>, of: impl Fn(crate::http::codec::Metered) -> u64)
     Some(view.upstream.meter.as_ref().map_or(0, |meter| of(meter.read())))
 }
 
-fn http2(view: &LogView<'_>) -> bool {
-    view.exchange
-        .is_some_and(|exchange| exchange.protocol == Protocol::Http2)
+/// `None`: a connection without HTTP, whose bytes on the wire are those that a TCP proxy takes and gives, as Envoy counts them: TLS is none of
+/// them.
+fn protocol(view: &LogView<'_>) -> Option<Protocol> {
+    view.exchange.map(|exchange| exchange.protocol)
 }
 
 /// Names and values alone.
@@ -115,7 +120,7 @@ fn response_headers_bytes(view: &LogView<'_>) -> u64 {
 fn header_bytes_sent(view: &LogView<'_>) -> u64 {
     let status = view.exchange.and_then(|exchange: &Exchange| exchange.response_code);
     let Some(status) = status else { return 0 };
-    if http2(view) {
+    if protocol(view) == Some(Protocol::Http2) {
         return response_headers_bytes(view);
     }
     view.bytes.response_headers.saturating_sub(first_line(status) + 2)
