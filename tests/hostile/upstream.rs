@@ -2,6 +2,8 @@
 //! into another.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use remora::runtime::spawn::spawn;
 use remora_tests::{Answer, Backend, Ending, Http1, Sidecar, within};
@@ -432,4 +434,36 @@ async fn an_answer_that_nobody_asked_for_is_nobodys() {
             );
         }
     }
+}
+
+/// The next connection would be no better: a request opens one, or few where it was sent before that was known.
+#[tokio::test]
+async fn a_host_that_allows_no_stream_is_not_stormed() {
+    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let bad = listener.local_addr().unwrap();
+    let opened = Arc::new(AtomicUsize::new(0));
+    let count = opened.clone();
+    spawn("bad upstream", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            spawn("bad connection", async move {
+                let mut peer = Peer::over(stream);
+                // No stream at once (SETTINGS_MAX_CONCURRENT_STREAMS).
+                peer.send(&settings_frame(&[(3, 0)])).await;
+                peer.preface().await;
+                while let Some(got) = peer.next().await {
+                    if got.kind == HEADERS {
+                        let refused = REFUSED_STREAM.to_be_bytes();
+                        peer.send(&frame(RST_STREAM, 0, got.stream, &refused)).await;
+                    }
+                }
+            });
+        }
+    });
+    let scene = scene(bad, HTTP2).await;
+    for _ in 0..5 {
+        assert_eq!(scene.get("/").await.status, 503);
+    }
+    let opened = opened.load(Ordering::Relaxed);
+    assert!(opened <= 20, "{opened} connections for five requests");
 }

@@ -282,6 +282,27 @@ async fn a_change_of_the_host_set_may_close_connections() {
     assert_eq!(a.connections(), 2, "its old connection is gone");
 }
 
+/// Over HTTP/1, idle for 100 ms at most.
+fn idling(cluster: ClusterBuilder) -> ClusterBuilder {
+    cluster.http_options(HttpProtocolOptions {
+        common_http_protocol_options: Some(briefly()),
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::HttpProtocolOptions(Default::default())),
+        })),
+        ..HttpProtocolOptions::default()
+    })
+}
+
+fn briefly() -> CommonOptions {
+    CommonOptions {
+        idle_timeout: Some(PbDuration {
+            seconds: 0,
+            nanos: 100_000_000,
+        }),
+        ..CommonOptions::default()
+    }
+}
+
 /// HTTP/2, one stream at a time where `streams` says so, and an idle timeout of a tenth of a second.
 fn shared(cluster: ClusterBuilder, streams: Option<UInt32Value>) -> ClusterBuilder {
     let http2 = Http2ProtocolOptions {
@@ -289,18 +310,28 @@ fn shared(cluster: ClusterBuilder, streams: Option<UInt32Value>) -> ClusterBuild
         ..Http2ProtocolOptions::default()
     };
     cluster.http_options(HttpProtocolOptions {
-        common_http_protocol_options: Some(CommonOptions {
-            idle_timeout: Some(PbDuration {
-                seconds: 0,
-                nanos: 100_000_000,
-            }),
-            ..CommonOptions::default()
-        }),
+        common_http_protocol_options: Some(briefly()),
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(http2)),
         })),
         ..HttpProtocolOptions::default()
     })
+}
+
+/// The host may be about to close it: not even until somebody sweeps.
+#[tokio::test]
+async fn no_request_goes_over_a_connection_that_was_idle_for_too_long() {
+    let a = Backend::start("a").await;
+    for cluster in [shared(cluster(&a), None), idling(cluster(&a))] {
+        let one = One::start([cluster], all_to_a()).await;
+        let before = a.connections();
+        for _ in 0..3 {
+            let answer = one.get("/", "").await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        }
+        assert_eq!(a.connections() - before, 3);
+    }
 }
 
 #[tokio::test]

@@ -151,9 +151,12 @@ impl Breakers {
         Permit::take(self.limits(priority), Resource::ConnectionPool)
     }
 
-    /// Admits a retry, under `max_retries` or the retry budget; `None` is `upstream_rq_retry_overflow`.
-    pub fn try_retry(&self, priority: RoutingPriority) -> Option<Permit> {
-        Permit::take(self.limits(priority), Resource::Retry)
+    /// Admits a retry, under `max_retries` or the retry budget; `None` is `upstream_rq_retry_overflow`. `is_over`: the attempt that is to be retried
+    /// has given its place back, but it counts among the requests of the budget.
+    pub fn try_retry(&self, priority: RoutingPriority, is_over: bool) -> Option<Permit> {
+        let limits = self.limits(priority);
+        let limit = limits.retries(u64::from(is_over));
+        Permit::of(limits, Resource::Retry, limits.take_below(Resource::Retry, limit))
     }
 
     /// How many of `resource` are in use.
@@ -182,9 +185,13 @@ impl Breakers {
 
 impl Limits {
     fn take(&self, resource: Resource) -> bool {
+        self.take_below(resource, self.limit(resource))
+    }
+
+    fn take_below(&self, resource: Resource, limit: u32) -> bool {
         let limit = match planted(Bug::RetriesUnlimited) && resource == Resource::Retry {
             true => u32::MAX,
-            false => self.limit(resource),
+            false => limit,
         };
         // Nobody comes near so many: limits are what operators call many.
         let limit = limit.min(TOUCHED - 1);
@@ -210,19 +217,22 @@ impl Limits {
             Resource::Pending => self.thresholds.max_pending_requests,
             Resource::Request => self.thresholds.max_requests,
             Resource::ConnectionPool => self.thresholds.max_connection_pools,
-            Resource::Retry => match self.thresholds.retry_budget {
-                None => self.thresholds.max_retries,
-                Some(budget) => {
-                    let used = |resource: Resource| self.used(resource);
-                    let requests = match &self.window {
-                        Some(window) => window.sum(clock::now()),
-                        None => u64::from(used(Resource::Request)) + u64::from(used(Resource::Pending)),
-                    };
-                    let share = budget.percent / 100.0 * requests as f64;
-                    (share as u32).max(budget.min_retry_concurrency)
-                }
-            },
+            Resource::Retry => self.retries(0),
         }
+    }
+
+    /// `more`: requests that count for a budget, beside those that have a place.
+    fn retries(&self, more: u64) -> u32 {
+        let Some(budget) = self.thresholds.retry_budget else {
+            return self.thresholds.max_retries;
+        };
+        let used = |resource: Resource| u64::from(self.used(resource));
+        let requests = match &self.window {
+            Some(window) => window.sum(clock::now()),
+            None => used(Resource::Request) + used(Resource::Pending) + more,
+        };
+        let share = budget.percent / 100.0 * requests as f64;
+        (share as u32).max(budget.min_retry_concurrency)
     }
 
     /// A budget has no number of its own to count down from, and no limit is the largest number that there is, as in Envoy.
@@ -268,7 +278,11 @@ pub struct Permit {
 
 impl Permit {
     fn take(limits: &Arc<Limits>, resource: Resource) -> Option<Self> {
-        limits.take(resource).then(|| Self {
+        Self::of(limits, resource, limits.take(resource))
+    }
+
+    fn of(limits: &Arc<Limits>, resource: Resource, is_taken: bool) -> Option<Self> {
+        is_taken.then(|| Self {
             limits: limits.clone(),
             resource,
         })
@@ -389,7 +403,7 @@ mod tests {
             ..Thresholds::default()
         };
         let breakers = Breakers::new(thresholds, Thresholds::default(), [None; 2], &ClusterStats::default());
-        let retry = || breakers.try_retry(RoutingPriority::Default);
+        let retry = || breakers.try_retry(RoutingPriority::Default, false);
         let held = retry();
         assert!(held.is_some() && retry().is_none());
         let requests: Vec<_> = (0..10)
@@ -399,6 +413,23 @@ mod tests {
         assert!(second.is_some() && retry().is_none());
         drop(requests);
         assert!(retry().is_none());
+    }
+
+    #[test]
+    fn who_asks_for_a_retry_is_among_the_requests_of_the_budget() {
+        let thresholds = Thresholds {
+            retry_budget: Some(RetryBudget {
+                percent: 100.0,
+                min_retry_concurrency: 0,
+                interval: None,
+            }),
+            ..Thresholds::default()
+        };
+        let breakers = Breakers::new(thresholds, Thresholds::default(), [None; 2], &ClusterStats::default());
+        let retry = |is_over| breakers.try_retry(RoutingPriority::Default, is_over);
+        assert!(retry(false).is_none() && retry(true).is_some());
+        let _place = breakers.try_request(RoutingPriority::Default);
+        assert!(retry(false).is_some());
     }
 
     #[test]

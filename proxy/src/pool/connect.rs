@@ -73,6 +73,7 @@ async fn find(
     };
     let _pending = Pending::new(key, cluster, host, permit);
     loop {
+        let mut is_up = false;
         // A stream may find the shared connection full by the time it is up: then one more is opened.
         if let Some(mut connecting) = local::connecting(&key).filter(|_| !room::is_exclusive(&key)) {
             up(&mut connecting, cluster).await?;
@@ -85,6 +86,7 @@ async fn find(
             }
             let mut connecting = start(key, cluster, host, offer.keep(), slot, None);
             up(&mut connecting, cluster).await?;
+            is_up = true;
         } else {
             let turn = room::wait(&key, *waited);
             *waited = true;
@@ -98,6 +100,10 @@ async fn find(
         if let Some(lease) = local::take(&key)? {
             preconnect::keep_ahead(&key, cluster, host, offer);
             return Ok(lease);
+        }
+        if is_up && local::retire_useless(&key) {
+            // Its SETTINGS allow no stream: the next connection would be no better.
+            return Err(Failure::RemoteRefused);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -41,8 +41,12 @@ pub(super) struct Idle {
 
 impl Idle {
     /// Whether a request may go over it. Bytes or an end on an idle connection: it is dying, and a request on it would be lost.
-    fn is_good(&mut self) -> bool {
-        let is_good = self.connection.is_quiet() && self.home.is_wanted();
+    fn is_good(&mut self, now: Instant) -> bool {
+        let is_expired = self.home.is_expired(now, self.connection.idle_since);
+        if is_expired {
+            self.home.cluster.stats.upstream_cx_idle_timeout.inc();
+        }
+        let is_good = !is_expired && self.connection.is_quiet() && self.home.is_wanted();
         if !is_good {
             self.home.count_if_worn();
         }
@@ -90,8 +94,9 @@ pub(super) fn take(key: &PoolKey) -> Result<Option<Lease>, Failure> {
         let Some(pool) = pools.get_mut(key) else {
             return Ok(None);
         };
+        let now = clock::now();
         while let Some(mut idle) = pool.idle.pop() {
-            if !idle.is_good() {
+            if !idle.is_good(now) {
                 dead.push(idle);
                 continue;
             }
@@ -103,7 +108,8 @@ pub(super) fn take(key: &PoolKey) -> Result<Option<Lease>, Failure> {
         gone.0
             .extend(pool.shared.extract_if(.., |(connection, _)| !connection.is_available()));
         let has_room = |(connection, home): &(h2::ClientConnection, Arc<ConnectionHome>)| {
-            connection.can_take_stream() && home.is_usable()
+            let is_expired = |since| home.is_expired(now, since);
+            connection.can_take_stream() && home.is_usable() && !home.idle_since().is_some_and(is_expired)
         };
         let Some((connection, home)) = pool.shared.iter().find(|entry| has_room(entry)) else {
             return Ok(None);
@@ -123,7 +129,7 @@ pub(super) fn take(key: &PoolKey) -> Result<Option<Lease>, Failure> {
 /// # Errors
 /// As [`take`]: the connection is for whoever is next.
 pub(super) fn reuse(mut idle: Idle) -> Result<Option<Lease>, Failure> {
-    match idle.is_good() {
+    match idle.is_good(clock::now()) {
         true => lend(idle, true).map(Some),
         false => Ok(None),
     }
@@ -158,6 +164,15 @@ pub(super) fn give_back(idle: Idle) {
 
 pub(super) fn put_shared(home: Arc<ConnectionHome>, connection: h2::ClientConnection) {
     POOLS.with_borrow_mut(|pools| pools.entry(home.key).or_default().shared.push((connection, home)));
+}
+
+/// Lets go of shared connections whose peers allow no stream at all; whether there was one.
+pub(super) fn retire_useless(key: &PoolKey) -> bool {
+    POOLS.with_borrow(|pools| {
+        let shared = pools.get(key).into_iter().flat_map(|pool| &pool.shared);
+        let useless = shared.filter(|(connection, _)| connection.is_available() && connection.max_streams() == 0);
+        useless.map(|(connection, _)| connection.retire()).count() > 0
+    })
 }
 
 /// Of one pool: idle connections; streams, what all shared connections can carry, and their number.

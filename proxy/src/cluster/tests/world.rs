@@ -435,7 +435,7 @@ impl World {
             return self.finish(id, fine);
         }
         let limit = self.retry_limit();
-        let permit = self.plan.cluster.breakers.try_retry(RoutingPriority::Default);
+        let permit = self.plan.cluster.breakers.try_retry(RoutingPriority::Default, false);
         if permit.is_some() != (self.retrying < limit) {
             let admitted = permit.is_some();
             return Err(format!("a retry beside {} of {limit}: {admitted}", self.retrying));

@@ -386,7 +386,10 @@ impl Run<'_> {
             exchange.flags.set(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
             return None;
         }
-        let Some(permit) = self.cluster.breakers.try_retry(self.priority) else {
+        // Of an answer that is not all here the connection keeps the place.
+        let goes_on = |response: &Response| !matches!(response.body(), Body::Empty | Body::Full(_));
+        let is_over = !outcome.as_ref().is_ok_and(goes_on);
+        let Some(permit) = self.cluster.breakers.try_retry(self.priority, is_over) else {
             stats.upstream_rq_retry_overflow.inc();
             exchange
                 .route
