@@ -7,7 +7,7 @@
 use bytes::BytesMut;
 use http::Method;
 use remora::http::codec::h1::H1Options;
-use remora::http::codec::h1::decode::{BodyDecoder, Decoded};
+use remora::http::codec::h1::decode::{BodyDecoder, Decoded, TrailerLimits};
 use remora::http::codec::h1::parse;
 use remora::http::codec::h2::H2Options;
 use remora::http::codec::h2::wire::Machine;
@@ -141,6 +141,10 @@ pub fn h1_body(data: &[u8]) {
 
 /// All data, and how it ended: the rest of the bytes that belongs to what follows, or an error.
 fn decode(mut decoder: BodyDecoder, body: &[u8], step: usize) -> (Vec<u8>, Option<Result<usize, ()>>) {
+    let limits = TrailerLimits {
+        bytes: 60 * 1024,
+        count: 100,
+    };
     let mut buffer = BytesMut::new();
     let mut data = Vec::new();
     let mut fed = 0;
@@ -148,7 +152,7 @@ fn decode(mut decoder: BodyDecoder, body: &[u8], step: usize) -> (Vec<u8>, Optio
         buffer.extend_from_slice(piece);
         fed += piece.len();
         loop {
-            match decoder.decode(&mut buffer, 100) {
+            match decoder.decode(&mut buffer, limits) {
                 Ok(Decoded::Data(part)) => data.extend_from_slice(&part),
                 Ok(Decoded::Trailers(_)) => {}
                 Ok(Decoded::End) => return (data, Some(Ok(fed - buffer.len()))),

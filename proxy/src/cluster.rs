@@ -52,6 +52,8 @@ use outlier::LocalFailure;
 /// A cluster in use. Its configuration never changes (a changed one is another `Cluster`), its hosts do.
 pub struct Cluster {
     pub name: Arc<str>,
+    /// `alt_stat_name`, or else its name: what access logs call it.
+    pub shown_name: Arc<str>,
     /// Unique per configuration: part of the pool key. Two clusters with equal ids share connections.
     pub id: u64,
     pub(crate) _identity: Arc<Identity>,

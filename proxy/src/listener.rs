@@ -20,6 +20,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 pub use manager::ListenerManager;
+use remora_proto::pb::envoy::config::core::v3::Metadata;
 
 pub use crate::cluster::options::Keepalive;
 
@@ -79,6 +80,7 @@ pub struct ListenerSettings {
     pub pipe_mode: Option<u32>,
     /// `ipv4_compat`: an IPv6 wildcard socket takes IPv4 too.
     pub ipv4_compat: bool,
+    pub metadata: Option<Arc<Metadata>>,
 }
 
 /// Options of one of `additional_addresses`; what is `None` is the listener's.
@@ -203,6 +205,13 @@ pub trait Inherit: Send + Sync {
     fn sockets(&self, listener: &str, address: &Address) -> Vec<std::os::fd::OwnedFd>;
 }
 
+/// `metadata` of a listener and of one of its filter chains, for access logs.
+#[derive(Clone, Debug, Default)]
+pub struct ConfiguredMetadata {
+    pub listener: Option<Arc<Metadata>>,
+    pub filter_chain: Option<Arc<Metadata>>,
+}
+
 /// What is known of a downstream connection; made once per connection, shared by its streams.
 #[derive(Debug)]
 pub struct ConnectionInfo {
@@ -225,6 +234,7 @@ pub struct ConnectionInfo {
     pub workload: Option<crate::filters::network::metadata_exchange::Workload>,
     pub listener_name: Arc<str>,
     pub filter_chain_name: Arc<str>,
+    pub metadata: ConfiguredMetadata,
     pub direction: Direction,
     pub accepted_at: Instant,
     /// When its TLS handshake had ended.

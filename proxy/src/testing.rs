@@ -25,6 +25,7 @@ pub fn connection(tls: Option<PeerInfo>) -> ConnectionInfo {
         workload: None,
         listener_name: "listener".into(),
         filter_chain_name: "".into(),
+        metadata: Default::default(),
         direction: Direction::Unspecified,
         accepted_at: crate::runtime::clock::now(),
         secured_at: None,

@@ -83,6 +83,7 @@ pub(super) fn exchange(head: &Parts) -> Exchange {
         workload: None,
         listener_name: Arc::from(""),
         filter_chain_name: Arc::from(""),
+        metadata: Default::default(),
         direction: Direction::Unspecified,
         accepted_at: clock::now(),
         secured_at: None,

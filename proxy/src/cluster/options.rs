@@ -29,8 +29,8 @@ pub struct HttpOptions {
     pub keepalive_timeout: Option<Duration>,
     /// Frames of an upstream that are too many.
     pub floods: FloodLimits,
-    /// `max_response_headers_kb`, in bytes.
-    pub max_response_headers_bytes: u32,
+    /// `max_response_headers_kb`, in bytes; `None`: what each protocol has of its own.
+    pub max_response_headers_bytes: Option<u32>,
     pub max_headers_count: u32,
     pub accept_http_10: bool,
     pub enable_trailers: bool,
@@ -76,7 +76,7 @@ impl Default for HttpOptions {
             keepalive_interval: None,
             keepalive_timeout: None,
             floods: h2.floods,
-            max_response_headers_bytes: 60 << 10,
+            max_response_headers_bytes: None,
             max_headers_count: 100,
             accept_http_10: false,
             enable_trailers: false,
@@ -90,11 +90,14 @@ impl Default for HttpOptions {
     }
 }
 
+/// Of HTTP/1: Envoy's is more than that for requests.
+const MAX_RESPONSE_HEAD: u32 = 80 << 10;
+
 impl HttpOptions {
     /// For a connection that speaks HTTP/1.
     pub fn h1_options(&self) -> H1Options {
         H1Options {
-            max_head_bytes: self.max_response_headers_bytes as usize,
+            max_head_bytes: self.max_response_headers_bytes.unwrap_or(MAX_RESPONSE_HEAD) as usize,
             max_headers: self.max_headers_count as usize,
             accept_http_10: self.accept_http_10,
             buffer_limit: self.buffer_limit as usize,
@@ -107,12 +110,13 @@ impl HttpOptions {
 
     /// For a connection that speaks HTTP/2.
     pub fn h2_options(&self) -> H2Options {
+        let h2 = H2Options::default();
         H2Options {
             max_concurrent_streams: self.max_concurrent_streams,
             initial_stream_window: self.initial_stream_window,
             initial_connection_window: self.initial_connection_window,
             header_table_size: self.header_table_size,
-            max_header_list_size: self.max_response_headers_bytes,
+            max_header_list_size: self.max_response_headers_bytes.unwrap_or(h2.max_header_list_size),
             max_headers_count: self.max_headers_count as usize,
             allow_connect: self.allow_connect,
             idle_timeout: self.idle_timeout,
@@ -123,7 +127,7 @@ impl HttpOptions {
             max_requests_per_connection: self.max_requests_per_connection,
             max_connection_duration: self.max_connection_duration,
             floods: self.floods,
-            ..H2Options::default()
+            ..h2
         }
     }
 }
@@ -189,4 +193,22 @@ pub struct Keepalive {
     /// Idle time before the first probe.
     pub time: Option<Duration>,
     pub interval: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_of_responses_may_be_longer_over_http_1() {
+        let options = HttpOptions::default();
+        assert_eq!(options.h1_options().max_head_bytes, 80 << 10);
+        assert_eq!(options.h2_options().max_header_list_size, 60 << 10);
+        let own = HttpOptions {
+            max_response_headers_bytes: Some(20 << 10),
+            ..options
+        };
+        assert_eq!(own.h1_options().max_head_bytes, 20 << 10);
+        assert_eq!(own.h2_options().max_header_list_size, 20 << 10);
+    }
 }

@@ -156,6 +156,7 @@ fn build(config: &pb::Cluster, bytes: &[u8], cx: &BuildContext) -> Compiled<Clus
         stats.outlier();
     }
     let cluster = Cluster {
+        shown_name: Arc::from(shown_name(config)),
         id: identity.id(),
         _identity: identity,
         connect_timeout: plan.connect_timeout,
@@ -276,13 +277,16 @@ fn metadata_exchange(config: &pb::Cluster, cx: &BuildContext) -> Compiled<Option
     Ok(filters.pop())
 }
 
+/// What stats and access logs call it.
+fn shown_name(config: &pb::Cluster) -> &str {
+    match config.alt_stat_name.as_str() {
+        "" => &config.name,
+        other => other,
+    }
+}
+
 fn stats_prefix(config: &pb::Cluster) -> String {
-    let name = if config.alt_stat_name.is_empty() {
-        &config.name
-    } else {
-        &config.alt_stat_name
-    };
-    format!("cluster.{}.", name.replace(':', "_"))
+    format!("cluster.{}.", shown_name(config).replace(':', "_"))
 }
 
 fn plan(config: &pb::Cluster, transport: &UpstreamTransport, cx: &BuildContext) -> Compiled<Plan> {

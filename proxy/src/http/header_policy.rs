@@ -200,12 +200,10 @@ impl HeaderPolicy {
         if let Some(via) = &self.via {
             append_list(headers, &VIA, via.as_bytes());
         }
-        if let Some(address) = remote.ip().filter(|_| edge && !internal) {
-            headers.extend(
-                HeaderValue::try_from(address.ip().to_string())
-                    .ok()
-                    .map(|value| (HeaderName::from_static("x-envoy-external-address"), value)),
-            );
+        if let Some(address) = remote.ip().filter(|_| edge && !internal)
+            && let Ok(address) = HeaderValue::try_from(address.ip().to_string())
+        {
+            headers.insert("x-envoy-external-address", address);
         }
         // What is no request has no id.
         if exchange.extensions.get::<RefusedHead>().is_none() {
@@ -305,8 +303,10 @@ fn remove_nominated(headers: &mut HeaderMap) {
 
 /// `te` keeps nothing but `trailers`.
 fn sanitize_te(headers: &mut HeaderMap) {
-    let Some(te) = headers.get(TE) else { return };
-    if te.as_bytes() == b"trailers" {
+    let Some(te) = crate::route::view::joined(headers, &TE) else {
+        return;
+    };
+    if *te == *b"trailers" {
         return;
     }
     let token = |part: &[u8]| {
@@ -316,10 +316,7 @@ fn sanitize_te(headers: &mut HeaderMap) {
             .trim_ascii()
             .to_ascii_lowercase()
     };
-    let wants_trailers = te
-        .as_bytes()
-        .split(|byte| *byte == b',')
-        .any(|part| token(part) == b"trailers");
+    let wants_trailers = te.split(|byte| *byte == b',').any(|part| token(part) == b"trailers");
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     } else {

@@ -18,6 +18,7 @@ use super::cut;
 use super::exchange::{Exchange, Reset};
 use super::failure::Failure;
 use super::service::{Response, Service, TryService};
+use crate::route::view::is_grpc;
 use crate::telemetry::format::grpc_of_http;
 
 #[derive(Default)]
@@ -166,7 +167,7 @@ impl Reply<'_> {
         // What routes add to an answer of ours does not know its code yet, as in Envoy.
         exchange.response_code = None;
         let is_head = *exchange.request.method() == Method::HEAD;
-        if is_grpc(exchange) {
+        if is_grpc(exchange.headers()) {
             let grpc = grpc.unwrap_or_else(|| grpc_of_http(status.as_u16()));
             let message = body.strip_suffix(b"\n").unwrap_or(&body);
             return grpc_reply(grpc, if is_head { b"" } else { message }, headers);
@@ -212,11 +213,3 @@ fn grpc_reply(grpc: u32, message: &[u8], headers: HeaderMap) -> Response {
 }
 
 const GRPC_MESSAGE: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
-
-fn is_grpc(exchange: &Exchange) -> bool {
-    let Some(kind) = exchange.headers().get(CONTENT_TYPE) else {
-        return false;
-    };
-    let kind = kind.as_bytes();
-    kind.starts_with(b"application/grpc") && matches!(kind.get(16), None | Some(b'+' | b';'))
-}

@@ -128,7 +128,7 @@ impl Router {
             .as_ref()
             .and_then(|host| host.virtual_cluster(&RequestView::of(exchange)).cloned());
         let cluster = self.choose_cluster(exchange, forward)?;
-        crate::http::header_policy::finalize_request(exchange, route, forward);
+        crate::http::header_policy::finalize_request(exchange, route, forward)?;
         exchange.upstream.name = peer_name(&cluster, exchange);
         let turned_away = match cluster.is_in_maintenance(fastrand::u64(..)) {
             true => Some(Failure::MaintenanceMode),

@@ -11,6 +11,7 @@ use crate::runtime::drain::Drain;
 /// A compiled filter chain. Its identity is the hash of its bytes: an update that keeps the hash keeps the chain and its connections.
 pub struct FilterChain {
     pub name: Arc<str>,
+    pub metadata: Option<Arc<remora_proto::pb::envoy::config::core::v3::Metadata>>,
     pub hash: u64,
     pub tls: Option<Arc<crate::tls::DownstreamTls>>,
     /// `transport_socket_connect_timeout`; `None`: no limit.

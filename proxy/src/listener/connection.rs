@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::ConnectionInfo;
 use super::active::{ActiveListener, ListenerState, Shared};
 use super::chain_match::{FilterChain, Target, Terminal};
 use super::inspect::{Findings, Inspection, Refusal};
+use super::{ConfiguredMetadata, ConnectionInfo};
 use crate::runtime::drain::{DrainPhase, DrainSignal};
 use crate::runtime::io::{Address, Io};
 use crate::runtime::{clock, worker};
@@ -108,6 +108,10 @@ impl Arrival {
             workload: None,
             listener_name: listener.name.clone(),
             filter_chain_name: chain.as_ref().map_or_else(|| Arc::from(""), |chain| chain.name.clone()),
+            metadata: ConfiguredMetadata {
+                listener: state.settings.metadata.clone(),
+                filter_chain: chain.as_ref().and_then(|chain| chain.metadata.clone()),
+            },
             direction: state.settings.direction,
             accepted_at,
             secured_at: None,

@@ -97,7 +97,7 @@ impl ClusterSpecifier {
 }
 
 fn named_by(key: &HeaderKey, view: &RequestView<'_>) -> Option<Arc<str>> {
-    let value = key.of(view)?;
+    let value = key.first(view)?;
     let name = std::str::from_utf8(&value).ok()?;
     (!name.is_empty()).then(|| name.into())
 }
@@ -210,6 +210,7 @@ impl WeightedEntry {
             }
         };
         let host_rewrite = match &value.host_rewrite_specifier {
+            Some(HostRewriteSpecifier::HostRewriteLiteral(host)) if host.is_empty() => None,
             Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => Some(
                 http::HeaderValue::from_str(host)
                     .map_err(|_| Problems::one("host_rewrite_literal", "is not a header value"))?,

@@ -293,6 +293,8 @@ fn path_rewrite(value: &pbr::RouteAction, matcher: Option<&PathMatcher>) -> Comp
 fn host_rewrite(value: &pbr::RouteAction) -> Compiled<Option<HostRewrite>> {
     use pbr::route_action::HostRewriteSpecifier as H;
     Ok(match &value.host_rewrite_specifier {
+        // Empty, it rewrites nothing.
+        Some(H::HostRewriteLiteral(host)) if host.is_empty() => None,
         Some(H::HostRewriteLiteral(host)) => {
             Some(HostRewrite::Literal(HeaderValue::from_str(host).map_err(|_| {
                 Problems::one("host_rewrite_literal", "is not a header value")

@@ -86,7 +86,7 @@ impl HashPolicy {
                 let value = key.of(view)?;
                 match rewrite {
                     None => Some(xxh64(&value, 0)),
-                    Some(rewrite) => Some(xxh64(rewrite.apply(std::str::from_utf8(&value).ok()?)?.as_bytes(), 0)),
+                    Some(rewrite) => Some(xxh64(rewrite.apply(std::str::from_utf8(&value).ok()?).as_bytes(), 0)),
                 }
             }
             Source::Cookie(cookie) => match view.cookie(&cookie.name) {

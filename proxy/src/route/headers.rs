@@ -60,6 +60,16 @@ impl HeaderKey {
     }
 }
 
+impl HeaderKey {
+    /// The header's first value.
+    pub fn first<'a>(&self, view: &RequestView<'a>) -> Option<Cow<'a, [u8]>> {
+        match self {
+            Self::Name(name) => Some(Cow::Borrowed(view.headers.get(name)?.as_bytes())),
+            pseudo => pseudo.of(view),
+        }
+    }
+}
+
 /// `envoy.config.route.v3.HeaderMatcher`
 #[derive(Clone, Debug)]
 pub struct HeaderMatcher {

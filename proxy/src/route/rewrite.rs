@@ -26,7 +26,13 @@ impl PathRewrite {
                 let rest = path.get(matcher.matched_len(path)..)?;
                 format!("{replacement}{rest}{query}")
             }
-            Self::Regex(substitution) => format!("{}{query}", substitution.apply(path)?),
+            Self::Regex(substitution) => {
+                let path = substitution.apply(path);
+                if path.is_empty() {
+                    return None;
+                }
+                format!("{path}{query}")
+            }
             Self::Template(rewrite) => match matcher {
                 PathMatcher::Template(template) => format!("{}{query}", template.rewrite(rewrite, path)?),
                 _ => return None,
@@ -60,8 +66,8 @@ impl Substitution {
         Ok(Self { regex, parts })
     }
 
-    /// `None`: the result is not text.
-    pub fn apply(&self, text: &str) -> Option<String> {
+    /// Bytes that are no text are escaped.
+    pub fn apply(&self, text: &str) -> String {
         let replaced = self
             .regex
             .replace_all(text.as_bytes(), |captures: &regex::bytes::Captures<'_>| {
@@ -76,7 +82,9 @@ impl Substitution {
                 }
                 out
             });
-        String::from_utf8(replaced.into_owned()).ok()
+        String::from_utf8(replaced.into_owned()).unwrap_or_else(|error| {
+            percent_encoding::percent_encode(error.as_bytes(), percent_encoding::CONTROLS).to_string()
+        })
     }
 }
 
@@ -167,11 +175,14 @@ mod tests {
             ),
             ("one", "two", "/xxx/one/yyy/one/zzz?one", "/xxx/two/yyy/two/zzz?one"),
             ("(?i)/xxx/", "/yyy/", "/aaa/XxX/bbb", "/aaa/yyy/bbb"),
+            ("(?-u:\\xc3)", "", "/é", "/%A9"),
         ];
         for (pattern, text, path, expected) in cases {
             let rewrite = PathRewrite::Regex(substitution(pattern, text).expect("compiles"));
             assert_eq!(rewrite.apply(&PathMatcher::Connect, path).as_deref(), Some(expected));
         }
+        let nothing = PathRewrite::Regex(substitution("^.*$", "").expect("compiles"));
+        assert_eq!(nothing.apply(&PathMatcher::Connect, "/a?b"), None);
         assert!(substitution("a", r"\1").is_err());
         assert!(substitution("a", r"\").is_err());
     }

@@ -12,6 +12,7 @@ use remora_proto::pb::google::protobuf::UInt32Value;
 use super::{Action, RequestView, Route, RouteTable};
 use crate::config::BuildContext;
 use crate::http::exchange::Exchange;
+use crate::http::failure::Failure;
 use crate::http::header_policy::{finalize_request, finalize_response, set_authority};
 use crate::testing::exchange;
 
@@ -335,12 +336,79 @@ fn mutations_apply_from_the_route_outwards_unless_the_most_specific_wins() {
         });
         let mut exchange = exchange("GET", "/", &[("x-a", "1")]);
         let route = select(&table, &exchange).expect("a route");
-        finalize_request(&mut exchange, &route, route.forward().expect("forwards"));
+        finalize_request(&mut exchange, &route, route.forward().expect("forwards")).expect("fits");
         assert_eq!(exchange.headers()["x-level"], expected);
         let mut response = http::HeaderMap::new();
         response.insert("x-b", http::HeaderValue::from_static("2"));
         finalize_response(&exchange, &route, &mut response);
         assert_eq!(response["x-level"], "route 1 2");
+    }
+}
+
+#[test]
+fn what_a_rewrite_makes_goes_on_even_if_no_uri_can_hold_it() {
+    let rewritten = |prefix_rewrite: &str| {
+        let action = pbr::RouteAction {
+            prefix_rewrite: prefix_rewrite.into(),
+            cluster_specifier: Some(pbr::route_action::ClusterSpecifier::Cluster("c".into())),
+            ..Default::default()
+        };
+        let table = table(vec![host("all", &["*"], vec![with_action(prefix("/old"), action)])]);
+        let mut exchange = exchange("GET", "/old/a?b", &[]);
+        let route = select(&table, &exchange).expect("a route");
+        let done = finalize_request(&mut exchange, &route, route.forward().expect("forwards"));
+        done.map(|()| {
+            assert_eq!(exchange.headers()["x-envoy-original-path"], "/old/a?b");
+            exchange.request.uri().to_string()
+        })
+    };
+    for (prefix_rewrite, expected) in [
+        ("/new", "/new/a?b"),
+        ("/café{x}|^", "/café{x}|^/a?b"),
+        ("/n w", "/n%20w/a?b"),
+        ("/<n>`\t", "/%3Cn%3E%60%09/a?b"),
+        ("/x#f", "/x%23f/a?b"),
+        ("#", "/%23/a?b"),
+        ("/x?y", "/x?y/a?b"),
+        ("/x?y#z", "/x?y%23z/a?b"),
+        ("none", "/none/a?b"),
+        ("*", "/*/a?b"),
+        ("http://other/x", "/http://other/x/a?b"),
+    ] {
+        assert_eq!(rewritten(prefix_rewrite).as_deref(), Ok(expected), "{prefix_rewrite}");
+    }
+    let too_long = rewritten(&format!("/{}", "x".repeat(70_000)));
+    assert!(matches!(too_long, Err(Failure::BadRequest { .. })));
+}
+
+#[test]
+fn host_rewrites_to_nothing_leave_the_host() {
+    use pbr::route_action::HostRewriteSpecifier;
+    use remora_proto::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher};
+    let everything = RegexMatchAndSubstitute {
+        pattern: Some(RegexMatcher {
+            regex: ".*".into(),
+            ..Default::default()
+        }),
+        substitution: String::new(),
+    };
+    for specifier in [
+        HostRewriteSpecifier::HostRewriteLiteral(String::new()),
+        HostRewriteSpecifier::HostRewritePathRegex(everything),
+        HostRewriteSpecifier::HostRewriteHeader("x-empty".into()),
+    ] {
+        let action = pbr::RouteAction {
+            append_x_forwarded_host: true,
+            host_rewrite_specifier: Some(specifier),
+            cluster_specifier: Some(pbr::route_action::ClusterSpecifier::Cluster("c".into())),
+            ..Default::default()
+        };
+        let table = table(vec![host("all", &["*"], vec![with_action(prefix("/"), action)])]);
+        let mut exchange = exchange("GET", "/", &[("host", "before"), ("x-empty", "")]);
+        let route = select(&table, &exchange).expect("a route");
+        finalize_request(&mut exchange, &route, route.forward().expect("forwards")).expect("fits");
+        assert_eq!(exchange.headers()["host"], "before");
+        assert!(!exchange.headers().contains_key("x-forwarded-host"));
     }
 }
 
@@ -356,7 +424,7 @@ fn rewrites_keep_what_was_there_before() {
     let table = table(vec![host("all", &["*"], vec![with_action(prefix("/old"), action)])]);
     let mut exchange = exchange("GET", "/old/x?q", &[("host", "down")]);
     let route = select(&table, &exchange).expect("a route");
-    finalize_request(&mut exchange, &route, route.forward().expect("forwards"));
+    finalize_request(&mut exchange, &route, route.forward().expect("forwards")).expect("fits");
     assert_eq!(exchange.request.uri().path_and_query().expect("a path"), "/new/x?q");
     assert_eq!(exchange.headers()["x-envoy-original-path"], "/old/x?q");
     assert_eq!(exchange.headers()["host"], "up");
@@ -454,7 +522,7 @@ proptest::proptest! {
                 set_authority(&mut exchange, authority);
             }
             if let Some(route) = select(&table, &exchange) {
-                finalize_request(&mut exchange, &route, route.forward().expect("forwards"));
+                finalize_request(&mut exchange, &route, route.forward().expect("forwards")).expect("fits");
             }
         }
     }

@@ -112,10 +112,12 @@ pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     None
 }
 
-/// `application/grpc`, or that with a `+` suffix.
+/// `application/grpc`, or that with a `+` suffix; of several content types, their list is looked at.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
-    let rest = content_type.and_then(|value| value.strip_prefix(b"application/grpc".as_slice()));
+    let content_type = joined(headers, &http::header::CONTENT_TYPE);
+    let rest = content_type
+        .as_deref()
+        .and_then(|value| value.strip_prefix(b"application/grpc".as_slice()));
     rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
 }
 
@@ -162,9 +164,16 @@ mod tests {
             ("application/grpc", true),
             ("application/grpc+proto", true),
             ("application/grpc-web", false),
+            ("application/grpc; x", false),
+            ("application/grpc;x", false),
+            ("Application/grpc", false),
+            ("application/grpc,text/html", false),
+            ("text/html,application/grpc", false),
         ] {
             let mut headers = HeaderMap::new();
-            headers.insert("content-type", http::HeaderValue::from_static(value));
+            for line in value.split(',') {
+                headers.append("content-type", http::HeaderValue::from_static(line));
+            }
             assert_eq!(is_grpc(&headers), expected, "{value}");
         }
     }

@@ -101,6 +101,32 @@ fn cases() -> Vec<Case> {
             501,
             "transfer-encoding: gzip, chunked\n\n0\n\n",
         ),
+        post(
+            "blanks behind a chunk size",
+            200,
+            "transfer-encoding: chunked\n\n5  \nhello\n6\t;ext=1\n world\n0 \n\n",
+        ),
+        post(
+            "a blank before a chunk size",
+            400,
+            "transfer-encoding: chunked\n\n 5\nhello\n0\n\n",
+        ),
+        post(
+            "trailers too large",
+            431,
+            &format!("transfer-encoding: chunked\n\n1\nx\n0\nx-trailer: {long}\n\n"),
+        ),
+        post(
+            "many trailers that are dropped",
+            200,
+            &format!("transfer-encoding: chunked\n\n1\nx\n0\n{}\n", "t: 1\n".repeat(101)),
+        ),
+        post(
+            "many trailers",
+            431,
+            &format!("transfer-encoding: chunked\n\n1\nx\n0\n{}\n", "t: 1\n".repeat(101)),
+        )
+        .on("old"),
         post("a chunk size that is none", 400, "transfer-encoding: chunked\n\nzz\n"),
         get("garbage in a name", 400, "/", "na me: x\n"),
         get("space before the colon", 400, "/", "name : x\n"),

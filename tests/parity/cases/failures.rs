@@ -129,6 +129,8 @@ fn cases() -> Vec<Case> {
             "/deadline",
             "x-do: hang\ngrpc-timeout: 200m\n",
         ),
+        grpc("gRPC: no time at all", "/deadline", "x-do: hang\ngrpc-timeout: 0S\n"),
+        get("no time at all", 504, "/deadline", "x-do: hang\ngrpc-timeout: 0S\n"),
         grpc("gRPC: the deadline that is told", "/told", "grpc-timeout: 1S\n"),
         grpc("gRPC: the longest that is told", "/told", "grpc-timeout: 1H\n"),
         grpc("gRPC: no deadline to tell", "/told", ""),

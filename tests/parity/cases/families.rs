@@ -32,6 +32,7 @@ pub fn world() -> World {
         http("mesh", internal, None),
         http("edge", &format!("{internal}use_remote_address: true\n"), None),
         http("trusted", detection, None),
+        http("trusted inside", &format!("{internal}{detection}"), None),
         http("by remote", "", Some(("direct_remote_ip", "127.0.0.0", 8))),
         http("by mapped", "", Some(("direct_remote_ip", "::ffff:127.0.0.0", 104))),
         http("by client", "", Some(("remote_ip", "127.0.0.1", 32))),
@@ -125,6 +126,20 @@ fn cases() -> Vec<Case> {
         get("at the edge", 200, "/", "").on("edge"),
         get("at the edge, from elsewhere", 200, "/", mapped).on("edge"),
         get("from somebody who is trusted", 200, "/", mapped).on("trusted"),
+        get(
+            "one inside, from somebody who is trusted",
+            200,
+            "/",
+            "x-forwarded-for: 127.0.0.1\n",
+        )
+        .on("trusted inside"),
+        get(
+            "two inside, from somebody who is trusted",
+            200,
+            "/",
+            "x-forwarded-for: 127.0.0.1, 127.0.0.2\n",
+        )
+        .on("trusted inside"),
         get("let in by its address", 200, "/", "").on("by remote"),
         get("let in by its mapped address", 403, "/", "").on("by mapped"),
         get("let in as the client", 200, "/", "").on("by client"),

@@ -162,6 +162,14 @@ fn cases() -> Vec<Case> {
             "connection: x-mine, keep-alive\nx-mine: 1\nkeep-alive: 5\nproxy-connection: a\n",
         ),
         get("te trailers", 200, "/", "te: trailers, deflate\n"),
+        get("te on two lines", 200, "/", "te: gzip\nte: trailers\n"),
+        get("te on two lines, the other first", 200, "/", "te: trailers\nte: gzip\n"),
+        get(
+            "a duration that a stranger asks for",
+            200,
+            "/",
+            "x-envoy-upstream-stream-duration-ms: 100\n",
+        ),
         get("te otherwise", 200, "/", "te: gzip\n"),
         get("cookies", 200, "/", "cookie: a=1\ncookie: b=2\n"),
         get("same header twice", 200, "/", "x-two: a\nx-two: b\n"),
@@ -193,6 +201,13 @@ fn cases() -> Vec<Case> {
         get("escapes", 200, "/%7Euser/%41", ""),
         get("fragment", 400, "/a#frag", ""),
         get("edge", 200, "/", "").on("edge"),
+        get(
+            "edge, addresses of a stranger's",
+            200,
+            "/",
+            "x-envoy-external-address: 9.9.9.9\nx-envoy-external-address: 9.9.9.8\nx-envoy-internal: true\n",
+        )
+        .on("edge"),
         get(
             "edge, forwarded for",
             200,

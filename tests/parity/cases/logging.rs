@@ -20,6 +20,7 @@ const OPERATORS: &[&str] = &[
     "%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS(NUMBER)% %GRPC_STATUS_NUMBER%",
     "%DYNAMIC_METADATA(some:key)% %CLUSTER_METADATA(of:text)% %CLUSTER_METADATA(of:number)% %UPSTREAM_METADATA(of:text)%",
     "%METADATA(ROUTE:of:text)% %METADATA(ROUTE:of)% %METADATA(CLUSTER:of:nested:deep)% %METADATA(VIRTUAL_HOST:of:host)%",
+    "%METADATA(LISTENER:of:text)% %METADATA(LISTENER:of)% %METADATA(LISTENER_FILTER_CHAIN:of:nested:deep)% %METADATA(LISTENER:none:key)%",
     "%FILTER_STATE(none)% %FILTER_STATE(none:PLAIN)% %UPSTREAM_FILTER_STATE(none)%",
     "%DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_PEER_SUBJECT% %DOWNSTREAM_TLS_VERSION% %DOWNSTREAM_TLS_CIPHER% %DOWNSTREAM_PEER_CERT%",
     "%UPSTREAM_TLS_VERSION% %UPSTREAM_PEER_SUBJECT% %DOWNSTREAM_TRANSPORT_FAILURE_REASON% %TRACE_ID% %CUSTOM_FLAGS%",
@@ -144,8 +145,10 @@ fn logger(name: &str, filter: &str, format: &str) -> String {
     format!(
         r#"  - name: {name}
     address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
+    metadata: {{filter_metadata: {{of: {{text: of the listener}}}}}}
     filter_chains:
     - name: the-chain
+      metadata: {{filter_metadata: {{of: {{nested: {{deep: 5}}}}}}}}
       filters:
       - name: envoy.filters.network.http_connection_manager
         typed_config:
@@ -308,7 +311,11 @@ pub fn world() -> World {
             &[
                 cluster("a", &["{{a}}"], metadata),
                 cluster("closed", &["{{closed}}"], ""),
-                cluster("fresh", &["{{a}}"], "max_requests_per_connection: 1"),
+                cluster(
+                    "fresh",
+                    &["{{a}}"],
+                    "max_requests_per_connection: 1\nalt_stat_name: other",
+                ),
             ],
         ),
         cases: cases(),

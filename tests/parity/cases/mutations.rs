@@ -103,6 +103,7 @@ route_config:
     - {name: terminal, match: {prefix: /terminal}, route: {cluster: ring, hash_policy: [{header: {header_name: x-hash}, terminal: true}, {cookie: {name: sticky, ttl: 60s}}]}}
     - {name: hashed, match: {prefix: /hashed}, route: {cluster: ring, hash_policy: [{header: {header_name: x-hash}}, {query_parameter: {name: q}}]}}
     - {name: xfh, match: {prefix: /xfh}, route: {cluster: a, host_rewrite_literal: new.test, append_x_forwarded_host: true}}
+    - {name: empty, match: {prefix: /emptyhost}, route: {cluster: a, host_rewrite_literal: "", append_x_forwarded_host: true}}
     - {name: auto, match: {prefix: /auto}, route: {cluster: a, auto_host_rewrite: true}}
     - name: template
       match: {path_match_policy: {name: t, typed_config: {"@type": type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig, path_template: "/template/{lang}/{rest=**}"}}}
@@ -192,6 +193,7 @@ fn cases() -> Vec<Case> {
         get("a cookie without a ttl", 200, "/nottl", "cookie: sticky=abc\n"),
         get("a terminal hash", 200, "/terminal", "x-hash: one\n"),
         get("a host appended", 200, "/xfh", ""),
+        get("a host that is nothing", 200, "/emptyhost", ""),
         get(
             "a host appended to another",
             200,

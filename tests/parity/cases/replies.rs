@@ -113,6 +113,12 @@ fn cases() -> Vec<Case> {
         get("direct", 403, "/direct", ""),
         get("direct, HTML", 403, "/direct", "x-kind: html\n"),
         get("direct, gRPC", 200, "/direct", "content-type: application/grpc\n"),
+        get(
+            "direct, parameters",
+            403,
+            "/direct",
+            "content-type: application/grpc; x\n",
+        ),
         raw("direct, head", 403, "HEAD /direct HTTP/1.1\nhost: parity.test\n\n"),
         get("empty", 503, "/empty", ""),
         get("empty, a type of its own", 503, "/empty", "x-kind: typed\n"),

@@ -164,7 +164,7 @@ fn common(value: &core::HttpProtocolOptions, options: &mut HttpOptions) -> Compi
         options.max_headers_count = count.value;
     }
     if let Some(size) = &value.max_response_headers_kb {
-        options.max_response_headers_bytes = size.value.saturating_mul(1024);
+        options.max_response_headers_bytes = Some(size.value.saturating_mul(1024));
     }
     if let Some(limit) = &value.max_requests_per_connection {
         options.max_requests_per_connection = Some(limit.value).filter(|limit| *limit > 0);

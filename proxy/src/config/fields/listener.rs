@@ -7,9 +7,8 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
         name address additional_addresses stat_prefix filter_chains use_original_dst default_filter_chain
         per_connection_buffer_limit_bytes deprecated_v1 drain_type listener_filters listener_filters_timeout
         continue_on_listener_filters_timeout transparent freebind socket_options traffic_direction enable_reuse_port
-        tcp_backlog_size bind_to_port tcp_keepalive access_log connection_balance_config ignore_global_conn_limit;
+        tcp_backlog_size bind_to_port tcp_keepalive access_log connection_balance_config ignore_global_conn_limit metadata;
         max_connections_to_accept_per_socket_event = Harmless("says how many are taken at once, not which"),
-        metadata = Harmless("read by no filter and no access-log operator that is supported"),
         bypass_overload_manager = Harmless("no overload action stops listeners"),
         enable_mptcp = OnlyDefault("multipath TCP is not supported"),
         fcds_config = RefusedAlways("filter chains cannot be discovered one by one"),
@@ -28,8 +27,7 @@ pub(super) const ENTRIES: &[MessageEntry] = &[
     message!("envoy.config.listener.v3.AdditionalAddress": address socket_options tcp_keepalive),
     message!("envoy.config.core.v3.SocketOptionsOverride": socket_options),
     message!("envoy.config.listener.v3.FilterChain":
-        filter_chain_match filters transport_socket transport_socket_connect_timeout name;
-        metadata = Harmless("read by no filter and no access-log operator that is supported"),
+        filter_chain_match filters transport_socket transport_socket_connect_timeout name metadata;
         use_proxy_proto = OnlyDefaultAlways("use the proxy_protocol listener filter"),
     ),
     message!("envoy.config.listener.v3.FilterChainMatch":

@@ -89,6 +89,7 @@ fn filter_chain(config: &PbChain, hash: u64, cx: &BuildContext) -> Compiled<Filt
     let (filters, terminal) = filters;
     Ok(FilterChain {
         name: Arc::from(config.name.as_str()),
+        metadata: config.metadata.clone().map(Arc::new),
         hash,
         tls: tls.flatten(),
         handshake_timeout: timeout.filter(|timeout| !timeout.is_zero()),

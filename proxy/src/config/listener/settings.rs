@@ -62,6 +62,7 @@ pub fn compile(config: &Listener, cx: &BuildContext) -> Compiled<ListenerSetting
     }
     let timeout = timeout.unwrap_or(FILTERS_TIMEOUT);
     Ok(ListenerSettings {
+        metadata: config.metadata.clone().map(Arc::new),
         stat_prefix: Some(config.stat_prefix.clone()).filter(|prefix| !prefix.is_empty()),
         direction: direction(config),
         use_original_dst,

@@ -54,5 +54,19 @@ impl Default for H1Options {
     }
 }
 
+impl H1Options {
+    /// Trailers that are dropped may be as many as they like.
+    fn trailers(&self) -> decode::TrailerLimits {
+        decode::TrailerLimits {
+            bytes: self.max_head_bytes,
+            count: if self.enable_trailers {
+                self.max_headers
+            } else {
+                usize::MAX
+            },
+        }
+    }
+}
+
 /// One read's largest size.
 const MAX_READ: usize = 64 * 1024;

@@ -23,7 +23,10 @@ impl HeaderPolicy {
     /// Compiles what a connection manager says about heads. `service_cluster` and `node.id` of `cx` feed `add_user_agent`.
     pub fn compile(value: &pbh::HttpConnectionManager, cx: &BuildContext) -> Compiled<Self> {
         let internal = value.internal_address_config.as_ref();
-        let ranges = internal.map(|internal| each("cidr_ranges", &internal.cidr_ranges, cidr));
+        let ranges = internal.map(|internal| match internal.cidr_ranges.as_slice() {
+            [] => Ok(private_ranges()),
+            ranges => each("cidr_ranges", ranges, cidr),
+        });
         let server_name = if value.server_name.is_empty() {
             "envoy"
         } else {
@@ -62,6 +65,21 @@ impl HeaderPolicy {
             proxy_100_continue: value.proxy_100_continue,
         })
     }
+}
+
+/// What an `internal_address_config` without ranges of its own means.
+fn private_ranges() -> Vec<ipnet::IpNet> {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    let v4 = |octets: [u8; 4], bits| ipnet::IpNet::new_assert(Ipv4Addr::from(octets).into(), bits);
+    let v6 = |address: Ipv6Addr, bits| ipnet::IpNet::new_assert(address.into(), bits);
+    vec![
+        v4([10, 0, 0, 0], 8),
+        v4([172, 16, 0, 0], 12),
+        v4([192, 168, 0, 0], 16),
+        v4([127, 0, 0, 1], 32),
+        v6(Ipv6Addr::LOCALHOST, 128),
+        v6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0), 8),
+    ]
 }
 
 fn refuse_unsupported(value: &pbh::HttpConnectionManager) -> Compiled<()> {

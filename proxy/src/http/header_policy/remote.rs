@@ -112,9 +112,9 @@ impl Detection {
                 let peer = exchange.connection.remote.ip().map(|peer| peer.ip());
                 let found = first_untrusted(headers, peer, ranges);
                 (
-                    found.map(|ip| Found {
+                    found.map(|(ip, alone)| Found {
                         address: Some(address(ip)),
-                        may_be_internal: false,
+                        may_be_internal: alone,
                     }),
                     *skip_append,
                 )
@@ -160,7 +160,8 @@ fn last_address(headers: &HeaderMap, skip: u32) -> Option<(IpAddr, bool)> {
     Some((ip, skip == 0 && !text.contains(',')))
 }
 
-fn first_untrusted(headers: &HeaderMap, peer: Option<IpAddr>, ranges: &[IpNet]) -> Option<IpAddr> {
+/// The last address that is not trusted, or else the first of all, and whether it is the only one.
+fn first_untrusted(headers: &HeaderMap, peer: Option<IpAddr>, ranges: &[IpNet]) -> Option<(IpAddr, bool)> {
     let is_trusted = |ip: &IpAddr| ranges.iter().any(|range| range.contains(ip));
     if !peer.is_some_and(|peer| is_trusted(&peer)) {
         return None;
@@ -175,7 +176,7 @@ fn first_untrusted(headers: &HeaderMap, peer: Option<IpAddr>, ranges: &[IpNet]) 
             break;
         }
     }
-    last
+    Some((last?, !text.contains(',')))
 }
 
 /// A peer on the loopback says nothing of where the request came from: this machine's address stands for it.

@@ -1,12 +1,13 @@
 //! What the selected route does to heads: mutations of every level, then rewrites of host and path (spec D.4, D.5).
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 
 use super::mutations::append;
 use super::set_authority;
 use crate::cluster::Host;
 use crate::http::exchange::Exchange;
+use crate::http::failure::Failure;
 use crate::route::rewrite::HostRewrite;
 use crate::route::{Forward, Route};
 
@@ -15,7 +16,10 @@ const X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-origi
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Readies the request for the upstream of `route`: once per selected route, before a host is picked.
-pub fn finalize_request(exchange: &mut Exchange, route: &Route, forward: &Forward) {
+///
+/// # Errors
+/// The path has become longer than any URI.
+pub fn finalize_request(exchange: &mut Exchange, route: &Route, forward: &Forward) -> Result<(), Failure> {
     let weighted = exchange.route.weighted;
     for level in route.mutation_levels(weighted).into_iter().flatten() {
         if !level.request.is_empty() {
@@ -31,7 +35,7 @@ pub fn finalize_request(exchange: &mut Exchange, route: &Route, forward: &Forwar
     } else if let Some(host) = rewritten_host(exchange, forward) {
         rewrite_host(exchange, forward, host);
     }
-    rewrite_path(exchange, route, forward);
+    rewrite_path(exchange, route, forward)
 }
 
 /// `auto_host_rewrite`, once a host is picked; a retry may go to another.
@@ -59,8 +63,8 @@ fn rewritten_host(exchange: &Exchange, forward: &Forward) -> Option<HeaderValue>
         HostRewrite::Auto => None,
         HostRewrite::Header(name) => exchange.headers().get(name).filter(|value| !value.is_empty()).cloned(),
         HostRewrite::PathRegex(substitution) => {
-            let host = substitution.apply(exchange.request.uri().path())?;
-            HeaderValue::try_from(host).ok()
+            let host = substitution.apply(exchange.request.uri().path());
+            HeaderValue::try_from(host).ok().filter(|host| !host.is_empty())
         }
     }
 }
@@ -86,15 +90,15 @@ fn rewrite_host(exchange: &mut Exchange, forward: &Forward, host: HeaderValue) {
     set_authority(exchange, host);
 }
 
-fn rewrite_path(exchange: &mut Exchange, route: &Route, forward: &Forward) {
-    let Some(rewrite) = &forward.path_rewrite else { return };
-    let Some(original) = exchange.request.uri().path_and_query().cloned() else {
-        return;
+fn rewrite_path(exchange: &mut Exchange, route: &Route, forward: &Forward) -> Result<(), Failure> {
+    let (Some(rewrite), Some(original)) = (&forward.path_rewrite, exchange.request.uri().path_and_query().cloned())
+    else {
+        return Ok(());
     };
-    let rewritten = rewrite
-        .apply(&route.matcher.path, original.as_str())
-        .map(PathAndQuery::try_from);
-    let Some(Ok(rewritten)) = rewritten else { return };
+    let Some(rewritten) = rewrite.apply(&route.matcher.path, original.as_str()) else {
+        return Ok(());
+    };
+    let rewritten = target(rewritten)?;
     if !exchange.suppress_envoy_headers
         && let Ok(value) = HeaderValue::from_str(original.as_str())
     {
@@ -102,7 +106,34 @@ fn rewrite_path(exchange: &mut Exchange, route: &Route, forward: &Forward) {
     }
     exchange.original_path.get_or_insert(original);
     set_path(exchange, rewritten);
+    Ok(())
 }
+
+/// What a rewrite has made of a path, as a URI can hold it: what is in no URI goes on escaped, and a path begins with a slash.
+fn target(rewritten: String) -> Result<PathAndQuery, Failure> {
+    let has_start = rewritten.starts_with(['/', '?']);
+    // What is behind a `#` would be dropped.
+    if has_start
+        && !rewritten.contains('#')
+        && let Ok(target) = PathAndQuery::try_from(rewritten.as_str())
+    {
+        return Ok(target);
+    }
+    let slash = if has_start { "" } else { "/" };
+    let escaped = percent_encoding::utf8_percent_encode(&rewritten, IN_NO_URI);
+    PathAndQuery::try_from(format!("{slash}{escaped}")).map_err(|_| Failure::BadRequest {
+        details: "rewritten_path_too_long",
+        status: StatusCode::URI_TOO_LONG,
+    })
+}
+
+const IN_NO_URI: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'`');
 
 /// Changes the path and leaves scheme and authority as they are.
 pub fn set_path(exchange: &mut Exchange, path: PathAndQuery) {

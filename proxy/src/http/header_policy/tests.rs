@@ -72,6 +72,63 @@ fn the_client_is_who_the_trust_matrix_says() {
 }
 
 #[test]
+fn without_ranges_of_its_own_private_addresses_are_internal() {
+    let policy = policy(|value| value.internal_address_config = Some(pbh::InternalAddressConfig::default()));
+    for (address, internal) in [
+        ("10.1.1.1", true),
+        ("172.31.1.1", true),
+        ("172.32.1.1", false),
+        ("192.168.1.1", true),
+        ("127.0.0.1", true),
+        ("127.0.0.2", false),
+        ("::1", true),
+        ("fd00::1", true),
+        ("fc00::1", false),
+        ("8.8.8.8", false),
+    ] {
+        let mut exchange = exchange("GET", "/", &[("x-forwarded-for", address)]);
+        assert_eq!(policy.request(&mut exchange), Verdict::Continue);
+        assert_eq!(exchange.internal, internal, "{address}");
+    }
+}
+
+#[test]
+fn te_on_several_lines_is_one_list() {
+    for lines in [["trailers", "gzip"], ["gzip", "trailers;q=1"]] {
+        let mut exchange = exchange("GET", "/", &[("te", lines[0]), ("te", lines[1])]);
+        assert_eq!(edge(0).request(&mut exchange), Verdict::Continue);
+        let values: Vec<_> = exchange.headers().get_all("te").iter().collect();
+        assert_eq!(values, ["trailers"]);
+    }
+}
+
+#[test]
+fn what_a_client_says_of_its_address_is_replaced() {
+    let spoofed = [
+        ("x-envoy-external-address", "9.9.9.9"),
+        ("x-envoy-external-address", "8.8.8.8"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-port", "1"),
+        ("x-forwarded-port", "2"),
+    ];
+    let policy = policy(|value| {
+        value.use_remote_address = Some(BoolValue { value: true });
+        value.append_x_forwarded_port = true;
+    });
+    let mut exchange = exchange("GET", "/", &spoofed);
+    assert_eq!(policy.request(&mut exchange), Verdict::Continue);
+    for (name, expected) in [
+        ("x-envoy-external-address", "10.0.0.1"),
+        ("x-forwarded-proto", "http"),
+        ("x-forwarded-port", "80"),
+    ] {
+        let values: Vec<_> = exchange.headers().get_all(name).iter().collect();
+        assert_eq!(values, [expected], "{name}");
+    }
+}
+
+#[test]
 fn only_a_lone_address_in_a_configured_range_is_internal() {
     let ranges = pbh::InternalAddressConfig {
         cidr_ranges: vec![CidrRange {

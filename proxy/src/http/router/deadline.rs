@@ -22,6 +22,8 @@ pub(super) struct RouteTimeout {
     pub stream: Option<RequestStream>,
     /// `max_stream_duration`: when the stream must be over, whatever has come of it.
     pub stream_end: Option<Instant>,
+    /// The stream has no time at all: whatever has to be waited for comes too late.
+    pub is_over: bool,
 }
 
 impl RouteTimeout {
@@ -55,8 +57,9 @@ pub(super) async fn bounded<F: Future>(
     let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
     let mut waited = false;
     std::future::poll_fn(|cx| {
-        if let Poll::Ready(output) = future.as_mut().poll(cx) {
-            return Poll::Ready(Ok(output));
+        let polled = future.as_mut().poll(cx);
+        if polled.is_ready() && !(waited && route.is_over) {
+            return polled.map(Ok);
         }
         let route_end = route.deadline();
         let attempt_end = attempt(route.request_ended);

@@ -9,7 +9,7 @@ use crate::http::exchange::Exchange;
 use crate::http::header_policy::remove_envoy;
 
 /// What the router acts on and does not pass on.
-const CONSUMED: [&str; 11] = [
+const CONSUMED: [&str; 12] = [
     "x-envoy-hedge-on-per-try-timeout",
     "x-envoy-max-retries",
     "x-envoy-retriable-header-names",
@@ -20,6 +20,7 @@ const CONSUMED: [&str; 11] = [
     "x-envoy-upstream-rq-per-try-timeout-ms",
     "x-envoy-upstream-rq-timeout-alt-response",
     "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-stream-duration-ms",
     "x-envoy-expected-rq-timeout-ms",
 ];
 

@@ -13,6 +13,7 @@ use crate::route::{Forward, RetryPolicy};
 
 static TIMEOUT_MS: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
 static PER_TRY_TIMEOUT_MS: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
+static STREAM_DURATION_MS: HeaderName = HeaderName::from_static("x-envoy-upstream-stream-duration-ms");
 static HEDGE: HeaderName = HeaderName::from_static("x-envoy-hedge-on-per-try-timeout");
 pub(super) static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -24,7 +25,7 @@ pub(super) struct Limits {
     pub per_try: Option<Duration>,
     /// Between two bytes of an attempt's answer, and before the first.
     pub per_try_idle: Option<Duration>,
-    /// From an attempt's request to its answer's last byte: the cluster's `max_stream_duration`.
+    /// From an attempt's request to its answer's last byte: what the request asks for, or else the cluster's `max_stream_duration`.
     pub upstream_stream: Option<Duration>,
     /// A slow attempt goes on beside the next one.
     pub hedges: bool,
@@ -84,8 +85,9 @@ impl Limits {
             Some(limits) => of_stream(limits, headers, of_manager),
             None => of_manager,
         };
-        let told = (forward.max_stream_duration)
-            .filter(|limits| limits.grpc_header_max.is_some() && headers.contains_key(&GRPC_TIMEOUT));
+        let told = (forward.max_stream_duration).filter(|limits| {
+            limits.grpc_header_max.is_some() && headers.contains_key(&GRPC_TIMEOUT) && is_grpc(headers)
+        });
         Self {
             deadline: match (told.and(stream), of_call) {
                 (Some(stream), _) => Deadline::OfStream(stream),
@@ -97,7 +99,7 @@ impl Limits {
             hedges: hedges && per_try.is_some() && policy.is_some(),
             per_try,
             per_try_idle: policy.and_then(|policy| policy.per_try_idle_timeout),
-            upstream_stream: of_cluster,
+            upstream_stream: millis(&STREAM_DURATION_MS).map_or(of_cluster, some),
             stream,
         }
     }
@@ -134,17 +136,14 @@ fn deprecated_grpc(forward: &Forward, headers: &HeaderMap) -> Option<Duration> {
     Some(if capped { max } else { asked })
 }
 
-/// `of_manager` stands in where the route has no duration. With `grpc_timeout_header_max`, a `grpc-timeout` takes the place of the configured duration, up to that maximum (zero: none). An offset that
-/// leaves nothing ends the stream at once.
+/// `of_manager` stands in where the route has no duration. With `grpc_timeout_header_max`, a `grpc-timeout` takes the place of the configured duration, up to that maximum (zero: none). A call without
+/// any time, or one that an offset leaves none, ends at once.
 fn of_stream(limits: MaxStreamDuration, headers: &HeaderMap, of_manager: Option<Duration>) -> Option<Duration> {
     let asked = headers.get(&GRPC_TIMEOUT).and_then(grpc_timeout);
     let (Some(max), Some(asked)) = (limits.grpc_header_max, asked) else {
         return limits.max.map_or(of_manager, some);
     };
     let asked = if max.is_zero() { asked } else { asked.min(max) };
-    if asked.is_zero() {
-        return None;
-    }
     Some(asked.saturating_sub(limits.grpc_header_offset.unwrap_or_default()))
 }
 
@@ -237,5 +236,12 @@ mod tests {
             of_stream(limits(None, seconds(0), seconds(11)), &headers, seconds(99)),
             seconds(0)
         );
+        headers.insert(GRPC_TIMEOUT.clone(), HeaderValue::from_static("0S"));
+        for max in [0, 4] {
+            assert_eq!(
+                of_stream(limits(seconds(3), seconds(max), None), &headers, seconds(99)),
+                seconds(0)
+            );
+        }
     }
 }

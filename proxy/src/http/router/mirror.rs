@@ -59,6 +59,7 @@ pub(super) fn start(router: &Router, exchange: &Exchange, forward: &Forward, lim
                 Source::Whole(_) => None,
             },
             stream_end: None,
+            is_over: false,
         };
         router.mirror_stats.rq_total.inc();
         spawn("mirror", run(cluster, copy, timeout));
@@ -69,7 +70,7 @@ fn cluster(router: &Router, exchange: &Exchange, mirror: &Mirror) -> Option<Arc<
     match &mirror.cluster {
         MirrorTarget::Name(name) => router.snapshot.load().cluster(name),
         MirrorTarget::Header(key) => {
-            let name = key.of(&RequestView::of(exchange))?;
+            let name = key.first(&RequestView::of(exchange))?;
             router.snapshot.load().cluster(std::str::from_utf8(&name).ok()?)
         }
     }

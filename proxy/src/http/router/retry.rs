@@ -100,6 +100,7 @@ pub(super) async fn run(
         request_ended,
         stream: stream.clone(),
         stream_end: limits.stream.and_then(|limit| exchange.started.checked_add(limit)),
+        is_over: limits.stream.is_some_and(|limit| limit.is_zero()),
     };
     if !forward.mirrors.is_empty() && exchange.upgrade.is_none() {
         mirror::start(router, exchange, forward, &limits, &source);

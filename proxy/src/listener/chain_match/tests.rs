@@ -3,6 +3,7 @@ use super::*;
 fn chain(name: &str, hash: u64) -> Arc<FilterChain> {
     Arc::new(FilterChain {
         name: Arc::from(name),
+        metadata: None,
         hash,
         tls: None,
         handshake_timeout: None,

@@ -96,6 +96,7 @@ fn downstream(proxy: Arc<TcpProxy>, drain: &Drain) -> (DuplexStream, tokio::task
         workload: None,
         listener_name: Arc::from("l"),
         filter_chain_name: Arc::from(""),
+        metadata: Default::default(),
         direction: crate::listener::Direction::Unspecified,
         accepted_at: clock::now(),
         secured_at: None,

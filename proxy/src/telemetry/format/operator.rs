@@ -111,6 +111,8 @@ enum MetadataFrom {
     UpstreamHost,
     Route,
     VirtualHost,
+    Listener,
+    FilterChain,
 }
 
 /// Splits a format into literals and operators; the error is a reason.
@@ -425,6 +427,8 @@ impl MetadataFrom {
             Self::UpstreamHost => view.upstream.host.as_ref()?.metadata.as_deref(),
             Self::Route => route?.route.as_ref()?.metadata.as_deref(),
             Self::VirtualHost => route?.virtual_host.as_ref()?.settings.metadata.as_deref(),
+            Self::Listener => view.connection.metadata.listener.as_deref(),
+            Self::FilterChain => view.connection.metadata.filter_chain.as_deref(),
         }
     }
 

@@ -132,11 +132,11 @@ const TABLE: &[(&str, Simple)] = &[
     ("UPSTREAM_LOCAL_PORT", Number(|v| port(v.upstream.local.as_ref()))),
     (
         "UPSTREAM_CLUSTER",
-        Text(|v, out| put(out, v.cluster.map(str::as_bytes))),
+        Text(|v, out| put(out, v.cluster.map(|cluster| cluster.shown_name.as_bytes()))),
     ),
     (
         "UPSTREAM_CLUSTER_RAW",
-        Text(|v, out| put(out, v.cluster.map(str::as_bytes))),
+        Text(|v, out| put(out, v.cluster.map(|cluster| cluster.name.as_bytes()))),
     ),
     (
         "UPSTREAM_TRANSPORT_FAILURE_REASON",

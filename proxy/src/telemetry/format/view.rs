@@ -25,7 +25,7 @@ pub struct LogView<'a> {
     pub timing: Timing,
     pub started: Instant,
     pub start_time: SystemTime,
-    pub cluster: Option<&'a str>,
+    pub cluster: Option<&'a Cluster>,
     /// Why the connection ended; only for connections without HTTP.
     pub termination: &'a str,
     /// `%RESPONSE_CODE_DETAILS%`
@@ -145,7 +145,7 @@ impl<'a> LogView<'a> {
             timing: exchange.timing,
             started: exchange.started,
             start_time: exchange.start_time(),
-            cluster: exchange.route.cluster.as_ref().map(|cluster| cluster.name.as_ref()),
+            cluster: exchange.route.cluster.as_deref(),
             termination: "",
             details: &exchange.details,
             downstream_failure: None,
@@ -194,7 +194,7 @@ impl<'a> LogView<'a> {
             timing: record.timing,
             started: record.connection.accepted_at,
             start_time: record.start_time,
-            cluster: record.cluster.as_ref().map(|cluster| cluster.name.as_ref()),
+            cluster: record.cluster.as_deref(),
             termination: &record.termination,
             details: record.details,
             downstream_failure: record.downstream_failure.as_deref(),

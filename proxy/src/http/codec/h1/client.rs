@@ -343,7 +343,7 @@ impl ResponseBody {
         loop {
             match self
                 .decoder
-                .decode(&mut connection.stream.read, connection.options.max_headers)
+                .decode(&mut connection.stream.read, connection.options.trailers())
             {
                 Ok(Decoded::Data(data)) => {
                     if self.decoder.is_done() {

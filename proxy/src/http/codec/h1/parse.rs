@@ -7,7 +7,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use smallvec::SmallVec;
 
-use super::decode::BodyDecoder;
+use super::decode::{BodyDecoder, Broken};
 use super::{H1Options, OriginalNames};
 use crate::http::failure::Failure;
 
@@ -218,6 +218,10 @@ fn read_response(
         response.extensions_mut().insert(names);
     }
     let body = framing.response_body(status, method)?;
+    if status == StatusCode::NO_CONTENT {
+        // RFC 9110, 8.6: it says of none that it is empty.
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
     let keep_alive = framing.keep_alive(version) && !matches!(body, BodyDecoder::UntilClose);
     Ok(Some(ResponseHead {
         response,
@@ -237,21 +241,27 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
 
 /// Parses trailers from a complete block (ending with an empty line). Framing and routing fields are dropped: they mean
 /// nothing in a trailer (RFC 9110 section 6.5.1).
-pub fn trailers(block: &[u8], max_headers: usize) -> Option<HeaderMap> {
+///
+/// # Errors
+/// There are more of them than `max_headers`, or they are none.
+pub fn trailers(block: &[u8], max_headers: usize) -> Result<HeaderMap, Broken> {
     let mut slots: SmallVec<[httparse::Header<'_>; 32]> = SmallVec::new();
     slots.resize(most_headers(block, max_headers), httparse::EMPTY_HEADER);
-    let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(block, &mut slots) else {
-        return None;
+    let parsed = match httparse::parse_headers(block, &mut slots) {
+        Ok(httparse::Status::Complete((_, parsed))) => parsed,
+        Err(httparse::Error::TooManyHeaders) => return Err(Broken::TooManyTrailers),
+        _ => return Err(Broken::Framing),
     };
     let mut map = HeaderMap::with_capacity(parsed.len());
     for header in parsed {
-        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
+        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| Broken::Framing)?;
         if is_hop_by_hop(&name) || name == CONTENT_LENGTH || name == HOST {
             continue;
         }
-        map.append(name, HeaderValue::from_bytes(header.value).ok()?);
+        let value = HeaderValue::from_bytes(header.value).map_err(|_| Broken::Framing)?;
+        map.append(name, value);
     }
-    Some(map)
+    Ok(map)
 }
 
 /// Where names and values lie in a head, so that they can be cut out of it without copying.
@@ -406,7 +416,7 @@ fn span(base: usize, part: &[u8]) -> std::ops::Range<usize> {
     start..start + part.len()
 }
 
-const CODEC_ERROR: Failure = Failure::BadRequest {
+pub(super) const CODEC_ERROR: Failure = Failure::BadRequest {
     details: "http1.codec_error",
     status: StatusCode::BAD_REQUEST,
 };
@@ -431,11 +441,11 @@ const INVALID_AUTHORITY: Failure = Failure::BadRequest {
     details: "http.invalid_authority",
     status: StatusCode::BAD_REQUEST,
 };
-const HEAD_TOO_LARGE: Failure = Failure::BadRequest {
+pub(super) const HEAD_TOO_LARGE: Failure = Failure::BadRequest {
     details: "http1.headers_too_large",
     status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
 };
-const TOO_MANY_HEADERS: Failure = Failure::BadRequest {
+pub(super) const TOO_MANY_HEADERS: Failure = Failure::BadRequest {
     details: "http1.too_many_headers",
     status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
 };

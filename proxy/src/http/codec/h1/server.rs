@@ -369,7 +369,7 @@ impl<S: Service> Driver<S> {
     fn request_body(&self) -> Body {
         Body::H1Request(RequestBody {
             conn: self.conn.clone(),
-            max_headers: self.options.max_headers,
+            limits: self.options.trailers(),
             keep_trailers: self.options.enable_trailers,
             underscores: self.options.underscores,
             ended: false,

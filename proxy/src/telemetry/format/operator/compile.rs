@@ -136,6 +136,8 @@ fn metadata_from(name: &str) -> Result<MetadataFrom, String> {
         "UPSTREAM_HOST" => MetadataFrom::UpstreamHost,
         "ROUTE" => MetadataFrom::Route,
         "VIRTUAL_HOST" => MetadataFrom::VirtualHost,
+        "LISTENER" => MetadataFrom::Listener,
+        "LISTENER_FILTER_CHAIN" => MetadataFrom::FilterChain,
         other => return Err(format!("%METADATA% does not know {other}")),
     })
 }

@@ -154,7 +154,7 @@ const SIMPLE: &[Simple] = &[
     other("upstream.request_attempt_count", |s, out| {
         shown(out, s.view.upstream.attempts)
     }),
-    string("xds.cluster_name", |s, out| text(out, s.view.cluster?)),
+    string("xds.cluster_name", |s, out| text(out, &s.view.cluster?.name)),
     string("xds.route_name", |s, out| {
         text(out, &s.view.exchange?.route.route.as_ref()?.name)
     }),

@@ -4,21 +4,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::StatusCode;
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
 
 use super::Conn;
 use crate::http::body::BodyError;
 use crate::http::codec::Underscores;
-use crate::http::codec::h1::decode::{BodyDecoder, Decoded};
+use crate::http::codec::h1::decode::{BodyDecoder, Broken, Decoded, TrailerLimits};
+use crate::http::codec::h1::parse;
 use crate::http::failure::Failure;
 use crate::runtime::clock;
 
 /// A request body read from a downstream connection.
 pub struct RequestBody {
     pub(super) conn: Arc<Mutex<Conn>>,
-    pub(super) max_headers: usize,
+    pub(super) limits: TrailerLimits,
     /// `enable_trailers`: without it they are read and dropped.
     pub(super) keep_trailers: bool,
     pub(super) underscores: Underscores,
@@ -33,7 +33,7 @@ impl RequestBody {
         let mut conn = self.conn.lock();
         let conn = &mut *conn;
         loop {
-            let decoded = conn.body.decode(&mut conn.stream.read, self.max_headers);
+            let decoded = conn.body.decode(&mut conn.stream.read, self.limits);
             if conn.body.is_done() && decoded.is_ok() {
                 conn.received_all.get_or_insert_with(clock::now);
             }
@@ -55,12 +55,12 @@ impl RequestBody {
                     return Poll::Ready(None);
                 }
                 Ok(Decoded::NeedMore) => {}
-                Err(_) => {
+                Err(broken) => {
                     self.ended = true;
-                    let status = StatusCode::BAD_REQUEST;
-                    let failure = Failure::BadRequest {
-                        details: "http1.codec_error",
-                        status,
+                    let failure = match broken {
+                        Broken::Framing => parse::CODEC_ERROR,
+                        Broken::TrailersTooLarge => parse::HEAD_TOO_LARGE,
+                        Broken::TooManyTrailers => parse::TOO_MANY_HEADERS,
                     };
                     return Poll::Ready(Some(Err(BodyError::Failed(failure))));
                 }

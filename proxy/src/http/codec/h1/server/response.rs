@@ -90,7 +90,7 @@ impl<S: Service> Driver<S> {
     fn take_buffered(&mut self) {
         let mut conn = self.conn.lock();
         let conn = &mut *conn;
-        while let Ok(decoded) = conn.body.decode(&mut conn.stream.read, self.options.max_headers) {
+        while let Ok(decoded) = conn.body.decode(&mut conn.stream.read, self.options.trailers()) {
             match decoded {
                 Decoded::Data(data) => conn.received += data.len() as u64,
                 Decoded::Trailers(_) => {}

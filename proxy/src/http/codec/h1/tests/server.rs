@@ -321,7 +321,10 @@ async fn echoes(pipe: usize, chunks: Vec<Vec<u8>>, chunked: bool) {
         super::super::decode::BodyDecoder::length(body.len() as u64)
     };
     let mut got = Vec::new();
-    while let super::super::decode::Decoded::Data(data) = decoder.decode(&mut rest, 100).expect("well framed") {
+    while let super::super::decode::Decoded::Data(data) = decoder
+        .decode(&mut rest, H1Options::default().trailers())
+        .expect("well framed")
+    {
         got.extend_from_slice(&data);
     }
     assert!(decoder.is_done() && rest.is_empty());
@@ -348,6 +351,6 @@ proptest! {
         let mut buffer = bytes::BytesMut::from(&input[..]);
         let _ = super::super::parse::response(&mut buffer, &http::Method::GET, &H1Options::default());
         let mut buffer = bytes::BytesMut::from(&input[..]);
-        let _ = super::super::decode::BodyDecoder::chunked().decode(&mut buffer, 100);
+        let _ = super::super::decode::BodyDecoder::chunked().decode(&mut buffer, H1Options::default().trailers());
     }
 }

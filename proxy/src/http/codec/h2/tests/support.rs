@@ -101,6 +101,7 @@ fn connection() -> Arc<ConnectionInfo> {
         workload: None,
         listener_name: "".into(),
         filter_chain_name: "".into(),
+        metadata: Default::default(),
         direction: Direction::Inbound,
         accepted_at: clock::now(),
         secured_at: None,
