@@ -416,39 +416,21 @@ fn span(base: usize, part: &[u8]) -> std::ops::Range<usize> {
     start..start + part.len()
 }
 
-pub(super) const CODEC_ERROR: Failure = Failure::BadRequest {
-    details: "http1.codec_error",
-    status: StatusCode::BAD_REQUEST,
-};
-const INVALID_CHARACTERS: Failure = Failure::BadRequest {
-    details: "http1.invalid_characters",
-    status: StatusCode::BAD_REQUEST,
-};
-const INVALID_TRANSFER_ENCODING: Failure = Failure::BadRequest {
-    details: "http1.invalid_transfer_encoding",
-    status: StatusCode::NOT_IMPLEMENTED,
-};
+const fn refused(details: &'static str, status: StatusCode) -> Failure {
+    Failure::BadRequest { details, status }
+}
+
+pub(super) const CODEC_ERROR: Failure = refused("http1.codec_error", StatusCode::BAD_REQUEST);
+const INVALID_CHARACTERS: Failure = refused("http1.invalid_characters", StatusCode::BAD_REQUEST);
+const INVALID_TRANSFER_ENCODING: Failure = refused("http1.invalid_transfer_encoding", StatusCode::NOT_IMPLEMENTED);
 /// A CONNECT has no body; what its `content-length` announces would be the tunnel's.
-const BODY_DISALLOWED: Failure = Failure::BadRequest {
-    details: "http1.body_disallowed",
-    status: StatusCode::BAD_REQUEST,
-};
-const LOW_VERSION: Failure = Failure::BadRequest {
-    details: "low_version",
-    status: StatusCode::UPGRADE_REQUIRED,
-};
-const INVALID_AUTHORITY: Failure = Failure::BadRequest {
-    details: "http.invalid_authority",
-    status: StatusCode::BAD_REQUEST,
-};
-pub(super) const HEAD_TOO_LARGE: Failure = Failure::BadRequest {
-    details: "http1.headers_too_large",
-    status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-};
-pub(super) const TOO_MANY_HEADERS: Failure = Failure::BadRequest {
-    details: "http1.too_many_headers",
-    status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-};
+const BODY_DISALLOWED: Failure = refused("http1.body_disallowed", StatusCode::BAD_REQUEST);
+const LOW_VERSION: Failure = refused("low_version", StatusCode::UPGRADE_REQUIRED);
+const INVALID_AUTHORITY: Failure = refused("http.invalid_authority", StatusCode::BAD_REQUEST);
+pub(super) const HEAD_TOO_LARGE: Failure =
+    refused("http1.headers_too_large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+pub(super) const TOO_MANY_HEADERS: Failure =
+    refused("http1.too_many_headers", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
 const TOO_MANY_RESPONSE_HEADERS: Failure = Failure::ProtocolError("http1.too_many_headers");
 const RESPONSE_HEAD_TOO_LARGE: Failure = Failure::ProtocolError("http1.response_headers_too_large");
 const BROKEN_RESPONSE: Failure = Failure::ProtocolError("http1.codec_error");
