@@ -78,14 +78,14 @@ impl<S> GrpcConnector<S> {
 
 impl<S> GrpcConnector<S> {
     /// The call of the rpc at `path`.
-    fn request(&self, path: &'static str, outgoing: Outgoing) -> Result<http::Request<Body>, Status> {
+    fn request(&self, path: &'static str, requests: Requests) -> Result<http::Request<Body>, Status> {
         if path.is_empty() {
             return Err(Status::unimplemented("the type has no such rpc"));
         }
         let mut uri = self.origin.clone().into_parts();
         uri.path_and_query = Some(PathAndQuery::from_static(path));
         let uri = Uri::from_parts(uri).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let mut request = http::Request::new(Body::new(Requests(outgoing)));
+        let mut request = http::Request::new(Body::new(requests));
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() = uri;
@@ -106,13 +106,15 @@ where
 {
     fn open(&self, path: &'static str, outgoing: Outgoing) -> Events {
         let mut service = self.service.clone();
-        let request = self.request(path, outgoing);
-        stream::events(async move {
+        let (requests, begun) = Requests::new(outgoing);
+        let request = self.request(path, requests);
+        let call = async move {
             let request = request?;
             let error = |error: S::Error| Status::from_error(error.into());
             poll_fn(|cx| service.poll_ready(cx)).await.map_err(error)?;
             service.call(request).await.map_err(error)
-        })
+        };
+        stream::events(call, begun)
     }
 
     fn target(&self) -> &str {

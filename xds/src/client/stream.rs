@@ -9,13 +9,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::{Code, Status};
 
 /// What a stream tells its driver.
 #[derive(Debug)]
 pub enum StreamEvent {
-    /// Response headers are here.
+    /// There is a connection, and the stream on it. A server that has nothing to say may not even send headers before it has.
     Accepted,
     Message(Bytes),
     /// The last event: the server's status, OK included, or why there is no stream.
@@ -30,21 +30,19 @@ pub type Outgoing = mpsc::Receiver<Bytes>;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Turns the pending call of a stream into its events.
-pub(crate) fn events<F, B>(call: F) -> Events
+/// Turns the pending call of a stream into its events; `begun` is that of its [`Requests`].
+pub(crate) fn events<F, B>(call: F, begun: oneshot::Receiver<()>) -> Events
 where
     F: Future<Output = Result<http::Response<B>, Status>> + Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    stream::once(call)
-        .flat_map(|opened| match opened.and_then(accepted) {
-            Ok(body) => stream::once(async { StreamEvent::Accepted })
-                .chain(messages_of(Incoming::new(body)))
-                .left_stream(),
-            Err(status) => stream::once(async { StreamEvent::Closed(status) }).right_stream(),
-        })
-        .boxed()
+    let begun = stream::once(begun).filter_map(async |begun| begun.is_ok().then_some(StreamEvent::Accepted));
+    let said = stream::once(call).flat_map(|opened| match opened.and_then(accepted) {
+        Ok(body) => messages_of(Incoming::new(body)).left_stream(),
+        Err(status) => stream::once(async { StreamEvent::Closed(status) }).right_stream(),
+    });
+    stream::select(begun, said).boxed()
 }
 
 /// The body of a response that promises messages.
@@ -184,14 +182,30 @@ impl Deframer {
 }
 
 /// Requests in gRPC's framing: the body of the call.
-pub(crate) struct Requests(pub(crate) Outgoing);
+pub(crate) struct Requests {
+    outgoing: Outgoing,
+    begun: Option<oneshot::Sender<()>>,
+}
+
+impl Requests {
+    /// And what tells that somebody has begun to send them.
+    pub(crate) fn new(outgoing: Outgoing) -> (Self, oneshot::Receiver<()>) {
+        let (begun, told) = oneshot::channel();
+        let begun = Some(begun);
+        (Self { outgoing, begun }, told)
+    }
+}
 
 impl Body for Requests {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        self.0.poll_recv(cx).map(|message| message.map(framed))
+        if let Some(begun) = self.begun.take() {
+            // Nobody listens to a stream that was given up.
+            let _ = begun.send(());
+        }
+        self.outgoing.poll_recv(cx).map(|message| message.map(framed))
     }
 }
 
@@ -206,6 +220,7 @@ fn framed(message: Bytes) -> Result<Frame<Bytes>, Status> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use proptest::prelude::*;
 
     use super::*;
@@ -214,6 +229,18 @@ mod tests {
         let frames = messages.iter().map(|message| framed(message.clone().into()).unwrap());
         let bytes: Vec<u8> = frames.flat_map(|frame| frame.into_data().unwrap()).collect();
         bytes.into()
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_there_when_its_requests_go_out_whatever_the_server_says() {
+        let (_sender, outgoing) = mpsc::channel(1);
+        let (mut requests, begun) = Requests::new(outgoing);
+        let silent = std::future::pending::<Result<http::Response<tonic::body::Body>, Status>>();
+        let mut events = events(silent, begun);
+        assert!(events.next().now_or_never().is_none(), "no connection");
+        let polled = std::future::poll_fn(|cx| Pin::new(&mut requests).poll_frame(cx)).now_or_never();
+        assert!(polled.is_none(), "nothing to send");
+        assert!(matches!(events.next().await, Some(StreamEvent::Accepted)));
     }
 
     proptest! {
