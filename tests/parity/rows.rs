@@ -188,6 +188,7 @@ fn rows() -> Vec<(Failure, Shown)> {
             bad("http1.codec_error"),
             By(&["rows/a chunk that is none", "rows/a name with a blank"]),
         ),
+        (bad("http1.body_disallowed"), By(&["rows/a tunnel with a body"])),
         (bad("http1.invalid_characters"), By(&["rows/a zero in a value"])),
         (bad("http1.invalid_url"), By(&["rows/a port that is none"])),
         (bad("http1.invalid_scheme"), By(&["rows/a scheme of others"])),

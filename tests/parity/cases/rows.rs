@@ -338,6 +338,16 @@ fn broken() -> Vec<Vec<Case>> {
         both_raw("an old version", [426, 426], "GET / HTTP/1.0\nhost: parity.test\n\n"),
         vec![
             raw("no host at all", 400, "GET / HTTP/1.1\n\n"),
+            raw(
+                "a tunnel with a body",
+                400,
+                "CONNECT parity.test:80 HTTP/1.1\nhost: parity.test:80\ncontent-length: 3\n\n",
+            ),
+            raw(
+                "a tunnel in chunks",
+                501,
+                "CONNECT parity.test:80 HTTP/1.1\nhost: parity.test:80\ntransfer-encoding: chunked\n\n",
+            ),
             raw("a host that is none", 400, "GET / HTTP/1.1\nhost: a/b\n\n"),
             raw(
                 "nobody asked, to gRPC",
